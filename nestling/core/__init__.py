@@ -1,0 +1,1 @@
+"""The vocabulary: memory, level, result, registry, error."""

@@ -1,0 +1,43 @@
+"""Levels: the clocks of a nested system (Nested Learning, Def 2-4)."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One box of a nested system: something that is written, and when.
+
+    A level is written once every ``period`` tokens; its frequency is ``1 / period`` (Def 2: number
+    of updates for one unit of time, here one token). ``period = 0`` is attention: not parametric,
+    frequency infinity. ``period = math.inf`` is frozen: frequency 0.
+
+    Source: arXiv 2512.24695, Def 2-4. Deviates: no meaning is put into a level's index, which the
+    paper numbers in both directions; lists are sorted by period, fast to slow.
+    """
+
+    name: str
+    period: float  # tokens between two writes
+    parameters: int = 0  # numbers the level holds (per sequence, if per_sequence)
+    per_sequence: bool = False  # True: every sequence has its own values, gone at its end
+    objective: str = ""  # what a write minimises
+    rule: str = ""  # how the write is made
+    context: str = ""  # the context flow: the key-value pairs it is written from
+    transfer: str = ""  # how knowledge moves to and from the next slower level
+    depends_on: tuple[str, ...] = ()  # names of levels whose new state this one's write needs
+
+    @property
+    def frequency(self) -> float:
+        """Writes for each token."""
+        if self.period == 0:
+            return math.inf
+        return 0.0 if math.isinf(self.period) else 1.0 / self.period
+
+
+def fires(period: int, count: int) -> bool:
+    """Whether a level of this period is written once ``count`` tokens have been seen.
+
+    >>> [count for count in range(1, 9) if fires(4, count)]
+    [4, 8]
+    """
+    return count > 0 and count % period == 0

@@ -1,0 +1,73 @@
+"""What a memory is: a map of sequences with an explicit state."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nestling.core.level import Level
+
+State = TypeVar("State")
+
+
+class Flow(NamedTuple):
+    """What the rows of a call hold besides their values.
+
+    ``reset`` is True at a token that starts a document: everything remembered before it is gone.
+    ``mask`` is False at a position that must change nothing (padding, fill). Within one document
+    the masked positions come after its valid ones; the language model sees to it.
+    """
+
+    reset: Bool[Tensor, "B T"] | None = None
+    mask: Bool[Tensor, "B T"] | None = None
+
+
+class Memory(nn.Module, ABC):
+    """Maps [B, T, D] to [B, T, D] and remembers: ``forward(x, state, flow) -> (y, state)``.
+
+    The state is a NamedTuple of tensors, each with the batch first, or None for a memory that
+    keeps nothing between calls. It is a value: calls never change the one they are given, and the
+    module holds none. What every memory obeys is tested over the whole registry: any split of a
+    sequence gives the same as the whole, outputs are blind to later inputs, rows are independent,
+    a reset equals a fresh call, masked positions change nothing, a sequence may be empty.
+    """
+
+    # True: the block computes x + memory(norm(x)). False: the memory has norms and residuals of
+    # its own and is given x itself.
+    residual: ClassVar[bool] = True
+
+    @abstractmethod
+    def init_state(self, batch: int) -> Any:
+        """The state before the first token of ``batch`` rows."""
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: Any = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], Any]:
+        """Read and write along the sequence; ``state=None`` starts afresh."""
+
+    @abstractmethod
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set every parameter and every non-persistent buffer of the memory, in place."""
+
+    @abstractmethod
+    def levels(self) -> list[Level]:
+        """The boxes of the nested system that live in this memory."""
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply ``function`` to every tensor of a state, keeping its structure.
+
+    Serves detaching, moving, reordering and repeating rows: batch comes first in all of them.
+    """
+    if isinstance(state, Tensor):
+        return function(state)  # ty: ignore[invalid-return-type]
+    if isinstance(state, tuple):
+        items = [map_state(function, item) for item in state]
+        return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)  # ty: ignore
+    if isinstance(state, list):
+        return [map_state(function, item) for item in state]  # ty: ignore[invalid-return-type]
+    return state

@@ -1,0 +1,33 @@
+"""Tables of names that are imported only when asked for."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from nestling.core.error import UserError, did_you_mean
+
+
+class Registry:
+    """A table ``name -> "module:attribute"``; an entry is imported when it is loaded.
+
+    >>> tables = Registry("colour", {"red": "colorsys:rgb_to_hsv"})
+    >>> tables.names()
+    ['red']
+    >>> tables.load("red").__name__
+    'rgb_to_hsv'
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, str]):
+        self.kind = kind
+        self._table = dict(table)
+
+    def names(self) -> list[str]:
+        """The known names, in the order of the table."""
+        return list(self._table)
+
+    def load(self, name: str) -> Any:
+        """Import and return the entry; an unknown name raises UserError with the nearest one."""
+        if name not in self._table:
+            raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._table)}")
+        module, attribute = self._table[name].split(":")
+        return getattr(importlib.import_module(module), attribute)

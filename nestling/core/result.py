@@ -1,0 +1,105 @@
+"""The record every measuring command writes, and files that are whole or not there."""
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nestling.core.error import UserError
+
+FORMAT = 1
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def provenance(device: str = "cpu") -> dict[str, Any]:
+    """Where a figure comes from: commit, versions, device, threads, date."""
+    cuda = device.startswith("cuda") and torch.cuda.is_available()
+    return {
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("nestling", "torch", "transformers")},
+        },
+        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+@dataclass(kw_only=True)
+class Result:
+    """One measurement: what was run, with what, and what came out."""
+
+    name: str
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    seed: int | None = None
+    corpus: str | None = None  # name and hash of the text
+    provenance: dict[str, Any] = field(default_factory=provenance)
+    format: int = FORMAT
+
+    def write(self, path: str | Path) -> Path:
+        """Write as JSON; the file appears whole or not at all."""
+        return write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Result":
+        """Read a Result; a cut or foreign file raises UserError."""
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            return cls(**record)
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path} is not a Result ({error}); delete it and run again") from error
+
+
+def write_json(path: str | Path, record: Any) -> Path:
+    """Write a record as JSON, atomically; a path that cannot be written raises UserError."""
+    text = json.dumps(record, indent=2, sort_keys=True, default=str) + "\n"
+    return write_whole(path, text.encode())
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write ``content`` beside ``path`` and move it there: no half-written file is ever seen."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
+        except OSError:
+            Path(draft).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose a folder with space and permission"
+        ) from error
+    return path
