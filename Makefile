@@ -1,0 +1,46 @@
+# make demo   train, measure and write demo/report.html
+# make test   format, lint, types, tests, doctests: what CI runs
+# Everything lives in .venv, made from pyproject.toml and constraints.txt whenever they change.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
+# one thread a test worker: two processes with two threads each would fight for two cores
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test test-slow test-gpu lint format clean
+
+demo: $(VENV)/.run
+	$(BIN)/nestling demo --out demo
+
+test: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+
+test-slow: $(VENV)/.dev
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "slow and not gpu" --timeout 3600
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m gpu
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check nestling tests
+	$(BIN)/ruff check nestling tests
+	$(BIN)/ty check
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format nestling tests
+	$(BIN)/ruff check --fix nestling tests
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo runs

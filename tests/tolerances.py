@@ -1,0 +1,34 @@
+"""The one place that says how close is equal."""
+
+import torch
+from torch import Tensor
+
+FLOAT64_RTOL = 1e-9
+FLOAT64_ATOL = 1e-10
+FLOAT32_RELATIVE_RMS = 1e-5
+BFLOAT16_RELATIVE_RMS = 2e-2
+
+
+def relative_rms(actual: Tensor, expected: Tensor) -> float:
+    """Root mean square of the difference over that of what is expected; 0 for empty tensors."""
+    assert actual.shape == expected.shape, f"shapes {actual.shape} and {expected.shape}"
+    if expected.numel() == 0:
+        return 0.0
+    actual, expected = actual.detach().double(), expected.detach().double()
+    scale = expected.square().mean().sqrt().clamp_min(1e-30)
+    return ((actual - expected).square().mean().sqrt() / scale).item()
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Fail unless equal to within the tolerance of the coarser dtype of the two."""
+    dtypes = {actual.dtype, expected.dtype}
+    if dtypes == {torch.float64}:
+        torch.testing.assert_close(actual, expected, rtol=FLOAT64_RTOL, atol=FLOAT64_ATOL)
+    elif not (actual.is_floating_point() and expected.is_floating_point()):
+        assert torch.equal(actual, expected), f"{actual} differs from {expected}"
+    else:
+        coarse = bool(dtypes & {torch.bfloat16, torch.float16})
+        limit = BFLOAT16_RELATIVE_RMS if coarse else FLOAT32_RELATIVE_RMS
+        error = relative_rms(actual, expected)
+        # a NaN compares false with everything: the test is "not within", never "beyond"
+        assert error <= limit, f"relative RMS {error:.3g} is not within {limit:g}"
