@@ -1,0 +1,39 @@
+"""An op: one recurrence, written once as a step, in all the forms it is computed in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """A recurrence ``step(state, **token) -> (y, state)`` and the fast forms that must equal it.
+
+    ``step`` takes one token's tensors [B, ...] and is the truth; ``chunk`` takes the whole
+    sequence [B, T, ...]; ``inputs(seed, ...)`` draws test and benchmark inputs; ``init(**token)``
+    gives the state before the first token.
+    """
+
+    name: str
+    init: Callable[..., Any]
+    step: Callable[..., tuple[Tensor, Any]]
+    chunk: Callable[..., tuple[Tensor, Any]]
+    inputs: Callable[..., dict[str, Tensor]]
+
+    def sequential(
+        self, tokens: Mapping[str, Tensor], *, state: Any = None, **constants: Any
+    ) -> tuple[Tensor, Any]:
+        """Fold ``step`` over time: the reference that every other form is compared with."""
+        first = next(iter(tokens.values()))
+        if state is None:
+            state = self.init(**tokens, **constants)
+        outputs = []
+        for t in range(first.shape[1]):
+            y, state = self.step(state, **{n: x[:, t] for n, x in tokens.items()}, **constants)
+            outputs.append(y)
+        if outputs:
+            return torch.stack(outputs, dim=1), state
+        return tokens["q"].new_zeros(*tokens["w"].shape), state

@@ -1,0 +1,111 @@
+"""Parts that several memories share: short convolution, normalisation, gates."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.memory import Flow
+
+
+def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+    """Scale the last dimension to unit length; zero stays zero."""
+    return functional.normalize(x, dim=-1, eps=1e-6)
+
+
+def document_starts(flow: Flow, length: int) -> Int[Tensor, "B T"] | None:
+    """For each position, where its document starts in this call, or a large negative number if
+    it started in an earlier one. None if no document starts in this call."""
+    if flow.reset is None:
+        return None
+    index = torch.arange(length, device=flow.reset.device)
+    starts = torch.where(flow.reset, index, index.new_full((), -(1 << 30)))
+    return starts.cummax(dim=1).values
+
+
+def valid_lengths(flow: Flow, length: int) -> Int[Tensor, " B"] | None:
+    """For each row, the position after its last valid one (0 if none). None if all are valid."""
+    if flow.mask is None:
+        return None
+    index = torch.arange(1, length + 1, device=flow.mask.device)
+    return (flow.mask * index).amax(dim=1)
+
+
+class ShortConvolution(nn.Module):
+    """Causal depth-wise convolution along time, with SiLU after; blind across document starts.
+
+    Shapes: x [B, T, D], tail [B, width - 1, D] (the last inputs of the earlier call, oldest
+    first, zero before the document).
+
+    Source: arXiv 2512.24695, section 8 (local convolutions of window 4). Cost: O(T D width).
+    """
+
+    def __init__(self, channels: int, width: int = 4):
+        super().__init__()
+        self.width = width
+        self.weight = nn.Parameter(torch.empty(channels, width))
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Draw uniform weights of the scale torch gives a convolution of this width."""
+        bound = 1 / math.sqrt(self.width)
+        with torch.no_grad():
+            self.weight.uniform_(-bound, bound, generator=generator)
+
+    def init_tail(self, batch: int) -> Float[Tensor, "B W D"]:
+        """The tail before the first token: zeros."""
+        return self.weight.new_zeros(batch, self.width - 1, len(self.weight))
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W D"], flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B W D"]]:
+        """Convolve, starting from ``tail``; return the output and the new tail."""
+        length, before = x.shape[1], self.width - 1
+        if not length:
+            return x, tail
+        padded = torch.cat([tail.to(x.dtype), x], dim=1)
+        starts = document_starts(flow, length)
+        if starts is None:
+            y = functional.conv1d(
+                padded.mT, self.weight[:, None].to(x.dtype), groups=len(self.weight)
+            ).mT
+        else:
+            index = torch.arange(length, device=x.device)
+            y = x * self.weight[:, -1]
+            for lag in range(1, self.width):
+                inside = (index - lag >= starts)[..., None]
+                shifted = padded[:, before - lag : before - lag + length]
+                y = y + torch.where(inside, shifted, 0.0) * self.weight[:, -1 - lag]
+        return functional.silu(y), self._tail(padded, starts, flow, length).to(tail.dtype)
+
+    def _tail(
+        self,
+        padded: Float[Tensor, "B L D"],
+        starts: Int[Tensor, "B T"] | None,
+        flow: Flow,
+        length: int,
+    ) -> Float[Tensor, "B W D"]:
+        before = self.width - 1
+        ends = valid_lengths(flow, length)
+        if ends is None and starts is None:
+            return padded[:, length:]
+        if ends is None:
+            ends = torch.full_like(padded[:, 0, 0], length, dtype=torch.long)
+        positions = ends[:, None] + torch.arange(before, device=padded.device)
+        tail = padded.gather(1, positions[..., None].expand(-1, -1, padded.shape[-1]))
+        if starts is not None:
+            # a reset of a masked position counts as well
+            inside = positions - before >= starts[:, -1:]
+            tail = torch.where(inside[..., None], tail, 0.0)
+        return tail
+
+
+def half_life_bias(heads: int, shortest: float, longest: float) -> Float[Tensor, " H"]:
+    """Biases b with sigmoid(b) = retention of half-lives spread geometrically over the heads.
+
+    ``shortest`` and ``longest`` are in tokens; a retention alpha has half-life ln 2 / -ln alpha.
+    """
+    exponents = torch.linspace(math.log(shortest), math.log(longest), heads)
+    alpha = torch.exp(-math.log(2.0) / exponents.exp())
+    return torch.logit(alpha.double()).to(torch.float32)

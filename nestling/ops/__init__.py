@@ -1,0 +1,8 @@
+"""Pure tensor maps: recurrences in one-token and chunk-parallel form."""
+
+from nestling.ops.momentum_gated_delta_rule import (
+    DeltaState as DeltaState,
+)
+from nestling.ops.momentum_gated_delta_rule import (
+    momentum_gated_delta_rule as momentum_gated_delta_rule,
+)

@@ -1,0 +1,99 @@
+"""Decay, eraser and momentum in one recurrence: the kernel of every delta-rule memory."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.core.op import Op
+from nestling.ops.momentum_gated_delta_rule.chunk import chunk as _chunk
+from nestling.ops.momentum_gated_delta_rule.inputs import inputs
+from nestling.ops.momentum_gated_delta_rule.step import DeltaState as DeltaState
+from nestling.ops.momentum_gated_delta_rule.step import step
+
+CHUNK = 64  # tokens; tiling only
+
+
+def initial_state(
+    w: Float[Tensor, "B *T H V"],
+    k: Float[Tensor, "B *T H K"],
+    initial: Float[Tensor, "*B H V K"] | None = None,
+    **_: object,
+) -> DeltaState:
+    """The state before the first token: weight at ``initial`` (zero if None), momentum zero."""
+    zero = w.new_zeros(w.shape[0], w.shape[-2], w.shape[-1], k.shape[-1])
+    return DeltaState(zero if initial is None else initial.expand_as(zero), zero)
+
+
+def momentum_gated_delta_rule(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    w: Float[Tensor, "B T H V"],
+    *,
+    alpha: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    mu: Float[Tensor, "B T H"] | None = None,
+    erase_key: Float[Tensor, "B T H K"] | None = None,
+    state: DeltaState | None = None,
+    initial: Float[Tensor, "*B H V K"] | None = None,
+    read: str = "post",
+    reset: Bool[Tensor, "B T"] | None = None,
+    mask: Bool[Tensor, "B T"] | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Float[Tensor, "B T H V"], DeltaState]:
+    """Write along k, erase along k what erase_key reads, decay, and read with q.
+
+    S_t = mu_t S_{t-1} + w_t k_t^T;  W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + S_t;
+    y_t = W_t q_t (``read="post"``) or W_{t-1} q_t (``"pre"``), p = ``erase_key`` or k.
+
+    ``w`` is the write, already scaled. ``mu=None``: no momentum. ``reset`` marks document starts:
+    weight back to ``initial`` (None is zero), momentum to zero. Positions where ``mask`` is False
+    change nothing and read the unchanged state. ``chunk_size`` (tokens) is tiling and never
+    changes the result. The state is float32 at least, and autocast is off inside; y has q's dtype.
+    Stable while beta |k|^2 <= 1 + alpha. Differentiable in every tensor given.
+
+    Raises UserError for an unknown ``read`` or a ``chunk_size`` below one.
+
+    Source: arXiv 2512.24695, Eq 88 and 90, with momentum as in Titans. Deviates: exact inside a
+    chunk, where the paper freezes the state. Cost: see chunk.py.
+
+    >>> x = torch.ones(1, 3, 1, 1)
+    >>> gates = dict(alpha=torch.ones(1, 3, 1), beta=torch.zeros(1, 3, 1))
+    >>> momentum_gated_delta_rule(x, x, x, **gates)[0].flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    if read not in ("post", "pre"):
+        raise UserError(f"read must be 'post' or 'pre', not {read!r}")
+    if chunk_size is not None and chunk_size < 1:
+        raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        tensors = {"q": q, "k": k, "w": w, "alpha": alpha, "beta": beta}
+        tensors |= {"mu": mu, "erase_key": erase_key}
+        cast = {name: None if x is None else x.to(dtype) for name, x in tensors.items()}
+        initial = None if initial is None else initial.to(dtype)
+        if state is None:
+            state = initial_state(cast["w"], cast["k"], initial)
+        state = DeltaState(*(x.to(dtype) for x in state))
+        if not q.shape[1]:
+            return q.new_zeros(w.shape), state
+        size = min(chunk_size or CHUNK, q.shape[1])
+        y, state = _chunk(
+            **cast,
+            state=state,
+            initial=initial,
+            read=read,
+            reset=reset,
+            mask=mask,
+            chunk_size=size,
+        )
+    return y.to(q.dtype), state
+
+
+OP = Op(
+    name="momentum_gated_delta_rule",
+    init=initial_state,
+    step=step,
+    chunk=momentum_gated_delta_rule,
+    inputs=inputs,
+)
