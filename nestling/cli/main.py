@@ -1,0 +1,132 @@
+"""`nestling VERB ...`: imports the module of the verb that is called, and no other.
+
+A verb's module has a ``Command``: a frozen dataclass whose fields are the options, or a union of
+such for a verb with verbs of its own; ``run()`` does the work. Mistakes of the user end as one
+line, ``error: ...``, and exit code 2.
+"""
+
+import contextlib
+import errno
+import importlib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from nestling import __version__
+from nestling.core.error import UserError, did_you_mean
+
+VERBS = {
+    "demo": "train Hope and a Transformer on real text, measure both, write a report",
+    "data": "list, fetch and verify corpora",
+    "train": "train a language model",
+    "generate": "continue a text with a trained model",
+    "levels": "print the nested system of a model and its optimizer",
+    "study": "run grids of measurements: list, run, status",
+    "bench": "measure a trained model: streaming",
+    "list": "name every preset, memory, corpus, task and study",
+}
+USER_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+# what the file system refuses: nothing a program can put right
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def usage() -> str:
+    """The help of the program itself."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    return "\n".join(
+        ["usage: nestling VERB ...", "", *lines, "", "nestling VERB --help tells more"]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # the reader has left; without this Python complains once more as it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(
+            f"cannot write{where}: {error.strerror}; choose a folder with space and rights"
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return USER_ERROR
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb in ("-V", "--version"):
+        print(f"nestling {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"unknown command {verb!r}: {did_you_mean(verb, VERBS)}")
+    module = importlib.import_module(f"nestling.cli.{verb}")
+    command = _parse(module.Command, verb, rest)
+    if command is not None:
+        command.run()
+    return 0
+
+
+def _parse(command: Any, verb: str, arguments: list[str]) -> Any:
+    """The command with its options set; None once help has been printed."""
+    import tyro
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command, prog=f"nestling {verb}", args=arguments)
+    except SystemExit as end:
+        if end.code in (0, None):
+            return None
+        message = one_line(complaint.getvalue())
+        raise UserError(f"{message} (nestling {verb} --help)") from None
+
+
+def one_line(complaint: str) -> str:
+    r"""The gist of the framed page that tyro prints about an option.
+
+    >>> page = ["Options", "---", "Unrecognized: --stpes", "---"]
+    >>> one_line("\n".join([*page, "Perhaps you meant:", "--steps INT"]))
+    'Unrecognized: --stpes: did you mean --steps?'
+    """
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", complaint)
+    parts: list[list[str]] = [[]]
+    for line in plain.splitlines():
+        row = line.strip("\u2502| ")
+        if not row or row[0] in "\u256d\u2570":  # the frame, with the title in it
+            continue
+        if re.fullmatch("[-\u2500]+", row):
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    if "\u256d" not in plain:  # without frame characters the title is a part of its own
+        parts = parts[1:] or parts
+    message = " ".join(parts[0]) or "the options cannot be read"
+    for part in parts[1:]:
+        if part and part[0].startswith("Perhaps you meant") and len(part) > 1:
+            message += f": did you mean {re.split('[ ,]', part[1])[0]}?"
+    return message
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""The program: exit codes, one-line errors, and that only one verb is imported."""
+
+import errno
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import tyro
+
+from nestling.cli import main as program
+from nestling.core.error import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Say:
+    """Say something."""
+
+    preset: tyro.conf.Positional[str]
+    steps: int = 200
+    out: Path | None = None
+
+    def run(self) -> None:
+        ERRORS.get(self.preset, lambda: print(self.preset, self.steps))()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """Say something else."""
+
+    def run(self) -> None:
+        print("other")
+
+
+def raising(error: BaseException):
+    def act() -> None:
+        raise error
+
+    return act
+
+
+ERRORS = {
+    "user": raising(UserError("no such thing;\n try another")),
+    "full": raising(OSError(errno.ENOSPC, "No space left on device", "x.json")),
+    "stop": raising(KeyboardInterrupt()),
+    "bug": raising(ZeroDivisionError()),
+    "odd": raising(OSError(errno.EIO, "Input/output error")),
+}
+
+
+@pytest.fixture(autouse=True)
+def verb(monkeypatch):
+    """A verb `say`, so that the tests need none of the real ones."""
+    module = types.ModuleType("nestling.cli.say")
+    module.Command = Say
+    both = types.ModuleType("nestling.cli.both")
+    both.Command = (
+        Annotated[Say, tyro.conf.subcommand("say")]
+        | Annotated[Other, tyro.conf.subcommand("other")]
+    )
+    monkeypatch.setitem(sys.modules, "nestling.cli.say", module)
+    monkeypatch.setitem(sys.modules, "nestling.cli.both", both)
+    monkeypatch.setitem(program.VERBS, "say", "say something")
+    monkeypatch.setitem(program.VERBS, "both", "say one of two things")
+
+
+def test_a_verb_runs(capsys):
+    assert program.main(["say", "hello", "--steps", "3"]) == 0
+    assert capsys.readouterr().out == "hello 3\n"
+    assert program.main(["both", "other"]) == 0
+    assert capsys.readouterr().out == "other\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian': did you mean 'train'?"),
+        (["say", "x", "--stpes", "3"], "did you mean --steps?"),
+        (["say", "x", "--steps", "many"], "'many'"),
+        (["say"], "Missing"),
+        (["say", "x", "y"], "Unrecognized options: y"),
+        (["both", "nobody"], "nobody"),
+        (["both"], "both"),
+        (["say", "user"], "no such thing; try another"),
+        (["say", "full"], "cannot write x.json: No space left on device"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert program.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+def test_ctrl_c_is_130(capsys):
+    assert program.main(["say", "stop"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("name", ["bug", "odd"])
+def test_a_fault_of_ours_is_not_dressed_up(name):
+    with pytest.raises((ZeroDivisionError, OSError)):
+        program.main(["say", name])
+
+
+def test_help_and_version_exit_0(capsys):
+    for arguments in ([], ["--help"], ["say", "--help"], ["--version"]):
+        assert program.main(arguments) == 0
+        assert capsys.readouterr().out
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = (
+        "import sys; from nestling.cli.main import main; main(['--help']);"
+        "sys.exit(sorted({'torch', 'transformers'} & set(sys.modules)).__len__())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout
