@@ -1,0 +1,93 @@
+"""In-context recall: what was each key paired with, a while ago?"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.tasks.task import IGNORED, Examples, Task
+
+
+class Recall(Task):
+    """Pairs are written once, then asked for once each, in another order.
+
+    ::
+
+        input    k3 a  k1 c  ...  k2 b   .  .  ...  .   k1 c  k2 b  ...  k3
+        label     - -   - -        - -   -  -       -    c -   b -        a
+                 the pairs, each once    the wait       the questions
+
+    Keys are tokens ``0 .. keys-1``, values ``keys .. keys+values-1``, the wait is the last token.
+    A key's value is drawn anew, independently and with replacement, in every sequence: nothing but
+    the pair itself tells the answer, not even the answers given so far, so whoever cannot reach
+    back is right with probability ``1 / values`` exactly. The wait is as short as the rule allows:
+    from a pair's value to its question are at least ``2 * period`` tokens, so that a memory written
+    every ``period`` tokens has been written, and no short window reaches.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the task."""
+
+        keys: int = 16  # number of keys; all are written, and asked for, in every sequence
+        values: int = 16  # number of values
+        period: int = 16  # tokens between two writes of the memories under test
+
+        def __post_init__(self) -> None:
+            for name in ("keys", "values", "period"):
+                if getattr(self, name) < 1:
+                    raise UserError(f"recall needs {name} >= 1, not {getattr(self, name)}")
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or Recall.Config()
+
+    @classmethod
+    def tiny(cls) -> "Recall":
+        """The smallest form that still is the task."""
+        return cls(cls.Config(keys=3, values=4, period=2))
+
+    @property
+    def vocab_size(self) -> int:
+        """Keys, values and the token of the wait."""
+        return self.config.keys + self.config.values + 1
+
+    @property
+    def chance(self) -> float:
+        """One of the values."""
+        return 1.0 / self.config.values
+
+    @property
+    def wait(self) -> int:
+        """Tokens between the last pair and the first question."""
+        return 2 * self.config.period - 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence; the last answer is predicted, not given."""
+        return 4 * self.config.keys + self.wait - 1
+
+    def examples(self, seed: int, count: int) -> Examples:
+        """``count`` sequences, each with a mapping and two orders of its own."""
+        generator = torch.Generator().manual_seed(seed)
+        keys, values = self.config.keys, self.config.values
+        mapping = torch.randint(keys, keys + values, (count, keys), generator=generator)
+        written = torch.rand(count, keys, generator=generator).argsort(1)
+        asked = torch.rand(count, keys, generator=generator).argsort(1)
+        wait = torch.full((count, self.wait), self.vocab_size - 1)
+        answers = mapping.gather(1, asked)
+        pairs = torch.stack([written, mapping.gather(1, written)], 2).flatten(1)
+        questions = torch.stack([asked, answers], 2).flatten(1)
+        input_ids = torch.cat([pairs, wait, questions], 1)[:, :-1]
+        labels = torch.full_like(input_ids, IGNORED)
+        labels[:, 2 * keys + self.wait :: 2] = answers
+        return Examples(input_ids, labels)
+
+    def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """For every key, what stood after it where it was written; elsewhere 0."""
+        pairs, questions = input_ids[:, : 2 * self.config.keys], input_ids.clone()
+        written, values = pairs[:, 0::2], pairs[:, 1::2]
+        mapping = torch.zeros_like(values).scatter(1, written, values)
+        is_key = questions < self.config.keys
+        return torch.where(is_key, mapping.gather(1, questions * is_key), 0)
