@@ -1,0 +1,79 @@
+"""Figures as SVG text, to be put into a page."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by colour-blind readers too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+
+
+class Curve(NamedTuple):
+    """Points of a line; ``low`` and ``high`` bound a band around it."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def lines(
+    curves: Mapping[str, Curve],
+    *,
+    x_label: str,
+    y_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> str:
+    """One line a name, with a legend; the SVG of the same input is the same to the byte."""
+    figure, axes = _canvas(x_label, y_label)
+    for i, (name, curve) in enumerate(curves.items()):
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
+        axes.plot(curve.x, curve.y, style, color=colour, label=name, linewidth=1.8)
+        if curve.low is not None and curve.high is not None:
+            axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
+    if log_x:
+        axes.set_xscale("log", base=2)
+    if log_y:
+        axes.set_yscale("log")
+    if curves:
+        axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def bars(values: Mapping[str, tuple[float, float]], *, x_label: str) -> str:
+    """One horizontal bar a name: (value, half width of its interval; 0 for none)."""
+    figure, axes = _canvas(x_label, "")
+    names = list(values)[::-1]
+    middles = [values[name][0] for name in names]
+    halves = [values[name][1] for name in names]
+    axes.barh(names, middles, xerr=halves, color=COLOURS[0], alpha=0.8, capsize=3)
+    return _svg(figure)
+
+
+def _canvas(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: "Figure") -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    # a fixed salt and no date: the same figure is the same text
+    with matplotlib.rc_context({"svg.hashsalt": "nestling", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,91 @@
+"""Pages that need nothing but themselves: no script, no network, no other file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nestling.core.result import write_whole
+from nestling.report.table import Table
+
+TEMPLATE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem;
+       color: #1b1b1b; background: #fff }
+h1 { line-height: 1.2 } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #e4e4e4 }
+.left { text-align: left } .right { text-align: right }
+caption { text-align: left; font-weight: 600 }
+figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
+pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; white-space: pre-wrap }
+footer { margin-top: 3rem; color: #666; font-size: .85rem }
+@media (prefers-color-scheme: dark) {
+  body { background: #16181a; color: #e6e6e6 }
+  pre { background: #202326 } figure { background: #fff }
+  th, td { border-color: #333 } h2 { border-color: #444 }
+}
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% if lead %}<p>{{ lead }}</p>{% endif %}
+{% for section in sections %}
+<section>
+<h2>{{ section.title }}</h2>
+{% for paragraph in section.text.split("\\n\\n") if paragraph %}<p>{{ paragraph }}</p>
+{% endfor %}
+{% for table in section.tables %}{{ table.html() | safe }}
+{% endfor %}
+{% for figure in section.figures %}<figure>{{ figure | safe }}</figure>
+{% endfor %}
+{% if section.listing %}<pre>{{ section.listing }}</pre>{% endif %}
+</section>
+{% endfor %}
+<footer>
+{% for key, value in provenance.items() %}
+{{ key }}: {{ value }}{{ "; " if not loop.last }}
+{% endfor %}
+</footer>
+</body>
+</html>
+"""
+
+
+class Section(NamedTuple):
+    """A heading with paragraphs (an empty line between two), tables, SVG figures and a listing."""
+
+    title: str
+    text: str = ""
+    tables: Sequence[Table] = ()
+    figures: Sequence[str] = ()
+    listing: str = ""
+
+
+def page(
+    title: str, sections: Sequence[Section], *, lead: str = "", provenance: dict[str, Any]
+) -> str:
+    """The page as HTML; all text is escaped, figures are taken as they are."""
+    import jinja2
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(TEMPLATE).render(
+        title=title, lead=lead, sections=sections, provenance=provenance
+    )
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    lead: str = "",
+    provenance: dict[str, Any],
+) -> Path:
+    """Write ``page(...)``; the file appears whole or not at all."""
+    text = page(title, sections, lead=lead, provenance=provenance)
+    return write_whole(path, text.encode())

@@ -1,0 +1,99 @@
+"""Tables, as plain text, Markdown and HTML."""
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+def cell(value: Any) -> str:
+    """A value as it is printed: four significant digits, thousands apart.
+
+    >>> [cell(value) for value in (1234567, 0.123456, 12345.6, None, "a", float("nan"), 2.0)]
+    ['1,234,567', '0.1235', '12,346', '-', 'a', 'nan', '2.000']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.3g}"
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 3
+    return f"{value:,.{max(digits, 0)}f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows under named columns; columns of numbers are set flush right.
+
+    >>> print(Table(columns=("model", "loss"), rows=[("hope", 1.5), ("other", 12)]).text())
+    model   loss
+    -----  -----
+    hope   1.500
+    other     12
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"{len(row)} cells under {len(self.columns)} columns: {row}")
+
+    def _cells(self) -> list[list[str]]:
+        return [[cell(value) for value in row] for row in self.rows]
+
+    def _right(self, column: int) -> bool:
+        values = [row[column] for row in self.rows if row[column] is not None]
+        return bool(values) and all(isinstance(value, int | float) for value in values)
+
+    def text(self) -> str:
+        """Columns padded with spaces, for a terminal."""
+        cells = self._cells()
+        widths = [
+            max(len(row[i]) for row in [list(self.columns), *cells])
+            for i in range(len(self.columns))
+        ]
+
+        def line(row: Iterable[str]) -> str:
+            padded = (
+                text.rjust(width) if self._right(i) else text.ljust(width)
+                for i, (text, width) in enumerate(zip(row, widths, strict=True))
+            )
+            return "  ".join(padded).rstrip()
+
+        body = [line(self.columns), line("-" * width for width in widths), *map(line, cells)]
+        return "\n".join([self.title, "", *body] if self.title else body)
+
+    def markdown(self) -> str:
+        """A table of GitHub's Markdown."""
+
+        def line(row: Iterable[str]) -> str:
+            return "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
+
+        rule = ("---:" if self._right(i) else "---" for i in range(len(self.columns)))
+        body = [line(self.columns), line(rule), *map(line, self._cells())]
+        return "\n".join([f"**{self.title}**", "", *body] if self.title else body)
+
+    def html(self) -> str:
+        """A <table>; every text is escaped."""
+        sides = ["right" if self._right(i) else "left" for i in range(len(self.columns))]
+
+        def line(tag: str, row: Iterable[str]) -> str:
+            cells = (
+                f'<{tag} class="{side}">{html.escape(text)}</{tag}>'
+                for text, side in zip(row, sides, strict=True)
+            )
+            return f"<tr>{''.join(cells)}</tr>"
+
+        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        body = "\n".join(line("td", row) for row in self._cells())
+        head = line("th", self.columns)
+        return f"<table>{caption}<thead>{head}</thead>\n<tbody>{body}</tbody></table>"

@@ -1,0 +1,23 @@
+"""One table, three dresses."""
+
+import pytest
+
+from nestling.report import Table
+
+TABLE = Table(columns=("name", "value"), rows=[("a|<b>", 1.5), ("c", None)], title="T")
+
+
+def test_numbers_are_flush_right_in_each_form():
+    assert "  1.500" in TABLE.text() and TABLE.text().startswith("T\n")
+    assert "| --- | ---: |" in TABLE.markdown()
+    assert '<td class="right">1.500</td>' in TABLE.html()
+
+
+def test_what_would_break_the_form_is_escaped():
+    assert "a\\|<b>" in TABLE.markdown()
+    assert "a|&lt;b&gt;" in TABLE.html() and "<b>" not in TABLE.html()
+
+
+def test_a_row_of_the_wrong_length_is_refused():
+    with pytest.raises(ValueError, match="2 cells under 1"):
+        Table(columns=("a",), rows=[(1, 2)])
