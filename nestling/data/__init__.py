@@ -1,0 +1,35 @@
+"""Text to batches: corpora, tokenizers, packing, and a loader that can be resumed."""
+
+from nestling.data.corpus import CORPORA, Corpus, load_corpus
+from nestling.data.loader import Loader, evaluation_batches
+from nestling.data.pack import IGNORED, Batch, Packer, positions
+from nestling.data.tokenizer import (
+    byte_tokenizer,
+    check_vocabulary,
+    load_tokenizer,
+    read_tokenizer,
+    train_tokenizer,
+)
+from nestling.data.tokens import Documents, Prepared, encode, load_tokens, prepare
+
+__all__ = [
+    "CORPORA",
+    "IGNORED",
+    "Batch",
+    "Corpus",
+    "Documents",
+    "Loader",
+    "Packer",
+    "Prepared",
+    "byte_tokenizer",
+    "check_vocabulary",
+    "encode",
+    "evaluation_batches",
+    "load_corpus",
+    "load_tokenizer",
+    "load_tokens",
+    "positions",
+    "prepare",
+    "read_tokenizer",
+    "train_tokenizer",
+]

@@ -1,0 +1,160 @@
+"""Named corpora: documents, what is held out of training, and the hash that goes on record."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.core.registry import Registry
+from nestling.data.cache import cache_folder, damaged, digest, keep
+from nestling.data.duplicates import near_duplicates
+from nestling.data.source import Source
+from nestling.data.textfiles import own_files
+
+CORPORA = Registry(
+    "corpus",
+    {
+        "stdlib": "nestling.data.stdlib:DOCS",
+        "stdlib-code": "nestling.data.stdlib:CODE",
+    },
+)
+FORMAT = 1  # of the cached file; raised whenever reading, normalising or splitting changes
+HELD_OUT = 0.08  # share of the documents kept for measuring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Documents to train on and documents to measure on."""
+
+    name: str
+    documents: list[str]  # trained on, in the order of the source
+    held_out: list[str]  # never trained on, no near-duplicate of anything trained on
+    sha256: str  # over all documents and the split
+    licence: str
+
+    @property
+    def tag(self) -> str:
+        """Name and hash, as a Result records it."""
+        return f"{self.name}@{self.sha256[:16]}"
+
+
+def normalise(text: str) -> str:
+    """A document as it is trained on: Unix line ends, no blanks at line ends or around.
+
+    >>> normalise("a  \\r\\nb\\n\\n")
+    'a\\nb'
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).strip("\n").rstrip()
+
+
+def _draw(text: str) -> float:
+    """A number in [0, 1) that only the document decides."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
+
+
+def split(texts: Iterable[str], held_out: float = HELD_OUT) -> tuple[list[str], list[str]]:
+    """Normalise, drop empty and repeated documents, and hold some out.
+
+    The hash of a document decides on which side it falls: no seed, and the same when others are
+    added. What is half or more contained in training is trained on. At least one document
+    is held out, the one of least hash.
+    """
+    unique = list(dict.fromkeys(text for text in map(normalise, texts) if text))
+    if len(unique) < 2:
+        raise UserError(
+            "the corpus is empty; give text with at least two paragraphs or lines"
+            if not unique
+            else "the corpus is a single short document; give more text, or paragraphs"
+        )
+    draws = [_draw(text) for text in unique]
+    bound = max(held_out, min(draws))
+    aside = {text: draw <= bound for text, draw in zip(unique, draws, strict=True)}
+    aside[unique[draws.index(max(draws))]] = False  # something is left to train on
+    drawn = [text for text in unique if aside[text]]
+    for index in near_duplicates(drawn, [text for text in unique if not aside[text]]):
+        aside[drawn[index]] = False
+    if not any(aside.values()):
+        raise UserError(
+            "every document that could be held out repeats the training text; give text "
+            "that repeats itself less"
+        )
+    return [t for t in unique if not aside[t]], [t for t in unique if aside[t]]
+
+
+def _hash(train: list[str], held_out: list[str]) -> str:
+    return digest([str(len(train)), *train, str(len(held_out)), *held_out])
+
+
+def source(name: str) -> Source:
+    """The source called ``name``, or of the file or folder at that path; else UserError."""
+    if name in CORPORA.names():
+        return CORPORA.load(name)
+    path = Path(name).expanduser()
+    if path.exists():
+        return own_files(path)
+    if os.sep in name or path.suffix:
+        raise UserError(f"no text at {name}; give the path of a UTF-8 file, folder or .jsonl")
+    raise UserError(
+        f"unknown corpus {name!r}: {did_you_mean(name, CORPORA.names())} "
+        "Or give the path of a text file"
+    )
+
+
+def _read_cached(path: Path, found: Source) -> Corpus:
+    try:
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        about = json.loads(head)
+        texts = [json.loads(line) for line in lines]
+        train, held_out = texts[: about["train"]], texts[about["train"] :]
+        sha256 = _hash(train, held_out)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its rights") from error
+    if sha256 != about.get("sha256"):
+        raise damaged(path, "its hash does not fit its text")
+    return Corpus(
+        name=found.name,
+        documents=train,
+        held_out=held_out,
+        sha256=sha256,
+        licence=found.licence,
+    )
+
+
+def load_corpus(name: str, *, held_out: float = HELD_OUT) -> Corpus:
+    """Read a corpus by name, or from a path of one's own, split for training and measuring.
+
+    The first call reads the source and keeps the outcome in the cache; the next ones read that.
+    ``held_out`` is the share of documents to hold out. Raises UserError for an unknown name, text
+    that is empty, binary or not UTF-8, packages not yet fetched, and a damaged cache.
+    """
+    if not 0 < held_out < 1:
+        raise UserError(f"held_out is a share between 0 and 1, not {held_out}")
+    found = source(name)
+    key = digest([str(FORMAT), found.name, found.version(), repr(held_out)])
+    path = cache_folder() / "corpora" / f"{found.name}-{key[:16]}.jsonl"
+    if path.exists():
+        return _read_cached(path, found)
+    train, aside = split(found.read(), held_out)
+    about = {
+        "name": found.name,
+        "licence": found.licence,
+        "train": len(train),
+        "held_out": len(aside),
+        "sha256": _hash(train, aside),
+    }
+    lines = [json.dumps(item) for item in (about, *train, *aside)]
+    keep(path, ("\n".join(lines) + "\n").encode())
+    return Corpus(
+        name=found.name,
+        documents=train,
+        held_out=aside,
+        sha256=about["sha256"],
+        licence=found.licence,
+    )

@@ -1,0 +1,113 @@
+"""Documents into batches: each row of a batch is a stream that goes on in the next batch."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.data.tokens import Documents
+
+IGNORED = -100  # label of a position without a target, as cross_entropy knows it
+
+
+class Batch(NamedTuple):
+    """One call of the model: T positions of B streams."""
+
+    input_ids: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]  # the next token of the same document; -100 where there is none
+    reset: Bool[Tensor, "B T"]  # a document starts here
+    mask: Bool[Tensor, "B T"]  # False: fill that must change nothing
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device."""
+        return Batch(*(part.to(device, non_blocking=True) for part in self))
+
+
+class Packer:
+    """Fills B rows from a queue of documents.
+
+    A row that has read a document to its end takes the next of the queue, at the next multiple of
+    ``align`` positions; the positions between are fill. A document longer than what is left of
+    the row goes on in the same row of the next batch.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        *,
+        batch_size: int,
+        sequence_length: int,
+        align: int = 1,
+        following: Callable[[], int | None],
+    ):
+        """``following`` gives the next document's index, None when there is none."""
+        if min(batch_size, sequence_length, align) < 1:
+            raise UserError("batch_size, sequence_length and align must be at least 1")
+        if sequence_length % align:
+            raise UserError(
+                f"sequence_length {sequence_length} is no multiple of the memory period {align}: "
+                f"choose {max(1, round(sequence_length / align)) * align}"
+            )
+        self.documents = documents
+        self.shape = (batch_size, sequence_length)
+        self.align = align
+        self.following = following
+        self.rows: list[tuple[int, int] | None] = [None] * batch_size  # open (document, offset)
+
+    def batch(self) -> Batch:
+        """The next T positions of every row."""
+        batch = Batch(
+            input_ids=torch.full(self.shape, self.documents.pad_id, dtype=torch.int64),
+            labels=torch.full(self.shape, IGNORED, dtype=torch.int64),
+            reset=torch.zeros(self.shape, dtype=torch.bool),
+            mask=torch.zeros(self.shape, dtype=torch.bool),
+        )
+        for row in range(self.shape[0]):
+            self._fill(row, Batch(*(part[row : row + 1] for part in batch)))
+        return batch
+
+    def _fill(self, row: int, part: Batch) -> None:
+        """Write one row's next positions into ``part``, views of that row."""
+        place, length = 0, self.shape[1]
+        while place < length:
+            if self.rows[row] is None:
+                index = self.following()
+                if index is None:
+                    return
+                self.rows[row] = (index, 0)
+            place += self._copy(row, part, place)
+            place += -place % self.align
+
+    def _copy(self, row: int, part: Batch, place: int) -> int:
+        """Copy from the row's open document to ``place`` on; return how many positions."""
+        index, offset = self.rows[row] or (0, 0)
+        start, stop = self.documents.bounds[index : index + 2].tolist()
+        start += offset
+        taken = min(stop - 1 - start, self.shape[1] - place)
+        there = slice(place, place + taken)
+        part.input_ids[0, there] = self.documents.ids[start : start + taken]
+        part.labels[0, there] = self.documents.ids[start + 1 : start + 1 + taken]
+        part.mask[0, there] = True
+        part.reset[0, place] = offset == 0
+        self.rows[row] = None if start + taken == stop - 1 else (index, offset + taken)
+        return taken
+
+
+def positions(
+    batch: Batch, before: Int[Tensor, "B"] | None = None
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B"]]:
+    """Place of every position in its own document, from 0, and what the next batch needs.
+
+    ``before`` is the second value of the call for the batch before this one; None at the
+    beginning. The place of fill is arbitrary.
+    """
+    count = batch.mask.long().cumsum(1)
+    if before is not None:
+        count = count + before[:, None]
+    at_start = torch.where(batch.reset, count - 1, torch.full_like(count, -1))
+    start = at_start.cummax(1).values.clamp(min=0)
+    place = count - 1 - start
+    return place, place[:, -1] + 1

@@ -1,0 +1,114 @@
+"""Text that every Python brings along: language reference topics, docstrings and sources."""
+
+import ast
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from nestling.core.error import UserError
+from nestling.data.cache import digest, stamp
+from nestling.data.source import Source
+
+# tests, other people's packages, generated tables, and what differs from machine to machine
+_OMITTED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+_OMITTED |= {"encodings", "pydoc_data"}
+_LICENCE = "PSF-2.0 (Python Software Foundation)"
+
+
+def _root() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def files(root: Path | None = None) -> list[Path]:
+    """The modules of the standard library, in the order of their names; nothing is imported."""
+    root = root or _root()
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = sorted(set(below) - _OMITTED)
+        found += [
+            Path(folder, name)
+            for name in names
+            if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        ]
+    if not found:
+        raise UserError(
+            f"no sources of the standard library under {root}; use a Python that ships them, "
+            "or name a text file as the corpus"
+        )
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def _topics(root: Path) -> Iterator[str]:
+    path = root / "pydoc_data" / "topics.py"
+    if not path.exists():
+        return
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign):
+            topics = ast.literal_eval(statement.value)
+            yield from (topics[name] for name in sorted(topics))
+
+
+def _module_name(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def _described(node: ast.AST, prefix: str) -> Iterator[str]:
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        name = prefix + child.name
+        text = ast.get_docstring(child)
+        if text and isinstance(child, ast.ClassDef):
+            yield f"class {name}\n\n{text}"
+        elif text:
+            yield f"{name}({ast.unparse(child.args)})\n\n{text}"
+        if isinstance(child, ast.ClassDef):
+            yield from _described(child, f"{name}.")
+
+
+def docstrings(path: Path, root: Path) -> str:
+    """One module's docstrings as a page, in the order of the source; empty if it has none."""
+    name = _module_name(path, root)
+    module = ast.parse(path.read_bytes())
+    text = ast.get_docstring(module)
+    parts = [text] if text else []
+    parts += _described(module, "")
+    return "\n\n".join([f"module {name}", *parts]) if parts else ""
+
+
+def read_docs(root: Path | None = None) -> Iterator[str]:
+    """The topics of the language reference, then one page of docstrings for each module."""
+    root = root or _root()
+    yield from _topics(root)
+    yield from (docstrings(path, root) for path in files(root))
+
+
+def read_code(root: Path | None = None) -> Iterator[str]:
+    """The topics of the language reference, then the source of each module, docstrings in it."""
+    root = root or _root()
+    yield from _topics(root)
+    for path in files(root):
+        yield f"# {path.relative_to(root).as_posix()}\n{path.read_text(encoding='utf-8')}"
+
+
+def _version(kind: str) -> str:
+    return digest([kind, sys.version, stamp(files())])
+
+
+DOCS = Source(
+    name="stdlib",
+    summary="Python's reference topics and docstrings; nothing to fetch",
+    licence=_LICENCE,
+    read=read_docs,
+    version=lambda: _version("docs"),
+)
+CODE = Source(
+    name="stdlib-code",
+    summary="Python's reference topics and the sources of its library; nothing to fetch",
+    licence=_LICENCE,
+    read=read_code,
+    version=lambda: _version("code"),
+)

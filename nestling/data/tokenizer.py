@@ -1,0 +1,147 @@
+"""Text to token ids: a byte-level BPE trained on the corpus itself, or plain bytes."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nestling.core.error import UserError
+from nestling.data.cache import cache_folder, damaged, keep
+from nestling.data.corpus import Corpus
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+END = "<|endoftext|>"  # stands before and after every document
+PAD = "<|pad|>"
+KINDS = ("bpe", "bytes")
+LEAST = 258  # tokens: the bytes, END and PAD
+
+
+def _bare(model) -> "Tokenizer":
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, 0)]
+    )
+    return tokenizer
+
+
+def _alphabet() -> list[str]:
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _trained(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    from tokenizers import models, trainers
+
+    tokenizer = _bare(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END, PAD],
+        initial_alphabet=_alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _of_bytes() -> "Tokenizer":
+    from tokenizers import models
+
+    vocabulary = {token: index for index, token in enumerate([END, PAD, *_alphabet()])}
+    tokenizer = _bare(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.add_special_tokens([END, PAD])
+    return tokenizer
+
+
+def _wrapped(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE on texts; any string can be encoded and comes back unchanged.
+
+    The end token (bos and eos) has id 0, the padding 1. Little text may give fewer tokens than
+    ``vocab_size``: the length of the tokenizer is what the model needs.
+    """
+    if vocab_size < LEAST:
+        raise UserError(
+            f"a vocabulary of {vocab_size} cannot hold the 256 bytes and 2 special tokens; "
+            f"choose {LEAST} or more"
+        )
+    return _wrapped(_trained(texts, vocab_size))
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerFast":
+    """One token a byte: 258 tokens, the end token 0 and the padding 1 among them."""
+    return _wrapped(_of_bytes())
+
+
+def load_tokenizer(
+    corpus: Corpus, kind: str = "bpe", vocab_size: int = 4096
+) -> "PreTrainedTokenizerFast":
+    """The tokenizer of a corpus, trained on its training documents once and then kept.
+
+    ``kind`` is "bpe" or "bytes"; the latter has 258 tokens and takes no ``vocab_size``.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown tokenizer {kind!r}: choose one of {', '.join(KINDS)}")
+    if kind == "bytes":
+        return byte_tokenizer()
+    path = cache_folder() / "tokenizers" / f"{corpus.sha256[:16]}-{vocab_size}.json"
+    if not path.exists():
+        trained = train_tokenizer(corpus.documents, vocab_size)
+        keep(path, trained.backend_tokenizer.to_str().encode())
+    return _wrapped(_read(path))
+
+
+def _read(path: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)["model"]["vocab"][END]  # from_str raises no class that could be caught
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, "it is not a tokenizer of this library") from error
+    return Tokenizer.from_str(text)
+
+
+def read_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer saved beside a model by ``save_pretrained``; else UserError."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"no tokenizer.json in {folder}; name a folder that training has written")
+    _read(folder / "tokenizer.json")
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Sha256 of everything that decides how a tokenizer encodes."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def check_vocabulary(tokenizer: "PreTrainedTokenizerFast", vocab_size: int) -> None:
+    """Raise UserError unless the tokenizer has exactly as many tokens as the model."""
+    if len(tokenizer) != vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {vocab_size}: use the "
+            f"model's own tokenizer, or create the model with vocab_size={len(tokenizer)}"
+        )

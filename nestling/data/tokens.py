@@ -1,0 +1,129 @@
+"""Token ids of a corpus, flat and cached."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError
+from safetensors import numpy as tensors
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.data.cache import cache_folder, damaged, keep
+from nestling.data.corpus import Corpus, load_corpus
+from nestling.data.tokenizer import fingerprint, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Token ids of documents, end to end; each led and followed by the end token.
+
+    Document ``i`` is ``ids[bounds[i] : bounds[i + 1]]``.
+    """
+
+    ids: Int[Tensor, "N"]
+    bounds: Int[Tensor, "D1"]
+    pad_id: int
+
+    def __len__(self) -> int:
+        """The number of documents."""
+        return len(self.bounds) - 1
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens there are to predict: all but the one that leads each document."""
+        return len(self.ids) - len(self)
+
+    def lengths(self) -> list[int]:
+        """Positions of each document, one fewer than its tokens."""
+        return (self.bounds.diff() - 1).tolist()
+
+    def take(self, count: int) -> "Documents":
+        """The first ``count`` documents."""
+        bounds = self.bounds[: count + 1]
+        return Documents(ids=self.ids[: int(bounds[-1])], bounds=bounds, pad_id=self.pad_id)
+
+
+class Prepared(NamedTuple):
+    """All that a run needs of its text."""
+
+    corpus: Corpus
+    tokenizer: "PreTrainedTokenizerFast"
+    train: Documents
+    held_out: Documents
+
+
+def encode(texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast") -> Documents:
+    """Token ids of texts. Special tokens spelt out in a text are encoded as ordinary text."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.encode_special_tokens = True
+    end = [tokenizer.eos_token_id]
+    pieces, bounds, pending = [], [0], iter(texts)
+    while batch := list(islice(pending, 64)):
+        for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
+            piece = np.array(end + encoding.ids + end, dtype=np.int32)
+            pieces.append(piece)
+            bounds.append(bounds[-1] + len(piece))
+    flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    return Documents(
+        ids=torch.from_numpy(flat),
+        bounds=torch.tensor(bounds, dtype=torch.int64),
+        pad_id=tokenizer.pad_token_id,
+    )
+
+
+def _read(path: Path, pad_id: int) -> dict[str, Documents]:
+    try:
+        held = tensors.load(path.read_bytes())
+        return {
+            side: Documents(
+                ids=torch.from_numpy(held[f"{side}.ids"].astype(np.int32)),
+                bounds=torch.from_numpy(held[f"{side}.bounds"]),
+                pad_id=pad_id,
+            )
+            for side in ("train", "held_out")
+        }
+    except (SafetensorError, KeyError) as error:
+        raise damaged(path, error) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its rights") from error
+
+
+def load_tokens(
+    corpus: Corpus, tokenizer: "PreTrainedTokenizerFast"
+) -> tuple[Documents, Documents]:
+    """Token ids of a corpus, (train, held_out); encoded once and then kept in the cache."""
+    key = f"{corpus.sha256[:16]}-{fingerprint(tokenizer)[:16]}"
+    path = cache_folder() / "tokens" / f"{key}.safetensors"
+    if path.exists():
+        sides = _read(path, tokenizer.pad_token_id)
+        return sides["train"], sides["held_out"]
+    train = encode(corpus.documents, tokenizer)
+    held_out = encode(corpus.held_out, tokenizer)
+    small = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    arrays = {}
+    for side, part in (("train", train), ("held_out", held_out)):
+        arrays[f"{side}.ids"] = part.ids.numpy().astype(small)
+        arrays[f"{side}.bounds"] = part.bounds.numpy()
+    keep(path, tensors.save(arrays))
+    return train, held_out
+
+
+def prepare(name: str, *, tokenizer: str = "bpe", vocab_size: int = 4096) -> Prepared:
+    """Corpus, tokenizer and token ids by name, from the cache where they are in it.
+
+    ``tokenizer`` is "bpe" (trained on the corpus, at most ``vocab_size`` tokens) or "bytes".
+    """
+    corpus = load_corpus(name)
+    made = load_tokenizer(corpus, tokenizer, vocab_size)
+    return Prepared(corpus, made, *load_tokens(corpus, made))
