@@ -1,0 +1,160 @@
+"""Steps each parameter group of any torch optimizer only when its level fires."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nestling.core.error import UserError
+
+
+def steps_of(period: float | int, tokens_per_step: int) -> int:
+    """The whole optimizer steps a period in tokens lasts, rounded up, at least one.
+
+    >>> [steps_of(period, 512) for period in (0, 16, 512, 513, 2048)]
+    [1, 1, 1, 2, 4]
+    """
+    return max(1, -int(-period // tokens_per_step))
+
+
+class Leveled(Optimizer):
+    """Writes a group once every ``period`` tokens, from the mean of the gradients since then.
+
+    A group of ``inner`` may have ``period`` (tokens of one stream; default 0) and ``name``. Periods
+    are rounded up to whole steps. Between two firings a group's gradients are taken out of
+    ``p.grad`` into an accumulator of the optimizer, so ``zero_grad`` of the optimizer or the model
+    never loses any; its weights, its moments and its weight decay rest. At the firing ``p.grad`` is
+    the mean gradient, clipped to ``max_norm`` over all groups of that period together.
+
+    Source: arXiv 2512.24695, Eq 71, training regime R2. Deviates: the printed sum has C + 1 terms,
+    here C; the mean takes the place of the sum, so that a learning rate means the same at every
+    period; the error component f is that of ``inner``.
+    Cost: one more gradient for each parameter of a group that does not fire every step.
+
+    >>> slow, fast = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    >>> groups = [{"params": [fast]}, {"params": [slow], "period": 16, "name": "slow"}]
+    >>> optimizer = Leveled(torch.optim.SGD(groups, lr=0.1), tokens_per_step=8)
+    >>> for step in range(2):
+    ...     optimizer.zero_grad()
+    ...     (slow * (step + 1) + fast).backward()
+    ...     optimizer.step()
+    ...     print(optimizer.fired, round(slow.item(), 3))
+    ('0',) 1.0
+    ('0', 'slow') 0.85
+    """
+
+    def __init__(self, inner: Optimizer, *, tokens_per_step: int, max_norm: float | None = None):
+        if tokens_per_step < 1:
+            raise UserError(f"tokens_per_step is {tokens_per_step}; give at least 1")
+        self.inner = inner
+        self.tokens_per_step = tokens_per_step
+        self.max_norm = max_norm
+        # The groups that fired at the last step, by name (or number where a group has no name).
+        self.fired: tuple[str, ...] = ()
+        self._sums: dict[Tensor, Tensor] = {}
+        self._waited: dict[int, int] = {}
+        # Hooks and profiling of torch's own class are set up with the groups of the inner one.
+        super().__init__(inner.param_groups, inner.defaults)
+
+    # torch.optim.Optimizer assigns these three; here they are always those of the inner optimizer.
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # ty: ignore[invalid-attribute-override]
+        """The groups of the inner optimizer, for schedulers and logs."""
+        return self.inner.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.inner.param_groups = groups
+
+    @property
+    def state(self) -> Any:  # ty: ignore[invalid-attribute-override]
+        """The state of the inner optimizer, by parameter."""
+        return self.inner.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if state:
+            self.inner.state = state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the inner optimizer."""
+        if not any(param_group is group for group in self.inner.param_groups):
+            self.inner.add_param_group(param_group)
+
+    def periods(self) -> list[int]:
+        """The steps between two firings, for each group."""
+        return [steps_of(g.get("period", 0), self.tokens_per_step) for g in self.param_groups]
+
+    def next_firing(self) -> list[bool]:
+        """Whether each group fires at the coming step."""
+        return [self._waited.get(i, 0) + 1 >= steps for i, steps in enumerate(self.periods())]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # ty: ignore[invalid-method-override]
+        """Count one step; write the groups that fire, keep the gradients of the others."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        firing = self.next_firing()
+        for number, (group, fires) in enumerate(zip(self.param_groups, firing, strict=True)):
+            self._waited[number] = self._waited.get(number, 0) + 1
+            self._collect(group["params"], self._waited[number], fires)
+        for period in sorted({p for p, fires in zip(self.periods(), firing, strict=True) if fires}):
+            self._clip(period)
+        self.inner.step()
+        for number, fires in enumerate(firing):
+            if fires:
+                self._waited[number] = 0
+        names = (str(group.get("name", i)) for i, group in enumerate(self.param_groups))
+        self.fired = tuple(name for name, fires in zip(names, firing, strict=True) if fires)
+        return loss
+
+    def _collect(self, parameters: Iterable[Tensor], steps: int, fires: bool) -> None:
+        """Move gradients into the sums, or at a firing the mean of the sums into the gradients."""
+        for parameter in parameters:
+            total = self._sums.pop(parameter, None)
+            if parameter.grad is not None:
+                gradient = parameter.grad
+                wide = torch.promote_types(gradient.dtype, torch.float32)
+                waiting = not fires or total is not None
+                gradient = gradient.to(wide) if waiting else gradient
+                total = gradient if total is None else total.add_(gradient)
+            parameter.grad = None
+            if total is None:
+                continue
+            if fires:
+                mean = total if steps == 1 else total / steps
+                parameter.grad = mean.to(parameter.dtype)
+            else:
+                self._sums[parameter] = total
+
+    def _clip(self, period: int) -> None:
+        if self.max_norm is None:
+            return
+        groups = zip(self.param_groups, self.periods(), strict=True)
+        chosen = [p for group, steps in groups if steps == period for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(chosen, self.max_norm)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear ``p.grad``; what the slower levels have gathered stays."""
+        self.inner.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:  # ty: ignore[invalid-method-override]
+        """The inner state, the gathered gradients and the steps waited: exact at any step."""
+        order = [p for group in self.param_groups for p in group["params"]]
+        sums = {str(i): self._sums[p] for i, p in enumerate(order) if p in self._sums}
+        waited = [self._waited.get(i, 0) for i in range(len(self.param_groups))]
+        return {"inner": self.inner.state_dict(), "sums": sums, "waited": waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave, gathered gradients included."""
+        self.inner.load_state_dict(state_dict["inner"])
+        order = [p for group in self.param_groups for p in group["params"]]
+        self._sums = {}
+        for index, total in state_dict["sums"].items():
+            parameter = order[int(index)]
+            self._sums[parameter] = total.to(parameter.device, copy=True)
+        self._waited = dict(enumerate(state_dict["waited"]))
