@@ -1,0 +1,15 @@
+"""Memories: one module a file, [B, T, D] to [B, T, D], the state an explicit value."""
+
+from nestling.core.registry import Registry
+
+MEMORIES = Registry(
+    "memory",
+    {
+        "attention": "nestling.memories.attention:Attention",
+        "self_titans": "nestling.memories.self_titans:SelfTitans",
+        "mlp": "nestling.memories.mlp:MLP",
+        "cms": "nestling.memories.cms.chain:CMS",
+    },
+)
+
+__all__ = ["MEMORIES"]

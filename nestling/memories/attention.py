@@ -1,0 +1,232 @@
+"""Softmax attention as a memory: keeps every pair, forgets none but by a window."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.parts import ShortConvolution
+
+INITIAL_STD = 0.02
+NOBODY = -1  # document number of a masked position
+
+
+class AttentionState(NamedTuple):
+    """The pairs kept so far and where each row stands; S columns, the oldest first."""
+
+    keys: Float[Tensor, "B S G K"]  # rotated
+    values: Float[Tensor, "B S G K"]
+    documents: Int[Tensor, "B S"]  # which document a column belongs to; -1 = masked
+    positions: Int[Tensor, "B S"]  # tokens, from the start of that document
+    document: Int[Tensor, "B"]  # number of the open document
+    seen: Int[Tensor, "B"]  # tokens of the open document
+    tail: Float[Tensor, "B W C"]  # last inputs of the short convolution; empty without one
+
+
+def rotate(
+    x: Float[Tensor, "B T H K"], positions: Int[Tensor, "B T"], theta: float
+) -> Float[Tensor, "B T H K"]:
+    """Rotary position embedding, halves paired (arXiv 2104.09864, Eq 34, in the Llama layout)."""
+    half = x.shape[-1] // 2
+    exponent = torch.arange(half, device=x.device, dtype=torch.float32) / half
+    angle = positions[..., None, None].float() * theta**-exponent
+    cos, sin = angle.cos(), angle.sin()
+    first, second = x.float().split(half, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+class Attention(Memory):
+    """Causal softmax attention with rotary positions counted from each document's own start.
+
+    Source: arXiv 2512.24695, Eq 62 (and 63 for the window). Deviates: grouped key-value heads.
+    Cost: O(B T (S + T) D) time, O(B S D) state for S tokens kept.
+    """
+
+    residual: ClassVar[bool] = True
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the memory."""
+
+        num_kv_heads: int | None = None  # heads of keys and values; None: as many as of queries
+        window: int | None = None  # tokens a query sees, itself included; None: all
+        rope_theta: float = 10000.0  # base of the rotation's wavelengths
+        short_convolution: bool = False  # width-4 causal convolution and SiLU on q, k and v
+
+        def __post_init__(self):
+            if self.window is not None and self.window < 1:
+                raise UserError("attention.window must be at least 1 token (or null for all)")
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.num_kv_heads = config.num_kv_heads or num_heads
+        self.head_size = hidden_size // num_heads
+        if hidden_size % num_heads or self.head_size % 2:
+            raise UserError(
+                f"hidden_size {hidden_size} does not split into {num_heads} heads of even width"
+            )
+        if num_heads % self.num_kv_heads:
+            raise UserError(
+                f"num_heads {num_heads} is no multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        narrow = self.num_kv_heads * self.head_size
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, narrow, bias=False)
+        self.value = nn.Linear(hidden_size, narrow, bias=False)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+        width = hidden_size + 2 * narrow
+        self.convolution = ShortConvolution(width) if config.short_convolution else None
+
+    def init_state(self, batch: int) -> AttentionState:
+        """Nothing kept: zero columns."""
+        weight = self.key.weight
+        empty = weight.new_zeros(batch, 0, self.num_kv_heads, self.head_size)
+        whole = torch.zeros(batch, dtype=torch.long, device=weight.device)
+        none = whole.new_zeros(batch, 0)
+        tail = weight.new_zeros(batch, 0, 0)
+        if self.convolution is not None:
+            tail = self.convolution.init_tail(batch)
+        return AttentionState(empty, empty, none, none, whole, whole, tail)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: AttentionState | None = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], AttentionState]:
+        """Attend to what the document has brought so far, and keep the new pairs."""
+        state = self.init_state(x.shape[0]) if state is None else state
+        q, k, v, tail = self._project(x, state.tail, flow)
+        documents, positions, document, seen = place(x.shape[:2], state, flow)
+        q = rotate(q, positions, self.config.rope_theta)
+        k = rotate(k, positions, self.config.rope_theta)
+        mine = documents if flow.mask is None else documents.where(flow.mask, NOBODY)
+        kept = AttentionState(
+            torch.cat((state.keys.to(k.dtype), k), dim=1),
+            torch.cat((state.values.to(v.dtype), v), dim=1),
+            torch.cat((state.documents, mine), dim=1),
+            torch.cat((state.positions, positions), dim=1),
+            document,
+            seen,
+            tail,
+        )
+        fresh = state.keys.shape[1] == 0 and flow.reset is None and flow.mask is None
+        if fresh and self.config.window is None:
+            y = self._attend(q, k, v, None)
+        else:
+            y = self._attend(q, kept.keys, kept.values, self._allowed(kept, documents, positions))
+            kept = self._forget(kept)
+        return self.output(y.flatten(-2)), kept
+
+    def _project(
+        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
+    ) -> tuple[
+        Float[Tensor, "B T H K"],
+        Float[Tensor, "B T G K"],
+        Float[Tensor, "B T G K"],
+        Float[Tensor, "B W C"],
+    ]:
+        joined = torch.cat((self.query(x), self.key(x), self.value(x)), dim=-1)
+        if self.convolution is not None:
+            joined, tail = self.convolution(joined, tail, flow)
+        heads = joined.unflatten(-1, (-1, self.head_size))
+        groups = self.num_kv_heads
+        return *heads.split((self.num_heads, groups, groups), dim=2), tail
+
+    def _allowed(
+        self, kept: AttentionState, documents: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]
+    ) -> Bool[Tensor, "B 1 T S"]:
+        """Which columns each query sees; its own always, so that no row of weights is empty."""
+        rows, columns = documents.shape[1], kept.documents.shape[1]
+        own = torch.ones(rows, columns, dtype=torch.bool, device=documents.device)
+        causal = own.tril(columns - rows)
+        own = causal & own.triu(columns - rows)
+        same = documents[:, :, None] == kept.documents[:, None, :]
+        if self.config.window is not None:
+            distance = positions[:, :, None] - kept.positions[:, None, :]
+            same = same & (distance < self.config.window)
+        return ((same & causal) | own)[:, None]
+
+    def _attend(
+        self,
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B S G K"],
+        v: Float[Tensor, "B S G K"],
+        allowed: Bool[Tensor, "B 1 T S"] | None,
+    ) -> Float[Tensor, "B T H K"]:
+        if q.shape[1] == 0:
+            return q
+        grouped = self.num_kv_heads != self.num_heads
+        y = functional.scaled_dot_product_attention(
+            *(part.transpose(1, 2) for part in (q, k, v)),
+            attn_mask=allowed,
+            is_causal=allowed is None,
+            enable_gqa=grouped,
+        )
+        return y.transpose(1, 2)
+
+    def _forget(self, kept: AttentionState) -> AttentionState:
+        """Drop the leading columns that no row can ever see again."""
+        columns = kept.documents.shape[1]
+        if columns == 0:
+            return kept
+        useful = kept.documents == kept.document[:, None]
+        if self.config.window is not None:
+            useful = useful & (kept.seen[:, None] - kept.positions < self.config.window)
+        first = int(torch.cat((useful.any(0), useful.new_ones(1))).int().argmax())
+        return kept._replace(
+            keys=kept.keys[:, first:],
+            values=kept.values[:, first:],
+            documents=kept.documents[:, first:],
+            positions=kept.positions[:, first:],
+        )
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Normal weights of standard deviation 0.02."""
+        for linear in (self.query, self.key, self.value, self.output):
+            linear.weight.normal_(std=INITIAL_STD, generator=generator)
+        if self.convolution is not None:
+            self.convolution.init_weights(generator)
+
+    def levels(self) -> list[Level]:
+        """One level of frequency infinity: the answer is recomputed at every token."""
+        return [
+            Level(
+                name="attention",
+                period=0,
+                per_sequence=True,
+                objective="weighted least squares on all pairs (Nadaraya-Watson)",
+                rule="closed form at every token",
+                context="the keys and values of the document so far",
+                transfer="projections learned by the outer optimizer",
+            )
+        ]
+
+
+def place(
+    shape: torch.Size, state: AttentionState, flow: Flow
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B"], Int[Tensor, "B"]]:
+    """Document number and position of every token; number and length of the last document.
+
+    A masked position has the place of the next valid token and is not counted.
+    """
+    batch, length = shape
+    one = torch.ones(batch, length, dtype=torch.long, device=state.seen.device)
+    valid = one if flow.mask is None else flow.mask.long()
+    before = state.seen[:, None] + valid.cumsum(1) - valid
+    if flow.reset is None:
+        documents = state.document[:, None].expand(batch, length)
+        return documents, before, state.document, state.seen + valid.sum(1)
+    documents = state.document[:, None] + flow.reset.long().cumsum(1)
+    # `before` never falls, so its value at the last reset is the largest one at a reset so far
+    start = before.where(flow.reset, 0).cummax(1).values if length else before
+    total = state.seen + valid.sum(1)
+    if not length:
+        return documents, before, state.document, total
+    return documents, before - start, documents[:, -1], total - start[:, -1]

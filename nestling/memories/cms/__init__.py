@@ -1,0 +1,1 @@
+"""The continuum memory system: MLP levels, each written at its own period."""

@@ -1,0 +1,120 @@
+"""The continuum memory system as a chain: MLP levels in series, fast to slow."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.mlp import SwiGLU, default_intermediate_size
+
+# R1 (written in the context, through the outer loop) and R3 (written at test time) are to join it.
+REGIMES = ("training",)
+
+
+class ChainLevel(nn.Module):
+    """One level of the chain: ``x + SwiGLU(RMSNorm(x))``."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.network = SwiGLU(hidden_size, intermediate_size)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Add what the level knows."""
+        return x + self.network(self.norm(x))
+
+
+class CMS(Memory):
+    """Chain of residual MLP levels, each written once in its own period of tokens.
+
+    ``x <- x + MLP_l(RMSNorm_l(x))`` for the levels l from fast to slow. In the regime "training"
+    (R2) the levels are plain parameters that an optimizer wrapper steps at their periods with the
+    gradient accumulated since; the context itself writes nothing. A chain of one level of period
+    one step is the feed-forward block of a Transformer.
+
+    Source: arXiv 2512.24695, Eq 70-71, with the residuals the paper leaves out. Deviates: the sum
+    of Eq 71 runs over C tokens, not the C + 1 that are printed; the order is fast to slow (Fig 5).
+    """
+
+    residual: ClassVar[bool] = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the memory."""
+
+        periods: tuple[int, ...] = (512, 2048)  # tokens between two writes; each divides the next
+        intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
+        regime: str = "training"  # who writes: "training" = the optimizer, at each level's period
+
+        def __post_init__(self):
+            # JSON has no tuples
+            object.__setattr__(self, "periods", tuple(self.periods))
+            if not self.periods or min(self.periods) < 1:
+                raise UserError("cms.periods must name at least one period of 1 token or more")
+            for fast, slow in pairwise(self.periods):
+                if slow <= fast or slow % fast:
+                    raise UserError(
+                        f"cms.periods {list(self.periods)} must grow, each dividing the next: "
+                        f"{slow} is no larger multiple of {fast}"
+                    )
+            if self.intermediate_size is not None and self.intermediate_size < 1:
+                raise UserError("cms.intermediate_size must be at least 1")
+            if self.regime not in REGIMES:
+                hint = did_you_mean(self.regime, REGIMES)
+                raise UserError(f"cms.regime {self.regime!r} is not available: {hint}")
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        count = len(config.periods)
+        width = config.intermediate_size or -(-default_intermediate_size(hidden_size) // count)
+        self.chain = nn.ModuleList(ChainLevel(hidden_size, width) for _ in config.periods)
+
+    def init_state(self, batch: int) -> None:
+        """None: in this regime nothing is kept between calls."""
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: Any = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], None]:
+        """Pass every position through the levels, fast to slow; residuals included."""
+        for level in self.chain:
+            x = level(x)
+        return x, None
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Norms at one, normal weights of standard deviation 0.02."""
+        for level in self.chain:
+            level.norm.weight.fill_(1.0)
+            level.network.init_weights(generator)
+
+    def level_parameters(self) -> list[tuple[Level, list[nn.Parameter]]]:
+        """Each level with the parameters that are written at its period, fast to slow."""
+        return [
+            (level, list(module.parameters()))
+            for level, module in zip(self.levels(), self.chain, strict=True)
+        ]
+
+    def levels(self) -> list[Level]:
+        """The levels of the chain, fast to slow."""
+        return [self._level(index) for index in range(len(self.chain))]
+
+    def _level(self, index: int) -> Level:
+        slower = index + 1 < len(self.chain)
+        return Level(
+            name=f"cms.{index}",
+            period=self.config.periods[index],
+            parameters=sum(p.numel() for p in self.chain[index].parameters()),
+            objective="next-token prediction",
+            rule="the outer optimizer, with the gradient accumulated over the period",
+            context=f"{self.config.periods[index]} tokens of the training stream",
+            transfer=f"reads through cms.{index + 1}"
+            if slower
+            else "none: the slowest of the chain",
+        )

@@ -1,0 +1,202 @@
+"""The memory of a model as a value that can be kept, copied, saved and read again."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from nestling.core.error import UserError
+from nestling.core.memory import map_state
+from nestling.core.result import write_whole
+
+FORMAT = "nestling-memory-1"
+
+
+class MemoryCache(Cache):
+    """What every block remembers, and how much each row has read.
+
+    A call of the model with ``past_key_values=cache`` moves the cache on in place, as
+    ``generate`` expects; the states themselves are never changed, so ``fork`` costs nothing.
+    """
+
+    def __init__(self, architecture: str = ""):
+        super().__init__(layers=[])
+        self.architecture = architecture  # what a file must match to be read
+        self.states: list[Any] | None = None  # one a block; None before the first call
+        self.columns = 0  # positions read, masked ones included
+        self.tokens: Int[Tensor, "B"] | None = None  # valid tokens read by each row
+
+    def advance(self, states: list[Any], length: int, valid: Int[Tensor, "B"]) -> None:
+        """Take the states after ``length`` more positions, ``valid`` of them read in each row."""
+        self.states = states
+        self.columns += length
+        self.tokens = valid if self.tokens is None else self.tokens + valid
+
+    @property
+    def batch_size(self) -> int:
+        """Rows, or -1 before the first call."""
+        return -1 if self.tokens is None else len(self.tokens)
+
+    @property
+    def is_compileable(self) -> bool:
+        """False: states grow and change shape."""
+        return False
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether something has been read."""
+        return self.states is not None
+
+    @property
+    def is_croppable(self) -> bool:
+        """False: what was written cannot be taken back."""
+        return False
+
+    def __len__(self) -> int:
+        return len(self.states or [])
+
+    def __repr__(self) -> str:
+        return f"MemoryCache(blocks={len(self)}, rows={self.batch_size}, columns={self.columns})"
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions read so far, the padding of the prompt included."""
+        return self.columns
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """-1: there is no limit."""
+        return -1
+
+    def map(self, function) -> "MemoryCache":
+        """A cache with ``function`` applied to every tensor."""
+        other = MemoryCache(self.architecture)
+        other.states = None if self.states is None else map_state(function, self.states)
+        other.columns = self.columns
+        other.tokens = None if self.tokens is None else function(self.tokens)
+        return other
+
+    def fork(self) -> "MemoryCache":
+        """An independent continuation point; no tensor is copied."""
+        return self.map(lambda tensor: tensor)
+
+    def detach(self) -> "MemoryCache":
+        """The same memory without its history of gradients: truncates backpropagation."""
+        return self.map(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str) -> "MemoryCache":
+        """The same memory on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def _replace_rows(self, function) -> None:
+        mapped = self.map(function)
+        self.states, self.tokens = mapped.states, mapped.tokens
+
+    def reorder_cache(self, beam_idx: Int[Tensor, "N"]) -> None:
+        """Make row i the former row ``beam_idx[i]``, in every tensor of the memory."""
+        self._replace_rows(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row ``repeats`` times, side by side."""
+        self._replace_rows(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Int[Tensor, "N"]) -> None:
+        """Keep the rows ``indices``."""
+        self.reorder_cache(indices)
+
+    def reset(self) -> None:
+        """Forget everything: the next call starts from the learned initial states."""
+        self.states, self.tokens, self.columns = None, None, 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: a memory that was written cannot be unwritten."""
+        raise UserError("a memory cannot be cropped; keep cache.fork() from before and go on there")
+
+    def activate_past_recording(self) -> None:
+        """Refuse: earlier states are not recorded."""
+        self.crop(0)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the memory as safetensors; the file appears whole or not at all."""
+        if self.states is None or self.tokens is None:
+            raise UserError("this memory is empty: let the model read something before saving it")
+        tensors = {"tokens": self.tokens.contiguous()}
+        for name, tensor in named(self.states):
+            # a contiguous copy: rows of one state may share storage
+            tensors[f"states.{name}"] = tensor.detach().clone(memory_format=torch.contiguous_format)
+        about = {
+            "format": FORMAT,
+            "architecture": self.architecture,
+            "columns": str(self.columns),
+        }
+        return write_whole(path, safetensors.torch.save(tensors, about))
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any) -> "MemoryCache":
+        """Read a memory that ``model``, or one of the same architecture, has saved.
+
+        Raises UserError for a file that is missing, cut short, or of another architecture.
+        """
+        tensors, about = _read(Path(path))
+        cache = model.new_cache()
+        if about.get("format") != FORMAT:
+            raise UserError(f"{path} is not a saved memory; write one with cache.save(file)")
+        if about["architecture"] != cache.architecture:
+            raise UserError(
+                f"{path} is the memory of another architecture: "
+                f"{difference(about['architecture'], cache.architecture)}"
+            )
+        cache.tokens = tensors.pop("tokens")
+        cache.columns = int(about["columns"])
+        cache.states = filled(model.backbone.init_states(len(cache.tokens)), "states", tensors)
+        return cache.to(model.device)
+
+
+def named(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nested state with its dotted name."""
+    if isinstance(state, Tensor):
+        yield prefix, state
+    elif isinstance(state, tuple | list):
+        fields = getattr(state, "_fields", range(len(state)))
+        for field, item in zip(fields, state, strict=True):
+            yield from named(item, f"{prefix}.{field}" if prefix else str(field))
+
+
+def filled(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+    """A state of the structure of ``template`` with the tensors of these names."""
+    if isinstance(template, Tensor):
+        if prefix not in tensors:
+            raise UserError(f"the saved memory lacks {prefix}: it is of another version; read anew")
+        return tensors[prefix].to(template.dtype)
+    if isinstance(template, tuple | list):
+        fields = getattr(template, "_fields", range(len(template)))
+        items = [
+            filled(item, f"{prefix}.{field}", tensors)
+            for field, item in zip(fields, template, strict=True)
+        ]
+        if isinstance(template, list):
+            return items
+        return type(template)(*items) if hasattr(template, "_fields") else tuple(items)
+    return template
+
+
+def difference(saved: str, wanted: str) -> str:
+    """The first point in which two architectures differ, in words."""
+    old, new = json.loads(saved or "{}"), json.loads(wanted)
+    key = next((key for key in new if old.get(key) != new[key]), "nothing")
+    return f"{key} is {old.get(key)!r} there and {new.get(key)!r} in this model"
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is cut short or no saved memory; save it again") from error

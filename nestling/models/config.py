@@ -1,0 +1,66 @@
+"""The configuration of a language model: a pattern of memory names and their options."""
+
+import dataclasses
+from typing import Any
+
+from transformers.configuration_utils import PretrainedConfig
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.memories import MEMORIES
+
+
+class HopeConfig(PretrainedConfig):
+    """Everything that makes a model, in Hugging Face's form (``config.json``).
+
+    The blocks are ``pattern`` repeated ``num_hidden_layers`` times; ``memories`` gives, for each
+    name in the pattern, the options of that memory (the fields of its ``Config``).
+    """
+
+    model_type = "hope"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    attribute_map = {"num_attention_heads": "num_heads"}  # noqa: RUF012
+
+    vocab_size: int = 4096  # tokens in the vocabulary
+    hidden_size: int = 256  # width of the residual stream
+    num_hidden_layers: int = 4  # repeats of the pattern
+    num_heads: int = 4  # heads of every memory that has heads
+    pattern: list[str] | tuple[str, ...] = ("attention", "mlp")  # memories of one repeat, in order
+    memories: dict[str, Any] | None = None  # options of each memory of the pattern, by name
+    norm_eps: float = 1e-6  # added to the mean square in every RMSNorm of the backbone
+    initializer_range: float = 0.02  # standard deviation of the embedding and the head
+    tie_word_embeddings: bool = False  # True: the head is the embedding
+    use_cache: bool = True  # return the memory's state when not training
+    bos_token_id: int | None = None  # begins a document
+    eos_token_id: int | list[int] | None = None  # ends a document
+    pad_token_id: int | None = None  # fills a row; masked
+
+    def __post_init__(self, **kwargs):
+        self.pattern = list(self.pattern)
+        self.memories = {name: dict(options) for name, options in (self.memories or {}).items()}
+        super().__post_init__(**kwargs)
+        if not self.pattern:
+            raise UserError("pattern must name at least one memory")
+        for name in self.memories:
+            if name not in self.pattern:
+                hint = did_you_mean(name, self.pattern)
+                raise UserError(f"options for {name!r}, which is not in the pattern: {hint}")
+        self.memory_configs()
+
+    def memory_configs(self) -> dict[str, Any]:
+        """The checked Config of each memory in the pattern; a mistake raises UserError."""
+        assert self.memories is not None
+        return {name: memory_config(name, self.memories.get(name, {})) for name in self.pattern}
+
+
+def memory_fields(name: str) -> list[str]:
+    """Names of the options of a memory."""
+    return [field.name for field in dataclasses.fields(MEMORIES.load(name).Config)]
+
+
+def memory_config(name: str, options: dict[str, Any]) -> Any:
+    """Build a memory's Config from options; an unknown one raises UserError with the nearest."""
+    known = memory_fields(name)
+    for option in options:
+        if option not in known:
+            raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, known)}")
+    return MEMORIES.load(name).Config(**options)

@@ -1,0 +1,62 @@
+"""From a preset and overrides to a model with weights."""
+
+from typing import Any
+
+import torch
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.models.config import HopeConfig, memory_fields
+from nestling.models.hf import HopeForCausalLM
+from nestling.models.presets import preset
+
+CONFIG_FIELDS = [name for name in HopeConfig.__annotations__ if name not in ("model_type",)]
+
+
+def configure(name: str, *, vocab_size: int = 4096, **overrides: Any) -> HopeConfig:
+    """The configuration of a preset with overrides; see ``create``."""
+    values = preset(name)
+    values["vocab_size"] = vocab_size
+    fields = {key: value for key, value in overrides.items() if key in CONFIG_FIELDS}
+    values.update(fields)
+    pattern = list(values["pattern"])
+    # a new pattern leaves behind the options of the memories it has no more
+    if "pattern" in fields and "memories" not in fields:
+        values["memories"] = {k: v for k, v in values["memories"].items() if k in pattern}
+    for key, value in overrides.items():
+        if key not in fields:
+            for memory, option in owners(key, pattern):
+                values["memories"].setdefault(memory, {})[option] = value
+    return HopeConfig(**values)
+
+
+def owners(key: str, pattern: list[str]) -> list[tuple[str, str]]:
+    """The memories of the pattern, with the option's name, that an override speaks to."""
+    options = {name: memory_fields(name) for name in dict.fromkeys(pattern)}
+    dotted = {f"{name}.{field}": (name, field) for name in options for field in options[name]}
+    if key in dotted:
+        return [dotted[key]]
+    found = [(name, key) for name, fields in options.items() if key in fields]
+    if not found:
+        plain = {field for fields in options.values() for field in fields}
+        known = [*CONFIG_FIELDS, *(dotted if "." in key else plain)]
+        raise UserError(f"unknown option {key!r}: {did_you_mean(key, known)}")
+    return found
+
+
+def create(
+    name: str, *, vocab_size: int = 4096, seed: int = 0, **overrides: Any
+) -> HopeForCausalLM:
+    """Build a preset with fresh weights drawn from ``seed``; float32, on the CPU.
+
+    An override is a field of HopeConfig (``num_hidden_layers=2``), an option of a memory of the
+    pattern (``writes=False``, set on every memory that has it) or, with the memory's name before
+    a dot, of that one only (``**{"self_titans.period": 64}``). An unknown one raises UserError.
+    torch's global random state is neither read nor changed.
+    """
+    config = configure(name, vocab_size=vocab_size, **overrides)
+    with torch.device("meta"):
+        model = HopeForCausalLM(config)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    model.initialize_weights(torch.Generator().manual_seed(seed))
+    return model.eval()
