@@ -1,0 +1,82 @@
+"""The settings of one training run."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nestling.core.error import UserError, did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything about a run that is not the model and not the text."""
+
+    steps: int = 1000  # optimizer steps of the whole run
+    batch_size: int = 8  # streams read side by side
+    sequence_length: int = 256  # tokens of each stream between two cuts of back-propagation
+    accumulation: int = 1  # batches to one optimizer step
+    learning_rate: float = 3e-3  # highest rate, of the update direction
+    final_rate: float = 0.1  # last rate, fraction of the highest
+    warmup: float = 0.05  # fraction of the steps with a rising rate
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # wsd: warm-up, stable, decay
+    decay: float = 0.2  # wsd: fraction of the steps with a falling rate
+    weight_decay: float = 0.1  # of the matrices, fraction of the rate
+    beta1: float = 0.9  # AdamW, mean of gradients, fraction kept each step
+    beta2: float = 0.95  # AdamW, mean of squares, fraction kept each step
+    max_norm: float | None = 1.0  # clip the gradient of each level to this norm; None: never
+    precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products (autocast)
+    carry: bool = True  # a long document's memory goes on from batch to batch
+    seed: int = 0  # of the loader's order and of torch
+    evaluate_every: int = 0  # steps between held-out figures in the log; 0: at the end only
+    evaluate_tokens: int = 65536  # held-out tokens read for each figure, at most
+    save_every: int = 100  # steps between checkpoints; 0: at the end only
+    keep: int = 2  # checkpoints kept, newest first
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "sequence_length", "accumulation", "keep"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1")
+        for name in ("final_rate", "warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give a fraction from 0 to 1")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate is {self.learning_rate}; give more than 0")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one stream that one optimizer step sees: what level periods are counted in."""
+        return self.sequence_length * self.accumulation
+
+
+def field_names() -> list[str]:
+    """The names of the settings."""
+    return [field.name for field in dataclasses.fields(TrainConfig)]
+
+
+def train_config(settings: Mapping[str, Any]) -> TrainConfig:
+    """Build a TrainConfig from names and values; an unknown name or wrong kind is a UserError."""
+    kinds = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
+    for name, value in settings.items():
+        if name not in kinds:
+            raise UserError(f"unknown setting {name!r}: {did_you_mean(name, kinds)}")
+        _check_kind(name, value, kinds[name])
+    return TrainConfig(**{n: _whole(v, kinds[n]) for n, v in settings.items()})
+
+
+def _whole(value: Any, kind: Any) -> Any:
+    return float(value) if kind in (float, float | None) and isinstance(value, int) else value
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    choices = getattr(kind, "__args__", None)
+    if choices and isinstance(choices[0], str):
+        if value not in choices:
+            raise UserError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+        return
+    wanted = float if kind == float | None else kind
+    if value is None and kind == float | None:
+        return
+    allowed = (int, float) if wanted is float else (wanted,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
+        raise UserError(f"{name} is {value!r}; give a value of kind {wanted.__name__}")

@@ -1,0 +1,149 @@
+"""Perplexity on text a model has not been trained on, in total and along the documents."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.data import IGNORED, Batch, Documents, evaluation_batches, positions
+from nestling.train.step import precision, read_batch, token_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """The figures of the positions ``start`` to ``end`` (not included) of every document."""
+
+    start: int  # tokens since the document began
+    end: int  # tokens
+    loss: float  # nats for each token; nan where no token fell in
+    tokens: int  # positions with a label that fell in
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss; nan where no token fell in."""
+        return perplexity(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Held-out figures: the mean over all positions with a label, and by position."""
+
+    loss: float  # nats for each token
+    perplexity: float
+    tokens: int  # positions with a label
+    by_position: tuple[Bucket, ...]  # near the start of a document first
+
+
+def perplexity(loss: float | int) -> float:
+    """e to the loss in nats, infinite where that is too large for a float.
+
+    >>> perplexity(0.0), perplexity(1e6)
+    (1.0, inf)
+    """
+    return math.exp(loss) if not loss > 709 else math.inf
+
+
+def edges(limit: int, first: int = 16, ratio: float | int = 2.0) -> list[int]:
+    """Borders of buckets that widen with the position, up to at least ``limit`` tokens.
+
+    >>> edges(100)
+    [0, 16, 32, 64, 128]
+    """
+    borders = [0, first]
+    while borders[-1] < limit:
+        borders.append(max(borders[-1] + 1, round(borders[-1] * ratio)))
+    return borders
+
+
+def held_out_batches(
+    documents: Documents,
+    *,
+    batch_size: int,
+    sequence_length: int,
+    align: int = 1,
+    max_tokens: int | None = None,
+) -> Iterator[Batch]:
+    """Batches over a fixed random choice of whole documents with ``max_tokens`` targets or more.
+
+    The choice depends on the documents and ``max_tokens`` alone, so models are measured on the
+    same text; None takes all of them.
+    """
+    order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0)).tolist()
+    lengths, chosen, total = documents.lengths(), [], 0
+    for index in order:
+        if max_tokens is not None and total >= max_tokens:
+            break
+        chosen.append(index)
+        total += lengths[index]
+    return evaluation_batches(
+        select(documents, chosen),
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        align=align,
+    )
+
+
+def select(documents: Documents, indices: Sequence[int]) -> Documents:
+    """Some documents, in the given order."""
+    bounds = documents.bounds.tolist()
+    pieces = [documents.ids[bounds[i] : bounds[i + 1]] for i in indices]
+    lengths = torch.tensor([0, *(len(piece) for piece in pieces)])
+    return Documents(
+        ids=torch.cat(pieces) if pieces else documents.ids[:0],
+        bounds=lengths.cumsum(0),
+        pad_id=documents.pad_id,
+    )
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    limit: int = 4096,
+    carry: bool = True,
+    dtype: str = "float32",
+) -> Evaluation:
+    """Read ``batches`` and take the mean loss; the memory goes on along a row where ``carry``.
+
+    ``batches`` are data batches (labels shifted already) of one size. ``limit`` (tokens) is where
+    the last bucket of the figures by position begins to hold all that lies beyond. Without
+    ``carry`` every batch is read from a fresh memory, positions still counting from the start of
+    the document.
+    """
+    borders = torch.tensor(edges(limit))
+    sums = torch.zeros(len(borders) - 1, dtype=torch.float64)
+    counts = torch.zeros(len(borders) - 1, dtype=torch.long)
+    cache, before = None, None
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for batch in batches:
+            with precision(device, dtype):
+                logits, cache = read_batch(model, batch, cache if carry else None)
+            losses = token_losses(logits, batch.labels).double().cpu()
+            where, before = positions(batch, before)
+            scored = batch.labels != IGNORED
+            bucket = torch.bucketize(where[scored], borders[1:-1], right=True)
+            sums.index_add_(0, bucket, losses[scored])
+            counts.index_add_(0, bucket, torch.ones_like(bucket))
+    model.train(was_training)
+    return _evaluation(borders.tolist(), sums, counts)
+
+
+def _evaluation(borders: list[int], sums: Tensor, counts: Tensor) -> Evaluation:
+    total = int(counts.sum())
+    loss = float(sums.sum()) / total if total else math.nan
+    means = (sums / counts).tolist()
+    return Evaluation(
+        loss=loss,
+        perplexity=perplexity(loss),
+        tokens=total,
+        by_position=tuple(
+            Bucket(start=borders[i], end=borders[i + 1], loss=means[i], tokens=int(counts[i]))
+            for i in range(len(means))
+        ),
+    )

@@ -1,0 +1,58 @@
+"""Which parameters go to which optimizer group and level."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from nestling.core.error import UserError
+
+# Parts of a name that mark a starting point or a rate rather than a map: weight decay would pull
+# the memories' initial states and gates to a value that means something else than "no effect".
+UNDECAYED = ("initial", "gate_bias", "log_decay", "half_life")
+
+
+def decays(model: nn.Module) -> dict[str, bool]:
+    """Whether weight decay applies, for each parameter: to matrices of linear maps only.
+
+    Norms, biases, gates, embeddings, convolutions, scalars and initial states have none.
+    """
+    matrices = {
+        f"{name}.weight" if name else "weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {
+        name: name in matrices
+        and id(parameter) not in tied
+        and not any(part in name for part in UNDECAYED)
+        for name, parameter in model.named_parameters()
+    }
+
+
+def parameter_groups(
+    model: nn.Module, *, weight_decay: float, periods: Mapping[str, int] | None = None
+) -> list[dict[str, Any]]:
+    """Optimizer groups: one for each period and kind, with ``name``, ``period``, ``weight_decay``.
+
+    ``periods`` gives tokens between two writes by parameter name; a name without one is written at
+    every step. Frozen parameters are left out.
+    """
+    periods = periods or {}
+    if unknown := set(periods) - {name for name, _ in model.named_parameters()}:
+        raise UserError(f"periods name no parameter of the model: {', '.join(sorted(unknown)[:3])}")
+    decay = decays(model)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((periods.get(name, 0), decay[name]), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "name": f"period {period}" if period else "weights",
+            "period": period,
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (period, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]

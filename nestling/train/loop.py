@@ -1,0 +1,163 @@
+"""One training run: resumable to the bit, stoppable at any step."""
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nestling.train.config import TrainConfig
+from nestling.train.evaluate import Evaluation, evaluate
+from nestling.train.log import Live, Log
+from nestling.train.run import NotFinite, Run
+
+CHECKPOINTS = "checkpoints"
+LOG = "log.jsonl"
+
+
+def train(
+    model: nn.Module,
+    loader: Any,
+    config: TrainConfig,
+    *,
+    directory: Path | None = None,
+    held_out: Callable[[], Iterable[Any]] | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    after_step: Callable[[Run], bool | None] | None = None,
+) -> dict[str, Any]:
+    """Train ``model`` in place for ``config.steps`` optimizer steps and return the metrics.
+
+    Batches come from ``loader`` (an endless iterable with ``state_dict``); ``held_out`` gives fresh
+    evaluation batches. With ``directory`` checkpoints and ``log.jsonl`` are written there, and
+    ``resume`` goes on from the newest of them, to the same bits on a CPU as a run that never
+    stopped. Ctrl-C finishes the step, saves and returns with ``interrupted`` True; so does
+    ``after_step`` by returning True. A loss or gradient that is not finite raises NotFinite after
+    the last good state has been saved. Other errors: UserError where a file cannot be written.
+    """
+    torch.manual_seed(config.seed)
+    run = Run(model, loader, config)
+    folder = None if directory is None else directory / CHECKPOINTS
+    if resume and folder is not None:
+        run.restore(folder)
+    log = Log(None if directory is None else directory / LOG, after=run.totals.step)
+    figures: Evaluation | None = None
+    saved = run.totals.step
+    with ctrl_c() as stopped, Live(config.steps, done=run.totals.step, quiet=quiet) as live:
+        while run.totals.step < config.steps and not stopped.is_set():
+            _guarded_step(run, folder)
+            step = run.totals.step
+            live.show(step, run.totals.loss, speed(run), run.optimizer.fired)
+            if held_out and _due(step, config.evaluate_every, config.steps):
+                figures = _evaluate(run, held_out)
+            else:
+                figures = None
+            log.write(**_line(run, figures))
+            if after_step is not None and after_step(run):
+                stopped.set()
+            if folder and _due(step, config.save_every, config.steps):
+                run.save(folder)
+                saved = step
+        interrupted = run.totals.step < config.steps
+        if folder and saved != run.totals.step:
+            run.save(folder)
+    if held_out and figures is None and not interrupted:
+        figures = _evaluate(run, held_out)
+    return _metrics(run, figures, interrupted)
+
+
+@contextlib.contextmanager
+def ctrl_c() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts at once.
+
+    Outside the main thread, where Python takes no signals, nothing sets it.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+        print("stopping after this step; Ctrl-C again stops at once, unsaved", file=sys.stderr)
+
+    previous = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    return step == steps or (every > 0 and step % every == 0)
+
+
+def _guarded_step(run: Run, folder: Path | None) -> None:
+    """One step; where it is not finite, save the state before it and say how to go on."""
+    begin = time.monotonic()
+    try:
+        run.step()
+    except NotFinite as error:
+        lower = f"learning_rate={run.config.learning_rate / 3:.1g}"
+        if folder is None:
+            raise NotFinite(f"{error}; start again with a lower rate, {lower}") from error
+        path = run.save(folder, undo=True)
+        raise NotFinite(
+            f"{error}; the state before it is saved in {path}: go on with a lower rate, "
+            f"--resume --set {lower}"
+        ) from error
+    run.totals.seconds += time.monotonic() - begin
+
+
+def _evaluate(run: Run, held_out: Callable[[], Iterable[Any]]) -> Evaluation:
+    config = run.config
+    return evaluate(
+        run.model,
+        held_out(),
+        carry=config.carry,
+        dtype=config.precision,
+    )
+
+
+def speed(run: Run) -> float:
+    """Labelled tokens trained on in a second, evaluation and saving left out."""
+    return run.totals.tokens / run.totals.seconds if run.totals.seconds else 0.0
+
+
+def _line(run: Run, figures: Evaluation | None) -> dict[str, Any]:
+    totals = dataclasses.asdict(run.totals)
+    del totals["first_loss"]
+    line = totals | {"learning_rate": run.rate, "fired": list(run.optimizer.fired)}
+    if figures is not None:
+        line |= {"val_loss": figures.loss, "val_perplexity": figures.perplexity}
+    return line
+
+
+def _metrics(run: Run, figures: Evaluation | None, interrupted: bool) -> dict[str, Any]:
+    totals = run.totals
+    metrics: dict[str, Any] = {
+        "steps": totals.step,
+        "tokens": totals.tokens,
+        "first_loss": totals.first_loss,
+        "last_loss": totals.loss,
+        "tokens_per_second": speed(run),
+        "num_parameters": sum(p.numel() for p in run.model.parameters()),
+        "interrupted": interrupted,
+    }
+    if figures is not None:
+        metrics |= {
+            "val_loss": figures.loss,
+            "val_perplexity": figures.perplexity,
+            "val_tokens": figures.tokens,
+            "val_by_position": [dataclasses.asdict(bucket) for bucket in figures.by_position],
+        }
+    return metrics

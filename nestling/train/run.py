@@ -1,0 +1,193 @@
+"""The state of a run: everything that the next step depends on, and how it is saved."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nestling.core.error import UserError
+from nestling.optim import Leveled
+from nestling.train.checkpoint import (
+    checkpoint_path,
+    checkpoints,
+    keep_newest,
+    load_model_tensors,
+    model_tensors,
+    random_state,
+    read_checkpoint,
+    set_random_state,
+    write_checkpoint,
+)
+from nestling.train.config import TrainConfig
+from nestling.train.groups import parameter_groups
+from nestling.train.schedule import rate
+from nestling.train.step import precision, read_batch, targets, token_losses
+
+# Settings that a resumed run may change: they decide when to stop and what to tell, or how fast to
+# go on after a loss that was no number.
+FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
+FREE |= {"keep", "schedule", "warmup", "decay", "final_rate"}
+# What transformers adds to a config that says nothing about the architecture.
+VOLATILE = {"transformers_version", "_name_or_path", "dtype", "architectures", "use_cache"}
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is no number: the run stopped before its weights took it up."""
+
+
+def optimizer_of(model: nn.Module, config: TrainConfig) -> Leveled:
+    """AdamW behind the clock of levels, with the groups and periods of the model."""
+    periods = model.parameter_periods()  # ty: ignore[call-non-callable]
+    groups = parameter_groups(model, weight_decay=config.weight_decay, periods=periods)
+    betas = (config.beta1, config.beta2)
+    inner = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+    return Leveled(inner, tokens_per_step=config.tokens_per_step, max_norm=config.max_norm)
+
+
+@dataclasses.dataclass
+class Totals:
+    """Sums over a run so far."""
+
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # labelled tokens trained on
+    seconds: float = 0.0  # spent in steps
+    first_loss: float = math.nan  # nats for each token, before any update
+    loss: float = math.nan  # nats for each token, of the last step
+    grad_norm: float = math.nan  # of the last step, before clipping
+
+
+class Run:
+    """A model, its optimizer, its place in the text and what its rows remember."""
+
+    def __init__(self, model: nn.Module, loader: Any, config: TrainConfig):
+        self.model = model
+        self.loader = loader
+        self.config = config
+        self.optimizer = optimizer_of(model, config)
+        self.totals = Totals()
+        self.memory: Any = None
+        self.rate = config.learning_rate  # of the last step
+        self._batches = iter(loader)
+        self._place = self._take_place()
+
+    def _take_place(self) -> dict[str, Any]:
+        """What a step changes besides weights: kept, so that a bad step can be taken back."""
+        return {
+            "loader": self.loader.state_dict(),
+            "random": random_state(),
+            "memory": self.memory,
+        }
+
+    def step(self) -> None:
+        """Do one optimizer step; raises NotFinite before any weight has changed."""
+        config = self.config
+        self._place = self._take_place()
+        batches = [next(self._batches) for _ in range(config.accumulation)]
+        count = sum(targets(batch) for batch in batches)
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = sum(self._backward(batch, count) for batch in batches)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                self.optimizer.zero_grad()
+                raise NotFinite(f"{name} is {value} at step {self.totals.step + 1}")
+        self.rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        self.optimizer.step()
+        totals = self.totals
+        totals.first_loss = loss if totals.step == 0 else totals.first_loss
+        totals.loss, totals.grad_norm = loss, norm
+        totals.step += 1
+        totals.tokens += count
+
+    def _backward(self, batch: Any, count: int) -> float:
+        """Add the gradients of one batch; its part of the step's mean loss."""
+        device = next(self.model.parameters()).device
+        with precision(device, self.config.precision):
+            logits, memory = read_batch(self.model, batch, self.memory)
+        part = token_losses(logits, batch.labels).sum() / max(1, count)
+        if part.requires_grad and torch.isfinite(part):
+            part.backward()
+        self.memory = memory.detach() if self.config.carry else None
+        return float(part.detach())
+
+    def learning_rate(self) -> float:
+        """The rate of the coming step."""
+        config = self.config
+        return config.learning_rate * rate(
+            self.totals.step,
+            steps=config.steps,
+            warmup=config.warmup,
+            shape=config.schedule,
+            decay=config.decay,
+            final=config.final_rate,
+        )
+
+    def save(self, folder: Path, *, undo: bool = False) -> Path:
+        """Write a checkpoint; with ``undo`` as things stood before the step that just failed."""
+        place = self._place if undo else self._take_place()
+        memory = place.pop("memory")
+        parts = {
+            "model": model_tensors(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "memory": None if memory is None else memory.state_dict(),
+            "run": {
+                "totals": dataclasses.asdict(self.totals),
+                "config": dataclasses.asdict(self.config),
+                "architecture": architecture(self.model),
+                **place,
+            },
+        }
+        path = write_checkpoint(checkpoint_path(folder, self.totals.step), parts)
+        keep_newest(folder, self.config.keep)
+        return path
+
+    def restore(self, folder: Path) -> bool:
+        """Go on from the newest checkpoint in ``folder``; False where there is none."""
+        found = checkpoints(folder)
+        if not found:
+            return False
+        path = found[-1]
+        parts = read_checkpoint(path)
+        run = parts["run"]
+        self._check_settings(run, path)
+        load_model_tensors(self.model, parts["model"], path)
+        self.optimizer.load_state_dict(parts["optimizer"])
+        self.totals = Totals(**run["totals"])
+        self.loader.load_state_dict(run["loader"])
+        self._batches = iter(self.loader)
+        saved = parts["memory"]
+        self.memory = None if saved is None else self.model.load_memory(saved)  # ty: ignore
+        set_random_state(run["random"])
+        return True
+
+    def _check_settings(self, run: dict[str, Any], path: Path) -> None:
+        own = architecture(self.model)
+        for name in sorted(set(own) | set(run["architecture"])):
+            was, now = run["architecture"].get(name), own.get(name)
+            if was != now:
+                raise UserError(
+                    f"checkpoint {path} is of another architecture ({name} was {was}, here "
+                    f"{now}); choose the preset and options it was trained with"
+                )
+        for name, now in dataclasses.asdict(self.config).items():
+            was = run["config"].get(name)
+            if name not in FREE and was != now:
+                raise UserError(
+                    f"{name} was {was} when {path} was saved, here it is {now}; "
+                    f"resume with the old value, or start a new run in another folder"
+                )
+
+
+def architecture(model: nn.Module) -> dict[str, Any]:
+    """The configuration of a model as plain JSON values."""
+    config = model.config.to_dict()  # ty: ignore[call-non-callable, unresolved-attribute]
+    plain = json.loads(json.dumps(config, default=str))
+    return {name: value for name, value in plain.items() if name not in VOLATILE}
