@@ -82,7 +82,7 @@ def momentum_gated_delta_rule(
             **cast,
             state=state,
             initial=initial,
-            read=read,
+            read_at=read,
             reset=reset,
             mask=mask,
             chunk_size=size,

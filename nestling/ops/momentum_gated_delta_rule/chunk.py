@@ -32,7 +32,7 @@ class Span(NamedTuple):
 
 
 class Coefficients(NamedTuple):
-    """All gate products of a chunk."""
+    """All gate products of a chunk, or of several chunks at once."""
 
     after: Span
     before: Span
@@ -141,6 +141,76 @@ def erased_inverse(
     )
 
 
+def erase(
+    p: Float[Tensor, "*N C K"],
+    k: Float[Tensor, "*N C K"],
+    w: Float[Tensor, "*M C V"],
+    beta: Float[Tensor, "*N C"],
+    before: Span,
+    inverse: Float[Tensor, "*N C C"],
+    state: DeltaState,
+    initial: Tensor | None = None,
+    base: Tensor | None = None,
+) -> Float[Tensor, "*M C V"]:
+    """What the eraser takes away at each token of one chunk, beta_t W_{t-1} p_t.
+
+    ``base`` [*, V, K] is a weight that neither decays nor is written but that the eraser sees:
+    with it the state is the deviation from it. Leading dimensions broadcast.
+    """
+    seen = before.start[..., None] * (p @ state.weight.mT)
+    if before.momentum is not None:
+        seen = seen + before.momentum[..., None] * (p @ state.momentum.mT)
+    if before.initial is not None and initial is not None:
+        seen = seen + before.initial[..., None] * (p @ initial.mT)
+    if base is not None:
+        seen = seen + p @ base.mT
+    seen = seen + (before.writes * (p @ k.mT)) @ w
+    return beta[..., None] * (inverse @ seen)
+
+
+def read(
+    q: Float[Tensor, "*M C K"],
+    k: Float[Tensor, "*N C K"],
+    w: Float[Tensor, "*M C V"],
+    erased: Float[Tensor, "*M C V"],
+    span: Span,
+    state: DeltaState,
+    initial: Tensor | None = None,
+) -> Float[Tensor, "*M C V"]:
+    """Read at every token of one chunk, at the moment of ``span``: after or before its write."""
+    scores = q @ k.mT
+    y = span.start[..., None] * (q @ state.weight.mT)
+    if span.momentum is not None:
+        y = y + span.momentum[..., None] * (q @ state.momentum.mT)
+    if span.initial is not None and initial is not None:
+        y = y + span.initial[..., None] * (q @ initial.mT)
+    return y + (span.writes * scores) @ w - (span.erased * scores) @ erased
+
+
+def close(
+    k: Float[Tensor, "*N C K"],
+    w: Float[Tensor, "*M C V"],
+    erased: Float[Tensor, "*M C V"],
+    gates: Coefficients,
+    state: DeltaState,
+    initial: Tensor | None = None,
+) -> DeltaState:
+    """The state after the last token of one chunk."""
+    after = gates.after
+    delta = after.writes[..., -1, :, None] * w - after.erased[..., -1, :, None] * erased
+    weight = after.start[..., -1, None, None] * state.weight + delta.mT @ k
+    if after.momentum is not None:
+        weight = weight + after.momentum[..., -1, None, None] * state.momentum
+    if after.initial is not None and initial is not None:
+        weight = weight + after.initial[..., -1, None, None] * initial
+    momentum = state.momentum
+    if gates.momentum_start is not None:
+        momentum = gates.momentum_start[..., None, None] * momentum
+    if gates.momentum_writes is not None:
+        momentum = momentum + (gates.momentum_writes[..., None] * w).mT @ k
+    return DeltaState(weight, momentum)
+
+
 def chunk(
     q: Float[Tensor, "B T H K"],
     k: Float[Tensor, "B T H K"],
@@ -152,99 +222,68 @@ def chunk(
     erase_key: Float[Tensor, "B T H K"] | None,
     state: DeltaState,
     initial: Float[Tensor, "*B H V K"] | None,
-    read: str,
+    read_at: str,
     reset: Bool[Tensor, "B T"] | None,
     mask: Bool[Tensor, "B T"] | None,
     chunk_size: int,
 ) -> tuple[Float[Tensor, "B T H V"], DeltaState]:
     """The whole sequence, ``chunk_size`` tokens at a time; the size never changes the result.
 
-    Everything that does not depend on the state is computed for all chunks at once; the loop over
-    chunks holds four matrix products.
+    Gate products and the triangular systems of all chunks are solved at once; the loop over
+    chunks holds matrix products only.
 
-    Source: SPEC of the kernel in docs/equations.md (exact form of arXiv 2512.24695, Eq 90-93 with
-    momentum). Deviates: nothing. Cost: time O(T (C (K + V) + K V)), memory O(T C + T K V / C).
+    Source: arXiv 2512.24695, Eq 90-93, made exact and with momentum (docs/equations.md).
+    Deviates: nothing. Cost: time O(T (C^2 + C (K + V) + K V)), memory O(T C + T K V / C).
     """
-    length, heads = q.shape[1:3]
+    length = q.shape[1]
     full = -(-length // chunk_size) * chunk_size
     if full != length:
         filled = torch.arange(full, device=q.device) < length
         mask = filled.expand(len(q), full) if mask is None else _pad(mask, full) & filled
-    p = k if erase_key is None else erase_key
 
-    def split(x: Tensor) -> Tensor:  # [B, T, H, *] -> [B, H, N, C, *]
-        x = _pad(x, full).unflatten(1, (-1, chunk_size))
-        return x.movedim(3, 1)
-
-    def split_flag(x: Tensor | None) -> Tensor | None:
+    def split(x: Tensor | None) -> Tensor | None:  # [B, T, H, *] -> [N, B, H, C, *]
         if x is None:
             return None
-        x = _pad(x, full).unflatten(1, (-1, chunk_size))[:, None]
-        return x.expand(-1, heads, -1, -1)
+        x = _pad(x, full).unflatten(1, (-1, chunk_size))
+        return x.movedim(1, 0).movedim(3, 2)
 
-    q, k, p, w, alpha, beta = (split(x) for x in (q, k, p, w, alpha, beta))
-    mu = None if mu is None else split(mu)
+    def split_flag(x: Tensor | None) -> Tensor | None:
+        return None if x is None else split(x[:, :, None].expand(-1, -1, heads))
+
+    heads = q.shape[2]
+    q, k, p, w = split(q), split(k), split(erase_key), split(w)
+    alpha, beta, mu = split(alpha), split(beta), split(mu)
+    p = k if p is None else p
     valid = split_flag(mask)
     gates = coefficients(alpha, mu, split_flag(reset), valid)
     if valid is not None:
         beta = torch.where(valid, beta, beta.new_zeros(()))
         w = torch.where(valid[..., None], w, w.new_zeros(()))
-    y, state = _scan(q, k, p, w, beta, gates, state, initial, read)
-    return y.movedim(1, 3).flatten(1, 2)[:, :length], state
-
-
-def _scan(
-    q: Float[Tensor, "B H N C K"],
-    k: Float[Tensor, "B H N C K"],
-    p: Float[Tensor, "B H N C K"],
-    w: Float[Tensor, "B H N C V"],
-    beta: Float[Tensor, "B H N C"],
-    gates: Coefficients,
-    state: DeltaState,
-    initial: Float[Tensor, "*B H V K"] | None,
-    read: str,
-) -> tuple[Float[Tensor, "B H N C V"], DeltaState]:
-    after, before = gates.after, gates.before
-    seen = after if read == "post" else before
-    gram, cross = p @ k.mT, q @ k.mT
-    inverse = erased_inverse(before, gram, beta)
-    # E = e_start W_0^T + e_momentum S_0^T + e_writes, each through the inverse
-    e_start = inverse @ (before.start[..., None] * p)
-    e_writes = inverse @ ((before.writes * gram) @ w)
-    y_start = seen.start[..., None] * q
-    y_erased = seen.erased * cross * beta[..., None, :]
-    y_writes = (seen.writes * cross) @ w
-    close = after.writes[..., -1, :, None] * w
-    close_erased = after.erased[..., -1, :] * beta
-    if after.initial is not None and initial is not None:
-        base = initial.unsqueeze(-3)
-        e_writes = e_writes + inverse @ (before.initial[..., None] * (p @ base.mT))
-        y_writes = y_writes + seen.initial[..., None] * (q @ base.mT)
-    if after.momentum is not None:
-        e_momentum = inverse @ (before.momentum[..., None] * p)
-        y_momentum = seen.momentum[..., None] * q
-        close_momentum = gates.momentum_writes[..., None] * w
-    weight, momentum = state
+    inverse = erased_inverse(gates.before, p @ k.mT, beta)
     outputs = []
-    for n in range(q.shape[2]):
-        e = e_start[:, :, n] @ weight.mT + e_writes[:, :, n]
-        y = y_start[:, :, n] @ weight.mT + y_writes[:, :, n]
-        if after.momentum is not None:
-            e = e + e_momentum[:, :, n] @ momentum.mT
-            y = y + y_momentum[:, :, n] @ momentum.mT
-        outputs.append(y - y_erased[:, :, n] @ e)
-        delta = close[:, :, n] - close_erased[:, :, n, :, None] * e
-        new = after.start[:, :, n, -1, None, None] * weight + delta.mT @ k[:, :, n]
-        if after.initial is not None and initial is not None:
-            new = new + after.initial[:, :, n, -1, None, None] * initial
-        if after.momentum is not None:
-            new = new + after.momentum[:, :, n, -1, None, None] * momentum
-        if gates.momentum_start is not None:
-            momentum = gates.momentum_start[:, :, n, None, None] * momentum
-        if gates.momentum_writes is not None:
-            momentum = momentum + close_momentum[:, :, n].mT @ k[:, :, n]
-        weight = new
-    return torch.stack(outputs, dim=2), DeltaState(weight, momentum)
+    for n in range(len(q)):
+        here = take(gates, n)
+        span = here.after if read_at == "post" else here.before
+        gone = erase(p[n], k[n], w[n], beta[n], here.before, inverse[n], state, initial)
+        outputs.append(read(q[n], k[n], w[n], gone, span, state, initial))
+        state = close(k[n], w[n], gone, here, state, initial)
+    y = torch.stack(outputs)  # [N, B, H, C, V]
+    return y.movedim(0, 1).transpose(2, 3).flatten(1, 2)[:, :length], state
+
+
+def take(gates: Coefficients, n: int) -> Coefficients:
+    """The coefficients of one of several chunks."""
+
+    def pick(span: Span) -> Span:
+        return Span(*(None if x is None else x[n] for x in span))
+
+    start, writes = gates.momentum_start, gates.momentum_writes
+    return Coefficients(
+        pick(gates.after),
+        pick(gates.before),
+        None if start is None else start[n],
+        None if writes is None else writes[n],
+    )
 
 
 def _pad(x: Tensor, length: int) -> Tensor:

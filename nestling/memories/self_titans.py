@@ -1,0 +1,517 @@
+"""Self-modifying Titans: a memory that produces its own keys, values and rates, and writes all."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.core.network import gelu_and_slope
+from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.ops.momentum_gated_delta_rule import DeltaState
+from nestling.ops.momentum_gated_delta_rule.chunk import (
+    Coefficients,
+    close,
+    coefficients,
+    erase,
+    erased_inverse,
+    read,
+)
+
+CHOICES = {
+    "network": ("mlp", "matrix"),
+    "objective": ("l2", "dot"),
+    "rule": ("dgd", "gd"),
+    "read": ("post", "pre", "anchor"),
+    "decay_to": ("init", "zero"),
+}
+
+
+class Layers(NamedTuple):
+    """One tensor for each layer of the memories' network; ``second`` is None for a matrix.
+
+    M memories side by side: ``first`` [B, H, M, d_h, d], ``second`` [B, H, M, d, d_h].
+    """
+
+    first: Float[Tensor, "*B H M E D"]
+    second: Float[Tensor, "*B H M D E"] | None
+
+
+class SelfTitansState(NamedTuple):
+    """All that a row carries from one call to the next.
+
+    Weights are deviations from the learned initial state (with ``decay_to="zero"``: the weights
+    themselves). ``anchor`` opened the running period, ``weight`` and ``momentum`` are where the
+    recurrence stands inside it, ``count`` is the tokens of the row's document so far.
+    """
+
+    tail: Float[Tensor, "B W C"]
+    anchor: Layers
+    weight: Layers
+    momentum: Layers
+    count: Int[Tensor, " B"]
+
+
+class SelfTitans(Memory):
+    """A memory of memories: k, v, eta, alpha (and q) come from memories that are written too.
+
+    For every token, memory by memory (k, eta, alpha, v, optionally q, and the output ``memory``),
+    each a residual network M(x) = x + W_1 gelu(W_2 x) of its own for every row and head:
+
+        k = M_k(x_k)  v = M_v(x_v)  eta, alpha = sigmoid of a read-out of M_eta(x_k), M_alpha(x_k)
+        v_hat = M(v), the target that each memory makes for itself
+        g = gradient of |M(k) - v_hat|^2 / 2 for the output of each layer, u = the layer's input
+        S <- mu S - (1 - mu) beta g u^T
+        W <- W_0 + alpha (W - W_0) - beta (W u) u^T + S       (W_0 the learned initial state)
+        y = M_memory(q)
+
+    k, v, q, v_hat and the inputs x are of unit length; beta |u|^2 = eta <= 1 + alpha, in the
+    second layer by beta = eta / (epsilon + |u|^2). All reads but the last are made at the state
+    that opened the period; inside it the recurrence is exact (ops/momentum_gated_delta_rule).
+
+    Bounded: |v_hat| = |k| = 1 and the output gradient is clipped, so each write is bounded; the
+    transition alpha I - beta u u^T has norm at most 1 along u and alpha elsewhere, so a state
+    stays below its largest write over 1 - alpha whatever is read.
+
+    Source: arXiv 2512.24695, Eq 83-93 (rule and form), section 8 (convolution, normalisation).
+    Deviates: own projection and convolution for q, k, v before the memories; decay towards the
+    learned initial state; per-layer rule with each layer's own input; post read of the output
+    memory; momentum, which the paper ablates but does not write down. Each is an option or
+    argued in docs/equations.md.
+    Cost: time O(M d d_h) a token and head beyond the projections; state 3 M 2 d d_h for each head.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of SelfTitans."""
+
+        period: int = 16  # tokens between two anchors of the output memory
+        projection_period: int = 16  # tokens between two anchors of all other memories
+        writes: bool = True  # False: every memory stays at its initial state
+        momentum: bool = True  # normalised momentum, from a head on the input
+        adaptive_q: bool = False  # True: q comes from a memory as well
+        network: str = "mlp"  # "mlp": two layers; "matrix": one
+        memory_hidden: int | None = None  # units of the hidden layer; None: the head width
+        objective: str = "l2"  # what a write minimises: "l2" or "dot"
+        rule: str = "dgd"  # "dgd": with the eraser; "gd": without
+        read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
+        decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
+        eta_max: float = 1.0  # largest write strength, at most 2
+        eta_init: float = 0.05  # write strength at the start of training
+        half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
+        momentum_init: float = 0.5  # mu at the start of training
+        convolution: int = 4  # tokens the short convolution sees
+        epsilon: float = 1.0  # added to |u|^2 of the hidden layer
+        clip: float = 4.0  # largest length of an output gradient
+
+        def __post_init__(self):
+            for name, known in CHOICES.items():
+                if getattr(self, name) not in known:
+                    raise UserError(
+                        f"self_titans: {name}={getattr(self, name)!r} is none of {', '.join(known)}"
+                    )
+            short, long = sorted((self.period, self.projection_period))
+            if short < 1 or long % short:
+                raise UserError(
+                    f"self_titans: period={self.period} and projection_period="
+                    f"{self.projection_period} must be positive and one divide the other"
+                )
+            if not 0 < self.eta_max <= 2 or not 0 < self.eta_init < min(self.eta_max, 1):
+                raise UserError("self_titans: need 0 < eta_init < eta_max <= 2 and eta_init < 1")
+            if self.convolution < 1:
+                raise UserError("self_titans: convolution must be at least 1 token")
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        if hidden_size % num_heads:
+            raise UserError(f"hidden_size={hidden_size} must be a multiple of {num_heads} heads")
+        self.config = config
+        self.num_heads = num_heads
+        width = hidden_size // num_heads
+        names = ["k", "eta", "alpha", "v", "q", "memory"]
+        self.names = [n for n in names if n != "q" or config.adaptive_q]
+        hidden = config.memory_hidden or width
+        inner = width if config.network == "matrix" else hidden
+        shape = (num_heads, len(self.names))
+        self.projection = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.convolution = ShortConvolution(3 * hidden_size, config.convolution)
+        self.gate = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.initial_first = nn.Parameter(torch.empty(*shape, inner, width))
+        if config.network == "mlp":
+            self.initial_second = nn.Parameter(torch.empty(*shape, width, hidden))
+        else:
+            self.register_parameter("initial_second", None)
+        self.eta_weight = nn.Parameter(torch.empty(num_heads, width))
+        self.eta_bias = nn.Parameter(torch.empty(num_heads))
+        self.alpha_weight = nn.Parameter(torch.empty(num_heads, width))
+        self.alpha_bias = nn.Parameter(torch.empty(num_heads))
+        if config.momentum:
+            self.mu_weight = nn.Parameter(torch.empty(num_heads, hidden_size))
+            self.mu_bias = nn.Parameter(torch.empty(num_heads))
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set every parameter; writes matter from the first step on.
+
+        The first layer has entries of unit variance, so that unit keys give hidden values of
+        order one; the second is small but not zero, or the first would have no gradient.
+        """
+        config = self.config
+        with torch.no_grad():
+            for linear in (self.projection, self.gate, self.output):
+                linear.weight.normal_(0, 0.02, generator=generator)
+            self.convolution.init_weights(generator)
+            self.norm.weight.fill_(1)
+            if self.initial_second is None:
+                self.initial_first.normal_(0, 0.02, generator=generator)
+            else:
+                self.initial_first.normal_(0, 1, generator=generator)
+                self.initial_second.normal_(0, 0.02, generator=generator)
+            for weight in (self.eta_weight, self.alpha_weight):
+                weight.normal_(0, 0.02, generator=generator)
+            ratio = config.eta_init / min(config.eta_max, 2.0)
+            self.eta_bias.fill_(math.log(ratio / (1 - ratio)))
+            bias = half_life_bias(self.num_heads, *config.half_life)
+            self.alpha_bias.copy_(bias.to(self.alpha_bias))
+            if config.momentum:
+                self.mu_weight.normal_(0, 0.02, generator=generator)
+                start = config.momentum_init
+                self.mu_bias.fill_(math.log(start / (1 - start)))
+
+    def init_state(self, batch: int) -> SelfTitansState:
+        """The state before the first token: every memory at its initial state."""
+        weight = self._start(batch)
+        zero = _map(torch.zeros_like, weight)
+        count = torch.zeros(batch, dtype=torch.long, device=weight.first.device)
+        return SelfTitansState(self.convolution.init_tail(batch), weight, weight, zero, count)
+
+    def _initial(self) -> Layers:
+        """The learned initial states, at least float32."""
+        dtype = torch.promote_types(self.initial_first.dtype, torch.float32)
+        return _map(lambda x: x.to(dtype), Layers(self.initial_first, self.initial_second))
+
+    def _start(self, batch: int) -> Layers:
+        """What the state's weights are at a document's start."""
+        initial = self._initial()
+        if self.config.decay_to == "init":
+            return _map(lambda x: x.new_zeros(batch, *x.shape), initial)
+        return _map(lambda x: x.expand(batch, *x.shape), initial)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: SelfTitansState | None = None,
+        flow: Flow = Flow(),
+    ) -> tuple[Float[Tensor, "B T D"], SelfTitansState]:
+        """Read and write along the sequence; ``state=None`` starts afresh."""
+        if state is None:
+            state = self.init_state(len(x))
+        projected, tail = self.convolution(self.projection(x), state.tail, flow)
+        heads = (3, self.num_heads, -1)
+        q, k, v = (unit(h) for h in projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4))
+        mu = None
+        if self.config.momentum:
+            mu = torch.sigmoid(functional.linear(x, self.mu_weight, self.mu_bias)).mT
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+            mu = None if mu is None else mu.to(dtype)
+            if self.config.writes:
+                y, state = self._scan(q, k, v, mu, state, flow)
+            else:
+                y, state = self._frozen(q, state, flow)
+        y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(2)
+        y = self.output(y * functional.silu(self.gate(x)))
+        return y, state._replace(tail=tail)
+
+    def _frozen(
+        self, q: Float[Tensor, "B H T D"], state: SelfTitansState, flow: Flow
+    ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
+        """The ablation: the output memory at its initial state."""
+        initial = _map(lambda x: x[:, -1], self._initial())
+        return _apply(initial, q), state
+
+    def _scan(
+        self,
+        q: Float[Tensor, "B H T D"],
+        k: Float[Tensor, "B H T D"],
+        v: Float[Tensor, "B H T D"],
+        mu: Float[Tensor, "B H T"] | None,
+        state: SelfTitansState,
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
+        """Segment by segment; in none does a period of any row end but at its last token."""
+        config = self.config
+        initial = self._initial()
+        start = self._start(len(q))
+        shortest = min(config.period, config.projection_period)
+        outputs = []
+        for begin, end in segments(state.count, flow, q.shape[2], shortest):
+            here = slice(begin, end)
+            if flow.reset is not None:
+                state = self._reset(state, start, flow.reset[:, begin])
+            valid = None if flow.mask is None else flow.mask[:, here]
+            y, state = self._segment(
+                initial,
+                q[:, :, here],
+                k[:, :, here],
+                v[:, :, here],
+                None if mu is None else mu[:, :, here],
+                state,
+                valid,
+            )
+            outputs.append(y)
+        return (torch.cat(outputs, dim=2) if outputs else q), state
+
+    def _reset(
+        self, state: SelfTitansState, start: Layers, reset: Bool[Tensor, " B"]
+    ) -> SelfTitansState:
+        """Rows that start a document go back to the initial state."""
+        if not bool(reset.any()):
+            return state
+
+        def choose(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
+
+        return SelfTitansState(
+            state.tail,
+            _map(choose, start, state.anchor),
+            _map(choose, start, state.weight),
+            _map(lambda x: choose(torch.zeros_like(x), x), state.momentum),
+            torch.where(reset, 0, state.count),
+        )
+
+    def _segment(
+        self,
+        initial: Layers,
+        q: Float[Tensor, "B H C D"],
+        k: Float[Tensor, "B H C D"],
+        v: Float[Tensor, "B H C D"],
+        mu: Float[Tensor, "B H C"] | None,
+        state: SelfTitansState,
+        valid: Bool[Tensor, "B C"] | None,
+    ) -> tuple[Float[Tensor, "B H C D"], SelfTitansState]:
+        """Produce k, v and the rates at the anchor, write every memory, read the last one."""
+        config = self.config
+        base = initial if config.decay_to == "init" else None
+        anchor = state.anchor if base is None else _map(torch.add, state.anchor, base)
+        inputs = [{"k": k, "eta": k, "alpha": k, "v": v, "q": q}[n] for n in self.names[:-1]]
+        produced = _apply(_map(lambda x: x[:, :, :-1], anchor), torch.stack(inputs, dim=2))
+        made = dict(zip(self.names, produced.unbind(2), strict=False))
+        k, v = unit(made["k"]), unit(made["v"])
+        q = unit(made["q"]) if config.adaptive_q else q
+        alpha = torch.sigmoid(_readout(made["alpha"], self.alpha_weight, self.alpha_bias))
+        eta = _readout(made["eta"], self.eta_weight, self.eta_bias)
+        eta = torch.sigmoid(eta) * (1 + alpha).clamp(max=config.eta_max)
+        if valid is not None:
+            eta = eta * valid[:, None]
+        gates = coefficients(
+            alpha, mu, None, None if valid is None else valid[:, None].expand_as(alpha)
+        )
+        gradients, hidden = self._gradients(anchor, k, v)
+        scale = eta if mu is None else eta * (1 - mu)
+        gates = _over_memories(gates)
+        new_first, read_first = self._write(
+            k[:, :, None],
+            eta[:, :, None],
+            scale[:, :, None],
+            gradients.first,
+            gates,
+            0,
+            state,
+            base,
+        )
+        if hidden is None:
+            weight, momentum = Layers(new_first.weight, None), Layers(new_first.momentum, None)
+            y = q + read_first(q) if config.read != "anchor" else q
+        else:
+            energy = config.epsilon + hidden.square().sum(-1)
+            new_second, read_second = self._write(
+                hidden,
+                eta[:, :, None] / energy,
+                scale[:, :, None] / energy,
+                gradients.second,
+                gates,
+                1,
+                state,
+                base,
+            )
+            weight = Layers(new_first.weight, new_second.weight)
+            momentum = Layers(new_first.momentum, new_second.momentum)
+            y = q
+            if config.read != "anchor":
+                y = q + read_second(functional.gelu(read_first(q)))
+        if config.read == "anchor":
+            y = _apply(_map(lambda x: x[:, :, -1], anchor), q)
+        added = k.shape[2] if valid is None else valid.sum(1)
+        return y, self._advance(state, weight, momentum, state.count + added, added)
+
+    def _advance(self, state, weight, momentum, count, added) -> SelfTitansState:
+        """Move the anchor of every memory whose period has ended."""
+        config = self.config
+        ends = [count % p == 0 for p in (config.projection_period, config.period)]
+        flags = torch.stack([ends[0]] * (len(self.names) - 1) + [ends[1]], dim=1)
+        if not isinstance(added, int):
+            flags = flags & (added > 0)[:, None]
+        flags = flags[:, None, :, None, None]
+        anchor = _map(lambda new, old: torch.where(flags, new, old), weight, state.anchor)
+        return SelfTitansState(state.tail, anchor, weight, momentum, count)
+
+    def _gradients(
+        self, anchor: Layers, k: Float[Tensor, "B H C D"], v: Float[Tensor, "B H C D"]
+    ) -> tuple[Layers, Float[Tensor, "B H M C E"] | None]:
+        """Gradient of the objective for each layer's output, and the second layer's input.
+
+        Targets are what each memory makes of v; they are constants of the inner problem.
+        """
+        config = self.config
+        count = k.shape[2]
+        both = torch.cat([v, k], dim=2)[:, :, None]
+        z = both @ anchor.first.mT
+        hidden = slope = None
+        if anchor.second is None:
+            mapped = both + z
+        else:
+            h, slope = gelu_and_slope(z)
+            mapped = both + h @ anchor.second.mT
+            hidden, slope = h[:, :, :, count:], slope[:, :, :, count:]
+        target = unit(mapped[:, :, :, :count])
+        gradient = mapped[:, :, :, count:] - target if config.objective == "l2" else -target
+        length = gradient.norm(dim=-1, keepdim=True)
+        gradient = gradient * (config.clip / length.clamp(min=config.clip))
+        if anchor.second is None:
+            return Layers(gradient, None), None
+        return Layers(slope * (gradient @ anchor.second), gradient), hidden
+
+    def _write(self, u, beta, scale, gradient, gates: Coefficients, layer, state, base):
+        """Write one layer of all memories; also give the read of the last memory."""
+        config = self.config
+        old = DeltaState(state.weight[layer], state.momentum[layer])
+        fixed = None if base is None else base[layer]
+        written = -scale[..., None] * gradient
+        if config.rule == "dgd":
+            inverse = erased_inverse(gates.before, u @ u.mT, beta)
+            gone = erase(u, u, written, beta, gates.before, inverse, old, base=fixed)
+        else:
+            gone = torch.zeros_like(written)
+        new = close(u, written, gone, gates, old)
+
+        def read_last(q: Float[Tensor, "B H C X"]) -> Float[Tensor, "B H C Y"]:
+            span = gates.after if config.read == "post" else gates.before
+            here = type(span)(*(None if s is None else s[:, :, -1] for s in span))
+            last = DeltaState(old.weight[:, :, -1], old.momentum[:, :, -1])
+            y = read(q, u[:, :, -1], written[:, :, -1], gone[:, :, -1], here, last)
+            return y if fixed is None else y + q @ fixed[:, -1].mT
+
+        return new, read_last
+
+    def levels(self) -> list[Level]:
+        """Every memory with its period, and the momentum that goes before it."""
+        config = self.config
+        if not config.writes:
+            return []
+        layers = [x for x in (self.initial_first, self.initial_second) if x is not None]
+        size = sum(x[:, 0].numel() for x in layers)
+        found = []
+        for name in self.names:
+            period = config.period if name == "memory" else config.projection_period
+            objective = {"l2": "|M(k) - v_hat|^2 / 2", "dot": "-<M(k), v_hat>"}[config.objective]
+            shared = {
+                "period": period,
+                "parameters": size,
+                "per_sequence": True,
+                "objective": objective,
+                "context": f"pairs (k, v_hat = M_{name}(v)) that the memories make of each token",
+            }
+            depends = ()
+            if config.momentum:
+                depends = (f"momentum of M_{name}",)
+                found.append(
+                    Level(
+                        name=depends[0],
+                        rule="normalised momentum",
+                        transfer="direct: added to the weight",
+                        **shared,
+                    )
+                )
+            rule = {"dgd": "delta gradient descent with decay", "gd": "gradient descent with decay"}
+            found.append(
+                Level(
+                    name=f"M_{name}",
+                    rule=rule[config.rule],
+                    transfer="initialisation: the initial state is learned through the writes",
+                    depends_on=depends,
+                    **shared,
+                )
+            )
+        return found
+
+
+def segments(
+    count: Int[Tensor, " B"], flow: Flow, length: int, period: int
+) -> list[tuple[int, int]]:
+    """Cut [0, length) so that no row starts a document or a period but at a segment's first token.
+
+    ``count`` is the tokens each row's document has so far; periods count from the document start.
+    """
+    if length <= 1:
+        return [(0, length)] if length else []
+    index = torch.arange(length, device=count.device)
+    if flow.reset is None and flow.mask is None:
+        ends = (count[:, None] + index + 1) % period == 0
+        starts = None
+    else:
+        valid = torch.ones_like(index, dtype=torch.bool) if flow.mask is None else flow.mask
+        seen = valid.expand(len(count), -1).long().cumsum(1)
+        position = count[:, None] + seen
+        starts = flow.reset
+        if starts is not None:
+            # tokens before the document's start do not count
+            before = torch.where(starts, seen - valid.long(), -1).cummax(1).values
+            position = torch.where(before >= 0, seen - before, position)
+        ends = (position % period == 0) & valid
+    cut = torch.zeros(length + 1, dtype=torch.bool, device=count.device)
+    cut[1:] |= ends.any(0)
+    if starts is not None:
+        cut[:-1] |= starts.any(0)
+    cut[period::period] |= True if flow.mask is not None else False
+    cut[0] = cut[length] = True
+    points = cut.nonzero()[:, 0].tolist()
+    return list(zip(points[:-1], points[1:], strict=True))
+
+
+def _map(function, *layers: Layers) -> Layers:
+    """Apply to the layers of equal place; a missing second layer stays missing."""
+    second = None if layers[0].second is None else function(*(x.second for x in layers))
+    return Layers(function(*(x.first for x in layers)), second)
+
+
+def _apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:
+    """The residual network with these weights."""
+    z = x @ weights.first.mT
+    if weights.second is None:
+        return x + z
+    return x + functional.gelu(z) @ weights.second.mT
+
+
+def _readout(
+    x: Float[Tensor, "B H C D"], weight: Float[Tensor, "H D"], bias: Float[Tensor, " H"]
+) -> Float[Tensor, "B H C"]:
+    return (x @ weight.to(x.dtype)[..., None])[..., 0] + bias.to(x.dtype)[:, None]
+
+
+def _over_memories(gates: Coefficients) -> Coefficients:
+    """Give every coefficient a dimension of size one for the memories, after the heads."""
+
+    def wide(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.unsqueeze(2)
+
+    after, before = (type(s)(*map(wide, s)) for s in (gates.after, gates.before))
+    return Coefficients(after, before, wide(gates.momentum_start), wide(gates.momentum_writes))
