@@ -210,7 +210,7 @@ class Attention(Memory):
 
 
 def place(
-    shape: torch.Size, state: AttentionState, flow: Flow
+    shape: tuple[int, ...], state: AttentionState, flow: Flow
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B"], Int[Tensor, "B"]]:
     """Document number and position of every token; number and length of the last document.
 

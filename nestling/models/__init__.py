@@ -1,10 +1,26 @@
 """Language models: a pattern of memory names, presets, and the meeting with Hugging Face."""
 
-from nestling.models.cache import MemoryCache
-from nestling.models.config import HopeConfig
-from nestling.models.create import configure, create
-from nestling.models.hf import HopeForCausalLM
-from nestling.models.presets import preset, preset_names
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nestling.models.cache import MemoryCache
+    from nestling.models.config import HopeConfig
+    from nestling.models.factory import configure, create
+    from nestling.models.hf import HopeForCausalLM
+    from nestling.models.presets import preset, preset_names
+
+# imported when asked for: the presets need no transformers, and the configuration must be
+# importable while transformers itself is still being imported (nestling/register.py)
+_TABLE = {
+    "HopeConfig": "config",
+    "HopeForCausalLM": "hf",
+    "MemoryCache": "cache",
+    "configure": "factory",
+    "create": "factory",
+    "preset": "presets",
+    "preset_names": "presets",
+}
 
 __all__ = [
     "HopeConfig",
@@ -15,3 +31,10 @@ __all__ = [
     "preset",
     "preset_names",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name not in _TABLE:
+        raise AttributeError(f"module 'nestling.models' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"nestling.models.{_TABLE[name]}"), name)

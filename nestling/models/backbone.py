@@ -1,9 +1,8 @@
 """The backbone: embeddings and a stack of memories, tokens in, hidden states out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -45,9 +44,15 @@ class Backbone(nn.Module):
         # the name Hugging Face switches; True: recompute each block in the backward pass
         self.gradient_checkpointing = False
 
+    def each(self) -> Iterator[Block]:
+        """The blocks, in order."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
     def init_states(self, batch: int) -> list[Any]:
         """The states of all blocks before the first token."""
-        return [block.memory.init_state(batch) for block in self.blocks]
+        return [block.memory.init_state(batch) for block in self.each()]
 
     def forward(
         self, x: Float[Tensor, "B T D"], states: list[Any] | None = None, flow: Flow = Flow()

@@ -195,7 +195,8 @@ def difference(saved: str, wanted: str) -> str:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:

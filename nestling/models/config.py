@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.configuration_auto import AutoConfig
 
 from nestling.core.error import UserError, did_you_mean
 from nestling.memories import MEMORIES
@@ -17,8 +18,8 @@ class HopeConfig(PretrainedConfig):
     """
 
     model_type = "hope"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
-    attribute_map = {"num_attention_heads": "num_heads"}  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_attention_heads": "num_heads"}
 
     vocab_size: int = 4096  # tokens in the vocabulary
     hidden_size: int = 256  # width of the residual stream
@@ -64,3 +65,6 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
         if option not in known:
             raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, known)}")
     return MEMORIES.load(name).Config(**options)
+
+
+AutoConfig.register(HopeConfig.model_type, HopeConfig, exist_ok=True)

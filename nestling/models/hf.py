@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
@@ -32,10 +32,21 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
+    # small sums decide over thousands of tokens: initial states and gates
+    _keep_in_fp32_modules_strict = [
+        "initial_first",
+        "initial_second",
+        "eta_weight",
+        "eta_bias",
+        "alpha_weight",
+        "alpha_bias",
+        "mu_weight",
+        "mu_bias",
+    ]
+    _no_split_modules = ["Block"]
     _supports_sdpa = True
     _is_stateful = True
-    _tied_weights_keys = {"lm_head.weight": "backbone.embed_tokens.weight"}  # noqa: RUF012
+    _tied_weights_keys = {"lm_head.weight": "backbone.embed_tokens.weight"}
 
     def __init__(self, config: HopeConfig):
         super().__init__(config)
@@ -59,7 +70,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding."""
         return self.backbone.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         """Replace the token embedding."""
         self.backbone.embed_tokens = value
 
@@ -67,7 +78,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         """The head."""
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         """Replace the head."""
         self.lm_head = new_embeddings
 
@@ -113,17 +124,19 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             whole = torch.full((x.shape[0],), length, device=x.device)
             cache.advance(states, length, whole if flow.mask is None else flow.mask.sum(1))
         out = CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=cache if use_cache else None
+            loss=loss,  # ty: ignore[invalid-argument-type]
+            logits=logits,  # ty: ignore[invalid-argument-type]
+            past_key_values=cache if use_cache else None,
         )
         return out.to_tuple() if return_dict is False else out
 
     def _embed(
         self, input_ids: Int[Tensor, "B T"] | None, inputs_embeds: Float[Tensor, "B T D"] | None
     ) -> Float[Tensor, "B T D"]:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UserError("give either input_ids or inputs_embeds")
-        if inputs_embeds is not None:
+        if inputs_embeds is not None and input_ids is None:
             return inputs_embeds
+        if input_ids is None or inputs_embeds is not None:
+            raise UserError("give either input_ids or inputs_embeds")
         vocabulary = self.backbone.embed_tokens.num_embeddings
         # on an accelerator the check would wait for the device at every call
         if input_ids.device.type == "cpu" and input_ids.numel():
@@ -204,10 +217,8 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
 
         Called by the constructor and after loading; the generator is torch's own if None.
         """
-        parts: list[nn.Module | None] = [self.backbone.embed_tokens]
-        for block in self.backbone.blocks:
-            parts += [block.norm, block.memory]
-        for part in (*parts, self.backbone.norm, self.lm_head):
+        inside = [part for block in self.backbone.each() for part in (block.norm, block.memory)]
+        for part in (self.backbone.embed_tokens, *inside, self.backbone.norm, self.lm_head):
             if part is None:
                 continue
             tensors = [*part.parameters(), *part.buffers()]
@@ -223,7 +234,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         """The boxes of the nested system by the block they live in, in the order of the blocks."""
         return {
             f"{index}.{level.name}": level
-            for index, block in enumerate(self.backbone.blocks)
+            for index, block in enumerate(self.backbone.each())
             for level in block.memory.levels()
         }
 
@@ -239,5 +250,4 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
 
 
-AutoConfig.register(HopeConfig.model_type, HopeConfig, exist_ok=True)
 AutoModelForCausalLM.register(HopeConfig, HopeForCausalLM, exist_ok=True)

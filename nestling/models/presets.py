@@ -24,7 +24,8 @@ PERIODS = {
     "1.3b": (4096, 32768, 262144),
 }
 TIED = ("tiny", "small")  # the embedding would outweigh the blocks of the others' size
-HOPE_FEED_FORWARD = {"tiny": 256, "small": 512, "340m": 700, "760m": 1000, "1.3b": 1500}
+# what the memories of Hope leave of the parameters of Transformer++, for each level of the chain
+HOPE_FEED_FORWARD = {"tiny": 192, "small": 480, "340m": 720, "760m": 1088, "1.3b": 1984}
 
 
 def _attention(size: str) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class CMS(Memory):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Norms at one, normal weights of standard deviation 0.02."""
         for level in self.chain:
+            assert isinstance(level, ChainLevel)
             level.norm.weight.fill_(1.0)
             level.network.init_weights(generator)
 
