@@ -1,0 +1,87 @@
+"""nestling study: grids of measurements, one Result a cell."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Name the studies and what each asks."""
+
+    def run(self) -> None:
+        """Print one line a study."""
+        from nestling.report import Table
+        from nestling.studies import STUDIES
+
+        rows = [(name, STUDIES.load(name).question) for name in STUDIES.names()]
+        print(Table(columns=("study", "question"), rows=rows).text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Run the cells that have no result yet."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the study."""
+    out: Path = RESULTS
+    """Folder of the results; a study has a folder of its own in it."""
+    workers: int = 1
+    """Processes side by side, each with one thread."""
+    cells: str = "*"
+    """Shell pattern of the cells to run: two machines can share a study."""
+    device: str = "cpu"
+    """Device of torch: cpu or cuda."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def run(self) -> None:
+        """Run, then print where the study stands."""
+        from nestling.studies import Store, load_study, run_study
+
+        store = Store(self.out, load_study(self.name))
+        run_study(
+            store, workers=self.workers, cells=self.cells, device=self.device, quiet=self.quiet
+        )
+        Status(name=self.name, out=self.out).run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Say what the finished cells show."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the study."""
+    out: Path = RESULTS
+    """Folder of the results."""
+    json: Path | None = None
+    """File for the figures, as a Result."""
+    page: Path | None = None
+    """File for a self-contained page in HTML."""
+    markdown: Path | None = None
+    """File for the tables in Markdown."""
+
+    def run(self) -> None:
+        """Print the tables and write what was asked for."""
+        from nestling.studies import Store, load_study
+        from nestling.studies.status import status
+
+        found = status(Store(self.out, load_study(self.name)))
+        print(found.text())
+        if self.json is not None:
+            found.result().write(self.json)
+        if self.page is not None:
+            found.write_page(self.page)
+        if self.markdown is not None:
+            found.write_markdown(self.markdown)
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Run, tyro.conf.subcommand("run")]
+    | Annotated[Status, tyro.conf.subcommand("status")]
+)

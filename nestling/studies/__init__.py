@@ -1,0 +1,22 @@
+"""Studies: grids of models, tasks and seeds, with one Result for each cell."""
+
+from nestling.core.registry import Registry
+from nestling.studies.runner import run_study
+from nestling.studies.store import Store
+from nestling.studies.study import Cell, Finding, Study
+
+STUDIES = Registry(
+    "study",
+    {
+        "recall-smoke": "nestling.studies.recall_smoke:RecallSmoke",
+        "demo-gap": "nestling.studies.demo_gap:DemoGap",
+    },
+)
+
+
+def load_study(name: str) -> Study:
+    """The study of that name in its committed form; an unknown name raises UserError."""
+    return STUDIES.load(name)()
+
+
+__all__ = ["STUDIES", "Cell", "Finding", "Store", "Study", "load_study", "run_study"]
