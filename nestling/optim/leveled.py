@@ -51,7 +51,7 @@ class Leveled(Optimizer):
         self.inner = inner
         self.tokens_per_step = tokens_per_step
         self.max_norm = max_norm
-        # The groups that fired at the last step, by name (or number where a group has no name).
+        # What fired at the last step: names of groups, each once (numbers where there is no name).
         self.fired: tuple[str, ...] = ()
         self._sums: dict[Tensor, Tensor] = {}
         self._waited: dict[int, int] = {}
@@ -60,7 +60,7 @@ class Leveled(Optimizer):
 
     # torch.optim.Optimizer assigns these three; here they are always those of the inner optimizer.
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # ty: ignore[invalid-attribute-override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The groups of the inner optimizer, for schedulers and logs."""
         return self.inner.param_groups
 
@@ -69,7 +69,7 @@ class Leveled(Optimizer):
         self.inner.param_groups = groups
 
     @property
-    def state(self) -> Any:  # ty: ignore[invalid-attribute-override]
+    def state(self) -> Any:
         """The state of the inner optimizer, by parameter."""
         return self.inner.state
 
@@ -92,7 +92,7 @@ class Leveled(Optimizer):
         return [self._waited.get(i, 0) + 1 >= steps for i, steps in enumerate(self.periods())]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # ty: ignore[invalid-method-override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Count one step; write the groups that fire, keep the gradients of the others."""
         loss = None
         if closure is not None:
@@ -108,8 +108,9 @@ class Leveled(Optimizer):
         for number, fires in enumerate(firing):
             if fires:
                 self._waited[number] = 0
-        names = (str(group.get("name", i)) for i, group in enumerate(self.param_groups))
-        self.fired = tuple(name for name, fires in zip(names, firing, strict=True) if fires)
+        names = [str(group.get("name", i)) for i, group in enumerate(self.param_groups)]
+        fired = (name for name, fires in zip(names, firing, strict=True) if fires)
+        self.fired = tuple(dict.fromkeys(fired))
         return loss
 
     def _collect(self, parameters: Iterable[Tensor], steps: int, fires: bool) -> None:
@@ -142,7 +143,7 @@ class Leveled(Optimizer):
         """Clear ``p.grad``; what the slower levels have gathered stays."""
         self.inner.zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:  # ty: ignore[invalid-method-override]
+    def state_dict(self) -> dict[str, Any]:
         """The inner state, the gathered gradients and the steps waited: exact at any step."""
         order = [p for group in self.param_groups for p in group["params"]]
         sums = {str(i): self._sums[p] for i, p in enumerate(order) if p in self._sums}

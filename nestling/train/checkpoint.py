@@ -62,7 +62,7 @@ def random_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
     return {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.tensor(keys.astype("int64")), position, has_gauss, cached],
+        "numpy": [name, numpy.asarray(keys).tolist(), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -73,7 +73,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
-    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    numpy.random.set_state((name, numpy.array(keys, dtype="uint32"), *rest))
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

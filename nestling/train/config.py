@@ -29,7 +29,7 @@ class TrainConfig:
     carry: bool = True  # a long document's memory goes on from batch to batch
     seed: int = 0  # of the loader's order and of torch
     evaluate_every: int = 0  # steps between held-out figures in the log; 0: at the end only
-    evaluate_tokens: int = 65536  # held-out tokens read for each figure, at most
+    evaluate_tokens: int = 16384  # held-out tokens read for each figure, about; 0: all
     save_every: int = 100  # steps between checkpoints; 0: at the end only
     keep: int = 2  # checkpoints kept, newest first
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestling.data import IGNORED, Batch, Documents, evaluation_batches, positions
+from nestling.models.hf import HopeForCausalLM
 from nestling.train.step import precision, read_batch, token_losses
 
 
@@ -18,12 +19,12 @@ class Bucket:
 
     start: int  # tokens since the document began
     end: int  # tokens
-    loss: float  # nats for each token; nan where no token fell in
+    loss: float  # nats for each token
     tokens: int  # positions with a label that fell in
 
     @property
     def perplexity(self) -> float:
-        """e to the loss; nan where no token fell in."""
+        """e to the loss."""
         return perplexity(self.loss)
 
 
@@ -34,7 +35,7 @@ class Evaluation:
     loss: float  # nats for each token
     perplexity: float
     tokens: int  # positions with a label
-    by_position: tuple[Bucket, ...]  # near the start of a document first
+    by_position: tuple[Bucket, ...]  # near the start of a document first; none is empty
 
 
 def perplexity(loss: float | int) -> float:
@@ -99,7 +100,7 @@ def select(documents: Documents, indices: Sequence[int]) -> Documents:
 
 
 def evaluate(
-    model: nn.Module,
+    model: HopeForCausalLM,
     batches: Iterable[Any],
     *,
     limit: int = 4096,
@@ -119,10 +120,9 @@ def evaluate(
     cache, before = None, None
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
     with torch.no_grad():
         for batch in batches:
-            with precision(device, dtype):
+            with precision(model.device, dtype):
                 logits, cache = read_batch(model, batch, cache if carry else None)
             losses = token_losses(logits, batch.labels).double().cpu()
             where, before = positions(batch, before)
@@ -145,5 +145,6 @@ def _evaluation(borders: list[int], sums: Tensor, counts: Tensor) -> Evaluation:
         by_position=tuple(
             Bucket(start=borders[i], end=borders[i + 1], loss=means[i], tokens=int(counts[i]))
             for i in range(len(means))
+            if counts[i]
         ),
     )

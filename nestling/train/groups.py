@@ -7,15 +7,12 @@ from torch import nn
 
 from nestling.core.error import UserError
 
-# Parts of a name that mark a starting point or a rate rather than a map: weight decay would pull
-# the memories' initial states and gates to a value that means something else than "no effect".
-UNDECAYED = ("initial", "gate_bias", "log_decay", "half_life")
-
 
 def decays(model: nn.Module) -> dict[str, bool]:
     """Whether weight decay applies, for each parameter: to matrices of linear maps only.
 
-    Norms, biases, gates, embeddings, convolutions, scalars and initial states have none.
+    Norms, biases, embeddings, convolutions, and the memories' gates and initial states have none:
+    zero is not "no effect" for them.
     """
     matrices = {
         f"{name}.weight" if name else "weight"
@@ -24,9 +21,7 @@ def decays(model: nn.Module) -> dict[str, bool]:
     }
     tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return {
-        name: name in matrices
-        and id(parameter) not in tied
-        and not any(part in name for part in UNDECAYED)
+        name: name in matrices and id(parameter) not in tied
         for name, parameter in model.named_parameters()
     }
 

@@ -6,13 +6,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from nestling.data import Batch, Loader
+from nestling.models.hf import HopeForCausalLM
 from nestling.train.config import TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
 from nestling.train.log import Live, Log
@@ -23,12 +24,12 @@ LOG = "log.jsonl"
 
 
 def train(
-    model: nn.Module,
-    loader: Any,
+    model: HopeForCausalLM,
+    loader: Loader,
     config: TrainConfig,
     *,
     directory: Path | None = None,
-    held_out: Callable[[], Iterable[Any]] | None = None,
+    held_out: Callable[[], Iterable[Batch]] | None = None,
     resume: bool = False,
     quiet: bool = False,
     after_step: Callable[[Run], bool | None] | None = None,
@@ -74,7 +75,7 @@ def train(
 
 
 @contextlib.contextmanager
-def ctrl_c() -> Iterator[threading.Event]:
+def ctrl_c() -> Generator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one interrupts at once.
 
     Outside the main thread, where Python takes no signals, nothing sets it.
@@ -118,7 +119,7 @@ def _guarded_step(run: Run, folder: Path | None) -> None:
     run.totals.seconds += time.monotonic() - begin
 
 
-def _evaluate(run: Run, held_out: Callable[[], Iterable[Any]]) -> Evaluation:
+def _evaluate(run: Run, held_out: Callable[[], Iterable[Batch]]) -> Evaluation:
     config = run.config
     return evaluate(
         run.model,

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from nestling.core.error import UserError
+from nestling.data import Batch, Loader
+from nestling.models.cache import MemoryCache, filled, named
+from nestling.models.hf import HopeForCausalLM
 from nestling.optim import Leveled
 from nestling.train.checkpoint import (
     checkpoint_path,
@@ -39,9 +41,9 @@ class NotFinite(UserError):
     """A loss or gradient that is no number: the run stopped before its weights took it up."""
 
 
-def optimizer_of(model: nn.Module, config: TrainConfig) -> Leveled:
+def optimizer_of(model: HopeForCausalLM, config: TrainConfig) -> Leveled:
     """AdamW behind the clock of levels, with the groups and periods of the model."""
-    periods = model.parameter_periods()  # ty: ignore[call-non-callable]
+    periods = model.parameter_periods()
     groups = parameter_groups(model, weight_decay=config.weight_decay, periods=periods)
     betas = (config.beta1, config.beta2)
     inner = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
@@ -63,13 +65,13 @@ class Totals:
 class Run:
     """A model, its optimizer, its place in the text and what its rows remember."""
 
-    def __init__(self, model: nn.Module, loader: Any, config: TrainConfig):
+    def __init__(self, model: HopeForCausalLM, loader: Loader, config: TrainConfig):
         self.model = model
         self.loader = loader
         self.config = config
         self.optimizer = optimizer_of(model, config)
         self.totals = Totals()
-        self.memory: Any = None
+        self.memory: MemoryCache | None = None
         self.rate = config.learning_rate  # of the last step
         self._batches = iter(loader)
         self._place = self._take_place()
@@ -107,10 +109,9 @@ class Run:
         totals.step += 1
         totals.tokens += count
 
-    def _backward(self, batch: Any, count: int) -> float:
+    def _backward(self, batch: Batch, count: int) -> float:
         """Add the gradients of one batch; its part of the step's mean loss."""
-        device = next(self.model.parameters()).device
-        with precision(device, self.config.precision):
+        with precision(self.model.device, self.config.precision):
             logits, memory = read_batch(self.model, batch, self.memory)
         part = token_losses(logits, batch.labels).sum() / max(1, count)
         if part.requires_grad and torch.isfinite(part):
@@ -137,7 +138,7 @@ class Run:
         parts = {
             "model": model_tensors(self.model),
             "optimizer": self.optimizer.state_dict(),
-            "memory": None if memory is None else memory.state_dict(),
+            "memory": memory_state(memory),
             "run": {
                 "totals": dataclasses.asdict(self.totals),
                 "config": dataclasses.asdict(self.config),
@@ -163,8 +164,7 @@ class Run:
         self.totals = Totals(**run["totals"])
         self.loader.load_state_dict(run["loader"])
         self._batches = iter(self.loader)
-        saved = parts["memory"]
-        self.memory = None if saved is None else self.model.load_memory(saved)  # ty: ignore
+        self.memory = memory_of(self.model, parts["memory"])
         set_random_state(run["random"])
         return True
 
@@ -186,8 +186,26 @@ class Run:
                 )
 
 
-def architecture(model: nn.Module) -> dict[str, Any]:
+def architecture(model: HopeForCausalLM) -> dict[str, Any]:
     """The configuration of a model as plain JSON values."""
-    config = model.config.to_dict()  # ty: ignore[call-non-callable, unresolved-attribute]
-    plain = json.loads(json.dumps(config, default=str))
+    plain = json.loads(json.dumps(model.config.to_dict(), default=str))
     return {name: value for name, value in plain.items() if name not in VOLATILE}
+
+
+def memory_state(cache: MemoryCache | None) -> dict[str, Any] | None:
+    """What the rows of a run remember, as a tree of tensors and numbers."""
+    if cache is None:
+        return None
+    states = dict(named(cache.states))
+    return {"columns": cache.columns, "tokens": cache.tokens, "states": states}
+
+
+def memory_of(model: HopeForCausalLM, state: dict[str, Any] | None) -> MemoryCache | None:
+    """The cache that ``memory_state`` took apart."""
+    if state is None:
+        return None
+    cache = model.new_cache()
+    cache.columns, cache.tokens = state["columns"], state["tokens"]
+    tensors = {f"states.{name}": value for name, value in state["states"].items()}
+    cache.states = filled(model.backbone.init_states(cache.batch_size), "states", tensors)
+    return cache.to(model.device)

@@ -4,10 +4,13 @@ import contextlib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional
 
 from nestling.data import IGNORED, Batch
+from nestling.models.cache import MemoryCache
+from nestling.models.hf import HopeForCausalLM
 
 
 def precision(device: torch.device, name: str) -> contextlib.AbstractContextManager[Any]:
@@ -17,24 +20,28 @@ def precision(device: torch.device, name: str) -> contextlib.AbstractContextMana
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def read_batch(model: nn.Module, batch: Batch, cache: Any = None) -> tuple[Tensor, Any]:
-    """Logits [B, T, V] of a batch read after what ``cache`` remembers, and the new cache.
+def read_batch(
+    model: HopeForCausalLM, batch: Batch, cache: MemoryCache | None = None
+) -> tuple[Float[Tensor, "B T V"], MemoryCache]:
+    """Logits of a batch read after what ``cache`` remembers, and a new cache.
 
-    A memory is handed over detached: gradients end at the batch (truncated back-propagation).
+    The cache that is given stays as it was, so that a step can be taken back.
     """
-    device = next(model.parameters()).device
+    batch = batch.to(model.device)
     output = model(
-        input_ids=batch.input_ids.to(device),
-        attention_mask=batch.mask.to(device),
-        reset=batch.reset.to(device),
-        past_key_values=cache,
+        input_ids=batch.input_ids,
+        attention_mask=batch.mask,
+        reset=batch.reset,
+        past_key_values=None if cache is None else cache.fork(),
         use_cache=True,
     )
     return output.logits, output.past_key_values
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy [B, T] in nats of labels that are shifted already; 0 where there is none."""
+def token_losses(
+    logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Cross-entropy in nats of labels that are shifted already; 0 where there is none."""
     flat = functional.cross_entropy(
         logits.float().flatten(0, 1),
         labels.to(logits.device).flatten(),

@@ -1,0 +1,101 @@
+"""nestling train: train a language model and leave it in a folder."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from nestling.core.error import UserError
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Read NAME=VALUE pairs, values as JSON where they are, else as text.
+
+    >>> settings(("writes=false", "period=64", "schedule=wsd", "periods=[512,2048]"))
+    {'writes': False, 'period': 64, 'schedule': 'wsd', 'periods': [512, 2048]}
+    """
+    import json
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise UserError(f"cannot read --set {pair!r}; write it as NAME=VALUE")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Train a preset on a corpus; Ctrl-C saves, --resume goes on."""
+
+    preset: str = "hope-tiny"
+    """Model to train; `nestling list` names them."""
+    corpus: str = "stdlib"
+    """Text to train on; `nestling data list` names them."""
+    steps: int = 1000
+    """Optimizer steps of the whole run."""
+    seed: int = 0
+    """Seed of the weights and of the order of the text."""
+    out: Path
+    """Folder for the model, the tokenizer, the checkpoints and the log."""
+    json: Path | None = None
+    """File for the figures, a Result."""
+    resume: bool = False
+    """Go on from the last checkpoint in the folder."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE: a setting of the run (batch_size=4) or of the model (writes=false); may be
+    repeated."""
+    tokenizer: str = "bpe"
+    """"bpe", trained on the corpus, or "bytes"."""
+    vocab_size: int = 4096
+    """Tokens of the vocabulary, at most."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    quiet: bool = False
+    """No progress on the terminal."""
+
+    def run(self) -> None:
+        """Train, report on one page, and write the Result where --json says."""
+        from nestling.train.job import make_job, run_job
+
+        chosen = settings(self.set)
+        for name in ("steps", "seed"):
+            if name in chosen:
+                raise UserError(f"give {name} as --{name}, not with --set")
+        job = make_job(
+            chosen | {"steps": self.steps, "seed": self.seed},
+            preset=self.preset,
+            corpus=self.corpus,
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            device=self.device,
+        )
+        _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet)
+        if result.metrics["interrupted"]:
+            print(f"interrupted; saved in {self.out}, go on with --resume", file=sys.stderr)
+            raise SystemExit(INTERRUPTED)
+        if self.json is not None:
+            result.write(self.json)
+        for name in REPORTED:
+            print(f"{name:<18} {figure(result.metrics[name])}")
+        print(f'try: nestling generate --model {self.out} --prompt "def "')
+
+
+REPORTED = ("first_loss", "val_loss", "val_perplexity", "tokens_per_second", "num_parameters")
+
+
+def figure(value: float | int) -> str:
+    """A number as people read it.
+
+    >>> figure(1234567), figure(8.30489)
+    ('1,234,567', '8.305')
+    """
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"

@@ -1,0 +1,192 @@
+"""From names to a trained model: preset, corpus and settings in, a folder and a Result out."""
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.core.result import Result, provenance, write_json
+from nestling.data import Batch, Documents, Loader, Prepared, prepare
+from nestling.models import configure, create
+from nestling.models.hf import HopeForCausalLM
+from nestling.train.config import TrainConfig, field_names, train_config
+from nestling.train.evaluate import held_out_batches
+from nestling.train.loop import train
+
+JOB = "run.json"
+IDS = ("bos", "eos", "pad")  # special tokens that model and tokenizer must agree on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be trained, on what and how."""
+
+    preset: str = "hope-tiny"  # a name of nestling.models.preset_names()
+    corpus: str = "stdlib"  # a name of nestling.data.CORPORA
+    tokenizer: str = "bpe"  # "bpe", trained on the corpus, or "bytes"
+    vocab_size: int = 4096  # tokens, at most; little text may give fewer
+    model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the preset
+    train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, batch, seed ...
+    device: str = "cpu"  # a torch device
+
+
+def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
+    """A Job of which each value of ``values`` is a setting of the run or an override of the preset.
+
+    Raises UserError for a name that is neither, with the nearest one that is.
+    """
+    settings = {name: value for name, value in values.items() if name in field_names()}
+    model = {name: value for name, value in values.items() if name not in settings}
+    job = Job(model=model, train=train_config(settings), **names)  # ty: ignore[invalid-argument-type]
+    try:
+        configure(job.preset, vocab_size=job.vocab_size, **model)
+    except UserError as error:
+        for name in model:
+            hint = did_you_mean(name, field_names())
+            lost = str(error).startswith(f"unknown option {name!r}: known")
+            if lost and hint.startswith("did you mean"):
+                raise UserError(f"unknown option {name!r}: {hint}") from error
+        raise
+    return job
+
+
+def memory_period(model: HopeForCausalLM) -> int:
+    """The longest period in tokens at which a sequence's own memory is written; 1 for none.
+
+    Documents begin at multiples of it, so that no period runs over the border of two.
+    """
+    periods = [
+        int(level.period)
+        for level in model.levels().values()
+        if level.per_sequence and 0 < level.period < math.inf
+    ]
+    return math.lcm(*periods) if periods else 1
+
+
+def loader_of(documents: Documents, model: HopeForCausalLM, config: TrainConfig) -> Loader:
+    """The training batches of a run: documents aligned to the model's memory period."""
+    return Loader(
+        documents,
+        batch_size=config.batch_size,
+        sequence_length=config.sequence_length,
+        seed=config.seed,
+        align=memory_period(model),
+    )
+
+
+def held_out_of(
+    documents: Documents, model: HopeForCausalLM, config: TrainConfig
+) -> Callable[[], Iterable[Batch]]:
+    """A function that gives the held-out batches of a run from the start."""
+    return lambda: held_out_batches(
+        documents,
+        batch_size=config.batch_size,
+        sequence_length=config.sequence_length,
+        align=memory_period(model),
+        max_tokens=config.evaluate_tokens or None,
+    )
+
+
+def identity(job: Job, corpus_hash: str) -> dict[str, Any]:
+    """What must be the same when a run goes on in its folder."""
+    return {
+        "preset": job.preset,
+        "model": dict(job.model),
+        "corpus": job.corpus,
+        "corpus_sha256": corpus_hash,
+        "tokenizer": job.tokenizer,
+        "vocab_size": job.vocab_size,
+        "seed": job.train.seed,
+    }
+
+
+def claim(directory: Path, job: Job, corpus_hash: str, *, resume: bool) -> None:
+    """Take a folder for a run, or make sure that it is this run's; UserError where it is not."""
+    own = json.loads(json.dumps(identity(job, corpus_hash)))
+    path = directory / JOB
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; choose a folder with --out")
+    if not path.exists():
+        if directory.exists() and any(directory.iterdir()):
+            raise UserError(f"{directory} is not empty and holds no run; choose another folder")
+        write_json(path, own)
+        return
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another folder") from error
+    if not resume:
+        raise UserError(f"{directory} holds a run; add --resume to go on, or choose another folder")
+    for name, value in own.items():
+        if saved.get(name) != value:
+            raise UserError(
+                f"{directory} holds a run with {name} {saved.get(name)!r}, not {value!r}; "
+                "use the same to resume it, or choose another folder"
+            )
+
+
+def run_job(
+    job: Job,
+    directory: Path | None = None,
+    *,
+    prepared: Prepared | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> tuple[HopeForCausalLM, Result]:
+    """Train what ``job`` says; with ``directory`` leave a model there that transformers can load.
+
+    ``prepared`` saves reading the corpus again where many runs share it. The Result's metrics are
+    those of ``train``.
+    """
+    text = prepared or prepare(job.corpus, tokenizer=job.tokenizer, vocab_size=job.vocab_size)
+    tokenizer = text.tokenizer
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in IDS}
+    overrides = ids | dict(job.model)
+    model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
+    model = model.to(job.device)
+    loader = loader_of(text.train, model, job.train)
+    if directory is not None:
+        claim(directory, job, text.corpus.sha256, resume=resume)
+    metrics = train(
+        model,
+        loader,
+        job.train,
+        directory=directory,
+        held_out=held_out_of(text.held_out, model, job.train),
+        resume=resume,
+        quiet=quiet,
+    )
+    if directory is not None:
+        save_model(model, tokenizer, directory)
+    result = Result(
+        name="train",
+        config=dataclasses.asdict(job) | {"architecture": model.config.to_dict()},
+        metrics=metrics,
+        seed=job.train.seed,
+        corpus=f"{text.corpus.name}:{text.corpus.sha256}",
+        provenance=provenance(job.device),
+    )
+    return model, result
+
+
+def save_model(model: HopeForCausalLM, tokenizer: Any, directory: Path) -> None:
+    """Write model and tokenizer as transformers reads them; a full disk raises UserError."""
+    try:
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            for file in Path(draft).iterdir():
+                os.replace(file, directory / file.name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"cannot save the model in {directory} ({reason}); free some space, then --resume"
+        ) from error
