@@ -3,6 +3,7 @@
 from nestling.data.corpus import CORPORA, Corpus, load_corpus
 from nestling.data.loader import Loader, evaluation_batches
 from nestling.data.pack import IGNORED, Batch, Packer, positions
+from nestling.data.packages import fetch
 from nestling.data.tokenizer import (
     byte_tokenizer,
     check_vocabulary,
@@ -25,6 +26,7 @@ __all__ = [
     "check_vocabulary",
     "encode",
     "evaluation_batches",
+    "fetch",
     "load_corpus",
     "load_tokenizer",
     "load_tokens",

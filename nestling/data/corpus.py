@@ -12,6 +12,7 @@ from nestling.core.error import UserError, did_you_mean
 from nestling.core.registry import Registry
 from nestling.data.cache import cache_folder, damaged, digest, keep
 from nestling.data.duplicates import near_duplicates
+from nestling.data.packages import check
 from nestling.data.source import Source
 from nestling.data.textfiles import own_files
 
@@ -20,6 +21,11 @@ CORPORA = Registry(
     {
         "stdlib": "nestling.data.stdlib:DOCS",
         "stdlib-code": "nestling.data.stdlib:CODE",
+        "anarchism": "nestling.data.debian:ANARCHISM",
+        "kjv": "nestling.data.debian:KJV",
+        "web": "nestling.data.debian:WEB",
+        "python-doc": "nestling.data.debian:MANUAL",
+        "standard": "nestling.data.debian:STANDARD",
     },
 )
 FORMAT = 1  # of the cached file; raised whenever reading, normalising or splitting changes
@@ -69,7 +75,7 @@ def split(texts: Iterable[str], held_out: float = HELD_OUT) -> tuple[list[str], 
         raise UserError(
             "the corpus is empty; give text with at least two paragraphs or lines"
             if not unique
-            else "the corpus is a single short document; give more text, or paragraphs"
+            else "the corpus is one short document, maybe repeated; give more text, or paragraphs"
         )
     draws = [_draw(text) for text in unique]
     bound = max(held_out, min(draws))
@@ -139,8 +145,10 @@ def load_corpus(name: str, *, held_out: float = HELD_OUT) -> Corpus:
     found = source(name)
     key = digest([str(FORMAT), found.name, found.version(), repr(held_out)])
     path = cache_folder() / "corpora" / f"{found.name}-{key[:16]}.jsonl"
-    if path.exists():
-        return _read_cached(path, found)
+    return _read_cached(path, found) if path.exists() else _read_source(path, found, held_out)
+
+
+def _read_source(path: Path, found: Source, held_out: float) -> Corpus:
     train, aside = split(found.read(), held_out)
     about = {
         "name": found.name,
@@ -158,3 +166,19 @@ def load_corpus(name: str, *, held_out: float = HELD_OUT) -> Corpus:
         sha256=about["sha256"],
         licence=found.licence,
     )
+
+
+def verify(name: str) -> Corpus:
+    """The corpus, once its packages and kept text have been compared with the source.
+
+    The source is read and split anew; any difference raises UserError.
+    """
+    found = source(name)
+    for package in found.packages:
+        check(package)
+    corpus = load_corpus(name)
+    if _hash(*split(found.read())) != corpus.sha256:
+        raise UserError(
+            f"{name} read anew differs from what is kept; delete {cache_folder() / 'corpora'}"
+        )
+    return corpus

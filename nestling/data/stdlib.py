@@ -4,6 +4,7 @@ import ast
 import os
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def files(root: Path | None = None) -> list[Path]:
     root = root or _root()
     found = []
     for folder, below, names in os.walk(root):
-        below[:] = sorted(set(below) - _OMITTED)
+        below[:] = [n for n in below if n not in _OMITTED and not n.startswith("config-")]
         found += [
             Path(folder, name)
             for name in names
@@ -61,12 +62,12 @@ def _described(node: ast.AST, prefix: str) -> Iterator[str]:
             continue
         name = prefix + child.name
         text = ast.get_docstring(child)
-        if text and isinstance(child, ast.ClassDef):
-            yield f"class {name}\n\n{text}"
+        if isinstance(child, ast.ClassDef):
+            if text:
+                yield f"class {name}\n\n{text}"
+            yield from _described(child, f"{name}.")
         elif text:
             yield f"{name}({ast.unparse(child.args)})\n\n{text}"
-        if isinstance(child, ast.ClassDef):
-            yield from _described(child, f"{name}.")
 
 
 def docstrings(path: Path, root: Path) -> str:
@@ -91,7 +92,8 @@ def read_code(root: Path | None = None) -> Iterator[str]:
     root = root or _root()
     yield from _topics(root)
     for path in files(root):
-        yield f"# {path.relative_to(root).as_posix()}\n{path.read_text(encoding='utf-8')}"
+        with tokenize.open(path) as file:  # a source states its encoding
+            yield f"# {path.relative_to(root).as_posix()}\n{file.read()}"
 
 
 def _version(kind: str) -> str:

