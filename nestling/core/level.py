@@ -17,7 +17,7 @@ class Level:
     """
 
     name: str
-    period: float  # tokens between two writes
+    period: int | float  # tokens between two writes
     parameters: int = 0  # numbers the level holds (per sequence, if per_sequence)
     per_sequence: bool = False  # True: every sequence has its own values, gone at its end
     objective: str = ""  # what a write minimises

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
@@ -70,8 +71,9 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         """The token embedding."""
         return self.backbone.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embedding."""
+        assert isinstance(value, nn.Embedding)
         self.backbone.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:
@@ -92,7 +94,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Int[Tensor, "B T"] | None = None,
         attention_mask: Tensor | None = None,
         labels: Int[Tensor, "B T"] | None = None,
-        past_key_values: MemoryCache | None = None,
+        past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         reset: Bool[Tensor, "B T"] | None = None,
         inputs_embeds: Float[Tensor, "B T D"] | None = None,
@@ -125,7 +127,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             cache.advance(states, length, whole if flow.mask is None else flow.mask.sum(1))
         out = CausalLMOutputWithPast(
             loss=loss,  # ty: ignore[invalid-argument-type]
-            logits=logits,  # ty: ignore[invalid-argument-type]
+            logits=logits,
             past_key_values=cache if use_cache else None,
         )
         return out.to_tuple() if return_dict is False else out
@@ -168,7 +170,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             reset = None
         return Flow(reset=reset, mask=attention_mask)
 
-    def _cache(self, cache: MemoryCache | None, x: Float[Tensor, "B T D"]) -> MemoryCache:
+    def _cache(self, cache: Cache | None, x: Float[Tensor, "B T D"]) -> MemoryCache:
         if cache is None:
             return self.new_cache()
         if not isinstance(cache, MemoryCache):

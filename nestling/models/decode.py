@@ -1,0 +1,51 @@
+"""Reading long text into a memory, and writing on from it."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nestling.models.cache import MemoryCache
+from nestling.models.hf import HopeForCausalLM
+
+
+@torch.no_grad()
+def read(
+    model: HopeForCausalLM,
+    input_ids: Int[Tensor, "B T"],
+    cache: MemoryCache | None = None,
+    *,
+    segment: int = 512,  # tokens a call
+) -> tuple[Float[Tensor, "B V"], MemoryCache]:
+    """The logits of the next token after a text of any length, and the memory of it.
+
+    The text goes through in segments, so that memory use does not grow with it; ``cache`` is
+    moved on in place, as in a call of the model. An empty text raises ValueError.
+    """
+    if input_ids.shape[1] == 0:
+        raise ValueError("nothing to read: input_ids has no columns")
+    logits = None
+    cache = model.new_cache() if cache is None else cache
+    for piece in input_ids.split(segment, dim=1):
+        out = model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = out.logits[:, -1]
+    assert logits is not None
+    return logits, cache
+
+
+def write_on(
+    model: HopeForCausalLM,
+    input_ids: Int[Tensor, "B T"],
+    cache: MemoryCache,
+    **generation: Any,  # arguments of transformers' generate, which checks them
+) -> Int[Tensor, "N L"]:
+    """Generate after what ``cache`` remembers and the new tokens ``input_ids``.
+
+    ``generate`` by itself takes its input for the whole text, what the cache has read included.
+    The cache is moved on in place; hand in ``cache.fork()`` to keep it.
+    """
+    seen = input_ids.new_ones(input_ids.shape[0], cache.columns + input_ids.shape[1])
+    return model.generate(
+        input_ids, attention_mask=seen, past_key_values=cache, use_cache=True, **generation
+    )

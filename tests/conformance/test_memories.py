@@ -1,0 +1,234 @@
+"""Laws that every memory of the registry obeys, whatever it remembers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_close
+
+from nestling.core.memory import Flow, Memory, map_state
+from nestling.memories import MEMORIES
+
+WIDTH, HEADS = 16, 2
+TINY = {
+    "attention": [
+        {},
+        {"window": 5},
+        {"num_kv_heads": 1, "short_convolution": True},
+    ],
+    "self_titans": [
+        {"period": 8, "projection_period": 4},
+        {"period": 4, "projection_period": 8, "adaptive_q": True, "eta_init": 0.3},
+        {"period": 4, "projection_period": 4, "network": "matrix", "momentum": False},
+        {"writes": False},
+    ],
+    "mlp": [{"intermediate_size": 24}],
+    "cms": [{"periods": (4, 8), "intermediate_size": 12}],
+}
+CASES = [(name, options) for name in TINY for options in TINY[name]]
+every_memory = pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
+)
+
+
+def build(name: str, options: dict, dtype: torch.dtype = torch.float64) -> Memory:
+    kind = MEMORIES.load(name)
+    memory = kind(kind.Config(**options), hidden_size=WIDTH, num_heads=HEADS).to(dtype)
+    memory.init_weights(torch.Generator().manual_seed(0))
+    return memory
+
+
+def draw(*shape: int, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def in_pieces(memory: Memory, x: torch.Tensor, cuts: list[int], flow: Flow = Flow()):
+    """Run [B, T, D] cut at these places, handing the state on."""
+    state, outputs = None, []
+    edges = [0, *sorted(cuts), x.shape[1]]
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        part = Flow(*(None if f is None else f[:, begin:end] for f in flow))
+        y, state = memory(x[:, begin:end], state, part)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def test_the_table_of_tiny_memories_is_complete():
+    assert set(TINY) == set(MEMORIES.names())
+
+
+@every_memory
+@settings(max_examples=8, deadline=None)
+@given(cuts=st.lists(st.integers(0, 37), max_size=5))
+def test_any_split_equals_the_whole(name, options, cuts):
+    memory, x = build(name, options), draw(2, 37, WIDTH)
+    whole, _ = memory(x)
+    assert_close(in_pieces(memory, x, cuts)[0], whole)
+
+
+@every_memory
+def test_token_by_token_equals_the_whole_in_float32(name, options):
+    memory, x = build(name, options, torch.float32), draw(2, 37, WIDTH).float()
+    whole, _ = memory(x)
+    assert_close(in_pieces(memory, x, list(range(1, 37)))[0], whole)
+
+
+@every_memory
+@pytest.mark.parametrize("at", [1, 7, 16, 30])
+def test_blind_to_the_future(name, options, at):
+    memory, x = build(name, options), draw(2, 33, WIDTH)
+    other = torch.cat((x[:, :at], 100 * draw(2, 33 - at, WIDTH, seed=2)), dim=1)
+    torch.testing.assert_close(memory(other)[0][:, :at], memory(x)[0][:, :at], rtol=0, atol=1e-12)
+
+
+@every_memory
+def test_the_past_matters_to_a_memory_of_the_context_alone(name, options):
+    """The counterpart of blindness: a memory with a state does read what came before."""
+    memory, x = build(name, options), draw(1, 20, WIDTH)
+    other = x.clone()
+    other[:, 17] = draw(1, WIDTH, seed=3)
+    changed = not torch.equal(memory(x)[0][:, 19], memory(other)[0][:, 19])
+    assert changed == (memory.init_state(1) is not None)
+
+
+@every_memory
+def test_rows_are_independent(name, options):
+    memory, x = build(name, options), draw(3, 21, WIDTH)
+    whole, _ = memory(x)
+    for row in range(3):
+        assert_close(memory(x[row : row + 1])[0], whole[row : row + 1])
+    poisoned = x.clone()
+    poisoned[1] = float("nan")
+    assert_close(memory(poisoned)[0][::2], whole[::2])
+
+
+@st.composite
+def layouts(draw):
+    """Rows of documents: (valid tokens, fill after them), all rows of one length, and cuts."""
+    rows = draw(
+        st.lists(
+            st.lists(st.tuples(st.integers(1, 14), st.integers(0, 4)), min_size=1, max_size=3),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    length = max(sum(map(sum, row)) for row in rows)
+    padded = [[*row[:-1], (row[-1][0], row[-1][1] + length - sum(map(sum, row)))] for row in rows]
+    return padded, length, draw(st.lists(st.integers(0, length), max_size=3))
+
+
+def flow_of(rows: list, length: int) -> tuple[Flow, list]:
+    reset = torch.zeros(len(rows), length, dtype=torch.bool)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    places = []
+    for index, row in enumerate(rows):
+        at = 0
+        for valid, fill in row:
+            reset[index, at] = True
+            mask[index, at : at + valid] = True
+            places.append((index, slice(at, at + valid)))
+            at += valid + fill
+    return Flow(reset, mask), places
+
+
+@every_memory
+@settings(max_examples=12, deadline=None)
+@given(layout=layouts())
+def test_packed_documents_equal_separate_ones_in_any_split(name, options, layout):
+    rows, length, cuts = layout
+    memory, x = build(name, options), draw(len(rows), length, WIDTH)
+    flow, places = flow_of(rows, length)
+    # what stands at a masked position must not matter, however large
+    x = torch.where(flow.mask[..., None], x, 1e3 * x)
+    packed, _ = in_pieces(memory, x, cuts, flow)
+    assert packed.isfinite().all()
+    for row, span in places:
+        assert_close(packed[row : row + 1, span], memory(x[row : row + 1, span])[0])
+
+
+@every_memory
+def test_masked_positions_leave_the_state_alone(name, options):
+    memory, x = build(name, options), draw(2, 30, WIDTH)
+    # the row of full length comes first: what it reads shows that rows stay apart
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    _, state = memory(x[:, :12], None, Flow(mask=mask))
+    _, state = memory(x[:, :3], state, Flow(mask=torch.zeros(2, 3, dtype=torch.bool)))
+    after, _ = memory(x[:, 12:], state)
+    rest = torch.cat((x[1:, :7], x[1:, 12:]), dim=1)
+    assert_close(after[:1], memory(x[:1])[0][:, 12:])
+    assert_close(after[1:], memory(rest)[0][:, 7:])
+
+
+@every_memory
+def test_an_empty_sequence_is_read_as_nothing(name, options):
+    memory, x = build(name, options), draw(2, 19, WIDTH)
+    _, state = memory(x[:, :9])
+    for flow in (Flow(), Flow(*[torch.ones(2, 0, dtype=torch.bool)] * 2)):
+        y, same = memory(x[:, :0], state, flow)
+        assert y.shape == (2, 0, WIDTH)
+        assert_close(memory(x[:, 9:], same)[0], memory(x[:, 9:], state)[0])
+
+
+@every_memory
+def test_a_fresh_state_is_the_initial_state(name, options):
+    memory, x = build(name, options), draw(2, 19, WIDTH)
+    assert_close(memory(x, memory.init_state(2))[0], memory(x)[0])
+
+
+@every_memory
+def test_the_state_is_a_value_with_the_batch_first(name, options):
+    memory, x = build(name, options), draw(3, 19, WIDTH)
+    for state in (memory.init_state(3), memory(x)[1]):
+        sizes = []
+        map_state(lambda tensor, sizes=sizes: sizes.append(tensor.shape[0]) or tensor, state)
+        assert set(sizes) <= {3}
+        before = map_state(torch.clone, state)
+        memory(x, state, Flow(reset=torch.rand(3, 19) < 0.2))
+        same = []
+        pairs = iter_tensors(state), iter_tensors(before)
+        same = [torch.equal(a, b) for a, b in zip(*pairs, strict=True)]
+        assert all(same)
+
+
+def iter_tensors(state) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+    map_state(lambda tensor: found.append(tensor) or tensor, state)
+    return found
+
+
+@every_memory
+def test_reordered_rows_go_on_as_they_were(name, options):
+    memory, x = build(name, options), draw(3, 23, WIDTH)
+    _, state = memory(x[:, :11])
+    order = torch.tensor([2, 0, 0])
+    chosen = map_state(lambda tensor: tensor[order], state)
+    assert_close(memory(x[order, 11:], chosen)[0], memory(x)[0][order, 11:])
+
+
+@every_memory
+def test_initialisation_sets_everything_and_is_repeatable(name, options):
+    memory = build(name, options)
+    expected = {key: value.clone() for key, value in memory.state_dict().items()}
+    with torch.no_grad():
+        for tensor in (*memory.parameters(), *memory.buffers()):
+            tensor.fill_(float("nan"))
+    before = torch.get_rng_state()
+    memory.init_weights(torch.Generator().manual_seed(0))
+    assert torch.equal(before, torch.get_rng_state())
+    for key, value in memory.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
+@every_memory
+def test_an_unknown_option_is_refused(name, options):
+    with pytest.raises(TypeError):
+        MEMORIES.load(name).Config(no_such_option=1)
+
+
+@every_memory
+def test_levels_are_sorted_and_say_what_they_are(name, options):
+    for level in build(name, options).levels():
+        assert level.period >= 0
+        assert level.name and level.objective and level.rule and level.context
