@@ -1,6 +1,7 @@
 """The configuration of a language model: a pattern of memory names and their options."""
 
 import dataclasses
+import typing
 from typing import Any
 
 from transformers.configuration_utils import PretrainedConfig
@@ -37,7 +38,11 @@ class HopeConfig(PretrainedConfig):
 
     def __post_init__(self, **kwargs):
         self.pattern = list(self.pattern)
-        self.memories = {name: dict(options) for name, options in (self.memories or {}).items()}
+        # as config.json would give it back, so that a saved configuration equals the original
+        self.memories = {
+            name: {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}
+            for name, options in (self.memories or {}).items()
+        }
         super().__post_init__(**kwargs)
         if not self.pattern:
             raise UserError("pattern must name at least one memory")
@@ -60,11 +65,34 @@ def memory_fields(name: str) -> list[str]:
 
 def memory_config(name: str, options: dict[str, Any]) -> Any:
     """Build a memory's Config from options; an unknown one raises UserError with the nearest."""
-    known = memory_fields(name)
-    for option in options:
-        if option not in known:
-            raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, known)}")
-    return MEMORIES.load(name).Config(**options)
+    kind = MEMORIES.load(name).Config
+    hints = typing.get_type_hints(kind)
+    # JSON has no tuples
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    for option, value in values.items():
+        if option not in hints:
+            raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, hints)}")
+        if not fits(value, hints[option]):
+            wanted = getattr(hints[option], "__name__", str(hints[option]))
+            raise UserError(f"{name}.{option} must be {wanted}, not {value!r}")
+    return kind(**values)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that an option is declared with.
+
+    >>> fits(3, int | None), fits("3", int), fits(True, int), fits((4, 8), tuple[int, ...])
+    (True, False, False, True)
+    """
+    kinds = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(fits(item, kinds[0]) for item in value)
+    if kinds:
+        return any(fits(value, kind) for kind in kinds)
+    if hint in (int, float):
+        number = int if hint is int else int | float
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, hint)
 
 
 AutoConfig.register(HopeConfig.model_type, HopeConfig, exist_ok=True)

@@ -53,8 +53,6 @@ class CMS(Memory):
         regime: str = "training"  # who writes: "training" = the optimizer, at each level's period
 
         def __post_init__(self):
-            # JSON has no tuples
-            object.__setattr__(self, "periods", tuple(self.periods))
             if not self.periods or min(self.periods) < 1:
                 raise UserError("cms.periods must name at least one period of 1 token or more")
             for fast, slow in pairwise(self.periods):
