@@ -23,6 +23,12 @@ from nestling.ops.momentum_gated_delta_rule.chunk import (
     erased_inverse,
     read,
 )
+from nestling.ops.momentum_gated_delta_rule.passes import (
+    read_rows,
+    read_rows_back,
+    read_rows_of_last,
+    shift,
+)
 
 CHOICES = {
     "network": ("mlp", "matrix"),
@@ -253,7 +259,8 @@ class SelfTitans(Memory):
         start = self._start(len(q))
         shortest = min(config.period, config.projection_period)
         outputs = []
-        for begin, end in segments(state.count, flow, q.shape[2], shortest):
+        one_period = config.period == config.projection_period
+        for begin, end, ends in segments(state.count, flow, q.shape[2], shortest):
             here = slice(begin, end)
             if flow.reset is not None:
                 state = self._reset(state, start, flow.reset[:, begin])
@@ -266,6 +273,7 @@ class SelfTitans(Memory):
                 None if mu is None else mu[:, :, here],
                 state,
                 valid,
+                ends if one_period else None,
             )
             outputs.append(y)
         return (torch.cat(outputs, dim=2) if outputs else q), state
@@ -297,72 +305,56 @@ class SelfTitans(Memory):
         mu: Float[Tensor, "B H C"] | None,
         state: SelfTitansState,
         valid: Bool[Tensor, "B C"] | None,
+        ends: bool | None,
     ) -> tuple[Float[Tensor, "B H C D"], SelfTitansState]:
         """Produce k, v and the rates at the anchor, write every memory, read the last one."""
         config = self.config
         base = initial if config.decay_to == "init" else None
-        anchor = state.anchor if base is None else _map(torch.add, state.anchor, base)
-        inputs = [{"k": k, "eta": k, "alpha": k, "v": v, "q": q}[n] for n in self.names[:-1]]
-        produced = _apply(_map(lambda x: x[:, :, :-1], anchor), torch.stack(inputs, dim=2))
-        made = dict(zip(self.names, produced.unbind(2), strict=False))
+        anchor, weight = self._anchor(state, base)
+        inputs = {"k": k, "eta": k, "alpha": k, "v": v, "q": q, "memory": q}
+        read_at_anchor, anchor = _through(
+            anchor, torch.stack([inputs[name] for name in self.names], dim=2)
+        )
+        made = dict(zip(self.names, read_at_anchor.unbind(2), strict=True))
         k, v = unit(made["k"]), unit(made["v"])
-        q = unit(made["q"]) if config.adaptive_q else q
         alpha = torch.sigmoid(_readout(made["alpha"], self.alpha_weight, self.alpha_bias))
         eta = _readout(made["eta"], self.eta_weight, self.eta_bias)
         eta = torch.sigmoid(eta) * (1 + alpha).clamp(max=config.eta_max)
+        mask = None
         if valid is not None:
-            eta = eta * valid[:, None]
-        gates = coefficients(
-            alpha, mu, None, None if valid is None else valid[:, None].expand_as(alpha)
-        )
+            mask = valid[:, None].expand_as(alpha)
+            eta = eta * mask
+        gates = coefficients(alpha, mu, None, mask)
         gradients, hidden = self._gradients(anchor, k, v)
-        scale = eta if mu is None else eta * (1 - mu)
-        gates = _over_memories(gates)
-        new_first, read_first = self._write(
-            k[:, :, None],
-            eta[:, :, None],
-            scale[:, :, None],
-            gradients.first,
-            gates,
-            0,
-            state,
-            base,
-        )
-        if hidden is None:
-            weight, momentum = Layers(new_first.weight, None), Layers(new_first.momentum, None)
-            y = q + read_first(q) if config.read != "anchor" else q
-        else:
+        q = unit(made["q"]) if config.adaptive_q else q
+        wide = _over_memories(gates)
+        beta, scale = eta[:, :, None], (eta if mu is None else eta * (1 - mu))[:, :, None]
+        first = DeltaState(weight.first, state.momentum.first)
+        written = -scale[..., None] * gradients.first
+        first, y = self._write(k[:, :, None], beta, written, wide, first, base, 0, q)
+        second = DeltaState(None, None)
+        if hidden is not None:
             energy = config.epsilon + hidden.square().sum(-1)
-            new_second, read_second = self._write(
-                hidden,
-                eta[:, :, None] / energy,
-                scale[:, :, None] / energy,
-                gradients.second,
-                gates,
-                1,
-                state,
-                base,
-            )
-            weight = Layers(new_first.weight, new_second.weight)
-            momentum = Layers(new_first.momentum, new_second.momentum)
-            y = q
-            if config.read != "anchor":
-                y = q + read_second(functional.gelu(read_first(q)))
-        if config.read == "anchor":
-            y = _apply(_map(lambda x: x[:, :, -1], anchor), q)
-        added = k.shape[2] if valid is None else valid.sum(1)
-        return y, self._advance(state, weight, momentum, state.count + added, added)
+            second = DeltaState(weight.second, state.momentum.second)
+            written = -(scale / energy)[..., None] * gradients.second
+            y = functional.gelu(y)
+            second, y = self._write(hidden, beta / energy, written, wide, second, base, 1, y)
+        y = made["memory"] if config.read == "anchor" else q + y
+        weight = Layers(first.weight, second.weight)
+        momentum = Layers(first.momentum, second.momentum)
+        return y, self._advance(state, weight, momentum, valid, k.shape[2], ends)
 
-    def _advance(self, state, weight, momentum, count, added) -> SelfTitansState:
-        """Move the anchor of every memory whose period has ended."""
-        config = self.config
-        ends = [count % p == 0 for p in (config.projection_period, config.period)]
-        flags = torch.stack([ends[0]] * (len(self.names) - 1) + [ends[1]], dim=1)
-        if not isinstance(added, int):
-            flags = flags & (added > 0)[:, None]
-        flags = flags[:, None, :, None, None]
-        anchor = _map(lambda new, old: torch.where(flags, new, old), weight, state.anchor)
-        return SelfTitansState(state.tail, anchor, weight, momentum, count)
+    def _anchor(self, state: SelfTitansState, base: Layers | None) -> tuple[Layers, Layers]:
+        """The whole weights that opened the period, and the running ones, to be used once."""
+        if base is None:
+            return state.anchor, state.weight
+        if state.anchor.first is not state.weight.first:
+            return _map(torch.add, state.anchor, base), state.weight
+        first = shift(state.weight.first, base.first)
+        if base.second is None:
+            return Layers(first[0], None), Layers(first[1], None)
+        second = shift(state.weight.second, base.second)
+        return Layers(first[0], second[0]), Layers(first[1], second[1])
 
     def _gradients(
         self, anchor: Layers, k: Float[Tensor, "B H C D"], v: Float[Tensor, "B H C D"]
@@ -374,43 +366,83 @@ class SelfTitans(Memory):
         config = self.config
         count = k.shape[2]
         both = torch.cat([v, k], dim=2)[:, :, None]
-        z = both @ anchor.first.mT
-        hidden = slope = None
+        z, _ = read_rows(anchor.first, both)
+        hidden = slope = back = None
         if anchor.second is None:
             mapped = both + z
         else:
             h, slope = gelu_and_slope(z)
-            mapped = both + h @ anchor.second.mT
+            mapped, back = read_rows(anchor.second, h)
+            mapped = both + mapped
             hidden, slope = h[:, :, :, count:], slope[:, :, :, count:]
         target = unit(mapped[:, :, :, :count])
         gradient = mapped[:, :, :, count:] - target if config.objective == "l2" else -target
         length = gradient.norm(dim=-1, keepdim=True)
         gradient = gradient * (config.clip / length.clamp(min=config.clip))
-        if anchor.second is None:
+        if back is None or slope is None:
             return Layers(gradient, None), None
-        return Layers(slope * (gradient @ anchor.second), gradient), hidden
+        return Layers(slope * read_rows_back(back, gradient)[0], gradient), hidden
 
-    def _write(self, u, beta, scale, gradient, gates: Coefficients, layer, state, base):
-        """Write one layer of all memories; also give the read of the last memory."""
+    def _write(
+        self,
+        u: Float[Tensor, "B H M1 C X"],
+        beta: Float[Tensor, "B H M1 C"],
+        written: Float[Tensor, "B H M C Y"],
+        gates: Coefficients,
+        state: DeltaState,
+        base: Layers | None,
+        layer: int,
+        q: Float[Tensor, "B H C X"],
+    ) -> tuple[DeltaState, Float[Tensor, "B H C Y"]]:
+        """Write one layer of all memories, and read that of the last one at q."""
         config = self.config
-        old = DeltaState(state.weight[layer], state.momentum[layer])
         fixed = None if base is None else base[layer]
-        written = -scale[..., None] * gradient
         if config.rule == "dgd":
             inverse = erased_inverse(gates.before, u @ u.mT, beta)
-            gone = erase(u, u, written, beta, gates.before, inverse, old, base=fixed)
+            gone, state = erase(u, u, written, beta, gates.before, inverse, state, base=fixed)
         else:
             gone = torch.zeros_like(written)
-        new = close(u, written, gone, gates, old)
+        span = gates.after if config.read == "post" else gates.before
+        here = type(span)(*(None if x is None else x[:, :, -1] for x in span))
+        y, state = read(
+            q,
+            u[:, :, -1],
+            written[:, :, -1],
+            gone[:, :, -1],
+            here,
+            state,
+            product=read_rows_of_last,
+        )
+        if fixed is not None:
+            y = y + q @ fixed[:, -1].mT
+        return close(u, written, gone, gates, state), y
 
-        def read_last(q: Float[Tensor, "B H C X"]) -> Float[Tensor, "B H C Y"]:
-            span = gates.after if config.read == "post" else gates.before
-            here = type(span)(*(None if s is None else s[:, :, -1] for s in span))
-            last = DeltaState(old.weight[:, :, -1], old.momentum[:, :, -1])
-            y = read(q, u[:, :, -1], written[:, :, -1], gone[:, :, -1], here, last)
-            return y if fixed is None else y + q @ fixed[:, -1].mT
+    def _advance(
+        self,
+        state: SelfTitansState,
+        weight: Layers,
+        momentum: Layers,
+        valid: Bool[Tensor, "B C"] | None,
+        length: int,
+        ends: bool | None,
+    ) -> SelfTitansState:
+        """Move the anchor of every memory whose period has ended.
 
-        return new, read_last
+        ``ends`` says it for all rows and memories at once where that is known.
+        """
+        config = self.config
+        added = length if valid is None else valid.sum(1)
+        count = state.count + added
+        if ends is not None:
+            anchor = weight if ends else state.anchor
+            return SelfTitansState(state.tail, anchor, weight, momentum, count)
+        periods = [config.projection_period] * (len(self.names) - 1) + [config.period]
+        moves = count[:, None] % torch.tensor(periods, device=count.device) == 0
+        if valid is not None:
+            moves = moves & valid.any(1)[:, None]
+        moves = moves[:, None, :, None, None]
+        anchor = _map(lambda new, old: torch.where(moves, new, old), weight, state.anchor)
+        return SelfTitansState(state.tail, anchor, weight, momentum, count)
 
     def levels(self) -> list[Level]:
         """Every memory with its period, and the momentum that goes before it."""
@@ -456,41 +488,53 @@ class SelfTitans(Memory):
 
 def segments(
     count: Int[Tensor, " B"], flow: Flow, length: int, period: int
-) -> list[tuple[int, int]]:
+) -> list[tuple[int, int, bool | None]]:
     """Cut [0, length) so that no row starts a document or a period but at a segment's first token.
 
     ``count`` is the tokens each row's document has so far; periods count from the document start.
+    With each segment goes whether it ends a period in all rows (True), none (False) or some, or
+    it is not known (None).
     """
     if length <= 1:
-        return [(0, length)] if length else []
-    index = torch.arange(length, device=count.device)
-    if flow.reset is None and flow.mask is None:
-        ends = (count[:, None] + index + 1) % period == 0
-        starts = None
-    else:
-        valid = torch.ones_like(index, dtype=torch.bool) if flow.mask is None else flow.mask
-        seen = valid.expand(len(count), -1).long().cumsum(1)
-        position = count[:, None] + seen
-        starts = flow.reset
-        if starts is not None:
-            # tokens before the document's start do not count
-            before = torch.where(starts, seen - valid.long(), -1).cummax(1).values
-            position = torch.where(before >= 0, seen - before, position)
-        ends = (position % period == 0) & valid
+        return [(0, length, None)] if length else []
+    starts, valid = flow.reset, flow.mask
+    if valid is None:
+        valid = torch.ones(len(count), length, dtype=torch.bool, device=count.device)
+    seen = valid.long().cumsum(1)
+    position = count[:, None] + seen
+    if starts is not None:
+        # tokens before the document's start do not count
+        before = torch.where(starts, seen - valid.long(), -1).cummax(1).values
+        position = torch.where(before >= 0, seen - before, position)
+    ends = (position % period == 0) & valid
     cut = torch.zeros(length + 1, dtype=torch.bool, device=count.device)
     cut[1:] |= ends.any(0)
     if starts is not None:
         cut[:-1] |= starts.any(0)
-    cut[period::period] |= True if flow.mask is not None else False
+    if flow.mask is not None:
+        cut[period::period] = True
     cut[0] = cut[length] = True
     points = cut.nonzero()[:, 0].tolist()
-    return list(zip(points[:-1], points[1:], strict=True))
+    share = ends.float().mean(0).tolist()
+    known = {0.0: False, 1.0: True}
+    return [(a, b, known.get(share[b - 1])) for a, b in zip(points[:-1], points[1:], strict=True)]
 
 
 def _map(function, *layers: Layers) -> Layers:
     """Apply to the layers of equal place; a missing second layer stays missing."""
     second = None if layers[0].second is None else function(*(x.second for x in layers))
     return Layers(function(*(x.first for x in layers)), second)
+
+
+def _through(
+    weights: Layers, x: Float[Tensor, "B H M C D"]
+) -> tuple[Float[Tensor, "B H M C D"], Layers]:
+    """The residual network with these weights, which are handed on (ops passes)."""
+    z, first = read_rows(weights.first, x)
+    if weights.second is None:
+        return x + z, Layers(first, None)
+    y, second = read_rows(weights.second, functional.gelu(z))
+    return x + y, Layers(first, second)
 
 
 def _apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:

@@ -12,12 +12,14 @@ A reset at token i cuts every product that spans i, and the weight it puts in, `
 in with a coefficient b of its own.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nestling.ops.momentum_gated_delta_rule.passes import advance, read_rows
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState
 
 
@@ -151,21 +153,23 @@ def erase(
     state: DeltaState,
     initial: Tensor | None = None,
     base: Tensor | None = None,
-) -> Float[Tensor, "*M C V"]:
-    """What the eraser takes away at each token of one chunk, beta_t W_{t-1} p_t.
+) -> tuple[Float[Tensor, "*M C V"], DeltaState]:
+    """What the eraser takes away at each token of one chunk, beta_t W_{t-1} p_t; the state on.
 
     ``base`` [*, V, K] is a weight that neither decays nor is written but that the eraser sees:
     with it the state is the deviation from it. Leading dimensions broadcast.
     """
-    seen = before.start[..., None] * (p @ state.weight.mT)
+    seen, weight = read_rows(state.weight, before.start[..., None] * p)
+    momentum = state.momentum
     if before.momentum is not None:
-        seen = seen + before.momentum[..., None] * (p @ state.momentum.mT)
+        pushed, momentum = read_rows(momentum, before.momentum[..., None] * p)
+        seen = seen + pushed
     if before.initial is not None and initial is not None:
         seen = seen + before.initial[..., None] * (p @ initial.mT)
     if base is not None:
         seen = seen + p @ base.mT
     seen = seen + (before.writes * (p @ k.mT)) @ w
-    return beta[..., None] * (inverse @ seen)
+    return beta[..., None] * (inverse @ seen), DeltaState(weight, momentum)
 
 
 def read(
@@ -176,15 +180,22 @@ def read(
     span: Span,
     state: DeltaState,
     initial: Tensor | None = None,
-) -> Float[Tensor, "*M C V"]:
-    """Read at every token of one chunk, at the moment of ``span``: after or before its write."""
+    product: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = read_rows,
+) -> tuple[Float[Tensor, "*M C V"], DeltaState]:
+    """Read at every token of one chunk, at the moment of ``span``: after or before its write.
+
+    ``product`` reads the rows of the state that are meant (passes.py); the state is handed on.
+    """
     scores = q @ k.mT
-    y = span.start[..., None] * (q @ state.weight.mT)
+    y, weight = product(state.weight, span.start[..., None] * q)
+    momentum = state.momentum
     if span.momentum is not None:
-        y = y + span.momentum[..., None] * (q @ state.momentum.mT)
+        pushed, momentum = product(momentum, span.momentum[..., None] * q)
+        y = y + pushed
     if span.initial is not None and initial is not None:
         y = y + span.initial[..., None] * (q @ initial.mT)
-    return y + (span.writes * scores) @ w - (span.erased * scores) @ erased
+    y = y + (span.writes * scores) @ w - (span.erased * scores) @ erased
+    return y, DeltaState(weight, momentum)
 
 
 def close(
@@ -196,18 +207,19 @@ def close(
     initial: Tensor | None = None,
 ) -> DeltaState:
     """The state after the last token of one chunk."""
-    after = gates.after
+    after, writes = gates.after, gates.momentum_writes
     delta = after.writes[..., -1, :, None] * w - after.erased[..., -1, :, None] * erased
-    weight = after.start[..., -1, None, None] * state.weight + delta.mT @ k
-    if after.momentum is not None:
-        weight = weight + after.momentum[..., -1, None, None] * state.momentum
+    weight, momentum = advance(
+        *state,
+        after.start[..., -1],
+        None if after.momentum is None else after.momentum[..., -1],
+        gates.momentum_start,
+        delta,
+        None if writes is None else writes[..., None] * w,
+        k,
+    )
     if after.initial is not None and initial is not None:
         weight = weight + after.initial[..., -1, None, None] * initial
-    momentum = state.momentum
-    if gates.momentum_start is not None:
-        momentum = gates.momentum_start[..., None, None] * momentum
-    if gates.momentum_writes is not None:
-        momentum = momentum + (gates.momentum_writes[..., None] * w).mT @ k
     return DeltaState(weight, momentum)
 
 
@@ -264,8 +276,9 @@ def chunk(
     for n in range(len(q)):
         here = take(gates, n)
         span = here.after if read_at == "post" else here.before
-        gone = erase(p[n], k[n], w[n], beta[n], here.before, inverse[n], state, initial)
-        outputs.append(read(q[n], k[n], w[n], gone, span, state, initial))
+        gone, state = erase(p[n], k[n], w[n], beta[n], here.before, inverse[n], state, initial)
+        y, state = read(q[n], k[n], w[n], gone, span, state, initial)
+        outputs.append(y)
         state = close(k[n], w[n], gone, here, state, initial)
     y = torch.stack(outputs)  # [N, B, H, C, V]
     return y.movedim(0, 1).transpose(2, 3).flatten(1, 2)[:, :length], state

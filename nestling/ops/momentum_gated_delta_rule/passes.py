@@ -1,0 +1,180 @@
+"""The few passes over a state that a chunk needs, with gradients that touch it as rarely.
+
+A state [*, V, K] is far larger than the rows of a chunk, and reading or writing it is what costs
+time. Each function here hands the state on as a second output: the gradient that comes back for
+that output is then owned by the function, which adds its own part in place, inside the matrix
+product. A state handed on must be used once, by another function of this file.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def _matrices(x: Tensor) -> Tensor:
+    """View [*, R, C] as [N, R, C]."""
+    return x.reshape(-1, *x.shape[-2:])
+
+
+def _rows(rows: Tensor, lead: torch.Size) -> Tensor:
+    return _matrices(rows.expand(*lead, *rows.shape[-2:]))
+
+
+def _summed(grad: Tensor, like: Tensor) -> Tensor:
+    """Sum a gradient over the dimensions its input was broadcast along."""
+    return grad.sum_to_size(like.shape)
+
+
+class _Product(torch.autograd.Function):
+    """rows @ weight^T (or rows @ weight), and the weight itself."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, rows: Tensor, transposed: bool, last: bool):
+        part = weight[:, :, -1] if last else weight
+        flat, lead = _matrices(part), part.shape[:-2]
+        wide = _rows(rows, lead)
+        ctx.save_for_backward(weight, rows)
+        ctx.options = (transposed, last)
+        y = torch.bmm(wide, flat.mT if transposed else flat)
+        return y.view(*lead, *y.shape[-2:]), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor | None, grad_weight: Tensor | None):
+        weight, rows = ctx.saved_tensors
+        transposed, last = ctx.options
+        if grad is None:
+            return grad_weight, None, None, None
+        part = weight[:, :, -1] if last else weight
+        flat, lead = _matrices(part), part.shape[:-2]
+        wide, grad = _rows(rows, lead), _matrices(grad)
+        left, right = (grad, wide) if transposed else (wide, grad)
+        if grad_weight is None and not last:
+            grad_weight = torch.bmm(left.mT, right).view_as(weight)
+        else:
+            if grad_weight is None:
+                grad_weight = torch.zeros_like(weight)
+            target = grad_weight[:, :, -1] if last else grad_weight
+            if target.is_contiguous():
+                target.view_as(flat).baddbmm_(left.mT, right)
+            else:
+                target += torch.bmm(left.mT, right).view_as(target)
+        grad_rows = None
+        if ctx.needs_input_grad[1]:
+            grad_rows = torch.bmm(grad, flat if transposed else flat.mT)
+            grad_rows = _summed(grad_rows.view(*lead, *grad_rows.shape[-2:]), rows)
+        return grad_weight, grad_rows, None, None
+
+
+def read_rows(
+    weight: Float[Tensor, "*N V K"], rows: Float[Tensor, "*M C K"]
+) -> tuple[Float[Tensor, "*N C V"], Float[Tensor, "*N V K"]]:
+    """``rows @ weight^T`` for rows that broadcast over the weight's leading dimensions."""
+    return _Product.apply(weight, rows, True, False)
+
+
+def read_rows_back(
+    weight: Float[Tensor, "*N V K"], rows: Float[Tensor, "*M C V"]
+) -> tuple[Float[Tensor, "*N C K"], Float[Tensor, "*N V K"]]:
+    """``rows @ weight``: the product backwards through the weight."""
+    return _Product.apply(weight, rows, False, False)
+
+
+def read_rows_of_last(
+    weight: Float[Tensor, "B H M V K"], rows: Float[Tensor, "B H C K"]
+) -> tuple[Float[Tensor, "B H C V"], Float[Tensor, "B H M V K"]]:
+    """``rows @ weight^T`` with the last of the M weights."""
+    return _Product.apply(weight, rows, True, True)
+
+
+class _Shifted(torch.autograd.Function):
+    """state + base, and the state itself."""
+
+    @staticmethod
+    def forward(ctx, state: Tensor, base: Tensor):
+        ctx.lead = state.ndim - base.ndim
+        return state + base, state.view_as(state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor | None, grad_state: Tensor | None):
+        if grad is None:
+            return grad_state, None
+        grad_base = grad.sum(tuple(range(ctx.lead)))
+        return grad if grad_state is None else grad_state.add_(grad), grad_base
+
+
+def shift(
+    state: Float[Tensor, "*N V K"], base: Float[Tensor, "*M V K"]
+) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
+    """``state + base``, the base having fewer leading dimensions."""
+    return _Shifted.apply(state, base)
+
+
+class _Closed(torch.autograd.Function):
+    """The state at the end of a chunk."""
+
+    @staticmethod
+    def forward(ctx, weight, momentum, start, carried, kept, delta, pushed, k):
+        lead = weight.shape[:-2]
+        wide = _rows(k, lead)
+        end = weight * start[..., None, None]
+        if carried is not None:
+            end.addcmul_(momentum, carried[..., None, None])
+        _matrices(end).baddbmm_(_matrices(delta).mT, wide)
+        after = momentum if kept is None else momentum * kept[..., None, None]
+        if pushed is not None:
+            after = after.clone() if kept is None else after
+            _matrices(after).baddbmm_(_matrices(pushed).mT, wide)
+        ctx.save_for_backward(weight, momentum, start, carried, kept, delta, pushed, k)
+        return end, after.view_as(after) if after is momentum else after
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, grad_after):
+        weight, momentum, start, carried, kept, delta, pushed, k = ctx.saved_tensors
+        lead = weight.shape[:-2]
+        wide, flat = _rows(k, lead), _matrices(grad)
+        grad_weight = grad * start[..., None, None]
+        grad_start = _summed((grad * weight).sum((-1, -2)), start)
+        grad_delta = torch.bmm(wide, flat.mT).view(*lead, *delta.shape[-2:])
+        grad_k = torch.bmm(_matrices(delta), flat)
+        grad_momentum = grad_carried = grad_kept = grad_pushed = None
+        if kept is not None:
+            grad_momentum = grad_after * kept[..., None, None]
+            grad_kept = _summed((grad_after * momentum).sum((-1, -2)), kept)
+        else:
+            grad_momentum = grad_after.clone()
+        if carried is not None:
+            grad_momentum.addcmul_(grad, carried[..., None, None])
+            grad_carried = _summed((grad * momentum).sum((-1, -2)), carried)
+        if pushed is not None:
+            flat_after = _matrices(grad_after)
+            grad_pushed = torch.bmm(wide, flat_after.mT).view(*lead, *pushed.shape[-2:])
+            grad_k.baddbmm_(_matrices(pushed), flat_after)
+        grad_k = _summed(grad_k.view(*lead, *k.shape[-2:]), k)
+        return (
+            grad_weight,
+            grad_momentum,
+            grad_start,
+            grad_carried,
+            grad_kept,
+            _summed(grad_delta, delta),
+            None if pushed is None else _summed(grad_pushed, pushed),
+            grad_k,
+        )
+
+
+def advance(
+    weight: Float[Tensor, "*N V K"],
+    momentum: Float[Tensor, "*N V K"],
+    start: Float[Tensor, "*L"],
+    carried: Float[Tensor, "*L"] | None,
+    kept: Float[Tensor, "*L"] | None,
+    delta: Float[Tensor, "*N C V"],
+    pushed: Float[Tensor, "*N C V"] | None,
+    k: Float[Tensor, "*M C K"],
+) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
+    """start W + carried S + delta^T k, and kept S + pushed^T k; None is no such term (kept: 1)."""
+    return _Closed.apply(weight, momentum, start, carried, kept, delta, pushed, k)

@@ -1,0 +1,220 @@
+"""Self-modifying Titans: equal to the loops of its equations, learned whole, bounded, alive."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.core.memory import Flow
+from nestling.memories.self_titans import SelfTitans
+
+sys.path.insert(0, str(Path(__file__).parent))
+from naive_self_titans import self_titans as naive  # noqa: E402
+
+
+def build(seed=0, hidden_size=8, num_heads=2, strong=True, **options):
+    """A small float64 layer whose gates and writes are far from their limits."""
+    config = SelfTitans.Config(**{"period": 4, "projection_period": 4, **options})
+    module = SelfTitans(config, hidden_size=hidden_size, num_heads=num_heads).double()
+    generator = torch.Generator().manual_seed(seed)
+    module.init_weights(generator)
+    if strong:
+        with torch.no_grad():
+            module.projection.weight.normal_(0, 0.5, generator=generator)
+            module.eta_bias.fill_(0)
+            module.alpha_bias.fill_(1)
+            for weight in (module.eta_weight, module.alpha_weight, module.output.weight):
+                weight.normal_(0, 0.7, generator=generator)
+            if module.initial_second is not None:
+                module.initial_second.normal_(0, 0.3, generator=generator)
+    return module
+
+
+def sequence(length, seed=1, batch=2, width=8):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
+
+
+VARIANTS = {
+    "default": {},
+    "adaptive q": {"adaptive_q": True},
+    "no momentum": {"momentum": False},
+    "no eraser": {"rule": "gd"},
+    "dot": {"objective": "dot"},
+    "matrix": {"network": "matrix"},
+    "matrix, dot, large eta": {"network": "matrix", "objective": "dot", "eta_max": 2.0},
+    "read pre": {"read": "pre"},
+    "read anchor": {"read": "anchor"},
+    "decay to zero": {"decay_to": "zero"},
+    "slow output memory": {"period": 4, "projection_period": 2},
+    "slow projections": {"period": 2, "projection_period": 4},
+    "wide": {"memory_hidden": 7},
+    "clipped": {"clip": 0.3},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_equals_the_equations_token_by_token(name):
+    """Outputs and the gradient of every parameter and input, float64."""
+    module = build(**VARIANTS[name])
+    x = sequence(11).requires_grad_()
+    reset = torch.zeros(2, 11, dtype=torch.bool)
+    reset[1, 6] = True
+    wanted = [x, *module.parameters()]
+    results = []
+    for form in ("fast", "naive"):
+        y = (
+            module(x, None, Flow(reset=reset))[0]
+            if form == "fast"
+            else naive(module, x, reset=reset)
+        )
+        weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        results.append((y, torch.autograd.grad((y * weights).sum(), wanted, allow_unused=True)))
+    (fast, fast_grads), (truth, truth_grads) = results
+    assert (fast - truth).norm() <= 1e-9 * truth.norm()
+    names = ["x", *(n for n, _ in module.named_parameters())]
+    for n, got, want in zip(names, fast_grads, truth_grads, strict=True):
+        assert want is not None and want.norm() > 0, n
+        assert (got - want).norm() <= 1e-9 * want.norm(), n
+
+
+@pytest.mark.parametrize("network", ["mlp", "matrix"])
+def test_meta_gradient_of_every_memory_matches_finite_differences(network):
+    """The initial states of k, eta, alpha, v, q and memory are learned through the writes."""
+    module = build(adaptive_q=True, network=network)
+    x = sequence(13)
+    weights = torch.randn(2, 13, 8, generator=torch.Generator().manual_seed(3)).double()
+
+    def loss():
+        return (module(x)[0] * weights).sum()
+
+    for parameter in (module.initial_first, module.initial_second):
+        if parameter is None:
+            continue
+        (grad,) = torch.autograd.grad(loss(), parameter)
+        for index, name in enumerate(module.names):
+            direction = torch.zeros_like(parameter)
+            generator = torch.Generator().manual_seed(index)
+            part = torch.randn(direction[:, index].shape, generator=generator, dtype=grad.dtype)
+            direction[:, index] = part
+            step, values = 1e-5, []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    parameter.add_(sign * step * direction)
+                    values.append(loss())
+                    parameter.sub_(sign * step * direction)
+            numeric = (values[0] - values[1]) / (2 * step)
+            analytic = (grad * direction).sum()
+            assert analytic.abs() > 1e-6, name
+            assert abs(analytic - numeric) <= 1e-6 * max(1.0, abs(numeric)), name
+
+
+def test_every_memory_moves_in_five_steps():
+    module = build(strong=False, adaptive_q=True)
+    before = {n: p.detach().clone() for n, p in module.named_parameters() if "initial" in n}
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    for step in range(5):
+        optimizer.zero_grad()
+        module(sequence(16, seed=step))[0].square().sum().backward()
+        optimizer.step()
+    for name, start in before.items():
+        moved = (dict(module.named_parameters())[name] - start).abs()
+        for index, memory in enumerate(module.names):
+            assert moved[:, index].amax() > 0, (name, memory)
+
+
+def test_periods_count_from_each_rows_own_document_start():
+    """A packed row equals its documents read alone, wherever the cuts fall."""
+    module = build()
+    x = sequence(17)
+    reset = torch.zeros(2, 17, dtype=torch.bool)
+    reset[0, 5] = reset[1, 11] = True
+    y, state = module(x, None, Flow(reset=reset))
+    for row, cut in ((0, 5), (1, 11)):
+        alone = torch.cat(
+            [module(p)[0] for p in (x[row : row + 1, :cut], x[row : row + 1, cut:])], 1
+        )
+        assert (y[row] - alone[0]).norm() <= 1e-12 * alone.norm()
+    assert state.count.tolist() == [12, 6]
+
+
+def test_masked_positions_after_valid_ones_change_nothing():
+    module = build()
+    x = sequence(12)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    _, state = module(x, None, Flow(mask=mask))
+    _, short = module(x[1:, :7])
+    more = sequence(5, seed=8)
+    y, _ = module(more, state)
+    alone, _ = module(more[1:], short)
+    assert (y[1] - alone[0]).norm() <= 1e-12 * alone.norm()
+
+
+def test_state_dtype_is_float32_for_a_bfloat16_model():
+    module = build(hidden_size=16).bfloat16()
+    y, state = module(sequence(9, width=16).bfloat16())
+    assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
+    assert state.weight.first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("period", [16, 64])
+@pytest.mark.parametrize("strong", [False, True])
+def test_one_token_repeated_stays_bounded(period, strong):
+    """10,000 times the same input: all keys equal, the worst case of the frozen gradient."""
+    module = build(hidden_size=32, period=period, projection_period=period, strong=strong).float()
+    x = sequence(1, batch=1, width=32).float().expand(1, 1000, 32)
+    state, norms = None, []
+    with torch.no_grad():
+        for _ in range(10):
+            y, state = module(x, state)
+            assert torch.isfinite(y).all()
+            norms.append(max(float(w.norm()) for w in state.weight))
+    initial = max(float(p.norm()) for p in (module.initial_first, module.initial_second))
+    assert max(norms) < 5 * initial
+    assert max(norms[5:]) <= 1.1 * max(norms[:5])
+
+
+@pytest.mark.parametrize("eta_max", [1.0, 2.0])
+def test_equal_keys_with_the_strongest_writes_stay_bounded(eta_max):
+    """Keys all equal, values random, eta at its limit and no decay to speak of."""
+    module = build(hidden_size=32, eta_max=eta_max, period=16, projection_period=16).float()
+    with torch.no_grad():
+        module.eta_weight.zero_()
+        module.eta_bias.fill_(8.0)
+        module.alpha_bias.fill_(9.0)
+        module.projection.weight[32:64] = 0
+        x = sequence(2000, batch=1, width=32).float()
+        x[..., 0] = 1
+        module.projection.weight[32:64, 0] = 1.0
+        y, state = module(x)
+    assert torch.isfinite(y).all()
+    initial = max(float(p.norm()) for p in (module.initial_first, module.initial_second))
+    assert max(float(w.norm()) for w in state.weight) < 20 * initial
+
+
+def test_writes_off_is_the_initial_memory_at_every_token():
+    module = build(writes=False)
+    x = sequence(9)
+    whole, _ = module(x)
+    # the convolution sees three tokens back and no further
+    later, _ = module(x[:, 3:])
+    assert torch.allclose(whole[:, 6:], later[:, 3:], rtol=0, atol=1e-12)
+    assert not torch.allclose(build()(x)[0], whole, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"period": 6, "projection_period": 4}, "divide"),
+        ({"network": "cnn"}, "mlp, matrix"),
+        ({"objective": "l3"}, "l2, dot"),
+        ({"eta_init": 1.5}, "eta_init"),
+        ({"convolution": 0}, "convolution"),
+    ],
+)
+def test_bad_options_say_what_to_do(options, message):
+    with pytest.raises(UserError, match=message):
+        SelfTitans.Config(**options)
