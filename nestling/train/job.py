@@ -3,19 +3,17 @@
 import dataclasses
 import json
 import math
-import os
-import tempfile
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance, write_json
 from nestling.data import Batch, Documents, Loader, Prepared, prepare
 from nestling.models import configure, create
+from nestling.models.folder import save_model
 from nestling.models.hf import HopeForCausalLM
 from nestling.train.config import TrainConfig, field_names, train_config
 from nestling.train.evaluate import held_out_batches
@@ -49,12 +47,15 @@ def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
     try:
         configure(job.preset, vocab_size=job.vocab_size, **model)
     except UserError as error:
-        for name in model:
-            hint = did_you_mean(name, field_names())
-            lost = str(error).startswith(f"unknown option {name!r}: known")
-            if lost and hint.startswith("did you mean"):
-                raise UserError(f"unknown option {name!r}: {hint}") from error
-        raise
+        # the nearest name may be a setting of the run rather than an option of the model
+        match = re.match(
+            "unknown option '(.*?)': did you mean '(.*)'|unknown option '(.*)':", str(error)
+        )
+        if match is None:
+            raise
+        name, nearest = match[1] or match[3], [match[2]] if match[2] else []
+        hint = did_you_mean(name, [*nearest, *field_names()])
+        raise UserError(f"unknown option {name!r}: {hint}") from error
     return job
 
 
@@ -175,18 +176,3 @@ def run_job(
         provenance=provenance(job.device),
     )
     return model, result
-
-
-def save_model(model: HopeForCausalLM, tokenizer: Any, directory: Path) -> None:
-    """Write model and tokenizer as transformers reads them; a full disk raises UserError."""
-    try:
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
-            model.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
-            for file in Path(draft).iterdir():
-                os.replace(file, directory / file.name)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot save the model in {directory} ({reason}); free some space, then --resume"
-        ) from error

@@ -1,0 +1,55 @@
+"""nestling generate: continue a text with a trained model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nestling.core.error import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Continue a prompt; what was read can be kept as a memory file and taken up again."""
+
+    model: Path
+    """Folder with a trained model, as `nestling train --out` leaves it."""
+    prompt: str = ""
+    """Text to continue; empty: begin a document."""
+    tokens: int = 100
+    """Tokens to write, at most."""
+    temperature: float = 0.8
+    """Spread of the draw; 0 always takes the most likely token."""
+    top_k: int = 50
+    """Draw among this many of the most likely tokens; 0: among all."""
+    seed: int = 0
+    """Seed of the draw."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    load_memory: Path | None = None
+    """Go on after what the memory in this file has read."""
+    save_memory: Path | None = None
+    """Keep in this file what the model remembers at the end."""
+
+    def run(self) -> None:
+        """Print the prompt and what the model writes after it."""
+        if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
+            raise UserError("tokens must be at least 1, temperature and top-k at least 0")
+
+        from nestling.models.cache import MemoryCache
+        from nestling.models.folder import load_model
+        from nestling.train.inference import continue_text
+
+        model, tokenizer = load_model(self.model, self.device)
+        cache = MemoryCache.load(self.load_memory, model) if self.load_memory else None
+        text, cache = continue_text(
+            model,
+            tokenizer,
+            self.prompt,
+            tokens=self.tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            cache=cache,
+            seed=self.seed,
+        )
+        print(self.prompt + text)
+        if self.save_memory is not None:
+            cache.save(self.save_memory)

@@ -1,0 +1,55 @@
+"""nestling levels: the nested system of a model and its optimizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nestling.core.error import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Print every box that is written, fast to slow: when, from what, by which rule."""
+
+    preset: tyro.conf.Positional[str]
+    """Model; `nestling list` names them."""
+    optimizer: str = "adamw"
+    """What trains it: adamw, momentum or sgd."""
+    tokens_per_step: int | None = None
+    """Tokens of a stream to one optimizer step; periods are rounded up to it."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE: an option of the model (writes=false); may be repeated."""
+    json: Path | None = None
+    """File for the same as a Result."""
+    svg: Path | None = None
+    """File for the same as a drawing."""
+
+    def run(self) -> None:
+        """Print the system, and write it where --json and --svg say."""
+        from nestling.cli.train import settings
+        from nestling.core.result import Result, write_whole
+        from nestling.models import create
+        from nestling.report.levels import levels_svg, levels_text
+        from nestling.train.config import TrainConfig
+        from nestling.train.levels import as_record, nested_system
+
+        if self.tokens_per_step is not None and self.tokens_per_step < 1:
+            raise UserError("--tokens-per-step must be at least 1")
+        chosen = settings(self.set)
+        model = create(self.preset, **chosen)
+        tokens = self.tokens_per_step or TrainConfig().tokens_per_step
+        system = nested_system(model, self.optimizer, tokens)
+        count = model.num_parameters()
+        title = f"{self.preset} trained by {self.optimizer}, {tokens:,} tokens of a stream a step"
+        print(f"{title}; {count:,} parameters\n")
+        print(levels_text(system))
+        if self.json is not None:
+            names = {"preset": self.preset, "optimizer": self.optimizer, "tokens_per_step": tokens}
+            metrics = {"num_parameters": count, "levels": as_record(system)}
+            Result(name="levels", config=names | {"model": chosen}, metrics=metrics).write(
+                self.json
+            )
+        if self.svg is not None:
+            write_whole(self.svg, levels_svg(system, title).encode())

@@ -1,0 +1,100 @@
+"""A trained model in a folder, as transformers reads and writes it."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from nestling.core.error import UserError
+from nestling.data import check_vocabulary, read_tokenizer
+from nestling.models.config import HopeConfig
+from nestling.models.hf import HopeForCausalLM
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@contextlib.contextmanager
+def _no_bars() -> Generator[None]:
+    """Reading and writing one file needs no progress bars."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def save_model(
+    model: HopeForCausalLM, tokenizer: "PreTrainedTokenizerFast", directory: Path
+) -> None:
+    """Write model and tokenizer as transformers reads them; a full disk raises UserError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _no_bars(), tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            for file in Path(draft).iterdir():
+                os.replace(file, directory / file.name)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"cannot save the model in {directory} ({reason}); free some space, then --resume"
+        ) from error
+
+
+def load_model(
+    directory: Path, device: str = "cpu"
+) -> tuple[HopeForCausalLM, "PreTrainedTokenizerFast"]:
+    """The model and the tokenizer that training left in ``directory``, ready to read.
+
+    Raises UserError where there is none, it is cut short or of another architecture, or the
+    tokenizer does not belong to it.
+    """
+    _check_config(directory)
+    try:
+        with _no_bars():
+            # transformers' annotation does not know the second value
+            model, about = HopeForCausalLM.from_pretrained(  # ty: ignore[not-iterable]
+                directory, local_files_only=True, output_loading_info=True
+            )
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"the model in {directory} cannot be read ({reason}); train it again or copy it anew"
+        ) from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if about[kind]:
+            name = sorted(map(str, about[kind]))[0]
+            raise UserError(
+                f"the weights in {directory} are of another architecture than its config.json "
+                f"({name}); take both files from the same training"
+            )
+    tokenizer = read_tokenizer(directory)
+    check_vocabulary(tokenizer, model.config.vocab_size)
+    return model.to(device).eval(), tokenizer
+
+
+def _check_config(directory: Path) -> None:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{directory} holds no model; name a folder that `nestling train --out` has finished"
+        )
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read; train the model again") from error
+    if kind != HopeConfig.model_type:
+        raise UserError(
+            f"{directory} holds a model of kind {kind!r}, not {HopeConfig.model_type!r}"
+        )

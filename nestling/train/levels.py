@@ -1,0 +1,103 @@
+"""A model and its optimizer as one nested system: every box that is written, and when."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from nestling.core.level import Level
+from nestling.core.nested import ordered
+from nestling.models.hf import HopeForCausalLM
+from nestling.optim.leveled import Leveled, steps_of
+from nestling.optim.levels import optimizer_levels
+from nestling.train.config import TrainConfig
+
+WEIGHTS = "weights"
+
+
+def nested_system(
+    model: HopeForCausalLM,
+    optimizer: str | Leveled = "adamw",
+    tokens_per_step: int | None = None,
+) -> list[Level]:
+    """All boxes of a model in training, fast to slow.
+
+    The memories declare their own; those that training writes take the period of the optimizer's
+    clock, a whole number of steps of ``tokens_per_step`` tokens of a stream (default: that of
+    TrainConfig, or of the optimizer given). Layers of the same kind are one box, "name x4". All
+    other weights are the box "weights"; each period has the optimizer's own boxes.
+
+    Source: arXiv 2512.24695, Def 2-4. Deviates: nothing.
+    """
+    if isinstance(optimizer, Leveled):
+        tokens_per_step = optimizer.tokens_per_step
+        optimizer = type(optimizer.inner).__name__.lower()
+    tokens_per_step = tokens_per_step or TrainConfig().tokens_per_step
+    boxes = merged(model.levels().values())
+    trained = [box for box in boxes if not box.per_sequence]
+    boxes = [box for box in boxes if box.per_sequence]
+    trained = [_clocked(box, tokens_per_step) for box in trained]
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained.append(_weights(total - sum(box.parameters for box in trained), tokens_per_step))
+    for period in sorted({int(box.period) for box in trained}):
+        group = [box for box in trained if box.period == period]
+        count = sum(box.parameters for box in group)
+        buffers = optimizer_levels(optimizer, period=period, parameters=count)
+        names = tuple(buffer.name for buffer in buffers)
+        boxes += buffers
+        boxes += [dataclasses.replace(b, depends_on=b.depends_on + names) for b in group]
+    return [box for level in ordered(boxes) for box in level]
+
+
+def merged(levels: Iterable[Level]) -> list[Level]:
+    """Boxes that differ in their number of parameters alone as one, in the order of the first."""
+    groups: dict[Level, list[Level]] = {}
+    for level in levels:
+        groups.setdefault(dataclasses.replace(level, parameters=0), []).append(level)
+    named = {
+        kind: f"{kind.name} x{len(g)}" if len(g) > 1 else kind.name for kind, g in groups.items()
+    }
+    renamed = {kind.name: name for kind, name in named.items()}
+    return [
+        dataclasses.replace(
+            kind,
+            name=named[kind],
+            parameters=sum(level.parameters for level in group),
+            depends_on=tuple(renamed.get(name, name) for name in kind.depends_on),
+        )
+        for kind, group in groups.items()
+    ]
+
+
+def _clocked(box: Level, tokens_per_step: int) -> Level:
+    """A box written by training, at the whole steps its period is rounded up to."""
+    period = 0 if math.isinf(box.period) else box.period
+    return dataclasses.replace(box, period=steps_of(period, tokens_per_step) * tokens_per_step)
+
+
+def _weights(parameters: int, tokens_per_step: int) -> Level:
+    return Level(
+        name=WEIGHTS,
+        period=tokens_per_step,
+        parameters=parameters,
+        objective="next-token prediction",
+        rule="gradient descent, the step taken from the optimizer's memories",
+        context=f"{tokens_per_step} tokens of every stream of the training text",
+        transfer="initialisation of the memories' states; back-propagation to the levels between",
+    )
+
+
+def as_record(levels: Iterable[Level]) -> list[dict[str, Any]]:
+    """The system as plain JSON values: levels fast to slow, each with its boxes.
+
+    ``frequency`` is writes for each token; null where it is infinite (``period`` 0).
+    """
+    return [
+        {
+            "level": number,
+            "period": boxes[0].period,
+            "frequency": boxes[0].frequency if boxes[0].period else None,
+            "boxes": [dataclasses.asdict(box) for box in boxes],
+        }
+        for number, boxes in enumerate(ordered(levels), start=1)
+    ]
