@@ -39,13 +39,17 @@ def write_on(
     input_ids: Int[Tensor, "B T"],
     cache: MemoryCache,
     **generation: Any,  # arguments of transformers' generate, which checks them
-) -> Int[Tensor, "N L"]:
-    """Generate after what ``cache`` remembers and the new tokens ``input_ids``.
+) -> Any:
+    """Token ids [N, L] generated after what ``cache`` remembers and the new tokens ``input_ids``.
 
     ``generate`` by itself takes its input for the whole text, what the cache has read included.
     The cache is moved on in place; hand in ``cache.fork()`` to keep it.
     """
     seen = input_ids.new_ones(input_ids.shape[0], cache.columns + input_ids.shape[1])
-    return model.generate(
-        input_ids, attention_mask=seen, past_key_values=cache, use_cache=True, **generation
+    return model.generate(  # ty: ignore[invalid-argument-type]
+        input_ids,
+        attention_mask=seen,
+        past_key_values=cache,
+        use_cache=True,
+        **generation,
     )

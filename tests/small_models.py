@@ -1,0 +1,28 @@
+"""Small models of every family, for tests."""
+
+import torch
+
+from nestling.models import HopeForCausalLM, create
+
+FAMILIES = ("hope", "hope-attention", "transformer")
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
+OPTIONS = {
+    "hope": {"self_titans.period": 8, "self_titans.projection_period": 4},
+    "hope-attention": {"num_kv_heads": 1, "short_convolution": True},
+    "transformer": {"num_kv_heads": 1},
+}
+
+
+def small(family: str, **overrides) -> HopeForCausalLM:
+    """A model of a family with two layers of width 32 and larger weights than at the start.
+
+    Larger, so that what a token predicts depends on what came before it.
+    """
+    options = {**SMALL, "intermediate_size": 24, **OPTIONS[family], **overrides}
+    model = create(f"{family}-tiny", **options)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "eta" not in name and "alpha" not in name:
+                parameter.normal_(std=0.15, generator=generator)
+    return model
