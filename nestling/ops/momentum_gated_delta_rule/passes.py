@@ -26,6 +26,11 @@ def _summed(grad: Tensor, like: Tensor) -> Tensor:
     return grad.sum_to_size(like.shape)
 
 
+def _inner(x: Tensor, y: Tensor, buffer: Tensor, like: Tensor) -> Tensor:
+    """Inner product of the matrices of x and y; ``buffer`` is overwritten."""
+    return _summed(torch.mul(x, y, out=buffer).sum((-1, -2)), like)
+
+
 class _Product(torch.autograd.Function):
     """rows @ weight^T (or rows @ weight), and the weight itself."""
 
@@ -35,6 +40,7 @@ class _Product(torch.autograd.Function):
         flat, lead = _matrices(part), part.shape[:-2]
         wide = _rows(rows, lead)
         ctx.save_for_backward(weight, rows)
+        ctx.set_materialize_grads(False)
         ctx.options = (transposed, last)
         y = torch.bmm(wide, flat.mT if transposed else flat)
         return y.view(*lead, *y.shape[-2:]), weight.view_as(weight)
@@ -94,6 +100,7 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     def forward(ctx, state: Tensor, base: Tensor):
         ctx.lead = state.ndim - base.ndim
+        ctx.set_materialize_grads(False)
         return state + base, state.view_as(state)
 
     @staticmethod
@@ -136,19 +143,22 @@ class _Closed(torch.autograd.Function):
         weight, momentum, start, carried, kept, delta, pushed, k = ctx.saved_tensors
         lead = weight.shape[:-2]
         wide, flat = _rows(k, lead), _matrices(grad)
-        grad_weight = grad * start[..., None, None]
-        grad_start = _summed((grad * weight).sum((-1, -2)), start)
         grad_delta = torch.bmm(wide, flat.mT).view(*lead, *delta.shape[-2:])
         grad_k = torch.bmm(_matrices(delta), flat)
-        grad_momentum = grad_carried = grad_kept = grad_pushed = None
-        if kept is not None:
-            grad_momentum = grad_after * kept[..., None, None]
-            grad_kept = _summed((grad_after * momentum).sum((-1, -2)), kept)
-        else:
+        # one buffer each serves the inner products first and holds the gradient then
+        buffer, grad_carried, grad_kept, grad_pushed = torch.empty_like(weight), None, None, None
+        if carried is not None:
+            grad_carried = _inner(grad, momentum, buffer, carried)
+        grad_start = _inner(grad, weight, buffer, start)
+        grad_weight = torch.mul(grad, start[..., None, None], out=buffer)
+        if kept is None:
             grad_momentum = grad_after.clone()
+        else:
+            buffer = torch.empty_like(momentum)
+            grad_kept = _inner(grad_after, momentum, buffer, kept)
+            grad_momentum = torch.mul(grad_after, kept[..., None, None], out=buffer)
         if carried is not None:
             grad_momentum.addcmul_(grad, carried[..., None, None])
-            grad_carried = _summed((grad * momentum).sum((-1, -2)), carried)
         if pushed is not None:
             flat_after = _matrices(grad_after)
             grad_pushed = torch.bmm(wide, flat_after.mT).view(*lead, *pushed.shape[-2:])
