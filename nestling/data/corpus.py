@@ -28,7 +28,7 @@ CORPORA = Registry(
         "standard": "nestling.data.debian:STANDARD",
     },
 )
-FORMAT = 1  # of the cached file; raised whenever reading, normalising or splitting changes
+FORMAT = 2  # of the cached file; raised whenever reading, normalising or splitting changes
 HELD_OUT = 0.08  # share of the documents kept for measuring
 
 

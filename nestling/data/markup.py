@@ -65,16 +65,20 @@ def sword_entries(index: bytes, verses: bytes, blocks: bytes) -> Iterator[str]:
 
 def sword_chapters(entries: Iterator[str]) -> Iterator[str]:
     """Chapters with a heading, one verse a line; notes, titles and introductions left out."""
-    book, head, lines = "", "", []
-    for entry in entries:
-        named = re.search(r'<milestone n="([^"]*)" type="x-usfm-h"', entry)
-        chapter = re.search(r'<chapter [^>]*osisID="\w+\.(\w+)"[^>]*sID=', entry)
-        if named or chapter:
+    books, head, lines = {}, "", []
+    for part in (
+        part for entry in entries for part in re.split(r"(?=<chapter [^>]*\bsID=)", entry)
+    ):
+        chapter = re.match(r'<chapter [^>]*osisID="(\w+)\.(\w+)"', part)
+        opened = re.search(r'<div [^>]*osisID="(\w+)"[^>]* sID="[^>]* type="book"', part)
+        if opened:
+            name = re.search(r'<milestone n="([^"]*)" type="x-usfm-h"', part[opened.end() :])
+            books[opened[1]] = name[1] if name else opened[1]
+        if chapter or opened:
             if lines:
                 yield "\n".join([head, "", *lines])
-            book = named[1] if named else book
-            head, lines = f"{book} {chapter[1]}" if chapter else "", []
-        text = re.sub(r"(?s)<note\b.*?</note>|<title\b.*?</title>", "", entry)
+            head, lines = f"{books.get(chapter[1], chapter[1])} {chapter[2]}" if chapter else "", []
+        text = re.sub(r"(?s)<note\b.*?</note>|<title\b.*?</title>", "", part)
         text = " ".join(html.unescape(re.sub(r"<[^>]+>", "", text)).split())
         if text and head:
             lines.append(text)

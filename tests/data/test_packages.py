@@ -161,12 +161,15 @@ def test_sections_of_a_page():
 
 def test_a_bible_module_is_read_by_chapter():
     book = [
-        '<milestone n="Genesis" type="x-usfm-h"/> <title>Introduction</title> not scripture',
+        '<milestone n="Preface" type="x-usfm-h"/> not scripture'
+        '<div canonical="true" osisID="Gen" sID="gen1" type="book"/>'
+        '<milestone n="Genesis" type="x-usfm-h"/> <title>Introduction</title>',
         '<chapter n="1" osisID="Gen.1" sID="Gen.1"/>',
         '<w lemma="x">In</w> the beginning<note>or: first</note>.',
         'And &quot;then&quot;.<chapter eID="Gen.1" osisID="Gen.1"/>',
         '<chapter n="2" osisID="Gen.2" sID="Gen.2"/>',
-        "Thus.",
+        'Thus.<div eID="gen1" osisID="Gen" type="book"/>'
+        '<chapter n="1" osisID="Hos.1" sID="Hos.1"/>The word.',
     ]
     raw = [entry.encode() for entry in book]
     packed = zlib.compress(b"".join(raw))
@@ -177,4 +180,5 @@ def test_a_bible_module_is_read_by_chapter():
     assert list(sword_chapters(entries)) == [
         'Genesis 1\n\nIn the beginning.\nAnd "then".',
         "Genesis 2\n\nThus.",
+        "Hos 1\n\nThe word.",
     ]
