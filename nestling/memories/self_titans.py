@@ -224,7 +224,8 @@ class SelfTitans(Memory):
         q, k, v = (unit(h) for h in projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4))
         mu = None
         if self.config.momentum:
-            mu = torch.sigmoid(functional.linear(x, self.mu_weight, self.mu_bias)).mT
+            gated = x.to(self.mu_weight.dtype)  # the gates may be of higher precision than x
+            mu = torch.sigmoid(functional.linear(gated, self.mu_weight, self.mu_bias)).mT
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
             q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
