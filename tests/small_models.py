@@ -6,6 +6,8 @@ from nestling.models import HopeForCausalLM, create
 
 FAMILIES = ("hope", "hope-attention", "transformer")
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
+# an embedding that is the head as well makes a model say the last token again and again
+SMALL["tie_word_embeddings"] = False
 OPTIONS = {
     "hope": {"self_titans.period": 8, "self_titans.projection_period": 4},
     "hope-attention": {"num_kv_heads": 1, "short_convolution": True},
@@ -24,5 +26,5 @@ def small(family: str, **overrides) -> HopeForCausalLM:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "eta" not in name and "alpha" not in name:
-                parameter.normal_(std=0.15, generator=generator)
+                parameter.normal_(std=0.3, generator=generator)
     return model

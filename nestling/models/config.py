@@ -19,6 +19,8 @@ class HopeConfig(PretrainedConfig):
     """
 
     model_type = "hope"
+    # the constructor takes more than its signature says, which a checker of types refuses
+    __no_type_check__ = True
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {"num_attention_heads": "num_heads"}
 
@@ -37,6 +39,7 @@ class HopeConfig(PretrainedConfig):
     pad_token_id: int | None = None  # fills a row; masked
 
     def __post_init__(self, **kwargs):
+        self._check()
         self.pattern = list(self.pattern)
         # as config.json would give it back, so that a saved configuration equals the original
         self.memories = {
@@ -51,6 +54,15 @@ class HopeConfig(PretrainedConfig):
                 hint = did_you_mean(name, self.pattern)
                 raise UserError(f"options for {name!r}, which is not in the pattern: {hint}")
         self.memory_configs()
+
+    def _check(self) -> None:
+        for name, hint in HopeConfig.__annotations__.items():
+            value = getattr(self, name)
+            if not fits(value, hint):
+                raise UserError(f"{name} must be {spelled(hint)}, not {value!r}")
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     def memory_configs(self) -> dict[str, Any]:
         """The checked Config of each memory in the pattern; a mistake raises UserError."""
@@ -73,9 +85,17 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
         if option not in hints:
             raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, hints)}")
         if not fits(value, hints[option]):
-            wanted = getattr(hints[option], "__name__", str(hints[option]))
-            raise UserError(f"{name}.{option} must be {wanted}, not {value!r}")
+            raise UserError(f"{name}.{option} must be {spelled(hints[option])}, not {value!r}")
     return kind(**values)
+
+
+def spelled(hint: Any) -> str:
+    """A type in the words of the source.
+
+    >>> spelled(int), spelled(int | None)
+    ('int', 'int | None')
+    """
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -85,8 +105,13 @@ def fits(value: Any, hint: Any) -> bool:
     (True, False, False, True)
     """
     kinds = typing.get_args(hint)
-    if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(fits(item, kinds[0]) for item in value)
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (tuple, list):
+        return isinstance(value, origin) and all(fits(item, kinds[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict)
     if kinds:
         return any(fits(value, kind) for kind in kinds)
     if hint in (int, float):

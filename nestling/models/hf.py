@@ -115,9 +115,12 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
         cache = self._cache(past_key_values, x)
         hidden, states = self.backbone(x, cache.states, flow)
-        kept = logits_to_keep
-        span = slice(-kept, None) if isinstance(kept, int) and kept else kept or slice(None)
-        logits = self.lm_head(hidden[:, span])
+        if isinstance(logits_to_keep, int):
+            first = max(hidden.shape[1] - logits_to_keep, 0) if logits_to_keep else 0
+            hidden = hidden[:, first:]
+        else:
+            hidden = hidden[:, logits_to_keep]
+        logits = self.lm_head(hidden)
         loss = None
         if labels is not None:
             loss = self._loss(logits, labels, reset, num_items_in_batch)
@@ -188,7 +191,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
     def _loss(
         self,
         logits: Float[Tensor, "B T V"],
-        labels: Int[Tensor, "B T"],
+        labels: Int[Tensor, "B L"],
         reset: Bool[Tensor, "B T"] | None,
         num_items_in_batch: Any,
     ) -> Float[Tensor, ""]:

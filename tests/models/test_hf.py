@@ -1,0 +1,179 @@
+"""Saved and loaded, trained by transformers' Trainer, used in its pipeline."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from small_models import small
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tolerances import assert_close
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from nestling.core.error import UserError
+from nestling.models import HopeForCausalLM, create
+
+
+def test_saved_and_loaded_is_the_same_model(model, ids, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(loaded, HopeForCausalLM)
+    for config in (loaded.config, model.config):
+        config._name_or_path, config.dtype = "", None
+    assert loaded.config.to_dict() == model.config.to_dict()
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert AutoConfig.from_pretrained(tmp_path).memory_configs() == model.config.memory_configs()
+
+
+def test_loading_draws_no_random_number_and_leaves_what_was_loaded(hope, tmp_path):
+    hope.save_pretrained(tmp_path)
+    before = torch.get_rng_state()
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_missing_weight_is_initialised_and_the_others_stay(hope, tmp_path):
+    """from_pretrained builds on the meta device: what is not in the file must be set anew."""
+    hope.save_pretrained(tmp_path)
+    weights = {k: v for k, v in hope.state_dict().items() if k != "lm_head.weight"}
+    gone = [k for k in weights if k.endswith(("initial_first", "alpha_bias", "norm.weight"))]
+    kept = {k: v for k, v in weights.items() if k not in gone}
+    loaded = HopeForCausalLM.from_pretrained(
+        None, config=hope.config, state_dict={k: v.clone() for k, v in kept.items()}
+    )
+    fresh = small("hope").state_dict()
+    for name, value in loaded.state_dict().items():
+        assert value.isfinite().all(), name
+        if name in kept:
+            assert torch.equal(value, kept[name]), name
+        elif name.endswith(("alpha_bias", "norm.weight")):
+            assert torch.equal(value, fresh[name]), name
+
+
+def test_bfloat16_keeps_initial_states_and_gates_in_float32(hope, ids, tmp_path):
+    hope.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    exact = {n.split(".")[-1] for n, p in loaded.named_parameters() if p.dtype == torch.float32}
+    assert {"initial_first", "initial_second", "alpha_bias", "eta_bias", "mu_bias"} <= exact
+    assert loaded.backbone.embed_tokens.weight.dtype == torch.bfloat16
+    logits = loaded(ids).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("number", [7, torch.tensor(7)])
+def test_the_loss_is_a_sum_over_the_number_of_items_given(hope, ids, number):
+    labels = ids.clone()
+    labels[:, 20:] = -100
+    mean = hope(ids, labels=labels).loss
+    logits = hope(ids).logits[:, :19]
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:20].flatten())
+    assert_close(mean, expected)
+    assert_close(hope(ids, labels=labels, num_items_in_batch=number).loss, mean * 57 / 7)
+
+
+def test_logits_to_keep_are_the_last_ones_or_those_named(model, ids):
+    whole = model(ids).logits
+    assert_close(model(ids, logits_to_keep=3).logits, whole[:, -3:])
+    assert_close(model(ids, logits_to_keep=torch.tensor([0, 5])).logits, whole[:, [0, 5]])
+    with pytest.raises(UserError, match="logits_to_keep"):
+        model(ids, labels=ids, logits_to_keep=1)
+
+
+def test_embeddings_may_be_given_instead_of_tokens(model, ids):
+    given = model(inputs_embeds=model.get_input_embeddings()(ids)).logits
+    assert_close(given, model(ids).logits)
+    with pytest.raises(UserError, match="either"):
+        model()
+
+
+def test_a_foreign_token_or_mask_is_refused_in_one_line(model, ids):
+    with pytest.raises(UserError, match="token 97 .* vocabulary of 97.*tokenizer"):
+        model(torch.full((1, 3), 97))
+    with pytest.raises(UserError, match="attention_mask"):
+        model(ids, attention_mask=torch.ones(3, 20))
+
+
+def test_the_vocabulary_can_grow(model, ids):
+    before = model(ids).logits
+    model.resize_token_embeddings(100)
+    assert_close(model(ids).logits[..., :97], before)
+
+
+def test_two_steps_of_transformers_trainer(model, ids, tmp_path):
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=2,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=2,
+    )
+    rows = [{"input_ids": row, "labels": row} for row in ids.repeat(4, 1)]
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows[:4])
+    result = trainer.train()
+    assert result.global_step == 2
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[1] < losses[0]
+    still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    assert not still
+
+
+def words() -> PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[EOS]", *map(str, range(95))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[EOS]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[EOS]", padding_side="left"
+    )
+
+
+def test_the_text_generation_pipeline(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    words().save_pretrained(tmp_path)
+    writer = pipeline("text-generation", model=str(tmp_path), device="cpu")
+    prompts = ["1 2 3 4 5 6 7", "8 9"]
+    options = {"max_new_tokens": 5, "do_sample": False}
+    alone = [writer(prompt, **options)[0]["generated_text"] for prompt in prompts]
+    together = [out[0]["generated_text"] for out in writer(prompts, batch_size=2, **options)]
+    assert together == alone
+    assert all(text.startswith(p) for text, p in zip(alone, prompts, strict=True))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import nestling; from transformers import AutoModelForCausalLM as A",
+        "from transformers import AutoModelForCausalLM as A; import nestling",
+        "import nestling, transformers; A = transformers.AutoModelForCausalLM",
+    ],
+)
+def test_transformers_knows_the_model_after_import_nestling(lines, tmp_path):
+    create("transformer-tiny", vocab_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
+    code = f"{lines}; print(type(A.from_pretrained({str(tmp_path)!r})).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "HopeForCausalLM"
+
+
+def test_import_nestling_imports_neither_torch_nor_transformers():
+    code = "import sys, nestling, json; print(json.dumps([m in sys.modules for m in sys.argv[1:]]))"
+    names = ["torch", "transformers"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [False, False]

@@ -1,0 +1,67 @@
+"""Transformer++ with the weights of a Llama gives the logits of that Llama."""
+
+import re
+
+import pytest
+import torch
+from tolerances import relative_rms
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from nestling.models import create
+
+NAMES = {
+    r"model\.embed_tokens\.weight": "backbone.embed_tokens.weight",
+    r"model\.norm\.weight": "backbone.norm.weight",
+    r"lm_head\.weight": "lm_head.weight",
+}
+PARTS = {
+    "input_layernorm": (0, "norm"),
+    "self_attn.q_proj": (0, "memory.query"),
+    "self_attn.k_proj": (0, "memory.key"),
+    "self_attn.v_proj": (0, "memory.value"),
+    "self_attn.o_proj": (0, "memory.output"),
+    "post_attention_layernorm": (1, "norm"),
+    "mlp.gate_proj": (1, "memory.network.gate"),
+    "mlp.up_proj": (1, "memory.network.up"),
+    "mlp.down_proj": (1, "memory.network.output"),
+}
+
+
+def translated(name: str) -> str:
+    if layer := re.fullmatch(r"model\.layers\.(\d+)\.(.*)\.weight", name):
+        offset, part = PARTS[layer[2]]
+        return f"backbone.blocks.{2 * int(layer[1]) + offset}.{part}.weight"
+    return next(ours for theirs, ours in NAMES.items() if re.fullmatch(theirs, name))
+
+
+@pytest.mark.parametrize("layers", [2])
+def test_logits_of_llama(layers):
+    torch.manual_seed(0)
+    ours = create("transformer-tiny", vocab_size=101, num_hidden_layers=layers)
+    config = LlamaConfig(
+        vocab_size=101,
+        hidden_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=ours.config.memories["attention"]["num_kv_heads"],
+        intermediate_size=ours.config.memories["mlp"]["intermediate_size"],
+        rms_norm_eps=ours.config.norm_eps,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+    )
+    llama = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in llama.parameters():
+            parameter.normal_(std=0.1)
+    weights = {translated(name): value for name, value in llama.state_dict().items()}
+    ours.load_state_dict(weights)
+    ids = torch.randint(0, 101, (2, 200))
+    mask = torch.ones_like(ids)
+    mask[1, :60] = 0
+    with torch.no_grad():
+        for attention_mask in (None, mask):
+            expected = llama(ids, attention_mask=attention_mask).logits
+            found = ours(ids, attention_mask=attention_mask).logits
+            valid = mask.bool() if attention_mask is not None else torch.ones_like(mask).bool()
+            assert relative_rms(found[valid], expected[valid]) < 1e-4
+            torch.testing.assert_close(found[valid], expected[valid], rtol=1e-4, atol=1e-4)
