@@ -27,6 +27,8 @@ _TENSOR = "__tensor__"
 def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     """Split a tree of dicts, lists and plain values into a JSON record and named tensors.
 
+    A key that is an integer is written with a ``#`` before it, as JSON knows none.
+
     >>> flatten({"step": 3, "sums": [torch.ones(1)]})
     ({'step': 3, 'sums': [{'__tensor__': 'sums.0'}]}, {'sums.0': tensor([1.])})
     """
@@ -38,13 +40,14 @@ def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     record: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for key, item in items:
-        record[str(key)], found = flatten(item, f"{prefix}.{key}" if prefix else str(key))
+        name = f"#{key}" if isinstance(key, int) else key
+        record[name], found = flatten(item, f"{prefix}.{key}" if prefix else str(key))
         tensors.update(found)
     return (record if isinstance(tree, Mapping) else list(record.values())), tensors
 
 
 def unflatten(record: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put a tree that ``flatten`` took apart together again; keys of digits become integers."""
+    """Put a tree that ``flatten`` took apart together again; tuples come back as lists."""
     if isinstance(record, list):
         return [unflatten(item, tensors) for item in record]
     if not isinstance(record, dict):
@@ -52,7 +55,8 @@ def unflatten(record: Any, tensors: Mapping[str, Tensor]) -> Any:
     if set(record) == {_TENSOR}:
         return tensors[record[_TENSOR]]
     return {
-        int(key) if key.isdigit() else key: unflatten(item, tensors) for key, item in record.items()
+        int(key[1:]) if key.startswith("#") else key: unflatten(item, tensors)
+        for key, item in record.items()
     }
 
 

@@ -1,0 +1,49 @@
+"""Settings: their kinds and bounds, and hints for the mistyped."""
+
+import pytest
+
+from nestling.core.error import UserError
+from nestling.train import TrainConfig, make_job, train_config
+
+
+def test_an_integer_does_where_a_fraction_is_asked_for():
+    config = train_config({"learning_rate": 1, "max_norm": None, "schedule": "wsd"})
+    assert config == TrainConfig(learning_rate=1.0, max_norm=None, schedule="wsd")
+    assert isinstance(config.learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lerning_rate": 1e-3}, "did you mean 'learning_rate'"),
+        ({"steps": "ten"}, "kind int"),
+        ({"steps": True}, "kind int"),
+        ({"steps": 0}, "at least 1"),
+        ({"carry": 1}, "kind bool"),
+        ({"schedule": "linear"}, "cosine, wsd, constant"),
+        ({"warmup": 2.0}, "fraction"),
+        ({"learning_rate": 0.0}, "more than 0"),
+        ({"learning_rate": float("nan")}, "more than 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        train_config(settings)
+
+
+def test_tokens_of_a_step_are_those_of_one_stream():
+    config = TrainConfig(batch_size=8, sequence_length=128, accumulation=3)
+    assert config.tokens_per_step == 384
+
+
+def test_a_job_sorts_settings_from_options_of_the_model():
+    job = make_job({"steps": 5, "num_hidden_layers": 1}, preset="transformer-tiny")
+    assert job.train.steps == 5 and dict(job.model) == {"num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("btach_size", "batch_size"), ("num_hiden_layers", "num_hidden_layers")]
+)
+def test_a_mistyped_name_is_looked_up_among_both(name, meant):
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        make_job({name: 3}, preset="transformer-tiny")

@@ -1,0 +1,49 @@
+"""Which parameters decay, and which period each group has."""
+
+import pytest
+from tiny_training import tiny_model
+
+from nestling.core.error import UserError
+from nestling.train.groups import decays, parameter_groups
+
+
+def names_of(model, groups):
+    name = {id(p): n for n, p in model.named_parameters()}
+    return [{name[id(p)] for p in group["params"]} for group in groups]
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group():
+    model = tiny_model()
+    frozen = model.backbone.norm.weight.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=0.1, periods=model.parameter_periods())
+    flat = [id(p) for group in groups for p in group["params"]]
+    assert len(flat) == len(set(flat))
+    assert set(flat) == {id(p) for p in model.parameters() if p is not frozen}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("hope-tiny", {}), ("transformer-tiny", {"short_convolution": True})]
+)
+def test_only_matrices_of_linear_maps_decay(name, options):
+    decay = decays(tiny_model(name, **options))
+    kept = {key for key, value in decay.items() if not value}
+    for part in ("norm", "bias", "embed", "initial", "convolution"):
+        assert all(part not in key for key, value in decay.items() if value), part
+    assert any("embed" in key for key in kept) and any("norm" in key for key in kept)
+    assert any(value for value in decay.values())
+
+
+def test_groups_follow_the_periods_of_the_model():
+    model = tiny_model()
+    groups = parameter_groups(model, weight_decay=0.1, periods=model.parameter_periods())
+    assert [(g["period"], g["weight_decay"]) for g in groups] == [
+        (0, 0.0), (0, 0.1), (32, 0.0), (32, 0.1), (128, 0.0), (128, 0.1),
+    ]  # fmt: skip
+    for names, group in zip(names_of(model, groups), groups, strict=True):
+        number = {0: None, 32: "chain.0.", 128: "chain.1."}[group["period"]]
+        assert all((number in name) if number else ("chain." not in name) for name in names)
+
+
+def test_a_period_for_no_parameter_is_refused():
+    with pytest.raises(UserError, match="no parameter"):
+        parameter_groups(tiny_model(), weight_decay=0.1, periods={"blocks.7.weight": 4})
