@@ -1,0 +1,132 @@
+"""Laws that every preset obeys: size, first loss, gradients, streaming, causality."""
+
+import math
+
+import pytest
+import torch
+from tolerances import assert_close
+
+from nestling.models import HopeForCausalLM, configure, create, preset, preset_names
+from nestling.models.presets import SIZES
+
+FAMILIES = ("hope", "hope-attention", "transformer")
+# one layer of each, so that the large ones fit into a test
+ONE_LAYER = {"vocab_size": 64, "num_hidden_layers": 1}
+TINY = [f"{family}-tiny" for family in FAMILIES]
+ABLATIONS = [
+    ("hope-tiny", {"writes": False}),
+    ("hope-tiny", {"adaptive_q": True}),
+    ("transformer-tiny", {"short_convolution": True}),
+]
+every_tiny = pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, {}) for name in TINY] + ABLATIONS,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "plain",
+)
+
+
+def on_meta(name: str, **overrides) -> HopeForCausalLM:
+    with torch.device("meta"):
+        return HopeForCausalLM(configure(name, **overrides))
+
+
+def in_blocks(model: HopeForCausalLM) -> int:
+    """Parameters without the embedding and the head; initial states are parameters."""
+    return sum(p.numel() for p in model.backbone.blocks.parameters())
+
+
+def text(batch: int, length: int, vocabulary: int = 64) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, vocabulary, (batch, length), generator=generator)
+
+
+def test_every_family_comes_in_every_size():
+    assert set(preset_names()) == {f"{family}-{size}" for family in FAMILIES for size in SIZES}
+    for name in preset_names():
+        assert set(preset(name)) <= set(configure(name).to_dict())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", ["hope", "hope-attention"])
+def test_parameters_match_the_transformer_of_the_size_within_two_percent(family, size):
+    reference = in_blocks(on_meta(f"transformer-{size}"))
+    found = in_blocks(on_meta(f"{family}-{size}"))
+    assert abs(found / reference - 1) < 0.02, f"set the chain's width in presets.py: {found}"
+
+
+@pytest.mark.parametrize(("size", "millions"), [("340m", 340), ("760m", 760), ("1.3b", 1300)])
+def test_sizes_are_what_their_names_say_at_a_vocabulary_of_32k(size, millions):
+    model = on_meta(f"transformer-{size}", vocab_size=32768)
+    assert abs(model.num_parameters() / 1e6 / millions - 1) < 0.1
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_streaming_in_any_split_equals_the_full_forward(name):
+    options = {"vocab_size": 64} if name in TINY else ONE_LAYER
+    model, ids = create(name, **options), text(2, 37)
+    with torch.no_grad():
+        whole = model(ids).logits
+        for cuts in ([1] * 37, [3, 16, 1, 17]):
+            cache, outputs = None, []
+            for piece in ids.split(cuts, dim=1):
+                out = model(piece, past_key_values=cache, use_cache=True)
+                cache = out.past_key_values
+                outputs.append(out.logits)
+            assert_close(torch.cat(outputs, 1), whole)
+
+
+@every_tiny
+def test_the_first_loss_is_that_of_a_uniform_guess_within_five_percent(name, options):
+    model, ids = create(name, **options), text(4, 64, 4096)
+    loss = model(ids, labels=ids).loss.item()
+    assert abs(loss / math.log(4096) - 1) < 0.05
+
+
+@every_tiny
+def test_every_parameter_receives_a_gradient_at_initialisation(name, options):
+    model, ids = create(name, vocab_size=64, **options), text(2, 80)
+    model(ids, labels=ids).loss.backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    if options == {"writes": False}:
+        # nothing is written, so the gates of the writes are not read
+        assert {n.split(".")[-1].split("_")[0] for n in dead} == {"eta", "alpha", "mu"}
+    else:
+        assert not dead
+
+
+@every_tiny
+def test_blind_to_the_future_and_to_other_rows(name, options):
+    model, ids = create(name, **ONE_LAYER, **options), text(3, 50)
+    with torch.no_grad():
+        whole = model(ids).logits
+        other = ids.clone()
+        other[:, 33:] = (other[:, 33:] + 7) % 64
+        torch.testing.assert_close(model(other).logits[:, :33], whole[:, :33], rtol=0, atol=1e-6)
+        assert not torch.allclose(model(other).logits[:, 33:], whole[:, 33:])
+        for row in range(3):
+            assert_close(model(ids[row : row + 1]).logits, whole[row : row + 1])
+
+
+@every_tiny
+def test_saved_and_loaded_is_the_same(name, options, tmp_path):
+    model, ids = create(name, vocab_size=64, **options), text(2, 40)
+    model.save_pretrained(tmp_path)
+    loaded = HopeForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    tied = loaded.lm_head.weight is loaded.backbone.embed_tokens.weight
+    assert tied == model.config.tie_word_embeddings
+
+
+@every_tiny
+def test_the_seed_decides_and_torchs_own_state_is_left_alone(name, options):
+    before = torch.get_rng_state()
+    first, again, other = (create(name, **ONE_LAYER, seed=s, **options) for s in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state())
+    for (key, a), b, c in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert a.isfinite().all(), key
+        assert torch.equal(a, b), key
+        # norms and the biases of gates start at set values
+        drawn = a.ndim > 1
+        assert not (drawn and torch.equal(a, c)), key

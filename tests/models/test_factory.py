@@ -1,0 +1,80 @@
+"""Presets with overrides, and the help with those that do not exist."""
+
+import pytest
+
+from nestling.core.error import UserError
+from nestling.models import HopeConfig, configure, create, preset, preset_names
+
+
+def test_an_override_reaches_the_configuration_or_the_memories_that_have_it():
+    config = configure(
+        "hope-tiny",
+        vocab_size=50,
+        hidden_size=64,
+        writes=False,
+        intermediate_size=8,
+        **{"self_titans.period": 64, "cms.periods": (2, 4)},
+    )
+    assert (config.vocab_size, config.hidden_size) == (50, 64)
+    memories = config.memory_configs()
+    assert (memories["self_titans"].writes, memories["self_titans"].period) == (False, 64)
+    assert (memories["cms"].intermediate_size, memories["cms"].periods) == (8, (2, 4))
+
+
+def test_an_override_is_set_on_every_memory_that_has_the_option():
+    config = configure("transformer-tiny", pattern=["mlp", "cms"], intermediate_size=8)
+    assert {m.intermediate_size for m in config.memory_configs().values()} == {8}
+
+
+def test_a_new_pattern_forgets_the_options_of_memories_it_has_not():
+    config = configure("hope-tiny", pattern=["attention", "cms"])
+    assert set(config.memories) == {"cms"}
+    assert configure("hope-tiny", pattern=["mlp"], memories={"mlp": {}}).memories == {"mlp": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "hint"),
+    [
+        ("hope-tinny", {}, "did you mean 'hope-tiny'"),
+        ("hope-tiny", {"hiden_size": 8}, "did you mean 'hidden_size'"),
+        ("hope-tiny", {"write": False}, "did you mean 'writes'"),
+        ("hope-tiny", {"self_titans.perod": 8}, "did you mean 'self_titans.period'"),
+        ("transformer-tiny", {"writes": False}, "unknown option 'writes'"),
+        ("transformer-tiny", {"pattern": ["atention"]}, "did you mean 'attention'"),
+        ("transformer-tiny", {"pattern": []}, "at least one"),
+        ("transformer-tiny", {"memories": {"mpl": {}}}, "did you mean 'mlp'"),
+        ("transformer-tiny", {"memories": {"mlp": {"width": 3}}}, "unknown option mlp.width"),
+        ("transformer-tiny", {"hidden_size": "wide"}, "hidden_size must be int"),
+        ("transformer-tiny", {"num_heads": 0}, "num_heads must be at least 1"),
+        ("transformer-tiny", {"num_heads": 7}, "heads"),
+        ("transformer-tiny", {"window": 2.5}, "attention.window must be int"),
+        ("hope-tiny", {"periods": (3, 8)}, "dividing"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_the_nearest_that_does(name, options, hint):
+    with pytest.raises(UserError) as caught:
+        create(name, **options)
+    message = str(caught.value)
+    assert hint in message and "\n" not in message
+
+
+def test_a_preset_is_a_copy():
+    preset("hope-tiny")["memories"]["cms"]["intermediate_size"] = 1
+    assert preset("hope-tiny")["memories"]["cms"]["intermediate_size"] > 1
+    assert "hope-tiny" in preset_names()
+
+
+def test_the_empty_configuration_is_a_model():
+    assert HopeConfig().memory_configs()
+
+
+def test_levels_and_periods_of_the_parameters():
+    model = create("hope-tiny", vocab_size=16, num_hidden_layers=2, periods=(4, 8))
+    periods = model.parameter_periods()
+    assert set(periods) == {name for name, _ in model.named_parameters()}
+    assert {p for n, p in periods.items() if ".chain.0." in n} == {4}
+    assert {p for n, p in periods.items() if ".chain.1." in n} == {8}
+    assert {p for n, p in periods.items() if ".chain." not in n} == {0}
+    levels = model.levels()
+    assert [key for key in levels if key.startswith("3.")] == ["3.cms.0", "3.cms.1"]
+    assert levels["0.M_memory"].per_sequence
