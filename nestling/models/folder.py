@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from nestling.core.device import find_device
 from nestling.core.error import UserError
 from nestling.data import check_vocabulary, read_tokenizer
 from nestling.models.config import HopeConfig
@@ -58,6 +59,7 @@ def load_model(
     Raises UserError where there is none, it is cut short or of another architecture, or the
     tokenizer does not belong to it.
     """
+    place = find_device(device)
     _check_config(directory)
     try:
         with _no_bars():
@@ -81,7 +83,7 @@ def load_model(
             )
     tokenizer = read_tokenizer(directory)
     check_vocabulary(tokenizer, model.config.vocab_size)
-    return model.to(device).eval(), tokenizer
+    return model.to(place).eval(), tokenizer
 
 
 def _check_config(directory: Path) -> None:

@@ -4,9 +4,10 @@ from nestling.train.config import TrainConfig, train_config
 from nestling.train.evaluate import Bucket, Evaluation, evaluate, held_out_batches
 from nestling.train.job import Job, make_job, run_job
 from nestling.train.loop import train
-from nestling.train.run import NotFinite, Run, optimizer_of
+from nestling.train.run import Batches, NotFinite, Run, optimizer_of
 
 __all__ = [
+    "Batches",
     "Bucket",
     "Evaluation",
     "Job",

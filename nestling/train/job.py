@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nestling.core.device import find_device
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance, write_json
 from nestling.data import Batch, Documents, Loader, Prepared, prepare
@@ -147,12 +148,13 @@ def run_job(
     ``prepared`` saves reading the corpus again where many runs share it. The Result's metrics are
     those of ``train``.
     """
+    device = find_device(job.device)
     text = prepared or prepare(job.corpus, tokenizer=job.tokenizer, vocab_size=job.vocab_size)
     tokenizer = text.tokenizer
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in IDS}
     overrides = ids | dict(job.model)
     model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
-    model = model.to(job.device)
+    model = model.to(device)
     loader = loader_of(text.train, model, job.train)
     if directory is not None:
         claim(directory, job, text.corpus.sha256, resume=resume)

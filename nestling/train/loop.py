@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from nestling.data import Batch, Loader
+from nestling.data import Batch
 from nestling.models.hf import HopeForCausalLM
 from nestling.train.config import TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
 from nestling.train.log import Live, Log
-from nestling.train.run import NotFinite, Run
+from nestling.train.run import Batches, NotFinite, Run
 
 CHECKPOINTS = "checkpoints"
 LOG = "log.jsonl"
@@ -25,7 +25,7 @@ LOG = "log.jsonl"
 
 def train(
     model: HopeForCausalLM,
-    loader: Loader,
+    loader: Batches,
     config: TrainConfig,
     *,
     directory: Path | None = None,

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from nestling.core.error import UserError
-from nestling.data import Batch, Loader
+from nestling.data import Batch
 from nestling.models.cache import MemoryCache, filled, named
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim import Leveled
@@ -35,6 +36,23 @@ FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens
 FREE |= {"keep", "schedule", "warmup", "decay", "final_rate"}
 # What transformers adds to a config that says nothing about the architecture.
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "architectures", "use_cache"}
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An endless iterator of batches whose place can be saved: ``nestling.data.Loader`` is one."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on from the place it stands at."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place: plain values, lists, dicts and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a place."""
+        ...
 
 
 class NotFinite(UserError):
@@ -65,7 +83,7 @@ class Totals:
 class Run:
     """A model, its optimizer, its place in the text and what its rows remember."""
 
-    def __init__(self, model: HopeForCausalLM, loader: Loader, config: TrainConfig):
+    def __init__(self, model: HopeForCausalLM, loader: Batches, config: TrainConfig):
         self.model = model
         self.loader = loader
         self.config = config

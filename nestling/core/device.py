@@ -1,0 +1,20 @@
+"""The device a user names."""
+
+import torch
+
+from nestling.core.error import UserError
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device of this name; one that is unknown or not here raises UserError.
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"device {name!r} is not here; choose one of: {here}") from error
+    return device

@@ -1,0 +1,226 @@
+"""nestling train, generate, levels and bench, as a user types them."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cli_training import train_arguments
+
+import nestling
+from nestling.cli.main import main
+from nestling.core.result import Result
+from nestling.data import read_tokenizer
+
+
+def test_training_reports_its_figures(trained, figures):
+    metrics = figures["metrics"]
+    assert abs(metrics["first_loss"] - math.log(258)) < 0.05 * math.log(258)
+    assert metrics["val_perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
+    assert metrics["tokens_per_second"] > 0 and metrics["num_parameters"] > 10_000
+    assert figures["corpus"].startswith("stdlib:") and figures["seed"] == 0
+    assert figures["config"]["train"]["batch_size"] == 2
+    assert set(figures["provenance"]) >= {"commit", "versions", "device", "threads"}
+
+
+def test_transformers_loads_the_folder(trained):
+    from transformers import AutoModelForCausalLM
+
+    assert nestling.__version__
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(trained), read_tokenizer(trained)
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    ids = tokenizer("def ", return_tensors="pt")["input_ids"]
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] <= ids.shape[1] + 3
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output, standard error."""
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def refused(capsys, *arguments):
+    """The one line of an error that the user can put right."""
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--preset", "hope-tinny"], "did you mean 'hope-tiny'"),
+        (["--corpus", "stdlb"], "did you mean 'stdlib'"),
+        (["--set", "lerning_rate=3"], "did you mean 'learning_rate'"),
+        (["--set", "learning_rate=fast"], "kind float"),
+        (["--set", "steps=3"], "--steps"),
+        (["--set", "writes"], "NAME=VALUE"),
+        (["--set", "sequence_length=70"], "multiple of the memory period"),
+        (["--tokenizer", "byts"], "bytes"),
+        (["--steps", "0"], "at least 1"),
+        (["--device", "gpu"], "device"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys, arguments, said):
+    out = tmp_path / "out"
+    base = ["train", "--preset", "hope-tiny", "--tokenizer", "bytes", "--out", out]
+    assert said in refused(capsys, *base, *arguments)
+    assert not out.exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+    (tmp_path / "precious").write_text("text")
+    assert "not empty" in refused(capsys, *train_arguments(tmp_path, "--steps", "1"))
+    file = tmp_path / "precious"
+    assert "is a file" in refused(capsys, *train_arguments(file, "--steps", "1"))
+    assert file.read_text() == "text" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_run_is_not_overwritten_but_resumed(tmp_path, capsys):
+    code, _, _ = run(capsys, *train_arguments(tmp_path, "--steps", "2"))
+    assert code == 0
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    assert "--resume" in refused(capsys, *train_arguments(tmp_path, "--steps", "2"))
+    assert "preset" in refused(capsys, *train_arguments(tmp_path, "--resume", preset="hope-tiny"))
+    assert "seed" in refused(capsys, *train_arguments(tmp_path, "--resume", "--seed", "1"))
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
+    file = tmp_path / "more.json"
+    code, _, _ = run(
+        capsys, *train_arguments(tmp_path, "--steps", "3", "--resume", "--json", str(file))
+    )
+    assert code == 0 and Result.read(file).metrics["steps"] == 3
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path, capsys):
+    run(capsys, *train_arguments(tmp_path, "--steps", "2"))
+    file = next((tmp_path / "checkpoints").glob("*/model.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    arguments = train_arguments(tmp_path, "--steps", "3", "--resume")
+    assert "cut short or changed" in refused(capsys, *arguments)
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, capsys):
+    """The real thing: a process of its own, the signal from outside."""
+    arguments = train_arguments(tmp_path / "out", "--steps", "100000")
+    command = [sys.executable, "-m", "nestling", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log, deadline = tmp_path / "out" / "log.jsonl", time.monotonic() + 60
+    while not (log.exists() and log.read_text().count("\n") > 2):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in err
+    done = json.loads(log.read_text().splitlines()[-1])["step"]
+    resumed = train_arguments(tmp_path / "out", "--steps", str(done + 1), "--resume")
+    assert run(capsys, *resumed)[0] == 0
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == done + 1
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, capsys):
+    """A limit of the system on the size of files stands in for the disk."""
+    out = tmp_path / "out"
+    assert run(capsys, *train_arguments(out, "--steps", "2"))[0] == 0
+    before = sorted(path.name for path in (out / "checkpoints").iterdir())
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "from nestling.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *train_arguments(out, "--steps", "3", "--resume")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: cannot save")
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
+    assert run(capsys, *train_arguments(out, "--steps", "3", "--resume"))[0] == 0
+
+
+def test_generating_is_the_same_with_the_same_seed(trained, capsys):
+    def text(*more):
+        code, out, _ = run(
+            capsys, "generate", "--model", trained, "--prompt", "def ", "--tokens", "12", *more
+        )
+        assert code == 0 and out.startswith("def ")
+        return out
+
+    assert text("--seed", "1") == text("--seed", "1")
+    assert text("--temperature", "0", "--seed", "1") == text("--temperature", "0", "--seed", "2")
+    assert text("--seed", "1", "--top-k", "0") != text("--seed", "2", "--top-k", "0")
+
+
+def test_a_saved_memory_goes_on_as_if_nothing_had_happened(trained, tmp_path, capsys):
+    """Greedy writing in two processes' worth of calls equals writing in one."""
+    from nestling.models.folder import load_model
+    from nestling.train.inference import continue_text
+
+    model, tokenizer = load_model(trained)
+    plain = {"tokens": 5, "temperature": 0}
+    _, cache = continue_text(model, tokenizer, "import", **plain)
+    whole, _ = continue_text(model, tokenizer, " os", cache=cache, **plain)
+    memory = tmp_path / "memory.safetensors"
+    base = ["generate", "--model", trained, "--tokens", "5", "--temperature", "0"]
+    run(capsys, *base, "--prompt", "import", "--save-memory", memory)
+    _, out, _ = run(capsys, *base, "--prompt", " os", "--load-memory", memory)
+    assert out == f" os{whole}\n"
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("no model", "holds no model"),
+        ("cut", "cannot be read"),
+        ("foreign", "another architecture"),
+        ("tokenizer", "tokenizer"),
+        ("kind", "'llama'"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused(trained, tmp_path, capsys, harm, said):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in trained.iterdir():
+        if file.is_file():
+            (copy / file.name).write_bytes(file.read_bytes())
+    config = json.loads((copy / "config.json").read_text())
+    if harm == "no model":
+        (copy / "config.json").unlink()
+    elif harm == "cut":
+        weights = copy / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+    elif harm == "foreign":
+        (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    elif harm == "tokenizer":
+        (copy / "tokenizer.json").unlink()
+    else:
+        (copy / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert said in refused(capsys, "generate", "--model", copy, "--prompt", "x")
+
+
+def test_levels_prints_writes_and_draws(tmp_path, capsys):
+    file, drawing = tmp_path / "levels.json", tmp_path / "levels.svg"
+    code, out, _ = run(
+        capsys, "levels", "hope-tiny", "--optimizer", "adamw", "--json", file, "--svg", drawing
+    )
+    assert code == 0 and "cms.0 x4" in out and "weights" in out
+    levels = Result.read(file).metrics["levels"]
+    periods = [level["period"] for level in levels]
+    assert periods == sorted(periods)
+    assert drawing.read_text().startswith("<svg")
+    assert "did you mean 'adamw'" in refused(capsys, "levels", "hope-tiny", "--optimizer", "adam")
+
+
+def test_streaming_through_a_trained_model(trained, tmp_path, capsys):
+    file = tmp_path / "stream.json"
+    code, _, _ = run(
+        capsys, "bench", "stream", "--model", trained, "--tokens", "1500", "--chunk", "128",
+        "--json", file, "--quiet",
+    )  # fmt: skip
+    metrics = Result.read(file).metrics
+    assert code == 0 and metrics["non_finite"] == 0
+    assert math.isfinite(metrics["max_state_norm"]) and "rss_growth_mib" in metrics

@@ -1,0 +1,103 @@
+"""The nested system of a model and its optimizer (Def 2-4)."""
+
+import json
+import math
+
+import pytest
+from tiny_training import tiny_config, tiny_model
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.nested import ordered
+from nestling.train import optimizer_of
+from nestling.train.levels import as_record, merged, nested_system
+
+
+def position(system, part):
+    return next(i for i, level in enumerate(ordered(system)) if any(part in b.name for b in level))
+
+
+def test_transformer_and_adamw_is_the_papers_example():
+    """Attention, then both moments on one level, then the weights (SPEC 1.2)."""
+    system = nested_system(tiny_model("transformer-tiny"), "adamw", 64)
+    names = [[box.name for box in level] for level in ordered(system)]
+    assert names == [
+        ["attention"],
+        ["adamw m, period 64", "adamw v, period 64"],
+        ["mlp", "weights"],
+    ]
+    assert [level[0].frequency for level in ordered(system)] == [math.inf, 1 / 64, 1 / 64]
+
+
+def test_gradient_descent_alone_has_no_level_of_its_own():
+    system = nested_system(tiny_model("transformer-tiny"), "sgd", 64)
+    assert [len(level) for level in ordered(system)] == [1, 2]
+
+
+def test_momentum_is_faster_than_its_weights_by_the_dependency_clause():
+    system = nested_system(tiny_model("transformer-tiny"), "momentum", 64)
+    assert position(system, "momentum m") + 1 == position(system, "weights")
+
+
+def test_hope_is_sorted_memories_weights_chain():
+    system = nested_system(tiny_model("hope-tiny", periods=[128, 512]), "adamw", 64)
+    places = [position(system, part) for part in ("M_memory", "weights", "cms.0", "cms.1")]
+    assert places == sorted(places) and len(set(places)) == 4
+    periods = [box.period for box in system]
+    assert periods == sorted(periods)
+    first, second = ordered(system)[:2]
+    assert {f"momentum of {box.name}" for box in second} == {box.name for box in first}
+
+
+@pytest.mark.parametrize("name", ["transformer-tiny", "hope-attention-tiny", "hope-tiny"])
+def test_every_trained_number_is_in_one_box_and_has_its_moments(name):
+    model = tiny_model(name)
+    system = nested_system(model, "adamw", 64)
+    count = model.num_parameters()
+    trained = [b for b in system if not b.per_sequence and not b.name.startswith("adamw")]
+    assert sum(box.parameters for box in trained) == count
+    assert sum(b.parameters for b in system if b.name.startswith("adamw m")) == count
+
+
+def test_periods_are_those_the_optimizer_keeps():
+    model = tiny_model("hope-attention-tiny", periods=[100, 300])
+    optimizer = optimizer_of(model, tiny_config())
+    system = nested_system(model, optimizer)
+    assert {box.name: box.period for box in system if "cms" in box.name} == {
+        "cms.0": 128,
+        "cms.1": 320,
+    }
+    assert set(optimizer.periods()) == {1, 2, 5}
+
+
+def test_layers_of_a_kind_are_one_box():
+    two = tiny_model("hope-tiny", num_hidden_layers=2)
+    one = merged(tiny_model("hope-tiny").levels().values())
+    both = merged(two.levels().values())
+    assert [box.name for box in both] == [f"{box.name} x2" for box in one]
+    assert [box.parameters for box in both] == [2 * box.parameters for box in one]
+    known = {box.name for box in both}
+    assert all(name in known for box in both for name in box.depends_on)
+
+
+def test_the_record_is_plain_json():
+    system = nested_system(tiny_model("hope-attention-tiny"), "adamw", 64)
+    record = json.loads(json.dumps(as_record(system), allow_nan=False))
+    assert [entry["level"] for entry in record] == list(range(1, len(record) + 1))
+    assert record[0]["period"] == 0 and record[0]["frequency"] is None
+    told = {"name", "rule", "objective", "context", "transfer", "parameters", "depends_on"}
+    assert all(told <= set(box) for entry in record for box in entry["boxes"])
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(UserError, match="did you mean 'adamw'"):
+        nested_system(tiny_model("transformer-tiny"), "adamm", 64)
+
+
+def test_a_circle_of_dependencies_is_an_error():
+    circle = [
+        Level(name="a", period=1, depends_on=("b",)),
+        Level(name="b", period=1, depends_on=("a",)),
+    ]
+    with pytest.raises(ValueError, match="circle"):
+        ordered(circle)
