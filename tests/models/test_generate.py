@@ -88,3 +88,11 @@ def test_the_cache_that_generate_leaves_goes_on(model, ids):
 def test_assisted_generation_is_refused(model, ids):
     with pytest.raises(ValueError, match="stateful"):
         generated(model, ids[:1, :PROMPT], assistant_model=model)
+
+
+def test_a_long_prompt_may_be_read_in_chunks(model, ids):
+    mask = torch.ones_like(ids[:, :PROMPT])
+    mask[0, :6] = 0
+    options = {"past_key_values": model.new_cache(), "prefill_chunk_size": 4}
+    chunked = generated(model, ids[:, :PROMPT], mask, **options)
+    assert torch.equal(chunked, generated(model, ids[:, :PROMPT], mask))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_models import small
 from tokenizers import Tokenizer, models, pre_tokenizers
-from tolerances import assert_close
+from tolerances import BFLOAT16_RELATIVE_RMS, assert_close, relative_rms
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -177,3 +177,33 @@ def test_import_nestling_imports_neither_torch_nor_transformers():
         [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == [False, False]
+
+
+def test_the_constructor_alone_initialises_as_create_does(model, ids):
+    before = {name: value.std().item() for name, value in create_like(model).items()}
+    built = AutoModelForCausalLM.from_config(model.config)
+    for name, value in built.state_dict().items():
+        assert value.isfinite().all(), name
+        assert value.std().item() == pytest.approx(before[name], rel=0.6, abs=1e-6), name
+
+
+def create_like(model: HopeForCausalLM) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        other = HopeForCausalLM(model.config)
+    other.to_empty(device="cpu").initialize_weights(torch.Generator().manual_seed(0))
+    return other.state_dict()
+
+
+def test_autocast_to_bfloat16_reads_and_learns(model, ids):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # as large as after training, not as in the other tests
+            parameter.mul_(0.3)
+    exact = model(ids).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(ids[:, :20], use_cache=True)
+        rest = model(ids[:, 20:], labels=ids[:, 20:], past_key_values=out.past_key_values)
+    rest.loss.backward()
+    found = torch.cat((out.logits, rest.logits), dim=1).float()
+    assert relative_rms(found, exact) <= BFLOAT16_RELATIVE_RMS
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
