@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from nestling.core.level import Level
 from nestling.core.nested import ordered
 
-WIDTH, GAP, MARGIN, LINE = 268, 14, 20, 15  # pixels: of a box, between boxes, around, of text
+WIDTH, GAP, MARGIN, LINE = 236, 12, 20, 15  # pixels: of a box, between boxes, around, of text
 LABEL = 150  # pixels, of the column that names the frequencies
-COLUMNS = 4  # boxes side by side
-LETTERS = 42  # of a line in a box
+COLUMNS = 5  # boxes side by side
+LETTERS = 37  # of a line in a box
 # fast (orange) to slow (blue), light enough for black text
 FAST, SLOW = (255, 224, 178), (197, 218, 245)
 

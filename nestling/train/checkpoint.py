@@ -94,8 +94,12 @@ def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> Path:
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         _fill(draft, parts)
         if path.exists():
-            shutil.rmtree(path)
-        os.replace(draft, path)
+            # no one move replaces a folder: the old one steps aside until the new is there
+            os.replace(path, old := draft.with_name(draft.name + ".old"))
+            os.replace(draft, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(draft, path)
     except (OSError, SafetensorError) as error:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)

@@ -13,7 +13,7 @@ class TrainConfig:
     """Everything about a run that is not the model and not the text."""
 
     steps: int = 1000  # optimizer steps of the whole run
-    batch_size: int = 8  # streams read side by side
+    batch_size: int = 4  # streams read side by side
     sequence_length: int = 256  # tokens of each stream between two cuts of back-propagation
     accumulation: int = 1  # batches to one optimizer step
     learning_rate: float = 3e-3  # highest rate, of the update direction

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from nestling.core.error import UserError
+from nestling.core.result import write_whole
 
 
 class Log:
@@ -21,14 +22,8 @@ class Log:
         self.path = path
         if path is None:
             return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in self._lines(path) if line["step"] <= after] if after else []
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path}: {error.strerror}; choose another --out"
-            ) from error
+        kept = [line for line in self._lines(path) if line["step"] <= after] if after else []
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     @staticmethod
     def _lines(path: Path) -> list[dict[str, Any]]:
