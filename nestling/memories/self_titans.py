@@ -97,8 +97,8 @@ class SelfTitans(Memory):
     class Config:
         """Options of SelfTitans."""
 
-        period: int = 16  # tokens between two anchors of the output memory
-        projection_period: int = 16  # tokens between two anchors of all other memories
+        period: int = 32  # tokens between two anchors of the output memory
+        projection_period: int = 32  # tokens between two anchors of all other memories
         writes: bool = True  # False: every memory stays at its initial state
         momentum: bool = True  # normalised momentum, from a head on the input
         adaptive_q: bool = False  # True: q comes from a memory as well
@@ -109,9 +109,10 @@ class SelfTitans(Memory):
         read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
         decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
         eta_max: float = 1.0  # largest write strength, at most 2
-        eta_init: float = 0.05  # write strength at the start of training
+        eta_init: float = 0.2  # write strength at the start of training
         half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
         momentum_init: float = 0.5  # mu at the start of training
+        initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
         convolution: int = 4  # tokens the short convolution sees
         epsilon: float = 1.0  # added to |u|^2 of the hidden layer
         clip: float = 4.0  # largest length of an output gradient
@@ -164,22 +165,35 @@ class SelfTitans(Memory):
             self.mu_bias = nn.Parameter(torch.empty(num_heads))
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every parameter; writes matter from the first step on.
+        """Set every parameter so that reads and writes matter from the first step on.
 
         The first layer has entries of unit variance, so that unit keys give hidden values of
-        order one; the second is small but not zero, or the first would have no gradient.
+        order one. The second is small, so that M(x) is near x, but not zero, or the first would
+        have no gradient. Queries and keys start with the same projection, and keys see the token
+        before: a fresh memory then already finds what followed an earlier occurrence of its input.
         """
         config = self.config
+        hidden_size = self.gate.in_features
         with torch.no_grad():
             for linear in (self.projection, self.gate, self.output):
                 linear.weight.normal_(0, 0.02, generator=generator)
+            q, k, v = self.projection.weight.split(hidden_size)
+            k.copy_(q)
             self.convolution.init_weights(generator)
+            q, k, v = self.convolution.weight.mul_(0.2).split(hidden_size)
+            q[:, -1] += 1
+            v[:, -1] += 1
+            k[:, -2:] += math.sqrt(0.5)
             self.norm.weight.fill_(1)
+            inner, width = self.initial_first.shape[-2:]
             if self.initial_second is None:
-                self.initial_first.normal_(0, 0.02, generator=generator)
+                std = config.initial_length / math.sqrt(inner)
+                self.initial_first.normal_(0, std, generator=generator)
             else:
+                # E gelu(z)^2 = 0.425 for a standard normal z
+                std = config.initial_length / math.sqrt(0.425 * inner * width)
                 self.initial_first.normal_(0, 1, generator=generator)
-                self.initial_second.normal_(0, 0.02, generator=generator)
+                self.initial_second.normal_(0, std, generator=generator)
             for weight in (self.eta_weight, self.alpha_weight):
                 weight.normal_(0, 0.02, generator=generator)
             ratio = config.eta_init / min(config.eta_max, 2.0)

@@ -17,8 +17,8 @@ SIZES: dict[str, dict[str, Any]] = {
 FEED_FORWARD = {"tiny": 768, "small": 1536, "340m": 3072, "760m": 4608, "1.3b": 8192}
 # tokens; the slow levels of the larger models span several of their training batches
 PERIODS = {
-    "tiny": (512, 2048),
-    "small": (512, 2048),
+    "tiny": (256, 1024),
+    "small": (256, 1024),
     "340m": (4096, 32768, 262144),
     "760m": (4096, 32768, 262144),
     "1.3b": (4096, 32768, 262144),

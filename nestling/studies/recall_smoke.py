@@ -14,6 +14,7 @@ from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
 
+PERIOD = 32  # tokens; the one of the preset's memories
 ARMS = {"on": True, "off": False}
 
 
@@ -30,15 +31,15 @@ class RecallSmoke(Study):
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of examples
         preset: str = "hope-tiny"  # where the memories and their options come from
         overrides: dict[str, Any] = field(
-            default_factory=lambda: {"num_hidden_layers": 2, "hidden_size": 128, "num_heads": 2}
+            default_factory=lambda: {"num_hidden_layers": 2, "hidden_size": 128, "num_heads": 4}
         )
-        task: Recall.Config = field(default_factory=Recall.Config)
+        task: Recall.Config = field(default_factory=lambda: Recall.Config(period=PERIOD))
         test_count: int = 200  # sequences, of seeds that training never uses
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=600,
+                steps=250,
                 batch_size=32,
-                sequence_length=Recall().length,
+                sequence_length=Recall(Recall.Config(period=PERIOD)).length,
                 learning_rate=3e-3,
                 carry=False,
                 save_every=0,
