@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nestling import __version__
+from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError, did_you_mean
 
 VERBS = {
@@ -83,6 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"nestling.cli.{verb}")
     command = _parse(module.Command, verb, rest)
     if command is not None:
+        keep_freed_memory()
         command.run()
     return 0
 

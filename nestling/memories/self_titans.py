@@ -460,41 +460,46 @@ class SelfTitans(Memory):
         return SelfTitansState(state.tail, anchor, weight, momentum, count)
 
     def levels(self) -> list[Level]:
-        """Every memory with its period, and the momentum that goes before it."""
+        """Every memory, and the momentum that goes before it.
+
+        Running weights and momenta are written at every token. What is read of the output memory
+        is the running weight; of the others it is the anchor, which moves once a period.
+        """
         config = self.config
         if not config.writes:
             return []
         layers = [x for x in (self.initial_first, self.initial_second) if x is not None]
         size = sum(x[:, 0].numel() for x in layers)
+        objective = {"l2": "|M(k) - v_hat|^2 / 2", "dot": "-<M(k), v_hat>"}[config.objective]
+        rule = {"dgd": "delta gradient descent with decay", "gd": "gradient descent with decay"}
         found = []
         for name in self.names:
             period = config.period if name == "memory" else config.projection_period
-            objective = {"l2": "|M(k) - v_hat|^2 / 2", "dot": "-<M(k), v_hat>"}[config.objective]
+            running = name == "memory" and config.read != "anchor"
             shared = {
-                "period": period,
                 "parameters": size,
                 "per_sequence": True,
                 "objective": objective,
                 "context": f"pairs (k, v_hat = M_{name}(v)) that the memories make of each token",
             }
-            depends = ()
+            momentum = f"momentum of M_{name}"
             if config.momentum:
-                depends = (f"momentum of M_{name}",)
                 found.append(
                     Level(
-                        name=depends[0],
+                        name=momentum,
+                        period=1,
                         rule="normalised momentum",
                         transfer="direct: added to the weight",
                         **shared,
                     )
                 )
-            rule = {"dgd": "delta gradient descent with decay", "gd": "gradient descent with decay"}
             found.append(
                 Level(
                     name=f"M_{name}",
-                    rule=rule[config.rule],
+                    period=1 if running else period,
+                    rule=f"{rule[config.rule]}, gradients at the state of every {period} tokens",
                     transfer="initialisation: the initial state is learned through the writes",
-                    depends_on=depends,
+                    depends_on=(momentum,) if config.momentum else (),
                     **shared,
                 )
             )

@@ -58,7 +58,7 @@ class DemoGap(Study):
         # the seed and the learning rate in it are replaced, cell by cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=400, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
+                steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
             )
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError
 from nestling.core.result import Result
 from nestling.studies.board import Board
@@ -98,6 +99,7 @@ def _begin(told: Any) -> None:
     global _told
     _told = told
     torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def _work(study: Study, cell: Cell, device: str) -> Result:
