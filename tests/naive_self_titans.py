@@ -111,7 +111,8 @@ def one_head(module, head, x, qs, ks, vs, reset):
                 towards = start if config.decay_to == "init" else torch.zeros_like(start)
                 moved = towards + alpha * (w - towards) + s
                 if config.rule == "dgd":  # Eq 88
-                    moved = moved - beta * torch.outer(w @ u, u)
+                    seen = w if config.erase == "whole" else w - towards
+                    moved = moved - beta * torch.outer(seen @ u, u)
                 new_weight[n].append(moved)
                 new_momentum[n].append(s)
         weight, momentum = new_weight, new_momentum

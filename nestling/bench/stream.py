@@ -12,6 +12,7 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.data import Documents
+from nestling.memories.self_titans import SelfTitans
 from nestling.models.cache import named
 from nestling.models.hf import HopeForCausalLM
 
@@ -101,8 +102,19 @@ def stream(
         "rss_mib": resident_mib(),
         "tokens_per_second": tokens / seconds,
         "loss": float(losses) / (tokens - 1),
+        "least_reach": least_reach(model, cache.states),
         **summary(history),
     }
+
+
+def least_reach(model: HopeForCausalLM, states: list[Any]) -> float | None:
+    """The smallest |M(x) - x| of any memory over its initial value; None without such memories."""
+    shares = []
+    for block, state in zip(model.backbone.blocks, states, strict=True):
+        if isinstance(block.memory, SelfTitans):
+            before, now = block.memory.reach(), block.memory.reach(state)
+            shares += [now[name] / before[name] for name in now]
+    return min(shares, default=None)
 
 
 def broken(states: Any) -> int:

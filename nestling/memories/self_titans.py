@@ -36,6 +36,7 @@ CHOICES = {
     "rule": ("dgd", "gd"),
     "read": ("post", "pre", "anchor"),
     "decay_to": ("init", "zero"),
+    "erase": ("deviation", "whole"),
 }
 
 
@@ -74,7 +75,7 @@ class SelfTitans(Memory):
         v_hat = M(v), the target that each memory makes for itself
         g = gradient of |M(k) - v_hat|^2 / 2 for the output of each layer, u = the layer's input
         S <- mu S - (1 - mu) beta g u^T
-        W <- W_0 + alpha (W - W_0) - beta (W u) u^T + S       (W_0 the learned initial state)
+        D <- alpha D - beta (D u) u^T + S,   W = W_0 + D       (W_0 the learned initial state)
         y = M_memory(q)
 
     k, v, q, v_hat and the inputs x are of unit length; beta |u|^2 = eta <= 1 + alpha, in the
@@ -87,7 +88,9 @@ class SelfTitans(Memory):
 
     Source: arXiv 2512.24695, Eq 83-93 (rule and form), section 8 (convolution, normalisation).
     Deviates: own projection and convolution for q, k, v before the memories; decay towards the
-    learned initial state; per-layer rule with each layer's own input; post read of the output
+    learned initial state, and an eraser that spares it (``erase="whole"``: as printed; it then
+    unlearns the first layer along every key that is read, docs/log.md); per-layer rule with each
+    layer's own input; post read of the output
     memory; momentum, which the paper ablates but does not write down. Each is an option or
     argued in docs/equations.md.
     Cost: time O(M d d_h) a token and head beyond the projections; state 3 M 2 d d_h for each head.
@@ -108,6 +111,7 @@ class SelfTitans(Memory):
         rule: str = "dgd"  # "dgd": with the eraser; "gd": without
         read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
         decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
+        erase: str = "deviation"  # what the eraser sees: what was written, or the whole weight
         eta_max: float = 1.0  # largest write strength, at most 2
         eta_init: float = 0.2  # write strength at the start of training
         half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
@@ -414,7 +418,8 @@ class SelfTitans(Memory):
         fixed = None if base is None else base[layer]
         if config.rule == "dgd":
             inverse = erased_inverse(gates.before, u @ u.mT, beta)
-            gone, state = erase(u, u, written, beta, gates.before, inverse, state, base=fixed)
+            seen = fixed if config.erase == "whole" else None
+            gone, state = erase(u, u, written, beta, gates.before, inverse, state, base=seen)
         else:
             gone = torch.zeros_like(written)
         span = gates.after if config.read == "post" else gates.before
@@ -458,6 +463,22 @@ class SelfTitans(Memory):
         moves = moves[:, None, :, None, None]
         anchor = _map(lambda new, old: torch.where(moves, new, old), weight, state.anchor)
         return SelfTitansState(state.tail, anchor, weight, momentum, count)
+
+    @torch.no_grad()
+    def reach(self, state: SelfTitansState | None = None, samples: int = 256) -> dict[str, float]:
+        """Mean length of M(x) - x over random unit x, of every memory: is it still alive?
+
+        Of the first row's running weights; without a state, of the initial ones.
+        """
+        weight = self.init_state(1).weight if state is None else _map(lambda x: x[:1], state.weight)
+        if self.config.decay_to == "init":
+            weight = _map(torch.add, weight, self._initial())
+        generator = torch.Generator().manual_seed(0)
+        width = self.initial_first.shape[-1]
+        x = unit(torch.randn(samples, width, generator=generator).to(weight.first))
+        x = x.expand(*weight.first.shape[:3], *x.shape)
+        lengths = (_apply(weight, x) - x).norm(dim=-1).mean(dim=(0, 1, 3))
+        return dict(zip(self.names, lengths.tolist(), strict=True))
 
     def levels(self) -> list[Level]:
         """Every memory, and the momentum that goes before it.

@@ -5,17 +5,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from nestling.core.result import Result, provenance
+from nestling.data import load_corpus
+from nestling.memories.self_titans import SelfTitans
 from nestling.models import create
+from nestling.models.decode import read
 from nestling.report import Section, Table
 from nestling.studies.questions import Questions, answers, unseen_examples
 from nestling.studies.statistics import interval
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
+from nestling.tasks import Examples
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
 
 PERIOD = 32  # tokens; the one of the preset's memories
 ARMS = {"on": True, "off": False}
+
+
+@torch.no_grad()
+def after_text(model: Any, task: Recall, test: Examples, tokens: int) -> dict[str, Any]:
+    """Recall of pairs written after ``tokens`` tokens of real text, none of it forgotten by reset.
+
+    The bytes of the standard library's documentation stand for the tokens of the task, modulo its
+    vocabulary. ``reach_after_text`` is |M(x) - x| of every memory of every layer as a share of what
+    it was before the text.
+    """
+    text = "\n".join(load_corpus("stdlib").documents).encode()[:tokens]
+    ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() % task.vocab_size
+    _, cache = read(model, ids[None].to(model.device), segment=64 * PERIOD)
+    reach = {}
+    for index, (block, state) in enumerate(zip(model.backbone.blocks, cache.states, strict=True)):
+        if isinstance(block.memory, SelfTitans):
+            before, now = block.memory.reach(), block.memory.reach(state)
+            reach |= {f"{index}.{name}": now[name] / before[name] for name in now}
+    correct = []
+    for part in test.input_ids.split(50):
+        rows = cache.fork()
+        rows.batch_repeat_interleave(len(part))
+        out = model(input_ids=part.to(model.device), past_key_values=rows, use_cache=True)
+        correct.append(out.logits.argmax(-1).cpu())
+    return {
+        "text_tokens": len(ids),
+        "accuracy_after_text": task.score(torch.cat(correct), test.labels),
+        "reach_after_text": reach,
+    }
 
 
 class RecallSmoke(Study):
@@ -35,6 +70,7 @@ class RecallSmoke(Study):
         )
         task: Recall.Config = field(default_factory=lambda: Recall.Config(period=PERIOD))
         test_count: int = 200  # sequences, of seeds that training never uses
+        text_tokens: int = 100_000  # real text read before the pairs, to see what a memory bears
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
                 steps=250,
@@ -57,6 +93,7 @@ class RecallSmoke(Study):
             "overrides": {**self.config.overrides, "writes": ARMS[arm]},
             "task": dataclasses.asdict(self.config.task),
             "test_count": self.config.test_count,
+            "text_tokens": self.config.text_tokens,
             "train": dataclasses.asdict(train),
         }
         return Cell(f"writes-{arm}-seed{seed}", config, seed)
@@ -88,6 +125,8 @@ class RecallSmoke(Study):
             test = unseen_examples(task, seed=cell.seed, count=cell.config["test_count"])
             accuracy = task.score(answers(model.eval(), test.input_ids), test.labels)
             metrics |= {"diverged": False, "accuracy": accuracy, "chance": task.chance}
+            if cell.config["overrides"]["writes"]:
+                metrics |= after_text(model, task, test, cell.config["text_tokens"])
         return Result(
             name=f"{self.name}/{cell.name}",
             config=cell.config,
@@ -108,6 +147,8 @@ class RecallSmoke(Study):
             for arm in ARMS
         }
         task = Recall(self.config.task)
+        text = [done[name].metrics for name in sorted(done) if name.startswith("writes-on")]
+        text = [metrics for metrics in text if "accuracy_after_text" in metrics]
         rows = [
             (f"writes {arm}", seed, accuracy)
             for arm, by_seed in found.items()
@@ -123,6 +164,8 @@ class RecallSmoke(Study):
             "seeds_writes_on": list(found["on"]),
             "seeds_writes_off": list(found["off"]),
             "chance": task.chance,
+            "accuracy_after_text": [metrics["accuracy_after_text"] for metrics in text],
+            "least_reach_after_text": [min(m["reach_after_text"].values()) for m in text],
         }
         columns = ("model", "seeds", "accuracy, mean and 95 % interval", "chance")
         sections = [

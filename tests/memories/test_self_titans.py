@@ -45,6 +45,7 @@ VARIANTS = {
     "decay to zero": {"decay_to": "zero"},
     "slow output memory": {"period": 4, "projection_period": 2},
     "slow projections": {"period": 2, "projection_period": 4},
+    "whole eraser": {"erase": "whole"},
     "wide": {"memory_hidden": 7},
     "clipped": {"clip": 0.3},
 }
