@@ -2,15 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nestling.core.level import Level
-
-State = TypeVar("State")
 
 
 class Flow(NamedTuple):
@@ -58,16 +56,14 @@ class Memory(nn.Module, ABC):
         """The boxes of the nested system that live in this memory."""
 
 
-def map_state(function: Callable[[Tensor], Tensor], state: State) -> State:
+def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     """Apply ``function`` to every tensor of a state, keeping its structure.
 
     Serves detaching, moving, reordering and repeating rows: batch comes first in all of them.
     """
     if isinstance(state, Tensor):
-        return function(state)  # ty: ignore[invalid-return-type]
-    if isinstance(state, tuple):
+        return function(state)
+    if isinstance(state, (tuple, list)):
         items = [map_state(function, item) for item in state]
-        return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)  # ty: ignore
-    if isinstance(state, list):
-        return [map_state(function, item) for item in state]  # ty: ignore[invalid-return-type]
+        return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)
     return state

@@ -1,6 +1,7 @@
 """Small networks as functions of explicit weights: the body of deep memories."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,8 @@ class _GeluAndSlope(torch.autograd.Function):
         return functional.gelu(z), slope
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_slope: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        grad, grad_slope = grads
         z, slope = ctx.saved_tensors
         square = z * z
         curvature = torch.exp(-0.5 * square) * ((2 - square) / math.sqrt(2 * math.pi))

@@ -36,7 +36,8 @@ def after_text(model: Any, task: Recall, test: Examples, tokens: int) -> dict[st
     ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() % task.vocab_size
     _, cache = read(model, ids[None].to(model.device), segment=64 * PERIOD)
     reach = {}
-    for index, (block, state) in enumerate(zip(model.backbone.blocks, cache.states, strict=True)):
+    states = cache.states or []
+    for index, (block, state) in enumerate(zip(model.backbone.blocks, states, strict=True)):
         if isinstance(block.memory, SelfTitans):
             before, now = block.memory.reach(), block.memory.reach(state)
             reach |= {f"{index}.{name}": now[name] / before[name] for name in now}

@@ -67,25 +67,34 @@ def momentum_gated_delta_rule(
     if chunk_size is not None and chunk_size < 1:
         raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
     dtype = torch.promote_types(q.dtype, torch.float32)
+
+    def cast(x: Tensor) -> Tensor:
+        return x.to(dtype)
+
+    def cast_option(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(dtype)
+
     with torch.autocast(q.device.type, enabled=False):
-        tensors = {"q": q, "k": k, "w": w, "alpha": alpha, "beta": beta}
-        tensors |= {"mu": mu, "erase_key": erase_key}
-        cast = {name: None if x is None else x.to(dtype) for name, x in tensors.items()}
-        initial = None if initial is None else initial.to(dtype)
+        initial = cast_option(initial)
         if state is None:
-            state = initial_state(cast["w"], cast["k"], initial)
-        state = DeltaState(*(x.to(dtype) for x in state))
+            state = initial_state(cast(w), cast(k), initial)
+        state = DeltaState(cast(state.weight), cast(state.momentum))
         if not q.shape[1]:
             return q.new_zeros(w.shape), state
-        size = min(chunk_size or CHUNK, q.shape[1])
         y, state = _chunk(
-            **cast,
+            cast(q),
+            cast(k),
+            cast(w),
+            alpha=cast(alpha),
+            beta=cast(beta),
+            mu=cast_option(mu),
+            erase_key=cast_option(erase_key),
             state=state,
             initial=initial,
             read_at=read,
             reset=reset,
             mask=mask,
-            chunk_size=size,
+            chunk_size=min(chunk_size or CHUNK, q.shape[1]),
         )
     return y.to(q.dtype), state
 

@@ -13,7 +13,7 @@ in with a coefficient b of its own.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +32,16 @@ class Span(NamedTuple):
     erased: Float[Tensor, "*N C C"]  # of each erased read
     initial: Float[Tensor, "*N C"] | None  # of the initial weight; None without resets
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Span":
+        """The same coefficients, each gone through ``function``."""
+        return Span(
+            function(self.start),
+            None if self.momentum is None else function(self.momentum),
+            function(self.writes),
+            function(self.erased),
+            None if self.initial is None else function(self.initial),
+        )
+
 
 class Coefficients(NamedTuple):
     """All gate products of a chunk, or of several chunks at once."""
@@ -41,6 +51,16 @@ class Coefficients(NamedTuple):
     momentum_start: Float[Tensor, " *N"] | None  # of the opening momentum in the closing; None is 1
     momentum_writes: Float[Tensor, "*N C"] | None  # of each write in it; None without mu
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Coefficients":
+        """The same coefficients, each gone through ``function``."""
+        start, writes = self.momentum_start, self.momentum_writes
+        return Coefficients(
+            self.after.map(function),
+            self.before.map(function),
+            None if start is None else function(start),
+            None if writes is None else function(writes),
+        )
+
 
 class _SegmentProducts(torch.autograd.Function):
     """Cumulative products of masked copies; the gradient is made of products too.
@@ -49,7 +69,7 @@ class _SegmentProducts(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, gate: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor) -> Tensor:
         index = torch.arange(gate.shape[-1] + 1, device=gate.device)
         inside = index[1:, None] > index[None, :]
         factors = torch.where(inside, gate[..., :, None], gate.new_ones(()))
@@ -58,7 +78,8 @@ class _SegmentProducts(torch.autograd.Function):
         return products
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Any) -> Tensor:
+        (grad,) = grads
         # d product(t, s) / d gate(i) = product(t, i) product(i - 1, s) for s < i <= t
         (products,) = ctx.saved_tensors
         first = torch.zeros_like(products[..., :1, :])
@@ -253,9 +274,7 @@ def chunk(
         filled = torch.arange(full, device=q.device) < length
         mask = filled.expand(len(q), full) if mask is None else _pad(mask, full) & filled
 
-    def split(x: Tensor | None) -> Tensor | None:  # [B, T, H, *] -> [N, B, H, C, *]
-        if x is None:
-            return None
+    def split(x: Tensor) -> Tensor:  # [B, T, H, *] -> [N, B, H, C, *]
         x = _pad(x, full).unflatten(1, (-1, chunk_size))
         return x.movedim(1, 0).movedim(3, 2)
 
@@ -263,9 +282,9 @@ def chunk(
         return None if x is None else split(x[:, :, None].expand(-1, -1, heads))
 
     heads = q.shape[2]
-    q, k, p, w = split(q), split(k), split(erase_key), split(w)
-    alpha, beta, mu = split(alpha), split(beta), split(mu)
-    p = k if p is None else p
+    q, k, w, alpha, beta = split(q), split(k), split(w), split(alpha), split(beta)
+    p = k if erase_key is None else split(erase_key)
+    mu = None if mu is None else split(mu)
     valid = split_flag(mask)
     gates = coefficients(alpha, mu, split_flag(reset), valid)
     if valid is not None:
@@ -274,7 +293,7 @@ def chunk(
     inverse = erased_inverse(gates.before, p @ k.mT, beta)
     outputs = []
     for n in range(len(q)):
-        here = take(gates, n)
+        here = gates.map(lambda x, n=n: x[n])
         span = here.after if read_at == "post" else here.before
         gone, state = erase(p[n], k[n], w[n], beta[n], here.before, inverse[n], state, initial)
         y, state = read(q[n], k[n], w[n], gone, span, state, initial)
@@ -282,21 +301,6 @@ def chunk(
         state = close(k[n], w[n], gone, here, state, initial)
     y = torch.stack(outputs)  # [N, B, H, C, V]
     return y.movedim(0, 1).transpose(2, 3).flatten(1, 2)[:, :length], state
-
-
-def take(gates: Coefficients, n: int) -> Coefficients:
-    """The coefficients of one of several chunks."""
-
-    def pick(span: Span) -> Span:
-        return Span(*(None if x is None else x[n] for x in span))
-
-    start, writes = gates.momentum_start, gates.momentum_writes
-    return Coefficients(
-        pick(gates.after),
-        pick(gates.before),
-        None if start is None else start[n],
-        None if writes is None else writes[n],
-    )
 
 
 def _pad(x: Tensor, length: int) -> Tensor:

@@ -17,7 +17,7 @@ def _matrices(x: Tensor) -> Tensor:
     return x.reshape(-1, *x.shape[-2:])
 
 
-def _rows(rows: Tensor, lead: torch.Size) -> Tensor:
+def _rows(rows: Tensor, lead: tuple[int, ...]) -> Tensor:
     return _matrices(rows.expand(*lead, *rows.shape[-2:]))
 
 
@@ -162,6 +162,7 @@ class _Closed(torch.autograd.Function):
         if pushed is not None:
             flat_after = _matrices(grad_after)
             grad_pushed = torch.bmm(wide, flat_after.mT).view(*lead, *pushed.shape[-2:])
+            grad_pushed = _summed(grad_pushed, pushed)
             grad_k.baddbmm_(_matrices(pushed), flat_after)
         grad_k = _summed(grad_k.view(*lead, *k.shape[-2:]), k)
         return (
@@ -171,7 +172,7 @@ class _Closed(torch.autograd.Function):
             grad_carried,
             grad_kept,
             _summed(grad_delta, delta),
-            None if pushed is None else _summed(grad_pushed, pushed),
+            grad_pushed,
             grad_k,
         )
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,8 @@ from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.self_titans.layers import Layers, apply, apply_through, shift_through
+from nestling.memories.self_titans.segments import segments
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import (
     Coefficients,
@@ -27,7 +29,6 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
     read_rows,
     read_rows_back,
     read_rows_of_last,
-    shift,
 )
 
 CHOICES = {
@@ -38,16 +39,6 @@ CHOICES = {
     "decay_to": ("init", "zero"),
     "erase": ("deviation", "whole"),
 }
-
-
-class Layers(NamedTuple):
-    """One tensor for each layer of the memories' network; ``second`` is None for a matrix.
-
-    M memories side by side: ``first`` [B, H, M, d_h, d], ``second`` [B, H, M, d, d_h].
-    """
-
-    first: Float[Tensor, "*B H M E D"]
-    second: Float[Tensor, "*B H M D E"] | None
 
 
 class SelfTitansState(NamedTuple):
@@ -212,21 +203,21 @@ class SelfTitans(Memory):
     def init_state(self, batch: int) -> SelfTitansState:
         """The state before the first token: every memory at its initial state."""
         weight = self._start(batch)
-        zero = _map(torch.zeros_like, weight)
+        zero = weight.map(torch.zeros_like)
         count = torch.zeros(batch, dtype=torch.long, device=weight.first.device)
         return SelfTitansState(self.convolution.init_tail(batch), weight, weight, zero, count)
 
     def _initial(self) -> Layers:
         """The learned initial states, at least float32."""
         dtype = torch.promote_types(self.initial_first.dtype, torch.float32)
-        return _map(lambda x: x.to(dtype), Layers(self.initial_first, self.initial_second))
+        return Layers(self.initial_first, self.initial_second).map(lambda x: x.to(dtype))
 
     def _start(self, batch: int) -> Layers:
         """What the state's weights are at a document's start."""
         initial = self._initial()
         if self.config.decay_to == "init":
-            return _map(lambda x: x.new_zeros(batch, *x.shape), initial)
-        return _map(lambda x: x.expand(batch, *x.shape), initial)
+            return initial.map(lambda x: x.new_zeros(batch, *x.shape))
+        return initial.map(lambda x: x.expand(batch, *x.shape))
 
     def forward(
         self,
@@ -260,8 +251,8 @@ class SelfTitans(Memory):
         self, q: Float[Tensor, "B H T D"], state: SelfTitansState, flow: Flow
     ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
         """The ablation: the output memory at its initial state."""
-        initial = _map(lambda x: x[:, -1], self._initial())
-        return _apply(initial, q), state
+        initial = self._initial().map(lambda x: x[:, -1])
+        return apply(initial, q), state
 
     def _scan(
         self,
@@ -309,9 +300,9 @@ class SelfTitans(Memory):
 
         return SelfTitansState(
             state.tail,
-            _map(choose, start, state.anchor),
-            _map(choose, start, state.weight),
-            _map(lambda x: choose(torch.zeros_like(x), x), state.momentum),
+            start.map(choose, state.anchor),
+            start.map(choose, state.weight),
+            state.momentum.map(lambda x: choose(torch.zeros_like(x), x)),
             torch.where(reset, 0, state.count),
         )
 
@@ -329,9 +320,9 @@ class SelfTitans(Memory):
         """Produce k, v and the rates at the anchor, write every memory, read the last one."""
         config = self.config
         base = initial if config.decay_to == "init" else None
-        anchor, weight = self._anchor(state, base)
+        anchor, running = self._anchor(state, base)
         inputs = {"k": k, "eta": k, "alpha": k, "v": v, "q": q, "memory": q}
-        read_at_anchor, anchor = _through(
+        read_at_anchor, anchor = apply_through(
             anchor, torch.stack([inputs[name] for name in self.names], dim=2)
         )
         made = dict(zip(self.names, read_at_anchor.unbind(2), strict=True))
@@ -346,21 +337,26 @@ class SelfTitans(Memory):
         gates = coefficients(alpha, mu, None, mask)
         gradients, hidden = self._gradients(anchor, k, v)
         q = unit(made["q"]) if config.adaptive_q else q
-        wide = _over_memories(gates)
+        wide = gates.map(lambda x: x.unsqueeze(2))
         beta, scale = eta[:, :, None], (eta if mu is None else eta * (1 - mu))[:, :, None]
-        first = DeltaState(weight.first, state.momentum.first)
+        old = DeltaState(running.first, state.momentum.first)
         written = -scale[..., None] * gradients.first
-        first, y = self._write(k[:, :, None], beta, written, wide, first, base, 0, q)
-        second = DeltaState(None, None)
+        fixed = None if base is None else base.first
+        first, y = self._write(k[:, :, None], beta, written, wide, old, fixed, q)
+        weight, momentum = Layers(first.weight, None), Layers(first.momentum, None)
         if hidden is not None:
+            assert running.second is not None and state.momentum.second is not None
+            assert gradients.second is not None
             energy = config.epsilon + hidden.square().sum(-1)
-            second = DeltaState(weight.second, state.momentum.second)
+            old = DeltaState(running.second, state.momentum.second)
             written = -(scale / energy)[..., None] * gradients.second
-            y = functional.gelu(y)
-            second, y = self._write(hidden, beta / energy, written, wide, second, base, 1, y)
+            fixed = None if base is None else base.second
+            second, y = self._write(
+                hidden, beta / energy, written, wide, old, fixed, functional.gelu(y)
+            )
+            weight = Layers(first.weight, second.weight)
+            momentum = Layers(first.momentum, second.momentum)
         y = made["memory"] if config.read == "anchor" else q + y
-        weight = Layers(first.weight, second.weight)
-        momentum = Layers(first.momentum, second.momentum)
         return y, self._advance(state, weight, momentum, valid, k.shape[2], ends)
 
     def _anchor(self, state: SelfTitansState, base: Layers | None) -> tuple[Layers, Layers]:
@@ -368,12 +364,8 @@ class SelfTitans(Memory):
         if base is None:
             return state.anchor, state.weight
         if state.anchor.first is not state.weight.first:
-            return _map(torch.add, state.anchor, base), state.weight
-        first = shift(state.weight.first, base.first)
-        if base.second is None:
-            return Layers(first[0], None), Layers(first[1], None)
-        second = shift(state.weight.second, base.second)
-        return Layers(first[0], second[0]), Layers(first[1], second[1])
+            return state.anchor.map(torch.add, base), state.weight
+        return shift_through(state.weight, base)
 
     def _gradients(
         self, anchor: Layers, k: Float[Tensor, "B H C D"], v: Float[Tensor, "B H C D"]
@@ -409,13 +401,14 @@ class SelfTitans(Memory):
         written: Float[Tensor, "B H M C Y"],
         gates: Coefficients,
         state: DeltaState,
-        base: Layers | None,
-        layer: int,
+        fixed: Float[Tensor, "H M Y X"] | None,
         q: Float[Tensor, "B H C X"],
     ) -> tuple[DeltaState, Float[Tensor, "B H C Y"]]:
-        """Write one layer of all memories, and read that of the last one at q."""
+        """Write one layer of all memories, and read that of the last one at q.
+
+        ``fixed`` is what the state is the deviation from; None if it is the weight itself.
+        """
         config = self.config
-        fixed = None if base is None else base[layer]
         if config.rule == "dgd":
             inverse = erased_inverse(gates.before, u @ u.mT, beta)
             seen = fixed if config.erase == "whole" else None
@@ -423,7 +416,7 @@ class SelfTitans(Memory):
         else:
             gone = torch.zeros_like(written)
         span = gates.after if config.read == "post" else gates.before
-        here = type(span)(*(None if x is None else x[:, :, -1] for x in span))
+        here = span.map(lambda x: x[:, :, -1])
         y, state = read(
             q,
             u[:, :, -1],
@@ -461,7 +454,7 @@ class SelfTitans(Memory):
         if valid is not None:
             moves = moves & valid.any(1)[:, None]
         moves = moves[:, None, :, None, None]
-        anchor = _map(lambda new, old: torch.where(moves, new, old), weight, state.anchor)
+        anchor = weight.map(lambda new, old: torch.where(moves, new, old), state.anchor)
         return SelfTitansState(state.tail, anchor, weight, momentum, count)
 
     @torch.no_grad()
@@ -470,14 +463,16 @@ class SelfTitans(Memory):
 
         Of the first row's running weights; without a state, of the initial ones.
         """
-        weight = self.init_state(1).weight if state is None else _map(lambda x: x[:1], state.weight)
+        weight = self.init_state(1).weight
+        if state is not None:
+            weight = state.weight.map(lambda x: x[:1])
         if self.config.decay_to == "init":
-            weight = _map(torch.add, weight, self._initial())
+            weight = weight.map(torch.add, self._initial())
         generator = torch.Generator().manual_seed(0)
         width = self.initial_first.shape[-1]
         x = unit(torch.randn(samples, width, generator=generator).to(weight.first))
         x = x.expand(*weight.first.shape[:3], *x.shape)
-        lengths = (_apply(weight, x) - x).norm(dim=-1).mean(dim=(0, 1, 3))
+        lengths = (apply(weight, x) - x).norm(dim=-1).mean(dim=(0, 1, 3))
         return dict(zip(self.names, lengths.tolist(), strict=True))
 
     def levels(self) -> list[Level]:
@@ -497,7 +492,7 @@ class SelfTitans(Memory):
         for name in self.names:
             period = config.period if name == "memory" else config.projection_period
             running = name == "memory" and config.read != "anchor"
-            shared = {
+            shared: dict[str, Any] = {
                 "parameters": size,
                 "per_sequence": True,
                 "objective": objective,
@@ -527,76 +522,7 @@ class SelfTitans(Memory):
         return found
 
 
-def segments(
-    count: Int[Tensor, " B"], flow: Flow, length: int, period: int
-) -> list[tuple[int, int, bool | None]]:
-    """Cut [0, length) so that no row starts a document or a period but at a segment's first token.
-
-    ``count`` is the tokens each row's document has so far; periods count from the document start.
-    With each segment goes whether it ends a period in all rows (True), none (False) or some, or
-    it is not known (None).
-    """
-    if length <= 1:
-        return [(0, length, None)] if length else []
-    starts, valid = flow.reset, flow.mask
-    if valid is None:
-        valid = torch.ones(len(count), length, dtype=torch.bool, device=count.device)
-    seen = valid.long().cumsum(1)
-    position = count[:, None] + seen
-    if starts is not None:
-        # tokens before the document's start do not count
-        before = torch.where(starts, seen - valid.long(), -1).cummax(1).values
-        position = torch.where(before >= 0, seen - before, position)
-    ends = (position % period == 0) & valid
-    cut = torch.zeros(length + 1, dtype=torch.bool, device=count.device)
-    cut[1:] |= ends.any(0)
-    if starts is not None:
-        cut[:-1] |= starts.any(0)
-    if flow.mask is not None:
-        cut[period::period] = True
-    cut[0] = cut[length] = True
-    points = cut.nonzero()[:, 0].tolist()
-    share = ends.float().mean(0).tolist()
-    known = {0.0: False, 1.0: True}
-    return [(a, b, known.get(share[b - 1])) for a, b in zip(points[:-1], points[1:], strict=True)]
-
-
-def _map(function, *layers: Layers) -> Layers:
-    """Apply to the layers of equal place; a missing second layer stays missing."""
-    second = None if layers[0].second is None else function(*(x.second for x in layers))
-    return Layers(function(*(x.first for x in layers)), second)
-
-
-def _through(
-    weights: Layers, x: Float[Tensor, "B H M C D"]
-) -> tuple[Float[Tensor, "B H M C D"], Layers]:
-    """The residual network with these weights, which are handed on (ops passes)."""
-    z, first = read_rows(weights.first, x)
-    if weights.second is None:
-        return x + z, Layers(first, None)
-    y, second = read_rows(weights.second, functional.gelu(z))
-    return x + y, Layers(first, second)
-
-
-def _apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:
-    """The residual network with these weights."""
-    z = x @ weights.first.mT
-    if weights.second is None:
-        return x + z
-    return x + functional.gelu(z) @ weights.second.mT
-
-
 def _readout(
     x: Float[Tensor, "B H C D"], weight: Float[Tensor, "H D"], bias: Float[Tensor, " H"]
 ) -> Float[Tensor, "B H C"]:
     return (x @ weight.to(x.dtype)[..., None])[..., 0] + bias.to(x.dtype)[:, None]
-
-
-def _over_memories(gates: Coefficients) -> Coefficients:
-    """Give every coefficient a dimension of size one for the memories, after the heads."""
-
-    def wide(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.unsqueeze(2)
-
-    after, before = (type(s)(*map(wide, s)) for s in (gates.after, gates.before))
-    return Coefficients(after, before, wide(gates.momentum_start), wide(gates.momentum_writes))

@@ -1,0 +1,55 @@
+"""The weights of a layer's memories, and the residual network they are."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from nestling.ops.momentum_gated_delta_rule.passes import read_rows, shift
+
+
+class Layers(NamedTuple):
+    """One tensor for each layer of the memories' network; ``second`` is None for a matrix.
+
+    M memories side by side: ``first`` [B, H, M, d_h, d], ``second`` [B, H, M, d, d_h].
+    """
+
+    first: Float[Tensor, "*B H M E D"]
+    second: Float[Tensor, "*B H M D E"] | None
+
+    def map(self, function: Callable[..., Tensor], *others: "Layers") -> "Layers":
+        """Apply to the layers of equal place; a missing second layer stays missing."""
+        first = function(self.first, *(x.first for x in others))
+        if self.second is None:
+            return Layers(first, None)
+        return Layers(first, function(self.second, *(x.second for x in others)))
+
+
+def apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:
+    """The residual network M(x) = x + W_1 gelu(W_2 x), or x + W x, with these weights."""
+    z = x @ weights.first.mT
+    if weights.second is None:
+        return x + z
+    return x + functional.gelu(z) @ weights.second.mT
+
+
+def apply_through(
+    weights: Layers, x: Float[Tensor, "B H M C D"]
+) -> tuple[Float[Tensor, "B H M C D"], Layers]:
+    """The same, the weights handed on to their next use (ops passes)."""
+    z, first = read_rows(weights.first, x)
+    if weights.second is None:
+        return x + z, Layers(first, None)
+    y, second = read_rows(weights.second, functional.gelu(z))
+    return x + y, Layers(first, second)
+
+
+def shift_through(deviation: Layers, base: Layers) -> tuple[Layers, Layers]:
+    """deviation + base, and the deviation handed on (ops passes)."""
+    first, first_on = shift(deviation.first, base.first)
+    if deviation.second is None or base.second is None:
+        return Layers(first, None), Layers(first_on, None)
+    second, second_on = shift(deviation.second, base.second)
+    return Layers(first, second), Layers(first_on, second_on)
