@@ -1,0 +1,97 @@
+"""nestling list: what can be named on the command line and in Python."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tyro
+
+from nestling.core.error import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from nestling.core.registry import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Name every preset, memory, corpus, task and study, each with a line about it."""
+
+    kind: tyro.conf.Positional[str | None] = None
+    """presets, memories, corpora, tasks or studies; all of them by default."""
+
+    def run(self) -> None:
+        """Print a table for each kind."""
+        from nestling.report import Table
+
+        if self.kind is not None and self.kind not in KINDS:
+            raise UserError(f"unknown kind {self.kind!r}: {did_you_mean(self.kind, KINDS)}")
+        tables = [
+            Table(columns=(kind, ""), rows=KINDS[kind]()).text()
+            for kind in ([self.kind] if self.kind else KINDS)
+        ]
+        print("\n\n".join(tables))
+
+
+Rows = list[tuple[str, str]]
+
+
+def presets() -> Rows:
+    """Models, each with its pattern and size."""
+    from nestling.models import preset, preset_names
+
+    rows = []
+    for name in preset_names():
+        values = preset(name)
+        rows.append(
+            (
+                name,
+                f"{' + '.join(values['pattern'])}, {values['num_hidden_layers']} layers, "
+                f"width {values['hidden_size']}, {values['num_heads']} heads",
+            )
+        )
+    return rows
+
+
+def described(registry: "Registry") -> Rows:
+    """The entries of a registry, each with the first line of its documentation."""
+    return [
+        (name, (registry.load(name).__doc__ or "").strip().partition("\n")[0])
+        for name in registry.names()
+    ]
+
+
+def memories() -> Rows:
+    """Memories that a pattern may name."""
+    from nestling.memories import MEMORIES
+
+    return described(MEMORIES)
+
+
+def tasks() -> Rows:
+    """Questions with known answers."""
+    from nestling.tasks import TASKS
+
+    return described(TASKS)
+
+
+def corpora() -> Rows:
+    """Texts to train on."""
+    from nestling.data import CORPORA
+
+    return [(name, CORPORA.load(name).summary) for name in CORPORA.names()]
+
+
+def studies() -> Rows:
+    """Grids of measurements, each with its question."""
+    from nestling.studies import STUDIES
+
+    return [(name, STUDIES.load(name).question) for name in STUDIES.names()]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "presets": presets,
+    "memories": memories,
+    "corpora": corpora,
+    "tasks": tasks,
+    "studies": studies,
+}
