@@ -1,0 +1,139 @@
+"""The documentation names what is there, and its examples run."""
+
+import ast
+import functools
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nestling.cli.main import VERBS, _parse
+from nestling.data import CORPORA
+from nestling.memories import MEMORIES
+from nestling.models import preset_names
+from nestling.studies import STUDIES
+from nestling.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
+
+
+@functools.cache
+def names(path: Path) -> set[str]:
+    """What a file defines at its top, and the methods of its classes as Class.method."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            inside = (n for n in node.body if isinstance(n, ast.FunctionDef | ast.ClassDef))
+            found |= {f"{node.name}.{n.name}" for n in inside}
+        if isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def commands() -> list[str]:
+    lines = (line for block in blocks(README, "sh") for line in block.splitlines())
+    return [line for line in lines if line.startswith("nestling ")]
+
+
+@every_page
+def test_every_path_and_name_exists(page):
+    """`nestling/room/file.py:Name` and `tests/file.py::test_name`; <...> stands for a new name."""
+    pattern = r"(?<![\w/])((?:nestling|tests)/[\w./<>-]*)(:{1,2}[A-Za-z_][\w.]*)?"
+    for path, name in re.findall(pattern, read(page)):
+        if "<" in path:
+            continue
+        file = ROOT / path
+        assert file.exists(), path
+        assert not name or name.strip(":") in names(file), path + name
+
+
+@every_page
+def test_every_test_named_without_its_file_exists(page):
+    known = {name for path in (ROOT / "tests").rglob("test_*.py") for name in names(path)}
+    assert set(re.findall(r"`(test_\w+)`", read(page))) <= known
+
+
+@every_page
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", read(page)):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_row_of_the_equations_names_code_and_test():
+    rows = [line for line in read(ROOT / "docs" / "equations.md").splitlines() if line[:1] == "|"]
+    assert len(rows) > 20
+    for row in rows[2:]:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert len(cells) == 5, row
+        assert "nestling/" in cells[3] and "tests/" in cells[4], row
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries"),
+    [
+        ("memories", MEMORIES.names()),
+        ("corpora", CORPORA.names()),
+        ("tasks", TASKS.names()),
+        ("studies", STUDIES.names()),
+        ("families", sorted({name.rsplit("-", 1)[0] for name in preset_names()})),
+        ("sizes", sorted({f"-{name.rsplit('-', 1)[1]}" for name in preset_names()})),
+    ],
+)
+def test_every_entry_of_every_table_is_mentioned(kind, entries):
+    text = "".join(map(read, PAGES))
+    missing = [name for name in entries if f"`{name}`" not in text]
+    assert not missing, f"{kind} without a word in README.md or docs/"
+
+
+def test_every_verb_is_shown():
+    assert {shlex.split(command)[1] for command in commands()} == set(VERBS)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_readme_can_be_parsed(command):
+    _, verb, *arguments = shlex.split(command, comments=True)
+    module = importlib.import_module(f"nestling.cli.{verb}")
+    assert hasattr(_parse(module.Command, verb, arguments), "run")
+
+
+def test_make_has_the_targets_that_are_shown():
+    targets = re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.MULTILINE)
+    shown = re.findall(r"^make ([\w-]+)", "\n".join(blocks(README, "sh")), re.MULTILINE)
+    assert set(shown) == {"demo", "test"} and set(shown) <= set(targets)
+
+
+def test_the_examples_of_the_readme_run(tmp_path):
+    """In the order they stand in, in one process, in an empty folder."""
+    code = "import torch\ntorch.set_num_threads(1)\n" + "\n".join(blocks(README, "python"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loss, parameters = re.fullmatch(r"loss (\S+), (\S+) parameters\n", done.stdout).groups()
+    assert abs(float(loss) - 5.545) < 0.3
+    assert int(parameters.replace(",", "")) < 1_000_000
