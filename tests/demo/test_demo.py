@@ -97,7 +97,7 @@ def test_the_page_stands_alone(shown, result):
     page = (shown / "report.html").read_text(encoding="utf-8")
     HTMLParser().feed(page)
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', page), "points to another file"
-    assert page.count("<svg") == 3 and "<script" not in page
+    assert page.count("<svg") == 4 and "<script" not in page
     for contender in CONTENDERS.values():
         assert page.count(contender.title) >= 3
     assert "one seed and a short run" in page and "demo-gap" in page
