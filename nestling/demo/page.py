@@ -146,12 +146,12 @@ def along_documents(models: Metrics) -> Section:
 
 
 def gains(models: Metrics) -> str:
-    """Loss of the model with the writes off less that of each other, by position."""
+    """Loss of the model with the writes off less that of each, by position; its own line is 0."""
     base = models[FROZEN]["val_by_position"]
     middles = [(bucket["start"] + bucket["end"]) / 2 for bucket in base]
     curves = {}
-    for name in (HOPE, TRANSFORMER):
-        pairs = zip(base, models[name]["val_by_position"], strict=True)
+    for name, own in models.items():
+        pairs = zip(base, own["val_by_position"], strict=True)
         curves[CONTENDERS[name].title] = Curve(middles, [a["loss"] - b["loss"] for a, b in pairs])
     return lines(
         curves,
