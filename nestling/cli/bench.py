@@ -51,7 +51,7 @@ class Command:
                 config={"model": str(self.model), "tokens": self.tokens, "chunk": self.chunk}
                 | {"architecture": model.config.to_dict()},
                 metrics=metrics,
-                corpus=f"{corpus.name}:{corpus.sha256}",
+                corpus=corpus.tag,
                 provenance=provenance(self.device),
             ).write(self.json)
         for name in ("non_finite", "max_state_norm", "rss_growth_mib", "tokens_per_second", "loss"):

@@ -36,6 +36,8 @@ class Memory(nn.Module, ABC):
     # True: the block computes x + memory(norm(x)). False: the memory has norms and residuals of
     # its own and is given x itself.
     residual: ClassVar[bool] = True
+    # tokens at whose multiples documents are best begun: the longest period of the memory
+    alignment: int = 1
 
     @abstractmethod
     def init_state(self, batch: int) -> Any:

@@ -166,7 +166,8 @@ class DemoGap(Study):
             "by Student's t over the seeds; differences are paired by seed, so they leave out what "
             "a seed does to all models alike. The rate is chosen on the text that is reported, "
             "for every model alike; with three rates and a gap in between the bias is small, and "
-            "it favours none of them."
+            "it favours none of them. With writes off only the output memory is read, so the "
+            "initial states of the other memories count among the parameters but are not used."
         )
 
     def _comparison(self, metrics: dict[str, Any]) -> Section:

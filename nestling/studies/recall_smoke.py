@@ -37,7 +37,7 @@ def after_text(model: Any, task: Recall, test: Examples, tokens: int) -> dict[st
     _, cache = read(model, ids[None].to(model.device), segment=64 * PERIOD)
     reach = {}
     states = cache.states or []
-    for index, (block, state) in enumerate(zip(model.backbone.blocks, states, strict=True)):
+    for index, (block, state) in enumerate(zip(model.backbone.each(), states, strict=True)):
         if isinstance(block.memory, SelfTitans):
             before, now = block.memory.reach(), block.memory.reach(state)
             reach |= {f"{index}.{name}": now[name] / before[name] for name in now}

@@ -61,16 +61,11 @@ def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
 
 
 def memory_period(model: HopeForCausalLM) -> int:
-    """The longest period in tokens at which a sequence's own memory is written; 1 for none.
+    """The longest period in tokens of a memory that reads the sequence; 1 for none.
 
     Documents begin at multiples of it, so that no period runs over the border of two.
     """
-    periods = [
-        int(level.period)
-        for level in model.levels().values()
-        if level.per_sequence and 0 < level.period < math.inf
-    ]
-    return math.lcm(*periods) if periods else 1
+    return math.lcm(*(block.memory.alignment for block in model.backbone.each()))
 
 
 def loader_of(documents: Documents, model: HopeForCausalLM, config: TrainConfig) -> Loader:
@@ -174,7 +169,7 @@ def run_job(
         config=dataclasses.asdict(job) | {"architecture": model.config.to_dict()},
         metrics=metrics,
         seed=job.train.seed,
-        corpus=f"{text.corpus.name}:{text.corpus.sha256}",
+        corpus=text.corpus.tag,
         provenance=provenance(job.device),
     )
     return model, result

@@ -46,7 +46,11 @@ def test_hope_is_sorted_memories_weights_chain():
     periods = [box.period for box in system]
     assert periods == sorted(periods)
     first, second = ordered(system)[:2]
-    assert {f"momentum of {box.name}" for box in second} == {box.name for box in first}
+    # the output memory is read at every token, the others once a period
+    assert {box.name for box in first} == {
+        f"momentum of M_{name}" for name in ("k", "eta", "alpha", "v", "memory")
+    }
+    assert [box.name for box in second] == ["M_memory"]
 
 
 @pytest.mark.parametrize("name", ["transformer-tiny", "hope-attention-tiny", "hope-tiny"])

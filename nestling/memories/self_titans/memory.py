@@ -69,13 +69,14 @@ class SelfTitans(Memory):
         D <- alpha D - beta (D u) u^T + S,   W = W_0 + D       (W_0 the learned initial state)
         y = M_memory(q)
 
-    k, v, q, v_hat and the inputs x are of unit length; beta |u|^2 = eta <= 1 + alpha, in the
-    second layer by beta = eta / (epsilon + |u|^2). All reads but the last are made at the state
-    that opened the period; inside it the recurrence is exact (ops/momentum_gated_delta_rule).
+    k, v, q, v_hat and the inputs x are of unit length; beta |u|^2 is eta <= 1 + alpha in the first
+    layer and, by beta = eta / (epsilon + |u|^2), below it in the second. All reads but the last are
+    made at the state that opened the period; inside it the recurrence is exact
+    (ops/momentum_gated_delta_rule).
 
     Bounded: |v_hat| = |k| = 1 and the output gradient is clipped, so each write is bounded; the
-    transition alpha I - beta u u^T has norm at most 1 along u and alpha elsewhere, so a state
-    stays below its largest write over 1 - alpha whatever is read.
+    transition alpha I - beta u u^T has norm rho = max(alpha, |alpha - beta |u|^2|), below one while
+    eta_max <= 1, so a state stays below its largest write over 1 - rho whatever is read.
 
     Source: arXiv 2512.24695, Eq 83-93 (rule and form), section 8 (convolution, normalisation).
     Deviates: own projection and convolution for q, k, v before the memories; decay towards the
@@ -134,6 +135,7 @@ class SelfTitans(Memory):
         if hidden_size % num_heads:
             raise UserError(f"hidden_size={hidden_size} must be a multiple of {num_heads} heads")
         self.config = config
+        self.alignment = max(config.period, config.projection_period) if config.writes else 1
         self.num_heads = num_heads
         width = hidden_size // num_heads
         names = ["k", "eta", "alpha", "v", "q", "memory"]
@@ -250,9 +252,16 @@ class SelfTitans(Memory):
     def _frozen(
         self, q: Float[Tensor, "B H T D"], state: SelfTitansState, flow: Flow
     ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
-        """The ablation: the output memory at its initial state."""
-        initial = self._initial().map(lambda x: x[:, -1])
-        return apply(initial, q), state
+        """The ablation: every memory that is read stays at its initial state."""
+        initial = self._initial()
+
+        def apply_one(name: str, x: Tensor) -> Tensor:
+            index = self.names.index(name)
+            return apply(initial.map(lambda w: w[:, index]), x)
+
+        if self.config.adaptive_q:
+            q = unit(apply_one("q", q))
+        return apply_one("memory", q), state
 
     def _scan(
         self,
