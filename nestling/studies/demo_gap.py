@@ -27,7 +27,8 @@ HOPE = "hope"
 # the widths of the feed-forward networks make the parameters equal to within 1 %
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
 HOPE_SIZE = {**SIZE, "cms.intermediate_size": 128}
-TRANSFORMER_SIZE = {**SIZE, "mlp.intermediate_size": 452}
+# the documents are up to tens of thousands of tokens long; four training rows are kept in sight
+TRANSFORMER_SIZE = {**SIZE, "mlp.intermediate_size": 452, "attention.window": 1024}
 CONTENDERS = {
     HOPE: Contender("Hope", "hope-tiny", HOPE_SIZE),
     "hope-frozen": Contender(
@@ -167,7 +168,9 @@ class DemoGap(Study):
             "a seed does to all models alike. The rate is chosen on the text that is reported, "
             "for every model alike; with three rates and a gap in between the bias is small, and "
             "it favours none of them. With writes off only the output memory is read, so the "
-            "initial states of the other memories count among the parameters but are not used."
+            "initial states of the other memories count among the parameters but are not used. "
+            "Every model carries its memory along a document from row to row: Transformer++ sees "
+            f"the last {TRANSFORMER_SIZE['attention.window']:,} tokens of it."
         )
 
     def _comparison(self, metrics: dict[str, Any]) -> Section:
