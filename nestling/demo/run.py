@@ -60,7 +60,7 @@ def make_demo(
 
     Raises UserError for a name that is not known to all of them.
     """
-    defaults = {"steps": STEPS, "evaluate_tokens": 65536, "save_every": 0}
+    defaults = {"steps": STEPS, "evaluate_tokens": 16384, "save_every": 0}
     names = {"corpus": corpus, "vocab_size": vocab_size, "device": device}
     jobs = [
         make_job(defaults | dict(values), preset=contender.preset, **names)
