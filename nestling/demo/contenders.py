@@ -22,12 +22,13 @@ class Contender(NamedTuple):
     overrides: dict[str, Any]
 
 
+# tokens that attention sees: documents are thousands long, and four training rows stay in sight
+WINDOW = 1024
 HOPE, FROZEN, TRANSFORMER = "hope", "hope-frozen", "transformer"
 CONTENDERS = {
     HOPE: Contender("Hope", "hope-tiny", {}),
     FROZEN: Contender("Hope trained with writes off", "hope-tiny", {"writes": False}),
-    # documents are thousands of tokens long; attention keeps four training rows in sight
-    TRANSFORMER: Contender("Transformer++", "transformer-tiny", {"attention.window": 1024}),
+    TRANSFORMER: Contender("Transformer++", "transformer-tiny", {"attention.window": WINDOW}),
 }
 
 

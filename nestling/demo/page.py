@@ -6,7 +6,7 @@ from typing import Any
 
 from nestling.core.result import Result
 from nestling.data import Prepared
-from nestling.demo.contenders import CONTENDERS, FROZEN, HOPE, TRANSFORMER
+from nestling.demo.contenders import CONTENDERS, FROZEN, HOPE, TRANSFORMER, WINDOW
 from nestling.models.hf import HopeForCausalLM
 from nestling.report import Curve, Section, Table, lines, write_page
 from nestling.report.levels import levels_svg
@@ -138,7 +138,8 @@ def along_documents(models: Metrics) -> Section:
         "model gains along the way it gains from what it keeps of the document. With the writes "
         "off the memories stay at their learned initial state. Stretches far from the start rest "
         "on few documents, and all stretches on different text: compare the models within one. "
-        "The second figure does: how far a model's loss is below that with the writes off."
+        "The second figure does: how far a model's loss is below that with the writes off. "
+        f"{CONTENDERS[TRANSFORMER].title} attends to the last {WINDOW:,} tokens of the document."
     )
     return Section(
         "As an unseen document is read", text, [positions(models)], [figure, gains(models)]

@@ -102,7 +102,14 @@ def test_the_page_stands_alone(shown, result):
         assert page.count(contender.title) >= 3
     assert "one seed and a short run" in page and "demo-gap" in page
     sample = result.metrics["sample"]["prompt"].split()[0]
-    for part in (result.corpus, sample, "level 1", "cms.0", "largest difference of a logit"):
+    for part in (
+        result.corpus,
+        sample,
+        "level 1",
+        "cms.0",
+        "largest difference of a logit",
+        "1,024 tokens",
+    ):
         assert part in page
 
 
