@@ -94,6 +94,10 @@ def write_whole(path: str | Path, content: bytes) -> Path:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            # mkstemp keeps others out; give the rights a file made by open() has
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(draft, 0o666 & ~umask)
             os.replace(draft, path)
         except OSError:
             Path(draft).unlink(missing_ok=True)
