@@ -21,7 +21,7 @@ def test_training_reports_its_figures(trained, figures):
     assert abs(metrics["first_loss"] - math.log(258)) < 0.05 * math.log(258)
     assert metrics["val_perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
     assert metrics["tokens_per_second"] > 0 and metrics["num_parameters"] > 10_000
-    assert figures["corpus"].startswith("stdlib:") and figures["seed"] == 0
+    assert figures["corpus"].startswith("stdlib@") and figures["seed"] == 0
     assert figures["config"]["train"]["batch_size"] == 2
     assert set(figures["provenance"]) >= {"commit", "versions", "device", "threads"}
 
