@@ -21,6 +21,7 @@ from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
 
 PERIOD = 32  # tokens; the one of the preset's memories
+BYTES = 256  # tokens beyond the task's: the bytes of a text that is read before
 ARMS = {"on": True, "off": False}
 
 
@@ -28,12 +29,12 @@ ARMS = {"on": True, "off": False}
 def after_text(model: Any, task: Recall, test: Examples, tokens: int) -> dict[str, Any]:
     """Recall of pairs written after ``tokens`` tokens of real text, none of it forgotten by reset.
 
-    The bytes of the standard library's documentation stand for the tokens of the task, modulo its
-    vocabulary. ``reach_after_text`` is |M(x) - x| of every memory of every layer as a share of what
-    it was before the text.
+    The text is the standard library's documentation, byte by byte; bytes are tokens of their own
+    (``BYTES``), which no training has seen. ``reach_after_text`` is |M(x) - x| of every memory of
+    every layer as a share of what it was before the text.
     """
     text = "\n".join(load_corpus("stdlib").documents).encode()[:tokens]
-    ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() % task.vocab_size
+    ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() + task.vocab_size
     _, cache = read(model, ids[None].to(model.device), segment=64 * PERIOD)
     reach = {}
     states = cache.states or []
@@ -74,7 +75,7 @@ class RecallSmoke(Study):
         text_tokens: int = 100_000  # real text read before the pairs, to see what a memory bears
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=250,
+                steps=200,
                 batch_size=32,
                 sequence_length=Recall(Recall.Config(period=PERIOD)).length,
                 learning_rate=3e-3,
@@ -109,7 +110,7 @@ class RecallSmoke(Study):
         config = train_config(cell.config["train"])
         model = create(
             cell.config["preset"],
-            vocab_size=task.vocab_size,
+            vocab_size=task.vocab_size + BYTES,
             seed=cell.seed,
             **cell.config["overrides"],
         ).to(device)
@@ -168,11 +169,21 @@ class RecallSmoke(Study):
             "accuracy_after_text": [metrics["accuracy_after_text"] for metrics in text],
             "least_reach_after_text": [min(m["reach_after_text"].values()) for m in text],
         }
+        after = [
+            (metrics["accuracy_after_text"], min(metrics["reach_after_text"].values()))
+            for metrics in text
+        ]
         columns = ("model", "seeds", "accuracy, mean and 95 % interval", "chance")
         sections = [
             Section("What was asked", self._about(task)),
             Section("Answers", tables=[Table(columns=columns, rows=means)]),
             Section("Every run", tables=[Table(columns=("model", "seed", "accuracy"), rows=rows)]),
+            Section(
+                "After a long text",
+                tables=[
+                    Table(columns=("accuracy", "least |M(x) - x|, share of the start"), rows=after)
+                ],
+            ),
         ]
         return Finding(metrics, sections)
 
@@ -183,6 +194,7 @@ class RecallSmoke(Study):
             f"anew in every sequence of {task.length} tokens; each pair is written once and asked "
             f"for once, at least {2 * task.config.period} tokens later; only answers are scored. "
             f"Training: {train.steps:,} steps of {train.batch_size} fresh sequences; test: "
-            f"{config.test_count} others. With writes off every memory stays at its learned "
+            f"{config.test_count} others. The models with writes are then asked again after they "
+            f"have read {config.text_tokens:,} bytes of real text, without a reset. With writes off every memory stays at its learned "
             "initial state; everything else is the same."
         )
