@@ -195,6 +195,7 @@ class RecallSmoke(Study):
             f"for once, at least {2 * task.config.period} tokens later; only answers are scored. "
             f"Training: {train.steps:,} steps of {train.batch_size} fresh sequences; test: "
             f"{config.test_count} others. The models with writes are then asked again after they "
-            f"have read {config.text_tokens:,} bytes of real text, without a reset. With writes off every memory stays at its learned "
+            f"have read {config.text_tokens:,} bytes of real text, without a reset. With writes "
+            "off every memory stays at its learned "
             "initial state; everything else is the same."
         )
