@@ -75,7 +75,7 @@ class RecallSmoke(Study):
         text_tokens: int = 100_000  # real text read before the pairs, to see what a memory bears
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=200,
+                steps=400,
                 batch_size=32,
                 sequence_length=Recall(Recall.Config(period=PERIOD)).length,
                 learning_rate=3e-3,
