@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -26,13 +26,21 @@ class Command:
         if self.kind is not None and self.kind not in KINDS:
             raise UserError(f"unknown kind {self.kind!r}: {did_you_mean(self.kind, KINDS)}")
         tables = [
-            Table(columns=(kind, ""), rows=KINDS[kind]()).text()
+            Table(columns=(kind, *COLUMNS.get(kind, ("",))), rows=KINDS[kind]()).text()
             for kind in ([self.kind] if self.kind else KINDS)
         ]
         print("\n\n".join(tables))
 
 
-Rows = list[tuple[str, str]]
+Rows = list[tuple[str, ...]]
+WIDTH, HEADS, READ = 256, 4, 64  # for which the size of a state is shown; READ is in tokens
+COLUMNS = {
+    "memories": (
+        f"numbers in a row's state (width {WIDTH}, {HEADS} heads, {READ} tokens read)",
+        "what a token does to it",
+        "source",
+    )
+}
 
 
 def presets() -> Rows:
@@ -61,10 +69,28 @@ def described(registry: "Registry") -> Rows:
 
 
 def memories() -> Rows:
-    """Memories that a pattern may name."""
+    """Memories that a pattern may name, with the size of their state and how a token changes it."""
+    import torch
+
+    from nestling.core.memory import map_state
     from nestling.memories import MEMORIES
 
-    return described(MEMORIES)
+    def numbers(state: Any) -> int:
+        sizes: list[int] = []
+        map_state(lambda tensor: sizes.append(tensor.numel()) or tensor, state)
+        return sum(sizes)
+
+    rows = []
+    for name in MEMORIES.names():
+        kind = MEMORIES.load(name)
+        memory = kind(kind.Config(), hidden_size=WIDTH, num_heads=HEADS)
+        memory.init_weights(torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            sizes = [numbers(memory(torch.zeros(1, n, WIDTH))[1]) for n in (READ, 2 * READ)]
+        growth = (sizes[1] - sizes[0]) / READ
+        size = f"{sizes[0]:,}" + (f" + {growth:,.0f} a token" if growth else "")
+        rows.append((name, size, kind.update, kind.source))
+    return rows
 
 
 def tasks() -> Rows:

@@ -36,6 +36,9 @@ class Memory(nn.Module, ABC):
     # True: the block computes x + memory(norm(x)). False: the memory has norms and residuals of
     # its own and is given x itself.
     residual: ClassVar[bool] = True
+    # one line each, for the tables: what a token does to the state, and where it was published
+    update: ClassVar[str]
+    source: ClassVar[str]
     # tokens at whose multiples documents are best begun: the longest period of the memory
     alignment: int = 1
 

@@ -49,6 +49,8 @@ class Attention(Memory):
     """
 
     residual: ClassVar[bool] = True
+    update: ClassVar[str] = "keep every pair (k, v); y = sum softmax(q k) v"
+    source: ClassVar[str] = "arXiv 1706.03762; 2512.24695 Eq 62-63"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

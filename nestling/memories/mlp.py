@@ -51,6 +51,8 @@ class MLP(Memory):
     """A SwiGLU network, the slowest memory: written by training only, never by the context."""
 
     residual: ClassVar[bool] = True
+    update: ClassVar[str] = "none in context"
+    source: ClassVar[str] = "arXiv 2002.05202"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -1,6 +1,8 @@
-"""Named models: Hope, Hope with attention, and the Transformer++ they are measured against."""
+"""Named models: Hope, and every system it is measured against, at equal numbers of parameters."""
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from nestling.core.error import UserError, did_you_mean
@@ -24,43 +26,70 @@ PERIODS = {
     "1.3b": (4096, 32768, 262144),
 }
 TIED = ("tiny", "small")  # the embedding would outweigh the blocks of the others' size
-# what the memories of Hope leave of the parameters of Transformer++, for each level of the chain
-HOPE_FEED_FORWARD = {"tiny": 192, "small": 480, "340m": 720, "760m": 1088, "1.3b": 1984}
+
+Options = dict[str, dict[str, Any]]
 
 
-def _attention(size: str) -> dict[str, Any]:
-    return {"num_kv_heads": SIZES[size]["num_heads"] // 2}
+def _none(size: str) -> Options:
+    return {}
 
 
-def _build(family: str, size: str) -> dict[str, Any]:
-    """The arguments of HopeConfig for one family at one size."""
-    periods = PERIODS[size]
-    if family == "transformer":
-        pattern = ("attention", "mlp")
-        memories = {
-            "attention": _attention(size),
-            "mlp": {"intermediate_size": FEED_FORWARD[size]},
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One system at every size.
+
+    ``feed_forward`` is the width of each feed-forward network that the pattern ends with, by size
+    (none: empty); it brings the parameters to those of Transformer++ of the size, which
+    tests/conformance/test_presets.py checks.
+    """
+
+    pattern: tuple[str, ...]  # memories of one repeat
+    feed_forward: dict[str, int]
+    options: Callable[[str], Options] = _none  # size -> options of each memory, by name
+    layers: int = 1  # layers of Transformer++ that one repeat of the pattern stands for
+
+    def build(self, size: str) -> dict[str, Any]:
+        """The arguments of HopeConfig."""
+        shape = dict(SIZES[size])
+        shape["num_hidden_layers"] //= self.layers
+        memories = copy.deepcopy(self.options(size))
+        if self.feed_forward:
+            width = self.feed_forward[size]
+            memories.setdefault(self.pattern[-1], {})["intermediate_size"] = width
+        return {
+            **shape,
+            "pattern": self.pattern,
+            "memories": memories,
+            "tie_word_embeddings": size in TIED,
         }
-    elif family == "hope-attention":
-        pattern = ("attention", "cms")
-        chain = {"periods": periods, "intermediate_size": FEED_FORWARD[size] // len(periods)}
-        memories = {"attention": _attention(size), "cms": chain}
-    else:
-        pattern = ("self_titans", "cms")
-        chain = {"periods": periods, "intermediate_size": HOPE_FEED_FORWARD[size]}
-        memories = {"self_titans": {}, "cms": chain}
-    return {
-        **SIZES[size],
-        "pattern": pattern,
-        "memories": memories,
-        "tie_word_embeddings": size in TIED,
-    }
 
+
+def _grouped(size: str) -> Options:
+    return {"attention": {"num_kv_heads": SIZES[size]["num_heads"] // 2}}
+
+
+def _chain(size: str) -> Options:
+    return {"cms": {"periods": PERIODS[size]}}
+
+
+FAMILIES: dict[str, Family] = {
+    "hope": Family(
+        pattern=("self_titans", "cms"),
+        options=_chain,
+        feed_forward={"tiny": 192, "small": 480, "340m": 720, "760m": 1088, "1.3b": 1984},
+    ),
+    "hope-attention": Family(
+        pattern=("attention", "cms"),
+        options=lambda size: _grouped(size) | _chain(size),
+        feed_forward={size: FEED_FORWARD[size] // len(PERIODS[size]) for size in SIZES},
+    ),
+    "transformer": Family(
+        pattern=("attention", "mlp"), options=_grouped, feed_forward=FEED_FORWARD
+    ),
+}
 
 PRESETS = {
-    f"{family}-{size}": _build(family, size)
-    for family in ("hope", "hope-attention", "transformer")
-    for size in SIZES
+    f"{name}-{size}": family.build(size) for name, family in FAMILIES.items() for size in SIZES
 }
 
 

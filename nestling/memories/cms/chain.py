@@ -43,6 +43,8 @@ class CMS(Memory):
     """
 
     residual: ClassVar[bool] = False
+    update: ClassVar[str] = "none in context; each level by the optimizer at its period"
+    source: ClassVar[str] = "arXiv 2512.24695 Eq 70-71"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

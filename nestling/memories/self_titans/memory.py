@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -87,6 +87,11 @@ class SelfTitans(Memory):
     argued in docs/equations.md.
     Cost: time O(M d d_h) a token and head beyond the projections; state 3 M 2 d d_h for each head.
     """
+
+    update: ClassVar[str] = (
+        "S <- mu S - (1 - mu) beta g u^T; D <- alpha D - beta (D u) u^T + S, in every memory"
+    )
+    source: ClassVar[str] = "arXiv 2512.24695 Eq 83-93"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
