@@ -1,5 +1,7 @@
-"""Measurements of a trained model as it is used."""
+"""Measurements: of a trained model as it is used, and of what training costs."""
 
+from nestling.bench.memory import peak_of
 from nestling.bench.stream import stream
+from nestling.bench.training_cost import resolve, training
 
-__all__ = ["stream"]
+__all__ = ["peak_of", "resolve", "stream", "training"]

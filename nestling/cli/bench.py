@@ -1,8 +1,8 @@
-"""nestling bench: measurements of a trained model as it is used."""
+"""nestling bench: a trained model as it is used, and what training costs."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import tyro
 
@@ -10,11 +10,9 @@ from nestling.core.error import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
-    """stream: read a long text with a trained model; nothing may break, and nothing may grow."""
+class Stream:
+    """Read a long text with a trained model; nothing may break, and nothing may grow."""
 
-    measure: tyro.conf.Positional[Literal["stream"]]
-    """What to measure."""
     model: Path
     """Folder with a trained model, as `nestling train --out` leaves it."""
     tokens: int = 100_000
@@ -32,7 +30,7 @@ class Command:
 
     def run(self) -> None:
         """Measure, print the figures, and write the Result where --json says."""
-        from nestling.bench.stream import stream
+        from nestling.bench import stream
         from nestling.core.result import Result, provenance
         from nestling.data import load_corpus, load_tokens
         from nestling.models.folder import load_model
@@ -56,3 +54,80 @@ class Command:
             ).write(self.json)
         for name in ("non_finite", "max_state_norm", "rss_growth_mib", "tokens_per_second", "loss"):
             print(f"{name:<18} {metrics[name]:,.6g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Time a training step of many presets, taking turns in one run."""
+
+    presets: str = "all"
+    """all, or names of families or presets with commas between; Transformer++ is always there."""
+    size: str = "tiny"
+    """Size of the families that are named without one."""
+    batch: int = 4
+    """Rows."""
+    length: int = 256
+    """Tokens of each row."""
+    rounds: int = 5
+    """Steps of each preset that are timed."""
+    threads: int | None = None
+    """Threads of torch; torch's own choice if not given."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    json: Path | None = None
+    """File for the figures, a Result."""
+    quiet: bool = False
+    """No progress on the terminal."""
+
+    def run(self) -> None:
+        """Measure, print a table, and write the Result where --json says."""
+        import torch
+
+        from nestling.bench import resolve, training
+        from nestling.core.result import Result, provenance
+        from nestling.report import Table
+
+        if self.threads is not None:
+            if self.threads < 1:
+                raise UserError(f"{self.threads} threads; give at least 1")
+            torch.set_num_threads(self.threads)
+        names = resolve(self.presets, self.size)
+        shape = {"batch_size": self.batch, "length": self.length, "rounds": self.rounds}
+        metrics = training(names, **shape, device=self.device, quiet=self.quiet)
+        if self.json is not None:
+            config = {"presets": names, **shape}
+            record = Result(
+                name="bench train",
+                config=config,
+                metrics=metrics,
+                provenance=provenance(self.device),
+            )
+            record.write(self.json)
+        print(Table(columns=tuple(TRAIN_COLUMNS), rows=rows_of(metrics)).text())
+
+
+TRAIN_COLUMNS = {
+    "preset": None,
+    "tokens/s": "tokens_per_second",
+    "slowest": "slowest",
+    "fastest": "fastest",
+    "over the first": "over_reference",
+    "peak MiB": "peak_mib",
+    "parameters": "num_parameters",
+    "non-embedding": "num_non_embedding",
+    "state bytes": "state_bytes",
+}
+
+
+def rows_of(metrics: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of the table of `bench train`."""
+    return [
+        (name, *(figures[key] for key in TRAIN_COLUMNS.values() if key))
+        for name, figures in metrics["presets"].items()
+    ]
+
+
+Command = (
+    Annotated[Stream, tyro.conf.subcommand("stream")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+)

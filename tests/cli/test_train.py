@@ -224,3 +224,14 @@ def test_streaming_through_a_trained_model(trained, tmp_path, capsys):
     metrics = Result.read(file).metrics
     assert code == 0 and metrics["non_finite"] == 0
     assert math.isfinite(metrics["max_state_norm"]) and "rss_growth_mib" in metrics
+
+
+def test_the_cost_of_training_is_a_table_and_a_result(tmp_path, capsys):
+    file = tmp_path / "cost.json"
+    code, out, _ = run(
+        capsys, "bench", "train", "--presets", "hope-attention", "--batch", "1", "--length", "16",
+        "--rounds", "1", "--json", file, "--quiet",
+    )  # fmt: skip
+    assert code == 0 and "hope-attention-tiny" in out
+    assert set(Result.read(file).metrics["presets"]) == {"transformer-tiny", "hope-attention-tiny"}
+    assert "did you mean" in refused(capsys, "bench", "train", "--presets", "hpe")

@@ -36,7 +36,7 @@ def whole():
     """Every cell: model number m has loss 2 + m at its best rate, and a tenth more a seed."""
     done = {}
     for m, model in enumerate(CONTENDERS):
-        done |= grid_of(model, [3.0 + m, 2.0 + m, None])
+        done |= grid_of(model, [3.0 + m, 2.0 + m, None, None])
         rate = STUDY.best_rate(model, done)
         for seed in STUDY.config.seeds[1:]:
             cell = STUDY.cell(model, rate, seed)
@@ -65,13 +65,13 @@ def test_parameters_are_matched():
 
 
 def test_other_seeds_wait_for_the_grid_and_run_at_the_best_rate():
-    low, middle, _ = STUDY.config.learning_rates
-    done = grid_of(HOPE, [3.0, 2.0, None])
+    low, middle, *_ = STUDY.config.learning_rates
+    done = grid_of(HOPE, [3.0, 2.0, None, None])
     partial = dict(list(done.items())[:2])
     assert STUDY.best_rate(HOPE, partial) is None
     assert {cell.seed for cell in STUDY.cells(partial)} == {0}
     assert STUDY.best_rate(HOPE, done) == middle, "a run that diverged is the worst"
-    assert STUDY.best_rate(HOPE, grid_of(HOPE, [1.0, 2.0, None])) == low
+    assert STUDY.best_rate(HOPE, grid_of(HOPE, [1.0, 2.0, None, None])) == low
     later = [cell.name for cell in STUDY.cells(done) if cell.seed]
     assert later == [STUDY.cell(HOPE, middle, seed).name for seed in STUDY.config.seeds[1:]]
 
@@ -91,7 +91,7 @@ def test_means_intervals_and_paired_differences():
 
 
 def test_a_best_rate_at_the_edge_is_said():
-    finding = STUDY.find(grid_of(HOPE, [1.0, 2.0, 3.0]))
+    finding = STUDY.find(grid_of(HOPE, [1.0, 2.0, 3.0, 4.0]))
     assert finding.metrics["models"][HOPE]["rate_at_edge_of_grid"]
     assert any("edge of the grid" in section.text for section in finding.sections)
 
