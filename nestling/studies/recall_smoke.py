@@ -5,54 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from nestling.core.result import Result, provenance
-from nestling.data import load_corpus
-from nestling.memories.self_titans import SelfTitans
 from nestling.models import create
-from nestling.models.decode import read
 from nestling.report import Section, Table
 from nestling.studies.questions import Questions, answers, unseen_examples
 from nestling.studies.statistics import interval
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
-from nestling.tasks import Examples
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
 
 PERIOD = 32  # tokens; the one of the preset's memories
-BYTES = 256  # tokens beyond the task's: the bytes of a text that is read before
 ARMS = {"on": True, "off": False}
-
-
-@torch.no_grad()
-def after_text(model: Any, task: Recall, test: Examples, tokens: int) -> dict[str, Any]:
-    """Recall of pairs written after ``tokens`` tokens of real text, none of it forgotten by reset.
-
-    The text is the standard library's documentation, byte by byte; bytes are tokens of their own
-    (``BYTES``), which no training has seen. ``reach_after_text`` is |M(x) - x| of every memory of
-    every layer as a share of what it was before the text.
-    """
-    text = "\n".join(load_corpus("stdlib").documents).encode()[:tokens]
-    ids = torch.frombuffer(bytearray(text), dtype=torch.uint8).long() + task.vocab_size
-    _, cache = read(model, ids[None].to(model.device), segment=64 * PERIOD)
-    reach = {}
-    states = cache.states or []
-    for index, (block, state) in enumerate(zip(model.backbone.each(), states, strict=True)):
-        if isinstance(block.memory, SelfTitans):
-            before, now = block.memory.reach(), block.memory.reach(state)
-            reach |= {f"{index}.{name}": now[name] / before[name] for name in now}
-    correct = []
-    for part in test.input_ids.split(50):
-        rows = cache.fork()
-        rows.batch_repeat_interleave(len(part))
-        out = model(input_ids=part.to(model.device), past_key_values=rows, use_cache=True)
-        correct.append(out.logits.argmax(-1).cpu())
-    return {
-        "text_tokens": len(ids),
-        "accuracy_after_text": task.score(torch.cat(correct), test.labels),
-        "reach_after_text": reach,
-    }
 
 
 class RecallSmoke(Study):
@@ -72,7 +35,6 @@ class RecallSmoke(Study):
         )
         task: Recall.Config = field(default_factory=lambda: Recall.Config(period=PERIOD))
         test_count: int = 200  # sequences, of seeds that training never uses
-        text_tokens: int = 100_000  # real text read before the pairs, to see what a memory bears
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
                 steps=400,
@@ -95,7 +57,6 @@ class RecallSmoke(Study):
             "overrides": {**self.config.overrides, "writes": ARMS[arm]},
             "task": dataclasses.asdict(self.config.task),
             "test_count": self.config.test_count,
-            "text_tokens": self.config.text_tokens,
             "train": dataclasses.asdict(train),
         }
         return Cell(f"writes-{arm}-seed{seed}", config, seed)
@@ -110,7 +71,7 @@ class RecallSmoke(Study):
         config = train_config(cell.config["train"])
         model = create(
             cell.config["preset"],
-            vocab_size=task.vocab_size + BYTES,
+            vocab_size=task.vocab_size,
             seed=cell.seed,
             **cell.config["overrides"],
         ).to(device)
@@ -127,8 +88,6 @@ class RecallSmoke(Study):
             test = unseen_examples(task, seed=cell.seed, count=cell.config["test_count"])
             accuracy = task.score(answers(model.eval(), test.input_ids), test.labels)
             metrics |= {"diverged": False, "accuracy": accuracy, "chance": task.chance}
-            if cell.config["overrides"]["writes"]:
-                metrics |= after_text(model, task, test, cell.config["text_tokens"])
         return Result(
             name=f"{self.name}/{cell.name}",
             config=cell.config,
@@ -149,8 +108,6 @@ class RecallSmoke(Study):
             for arm in ARMS
         }
         task = Recall(self.config.task)
-        text = [done[name].metrics for name in sorted(done) if name.startswith("writes-on")]
-        text = [metrics for metrics in text if "accuracy_after_text" in metrics]
         rows = [
             (f"writes {arm}", seed, accuracy)
             for arm, by_seed in found.items()
@@ -166,24 +123,12 @@ class RecallSmoke(Study):
             "seeds_writes_on": list(found["on"]),
             "seeds_writes_off": list(found["off"]),
             "chance": task.chance,
-            "accuracy_after_text": [metrics["accuracy_after_text"] for metrics in text],
-            "least_reach_after_text": [min(m["reach_after_text"].values()) for m in text],
         }
-        after = [
-            (metrics["accuracy_after_text"], min(metrics["reach_after_text"].values()))
-            for metrics in text
-        ]
         columns = ("model", "seeds", "accuracy, mean and 95 % interval", "chance")
         sections = [
             Section("What was asked", self._about(task)),
             Section("Answers", tables=[Table(columns=columns, rows=means)]),
             Section("Every run", tables=[Table(columns=("model", "seed", "accuracy"), rows=rows)]),
-            Section(
-                "After a long text",
-                tables=[
-                    Table(columns=("accuracy", "least |M(x) - x|, share of the start"), rows=after)
-                ],
-            ),
         ]
         return Finding(metrics, sections)
 
@@ -194,8 +139,6 @@ class RecallSmoke(Study):
             f"anew in every sequence of {task.length} tokens; each pair is written once and asked "
             f"for once, at least {2 * task.config.period} tokens later; only answers are scored. "
             f"Training: {train.steps:,} steps of {train.batch_size} fresh sequences; test: "
-            f"{config.test_count} others. The models with writes are then asked again after they "
-            f"have read {config.text_tokens:,} bytes of real text, without a reset. With writes "
-            "off every memory stays at its learned "
+            f"{config.test_count} others. With writes off every memory stays at its learned "
             "initial state; everything else is the same."
         )
