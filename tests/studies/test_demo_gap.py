@@ -28,7 +28,9 @@ def made_up(cell, loss):
 
 
 def grid_of(model, losses):
+    """A finished grid; rates beyond the losses given have diverged."""
     cells = STUDY.grid(model)
+    losses = [*losses, *[None] * (len(cells) - len(losses))]
     return {c.name: made_up(c, loss) for c, loss in zip(cells, losses, strict=True)}
 
 
@@ -36,7 +38,7 @@ def whole():
     """Every cell: model number m has loss 2 + m at its best rate, and a tenth more a seed."""
     done = {}
     for m, model in enumerate(CONTENDERS):
-        done |= grid_of(model, [3.0 + m, 2.0 + m, None, None])
+        done |= grid_of(model, [3.0 + m, 2.0 + m])
         rate = STUDY.best_rate(model, done)
         for seed in STUDY.config.seeds[1:]:
             cell = STUDY.cell(model, rate, seed)
@@ -66,12 +68,12 @@ def test_parameters_are_matched():
 
 def test_other_seeds_wait_for_the_grid_and_run_at_the_best_rate():
     low, middle, *_ = STUDY.config.learning_rates
-    done = grid_of(HOPE, [3.0, 2.0, None, None])
+    done = grid_of(HOPE, [3.0, 2.0])
     partial = dict(list(done.items())[:2])
     assert STUDY.best_rate(HOPE, partial) is None
     assert {cell.seed for cell in STUDY.cells(partial)} == {0}
     assert STUDY.best_rate(HOPE, done) == middle, "a run that diverged is the worst"
-    assert STUDY.best_rate(HOPE, grid_of(HOPE, [1.0, 2.0, None, None])) == low
+    assert STUDY.best_rate(HOPE, grid_of(HOPE, [1.0, 2.0])) == low
     later = [cell.name for cell in STUDY.cells(done) if cell.seed]
     assert later == [STUDY.cell(HOPE, middle, seed).name for seed in STUDY.config.seeds[1:]]
 
