@@ -14,8 +14,8 @@ from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.segments import segments
 from nestling.memories.self_titans.layers import Layers, apply, apply_through, shift_through
-from nestling.memories.self_titans.segments import segments
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import (
     Coefficients,

@@ -197,7 +197,7 @@ def read(
     q: Float[Tensor, "*M C K"],
     k: Float[Tensor, "*N C K"],
     w: Float[Tensor, "*M C V"],
-    erased: Float[Tensor, "*M C V"],
+    erased: Float[Tensor, "*M C V"] | None,
     span: Span,
     state: DeltaState,
     initial: Tensor | None = None,
@@ -205,6 +205,7 @@ def read(
 ) -> tuple[Float[Tensor, "*M C V"], DeltaState]:
     """Read at every token of one chunk, at the moment of ``span``: after or before its write.
 
+    ``erased`` is what the eraser took away (None: there is none).
     ``product`` reads the rows of the state that are meant (passes.py); the state is handed on.
     """
     scores = q @ k.mT
@@ -215,21 +216,25 @@ def read(
         y = y + pushed
     if span.initial is not None and initial is not None:
         y = y + span.initial[..., None] * (q @ initial.mT)
-    y = y + (span.writes * scores) @ w - (span.erased * scores) @ erased
+    y = y + (span.writes * scores) @ w
+    if erased is not None:
+        y = y - (span.erased * scores) @ erased
     return y, DeltaState(weight, momentum)
 
 
 def close(
     k: Float[Tensor, "*N C K"],
     w: Float[Tensor, "*M C V"],
-    erased: Float[Tensor, "*M C V"],
+    erased: Float[Tensor, "*M C V"] | None,
     gates: Coefficients,
     state: DeltaState,
     initial: Tensor | None = None,
 ) -> DeltaState:
-    """The state after the last token of one chunk."""
+    """The state after the last token of one chunk; ``erased`` as in ``read``."""
     after, writes = gates.after, gates.momentum_writes
-    delta = after.writes[..., -1, :, None] * w - after.erased[..., -1, :, None] * erased
+    delta = after.writes[..., -1, :, None] * w
+    if erased is not None:
+        delta = delta - after.erased[..., -1, :, None] * erased
     weight, momentum = advance(
         *state,
         after.start[..., -1],
