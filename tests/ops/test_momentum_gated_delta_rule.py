@@ -92,6 +92,37 @@ def test_every_option_with_resets_and_mask(read, momentum, erase_key, chunk_size
     assert_equal(fast, truth)
 
 
+@pytest.mark.parametrize("read", ["post", "pre"])
+@pytest.mark.parametrize("momentum", [True, False])
+@pytest.mark.parametrize("length", [0, 1, 6, 7, 8, 37])
+def test_without_an_eraser(read, momentum, length):
+    """beta=None: no system, all chunks at once; resets, masks and one key for all heads."""
+    tokens = OP.inputs(3, length=length, momentum=momentum)
+    zero = tokens | {"beta": torch.zeros_like(tokens["beta"])}
+    del tokens["beta"]
+    generator = torch.Generator().manual_seed(5)
+    reset = torch.rand(2, length, generator=generator) < 0.12
+    mask = torch.rand(2, length, generator=generator) < 0.7
+    state = state_of(tokens)
+    for flags in ({}, {"reset": reset}, {"mask": mask}, {"reset": reset, "mask": mask}):
+        options = {"state": state, "initial": state.weight[0], "read": read} | flags
+        fast, truth = both(tokens, 7, **options)
+        assert_equal(fast, truth)
+        assert_equal(fast, {n: x for n, x in both(zero, 7, **options)[0].items() if n != "beta"})
+    shared = tokens | {n: tokens[n][:, :, :1] for n in ("q", "k")}
+    assert_equal(*both(shared, 7, state=state, reset=reset, mask=mask, read=read))
+
+
+def test_one_key_for_all_heads_is_that_key_in_each():
+    tokens = OP.inputs(6, length=20)
+    shared = tokens | {n: tokens[n][:, :, :1] for n in ("q", "k")}
+    wide = shared | {n: shared[n].expand_as(tokens[n]) for n in ("q", "k")}
+    y, end = momentum_gated_delta_rule(**shared, chunk_size=7)
+    expected, expected_end = momentum_gated_delta_rule(**wide, chunk_size=7)
+    assert (y - expected).abs().max() < 1e-12
+    assert (end.weight - expected_end.weight).abs().max() < 1e-12
+
+
 gates = st.one_of(st.sampled_from([0.0, 1.0, 1e-30, 5e-324]), st.floats(0.0, 1.0))
 
 
@@ -189,3 +220,6 @@ def test_bad_options_say_what_to_do():
         momentum_gated_delta_rule(**tokens, read="anchor")
     with pytest.raises(UserError, match="chunk_size"):
         momentum_gated_delta_rule(**tokens, chunk_size=0)
+    keyed = OP.inputs(0, length=2, erase_key=True) | {"beta": None}
+    with pytest.raises(UserError, match="needs beta"):
+        momentum_gated_delta_rule(**keyed)

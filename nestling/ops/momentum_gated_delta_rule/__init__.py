@@ -16,7 +16,7 @@ CHUNK = 64  # tokens; tiling only
 
 def initial_state(
     w: Float[Tensor, "B *T H V"],
-    k: Float[Tensor, "B *T H K"],
+    k: Float[Tensor, "B *T #H K"],
     initial: Float[Tensor, "*B H V K"] | None = None,
     **_: object,
 ) -> DeltaState:
@@ -26,12 +26,12 @@ def initial_state(
 
 
 def momentum_gated_delta_rule(
-    q: Float[Tensor, "B T H K"],
-    k: Float[Tensor, "B T H K"],
+    q: Float[Tensor, "B T #H K"],
+    k: Float[Tensor, "B T #H K"],
     w: Float[Tensor, "B T H V"],
     *,
     alpha: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"] | None = None,
     mu: Float[Tensor, "B T H"] | None = None,
     erase_key: Float[Tensor, "B T H K"] | None = None,
     state: DeltaState | None = None,
@@ -46,26 +46,29 @@ def momentum_gated_delta_rule(
     S_t = mu_t S_{t-1} + w_t k_t^T;  W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + S_t;
     y_t = W_t q_t (``read="post"``) or W_{t-1} q_t (``"pre"``), p = ``erase_key`` or k.
 
-    ``w`` is the write, already scaled. ``mu=None``: no momentum. ``reset`` marks document starts:
-    weight back to ``initial`` (None is zero), momentum to zero. Positions where ``mask`` is False
-    change nothing and read the unchanged state. ``chunk_size`` (tokens) is tiling and never
+    ``w`` is the write, already scaled. ``beta=None``: nothing is erased, and no system is solved.
+    ``mu=None``: no momentum. q and k may have one head for all of w's. ``reset`` marks document
+    starts: weight back to ``initial`` (None is zero), momentum to zero. Positions where ``mask`` is
+    False change nothing and read the unchanged state. ``chunk_size`` (tokens) is tiling and never
     changes the result. The state is float32 at least, and autocast is off inside; y has q's dtype.
     Stable while beta |k|^2 <= 1 + alpha. Differentiable in every tensor given.
 
-    Raises UserError for an unknown ``read`` or a ``chunk_size`` below one.
+    Raises UserError for an unknown ``read``, a ``chunk_size`` below one, or an ``erase_key``
+    without ``beta``.
 
     Source: arXiv 2512.24695, Eq 88 and 90, with momentum as in Titans. Deviates: exact inside a
     chunk, where the paper freezes the state. Cost: see chunk.py.
 
     >>> x = torch.ones(1, 3, 1, 1)
-    >>> gates = dict(alpha=torch.ones(1, 3, 1), beta=torch.zeros(1, 3, 1))
-    >>> momentum_gated_delta_rule(x, x, x, **gates)[0].flatten().tolist()
+    >>> momentum_gated_delta_rule(x, x, x, alpha=torch.ones(1, 3, 1))[0].flatten().tolist()
     [1.0, 2.0, 3.0]
     """
     if read not in ("post", "pre"):
         raise UserError(f"read must be 'post' or 'pre', not {read!r}")
     if chunk_size is not None and chunk_size < 1:
         raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
+    if erase_key is not None and beta is None:
+        raise UserError("erase_key needs beta: without it nothing is erased")
     dtype = torch.promote_types(q.dtype, torch.float32)
 
     def cast(x: Tensor) -> Tensor:
@@ -86,7 +89,7 @@ def momentum_gated_delta_rule(
             cast(k),
             cast(w),
             alpha=cast(alpha),
-            beta=cast(beta),
+            beta=cast_option(beta),
             mu=cast_option(mu),
             erase_key=cast_option(erase_key),
             state=state,

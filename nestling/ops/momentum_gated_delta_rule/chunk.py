@@ -9,7 +9,7 @@ Theta with gamma the mask, c = K(t,0); X^- is X one token earlier. E row t is W_
     W_C = a_C W_0 + c_C S_0 + (K_C w - A_C beta E)^T K,   S_C = theta_C S_0 + (Theta_C w)^T K
 
 A reset at token i cuts every product that spans i, and the weight it puts in, ``initial``, comes
-in with a coefficient b of its own.
+in with a coefficient b of its own. Without an eraser E is zero and no system is solved.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from nestling.ops.momentum_gated_delta_rule.passes import advance, read_rows
+from nestling.ops.momentum_gated_delta_rule.passes import advance, carry, read_rows
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState
 
 
@@ -250,12 +250,12 @@ def close(
 
 
 def chunk(
-    q: Float[Tensor, "B T H K"],
-    k: Float[Tensor, "B T H K"],
+    q: Float[Tensor, "B T #H K"],
+    k: Float[Tensor, "B T #H K"],
     w: Float[Tensor, "B T H V"],
     *,
     alpha: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"] | None,
     mu: Float[Tensor, "B T H"] | None,
     erase_key: Float[Tensor, "B T H K"] | None,
     state: DeltaState,
@@ -286,26 +286,87 @@ def chunk(
     def split_flag(x: Tensor | None) -> Tensor | None:
         return None if x is None else split(x[:, :, None].expand(-1, -1, heads))
 
-    heads = q.shape[2]
-    q, k, w, alpha, beta = split(q), split(k), split(w), split(alpha), split(beta)
-    p = k if erase_key is None else split(erase_key)
+    heads = w.shape[2]
+    q, k, w, alpha = split(q), split(k), split(w), split(alpha)
     mu = None if mu is None else split(mu)
     valid = split_flag(mask)
     gates = coefficients(alpha, mu, split_flag(reset), valid)
     if valid is not None:
-        beta = torch.where(valid, beta, beta.new_zeros(()))
         w = torch.where(valid[..., None], w, w.new_zeros(()))
+    if beta is None:
+        y, state = _adding(q, k, w, gates, read_at == "post", state, initial)
+    else:
+        beta = split(beta)
+        if valid is not None:
+            beta = torch.where(valid, beta, beta.new_zeros(()))
+        q, k = (x.expand(-1, -1, heads, -1, -1) for x in (q, k))
+        p = k if erase_key is None else split(erase_key)
+        y, state = _erasing(q, k, w, p, beta, gates, read_at == "post", state, initial)
+    return y.movedim(0, 1).transpose(2, 3).flatten(1, 2)[:, :length], state
+
+
+def _erasing(
+    q: Float[Tensor, "N B H C K"],
+    k: Float[Tensor, "N B H C K"],
+    w: Float[Tensor, "N B H C V"],
+    p: Float[Tensor, "N B H C K"],
+    beta: Float[Tensor, "N B H C"],
+    gates: Coefficients,
+    post: bool,
+    state: DeltaState,
+    initial: Tensor | None,
+) -> tuple[Float[Tensor, "N B H C V"], DeltaState]:
+    """All systems at once, then chunk by chunk."""
     inverse = erased_inverse(gates.before, p @ k.mT, beta)
     outputs = []
     for n in range(len(q)):
         here = gates.map(lambda x, n=n: x[n])
-        span = here.after if read_at == "post" else here.before
+        span = here.after if post else here.before
         gone, state = erase(p[n], k[n], w[n], beta[n], here.before, inverse[n], state, initial)
         y, state = read(q[n], k[n], w[n], gone, span, state, initial)
         outputs.append(y)
         state = close(k[n], w[n], gone, here, state, initial)
-    y = torch.stack(outputs)  # [N, B, H, C, V]
-    return y.movedim(0, 1).transpose(2, 3).flatten(1, 2)[:, :length], state
+    return torch.stack(outputs), state
+
+
+def _adding(
+    q: Float[Tensor, "N B #H C K"],
+    k: Float[Tensor, "N B #H C K"],
+    w: Float[Tensor, "N B H C V"],
+    gates: Coefficients,
+    post: bool,
+    state: DeltaState,
+    initial: Tensor | None,
+) -> tuple[Float[Tensor, "N B H C V"], DeltaState]:
+    """Without an eraser all chunks are computed at once but for the states that open them.
+
+    Source: the chunk form of SSD (arXiv 2405.21060, section 6), with momentum and resets.
+    """
+    after, kept = gates.after, gates.momentum_start
+    span = after if post else gates.before
+    opened, momentum = None, state.momentum
+    if gates.momentum_writes is not None:
+        assert kept is not None
+        pushed = _outer(gates.momentum_writes[..., None] * w, k)
+        opened, momentum = carry(momentum, kept, pushed)
+    elif kept is not None:
+        momentum = momentum * kept.prod(0)[..., None, None]
+    written = _outer(after.writes[..., -1, :, None] * w, k)
+    y = (span.writes * (q @ k.mT)) @ w
+    if opened is not None and after.momentum is not None and span.momentum is not None:
+        written = written + after.momentum[..., -1, None, None] * opened
+        y = y + span.momentum[..., None] * (q @ opened.mT)
+    if initial is not None and after.initial is not None and span.initial is not None:
+        written = written + after.initial[..., -1, None, None] * initial
+        y = y + span.initial[..., None] * (q @ initial.mT)
+    weights, weight = carry(state.weight, after.start[..., -1], written)
+    return y + span.start[..., None] * (q @ weights.mT), DeltaState(weight, momentum)
+
+
+def _outer(
+    w: Float[Tensor, "N B H C V"], k: Float[Tensor, "N B #H C K"]
+) -> Float[Tensor, "N B H V K"]:
+    return torch.einsum("nbhcv,nbhck->nbhvk", w, k)
 
 
 def _pad(x: Tensor, length: int) -> Tensor:

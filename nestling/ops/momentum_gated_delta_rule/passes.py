@@ -189,3 +189,36 @@ def advance(
 ) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
     """start W + carried S + delta^T k, and kept S + pushed^T k; None is no such term (kept: 1)."""
     return _Closed.apply(weight, momentum, start, carried, kept, delta, pushed, k)
+
+
+class _Carried(torch.autograd.Function):
+    """The states that open each chunk, and the one that closes the last."""
+
+    @staticmethod
+    def forward(ctx, state, kept, written):
+        states = torch.empty_like(written)
+        factors = kept[..., None, None]
+        for n in range(len(written)):
+            states[n] = state
+            state = torch.addcmul(written[n], factors[n], state)
+        ctx.save_for_backward(states, kept)
+        return states, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_states, grad):
+        states, kept = ctx.saved_tensors
+        grad_written, grad_kept = torch.empty_like(states), torch.empty_like(kept)
+        factors = kept[..., None, None]
+        for n in reversed(range(len(states))):
+            grad_written[n] = grad
+            grad_kept[n] = (grad * states[n]).sum((-1, -2))
+            grad = torch.addcmul(grad_states[n], factors[n], grad)
+        return grad, grad_kept, grad_written
+
+
+def carry(
+    state: Float[Tensor, "*M V K"], kept: Float[Tensor, "N *M"], written: Float[Tensor, "N *M V K"]
+) -> tuple[Float[Tensor, "N *M V K"], Float[Tensor, "*M V K"]]:
+    """Fold X_n = kept_n X_{n-1} + written_n: X_0 .. X_{N-1}, and X_N."""
+    return _Carried.apply(state, kept, written)

@@ -25,11 +25,11 @@ class DeltaState(NamedTuple):
 def step(
     state: DeltaState,
     *,
-    q: Float[Tensor, "B H K"],
-    k: Float[Tensor, "B H K"],
+    q: Float[Tensor, "B #H K"],
+    k: Float[Tensor, "B #H K"],
     w: Float[Tensor, "B H V"],
     alpha: Float[Tensor, "B H"],
-    beta: Float[Tensor, "B H"],
+    beta: Float[Tensor, "B H"] | None = None,
     mu: Float[Tensor, "B H"] | None = None,
     erase_key: Float[Tensor, "B H K"] | None = None,
     initial: Float[Tensor, "*B H V K"] | None = None,
@@ -39,9 +39,10 @@ def step(
 ) -> tuple[Float[Tensor, "B H V"], DeltaState]:
     """Advance the state by one token and read it.
 
-    Without ``mu`` there is no momentum and ``state.momentum`` passes through unchanged. ``reset``
-    puts the row's weight to ``initial`` (zero if None) and its momentum to zero before the token.
-    A row whose ``mask`` is False keeps its state; its reset counts all the same.
+    Without ``beta`` nothing is erased. Without ``mu`` there is no momentum and ``state.momentum``
+    passes through unchanged. ``reset`` puts the row's weight to ``initial`` (zero if None) and its
+    momentum to zero before the token. A row whose ``mask`` is False keeps its state; its reset
+    counts all the same.
 
     Source: arXiv 2512.24695, Eq 86-88 with the momentum of its Table 6 (Titans, arXiv 2501.00663,
     Eq 10-14). Deviates: the write is given from outside; an own erase key as in Comba.
@@ -52,13 +53,13 @@ def step(
         start = torch.zeros_like(weight) if initial is None else initial.expand_as(weight)
         weight = torch.where(_rows(reset), start, weight)
         momentum = torch.where(_rows(reset), torch.zeros_like(momentum), momentum)
-    erased = torch.einsum("bhvk,bhk->bhv", weight, k if erase_key is None else erase_key)
     written = torch.einsum("bhv,bhk->bhvk", w, k)
     after = written if mu is None else mu[..., None, None] * momentum + written
-    eraser = torch.einsum("bhv,bhk->bhvk", beta[..., None] * erased, k)
-    new = DeltaState(
-        alpha[..., None, None] * weight - eraser + after, momentum if mu is None else after
-    )
+    kept = alpha[..., None, None] * weight
+    if beta is not None:
+        erased = torch.einsum("bhvk,bhk->bhv", weight, k if erase_key is None else erase_key)
+        kept = kept - torch.einsum("bhv,bhk->bhvk", beta[..., None] * erased, k)
+    new = DeltaState(kept + after, momentum if mu is None else after)
     if mask is not None:
         new = DeltaState(
             torch.where(_rows(mask), new.weight, weight),
