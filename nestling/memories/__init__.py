@@ -7,6 +7,8 @@ MEMORIES = Registry(
     {
         "attention": "nestling.memories.attention:Attention",
         "self_titans": "nestling.memories.self_titans:SelfTitans",
+        "lstm": "nestling.memories.lstm:LSTM",
+        "srwm": "nestling.memories.srwm:SRWM",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

@@ -25,6 +25,8 @@ PERIODS = {
     "760m": (4096, 32768, 262144),
     "1.3b": (4096, 32768, 262144),
 }
+# tokens that sliding-window attention sees
+WINDOWS = {"tiny": 128, "small": 128, "340m": 2048, "760m": 2048, "1.3b": 2048}
 TIED = ("tiny", "small")  # the embedding would outweigh the blocks of the others' size
 
 Options = dict[str, dict[str, Any]]
@@ -68,6 +70,10 @@ def _grouped(size: str) -> Options:
     return {"attention": {"num_kv_heads": SIZES[size]["num_heads"] // 2}}
 
 
+def _windowed(size: str) -> Options:
+    return {"attention": {**_grouped(size)["attention"], "window": WINDOWS[size]}}
+
+
 def _chain(size: str) -> Options:
     return {"cms": {"periods": PERIODS[size]}}
 
@@ -85,6 +91,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "transformer": Family(
         pattern=("attention", "mlp"), options=_grouped, feed_forward=FEED_FORWARD
+    ),
+    "sliding-window": Family(
+        pattern=("attention", "mlp"), options=_windowed, feed_forward=FEED_FORWARD
+    ),
+    "lstm": Family(
+        pattern=("lstm", "mlp"),
+        feed_forward={"tiny": 256, "small": 512, "340m": 1024, "760m": 1536, "1.3b": 4096},
+    ),
+    "srwm": Family(
+        pattern=("srwm", "mlp"),
+        feed_forward={"tiny": 880, "small": 1808, "340m": 3696, "760m": 5536, "1.3b": 9296},
     ),
 }
 

@@ -22,6 +22,8 @@ TINY = {
         {"period": 4, "projection_period": 4, "network": "matrix", "momentum": False},
         {"writes": False},
     ],
+    "lstm": [{}, {"forget_bias": -0.5}],
+    "srwm": [{}, {"initial_rate": 2.0, "input_softmax": False}],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

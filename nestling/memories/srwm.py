@@ -1,0 +1,156 @@
+"""A self-referential weight matrix: it reads, makes its own keys and rewrites itself."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+
+INITIAL_STD = 0.02
+STRETCH = 32  # tokens between two matrices kept for the backward pass; tiling only
+RATES = 4  # one for each part of the matrix
+
+
+class SRWMState(NamedTuple):
+    """What has been written: the running matrix less the learned initial one, float32 at least."""
+
+    deviation: Float[Tensor, "B H R K"]
+
+
+class SRWM(Memory):
+    """A matrix for each head that is its own programmer; R = 3 K + 4 rows, K the head width.
+
+        [y, q, k, beta] = W phi(x)                                     phi = softmax
+        W <- W + sigmoid(beta) (W phi(q) - W phi(k)) phi(k)^T          W_0 learned
+
+    with four rates beta: for the rows of W that make y, q, k and beta. The value written along k
+    is what W itself answers to q. All reads are made before the token's own write.
+
+    What is made of a token depends on the matrix that all earlier ones have left, in no linear
+    way, so no form is parallel in time: there is a loop over tokens. Backward, each stretch of 32
+    tokens is computed a second time, so that T / 32 + 32 matrices are held and not T.
+
+    Nothing bounds what is written: in heads of width 4 that read random inputs W grew to some 30
+    times its initial entries in 10,000 tokens, and overflowed with ``input_softmax=False``. In
+    heads of width 64 it hardly moved before training.
+
+    Source: arXiv 2202.05780, Eq 5-8 and the authors' layer: four rates, heads cut from the input,
+    W_0 of variance 1 / K, the rows of the rates around -1. Deviates: the backbone's RMSNorm
+    before, in place of LayerNorm; the state is a deviation from W_0, so that W_0 goes on learning
+    after a cut of the gradient.
+    Cost: time O(R K) a token and head for each of two reads and a write, R = 3 K + 4, in T steps
+    that wait for each other; state R K for each head.
+    """
+
+    update: ClassVar[str] = (
+        "[y, q, k, beta] = W phi(x); W <- W + sigmoid(beta) (W phi(q) - W phi(k)) phi(k)^T"
+    )
+    source: ClassVar[str] = "arXiv 2202.05780 Eq 5-8"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the memory."""
+
+        input_softmax: bool = True  # False: W reads x itself, as the authors' code can
+        initial_rate: float = -1.0  # beta at the start of training, before the sigmoid
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        if hidden_size % num_heads:
+            raise UserError(f"hidden_size={hidden_size} must be a multiple of {num_heads} heads")
+        self.config = config
+        self.num_heads = num_heads
+        width = hidden_size // num_heads
+        self.parts = (width, width, width, RATES)  # rows that make y, q, k, beta
+        self.initial = nn.Parameter(torch.empty(num_heads, sum(self.parts), width))
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def init_state(self, batch: int) -> SRWMState:
+        """Nothing written."""
+        dtype = torch.promote_types(self.initial.dtype, torch.float32)
+        return SRWMState(self.initial.new_zeros(batch, *self.initial.shape, dtype=dtype))
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: SRWMState | None = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], SRWMState]:
+        """Read and write along the sequence; ``state=None`` starts afresh."""
+        state = self.init_state(len(x)) if state is None else state
+        with torch.autocast(x.device.type, enabled=False):
+            dtype = torch.promote_types(x.dtype, state.deviation.dtype)
+            initial = self.initial.to(dtype)
+            weight = initial + state.deviation.to(dtype)
+            features = x.to(dtype).unflatten(-1, (self.num_heads, -1))
+            if self.config.input_softmax:
+                features = features.softmax(-1)
+            outputs = []
+            for begin in range(0, x.shape[1], STRETCH):
+                here = slice(begin, begin + STRETCH)
+                reset = None if flow.reset is None else flow.reset[:, here]
+                mask = None if flow.mask is None else flow.mask[:, here]
+                parts = (features[:, here], weight, initial, reset, mask)
+                if torch.is_grad_enabled() and x.shape[1] > STRETCH:
+                    y, weight = checkpoint(
+                        self._stretch, *parts, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    y, weight = self._stretch(*parts)
+                outputs.append(y)
+            state = SRWMState(weight - initial)
+        y = torch.cat(outputs, dim=1).flatten(2).to(x.dtype) if outputs else x
+        return self.output(y), state
+
+    def _stretch(
+        self,
+        features: Float[Tensor, "B C H K"],
+        weight: Float[Tensor, "B H R K"],
+        initial: Float[Tensor, "H R K"],
+        reset: Bool[Tensor, "B C"] | None,
+        mask: Bool[Tensor, "B C"] | None,
+    ) -> tuple[Float[Tensor, "B C H K"], Float[Tensor, "B H R K"]]:
+        """Token after token."""
+        outputs = []
+        for t in range(features.shape[1]):
+            if reset is not None:
+                weight = torch.where(reset[:, t, None, None, None], initial, weight)
+            made = torch.einsum("bhrk,bhk->bhr", weight, features[:, t])
+            y, q, k, beta = made.split(self.parts, dim=-1)
+            outputs.append(y)
+            q, k = q.softmax(-1), k.softmax(-1)
+            rate = torch.sigmoid(beta)
+            if mask is not None:
+                rate = rate * mask[:, t, None, None]
+            rates = zip(rate.split(1, -1), self.parts, strict=True)
+            wide = [one.expand(*one.shape[:-1], rows) for one, rows in rates]
+            change = torch.cat(wide, -1) * torch.einsum("bhrk,bhk->bhr", weight, q - k)
+            weight = weight + change[..., None] * k[..., None, :]
+        return torch.stack(outputs, dim=1), weight
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Rows of variance 1 / K; those of the rates around ``initial_rate``; output 0.02."""
+        self.initial.normal_(std=1 / math.sqrt(self.initial.shape[-1]), generator=generator)
+        # phi sums to one, so this is the mean of the rates as well
+        self.initial[:, -RATES:] += self.config.initial_rate
+        self.output.weight.normal_(std=INITIAL_STD, generator=generator)
+
+    def levels(self) -> list[Level]:
+        """One matrix, written at every token by itself."""
+        return [
+            Level(
+                name="W",
+                period=1,
+                parameters=self.initial.numel(),
+                per_sequence=True,
+                objective="|W phi(k) - v|^2 / 2 with v = W phi(q)",
+                rule="delta rule; keys, values and rates are made by the matrix itself",
+                context="the inputs of the document so far",
+                transfer="initial matrix learned through all writes that follow",
+            )
+        ]
