@@ -1,13 +1,12 @@
-"""Transformer++ with the weights of a Llama gives the logits of that Llama."""
+"""Transformer++ with the weights of a Llama, or Mistral, gives the logits of that model."""
 
 import re
 
-import pytest
 import torch
 from tolerances import relative_rms
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from nestling.models import create
+from nestling.models import create, preset
 
 NAMES = {
     r"model\.embed_tokens\.weight": "backbone.embed_tokens.weight",
@@ -34,34 +33,47 @@ def translated(name: str) -> str:
     return next(ours for theirs, ours in NAMES.items() if re.fullmatch(theirs, name))
 
 
-@pytest.mark.parametrize("layers", [2])
-def test_logits_of_llama(layers):
+def assert_same_logits(name: str, kind: type, config_kind: type, **options):
+    """Two layers of a preset, with the weights of a transformers model of that shape."""
     torch.manual_seed(0)
-    ours = create("transformer-tiny", vocab_size=101, num_hidden_layers=layers)
-    config = LlamaConfig(
+    ours = create(name, vocab_size=101, num_hidden_layers=2)
+    config = config_kind(
         vocab_size=101,
         hidden_size=256,
-        num_hidden_layers=layers,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=ours.config.memories["attention"]["num_kv_heads"],
         intermediate_size=ours.config.memories["mlp"]["intermediate_size"],
         rms_norm_eps=ours.config.norm_eps,
         tie_word_embeddings=True,
         max_position_embeddings=512,
+        **options,
     )
-    llama = LlamaForCausalLM(config).eval()
+    theirs = kind(config).eval()
     with torch.no_grad():
-        for parameter in llama.parameters():
+        for parameter in theirs.parameters():
             parameter.normal_(std=0.1)
-    weights = {translated(name): value for name, value in llama.state_dict().items()}
+    weights = {translated(name): value for name, value in theirs.state_dict().items()}
     ours.load_state_dict(weights)
     ids = torch.randint(0, 101, (2, 200))
     mask = torch.ones_like(ids)
     mask[1, :60] = 0
     with torch.no_grad():
         for attention_mask in (None, mask):
-            expected = llama(ids, attention_mask=attention_mask).logits
+            expected = theirs(ids, attention_mask=attention_mask).logits
             found = ours(ids, attention_mask=attention_mask).logits
             valid = mask.bool() if attention_mask is not None else torch.ones_like(mask).bool()
             assert relative_rms(found[valid], expected[valid]) < 1e-4
             torch.testing.assert_close(found[valid], expected[valid], rtol=1e-4, atol=1e-4)
+
+
+def test_logits_of_llama():
+    assert_same_logits("transformer-tiny", LlamaForCausalLM, LlamaConfig)
+
+
+def test_logits_of_a_mistral_with_a_window():
+    window = preset("sliding-window-tiny")["memories"]["attention"]["window"]
+    assert window < 200
+    assert_same_logits(
+        "sliding-window-tiny", MistralForCausalLM, MistralConfig, sliding_window=window
+    )
