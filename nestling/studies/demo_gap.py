@@ -54,12 +54,8 @@ class DemoGap(Study):
         """Sizes of the study."""
 
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the order of documents
-        learning_rates: tuple[float, ...] = (
-            1e-3,
-            3e-3,
-            6e-3,
-            1.2e-2,
-        )  # the same grid for every model
+        # the same grid for every model
+        learning_rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
         text: Text = field(default_factory=lambda: Text(corpus="stdlib-code"))
         # the seed and the learning rate in it are replaced, cell by cell
         train: TrainConfig = field(
