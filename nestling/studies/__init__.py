@@ -10,6 +10,7 @@ STUDIES = Registry(
     {
         "recall-smoke": "nestling.studies.recall_smoke:RecallSmoke",
         "demo-gap": "nestling.studies.demo_gap:DemoGap",
+        "recall-after-text": "nestling.studies.recall_after_text:RecallAfterText",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
     },
 )
