@@ -9,6 +9,8 @@ MEMORIES = Registry(
         "self_titans": "nestling.memories.self_titans:SelfTitans",
         "lstm": "nestling.memories.lstm:LSTM",
         "srwm": "nestling.memories.srwm:SRWM",
+        "ttt_linear": "nestling.memories.ttt:TTTLinear",
+        "ttt_mlp": "nestling.memories.ttt:TTTMLP",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

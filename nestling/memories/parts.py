@@ -36,22 +36,30 @@ def valid_lengths(flow: Flow, length: int) -> Int[Tensor, " B"] | None:
 class ShortConvolution(nn.Module):
     """Causal depth-wise convolution along time, with SiLU after; blind across document starts.
 
+    ``bias`` adds one for each channel; without ``activation`` there is no SiLU.
+
     Shapes: x [B, T, D], tail [B, width - 1, D] (the last inputs of the earlier call, oldest
     first, zero before the document).
 
     Source: arXiv 2512.24695, section 8 (local convolutions of window 4). Cost: O(T D width).
     """
 
-    def __init__(self, channels: int, width: int = 4):
+    def __init__(
+        self, channels: int, width: int = 4, *, bias: bool = False, activation: bool = True
+    ):
         super().__init__()
         self.width = width
+        self.activation = activation
         self.weight = nn.Parameter(torch.empty(channels, width))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draw uniform weights of the scale torch gives a convolution of this width."""
+        """Draw uniform weights of the scale torch gives a convolution of this width; no bias."""
         bound = 1 / math.sqrt(self.width)
         with torch.no_grad():
             self.weight.uniform_(-bound, bound, generator=generator)
+            if self.bias is not None:
+                self.bias.zero_()
 
     def init_tail(self, batch: int) -> Float[Tensor, "B W D"]:
         """The tail before the first token: zeros."""
@@ -77,7 +85,9 @@ class ShortConvolution(nn.Module):
                 inside = (index - lag >= starts)[..., None]
                 shifted = padded[:, before - lag : before - lag + length]
                 y = y + torch.where(inside, shifted, 0.0) * self.weight[:, -1 - lag]
-        return functional.silu(y), self._tail(padded, starts, flow, length).to(tail.dtype)
+        y = y if self.bias is None else y + self.bias.to(x.dtype)
+        y = functional.silu(y) if self.activation else y
+        return y, self._tail(padded, starts, flow, length).to(tail.dtype)
 
     def _tail(
         self,

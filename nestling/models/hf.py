@@ -43,6 +43,11 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         "alpha_bias",
         "mu_weight",
         "mu_bias",
+        "initial_weights",
+        "initial_biases",
+        "inner_scale",
+        "inner_shift",
+        "token_scale",
     ]
     _no_split_modules = ["Block"]
     _supports_sdpa = True

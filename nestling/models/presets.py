@@ -89,6 +89,14 @@ FAMILIES: dict[str, Family] = {
         options=lambda size: _grouped(size) | _chain(size),
         feed_forward={size: FEED_FORWARD[size] // len(PERIODS[size]) for size in SIZES},
     ),
+    "ttt-linear": Family(
+        pattern=("ttt_linear", "mlp"),
+        feed_forward={"tiny": 656, "small": 1328, "340m": 2704, "760m": 4048, "1.3b": 7424},
+    ),
+    "ttt-mlp": Family(
+        pattern=("ttt_mlp", "mlp"),
+        feed_forward={"tiny": 512, "small": 1184, "340m": 2544, "760m": 3824, "1.3b": 6816},
+    ),
     "transformer": Family(
         pattern=("attention", "mlp"), options=_grouped, feed_forward=FEED_FORWARD
     ),

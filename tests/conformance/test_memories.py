@@ -24,6 +24,8 @@ TINY = {
     ],
     "lstm": [{}, {"forget_bias": -0.5}],
     "srwm": [{}, {"initial_rate": 2.0, "input_softmax": False}],
+    "ttt_linear": [{"mini_batch": 8}, {"mini_batch": 5, "backbone": "transformer"}],
+    "ttt_mlp": [{"mini_batch": 1}, {"mini_batch": 8, "eta_base": 1.0}],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

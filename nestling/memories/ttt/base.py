@@ -1,0 +1,340 @@
+"""What the test-time training layers share: projections, mini-batches, and the inner training."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.parts import ShortConvolution
+from nestling.memories.ttt.grid import Grid, grid
+from nestling.memories.ttt.inner import (
+    Inner,
+    Layer,
+    added,
+    apply,
+    chosen,
+    gelu,
+    gradients_of,
+    normalised,
+    subtracted,
+    zeros,
+)
+
+INITIAL_STD = 0.02
+BACKBONES = ("mamba", "transformer")
+
+
+class TTTState(NamedTuple):
+    """All that a row carries from one call to the next."""
+
+    mixer_tail: Float[Tensor, "B W C"]  # last inputs of the convolution before the layer
+    tail: Float[Tensor, "B W C"]  # the same of those of q and k; empty without them
+    anchor: Inner  # the inner model that opened the mini-batch
+    total: Inner  # its gradients at the mini-batch's tokens so far, times their rates
+    count: Int[Tensor, " B"]  # tokens of the row's document so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTTConfig:
+    """Options of both test-time training layers."""
+
+    mini_batch: int = 16  # tokens whose gradients are taken at the same weights
+    eta_base: float = 1.0  # learning rate of the inner model that a gate of one would give
+    backbone: str = "mamba"  # "mamba": convolutions, one projection for q and k, a gate; or none
+    convolution: int = 4  # tokens each convolution sees
+    rope_theta: float = 10000.0  # base of the rotation's wavelengths, in tokens
+
+    def __post_init__(self):
+        if self.mini_batch < 1 or self.convolution < 1:
+            raise UserError("ttt: mini_batch and convolution must be at least 1 token")
+        if self.eta_base <= 0:
+            raise UserError("ttt: eta_base must be above 0")
+        if self.backbone not in BACKBONES:
+            raise UserError(
+                f"ttt: backbone={self.backbone!r} is none of {', '.join(map(repr, BACKBONES))}"
+            )
+
+
+class TTT(Memory):
+    """A memory whose state is a network, trained on each token by a step of gradient descent.
+
+    For each head, with the inner model ``f(x) = x + LN(net(x))`` and mini-batches of b tokens:
+
+        g_s = gradient of |f(k_s; W) - v_s|^2 / 2 at the W that opened the mini-batch
+        G_t = sum of eta_s g_s over the tokens s <= t of the mini-batch
+        W_t = W - c_j G_t          j the place of t in its mini-batch, 1 .. b
+        y_t = f(q_t; W_t)          the next mini-batch opens with W_t of j = b
+
+    ``eta = eta_base sigmoid(theta x) / d`` for heads of width d, ``c_j = max(0, 1 / j + learned)``.
+    q and k are rotated by j - 1. Inside a mini-batch everything is matrix products: what the
+    gradients of earlier tokens do to a layer's output is ``tril(x u^T + 1) (eta g)`` (the dual
+    form), u being the layer's inputs at the keys and 1 the bias.
+
+    In the form ``backbone="mamba"`` (of the published models of every size) the stream first
+    passes a convolution, ``x <- x + conv(RMSNorm(x))``; q and k are convolutions of one projection;
+    and ``output(gelu(gate(x)) LN(y))`` goes back to the stream. ``"transformer"`` has none of the
+    three, and a projection each for q and k.
+
+    Source: arXiv 2407.04620, sections 2.3-2.7, and its public code for what the text leaves open:
+    the 1/2, the 1 / d, the learned c_j, the place of the rotation. Deviates: W_0 of every layer has
+    standard deviation 0.02 (the JAX code divides that of the last by the root of twice the depth);
+    no warm-up of eta_base; a document that ends within a mini-batch takes it along.
+    Cost: time O(P + b d) a token and head, P the parameters of the inner model; state 2 P.
+    """
+
+    residual: ClassVar[bool] = False
+    source: ClassVar[str] = "arXiv 2407.04620"
+    name: ClassVar[str]
+
+    def __init__(self, config: TTTConfig, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.alignment = config.mini_batch
+        self.num_heads = num_heads
+        self.head_size = hidden_size // num_heads
+        if hidden_size % num_heads or self.head_size % 2:
+            raise UserError(
+                f"hidden_size {hidden_size} does not split into {num_heads} heads of even width"
+            )
+        self._build_projections(hidden_size)
+        sizes = self.layer_sizes(self.head_size)
+        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        # biases and norms of all heads in one row, as a norm over the full width has them
+        self.initial_weights = nn.ParameterList(
+            torch.empty(num_heads, after, before) for before, after in pairs
+        )
+        self.initial_biases = nn.ParameterList(torch.empty(num_heads * after) for _, after in pairs)
+        self.inner_scale = nn.Parameter(torch.empty(hidden_size))
+        self.inner_shift = nn.Parameter(torch.empty(hidden_size))
+        self.eta_weight = nn.Parameter(torch.empty(num_heads, hidden_size))
+        self.eta_bias = nn.Parameter(torch.empty(num_heads))
+        self.token_scale = nn.Parameter(torch.empty(config.mini_batch))
+
+    def _build_projections(self, hidden_size: int) -> None:
+        mamba, width = self.config.backbone == "mamba", self.config.convolution
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output_norm = nn.LayerNorm(hidden_size, eps=1e-6)
+        self.key = self.gate = self.mixer = self.mixer_norm = self.convolution = None
+        if mamba:
+            plain = {"bias": True, "activation": False}
+            self.gate = nn.Linear(hidden_size, hidden_size, bias=False)
+            self.mixer_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+            self.mixer = ShortConvolution(hidden_size, width, **plain)
+            self.convolution = ShortConvolution(2 * hidden_size, width, **plain)
+        else:
+            self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    @staticmethod
+    @abstractmethod
+    def layer_sizes(width: int) -> tuple[int, ...]:
+        """Widths of the inner model's layers, first input to last output, for this head width."""
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """As published: matrices of standard deviation 0.02, norms of one, biases of zero."""
+        for module in self.children():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(0, INITIAL_STD, generator=generator)
+            elif isinstance(module, ShortConvolution):
+                module.init_weights(generator)
+            elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+                module.reset_parameters()
+        for weight in (*self.initial_weights, self.eta_weight):
+            weight.normal_(0, INITIAL_STD, generator=generator)
+        for bias in (*self.initial_biases, self.eta_bias, self.inner_shift, self.token_scale):
+            bias.zero_()
+        self.inner_scale.fill_(1)
+
+    def _initial(self) -> Inner:
+        """The learned initial model, at least float32."""
+        dtype = torch.promote_types(self.eta_weight.dtype, torch.float32)
+        pairs = zip(self.initial_weights, self.initial_biases, strict=True)
+        return tuple(
+            Layer(weight.to(dtype), bias.to(dtype).view(self.num_heads, -1))
+            for weight, bias in pairs
+        )
+
+    def init_state(self, batch: int) -> TTTState:
+        """The state before the first token: the learned initial model, no gradients."""
+        anchor = tuple(Layer(*(x.expand(batch, *x.shape) for x in y)) for y in self._initial())
+        empty = self.query.weight.new_zeros(batch, 0, 0)
+        return TTTState(
+            empty if self.mixer is None else self.mixer.init_tail(batch),
+            empty if self.convolution is None else self.convolution.init_tail(batch),
+            anchor,
+            zeros(anchor),
+            torch.zeros(batch, dtype=torch.long, device=empty.device),
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: TTTState | None = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], TTTState]:
+        """Train on every token and read; norms and residuals included."""
+        state = self.init_state(len(x)) if state is None else state
+        if not x.shape[1]:
+            return x, state
+        mixer_tail = state.mixer_tail
+        if self.mixer is not None and self.mixer_norm is not None:
+            mixed, mixer_tail = self.mixer(self.mixer_norm(x), mixer_tail, flow)
+            x = x + mixed
+        inputs = self.norm(x)
+        q, k, v, tail = self._project(inputs, state.tail, flow)
+        with torch.autocast(x.device.type, enabled=False):
+            y, anchor, total, count = self._train(inputs, q, k, v, state, flow)
+        y = self.output_norm(y.to(x.dtype))
+        if self.gate is not None:
+            y = gelu(self.gate(inputs)) * y
+        return x + self.output(y), TTTState(mixer_tail, tail, anchor, total, count)
+
+    def _project(
+        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
+    ) -> tuple[
+        Float[Tensor, "B T H K"],
+        Float[Tensor, "B T H K"],
+        Float[Tensor, "B T H K"],
+        Float[Tensor, "B W C"],
+    ]:
+        q, v = self.query(x), self.value(x)
+        if self.convolution is not None:
+            joined, tail = self.convolution(torch.cat((q, q), dim=-1), tail, flow)
+            q, k = joined.chunk(2, dim=-1)
+        else:
+            assert self.key is not None
+            k = self.key(x)
+        shape = (self.num_heads, self.head_size)
+        return q.unflatten(-1, shape), k.unflatten(-1, shape), v.unflatten(-1, shape), tail
+
+    def _train(
+        self,
+        x: Float[Tensor, "B T D"],
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T H K"],
+        v: Float[Tensor, "B T H K"],
+        state: TTTState,
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B T D"], Inner, Inner, Int[Tensor, " B"]]:
+        """Mini-batch by mini-batch, those of all rows side by side."""
+        config = self.config
+        dtype = torch.promote_types(self.eta_weight.dtype, torch.float32)
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        places = grid(state.count, flow, x.shape[1], config.mini_batch)
+        q = rotate(q, places.position, config.rope_theta)
+        k = rotate(k, places.position, config.rope_theta)
+        eta = functional.linear(x.to(dtype), self.eta_weight.to(dtype), self.eta_bias.to(dtype))
+        eta = eta.sigmoid() * (config.eta_base / self.head_size)
+        c = self._token_scales(dtype)
+        # f(k) - v is LN(net(k)) - (v - k)
+        rows = [places.spread(part).movedim(-2, 1) for part in (q, k, v - k, eta[..., None])]
+        rows.append(places.spread(c[places.position])[:, None, ..., None])
+        y, anchor, total = self._scan(rows, state, places, c[-1])
+        y = places.collect(y.movedim(1, -2))
+        return y.flatten(-2), anchor, total, places.count
+
+    def _token_scales(self, dtype: torch.dtype) -> Float[Tensor, " b"]:
+        """The factor c of the summed gradients, by place in the mini-batch."""
+        learned = self.token_scale.to(dtype)
+        return (1 / torch.arange(1, len(learned) + 1).to(learned) + learned).clamp(min=0)
+
+    def _scan(
+        self,
+        rows: list[Float[Tensor, "B _ M R _"]],
+        state: TTTState,
+        places: Grid,
+        last: Float[Tensor, ""],
+    ) -> tuple[Float[Tensor, "B H M R K"], Inner, Inner]:
+        """The mini-batches in turn; ``total`` is None where it is known to be zero."""
+        anchor, initial = state.anchor, self._initial()
+        open_rows = (state.count % self.config.mini_batch > 0).any()
+        total = state.total if bool(open_rows) else None
+        opens = places.opens.any(0).tolist()
+        some, every = places.closes.any(0).tolist(), places.closes.all(0).tolist()
+        outputs = []
+        for index, parts in enumerate(zip(*(part.unbind(2) for part in rows), strict=True)):
+            if opens[index]:
+                starts = places.opens[:, index]
+                anchor = chosen(starts, initial, anchor)
+                if total is not None:
+                    total = chosen(starts, zeros(total), total)
+            y, inputs, gradients = self._mini_batch(anchor, total, *parts)
+            outputs.append(y)
+            if every[index] and total is None:
+                anchor = added(anchor, inputs, [-last * gradient for gradient in gradients])
+                continue
+            total = added(total, inputs, gradients)
+            if some[index]:
+                ends = places.closes[:, index]
+                anchor = chosen(ends, subtracted(anchor, total, last), anchor)
+                total = None if every[index] else chosen(ends, zeros(total), total)
+        if total is None:
+            total = zeros(anchor)
+        return torch.stack(outputs, dim=2), anchor, total
+
+    def _mini_batch(
+        self,
+        anchor: Inner,
+        total: Inner | None,
+        q: Float[Tensor, "B H R K"],
+        k: Float[Tensor, "B H R K"],
+        target: Float[Tensor, "B H R K"],
+        eta: Float[Tensor, "B H R 1"],
+        c: Float[Tensor, "B 1 R 1"],
+    ) -> tuple[
+        Float[Tensor, "B H R K"],
+        list[Float[Tensor, "B H R _"]],
+        list[Float[Tensor, "B H R _"]],
+    ]:
+        """The reads, and for each layer its inputs at the keys and the gradients of its outputs.
+
+        Gradients are times their learning rates, which are zero where there is no token.
+        """
+        scale = self.inner_scale.to(q.dtype).view(self.num_heads, 1, -1)
+        shift = self.inner_shift.to(q.dtype).view(self.num_heads, 1, -1)
+        inputs, gradients = gradients_of(anchor, k, target, scale, shift)
+        gradients = [eta * gradient for gradient in gradients]
+        z = q
+        for index, (layer, u, g) in enumerate(zip(anchor, inputs, gradients, strict=True)):
+            x = gelu(z) if index else z
+            moved = torch.tril(x @ u.mT + 1) @ g
+            if total is not None:
+                moved = moved + apply(total[index], x)
+            z = apply(layer, x) - c * moved
+        normal, _ = normalised(z)
+        return q + scale * normal + shift, inputs, gradients
+
+    def levels(self) -> list[Level]:
+        """The inner model: read at every token, the weights of its gradients once a mini-batch."""
+        sizes = (p.numel() for p in (*self.initial_weights, *self.initial_biases))
+        period = self.config.mini_batch
+        return [
+            Level(
+                name=self.name,
+                period=1,
+                parameters=sum(sizes),
+                per_sequence=True,
+                objective="|f(k) - v|^2 / 2",
+                rule=f"gradient descent, gradients at the weights of every {period} tokens",
+                context="pairs (k, v) of the tokens of the document so far",
+                transfer="initialisation: the initial model is learned through the writes",
+            )
+        ]
+
+
+def rotate(
+    x: Float[Tensor, "B T H K"], positions: Int[Tensor, "B T"], theta: float
+) -> Float[Tensor, "B T H K"]:
+    """Rotary position embedding, neighbours paired (arXiv 2104.09864, Eq 34)."""
+    exponent = torch.arange(0, x.shape[-1], 2, device=x.device).to(x.dtype) / x.shape[-1]
+    angle = positions[..., None, None].to(x.dtype) * theta**-exponent
+    cos, sin = angle.cos(), angle.sin()
+    even, odd = x[..., ::2], x[..., 1::2]
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
