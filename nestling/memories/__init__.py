@@ -11,6 +11,7 @@ MEMORIES = Registry(
         "srwm": "nestling.memories.srwm:SRWM",
         "ttt_linear": "nestling.memories.ttt:TTTLinear",
         "ttt_mlp": "nestling.memories.ttt:TTTMLP",
+        "titans": "nestling.memories.titans:Titans",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

@@ -111,6 +111,10 @@ FAMILIES: dict[str, Family] = {
         pattern=("srwm", "mlp"),
         feed_forward={"tiny": 880, "small": 1808, "340m": 3696, "760m": 5536, "1.3b": 9296},
     ),
+    "titans-lmm": Family(
+        pattern=("titans", "mlp"),
+        feed_forward={"tiny": 416, "small": 1008, "340m": 2192, "760m": 3312, "1.3b": 6128},
+    ),
 }
 
 PRESETS = {

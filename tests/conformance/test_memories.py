@@ -26,6 +26,11 @@ TINY = {
     "srwm": [{}, {"initial_rate": 2.0, "input_softmax": False}],
     "ttt_linear": [{"mini_batch": 8}, {"mini_batch": 5, "backbone": "transformer"}],
     "ttt_mlp": [{"mini_batch": 1}, {"mini_batch": 8, "eta_base": 1.0}],
+    "titans": [
+        {"period": 8, "expansion": 2},
+        {"period": 4, "layers": 1, "momentum": False, "persistent": 0},
+        {"period": 4, "layers": 3, "expansion": 1, "decay_to": "zero", "persistent": 2},
+    ],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

@@ -1,0 +1,381 @@
+"""The neural long-term memory of Titans: a network written by gradient at test time."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow
+from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.segments import segments
+from nestling.memories.titans.network import Weights, add_base, apply, gradients, write
+from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
+
+INITIAL_STD = 0.02
+GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """Options of the long-term memory, wherever it stands."""
+
+    layers: int = 2  # layers of the memory's network; 1 is a matrix
+    expansion: int = 4  # width of its hidden layers, in head widths
+    period: int = 16  # tokens between two anchors, where gradients are taken
+    persistent: int = 4  # learned tokens before every document; 0: none
+    momentum: bool = True  # False: eta = 0
+    decay_to: str = (
+        "init"  # what is forgotten goes to the "init"ial memory, or to "zero" as printed
+    )
+    theta_max: float = 1.0  # largest step, summed over a period
+    theta_init: float = 0.5  # the same at the start of training
+    momentum_init: float = 0.5  # eta at the start of training
+    half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
+    initial_length: float = 0.1  # length of M(k) at the start of training
+    convolution: int = 4  # tokens the short convolutions see
+    epsilon: float = 1.0  # added to |u|^2 of the hidden layers
+    clip: float = 4.0  # largest root mean square of an error M(k) - v
+
+    def __post_init__(self):
+        for name in ("layers", "expansion", "period", "convolution"):
+            if getattr(self, name) < 1:
+                raise UserError(f"titans: {name} must be at least 1")
+        if self.persistent < 0:
+            raise UserError("titans: persistent must be 0 or more tokens")
+        if self.decay_to not in ("init", "zero"):
+            raise UserError(f"titans: decay_to={self.decay_to!r} is neither init nor zero")
+        if not 0 < self.theta_init < self.theta_max:
+            raise UserError("titans: need 0 < theta_init < theta_max")
+        if not 0 < self.momentum_init < 1:
+            raise UserError("titans: momentum_init must lie between 0 and 1")
+        if self.clip <= 0 or self.epsilon <= 0:
+            raise UserError("titans: clip and epsilon must be positive")
+
+
+class LMMState(NamedTuple):
+    """What a row of the long-term memory carries from one call to the next.
+
+    Weights are deviations from the initial memory (with ``decay_to="zero"``: themselves), a tensor
+    for each layer. ``anchor`` opened the running period, ``weight`` and ``momentum`` are where the
+    recurrence stands, ``count`` is the tokens of the document so far, persistent ones left out.
+    """
+
+    tail: Float[Tensor, "B W C"]
+    anchor: Weights
+    weight: Weights
+    momentum: Weights
+    count: Int[Tensor, " B"]
+
+
+class Rows(NamedTuple):
+    """What the memory makes of its inputs: [B, H, T, D] and, for the gates, [B, H, T]."""
+
+    q: Float[Tensor, "B H T D"]
+    k: Float[Tensor, "B H T D"]
+    v: Float[Tensor, "B H T D"]
+    theta: Float[Tensor, "B H T"]
+    eta: Float[Tensor, "B H T"] | None
+    alpha: Float[Tensor, "B H T"]
+
+    def cut(self, begin: int, end: int) -> "Rows":
+        """The tokens from ``begin`` to ``end``."""
+        q, k, v, theta, alpha = (
+            x[:, :, begin:end] for x in (self.q, self.k, self.v, self.theta, self.alpha)
+        )
+        eta = None if self.eta is None else self.eta[:, :, begin:end]
+        return Rows(q, k, v, theta, eta, alpha)
+
+
+class LongTermMemory(nn.Module):
+    """A network M for every row and head, written by gradient descent with momentum.
+
+        q, k, v = silu(conv(x W)), q and k of unit length
+        S_t = eta_t S_{t-1} - theta_t grad |M_anchor(k_t) - v_t|^2 / 2
+        M_t = (1 - alpha_t) M_{t-1} + S_t,   y_t = M_t(q_t)
+
+    It is the part that the memories of this folder share: from inputs [B, T, D] to the heads' raw
+    reads [B, T, D]; norms, gates and the projection back are theirs.
+
+    The anchor is the memory at the start of a period of ``period`` tokens; inside one the
+    recurrence is exact (ops/momentum_gated_delta_rule, without eraser). Persistent tokens are read
+    and written before the first token of a document, whose periods count from that token; the
+    convolutions do not reach from the ones into the other.
+
+    Gates, for each token and head: alpha and eta are sigmoids of linear maps of x, and
+    theta = (1 - eta) theta_max / period * sigmoid(a linear map of x).
+
+    Bounded: the error is cut to a root mean square of ``clip``, and in hidden layers the step is
+    divided by epsilon + |u|^2, so that the last layer's writes are bounded whatever it is; with
+    it so are the gradients that it hands back, and so on to the first. S is at most the longest
+    write over theta's share, since theta holds 1 - eta; and a weight at most the longest S over the
+    smallest alpha. Calm besides: the steps of a period add up to at most theta_max, so that a key
+    that fills a whole period moves M(k) to v, and not beyond.
+
+    Source: arXiv 2501.00663, section 3.1-3.3 (Eq 11-14, persistent memory), 4.4. Deviates: the
+    step's 1 - eta, 1 / period and energy, and the clip (parts of a data-dependent theta; the paper
+    does not say how theta is bounded); forgetting towards the learned initial memory
+    (``decay_to="zero"``: as printed), since a deep network whose weights all fade can never be
+    written again; the square of the error is halved; depth-wise convolutions without a point-wise
+    part, which the projection before is.
+    Cost: time O(layers expansion D^2 / H) a token beyond the projections; state 3 times the
+    network's weights for each head.
+    """
+
+    def __init__(self, config: MemoryOptions, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        if hidden_size % num_heads:
+            raise UserError(f"hidden_size={hidden_size} must be a multiple of {num_heads} heads")
+        self.config = config
+        self.num_heads = num_heads
+        width = hidden_size // num_heads
+        widths = [width, *[config.expansion * width] * (config.layers - 1), width]
+        self.projection = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.convolution = ShortConvolution(3 * hidden_size, config.convolution)
+        self.initial_layers = nn.ParameterList(
+            nn.Parameter(torch.empty(num_heads, outer, inner))
+            for inner, outer in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.gates = ["theta", "eta", "alpha"] if config.momentum else ["theta", "alpha"]
+        for gate in self.gates:
+            self.register_parameter(
+                f"{gate}_weight", nn.Parameter(torch.empty(num_heads, hidden_size))
+            )
+            self.register_parameter(f"{gate}_bias", nn.Parameter(torch.empty(num_heads)))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set every parameter so that hidden values are of order one and M(k) small but not zero.
+
+        A last layer of zeros would leave the layers before it without a gradient.
+        """
+        config = self.config
+        self.projection.weight.normal_(0, INITIAL_STD, generator=generator)
+        self.convolution.init_weights(generator)
+        for layer, weight in enumerate(self.initial_layers):
+            outer, inner = weight.shape[1:]
+            power = GELU_POWER * inner if layer else 1.0
+            length = config.initial_length / math.sqrt(outer)
+            last = layer == len(self.initial_layers) - 1
+            std = (length if last else 1.0) / math.sqrt(power)
+            weight.normal_(0, std, generator=generator)
+        share = config.theta_init / config.theta_max
+        retention = half_life_bias(self.num_heads, *config.half_life)
+        biases = {
+            "theta": _logit(share),
+            "eta": _logit(config.momentum_init),
+            "alpha": -retention,
+        }
+        for gate in self.gates:
+            weight, bias = getattr(self, f"{gate}_weight"), getattr(self, f"{gate}_bias")
+            weight.normal_(0, INITIAL_STD, generator=generator)
+            bias.copy_(torch.as_tensor(biases[gate]).to(bias))
+
+    def _initial(self) -> Weights:
+        """The learned initial memory, at least float32."""
+        return tuple(w.to(torch.promote_types(w.dtype, torch.float32)) for w in self.initial_layers)
+
+    def base(self) -> Weights | None:
+        """What a state's weights are deviations from; None: they are the weights themselves."""
+        return self._initial() if self.config.decay_to == "init" else None
+
+    def open(
+        self, persistent: Float[Tensor, "P D"] | None
+    ) -> tuple[Float[Tensor, "1 P D"] | None, LMMState]:
+        """The reads of the persistent tokens, and one row's state once they are written."""
+        weight = self._initial()
+        if self.config.decay_to == "init":
+            weight = tuple(map(torch.zeros_like, weight))
+        weight = tuple(w[None] for w in weight)
+        momentum = tuple(map(torch.zeros_like, weight))
+        count = torch.zeros(1, dtype=torch.long, device=weight[0].device)
+        tail = self.convolution.init_tail(1)
+        state = LMMState(tail, weight, weight, momentum, count)
+        if persistent is None:
+            return None, state
+        rows, _ = self.project(persistent[None], tail, Flow())
+        outputs = []
+        for begin in range(0, len(persistent), self.config.period):
+            end = begin + self.config.period
+            y, state = self.advance(rows.cut(begin, end), state, None, True)
+            outputs.append(y)
+        y = torch.cat(outputs, dim=2).transpose(1, 2).flatten(2)
+        return y.to(persistent.dtype), state._replace(count=count)
+
+    def init_state(self, batch: int, persistent: Float[Tensor, "P D"] | None) -> LMMState:
+        """The state before the first token of ``batch`` rows."""
+        return _expanded(self.open(persistent)[1], batch)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: LMMState | None,
+        flow: Flow,
+        persistent: Float[Tensor, "P D"] | None,
+    ) -> tuple[Float[Tensor, "B T D"], LMMState]:
+        """Write and read along the sequence; ``state=None`` starts afresh."""
+        start = None
+        if state is None or flow.reset is not None:
+            start = self.init_state(len(x), persistent)
+        state = start if state is None else state
+        assert state is not None
+        rows, tail = self.project(x, state.tail, flow)
+        outputs = []
+        for begin, end, ends in segments(state.count, flow, x.shape[1], self.config.period):
+            if start is not None and flow.reset is not None:
+                state = reset_rows(state, start, flow.reset[:, begin])
+            valid = None if flow.mask is None else flow.mask[:, begin:end]
+            y, state = self.advance(rows.cut(begin, end), state, valid, ends)
+            outputs.append(y)
+        y = torch.cat(outputs, dim=2).to(x.dtype) if outputs else rows.q
+        return y.transpose(1, 2).flatten(2), state._replace(tail=tail)
+
+    def project(
+        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
+    ) -> tuple[Rows, Float[Tensor, "B W C"]]:
+        """Queries, keys, values and gates of these inputs, and the convolution's new tail."""
+        config = self.config
+        projected, tail = self.convolution(self.projection(x), tail, flow)
+        heads = (3, self.num_heads, -1)
+        q, k, v = projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        theta, alpha = self._gate("theta", x, dtype), self._gate("alpha", x, dtype)
+        theta = theta * (config.theta_max / config.period)
+        eta = self._gate("eta", x, dtype) if config.momentum else None
+        theta = theta if eta is None else theta * (1 - eta)
+        return Rows(unit(q.to(dtype)), unit(k.to(dtype)), v.to(dtype), theta, eta, alpha), tail
+
+    def _gate(
+        self, name: str, x: Float[Tensor, "B T D"], dtype: torch.dtype
+    ) -> Float[Tensor, "B H T"]:
+        weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+        # the gates may be of higher precision than x
+        gate = functional.linear(x.to(weight.dtype), weight, bias)
+        return torch.sigmoid(gate.to(dtype)).mT
+
+    def recall(self, state: LMMState, q: Float[Tensor, "B H C D"]) -> Float[Tensor, "B H C D"]:
+        """Read the memory as it was at the start of the period."""
+        base = self.base()
+        anchor = state.anchor if base is None else tuple(map(torch.add, state.anchor, base))
+        return apply(anchor, q)
+
+    def advance(
+        self,
+        rows: Rows,
+        state: LMMState,
+        valid: Bool[Tensor, "B C"] | None,
+        ends: bool | None,
+    ) -> tuple[Float[Tensor, "B H C D"], LMMState]:
+        """Write and read a segment; move the anchor of the rows whose period ends with it.
+
+        ``ends`` says whether it does in all rows, where that is known.
+        """
+        with torch.autocast(rows.k.device.type, enabled=False):
+            y, weight, momentum = self._write(rows, state, valid)
+        count = state.count + (rows.k.shape[2] if valid is None else valid.sum(1))
+        if ends is not None:
+            anchor = weight if ends else state.anchor
+            return y, LMMState(state.tail, anchor, weight, momentum, count)
+        moves = count % self.config.period == 0
+        if valid is not None:
+            moves = moves & valid.any(1)
+        if not bool(moves.any()):
+            return y, LMMState(state.tail, state.anchor, weight, momentum, count)
+        moves = moves[:, None, None, None]
+        anchor = tuple(
+            torch.where(moves, new, old) for new, old in zip(weight, state.anchor, strict=True)
+        )
+        return y, LMMState(state.tail, anchor, weight, momentum, count)
+
+    def _write(
+        self, rows: Rows, state: LMMState, valid: Bool[Tensor, "B C"] | None
+    ) -> tuple[Float[Tensor, "B H C D"], Weights, Weights]:
+        config, base = self.config, self.base()
+        theta, mask = rows.theta, None
+        if valid is not None:
+            mask = valid[:, None].expand_as(theta)
+            theta = theta * mask
+        gates = coefficients(1 - rows.alpha, rows.eta, None, mask)
+        anchor, running = add_base(state.anchor, state.weight, base)
+        slopes = gradients(anchor, rows.k, rows.v, config.clip)
+        return write(running, state.momentum, base, slopes, theta, gates, config.epsilon, rows.q)
+
+    @torch.no_grad()
+    def reach(self, state: LMMState, samples: int = 256) -> Float[Tensor, " H"]:
+        """Mean length of what the first row's memory answers to random unit queries, by head."""
+        base = self.base()
+        weights = tuple(w[0] for w in state.weight)
+        weights = weights if base is None else tuple(map(torch.add, weights, base))
+        generator = torch.Generator().manual_seed(0)
+        q = unit(torch.randn(samples, weights[0].shape[-1], generator=generator).to(weights[0]))
+        return apply(weights, q.expand(self.num_heads, -1, -1)).norm(dim=-1).mean(-1)
+
+    def levels(self) -> list[Level]:
+        """The momentum, and the network it is added to; both are written at every token."""
+        config = self.config
+        shared: dict[str, Any] = {
+            "period": 1,
+            "parameters": sum(w.numel() for w in self.initial_layers),
+            "per_sequence": True,
+            "objective": "|M(k) - v|^2 / 2",
+            "context": "keys and values projected from the tokens",
+        }
+        rule = (
+            f"gradient descent with decay, gradients at the state of every {config.period} tokens"
+        )
+        initial = "initialisation: the initial memory is learned through the writes"
+        if not config.momentum:
+            return [Level(name="M", rule=rule, transfer=initial, **shared)]
+        momentum = Level(
+            name="momentum of M", rule="momentum", transfer="direct: added to the weight", **shared
+        )
+        network = Level(
+            name="M", rule=rule, transfer=initial, depends_on=("momentum of M",), **shared
+        )
+        return [momentum, network]
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def _expanded(state: LMMState, batch: int) -> LMMState:
+    """One row's state for many rows; the anchor stays the very weight that it is."""
+    weight = tuple(w.expand(batch, *w.shape[1:]) for w in state.weight)
+    momentum = tuple(w.expand(batch, *w.shape[1:]) for w in state.momentum)
+    tail = state.tail.expand(batch, -1, -1)
+    return LMMState(tail, weight, weight, momentum, state.count.expand(batch))
+
+
+def reset_rows(state: LMMState, start: LMMState, reset: Bool[Tensor, " B"]) -> LMMState:
+    """Rows that start a document get the weights and counts of ``start``."""
+    if not bool(reset.any()):
+        return state
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    return LMMState(
+        state.tail,
+        tuple(map(choose, start.anchor, state.anchor)),
+        tuple(map(choose, start.weight, state.weight)),
+        tuple(map(choose, start.momentum, state.momentum)),
+        torch.where(reset, 0, state.count),
+    )
+
+
+def init_persistent(tokens: nn.Parameter | None, generator: torch.Generator | None) -> None:
+    """Draw persistent tokens of the size of normalised inputs."""
+    if tokens is not None:
+        with torch.no_grad():
+            tokens.normal_(0, 1, generator=generator)
+
+
+def persistent_tokens(count: int, hidden_size: int) -> nn.Parameter | None:
+    """Learned tokens that stand before every document, or None."""
+    return nn.Parameter(torch.empty(count, hidden_size)) if count else None

@@ -1,0 +1,240 @@
+"""Titans: equal to the loops of its equations, reductions, bounded on long inputs."""
+
+import naive_titans as naive
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.core.memory import Flow
+from nestling.memories.titans import Titans
+from nestling.ops import momentum_gated_delta_rule
+
+WIDTH, HEADS = 8, 2
+
+
+def build(kind=Titans, *, strong=True, hidden_size=WIDTH, dtype=torch.float64, **options):
+    """A small layer; ``strong``: gates, writes and reads far from their limits."""
+    config = kind.Config(**{"period": 4, "persistent": 3, "expansion": 2, **options})
+    module = kind(config, hidden_size=hidden_size, num_heads=HEADS).to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    module.init_weights(generator)
+    if strong:
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if name.endswith(("alpha_bias", "theta_bias")):
+                    parameter.fill_(-1.0 if "alpha" in name else 2.0)
+                elif "initial" in name:
+                    parameter.normal_(0, 0.7, generator=generator)
+                elif parameter.ndim > 1 and "persistent" not in name:
+                    parameter.normal_(0, 0.5, generator=generator)
+    return module
+
+
+def sequence(length, seed=1, batch=2, width=WIDTH):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
+
+
+def assert_same_with_gradients(module, fast, slow, x):
+    """Outputs, and the gradient of every parameter and input, to 1e-9."""
+    names = ["x", *(n for n, _ in module.named_parameters())]
+    wanted = [x, *module.parameters()]
+    weights = torch.linspace(-1, 1, fast.numel(), dtype=fast.dtype).view_as(fast)
+    assert (fast - slow).norm() <= 1e-9 * slow.norm()
+    grads = [torch.autograd.grad((y * weights).sum(), wanted) for y in (fast, slow)]
+    for name, got, want in zip(names, *grads, strict=True):
+        assert want.norm() > 0, name
+        assert (got - want).norm() <= 1e-9 * want.norm(), name
+
+
+VARIANTS = {
+    "default": {},
+    "matrix": {"layers": 1},
+    "three layers": {"layers": 3},
+    "no momentum": {"momentum": False},
+    "matrix, no momentum": {"layers": 1, "momentum": False},
+    "forgets to zero": {"decay_to": "zero"},
+    "matrix, forgets to zero": {"layers": 1, "decay_to": "zero"},
+    "no persistent tokens": {"persistent": 0},
+    "many persistent tokens": {"persistent": 6},
+    "period 1": {"period": 1},
+    "clipped": {"clip": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_equals_the_equations_token_by_token(name):
+    module, x = build(**VARIANTS[name]), sequence(11).requires_grad_()
+    reset = torch.zeros(2, 11, dtype=torch.bool)
+    reset[1, 6] = True
+    fast, _ = module(x, None, Flow(reset=reset))
+    assert_same_with_gradients(module, fast, naive.titans(module, x, reset), x)
+
+
+@pytest.mark.parametrize("decay_to", ["init", "zero"])
+def test_the_state_is_the_weights_of_the_equations(decay_to):
+    module, x = build(decay_to=decay_to), sequence(10)
+    _, state = module(x)
+    base = module.memory.base()
+    for row in range(2):
+        heads, _ = naive.heads_of(module.memory, module.persistent)
+        naive.read(module.memory, heads, x[row])
+        for h, head in enumerate(heads):
+            for layer in range(2):
+                start = 0 if base is None else base[layer][h]
+                for got, want in (
+                    (state.weight[layer][row, h] + start, head.weight[layer]),
+                    (state.anchor[layer][row, h] + start, head.anchor[layer]),
+                    (state.momentum[layer][row, h], head.momentum[layer]),
+                ):
+                    assert (got - want).norm() <= 1e-9 * want.norm()
+    assert state.count.tolist() == [10, 10]
+
+
+def kernel_inputs(module, x):
+    """A matrix memory's keys, values and gates in the kernel's layout, and its initial weight."""
+    memory = module.memory
+    rows, _ = memory.project(x, memory.convolution.init_tail(len(x)), Flow())
+    q, k, v = (part.transpose(1, 2) for part in (rows.q, rows.k, rows.v))
+    theta, alpha = rows.theta.mT, rows.alpha.mT
+    return q, k, v, theta, alpha, memory.initial_layers[0]
+
+
+def raw_reads(module, x):
+    memory = module.memory
+    return memory(x, None, Flow(), module.persistent)[0].unflatten(-1, (HEADS, -1))
+
+
+def test_a_matrix_with_anchors_at_every_token_is_the_delta_rule_of_the_kernel():
+    """Without momentum: M <- (1 - alpha) M - theta (M k) k^T + theta v k^T; nothing is clipped."""
+    options = {"layers": 1, "momentum": False, "period": 1, "decay_to": "zero", "persistent": 0}
+    module, x = build(clip=1e6, **options), sequence(13)
+    q, k, v, theta, alpha, start = kernel_inputs(module, x)
+    y, _ = momentum_gated_delta_rule(
+        q, k, theta[..., None] * v, alpha=1 - alpha, beta=theta, initial=start
+    )
+    torch.testing.assert_close(raw_reads(module, x), y, rtol=1e-9, atol=1e-11)
+
+
+def test_it_is_the_gated_delta_rule_up_to_where_decay_acts():
+    """Gated DeltaNet erases what has decayed, a (M - b (M k) k^T) + b v' k^T; Titans what has not.
+
+    They are one rule with a = 1 - alpha, b = theta / a and v' = a v.
+    """
+    options = {"layers": 1, "momentum": False, "period": 1, "decay_to": "zero", "persistent": 0}
+    module, x = build(clip=1e6, **options), sequence(13)
+    q, k, v, theta, alpha, start = kernel_inputs(module, x)
+    a = 1 - alpha
+    b, values = theta / a, a[..., None] * v
+    weight, outputs = start.expand(2, -1, -1, -1), []
+    for t in range(13):
+        eraser = torch.einsum("bhvk,bhk,bhj->bhvj", weight, k[:, t], k[:, t])
+        write = torch.einsum("bhv,bhk->bhvk", values[:, t], k[:, t])
+        kept = weight - b[:, t, :, None, None] * eraser
+        weight = a[:, t, :, None, None] * kept + b[:, t, :, None, None] * write
+        outputs.append(torch.einsum("bhvk,bhk->bhv", weight, q[:, t]))
+    torch.testing.assert_close(raw_reads(module, x), torch.stack(outputs, 1), rtol=1e-9, atol=1e-11)
+
+
+def test_inside_one_period_a_matrix_is_the_kernel_with_momentum_and_no_eraser():
+    """The gradient is that of the anchor: the write is - theta (M_0 k - v)."""
+    options = {"layers": 1, "period": 16, "decay_to": "zero", "persistent": 0}
+    module, x = build(clip=1e6, **options), sequence(13)
+    q, k, v, theta, alpha, start = kernel_inputs(module, x)
+    eta = module.memory.project(x, module.memory.convolution.init_tail(2), Flow())[0].eta.mT
+    error = torch.einsum("hvk,bthk->bthv", start, k) - v
+    y, _ = momentum_gated_delta_rule(
+        q, k, -theta[..., None] * error, alpha=1 - alpha, mu=eta, initial=start
+    )
+    torch.testing.assert_close(raw_reads(module, x), y, rtol=1e-9, atol=1e-11)
+
+
+def test_what_persistent_tokens_hold_is_there_at_the_first_token():
+    """Changing one changes the first output of every document, and of nothing read before it."""
+    module, x = build(), sequence(9)
+    reset = torch.zeros(2, 9, dtype=torch.bool)
+    reset[:, 5] = True
+    _, state = module(x)
+    before, carried = module(x, state, Flow(reset=reset))[0], module(x, state)[0]
+    with torch.no_grad():
+        module.persistent[0] += 1
+    after = module(x, state, Flow(reset=reset))[0]
+    assert torch.equal(before[:, :5], after[:, :5])
+    assert (before[:, 5] - after[:, 5]).abs().amax() > 1e-4
+    assert torch.equal(carried, module(x, state)[0])
+
+
+LONG = {
+    "one token repeated": (16, lambda: sequence(1, batch=1, width=16).expand(1, 5000, 16)),
+    "random tokens": (64, lambda: sequence(20_000, batch=1, width=16)),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("options", [{}, {"layers": 1}, {"strong": True}], ids=str)
+def test_reads_and_weights_stay_bounded(name, options):
+    period, draw = LONG[name]
+    options = {"strong": False, **options}
+    module = build(hidden_size=16, period=period, dtype=torch.float32, **options)
+    reads, norms, state = [], [], None
+    with torch.no_grad():
+        for part in draw().float().split(2500, dim=1):
+            y, state = module.memory(part, state, Flow(), module.persistent)
+            reads.append(float(y.abs().max()))
+            norms.append(max(float(w.norm()) for w in state.weight))
+    values = module.memory.projection.weight[32:].norm(dim=1).max() * 16**0.5 * 4
+    assert max(reads) < 2 * values
+    half = len(norms) // 2
+    assert max(norms[half:]) < 1.3 * max(norms[:half])
+
+
+def test_a_key_that_fills_a_period_moves_the_answer_to_its_value_and_not_beyond():
+    module = build(strong=False, layers=1, period=16, momentum=False, dtype=torch.float64)
+    with torch.no_grad():
+        module.memory.theta_weight.zero_()
+        module.memory.theta_bias.fill_(30.0)  # the largest step
+        module.memory.alpha_weight.zero_()
+        module.memory.alpha_bias.fill_(-30.0)  # nothing is forgotten
+        x = sequence(1).expand(2, 60, WIDTH)
+        y, state = module.memory(x, None, Flow(), module.persistent)
+        rows, _ = module.memory.project(x, state.tail, Flow())
+        weight = state.weight[0] + module.memory.initial_layers[0]
+        answer = rows.k[:, :, -1:] @ weight.mT
+    torch.testing.assert_close(answer, rows.v[:, :, -1:], rtol=1e-9, atol=1e-9)
+
+
+def test_forgetting_to_zero_kills_a_deep_memory_and_to_its_start_does_not():
+    """Why ``decay_to`` is "init": with all layers near zero no gradient is left to write with."""
+    alive = {}
+    for decay_to in ("init", "zero"):
+        module = build(
+            strong=False, decay_to=decay_to, period=16, half_life=(64.0, 64.0), hidden_size=32
+        )
+        with torch.no_grad():
+            before = module.memory.reach(module.init_state(1))
+            _, state = module(sequence(2000, batch=1, width=32))
+            alive[decay_to] = (module.memory.reach(state) / before).min()
+    assert alive["init"] > 0.3 and alive["zero"] < 0.01
+
+
+def test_state_is_float32_for_a_bfloat16_model():
+    module = build(hidden_size=16).bfloat16()
+    y, state = module(sequence(9, width=16).bfloat16())
+    assert y.dtype == torch.bfloat16 and torch.isfinite(y).all()
+    assert {w.dtype for w in (*state.weight, *state.momentum)} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 0}, "layers"),
+        ({"decay_to": "one"}, "decay_to"),
+        ({"persistent": -1}, "persistent"),
+        ({"theta_init": 1.0}, "theta_init"),
+        ({"momentum_init": 0.0}, "momentum_init"),
+        ({"clip": 0.0}, "clip"),
+    ],
+)
+def test_bad_options_say_what_to_do(options, message):
+    with pytest.raises(UserError, match=message):
+        Titans.Config(**options)
