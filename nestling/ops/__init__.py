@@ -1,5 +1,11 @@
 """Pure tensor maps: recurrences in one-token and chunk-parallel form."""
 
+from nestling.ops.diagonal_delta_rule import (
+    DiagonalState as DiagonalState,
+)
+from nestling.ops.diagonal_delta_rule import (
+    diagonal_delta_rule as diagonal_delta_rule,
+)
 from nestling.ops.momentum_gated_delta_rule import (
     DeltaState as DeltaState,
 )

@@ -1,0 +1,87 @@
+"""The delta rule with a decay for every channel and an eraser of its own."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.core.op import Op
+from nestling.ops.diagonal_delta_rule.chunk import chunk as _chunk
+from nestling.ops.diagonal_delta_rule.inputs import inputs
+from nestling.ops.diagonal_delta_rule.step import DiagonalState as DiagonalState
+from nestling.ops.diagonal_delta_rule.step import step
+
+CHUNK = 16  # tokens; tiling only
+
+
+def initial_state(
+    w: Float[Tensor, "B *T H V"], k: Float[Tensor, "B *T H K"], **_: object
+) -> DiagonalState:
+    """The state before the first token: zero."""
+    return DiagonalState(w.new_zeros(w.shape[0], w.shape[-2], w.shape[-1], k.shape[-1]))
+
+
+def diagonal_delta_rule(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    w: Float[Tensor, "B T H V"],
+    *,
+    log_alpha: Float[Tensor, "B T H K"],
+    erase_key: Float[Tensor, "B T H K"],
+    eraser: Float[Tensor, "B T H K"],
+    state: DiagonalState | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+    mask: Bool[Tensor, "B T"] | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Float[Tensor, "B T H V"], DiagonalState]:
+    """Decay every channel, erase along ``eraser`` what ``erase_key`` reads, write along k, read.
+
+    S_t = S_{t-1} diag(alpha_t) - (S_{t-1} p_t) b_t^T + w_t k_t^T;  y_t = S_t q_t, with
+    p = ``erase_key``, b = ``eraser`` and alpha = exp(``log_alpha``).
+
+    ``log_alpha`` is at most 0, and its sum over a chunk at least -80: exp of it and of its
+    negative must be float32 numbers. With chunks of 16 tokens, a retention of 0.007 or more.
+    ``w`` is the write, already scaled. ``reset`` marks document starts: weight back to zero.
+    Positions where ``mask`` is False change nothing and read the unchanged state. ``chunk_size``
+    (tokens) is tiling and never changes the result. The state is float32 at least, and autocast
+    is off inside; y has q's dtype. Differentiable in every tensor given.
+
+    Raises UserError for a ``chunk_size`` below one.
+
+    Source: arXiv 2503.14456 (RWKV-7). Deviates: nothing; Kimi delta attention is p = alpha k,
+    b = beta k. Cost: see chunk.py.
+
+    >>> x = torch.ones(1, 3, 1, 1)
+    >>> none = dict(log_alpha=0 * x, erase_key=x, eraser=0 * x)
+    >>> diagonal_delta_rule(x, x, x, **none)[0].flatten().tolist()
+    [1.0, 2.0, 3.0]
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        tokens = {"q": q, "k": k, "w": w, "log_alpha": log_alpha}
+        tokens |= {"erase_key": erase_key, "eraser": eraser}
+        tokens = {name: x.to(dtype) for name, x in tokens.items()}
+        if state is None:
+            state = initial_state(tokens["w"], tokens["k"])
+        state = DiagonalState(state.weight.to(dtype))
+        if not q.shape[1]:
+            return q.new_zeros(w.shape), state
+        y, state = _chunk(
+            **tokens,
+            state=state,
+            reset=reset,
+            mask=mask,
+            chunk_size=min(chunk_size or CHUNK, q.shape[1]),
+        )
+    return y.to(q.dtype), state
+
+
+OP = Op(
+    name="diagonal_delta_rule",
+    init=initial_state,
+    step=step,
+    chunk=diagonal_delta_rule,
+    inputs=inputs,
+)
