@@ -8,6 +8,7 @@ MEMORIES = Registry(
         "attention": "nestling.memories.attention:Attention",
         "self_titans": "nestling.memories.self_titans:SelfTitans",
         "lstm": "nestling.memories.lstm:LSTM",
+        "rwkv7": "nestling.memories.rwkv7:RWKV7",
         "srwm": "nestling.memories.srwm:SRWM",
         "ttt_linear": "nestling.memories.ttt:TTTLinear",
         "ttt_mlp": "nestling.memories.ttt:TTTMLP",

@@ -107,6 +107,10 @@ FAMILIES: dict[str, Family] = {
         pattern=("lstm", "mlp"),
         feed_forward={"tiny": 256, "small": 512, "340m": 1024, "760m": 1536, "1.3b": 4096},
     ),
+    "rwkv7": Family(
+        pattern=("rwkv7", "mlp"),
+        feed_forward={"tiny": 592, "small": 1248, "340m": 2528, "760m": 3872, "1.3b": 7200},
+    ),
     "srwm": Family(
         pattern=("srwm", "mlp"),
         feed_forward={"tiny": 880, "small": 1808, "340m": 3696, "760m": 5536, "1.3b": 9296},

@@ -23,6 +23,7 @@ TINY = {
         {"writes": False},
     ],
     "lstm": [{}, {"forget_bias": -0.5}],
+    "rwkv7": [{}, {"decay_rank": 3, "rate_rank": 2, "gate_rank": 5}],
     "srwm": [{}, {"initial_rate": 2.0, "input_softmax": False}],
     "ttt_linear": [{"mini_batch": 8}, {"mini_batch": 5, "backbone": "transformer"}],
     "ttt_mlp": [{"mini_batch": 1}, {"mini_batch": 8, "eta_base": 1.0}],
