@@ -69,13 +69,15 @@ class SRWM(Memory):
         self.num_heads = num_heads
         width = hidden_size // num_heads
         self.parts = (width, width, width, RATES)  # rows that make y, q, k, beta
-        self.initial = nn.Parameter(torch.empty(num_heads, sum(self.parts), width))
+        self.initial_weight = nn.Parameter(torch.empty(num_heads, sum(self.parts), width))
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> SRWMState:
         """Nothing written."""
-        dtype = torch.promote_types(self.initial.dtype, torch.float32)
-        return SRWMState(self.initial.new_zeros(batch, *self.initial.shape, dtype=dtype))
+        dtype = torch.promote_types(self.initial_weight.dtype, torch.float32)
+        return SRWMState(
+            self.initial_weight.new_zeros(batch, *self.initial_weight.shape, dtype=dtype)
+        )
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: SRWMState | None = None, flow: Flow = Flow()
@@ -84,7 +86,7 @@ class SRWM(Memory):
         state = self.init_state(len(x)) if state is None else state
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, state.deviation.dtype)
-            initial = self.initial.to(dtype)
+            initial = self.initial_weight.to(dtype)
             weight = initial + state.deviation.to(dtype)
             features = x.to(dtype).unflatten(-1, (self.num_heads, -1))
             if self.config.input_softmax:
@@ -135,9 +137,11 @@ class SRWM(Memory):
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Rows of variance 1 / K; those of the rates around ``initial_rate``; output 0.02."""
-        self.initial.normal_(std=1 / math.sqrt(self.initial.shape[-1]), generator=generator)
+        self.initial_weight.normal_(
+            std=1 / math.sqrt(self.initial_weight.shape[-1]), generator=generator
+        )
         # phi sums to one, so this is the mean of the rates as well
-        self.initial[:, -RATES:] += self.config.initial_rate
+        self.initial_weight[:, -RATES:] += self.config.initial_rate
         self.output.weight.normal_(std=INITIAL_STD, generator=generator)
 
     def levels(self) -> list[Level]:
@@ -146,7 +150,7 @@ class SRWM(Memory):
             Level(
                 name="W",
                 period=1,
-                parameters=self.initial.numel(),
+                parameters=self.initial_weight.numel(),
                 per_sequence=True,
                 objective="|W phi(k) - v|^2 / 2 with v = W phi(q)",
                 rule="delta rule; keys, values and rates are made by the matrix itself",

@@ -48,6 +48,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         "inner_scale",
         "inner_shift",
         "token_scale",
+        "initial_weight",
         "decay_bias",
     ]
     _no_split_modules = ["Block"]

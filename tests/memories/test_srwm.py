@@ -17,7 +17,7 @@ def build(**options) -> SRWM:
     memory.init_weights(generator)
     with torch.no_grad():
         # peaked keys and strong writes, so that a wrong one shows
-        memory.initial.normal_(std=3.0, generator=generator)
+        memory.initial_weight.normal_(std=3.0, generator=generator)
         memory.output.weight.normal_(generator=generator)
     return memory
 
@@ -34,7 +34,7 @@ def in_loops(memory: SRWM, x: torch.Tensor, reset: torch.Tensor, mask: torch.Ten
     for b in range(len(x)):
         heads, last = [], []
         for h in range(HEADS):
-            initial = memory.initial[h].split([size, size, size, 4])
+            initial = memory.initial_weight[h].split([size, size, size, 4])
             parts, outputs = list(initial), []
             for t in range(x.shape[1]):
                 if reset[b, t]:
@@ -51,7 +51,7 @@ def in_loops(memory: SRWM, x: torch.Tensor, reset: torch.Tensor, mask: torch.Ten
                         rate = torch.sigmoid(beta[index])
                         parts[index] = part + rate * torch.outer(new - old, phi_k)
             heads.append(torch.stack(outputs))
-            last.append(torch.cat(parts) - memory.initial[h])
+            last.append(torch.cat(parts) - memory.initial_weight[h])
         rows.append(memory.output(torch.cat(heads, -1)))
         ends.append(torch.stack(last))
     return torch.stack(rows), SRWMState(torch.stack(ends))
@@ -84,11 +84,11 @@ def test_equals_the_equations_token_by_token(kept, input_softmax):
 def test_every_part_is_written_at_a_rate_of_its_own():
     memory, x = build(), text(1, 1, WIDTH)
     with torch.no_grad():
-        memory.initial[:, -4:] = -1e4
+        memory.initial_weight[:, -4:] = -1e4
         for index, rows in enumerate((slice(0, 4), slice(4, 8), slice(8, 12), slice(12, 16))):
-            memory.initial[:, -4 + index] = 1e4
+            memory.initial_weight[:, -4 + index] = 1e4
             written = memory(x)[1].deviation.abs().amax((0, 1, 3)) > 0
-            memory.initial[:, -4 + index] = -1e4
+            memory.initial_weight[:, -4 + index] = -1e4
             # rows of equal entries answer q and k alike: nothing to write for the rates
             expected = torch.zeros(16, dtype=torch.bool)
             expected[rows] = index < 3

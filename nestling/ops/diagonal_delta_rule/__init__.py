@@ -9,7 +9,7 @@ from nestling.core.op import Op
 from nestling.ops.diagonal_delta_rule.chunk import chunk as _chunk
 from nestling.ops.diagonal_delta_rule.inputs import inputs
 from nestling.ops.diagonal_delta_rule.step import DiagonalState as DiagonalState
-from nestling.ops.diagonal_delta_rule.step import step
+from nestling.ops.diagonal_delta_rule.step import step as _step
 
 CHUNK = 16  # tokens; tiling only
 
@@ -40,7 +40,7 @@ def diagonal_delta_rule(
     p = ``erase_key``, b = ``eraser`` and alpha = exp(``log_alpha``).
 
     ``log_alpha`` is at most 0, and its sum over a chunk at least -80: exp of it and of its
-    negative must be float32 numbers. With chunks of 16 tokens, a retention of 0.007 or more.
+    negative must be float32 numbers. In chunks of 16 tokens that is -5 for each.
     ``w`` is the write, already scaled. ``reset`` marks document starts: weight back to zero.
     Positions where ``mask`` is False change nothing and read the unchanged state. ``chunk_size``
     (tokens) is tiling and never changes the result. The state is float32 at least, and autocast
@@ -68,6 +68,10 @@ def diagonal_delta_rule(
         state = DiagonalState(state.weight.to(dtype))
         if not q.shape[1]:
             return q.new_zeros(w.shape), state
+        if q.shape[1] == 1:
+            flags = {n: x[:, 0] for n, x in (("reset", reset), ("mask", mask)) if x is not None}
+            y, state = _step(state, **{n: x[:, 0] for n, x in tokens.items()}, **flags)
+            return y[:, None].to(q.dtype), state
         y, state = _chunk(
             **tokens,
             state=state,
@@ -81,7 +85,7 @@ def diagonal_delta_rule(
 OP = Op(
     name="diagonal_delta_rule",
     init=initial_state,
-    step=step,
+    step=_step,
     chunk=diagonal_delta_rule,
     inputs=inputs,
 )
