@@ -121,7 +121,7 @@ class SRWM(Memory):
         for t in range(features.shape[1]):
             if reset is not None:
                 weight = torch.where(reset[:, t, None, None, None], initial, weight)
-            made = torch.einsum("bhrk,bhk->bhr", weight, features[:, t])
+            made = read(weight, features[:, t])
             y, q, k, beta = made.split(self.parts, dim=-1)
             outputs.append(y)
             q, k = q.softmax(-1), k.softmax(-1)
@@ -130,8 +130,8 @@ class SRWM(Memory):
                 rate = rate * mask[:, t, None, None]
             rates = zip(rate.split(1, -1), self.parts, strict=True)
             wide = [one.expand(*one.shape[:-1], rows) for one, rows in rates]
-            change = torch.cat(wide, -1) * torch.einsum("bhrk,bhk->bhr", weight, q - k)
-            weight = weight + change[..., None] * k[..., None, :]
+            change = torch.cat(wide, -1) * read(weight, q - k)
+            weight = torch.addcmul(weight, change[..., None], k[..., None, :])
         return torch.stack(outputs, dim=1), weight
 
     @torch.no_grad()
@@ -158,3 +158,8 @@ class SRWM(Memory):
                 transfer="initial matrix learned through all writes that follow",
             )
         ]
+
+
+def read(weight: Float[Tensor, "B H R K"], x: Float[Tensor, "B H K"]) -> Float[Tensor, "B H R"]:
+    """``weight x``, as a row times the transpose: several times as fast on a CPU."""
+    return (x[..., None, :] @ weight.mT)[..., 0, :]
