@@ -66,12 +66,12 @@ class RWKV7(Memory):
     alpha is at least 0.545, so 16 tokens of log decay sum to -9.7 at least: in easy reach of the
     chunk form (ops/diagonal_delta_rule).
 
-    Source: arXiv 2503.14456, section 4 (letters there: r for q, w for alpha, kappa for p, alpha
-    for c), ranks as in its appendix. Deviates: no mixing of values with those of the first layer,
-    for a memory knows of no other; every layer starts as the published one at half depth does;
-    the low ranks and the output start near zero, not at it, so that all is learned from the
-    first step; RMSNorm before, the backbone's, in place of LayerNorm, and its feed-forward
-    network in place of the paper's channel mixing.
+    Source: arXiv 2503.14456, time mixing (letters there: r for q, w for alpha, kappa for p, alpha
+    for c), with the ranks and the initialisation of its authors' training code. Deviates: no mixing
+    of values with those of the first layer, for a memory knows of no other; every layer starts as
+    the published one at half depth does; the low ranks and the output start near zero, not at it,
+    so that all is learned from the first step; RMSNorm before, the backbone's, in place of
+    LayerNorm, and its feed-forward network in place of the paper's channel mixing.
     Cost: time O(T D (K + r)) beyond the projections, r the ranks; state K^2 for each head and D.
     """
 

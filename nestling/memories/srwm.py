@@ -41,7 +41,7 @@ class SRWM(Memory):
     times its initial entries in 10,000 tokens, and overflowed with ``input_softmax=False``. In
     heads of width 64 it hardly moved before training.
 
-    Source: arXiv 2202.05780, Eq 5-8 and the authors' layer: four rates, heads cut from the input,
+    Source: arXiv 2202.05780 and the authors' layer: four rates, heads cut from the input,
     W_0 of variance 1 / K, the rows of the rates around -1. Deviates: the backbone's RMSNorm
     before, in place of LayerNorm; the state is a deviation from W_0, so that W_0 goes on learning
     after a cut of the gradient.
@@ -52,7 +52,7 @@ class SRWM(Memory):
     update: ClassVar[str] = (
         "[y, q, k, beta] = W phi(x); W <- W + sigmoid(beta) (W phi(q) - W phi(k)) phi(k)^T"
     )
-    source: ClassVar[str] = "arXiv 2202.05780 Eq 5-8"
+    source: ClassVar[str] = "arXiv 2202.05780"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -30,7 +30,7 @@ def text(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def token(m: RWKV7, x, before, states):
-    """One token of one row: the paper's section 4, with its letters; rows are vectors."""
+    """One token of one row: with the paper's letters; rows are vectors."""
 
     def lerp(name):
         return x + (before - x) * m.mix[name]
