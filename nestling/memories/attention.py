@@ -11,7 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
-from nestling.memories.parts import ShortConvolution
+from nestling.memories.parts import ShortConvolution, positions_of
 
 INITIAL_STD = 0.02
 NOBODY = -1  # document number of a masked position
@@ -218,17 +218,9 @@ def place(
 
     A masked position has the place of the next valid token and is not counted.
     """
-    batch, length = shape
-    one = torch.ones(batch, length, dtype=torch.long, device=state.seen.device)
-    valid = one if flow.mask is None else flow.mask.long()
-    before = state.seen[:, None] + valid.cumsum(1) - valid
-    if flow.reset is None:
-        documents = state.document[:, None].expand(batch, length)
-        return documents, before, state.document, state.seen + valid.sum(1)
-    documents = state.document[:, None] + flow.reset.long().cumsum(1)
-    # `before` never falls, so its value at the last reset is the largest one at a reset so far
-    start = before.where(flow.reset, 0).cummax(1).values if length else before
-    total = state.seen + valid.sum(1)
-    if not length:
-        return documents, before, state.document, total
-    return documents, before - start, documents[:, -1], total - start[:, -1]
+    positions, seen = positions_of(state.seen, flow, shape[1])
+    documents = state.document[:, None].expand(shape)
+    if flow.reset is None or not shape[1]:
+        return documents, positions, state.document, seen
+    documents = documents + flow.reset.long().cumsum(1)
+    return documents, positions, documents[:, -1], seen

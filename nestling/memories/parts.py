@@ -33,6 +33,24 @@ def valid_lengths(flow: Flow, length: int) -> Int[Tensor, " B"] | None:
     return (flow.mask * index).amax(dim=1)
 
 
+def positions_of(
+    seen: Int[Tensor, " B"], flow: Flow, length: int
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, " B"]]:
+    """Valid tokens of its document before each position, and those of the last document so far.
+
+    ``seen`` is the tokens of the open document before this call.
+    """
+    valid = torch.ones(len(seen), length, dtype=torch.long, device=seen.device)
+    if flow.mask is not None:
+        valid = flow.mask.long()
+    before, total = seen[:, None] + valid.cumsum(1) - valid, seen + valid.sum(1)
+    if flow.reset is None or not length:
+        return before, total
+    # `before` never falls, so its value at the last reset is the largest one at a reset so far
+    start = before.where(flow.reset, 0).cummax(1).values
+    return before - start, total - start[:, -1]
+
+
 class ShortConvolution(nn.Module):
     """Causal depth-wise convolution along time, with SiLU after; blind across document starts.
 

@@ -78,6 +78,11 @@ def _chain(size: str) -> Options:
     return {"cms": {"periods": PERIODS[size]}}
 
 
+def _corrected(size: str) -> Options:
+    # the public code of Comba: 0.02 suits small models, 1 large ones
+    return {"comba": {"correction_init": 1.0 if size in ("760m", "1.3b") else 0.02}}
+
+
 FAMILIES: dict[str, Family] = {
     "hope": Family(
         pattern=("self_titans", "cms"),
@@ -118,6 +123,27 @@ FAMILIES: dict[str, Family] = {
     "titans-lmm": Family(
         pattern=("titans", "mlp"),
         feed_forward={"tiny": 416, "small": 1008, "340m": 2192, "760m": 3312, "1.3b": 6128},
+    ),
+    "linear-attention": Family(
+        pattern=("linear_attention", "mlp"),
+        feed_forward={"tiny": 688, "small": 1360, "340m": 2736, "760m": 4096, "1.3b": 7504},
+    ),
+    "retnet": Family(
+        pattern=("retnet", "mlp"),
+        feed_forward={"tiny": 336, "small": 688, "340m": 1360, "760m": 2048, "1.3b": 4784},
+    ),
+    "delta-net": Family(
+        pattern=("delta_net", "mlp"),
+        feed_forward={"tiny": 672, "small": 1360, "340m": 2720, "760m": 4080, "1.3b": 7504},
+    ),
+    "gated-delta-net": Family(
+        pattern=("gated_delta_net", "mlp"),
+        feed_forward={"tiny": 512, "small": 1008, "340m": 2032, "760m": 3056, "1.3b": 6128},
+    ),
+    "comba": Family(
+        pattern=("comba", "mlp"),
+        options=_corrected,
+        feed_forward={"tiny": 512, "small": 1008, "340m": 2032, "760m": 3056, "1.3b": 6128},
     ),
 }
 

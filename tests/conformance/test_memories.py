@@ -32,6 +32,11 @@ TINY = {
         {"period": 4, "layers": 1, "momentum": False, "persistent": 0},
         {"period": 4, "layers": 3, "expansion": 1, "decay_to": "zero", "persistent": 2},
     ],
+    "linear_attention": [{}],
+    "retnet": [{}, {"expand_value": 1.0}],
+    "delta_net": [{}, {"allow_neg_eigval": True, "convolution": 1}],
+    "gated_delta_net": [{}, {"allow_neg_eigval": True, "output_gate": False, "key_share": 0.5}],
+    "comba": [{}, {"output_gate": False, "expand_value": 1.0}],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

@@ -1,0 +1,72 @@
+"""Gated DeltaNet as a memory: the delta rule on a matrix that fades as the input decides."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from nestling.memories.linear.delta import DeltaMemory, Retention
+from nestling.memories.linear.matrix import Tokens, head_width, in_full
+
+
+class GatedDeltaNet(DeltaMemory):
+    """The gated delta rule: decay first, then one step of descent on |M k - v|^2 / 2.
+
+        M <- alpha M (I - beta k k^T) + beta v k^T
+        alpha = exp(-A softplus(w_a.x + alpha_bias)),  beta = sigmoid(w_b.x), twice that with
+        ``allow_neg_eigval``;   y = RMSNorm(M q / sqrt K) * silu(W_G x)
+
+    Source: arXiv 2412.06464, Eq 10 and section 3.4 (block: convolutions, SiLU, unit keys and
+    queries, gate; keys of 3/4 of the width and values of twice that). Deviates: as many heads as
+    the backbone has.
+    Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
+    tokens; state H K V numbers a row.
+    """
+
+    kind: ClassVar[str] = "gated delta net"
+    update: ClassVar[str] = "M <- alpha M (I - beta k k^T) + beta v k^T"
+    source: ClassVar[str] = "arXiv 2412.06464 Eq 10"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the memory."""
+
+        key_share: float = 0.75  # channels of all keys, as a fraction of hidden_size
+        expand_value: float = 2.0  # channels of a value, as a multiple of those of a key
+        convolution: int = 4  # tokens the short convolutions see
+        allow_neg_eigval: bool = False  # True: beta in (0, 2), so that a key's sign can flip
+        output_gate: bool = True  # False: what is read is normalised, not gated
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        key_width = config.key_share * hidden_size
+        super().__init__(
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            keys=head_width(key_width, num_heads),
+            values=head_width(config.expand_value * key_width, num_heads),
+            convolution=config.convolution,
+            gate=functional.silu if config.output_gate else None,
+        )
+        self.config = config
+        self.retention = Retention(hidden_size, num_heads)
+
+    def tokens(
+        self,
+        x: Float[Tensor, "B T D"],
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T H K"],
+        v: Float[Tensor, "B T H V"],
+    ) -> Tokens:
+        """What is erased is read from the matrix after its decay."""
+        beta = torch.sigmoid(in_full(self.beta(x))) * (1 + self.config.allow_neg_eigval)
+        alpha = self.retention(x)
+        return Tokens(q, k, beta[..., None] * v, alpha, alpha * beta)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Normal weights of standard deviation 0.02; retentions of many lengths."""
+        self.init_frame(generator)
+        self.retention.init_weights(generator)

@@ -1,0 +1,98 @@
+"""Linear attention as a memory: adds up all pairs, and normalises what it reads."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.linear.matrix import (
+    INITIAL_STD,
+    Tokens,
+    head_width,
+    matrix_level,
+    scan,
+    split_heads,
+    zero_matrix,
+)
+
+
+class LinearAttentionState(NamedTuple):
+    """The matrix of each head; its last row is the normaliser, z = sum of phi(k)."""
+
+    weight: Float[Tensor, "B H V1 K"]
+
+
+class LinearAttention(Memory):
+    """Attention whose weights are phi(q).phi(k), phi(x) = elu(x) + 1, as a running sum.
+
+        M <- M + v phi(k)^T     z <- z + phi(k)     y = M phi(q) / (z.phi(q) + epsilon)
+
+    The normaliser is one more row of the matrix: the value that it sums is 1.
+
+    Source: arXiv 2006.16236, Eq 7 and 16-20. Deviates: linear maps without biases; no position
+    enters (there it is added to the embedding).
+    Cost: time O(T (C + D / H) D) for chunks of C tokens; state D^2 / H + D numbers a row.
+    """
+
+    update: ClassVar[str] = "M <- M + v phi(k)^T, z <- z + phi(k); y = M phi(q) / z.phi(q)"
+    source: ClassVar[str] = "arXiv 2006.16236 Eq 16-20"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Options of the memory."""
+
+        epsilon: float = 1e-6  # added to the normaliser
+
+        def __post_init__(self):
+            if self.epsilon <= 0:
+                raise UserError("linear_attention.epsilon must be positive: a fresh z is zero")
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.width = head_width(hidden_size, num_heads)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.value = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def init_state(self, batch: int) -> LinearAttentionState:
+        """Nothing added up yet."""
+        shape = (batch, self.num_heads, self.width + 1, self.width)
+        return LinearAttentionState(zero_matrix(self.key.weight, *shape))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: LinearAttentionState | None = None,
+        flow: Flow = Flow(),
+    ) -> tuple[Float[Tensor, "B T D"], LinearAttentionState]:
+        """Add each token's pair and read with its query; ``state=None`` starts afresh."""
+        state = self.init_state(len(x)) if state is None else state
+        maps = (self.query, self.key, self.value)
+        q, k, v = (split_heads(linear(x), self.num_heads) for linear in maps)
+        one = torch.ones_like(v[..., :1])
+        summed = torch.cat((v, one), dim=-1)
+        tokens = Tokens(functional.elu(q) + 1, functional.elu(k) + 1, summed, one[..., 0])
+        y, weight = scan(tokens, state.weight, flow)
+        y = y[..., :-1] / (y[..., -1:] + self.config.epsilon)
+        return self.output(y.to(x.dtype).flatten(-2)), LinearAttentionState(weight)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Normal weights of standard deviation 0.02."""
+        for linear in (self.query, self.key, self.value, self.output):
+            linear.weight.normal_(std=INITIAL_STD, generator=generator)
+
+    def levels(self) -> list[Level]:
+        """One matrix, written at every token."""
+        size = self.num_heads * (self.width + 1) * self.width
+        rule = "gradient descent of step 1"
+        return [matrix_level("linear attention", "-<M phi(k), v>", rule, size)]
