@@ -76,8 +76,7 @@ class DeltaMemory(Memory):
     Queries, keys and values are linear maps of the input, a short convolution and SiLU; queries
     and keys then get unit length. A member says in ``tokens`` what is written and erased. The read
     is scaled by 1 / sqrt K, normalised for each head (RMS, weights shared by the heads) and, if the
-    member has one, multiplied by a gate. Where a state is bounded: the eraser never overshoots
-    what decay and stability allow, beta |k| |p| <= 1 + alpha.
+    member has one, multiplied by a gate. Stable: beta |k| |p| <= 1 + alpha in every member.
     """
 
     kind: ClassVar[str]  # name of the level

@@ -19,9 +19,9 @@ class GatedDeltaNet(DeltaMemory):
         alpha = exp(-A softplus(w_a.x + alpha_bias)),  beta = sigmoid(w_b.x), twice that with
         ``allow_neg_eigval``;   y = RMSNorm(M q / sqrt K) * silu(W_G x)
 
-    Source: arXiv 2412.06464, Eq 10 and section 3.4 (block: convolutions, SiLU, unit keys and
-    queries, gate; keys of 3/4 of the width and values of twice that). Deviates: as many heads as
-    the backbone has.
+    Source: arXiv 2412.06464, Eq 10 and section 3 (block: convolutions, SiLU, unit keys and
+    queries, gate), and its public code (keys of 3/4 of the width and values of twice that).
+    Deviates: as many heads as the backbone has.
     Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
     tokens; state H K V numbers a row.
     """

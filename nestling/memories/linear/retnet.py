@@ -56,9 +56,10 @@ class RetNet(Memory):
 
     Source: arXiv 2307.08621, Eq 5-8 (decay, rotation, gate, and values twice as wide as keys),
     initial weights of its code. Deviates: paired channels are halves of the head, not neighbours
-    (the same up to their order); without the three scalings of its section 2.4 (of q.k, of the
-    decays, of the sums), which the group norm takes out again up to its epsilon, but which are not
-    the same in the parallel and the recurrent form; group norm without scale and shift.
+    (the same up to their order); without the three scalings of its section 2.2 (of q.k
+    beyond sqrt K, of the decays, of the sums), which the group norm takes out again up to its
+    epsilon, but which are not the same in the parallel and the recurrent form; group norm without
+    scale and shift.
     Cost: time O(T (C + K) V H) for chunks of C tokens; state H K V numbers a row.
     """
 
