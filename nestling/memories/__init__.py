@@ -18,6 +18,7 @@ MEMORIES = Registry(
         "delta_net": "nestling.memories.linear.delta_net:DeltaNet",
         "gated_delta_net": "nestling.memories.linear.gated_delta_net:GatedDeltaNet",
         "comba": "nestling.memories.linear.comba:Comba",
+        "dla": "nestling.memories.deep:DLA",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

@@ -37,6 +37,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
     _keep_in_fp32_modules_strict = [
         "initial_first",
         "initial_second",
+        "initial_layers",
         "eta_weight",
         "eta_bias",
         "alpha_weight",
@@ -46,6 +47,8 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         "log_rate",
         "erase_logit",
         "correction",
+        "gamma_weight",
+        "gamma_bias",
         "initial_weights",
         "initial_biases",
         "inner_scale",

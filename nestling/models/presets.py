@@ -145,6 +145,10 @@ FAMILIES: dict[str, Family] = {
         options=_corrected,
         feed_forward={"tiny": 512, "small": 1008, "340m": 2032, "760m": 3056, "1.3b": 6128},
     ),
+    "dla": Family(
+        pattern=("dla", "mlp"),
+        feed_forward={"tiny": 416, "small": 1008, "340m": 2192, "760m": 3312, "1.3b": 6128},
+    ),
 }
 
 PRESETS = {

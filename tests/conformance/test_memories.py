@@ -37,6 +37,11 @@ TINY = {
     "delta_net": [{}, {"allow_neg_eigval": True, "convolution": 1}],
     "gated_delta_net": [{}, {"allow_neg_eigval": True, "output_gate": False, "key_share": 0.5}],
     "comba": [{}, {"output_gate": False, "expand_value": 1.0}],
+    "dla": [
+        {"period": 8, "expansion": 2},
+        {"period": 4, "layers": 1, "decay_to": "zero"},
+        {"period": 4, "layers": 3, "expansion": 1, "heads": 4},
+    ],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

@@ -1,0 +1,83 @@
+"""Deep linear attention: a network whose gradients are those of a dot product."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.memories.deep.memory import DeepMemory, DeepOptions
+from nestling.memories.deep.network import Weights, Write, write
+from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
+
+
+class DLA(DeepMemory):
+    """Linear attention whose memory is a network.
+
+        M_t = alpha_t M_{t-1} - eta_t grad -<M_anchor(k_t), v_t>
+
+    With a matrix (``layers=1``) the gradient is -v k^T whatever the anchor: gated linear attention,
+    plus the residual and the initial memory.
+
+    Source: arXiv 2505.23735, section 2 (DLA of its experiments). Deviates: as ``DeepMemory``.
+    Cost: time O(layers expansion D^2 / H) a token beyond the projections; state twice the
+    network's weights for each head.
+    """
+
+    update: ClassVar[str] = "M <- alpha M + eta grad <M(k), v>, M a network"
+    source: ClassVar[str] = "arXiv 2505.23735 section 2"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(DeepOptions):
+        """Options of the memory."""
+
+        eta_max: float = 1.0  # largest step
+        eta_init: float = 0.2  # the same at the start of training
+
+        def __post_init__(self):
+            super().__post_init__()
+            if not 0 < self.eta_init < self.eta_max:
+                raise UserError("need 0 < eta_init < eta_max")
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__(
+            config,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            objective="dot",
+            gates={"eta": config.eta_init / config.eta_max},
+        )
+        self.config = config
+
+    def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
+        return self.config.eta_max * gates["eta"]
+
+    def _write(
+        self,
+        writes: list[Write],
+        weights: Weights,
+        momenta: Weights,
+        gates: dict[str, Tensor],
+        mask: Bool[Tensor, "B H C"] | None,
+        x: Float[Tensor, "B H C F"],
+    ) -> tuple[Float[Tensor, "B H C D"], Weights, Weights]:
+        decays = coefficients(gates["alpha"], None, None, mask)
+        return write(weights, momenta, self.base(), writes, decays, x)
+
+    def levels(self) -> list[Level]:
+        """The network, written at every token."""
+        return [
+            Level(
+                name="M",
+                period=1,
+                parameters=sum(w.numel() for w in self.initial_layers),
+                per_sequence=True,
+                objective="-<M(k), v>",
+                rule=f"gradient descent with decay, gradients at the state of every "
+                f"{self.config.period} tokens",
+                context="keys and values projected from the tokens",
+                transfer="initialisation: the initial memory is learned through the writes",
+            )
+        ]

@@ -1,0 +1,338 @@
+"""What the memories of this folder share: a network for each head, written by gradients."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.memory import Flow, Memory
+from nestling.memories.deep.features import Polynomial, width
+from nestling.memories.deep.network import Weights, Write, apply, descend, gradients
+from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.segments import segments
+from nestling.memories.titans.network import add_base
+
+INITIAL_STD = 0.02
+GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepOptions:
+    """Options that the memories of this folder share."""
+
+    layers: int = 2  # layers of the memory's network; 1 is a matrix
+    expansion: int = 4  # width of its hidden layers, in head widths
+    heads: int | None = None  # heads of the memory; None: as many as the model says
+    period: int = 16  # tokens between two anchors, where gradients are taken
+    # what is forgotten goes to the "init"ial memory, or to "zero" as printed
+    decay_to: str = "init"
+    half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
+    initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
+    convolution: int = 4  # tokens the short convolutions see
+    epsilon: float = 1.0  # added to |u|^2 of the hidden layers
+
+    def __post_init__(self):
+        for name in ("layers", "expansion", "period", "convolution"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1")
+        if self.decay_to not in ("init", "zero"):
+            raise UserError(f"decay_to={self.decay_to!r} is neither init nor zero")
+        if self.epsilon <= 0:
+            raise UserError("epsilon must be positive")
+
+
+class DeepState(NamedTuple):
+    """What a row carries from one call to the next.
+
+    Weights are deviations from the initial memory (with ``decay_to="zero"``: themselves), a tensor
+    for each layer. ``anchor`` opened the running period, ``weight`` and ``momentum`` (empty
+    in a memory without) are where the recurrence stands. ``keys``, ``values`` and
+    ``strength`` are those of the last window - 1 tokens, of strength zero before the document;
+    ``count`` is the tokens of the document so far.
+    """
+
+    tail: Float[Tensor, "B W C"]
+    anchor: Weights
+    weight: Weights
+    momentum: Weights
+    keys: Float[Tensor, "B H N D"]
+    values: Float[Tensor, "B H N D"]
+    strength: Float[Tensor, "B H N"]
+    count: Int[Tensor, " B"]
+
+
+class Rows(NamedTuple):
+    """What the memory makes of its inputs; a gate is [B, H, T]."""
+
+    q: Float[Tensor, "B H T D"]
+    k: Float[Tensor, "B H T D"]
+    v: Float[Tensor, "B H T D"]
+    gates: dict[str, Tensor]
+
+    def cut(self, begin: int, end: int) -> "Rows":
+        """The tokens from ``begin`` to ``end``."""
+        q, k, v = (x[:, :, begin:end] for x in (self.q, self.k, self.v))
+        return Rows(q, k, v, {name: g[:, :, begin:end] for name, g in self.gates.items()})
+
+
+class DeepMemory(Memory):
+    """A residual network M for every row and head, written by gradients of a loss of its own.
+
+        q, k, v = silu(conv(x W)), q and k of unit length
+        y = W_o (norm(M_t(q_t)) * silu(W_g x)),   M(x) = x + W_1 gelu(W_2 phi(x))
+
+    Gradients are taken at the anchor, the memory that opened a period of ``period`` tokens; inside
+    a period the recurrence of weights is exact. How M_t comes of the gradients of the last
+    ``window`` tokens is ``_write``, the memories' own. Gates are sigmoids of linear maps of x, one
+    for each token and head; ``alpha`` is what is retained.
+
+    In hidden layers a write is divided by epsilon + |u|^2, so that a write of the last layer is
+    bounded whatever its input is, and with it what goes back to the layers before.
+
+    Source: arXiv 2505.23735, section 3-5. Deviates: that division; forgetting towards the learned
+    initial memory (``decay_to="zero"``: as printed), since a deep network whose weights all fade
+    can never be written again; depth-wise convolutions without a point-wise part, which the
+    projection before is.
+    """
+
+    def __init__(
+        self,
+        config: DeepOptions,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        objective: str,
+        gates: dict[str, float],
+        clip: float = math.inf,
+        window: int = 1,
+        degree: int = 1,
+        momentum: bool = False,
+    ):
+        super().__init__()
+        heads = config.heads or num_heads
+        if hidden_size % heads:
+            raise UserError(f"hidden_size={hidden_size} must be a multiple of {heads} heads")
+        self.options = config
+        self.alignment = config.period
+        self.num_heads = heads
+        self.objective, self.clip = objective, clip
+        self.window, self.momentum = window, momentum
+        self.gate_starts = gates
+        size = hidden_size // heads
+        hidden = [config.expansion * size] * (config.layers - 1)
+        widths = [width(size, degree), *hidden, size]
+        self.projection = nn.Linear(hidden_size, 3 * hidden_size, bias=False)
+        self.convolution = ShortConvolution(3 * hidden_size, config.convolution)
+        self.features = Polynomial(degree) if degree > 1 else None
+        self.initial_layers = nn.ParameterList(
+            nn.Parameter(torch.empty(heads, outer, inner))
+            for inner, outer in zip(widths[:-1], widths[1:], strict=True)
+        )
+        for gate in ("alpha", *gates):
+            self.register_parameter(f"{gate}_weight", nn.Parameter(torch.empty(heads, hidden_size)))
+            self.register_parameter(f"{gate}_bias", nn.Parameter(torch.empty(heads)))
+        self.norm = nn.RMSNorm(size, eps=1e-6)
+        self.gate = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set every parameter so that hidden values are of order one and M(x) is near x.
+
+        A last layer of zeros would leave the layers before it without a gradient.
+        """
+        for linear in (self.projection, self.gate, self.output):
+            linear.weight.normal_(0, INITIAL_STD, generator=generator)
+        self.convolution.init_weights(generator)
+        if self.features is not None:
+            self.features.init_weights()
+        for layer, weight in enumerate(self.initial_layers):
+            outer, inner = weight.shape[1:]
+            power = GELU_POWER * inner if layer else 1.0
+            last = layer == len(self.initial_layers) - 1
+            length = self.options.initial_length / math.sqrt(outer) if last else 1.0
+            weight.normal_(0, length / math.sqrt(power), generator=generator)
+        starts = {name: math.log(s / (1 - s)) for name, s in self.gate_starts.items()}
+        retention = half_life_bias(self.num_heads, *self.options.half_life)
+        for gate, start in ({"alpha": retention} | starts).items():
+            weight, bias = getattr(self, f"{gate}_weight"), getattr(self, f"{gate}_bias")
+            weight.normal_(0, INITIAL_STD, generator=generator)
+            bias.copy_(torch.as_tensor(start).to(bias))
+        self.norm.weight.fill_(1)
+
+    def _initial(self) -> Weights:
+        """The learned initial memory, at least float32."""
+        return tuple(w.to(torch.promote_types(w.dtype, torch.float32)) for w in self.initial_layers)
+
+    def base(self) -> Weights | None:
+        """What a state's weights are deviations from; None: they are the weights themselves."""
+        return self._initial() if self.options.decay_to == "init" else None
+
+    def init_state(self, batch: int) -> DeepState:
+        """The state before the first token: the initial memory, and nothing in the window."""
+        initial = self._initial()
+        weight = tuple(w.expand(batch, *w.shape) for w in initial)
+        if self.options.decay_to == "init":
+            weight = tuple(w.new_zeros(w.shape) for w in weight)
+        momentum = tuple(w.new_zeros(w.shape) for w in weight if self.momentum)
+        pairs = initial[-1].new_zeros(batch, self.num_heads, self.window - 1, len(self.norm.weight))
+        count = torch.zeros(batch, dtype=torch.long, device=pairs.device)
+        tail = self.convolution.init_tail(batch)
+        return DeepState(tail, weight, weight, momentum, pairs, pairs, pairs[..., 0], count)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: DeepState | None = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], DeepState]:
+        """Write and read along the sequence; ``state=None`` starts afresh."""
+        start = None
+        if state is None or flow.reset is not None:
+            start = self.init_state(len(x))
+        state = start if state is None else state
+        assert state is not None
+        rows, tail = self.project(x, state.tail, flow)
+        outputs = []
+        for begin, end, ends in segments(state.count, flow, x.shape[1], self.options.period):
+            if start is not None and flow.reset is not None:
+                state = _reset_rows(state, start, flow.reset[:, begin])
+            valid = None if flow.mask is None else flow.mask[:, begin:end]
+            with torch.autocast(x.device.type, enabled=False):
+                y, state = self._segment(rows.cut(begin, end), state, valid, ends)
+            outputs.append(y)
+        y = torch.cat(outputs, dim=2) if outputs else rows.q
+        y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(2)
+        return self.output(y * functional.silu(self.gate(x))), state._replace(tail=tail)
+
+    def project(
+        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
+    ) -> tuple[Rows, Float[Tensor, "B W C"]]:
+        """Queries, keys, values and gates of these inputs, and the convolution's new tail."""
+        projected, tail = self.convolution(self.projection(x), tail, flow)
+        heads = (3, self.num_heads, -1)
+        q, k, v = projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        gates = {}
+        for name in ("alpha", *self.gate_starts):
+            weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+            # the gates may be of higher precision than x
+            gate = functional.linear(x.to(weight.dtype), weight, bias)
+            gates[name] = torch.sigmoid(gate.to(dtype)).mT
+        return Rows(unit(q.to(dtype)), unit(k.to(dtype)), v.to(dtype), gates), tail
+
+    def _segment(
+        self,
+        rows: Rows,
+        state: DeepState,
+        valid: Bool[Tensor, "B C"] | None,
+        ends: bool | None,
+    ) -> tuple[Float[Tensor, "B H C D"], DeepState]:
+        """Write and read a segment, in which no period ends but with its last token."""
+        strength, mask = self._strength(rows.gates), None
+        if valid is not None:
+            mask = valid[:, None].expand_as(strength)
+            strength = strength * mask
+        k = torch.cat([state.keys, rows.k], dim=2)
+        v = torch.cat([state.values, rows.v], dim=2)
+        strength = torch.cat([state.strength, strength], dim=2)
+        anchor, running = add_base(state.anchor, state.weight, self.base())
+        slopes = gradients(anchor, self._features(k), k, v, self.objective, self.clip)
+        writes = descend(slopes, strength, self.options.epsilon)
+        x = self._features(rows.q)
+        y, weight, momentum = self._write(writes, running, state.momentum, rows.gates, mask, x)
+        keys, values, strength = (_last(part, self.window - 1, valid) for part in (k, v, strength))
+        state = state._replace(keys=keys, values=values, strength=strength, momentum=momentum)
+        return rows.q + y, self._close(state, weight, valid, rows.k.shape[2], ends)
+
+    def _features(self, x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N F"]:
+        return x if self.features is None else self.features(x)
+
+    @abstractmethod
+    def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
+        """How strongly the gradient of each token is written."""
+
+    @abstractmethod
+    def _write(
+        self,
+        writes: list[Write],
+        weights: Weights,
+        momenta: Weights,
+        gates: dict[str, Tensor],
+        mask: Bool[Tensor, "B H C"] | None,
+        x: Float[Tensor, "B H C F"],
+    ) -> tuple[Float[Tensor, "B H C D"], Weights, Weights]:
+        """Read the network's part at x after each token, and the weights and momenta at the end.
+
+        ``writes`` are those of the window's earlier tokens and of the C present ones.
+        """
+
+    def _close(
+        self,
+        state: DeepState,
+        weight: Weights,
+        valid: Bool[Tensor, "B C"] | None,
+        length: int,
+        ends: bool | None,
+    ) -> DeepState:
+        """Move the anchor of the rows whose period ends; ``ends`` says it where it is known."""
+        count = state.count + (length if valid is None else valid.sum(1))
+        state = state._replace(weight=weight, count=count)
+        if ends is not None:
+            return state._replace(anchor=weight) if ends else state
+        moves = count % self.options.period == 0
+        if valid is not None:
+            moves = moves & valid.any(1)
+        if not bool(moves.any()):
+            return state
+        moves = moves[:, None, None, None]
+        pairs = zip(weight, state.anchor, strict=True)
+        return state._replace(anchor=tuple(torch.where(moves, new, old) for new, old in pairs))
+
+    @torch.no_grad()
+    def reach(self, state: DeepState, samples: int = 256) -> Float[Tensor, " H"]:
+        """Mean length of M(x) - x over random unit x, of the first row's memory, by head."""
+        base = self.base()
+        weights = tuple(w[0] for w in state.weight)
+        weights = weights if base is None else tuple(map(torch.add, weights, base))
+        generator = torch.Generator().manual_seed(0)
+        x = unit(torch.randn(samples, len(self.norm.weight), generator=generator).to(weights[0]))
+        return (
+            apply(weights, self._features(x).expand(self.num_heads, -1, -1)).norm(dim=-1).mean(-1)
+        )
+
+
+def _last(
+    x: Float[Tensor, "B H N *D"], count: int, valid: Bool[Tensor, "B C"] | None
+) -> Float[Tensor, "B H K *D"]:
+    """The last ``count`` tokens, those that a mask hides at the end left out."""
+    if valid is None or not count:
+        return x[:, :, x.shape[2] - count :]
+    places = valid.sum(1)[:, None] + torch.arange(count, device=x.device)
+    return x[torch.arange(len(x), device=x.device)[:, None], :, places].movedim(1, 2)
+
+
+def _reset_rows(state: DeepState, start: DeepState, reset: Bool[Tensor, " B"]) -> DeepState:
+    """Rows that start a document get the state of ``start``; the tail is the convolution's."""
+    if not bool(reset.any()):
+        return state
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    def choose_all(new: Weights, old: Weights) -> Weights:
+        return tuple(map(choose, new, old))
+
+    return DeepState(
+        state.tail,
+        choose_all(start.anchor, state.anchor),
+        choose_all(start.weight, state.weight),
+        choose_all(start.momentum, state.momentum),
+        choose(start.keys, state.keys),
+        choose(start.values, state.values),
+        choose(start.strength, state.strength),
+        torch.where(reset, 0, state.count),
+    )
