@@ -34,10 +34,11 @@ def rotate(
 ) -> Float[Tensor, "B T H K"]:
     """Rotary position embedding, halves paired (arXiv 2104.09864, Eq 34, in the Llama layout)."""
     half = x.shape[-1] // 2
-    exponent = torch.arange(half, device=x.device, dtype=torch.float32) / half
-    angle = positions[..., None, None].float() * theta**-exponent
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    exponent = torch.arange(half, device=x.device, dtype=dtype) / half
+    angle = positions[..., None, None].to(dtype) * theta**-exponent
     cos, sin = angle.cos(), angle.sin()
-    first, second = x.float().split(half, dim=-1)
+    first, second = x.to(dtype).split(half, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
@@ -102,8 +103,24 @@ class Attention(Memory):
         self, x: Float[Tensor, "B T D"], state: AttentionState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], AttentionState]:
         """Attend to what the document has brought so far, and keep the new pairs."""
+        y, state = self.mix(x, state, flow)
+        return self.output(y), state
+
+    def mix(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: AttentionState | None = None,
+        flow: Flow = Flow(),
+        prefix: Float[Tensor, "P D"] | None = None,
+        slides: bool = False,
+    ) -> tuple[Float[Tensor, "B T D"], AttentionState]:
+        """The heads' answers side by side, before the projection back to the stream.
+
+        ``prefix`` stands before the first token of every document, at positions -P to -1, and is
+        in no state. Every query sees it; with ``slides`` only as far as the window reaches.
+        """
         state = self.init_state(x.shape[0]) if state is None else state
-        q, k, v, tail = self._project(x, state.tail, flow)
+        q, k, v, tail = self.project(x, state.tail, flow)
         documents, positions, document, seen = place(x.shape[:2], state, flow)
         q = rotate(q, positions, self.config.rope_theta)
         k = rotate(k, positions, self.config.rope_theta)
@@ -118,14 +135,44 @@ class Attention(Memory):
             tail,
         )
         fresh = state.keys.shape[1] == 0 and flow.reset is None and flow.mask is None
-        if fresh and self.config.window is None:
-            y = self._attend(q, k, v, None)
+        if fresh and self.config.window is None and prefix is None:
+            y = self.attend(q, k, v, None)
         else:
-            y = self._attend(q, kept.keys, kept.values, self._allowed(kept, documents, positions))
+            keys, values = kept.keys, kept.values
+            allowed = self._allowed(kept, documents, positions)
+            if prefix is not None:
+                keys, values, allowed = self._before(
+                    prefix, keys, values, allowed, positions, slides
+                )
+            y = self.attend(q, keys, values, allowed)
             kept = self._forget(kept)
-        return self.output(y.flatten(-2)), kept
+        return y.flatten(-2), kept
 
-    def _project(
+    def _before(
+        self,
+        prefix: Float[Tensor, "P D"],
+        keys: Float[Tensor, "B S G K"],
+        values: Float[Tensor, "B S G K"],
+        allowed: Bool[Tensor, "B 1 T S"],
+        positions: Int[Tensor, "B T"],
+        slides: bool,
+    ) -> tuple[Float[Tensor, "B Z G K"], Float[Tensor, "B Z G K"], Bool[Tensor, "B 1 T Z"]]:
+        """Put the pairs of the prefix before those that were read; Z = P + S columns."""
+        batch, length = positions.shape
+        tail = self.init_state(1).tail
+        _, k, v, _ = self.project(prefix[None], tail, Flow())
+        places = torch.arange(-len(prefix), 0, device=prefix.device)
+        k = rotate(k, places[None], self.config.rope_theta)
+        seen = allowed.new_ones(batch, length, len(prefix))
+        if slides and self.config.window is not None:
+            seen = positions[:, :, None] - places < self.config.window
+        return (
+            torch.cat((k.expand(batch, -1, -1, -1).to(keys.dtype), keys), dim=1),
+            torch.cat((v.expand(batch, -1, -1, -1).to(values.dtype), values), dim=1),
+            torch.cat((seen[:, None], allowed), dim=-1),
+        )
+
+    def project(
         self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
     ) -> tuple[
         Float[Tensor, "B T H K"],
@@ -133,6 +180,7 @@ class Attention(Memory):
         Float[Tensor, "B T G K"],
         Float[Tensor, "B W C"],
     ]:
+        """Queries, keys and values, not yet rotated, and the convolution's new tail."""
         joined = torch.cat((self.query(x), self.key(x), self.value(x)), dim=-1)
         if self.convolution is not None:
             joined, tail = self.convolution(joined, tail, flow)
@@ -154,13 +202,14 @@ class Attention(Memory):
             same = same & (distance < self.config.window)
         return ((same & causal) | own)[:, None]
 
-    def _attend(
+    def attend(
         self,
         q: Float[Tensor, "B T H K"],
         k: Float[Tensor, "B S G K"],
         v: Float[Tensor, "B S G K"],
         allowed: Bool[Tensor, "B 1 T S"] | None,
     ) -> Float[Tensor, "B T H K"]:
+        """The weighted mean of values for each query; ``allowed=None``: causal, T = S."""
         if q.shape[1] == 0:
             return q
         grouped = self.num_kv_heads != self.num_heads

@@ -38,6 +38,8 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         "initial_first",
         "initial_second",
         "initial_layers",
+        "theta_weight",
+        "theta_bias",
         "eta_weight",
         "eta_bias",
         "alpha_weight",

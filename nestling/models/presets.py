@@ -74,6 +74,13 @@ def _windowed(size: str) -> Options:
     return {"attention": {**_grouped(size)["attention"], "window": WINDOWS[size]}}
 
 
+def _titans(name: str, windowed: bool) -> Callable[[str], Options]:
+    """Options of a Titans architecture: the attention of the other systems beside its memory."""
+    return lambda size: {
+        name: _windowed(size)["attention"] if windowed else _grouped(size)["attention"]
+    }
+
+
 def _chain(size: str) -> Options:
     return {"cms": {"periods": PERIODS[size]}}
 
@@ -123,6 +130,21 @@ FAMILIES: dict[str, Family] = {
     "titans-lmm": Family(
         pattern=("titans", "mlp"),
         feed_forward={"tiny": 416, "small": 1008, "340m": 2192, "760m": 3312, "1.3b": 6128},
+    ),
+    "titans-mac": Family(
+        pattern=("titans_mac", "mlp"),
+        options=_titans("titans_mac", windowed=False),
+        feed_forward={"tiny": 240, "small": 672, "340m": 1520, "760m": 2288, "1.3b": 4768},
+    ),
+    "titans-mag": Family(
+        pattern=("titans_mag", "mlp"),
+        options=_titans("titans_mag", windowed=True),
+        feed_forward={"tiny": 336, "small": 832, "340m": 1856, "760m": 2800, "1.3b": 5440},
+    ),
+    "titans-mal": Family(
+        pattern=("titans_mal", "mlp"),
+        options=_titans("titans_mal", windowed=True),
+        feed_forward={"tiny": 160, "small": 496, "340m": 1168, "760m": 1776, "1.3b": 4080},
     ),
     "linear-attention": Family(
         pattern=("linear_attention", "mlp"),

@@ -42,6 +42,12 @@ TINY = {
         {"period": 4, "layers": 1, "decay_to": "zero"},
         {"period": 4, "layers": 3, "expansion": 1, "heads": 4},
     ],
+    "titans_mac": [
+        {"period": 6, "expansion": 1, "num_kv_heads": 1},
+        {"period": 4, "layers": 1, "momentum": False, "persistent": 0},
+    ],
+    "titans_mag": [{"period": 4, "expansion": 1, "window": 5, "persistent": 2}],
+    "titans_mal": [{"period": 4, "expansion": 1, "window": 5, "persistent": 3}],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

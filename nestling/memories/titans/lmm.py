@@ -1,7 +1,6 @@
 """The neural long-term memory of Titans: a network written by gradient at test time."""
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,47 +14,11 @@ from nestling.core.memory import Flow
 from nestling.memories.parts import ShortConvolution, half_life_bias, unit
 from nestling.memories.segments import segments
 from nestling.memories.titans.network import Weights, add_base, apply, gradients, write
+from nestling.memories.titans.options import MemoryOptions
 from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
 
 INITIAL_STD = 0.02
 GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryOptions:
-    """Options of the long-term memory, wherever it stands."""
-
-    layers: int = 2  # layers of the memory's network; 1 is a matrix
-    expansion: int = 4  # width of its hidden layers, in head widths
-    period: int = 16  # tokens between two anchors, where gradients are taken
-    persistent: int = 4  # learned tokens before every document; 0: none
-    momentum: bool = True  # False: eta = 0
-    decay_to: str = (
-        "init"  # what is forgotten goes to the "init"ial memory, or to "zero" as printed
-    )
-    theta_max: float = 1.0  # largest step, summed over a period
-    theta_init: float = 0.5  # the same at the start of training
-    momentum_init: float = 0.5  # eta at the start of training
-    half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
-    initial_length: float = 0.1  # length of M(k) at the start of training
-    convolution: int = 4  # tokens the short convolutions see
-    epsilon: float = 1.0  # added to |u|^2 of the hidden layers
-    clip: float = 4.0  # largest root mean square of an error M(k) - v
-
-    def __post_init__(self):
-        for name in ("layers", "expansion", "period", "convolution"):
-            if getattr(self, name) < 1:
-                raise UserError(f"titans: {name} must be at least 1")
-        if self.persistent < 0:
-            raise UserError("titans: persistent must be 0 or more tokens")
-        if self.decay_to not in ("init", "zero"):
-            raise UserError(f"titans: decay_to={self.decay_to!r} is neither init nor zero")
-        if not 0 < self.theta_init < self.theta_max:
-            raise UserError("titans: need 0 < theta_init < theta_max")
-        if not 0 < self.momentum_init < 1:
-            raise UserError("titans: momentum_init must lie between 0 and 1")
-        if self.clip <= 0 or self.epsilon <= 0:
-            raise UserError("titans: clip and epsilon must be positive")
 
 
 class LMMState(NamedTuple):
@@ -117,7 +80,7 @@ class LongTermMemory(nn.Module):
     smallest alpha. Calm besides: the steps of a period add up to at most theta_max, so that a key
     that fills a whole period moves M(k) to v, and not beyond.
 
-    Source: arXiv 2501.00663, section 3.1-3.3 (Eq 11-14, persistent memory), 4.4. Deviates: the
+    Source: arXiv 2501.00663, sections 3.1-3.3 and 4.4. Deviates: the
     step's 1 - eta, 1 / period and energy, and the clip (parts of a data-dependent theta; the paper
     does not say how theta is bounded); forgetting towards the learned initial memory
     (``decay_to="zero"``: as printed), since a deep network whose weights all fade can never be
@@ -367,15 +330,3 @@ def reset_rows(state: LMMState, start: LMMState, reset: Bool[Tensor, " B"]) -> L
         tuple(map(choose, start.momentum, state.momentum)),
         torch.where(reset, 0, state.count),
     )
-
-
-def init_persistent(tokens: nn.Parameter | None, generator: torch.Generator | None) -> None:
-    """Draw persistent tokens of the size of normalised inputs."""
-    if tokens is not None:
-        with torch.no_grad():
-            tokens.normal_(0, 1, generator=generator)
-
-
-def persistent_tokens(count: int, hidden_size: int) -> nn.Parameter | None:
-    """Learned tokens that stand before every document, or None."""
-    return nn.Parameter(torch.empty(count, hidden_size)) if count else None

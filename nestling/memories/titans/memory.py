@@ -10,14 +10,9 @@ from torch.nn import functional
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
-from nestling.memories.titans.lmm import (
-    INITIAL_STD,
-    LMMState,
-    LongTermMemory,
-    MemoryOptions,
-    init_persistent,
-    persistent_tokens,
-)
+from nestling.memories.titans.lmm import INITIAL_STD, LMMState, LongTermMemory
+from nestling.memories.titans.options import MemoryOptions
+from nestling.memories.titans.persistent import PersistentTokens
 
 
 class Titans(Memory):
@@ -43,28 +38,27 @@ class Titans(Memory):
         self.config = config
         self.alignment = config.period
         self.memory = LongTermMemory(config, hidden_size=hidden_size, num_heads=num_heads)
-        self.persistent = persistent_tokens(config.persistent, hidden_size)
+        self.persistent = PersistentTokens(config.persistent, hidden_size)
         self.norm = nn.RMSNorm(hidden_size // num_heads, eps=1e-6)
         self.gate = nn.Linear(hidden_size, hidden_size, bias=False)
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> LMMState:
         """The state that the persistent tokens leave."""
-        return self.memory.init_state(batch, self.persistent)
+        return self.memory.init_state(batch, self.persistent())
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: LMMState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], LMMState]:
         """Write and read along the sequence; ``state=None`` starts afresh."""
-        y, state = self.memory(x, state, flow, self.persistent)
+        y, state = self.memory(x, state, flow, self.persistent())
         return self._close(y, x), state
 
     def read_persistent(self) -> Float[Tensor, "1 P D"] | None:
         """What the memory answers to the persistent tokens themselves."""
-        y, _ = self.memory.open(self.persistent)
-        if y is None or self.persistent is None:
-            return None
-        return self._close(y, self.persistent[None])
+        tokens = self.persistent()
+        y, _ = self.memory.open(tokens)
+        return None if y is None or tokens is None else self._close(y, tokens[None])
 
     def _close(
         self, y: Float[Tensor, "B T D"], x: Float[Tensor, "B T D"]
@@ -76,7 +70,7 @@ class Titans(Memory):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Normal weights of standard deviation 0.02; persistent tokens of unit variance."""
         self.memory.init_weights(generator)
-        init_persistent(self.persistent, generator)
+        self.persistent.init_weights(generator)
         self.norm.weight.fill_(1)
         for linear in (self.gate, self.output):
             linear.weight.normal_(std=INITIAL_STD, generator=generator)

@@ -1,0 +1,32 @@
+"""How Titans joins what attention and the long-term memory answer."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Gating(nn.Module):
+    """``norm(y) * silu(norm(m))``, each norm with a learned vector.
+
+    Source: arXiv 2501.00663, section 4.2: normalisation with learned vectors, then a
+    non-linearity. Deviates: which of the two goes through it is not said; here the memory's
+    answer, as the gate of ``Titans`` does.
+    """
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.memory_norm = nn.RMSNorm(hidden_size, eps=1e-6)
+
+    def forward(
+        self, y: Float[Tensor, "B T D"], m: Float[Tensor, "B T D"]
+    ) -> Float[Tensor, "B T D"]:
+        """Gate what attention answered by what the memory did."""
+        return self.norm(y) * functional.silu(self.memory_norm(m))
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Norms of weight one."""
+        self.norm.weight.fill_(1)
+        self.memory_norm.weight.fill_(1)

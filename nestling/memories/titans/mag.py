@@ -1,0 +1,81 @@
+"""Titans with memory as a gate (MAG): sliding-window attention beside the long-term memory."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.attention import AttentionState
+from nestling.memories.titans.gating import Gating
+from nestling.memories.titans.lmm import LMMState, LongTermMemory
+from nestling.memories.titans.options import WindowOptions, attention
+from nestling.memories.titans.persistent import PersistentTokens
+
+
+class MAGState(NamedTuple):
+    """What the two branches carry."""
+
+    attention: AttentionState
+    memory: LMMState
+
+
+class TitansMAG(Memory):
+    """``W_o (norm(Attention([P | x])) * silu(norm(M([P | x]))))``.
+
+    Attention sees a sliding window and, as a prefix, always the persistent tokens P; M has read
+    and written the same P before a document's first token.
+
+    Source: arXiv 2501.00663, section 4.2. Deviates: as ``LongTermMemory`` and ``Gating``; positions
+    are rotary, P just before the first token.
+    Cost: that of ``Attention`` with a window and of ``LongTermMemory``.
+    """
+
+    residual: ClassVar[bool] = True
+    update: ClassVar[str] = "pairs of a window; beside it M as in titans, and y gated by M(q)"
+    source: ClassVar[str] = "arXiv 2501.00663 section 4.2"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(WindowOptions):
+        """Options of the memory."""
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        shape = {"hidden_size": hidden_size, "num_heads": num_heads}
+        self.config = config
+        self.alignment = config.period
+        self.memory = LongTermMemory(config, **shape)
+        self.attention = attention(config, config.window, **shape)
+        self.persistent = PersistentTokens(config.persistent, hidden_size)
+        self.gating = Gating(hidden_size)
+
+    def init_state(self, batch: int) -> MAGState:
+        """No pairs, and the memory as the persistent tokens leave it."""
+        return MAGState(
+            self.attention.init_state(batch), self.memory.init_state(batch, self.persistent())
+        )
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: MAGState | None = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], MAGState]:
+        """Both branches side by side; ``state=None`` starts afresh."""
+        pairs, written = (None, None) if state is None else state
+        persistent = self.persistent()
+        y, pairs = self.attention.mix(x, pairs, flow, persistent)
+        m, written = self.memory(x, written, flow, persistent)
+        return self.attention.output(self.gating(y, m)), MAGState(pairs, written)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """As the parts do; persistent tokens of unit variance."""
+        self.memory.init_weights(generator)
+        self.attention.init_weights(generator)
+        self.persistent.init_weights(generator)
+        self.gating.init_weights()
+
+    def levels(self) -> list[Level]:
+        """Attention, the momentum and the network."""
+        return [*self.attention.levels(), *self.memory.levels()]

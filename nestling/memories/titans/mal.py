@@ -1,0 +1,79 @@
+"""Titans with memory as a layer (MAL): the long-term memory, then sliding-window attention."""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.attention import AttentionState
+from nestling.memories.titans.lmm import LMMState
+from nestling.memories.titans.memory import Titans
+from nestling.memories.titans.options import MemoryOptions, WindowOptions, attention
+
+
+class MALState(NamedTuple):
+    """What the two layers carry."""
+
+    memory: LMMState
+    attention: AttentionState
+
+
+class TitansMAL(Memory):
+    """``Attention(norm(Titans([P | x])))``, attention over a sliding window.
+
+    What the memory answers to the persistent tokens P stands before a document's first answer, at
+    positions -P to -1, and slides out of the window like any other.
+
+    Source: arXiv 2501.00663, section 4.3. Deviates: as ``Titans``; a norm between the two, so that
+    attention's scores do not hang on the size of the memory's projection back; rotary positions.
+    Cost: that of ``Titans`` and of ``Attention`` with a window.
+    """
+
+    residual: ClassVar[bool] = True
+    update: ClassVar[str] = "M as in titans; then pairs of a window of what M answers"
+    source: ClassVar[str] = "arXiv 2501.00663 section 4.3"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(WindowOptions):
+        """Options of the memory."""
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__()
+        shape = {"hidden_size": hidden_size, "num_heads": num_heads}
+        self.config = config
+        self.alignment = config.period
+        names = MemoryOptions.__dataclass_fields__
+        options = Titans.Config(**{name: getattr(config, name) for name in names})
+        self.memory = Titans(options, **shape)
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.attention = attention(config, config.window, **shape)
+
+    def init_state(self, batch: int) -> MALState:
+        """The memory as the persistent tokens leave it, and no pairs."""
+        return MALState(self.memory.init_state(batch), self.attention.init_state(batch))
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: MALState | None = None, flow: Flow = Flow()
+    ) -> tuple[Float[Tensor, "B T D"], MALState]:
+        """One layer after the other; ``state=None`` starts afresh."""
+        written, pairs = (None, None) if state is None else state
+        m, written = self.memory(x, written, flow)
+        prefix = self.memory.read_persistent()
+        prefix = None if prefix is None else self.norm(prefix[0])
+        y, pairs = self.attention.mix(self.norm(m), pairs, flow, prefix, slides=True)
+        return self.attention.output(y), MALState(written, pairs)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """As the parts do."""
+        self.memory.init_weights(generator)
+        self.norm.weight.fill_(1)
+        self.attention.init_weights(generator)
+
+    def levels(self) -> list[Level]:
+        """Attention, the momentum and the network."""
+        return [*self.attention.levels(), *self.memory.levels()]
