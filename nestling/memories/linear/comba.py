@@ -21,9 +21,9 @@ class Comba(DeltaMemory):
     M p is read from the matrix before its decay: the transition is a scalar plus a matrix of low
     rank, alpha I - beta b k k^T, where Gated DeltaNet has their product.
 
-    Source: arXiv 2506.02475, section 3 (transition, p, q - d k), and its public code (sigmoid gate,
-    initial values). Deviates: q - d k where that code has q - d p; b is not lost again in a
-    normalisation of p, as it is there; as many heads as the backbone has.
+    Source: arXiv 2506.02475 (transition, feedback, q - d k) and its public code (what M p reads,
+    sigmoid gate, initial values). Deviates from that code: q - d k, there q - d p; b is not lost
+    again in a normalisation of p, as it is there; as many heads as the backbone has.
     Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
     tokens; state H K V numbers a row.
     """

@@ -47,7 +47,7 @@ class Retention(nn.Module):
 
     A = exp(log_rate) > 0, so alpha lies in (0, 1].
 
-    Source: arXiv 2412.06464, section 3 (after Mamba-2). Cost: O(T D H).
+    Source: arXiv 2412.06464 (after Mamba-2), initial values of its public code. Cost: O(T D H).
     """
 
     def __init__(self, hidden_size: int, num_heads: int):

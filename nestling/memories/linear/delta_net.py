@@ -17,7 +17,7 @@ class DeltaNet(DeltaMemory):
         M <- M (I - beta k k^T) + beta v k^T,   beta = sigmoid(w.x), twice that with
                                                 ``allow_neg_eigval``;   y = RMSNorm(M q / sqrt K)
 
-    Source: arXiv 2406.06484, sections 2 and 3 (rule; convolutions, SiLU, unit keys and queries,
+    Source: arXiv 2406.06484 and its public code (rule, convolutions, SiLU, unit keys and queries,
     norm before the output); arXiv 2411.12537 (beta up to 2). Deviates: nothing.
     Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
     tokens; state H K V numbers a row.

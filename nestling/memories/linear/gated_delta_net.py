@@ -19,7 +19,7 @@ class GatedDeltaNet(DeltaMemory):
         alpha = exp(-A softplus(w_a.x + alpha_bias)),  beta = sigmoid(w_b.x), twice that with
         ``allow_neg_eigval``;   y = RMSNorm(M q / sqrt K) * silu(W_G x)
 
-    Source: arXiv 2412.06464, Eq 10 and section 3 (block: convolutions, SiLU, unit keys and
+    Source: arXiv 2412.06464 (rule, and block: convolutions, SiLU, unit keys and
     queries, gate), and its public code (keys of 3/4 of the width and values of twice that).
     Deviates: as many heads as the backbone has.
     Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
@@ -28,7 +28,7 @@ class GatedDeltaNet(DeltaMemory):
 
     kind: ClassVar[str] = "gated delta net"
     update: ClassVar[str] = "M <- alpha M (I - beta k k^T) + beta v k^T"
-    source: ClassVar[str] = "arXiv 2412.06464 Eq 10"
+    source: ClassVar[str] = "arXiv 2412.06464"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

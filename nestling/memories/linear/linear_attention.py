@@ -35,13 +35,13 @@ class LinearAttention(Memory):
 
     The normaliser is one more row of the matrix: the value that it sums is 1.
 
-    Source: arXiv 2006.16236, Eq 7 and 16-20. Deviates: linear maps without biases; no position
-    enters (there it is added to the embedding).
+    Source: arXiv 2006.16236 and its authors' code. Deviates: linear maps without biases; no
+    position enters (there it is added to the embedding).
     Cost: time O(T (C + D / H) D) for chunks of C tokens; state D^2 / H + D numbers a row.
     """
 
     update: ClassVar[str] = "M <- M + v phi(k)^T, z <- z + phi(k); y = M phi(q) / z.phi(q)"
-    source: ClassVar[str] = "arXiv 2006.16236 Eq 16-20"
+    source: ClassVar[str] = "arXiv 2006.16236"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

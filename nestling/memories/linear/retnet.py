@@ -54,9 +54,9 @@ class RetNet(Memory):
         alpha_h = 1 - 2^(-5 - h), h = 0, 1, ..
         M <- alpha_h M + v k^T / sqrt K     y = swish(W_G x) * GroupNorm(M q)
 
-    Source: arXiv 2307.08621, Eq 5-8 (decay, rotation, gate, and values twice as wide as keys),
-    initial weights of its code. Deviates: paired channels are halves of the head, not neighbours
-    (the same up to their order); without the three scalings of its section 2.2 (of q.k
+    Source: arXiv 2307.08621 and its authors' code (decay, rotation, gate, values twice as wide as
+    keys, initial weights). Deviates: paired channels are halves of the head, not neighbours
+    (the same up to their order); without its three scalings (of q.k
     beyond sqrt K, of the decays, of the sums), which the group norm takes out again up to its
     epsilon, but which are not the same in the parallel and the recurrent form; group norm without
     scale and shift.
@@ -64,7 +64,7 @@ class RetNet(Memory):
     """
 
     update: ClassVar[str] = "M <- alpha_h M + v k^T, alpha_h = 1 - 2^(-5 - h)"
-    source: ClassVar[str] = "arXiv 2307.08621 Eq 5-8"
+    source: ClassVar[str] = "arXiv 2307.08621"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

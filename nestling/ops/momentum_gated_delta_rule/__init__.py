@@ -9,7 +9,7 @@ from nestling.core.op import Op
 from nestling.ops.momentum_gated_delta_rule.chunk import chunk as _chunk
 from nestling.ops.momentum_gated_delta_rule.inputs import inputs
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState as DeltaState
-from nestling.ops.momentum_gated_delta_rule.step import step
+from nestling.ops.momentum_gated_delta_rule.step import step as _step
 
 CHUNK = 64  # tokens; tiling only
 
@@ -57,7 +57,7 @@ def momentum_gated_delta_rule(
     without ``beta``.
 
     Source: arXiv 2512.24695, Eq 88 and 90, with momentum as in Titans. Deviates: exact inside a
-    chunk, where the paper freezes the state. Cost: see chunk.py.
+    chunk, where the paper freezes the state. Cost: see chunk.py; one token alone goes by the step.
 
     >>> x = torch.ones(1, 3, 1, 1)
     >>> momentum_gated_delta_rule(x, x, x, alpha=torch.ones(1, 3, 1))[0].flatten().tolist()
@@ -71,27 +71,26 @@ def momentum_gated_delta_rule(
         raise UserError("erase_key needs beta: without it nothing is erased")
     dtype = torch.promote_types(q.dtype, torch.float32)
 
-    def cast(x: Tensor) -> Tensor:
-        return x.to(dtype)
-
-    def cast_option(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.to(dtype)
-
     with torch.autocast(q.device.type, enabled=False):
-        initial = cast_option(initial)
+        tokens = {"q": q, "k": k, "w": w, "alpha": alpha}
+        tokens = {name: x.to(dtype) for name, x in tokens.items()}
+        options = {"beta": beta, "mu": mu, "erase_key": erase_key}
+        options = {name: None if x is None else x.to(dtype) for name, x in options.items()}
+        initial = None if initial is None else initial.to(dtype)
         if state is None:
-            state = initial_state(cast(w), cast(k), initial)
-        state = DeltaState(cast(state.weight), cast(state.momentum))
+            state = initial_state(tokens["w"], tokens["k"], initial)
+        state = DeltaState(state.weight.to(dtype), state.momentum.to(dtype))
         if not q.shape[1]:
             return q.new_zeros(w.shape), state
+        if q.shape[1] == 1:
+            given = {n: x[:, 0] for n, x in tokens.items()}
+            options |= {"reset": reset, "mask": mask}
+            present = {n: x[:, 0] for n, x in options.items() if x is not None}
+            y, state = _step(state, **given, **present, initial=initial, read=read)
+            return y[:, None].to(q.dtype), state
         y, state = _chunk(
-            cast(q),
-            cast(k),
-            cast(w),
-            alpha=cast(alpha),
-            beta=cast_option(beta),
-            mu=cast_option(mu),
-            erase_key=cast_option(erase_key),
+            **tokens,
+            **options,
             state=state,
             initial=initial,
             read_at=read,
@@ -105,7 +104,7 @@ def momentum_gated_delta_rule(
 OP = Op(
     name="momentum_gated_delta_rule",
     init=initial_state,
-    step=step,
+    step=_step,
     chunk=momentum_gated_delta_rule,
     inputs=inputs,
 )
