@@ -22,6 +22,8 @@ MEMORIES = Registry(
         "titans_mac": "nestling.memories.titans:TitansMAC",
         "titans_mag": "nestling.memories.titans:TitansMAG",
         "titans_mal": "nestling.memories.titans:TitansMAL",
+        "mamba": "nestling.memories.mamba:Mamba",
+        "mamba2": "nestling.memories.mamba:Mamba2",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

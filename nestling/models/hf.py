@@ -58,6 +58,9 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         "token_scale",
         "initial_weight",
         "decay_bias",
+        "log_decay",
+        "step_bias",
+        "skip",
     ]
     _no_split_modules = ["Block"]
     _supports_sdpa = True

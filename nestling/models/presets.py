@@ -90,6 +90,16 @@ def _corrected(size: str) -> Options:
     return {"comba": {"correction_init": 1.0 if size in ("760m", "1.3b") else 0.02}}
 
 
+# channels, of heads of 64: the network inside is all there is, so that its width brings the
+# parameters to the size; keys of 96 where 128 fit no whole number of heads
+MAMBA2_INNER = {"tiny": 448, "small": 960, "340m": 1920, "760m": 2944, "1.3b": 4992}
+MAMBA2_STATE = {"tiny": 96, "small": 96}
+
+
+def _mamba2(size: str) -> Options:
+    return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
+
+
 FAMILIES: dict[str, Family] = {
     "hope": Family(
         pattern=("self_titans", "cms"),
@@ -115,6 +125,14 @@ FAMILIES: dict[str, Family] = {
     "sliding-window": Family(
         pattern=("attention", "mlp"), options=_windowed, feed_forward=FEED_FORWARD
     ),
+    # two layers a repeat, as published: Mamba, then attention of a window
+    "samba": Family(
+        pattern=("mamba", "mlp", "attention", "mlp"),
+        options=_windowed,
+        layers=2,
+        feed_forward={"tiny": 608, "small": 1248, "340m": 2496, "760m": 3760, "1.3b": 7072},
+    ),
+    "mamba2": Family(pattern=("mamba2", "mamba2"), feed_forward={}, options=_mamba2),
     "lstm": Family(
         pattern=("lstm", "mlp"),
         feed_forward={"tiny": 256, "small": 512, "340m": 1024, "760m": 1536, "1.3b": 4096},

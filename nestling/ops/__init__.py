@@ -12,3 +12,4 @@ from nestling.ops.momentum_gated_delta_rule import (
 from nestling.ops.momentum_gated_delta_rule import (
     momentum_gated_delta_rule as momentum_gated_delta_rule,
 )
+from nestling.ops.selective_scan import selective_scan as selective_scan

@@ -48,6 +48,14 @@ TINY = {
     ],
     "titans_mag": [{"period": 4, "expansion": 1, "window": 5, "persistent": 2}],
     "titans_mal": [{"period": 4, "expansion": 1, "window": 5, "persistent": 3}],
+    "mamba": [
+        {"state_size": 5},
+        {"inner_size": 24, "state_size": 3, "step_rank": 4, "convolution": 2},
+    ],
+    "mamba2": [
+        {"head_size": 8, "state_size": 6},
+        {"inner_size": 24, "head_size": 6, "state_size": 4, "groups": 2, "convolution": 1},
+    ],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }
