@@ -121,6 +121,36 @@ def test_blind_to_the_future_and_to_other_rows(name, options):
 
 
 @every_tiny
+def test_generation_from_padded_prompts_is_what_reading_each_again_gives(name, options):
+    model, ids, lengths = create(name, **ONE_LAYER, **options), text(2, 11), (11, 5)
+    mask = torch.ones_like(ids)
+    mask[1, : 11 - lengths[1]] = 0
+    new = 6
+    out = model.generate(
+        ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new, do_sample=False,
+        pad_token_id=0,
+    )  # fmt: skip
+    for row, length in zip(out, lengths, strict=True):
+        alone = row[None, 11 - length :]
+        with torch.no_grad():
+            logits = model(alone).logits[0, length - 1 : -1]
+        chosen = logits.gather(1, alone[0, length:, None])[:, 0]
+        # two tokens that are equally likely may change places
+        assert (logits.amax(1) - chosen < 1e-4).all()
+
+
+@every_tiny
+def test_a_document_start_inside_a_row_equals_a_fresh_row(name, options):
+    model, ids = create(name, **ONE_LAYER, **options), text(2, 40)
+    reset = torch.zeros_like(ids, dtype=torch.bool)
+    reset[0, 17] = reset[1, 23] = True
+    with torch.no_grad():
+        whole = model(ids, reset=reset).logits
+        assert_close(whole[:1, 17:], model(ids[:1, 17:]).logits)
+        assert_close(whole[1:, 23:], model(ids[1:, 23:]).logits)
+
+
+@every_tiny
 def test_saved_and_loaded_is_the_same(name, options, tmp_path):
     model, ids = create(name, vocab_size=64, **options), text(2, 40)
     model.save_pretrained(tmp_path)
