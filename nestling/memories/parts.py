@@ -129,6 +129,21 @@ class ShortConvolution(nn.Module):
         return tail
 
 
+@torch.no_grad()
+def start_with_recall(projection: nn.Linear, convolution: ShortConvolution) -> None:
+    """Make a fresh memory find what followed an earlier occurrence of its input.
+
+    For a joint projection to queries, keys and values and the convolution after it, both drawn
+    already: queries and keys get one projection, and keys see the token before as well.
+    """
+    q, k, _ = projection.weight.chunk(3)
+    k.copy_(q)
+    q, k, v = convolution.weight.mul_(0.2).chunk(3)
+    q[:, -1] += 1
+    v[:, -1] += 1
+    k[:, -2:] += math.sqrt(0.5)
+
+
 def half_life_bias(heads: int, shortest: float, longest: float) -> Float[Tensor, " H"]:
     """Biases b with sigmoid(b) = retention of half-lives spread geometrically over the heads.
 

@@ -241,6 +241,18 @@ def test_a_key_that_fills_a_period_moves_the_answer_to_its_value_and_not_beyond(
     torch.testing.assert_close(answer, rows.v[:, :, -1:], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("recall_start", [True, False])
+def test_a_fresh_memory_finds_what_followed_its_input_where_keys_start_as_queries(recall_start):
+    """The query of a token against the key of the token after it, where it stood before."""
+    module = build(strong=False, hidden_size=64, recall_start=recall_start)
+    x = sequence(12, batch=4, width=64)
+    x[:, 9] = x[:, 4]
+    rows, _ = module.memory.project(x, module.memory.convolution.init_tail(4), Flow())
+    scores = torch.einsum("bhd,bhtd->bht", rows.q[:, :, 9], rows.k[:, :, :9])
+    following = scores[..., 5].mean() - scores[..., [1, 2, 3, 7]].mean()
+    assert (following > 0.2) if recall_start else (following < 0.1)
+
+
 def test_forgetting_to_zero_kills_a_deep_memory_and_to_its_start_does_not():
     """Why ``decay_to`` is "init": with all layers near zero no gradient is left to write with."""
     alive = {}

@@ -13,7 +13,12 @@ from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.core.network import gelu_and_slope
-from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.parts import (
+    ShortConvolution,
+    half_life_bias,
+    start_with_recall,
+    unit,
+)
 from nestling.memories.segments import segments
 from nestling.memories.self_titans.layers import Layers, apply, apply_through, shift_through
 from nestling.ops.momentum_gated_delta_rule import DeltaState
@@ -175,17 +180,11 @@ class SelfTitans(Memory):
         before: a fresh memory then already finds what followed an earlier occurrence of its input.
         """
         config = self.config
-        hidden_size = self.gate.in_features
         with torch.no_grad():
             for linear in (self.projection, self.gate, self.output):
                 linear.weight.normal_(0, 0.02, generator=generator)
-            q, k, v = self.projection.weight.split(hidden_size)
-            k.copy_(q)
             self.convolution.init_weights(generator)
-            q, k, v = self.convolution.weight.mul_(0.2).split(hidden_size)
-            q[:, -1] += 1
-            v[:, -1] += 1
-            k[:, -2:] += math.sqrt(0.5)
+            start_with_recall(self.projection, self.convolution)
             self.norm.weight.fill_(1)
             inner, width = self.initial_first.shape[-2:]
             if self.initial_second is None:

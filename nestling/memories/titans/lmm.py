@@ -11,7 +11,12 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
-from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.parts import (
+    ShortConvolution,
+    half_life_bias,
+    start_with_recall,
+    unit,
+)
 from nestling.memories.segments import segments
 from nestling.memories.titans.network import Weights, add_base, apply, gradients, write
 from nestling.memories.titans.options import MemoryOptions
@@ -74,18 +79,19 @@ class LongTermMemory(nn.Module):
     theta = (1 - eta) theta_max / period * sigmoid(a linear map of x).
 
     Bounded: the error is cut to a root mean square of ``clip``, and in hidden layers the step is
-    divided by epsilon + |u|^2, so that the last layer's writes are bounded whatever it is; with
-    it so are the gradients that it hands back, and so on to the first. S is at most the longest
-    write over theta's share, since theta holds 1 - eta; and a weight at most the longest S over the
-    smallest alpha. Calm besides: the steps of a period add up to at most theta_max, so that a key
-    that fills a whole period moves M(k) to v, and not beyond.
+    divided by epsilon + |u|^2, so that the writes of the last layer are bounded whatever the
+    weights are. S, in which theta's 1 - eta makes a weighted mean of them, is no longer than the
+    longest, and a weight no longer than that over the smallest alpha; so are then the gradients
+    handed back to the layer before, and so on to the first. Calm besides: the steps of a period add
+    up to at most theta_max, so that (momentum aside) a key that fills a whole period moves M(k) to
+    v, and not beyond.
 
-    Source: arXiv 2501.00663, sections 3.1-3.3 and 4.4. Deviates: the
-    step's 1 - eta, 1 / period and energy, and the clip (parts of a data-dependent theta; the paper
-    does not say how theta is bounded); forgetting towards the learned initial memory
-    (``decay_to="zero"``: as printed), since a deep network whose weights all fade can never be
-    written again; the square of the error is halved; depth-wise convolutions without a point-wise
-    part, which the projection before is.
+    Source: arXiv 2501.00663, sections 3.1-3.3 and 4.4. Deviates: the step's 1 - eta, 1 / period and
+    energy, and the clip (parts of a data-dependent theta; the paper does not say how theta is
+    bounded); forgetting towards the learned initial memory (``decay_to="zero"``: as printed), since
+    a deep network whose weights all fade can never be written again; the square of the error is
+    halved; depth-wise convolutions without a point-wise part, which the projection before is. The
+    initialisation is ours: the paper gives none.
     Cost: time O(layers expansion D^2 / H) a token beyond the projections; state 3 times the
     network's weights for each head.
     """
@@ -115,11 +121,14 @@ class LongTermMemory(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Set every parameter so that hidden values are of order one and M(k) small but not zero.
 
-        A last layer of zeros would leave the layers before it without a gradient.
+        A last layer of zeros would leave the layers before it without a gradient. With
+        ``recall_start`` a fresh memory finds what followed an earlier occurrence of its input.
         """
         config = self.config
         self.projection.weight.normal_(0, INITIAL_STD, generator=generator)
         self.convolution.init_weights(generator)
+        if config.recall_start:
+            start_with_recall(self.projection, self.convolution)
         for layer, weight in enumerate(self.initial_layers):
             outer, inner = weight.shape[1:]
             power = GELU_POWER * inner if layer else 1.0

@@ -62,10 +62,18 @@ class TitansMAL(Memory):
         """One layer after the other; ``state=None`` starts afresh."""
         written, pairs = (None, None) if state is None else state
         m, written = self.memory(x, written, flow)
-        prefix = self.memory.read_persistent()
-        prefix = None if prefix is None else self.norm(prefix[0])
+        prefix = self._prefix(pairs, flow)
         y, pairs = self.attention.mix(self.norm(m), pairs, flow, prefix, slides=True)
         return self.attention.output(y), MALState(written, pairs)
+
+    def _prefix(self, pairs: AttentionState | None, flow: Flow) -> Float[Tensor, "P D"] | None:
+        """The answers to the persistent tokens; None once they are out of every row's window."""
+        if pairs is not None and flow.reset is None:
+            beyond = pairs.seen + 1 >= self.config.window
+            if bool(beyond.all()):
+                return None
+        answers = self.memory.read_persistent()
+        return None if answers is None else self.norm(answers[0])
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

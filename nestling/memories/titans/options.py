@@ -21,6 +21,7 @@ class MemoryOptions:
     momentum_init: float = 0.5  # eta at the start of training
     half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
     initial_length: float = 0.1  # length of M(k) at the start of training
+    recall_start: bool = True  # keys start as queries do, and see the token before
     convolution: int = 4  # tokens the short convolutions see
     epsilon: float = 1.0  # added to |u|^2 of the hidden layers
     clip: float = 4.0  # largest root mean square of an error M(k) - v
