@@ -24,6 +24,8 @@ MEMORIES = Registry(
         "titans_mal": "nestling.memories.titans:TitansMAL",
         "mamba": "nestling.memories.mamba:Mamba",
         "mamba2": "nestling.memories.mamba:Mamba2",
+        "omega": "nestling.memories.deep:Omega",
+        "atlas": "nestling.memories.deep:Atlas",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

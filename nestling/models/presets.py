@@ -100,6 +100,11 @@ def _mamba2(size: str) -> Options:
     return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
 
 
+def _narrow(size: str) -> Options:
+    # Newton-Schulz costs the cube of the width; published heads are up to 256 wide
+    return {"atlas": {"heads": SIZES[size]["hidden_size"] // 32}}
+
+
 FAMILIES: dict[str, Family] = {
     "hope": Family(
         pattern=("self_titans", "cms"),
@@ -188,6 +193,15 @@ FAMILIES: dict[str, Family] = {
     "dla": Family(
         pattern=("dla", "mlp"),
         feed_forward={"tiny": 416, "small": 1008, "340m": 2192, "760m": 3312, "1.3b": 6128},
+    ),
+    "omega": Family(
+        pattern=("omega", "mlp"),
+        feed_forward={"tiny": 416, "small": 1008, "340m": 2192, "760m": 3312, "1.3b": 6128},
+    ),
+    "atlas": Family(
+        pattern=("atlas", "mlp"),
+        options=_narrow,
+        feed_forward={"tiny": 496, "small": 1088, "340m": 2256, "760m": 3424, "1.3b": 6656},
     ),
 }
 

@@ -56,6 +56,15 @@ TINY = {
         {"head_size": 8, "state_size": 6},
         {"inner_size": 24, "head_size": 6, "state_size": 4, "groups": 2, "convolution": 1},
     ],
+    "omega": [
+        {"period": 8, "expansion": 2, "window": 5},
+        {"period": 4, "layers": 1, "decay_to": "zero", "window": 1, "degree": 2},
+        {"period": 4, "expansion": 1, "heads": 4, "window": 7, "momentum": True},
+    ],
+    "atlas": [
+        {"period": 8, "expansion": 2, "window": 3},
+        {"period": 4, "layers": 1, "decay_to": "zero", "window": 6, "newton_schulz": 3},
+    ],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
 }

@@ -1,3 +1,5 @@
-"""Networks written by gradients: dot product, windows, and orthogonal momentum."""
+"""Networks written by gradients: of a dot product, of a window's errors, made orthogonal."""
 
+from nestling.memories.deep.atlas import Atlas as Atlas
 from nestling.memories.deep.dla import DLA as DLA
+from nestling.memories.deep.omega import Omega as Omega

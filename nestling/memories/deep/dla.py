@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
-from nestling.memories.deep.memory import DeepMemory, DeepOptions
+from nestling.memories.deep.memory import DeepMemory, DeepOptions, levels_of
 from nestling.memories.deep.network import Weights, Write, write
 from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
 
@@ -68,16 +68,4 @@ class DLA(DeepMemory):
 
     def levels(self) -> list[Level]:
         """The network, written at every token."""
-        return [
-            Level(
-                name="M",
-                period=1,
-                parameters=sum(w.numel() for w in self.initial_layers),
-                per_sequence=True,
-                objective="-<M(k), v>",
-                rule=f"gradient descent with decay, gradients at the state of every "
-                f"{self.config.period} tokens",
-                context="keys and values projected from the tokens",
-                transfer="initialisation: the initial memory is learned through the writes",
-            )
-        ]
+        return levels_of(self, "-<M(k), v>", "gradient descent with decay", None)

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.error import UserError
+from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.memories.deep.features import Polynomial, width
 from nestling.memories.deep.network import Weights, Write, apply, descend, gradients
@@ -336,3 +337,25 @@ def _reset_rows(state: DeepState, start: DeepState, reset: Bool[Tensor, " B"]) -
         choose(start.strength, state.strength),
         torch.where(reset, 0, state.count),
     )
+
+
+def levels_of(memory: DeepMemory, objective: str, rule: str, momentum: str | None) -> list[Level]:
+    """The network, written at every token, and the momentum that goes before it if there is one."""
+    shared: dict[str, Any] = {
+        "period": 1,
+        "parameters": sum(w.numel() for w in memory.initial_layers),
+        "per_sequence": True,
+        "objective": objective,
+        "context": "keys and values projected from the tokens",
+    }
+    network = Level(
+        name="M",
+        rule=f"{rule}, gradients at the state of every {memory.options.period} tokens",
+        transfer="initialisation: the initial memory is learned through the writes",
+        depends_on=("momentum of M",) if momentum else (),
+        **shared,
+    )
+    if momentum is None:
+        return [network]
+    transfer = "direct: added to the weight"
+    return [Level(name="momentum of M", rule=momentum, transfer=transfer, **shared), network]

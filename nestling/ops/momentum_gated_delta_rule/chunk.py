@@ -195,8 +195,8 @@ def erase(
 
 def read(
     q: Float[Tensor, "*M C K"],
-    k: Float[Tensor, "*N C K"],
-    w: Float[Tensor, "*M C V"],
+    k: Float[Tensor, "*N S K"],
+    w: Float[Tensor, "*M S V"],
     erased: Float[Tensor, "*M C V"] | None,
     span: Span,
     state: DeltaState,
@@ -205,7 +205,8 @@ def read(
 ) -> tuple[Float[Tensor, "*M C V"], DeltaState]:
     """Read at every token of one chunk, at the moment of ``span``: after or before its write.
 
-    ``erased`` is what the eraser took away (None: there is none).
+    ``erased`` is what the eraser took away (None: there is none). The writes w k^T may be other
+    tokens than those that read, if ``span.writes`` [*, C, S] has their coefficients.
     ``product`` reads the rows of the state that are meant (passes.py); the state is handed on.
     """
     scores = q @ k.mT

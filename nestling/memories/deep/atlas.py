@@ -1,0 +1,195 @@
+"""Atlas: the Omega rule through a momentum that is made orthogonal."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.memories.deep.memory import DeepMemory, levels_of
+from nestling.memories.deep.network import Weights, Write, read_base, windows
+from nestling.memories.deep.omega import WindowOptions
+from nestling.ops.momentum_gated_delta_rule.chunk import segment_products
+from nestling.ops.momentum_gated_delta_rule.passes import read_rows
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Muon's, so that singular values go to 0.7 .. 1.2
+SMALLEST = 1e-7  # length below which a momentum counts as none
+
+
+class Atlas(DeepMemory):
+    """The Omega rule with Muon as the inner optimizer.
+
+        S_t = mu_t S_{t-1} - sum over i = t - c + 1 .. t of
+                             (1 - mu_i) gamma_i grad |M_anchor(phi(k_i)) - v_i|^2 / 2
+        M_t = alpha_t M_{t-1} + eta_t NewtonSchulz_5(S_t)
+
+    Gradients, windows and features are those of ``Omega``. Momenta of a period are one linear
+    recurrence; each of them, token by token as published, then goes through Newton-Schulz, all
+    tokens of a segment at once. That takes room for one matrix of every layer and token of a
+    segment; backwards they are made anew, so that only one segment's are ever held.
+
+    The step is eta = eta_max / period times a sigmoid, and in hidden layers over the root of
+    their width: M(k) moves by about ``eta_max`` in a period at most.
+
+    Source: arXiv 2505.23735, Eq 32-34 (with the eta of Eq 32). Deviates: as ``Omega``; the step's
+    bound.
+    Cost: time O(T d^2 h) for each head's d x h layers beyond the projections, d = D / H, which is
+    more than all else (use narrow ``heads``); memory O(C d h) with C the tokens of a segment;
+    state 3 times the network's weights for each head, and 2 D numbers a token of the window.
+    """
+
+    update: ClassVar[str] = "S <- mu S - gradients of a window; M <- alpha M + eta NewtonSchulz(S)"
+    source: ClassVar[str] = "arXiv 2505.23735 Eq 32-34"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(WindowOptions):
+        """Options of the memory."""
+
+        eta_max: float = 1.0  # largest step, summed over a period
+        eta_init: float = 0.2  # the same at the start of training
+        newton_schulz: int = 5  # steps
+
+        def __post_init__(self):
+            super().__post_init__()
+            if not 0 < self.eta_init < self.eta_max:
+                raise UserError("need 0 < eta_init < eta_max")
+            if self.newton_schulz < 1:
+                raise UserError("newton_schulz must be at least 1 step")
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__(
+            config,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
+            objective="l2",
+            gates={
+                "gamma": config.gamma_init,
+                "mu": config.momentum_init,
+                "eta": config.eta_init / config.eta_max,
+            },
+            clip=config.clip,
+            window=config.window,
+            degree=config.degree,
+            momentum=True,
+        )
+        self.config = config
+
+    def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
+        return gates["gamma"] * (1 - gates["mu"]) / self.config.window
+
+    def _write(
+        self,
+        writes: list[Write],
+        weights: Weights,
+        momenta: Weights,
+        gates: dict[str, Tensor],
+        mask: Bool[Tensor, "B H C"] | None,
+        x: Float[Tensor, "B H C F"],
+    ) -> tuple[Float[Tensor, "B H C D"], Weights, Weights]:
+        config = self.config
+        alpha, mu = gates["alpha"], gates["mu"]
+        eta = gates["eta"] * (config.eta_max / config.period)
+        if mask is not None:
+            alpha, mu = (torch.where(mask, gate, 1.0) for gate in (alpha, mu))
+            eta = eta * mask
+        decay, theta = segment_products(alpha), segment_products(mu)
+        pushed = theta[..., 1:] @ windows(alpha.shape[-1], self.window, mask, alpha)
+        kept, added = decay[..., 0], decay[..., 1:] * eta[..., None, :]
+        base, layers = self.base(), []
+        for layer, write in enumerate(writes):
+            x = functional.gelu(x) if layer else x
+            step = added / math.sqrt(x.shape[-1]) if layer else added
+            parts = (weights[layer], momenta[layer], *write, x, theta[..., 0], pushed, kept, step)
+            fixed = None if base is None else read_base(base[layer], x)
+            x, *after = _Layer.apply(config.newton_schulz, *parts)
+            x = x if fixed is None else x + fixed
+            layers.append(after)
+        new_weights, new_momenta = zip(*layers, strict=True)
+        return x, new_weights, new_momenta
+
+    def levels(self) -> list[Level]:
+        """The momentum, and the network."""
+        return levels_of(
+            self,
+            f"|M(phi(k)) - v|^2 / 2 of {self.window} tokens",
+            "orthogonal steps with decay",
+            "momentum",
+        )
+
+
+def _write_layer(
+    weight: Float[Tensor, "B H O I"],
+    momentum: Float[Tensor, "B H O I"],
+    u: Float[Tensor, "B H N I"],
+    w: Float[Tensor, "B H N O"],
+    x: Float[Tensor, "B H C I"],
+    carried: Float[Tensor, "B H C"],
+    pushed: Float[Tensor, "B H C N"],
+    kept: Float[Tensor, "B H C"],
+    added: Float[Tensor, "B H C C"],
+    steps: int,
+) -> tuple[Float[Tensor, "B H C O"], Float[Tensor, "B H O I"], Float[Tensor, "B H O I"]]:
+    """Read one layer at x after each of its C writes; weight and momentum after the last.
+
+    S_t = carried_t S_0 + sum over i of pushed(t, i) w_i u_i^T
+    W_t = kept_t W_0 + sum over s of added(t, s) NewtonSchulz(S_s)
+    """
+    momenta = (pushed[..., None] * w[:, :, None]).mT @ u[:, :, None]
+    momenta = momenta + carried[..., None, None] * momentum[:, :, None]
+    steep = orthogonal(momenta, steps)
+    y, weight = read_rows(weight, kept[..., None] * x)
+    answers = steep @ x.mT[:, :, None]
+    y = y + torch.einsum("bhts,bhsot->bhto", added, answers)
+    new = torch.einsum("bhs,bhsoi->bhoi", added[:, :, -1], steep)
+    return y, kept[:, :, -1, None, None] * weight + new, momenta[:, :, -1]
+
+
+class _Layer(torch.autograd.Function):
+    """``_write_layer``, whose matrices of every token are made anew for the gradient.
+
+    torch's checkpoint does the same and took twice as long forwards on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, steps: int, *parts: Tensor) -> tuple[Tensor, ...]:
+        ctx.steps = steps
+        ctx.save_for_backward(*parts)
+        return _write_layer(*parts, steps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        parts = [
+            part.detach().requires_grad_(need)
+            for part, need in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        with torch.enable_grad(), torch.autocast(grads[0].device.type, enabled=False):
+            outputs = _write_layer(*parts, ctx.steps)
+        found = iter(torch.autograd.grad(outputs, [p for p in parts if p.requires_grad], grads))
+        return (None, *(next(found) if need else None for need in wanted))
+
+
+def orthogonal(x: Float[Tensor, "*N O I"], steps: int) -> Float[Tensor, "*N O I"]:
+    """Newton-Schulz: singular values of x over its length are driven towards one, zeros stay.
+
+    Each step is X <- a X + (b G + c G^2) X with G = X X^T (of a tall x: of its transpose). Small
+    singular values grow up to a^steps times, and rounding with them: to gather the polynomials of
+    G first, which would halve the cost, loses two more digits in float32.
+
+    Cost: two products of the size of x and one of the shorter side's a step.
+    """
+    x = x * (x.square().sum((-2, -1), keepdim=True) + SMALLEST**2).rsqrt()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    a, b, c = QUINTIC
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if tall else x
