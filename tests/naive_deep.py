@@ -76,8 +76,10 @@ def unit(x):
 class Head:
     """One head of a memory in one row; ``step`` is the memory's rule, the rest is shared."""
 
-    def __init__(self, module, head, step):
-        self.module, self.head, self.step = module, head, step
+    dot = False
+
+    def __init__(self, module, head, step, strength):
+        self.module, self.head, self.step, self.strength = module, head, step, strength
         self.phi = polynomial(module)
         self.start()
 
@@ -96,7 +98,8 @@ class Head:
         """Sum over the window of strength times gradient, each at the anchor."""
         module, total = self.module, [torch.zeros_like(w) for w in self.initial]
         for k, v, strength in self.window:
-            found = gradients(self.anchor, k, v, self.phi, module.objective, module.clip)
+            objective, clip = ("dot", None) if self.dot else ("l2", module.config.clip)
+            found = gradients(self.anchor, k, v, self.phi, objective, clip)
             for layer, u in enumerate(inputs_of_layers(self.anchor, self.phi(k))):
                 step = strength
                 if layer:
@@ -123,15 +126,18 @@ class Head:
         return y
 
 
-def deep(module, x, step, strength, reset=None):
+class DotHead(Head):
+    """Whose loss is a dot product."""
+
+    dot = True
+
+
+def deep(module, x, step, strength, reset=None, kind=Head):
     """The whole memory for x [B, T, D]: outputs, and the heads as they are at the end."""
     reset = torch.zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset
     rows, states = [], []
     for b in range(len(x)):
-        heads = []
-        for h in range(module.num_heads):
-            heads.append(Head(module, h, step))
-            heads[-1].strength = strength
+        heads = [kind(module, h, step, strength) for h in range(module.num_heads)]
         parts = convolve(module, x[b], reset[b]).view(len(x[b]), 3, module.num_heads, -1)
         outputs = []
         for t in range(len(x[b])):

@@ -26,6 +26,7 @@ MEMORIES = Registry(
         "mamba2": "nestling.memories.mamba:Mamba2",
         "omega": "nestling.memories.deep:Omega",
         "atlas": "nestling.memories.deep:Atlas",
+        "memora": "nestling.memories.deep:Memora",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
     },

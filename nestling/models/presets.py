@@ -100,9 +100,9 @@ def _mamba2(size: str) -> Options:
     return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
 
 
-def _narrow(size: str) -> Options:
-    # Newton-Schulz costs the cube of the width; published heads are up to 256 wide
-    return {"atlas": {"heads": SIZES[size]["hidden_size"] // 32}}
+# widths of heads: a token costs the cube in Newton-Schulz, the square in softmax of the weights
+def _narrow(memory: str, width: int) -> Callable[[str], Options]:
+    return lambda size: {memory: {"heads": SIZES[size]["hidden_size"] // width}}
 
 
 FAMILIES: dict[str, Family] = {
@@ -200,8 +200,13 @@ FAMILIES: dict[str, Family] = {
     ),
     "atlas": Family(
         pattern=("atlas", "mlp"),
-        options=_narrow,
+        options=_narrow("atlas", 32),
         feed_forward={"tiny": 496, "small": 1088, "340m": 2256, "760m": 3424, "1.3b": 6656},
+    ),
+    "memora": Family(
+        pattern=("memora", "mlp"),
+        options=_narrow("memora", 64),
+        feed_forward={"tiny": 416, "small": 1008, "340m": 2208, "760m": 3376, "1.3b": 6608},
     ),
 }
 

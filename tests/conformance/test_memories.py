@@ -60,10 +60,15 @@ TINY = {
         {"period": 8, "expansion": 2, "window": 5},
         {"period": 4, "layers": 1, "decay_to": "zero", "window": 1, "degree": 2},
         {"period": 4, "expansion": 1, "heads": 4, "window": 7, "momentum": True},
+        {"period": 4, "window": 2, "recall_start": False},
     ],
     "atlas": [
         {"period": 8, "expansion": 2, "window": 3},
         {"period": 4, "layers": 1, "decay_to": "zero", "window": 6, "newton_schulz": 3},
+    ],
+    "memora": [
+        {"period": 8, "expansion": 2},
+        {"period": 4, "layers": 1, "decay_to": "zero"},
     ],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],

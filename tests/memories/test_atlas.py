@@ -11,8 +11,8 @@ from nestling.memories.deep import Atlas, Omega, atlas
 
 
 def newton_schulz(x, steps):
-    """As Muon is published: five quintic steps from x over its Frobenius norm."""
-    x = x / x.norm().clamp(min=1e-30)
+    """As Muon is published: quintic steps from x over its Frobenius norm (plus 1e-14, squared)."""
+    x = x / (x.square().sum() + 1e-14).sqrt()
     for _ in range(steps):
         gram = x @ x.mT
         x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x

@@ -16,7 +16,10 @@ def step(head, gates):
 
 
 def loops(module, x, reset=None):
-    return naive.deep(module, x, step, lambda gates: module.config.eta_max * gates["eta"], reset)
+    def strength(gates):
+        return module.config.eta_max * gates["eta"]
+
+    return naive.deep(module, x, step, strength, reset, naive.DotHead)
 
 
 VARIANTS = {

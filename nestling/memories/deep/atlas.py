@@ -2,18 +2,27 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
+from nestling.memories.deep.again import Again
 from nestling.memories.deep.memory import DeepMemory, levels_of
-from nestling.memories.deep.network import Weights, Write, read_base, windows
+from nestling.memories.deep.network import (
+    Weights,
+    Write,
+    descend,
+    gradients,
+    init_layers,
+    read_base,
+    windows,
+)
 from nestling.memories.deep.omega import WindowOptions
 from nestling.ops.momentum_gated_delta_rule.chunk import segment_products
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows
@@ -67,18 +76,29 @@ class Atlas(DeepMemory):
             config,
             hidden_size=hidden_size,
             num_heads=num_heads,
-            objective="l2",
             gates={
                 "gamma": config.gamma_init,
                 "mu": config.momentum_init,
                 "eta": config.eta_init / config.eta_max,
             },
-            clip=config.clip,
             window=config.window,
             degree=config.degree,
             momentum=True,
         )
         self.config = config
+
+    def _init_network(self, generator: torch.Generator | None) -> None:
+        init_layers(self.initial_layers, self.config.initial_length, generator)
+
+    def _writes(
+        self,
+        anchor: Weights,
+        k: Float[Tensor, "B H N D"],
+        v: Float[Tensor, "B H N D"],
+        strength: Float[Tensor, "B H N"],
+    ) -> list[Write]:
+        slopes = gradients(anchor, self.features_of(k), k, v, "l2", self.config.clip)
+        return descend(slopes, strength, self.config.epsilon)
 
     def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
         return gates["gamma"] * (1 - gates["mu"]) / self.config.window
@@ -102,12 +122,13 @@ class Atlas(DeepMemory):
         pushed = theta[..., 1:] @ windows(alpha.shape[-1], self.window, mask, alpha)
         kept, added = decay[..., 0], decay[..., 1:] * eta[..., None, :]
         base, layers = self.base(), []
+        one_layer = partial(_write_layer, steps=config.newton_schulz)
         for layer, write in enumerate(writes):
             x = functional.gelu(x) if layer else x
             step = added / math.sqrt(x.shape[-1]) if layer else added
             parts = (weights[layer], momenta[layer], *write, x, theta[..., 0], pushed, kept, step)
             fixed = None if base is None else read_base(base[layer], x)
-            x, *after = _Layer.apply(config.newton_schulz, *parts)
+            x, *after = Again.apply(one_layer, *parts)
             x = x if fixed is None else x + fixed
             layers.append(after)
         new_weights, new_momenta = zip(*layers, strict=True)
@@ -150,38 +171,12 @@ def _write_layer(
     return y, kept[:, :, -1, None, None] * weight + new, momenta[:, :, -1]
 
 
-class _Layer(torch.autograd.Function):
-    """``_write_layer``, whose matrices of every token are made anew for the gradient.
-
-    torch's checkpoint does the same and took twice as long forwards on a CPU.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, steps: int, *parts: Tensor) -> tuple[Tensor, ...]:
-        ctx.steps = steps
-        ctx.save_for_backward(*parts)
-        return _write_layer(*parts, steps)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[1:]
-        parts = [
-            part.detach().requires_grad_(need)
-            for part, need in zip(ctx.saved_tensors, wanted, strict=True)
-        ]
-        with torch.enable_grad(), torch.autocast(grads[0].device.type, enabled=False):
-            outputs = _write_layer(*parts, ctx.steps)
-        found = iter(torch.autograd.grad(outputs, [p for p in parts if p.requires_grad], grads))
-        return (None, *(next(found) if need else None for need in wanted))
-
-
 def orthogonal(x: Float[Tensor, "*N O I"], steps: int) -> Float[Tensor, "*N O I"]:
     """Newton-Schulz: singular values of x over its length are driven towards one, zeros stay.
 
-    Each step is X <- a X + (b G + c G^2) X with G = X X^T (of a tall x: of its transpose). Small
-    singular values grow up to a^steps times, and rounding with them: to gather the polynomials of
-    G first, which would halve the cost, loses two more digits in float32.
+    The length is sqrt(|x|^2 + SMALLEST^2). Each step is X <- a X + (b G + c G^2) X with G = X X^T,
+    of a tall x: of its transpose. Small singular values grow up to a^steps times, and rounding with
+    them: to gather the polynomials of G first, at half the cost, loses another digit in float32.
 
     Cost: two products of the size of x and one of the shorter side's a step.
     """

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.memories.deep.memory import DeepMemory, DeepOptions, levels_of
-from nestling.memories.deep.network import Weights, Write, write
+from nestling.memories.deep.network import Weights, Write, descend, gradients, init_layers, write
 from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
 
 
@@ -33,6 +34,7 @@ class DLA(DeepMemory):
     class Config(DeepOptions):
         """Options of the memory."""
 
+        initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
         eta_max: float = 1.0  # largest step
         eta_init: float = 0.2  # the same at the start of training
 
@@ -46,10 +48,22 @@ class DLA(DeepMemory):
             config,
             hidden_size=hidden_size,
             num_heads=num_heads,
-            objective="dot",
             gates={"eta": config.eta_init / config.eta_max},
         )
         self.config = config
+
+    def _init_network(self, generator: torch.Generator | None) -> None:
+        init_layers(self.initial_layers, self.config.initial_length, generator)
+
+    def _writes(
+        self,
+        anchor: Weights,
+        k: Float[Tensor, "B H N D"],
+        v: Float[Tensor, "B H N D"],
+        strength: Float[Tensor, "B H N"],
+    ) -> list[Write]:
+        slopes = gradients(anchor, k, k, v, "dot")
+        return descend(slopes, strength, self.config.epsilon)
 
     def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
         return self.config.eta_max * gates["eta"]

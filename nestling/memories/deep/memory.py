@@ -14,13 +14,12 @@ from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.memories.deep.features import Polynomial, width
-from nestling.memories.deep.network import Weights, Write, apply, descend, gradients
-from nestling.memories.parts import ShortConvolution, half_life_bias, unit
+from nestling.memories.deep.network import Weights, Write
+from nestling.memories.parts import ShortConvolution, half_life_bias, start_with_recall, unit
 from nestling.memories.segments import segments
 from nestling.memories.titans.network import add_base
 
 INITIAL_STD = 0.02
-GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +33,9 @@ class DeepOptions:
     # what is forgotten goes to the "init"ial memory, or to "zero" as printed
     decay_to: str = "init"
     half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
-    initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
     convolution: int = 4  # tokens the short convolutions see
     epsilon: float = 1.0  # added to |u|^2 of the hidden layers
+    recall_start: bool = True  # keys start as queries do, and see the token before
 
     def __post_init__(self):
         for name in ("layers", "expansion", "period", "convolution"):
@@ -86,20 +85,20 @@ class DeepMemory(Memory):
     """A residual network M for every row and head, written by gradients of a loss of its own.
 
         q, k, v = silu(conv(x W)), q and k of unit length
-        y = W_o (norm(M_t(q_t)) * silu(W_g x)),   M(x) = x + W_1 gelu(W_2 phi(x))
+        y = W_o (norm(M_t(q_t)) * silu(W_g x)),   M(x) = x + network(phi(x))
 
     Gradients are taken at the anchor, the memory that opened a period of ``period`` tokens; inside
     a period the recurrence of weights is exact. How M_t comes of the gradients of the last
-    ``window`` tokens is ``_write``, the memories' own. Gates are sigmoids of linear maps of x, one
-    for each token and head; ``alpha`` is what is retained.
+    ``window`` tokens is the memories' own: ``_writes`` and ``_write``. Gates are sigmoids of linear
+    maps of x, one for each token and head; ``alpha`` is what is retained.
 
     In hidden layers a write is divided by epsilon + |u|^2, so that a write of the last layer is
     bounded whatever its input is, and with it what goes back to the layers before.
 
-    Source: arXiv 2505.23735, section 3-5. Deviates: that division; forgetting towards the learned
+    Source: arXiv 2505.23735, sections 3-5. Deviates: that division; forgetting towards the learned
     initial memory (``decay_to="zero"``: as printed), since a deep network whose weights all fade
     can never be written again; depth-wise convolutions without a point-wise part, which the
-    projection before is.
+    projection before is. The initialisation is ours: the paper gives none.
     """
 
     def __init__(
@@ -108,9 +107,7 @@ class DeepMemory(Memory):
         *,
         hidden_size: int,
         num_heads: int,
-        objective: str,
         gates: dict[str, float],
-        clip: float = math.inf,
         window: int = 1,
         degree: int = 1,
         momentum: bool = False,
@@ -122,7 +119,6 @@ class DeepMemory(Memory):
         self.options = config
         self.alignment = config.period
         self.num_heads = heads
-        self.objective, self.clip = objective, clip
         self.window, self.momentum = window, momentum
         self.gate_starts = gates
         size = hidden_size // heads
@@ -144,21 +140,15 @@ class DeepMemory(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every parameter so that hidden values are of order one and M(x) is near x.
-
-        A last layer of zeros would leave the layers before it without a gradient.
-        """
+        """Set every parameter; those of the network so that it is in its working range."""
         for linear in (self.projection, self.gate, self.output):
             linear.weight.normal_(0, INITIAL_STD, generator=generator)
         self.convolution.init_weights(generator)
+        if self.options.recall_start:
+            start_with_recall(self.projection, self.convolution)
         if self.features is not None:
             self.features.init_weights()
-        for layer, weight in enumerate(self.initial_layers):
-            outer, inner = weight.shape[1:]
-            power = GELU_POWER * inner if layer else 1.0
-            last = layer == len(self.initial_layers) - 1
-            length = self.options.initial_length / math.sqrt(outer) if last else 1.0
-            weight.normal_(0, length / math.sqrt(power), generator=generator)
+        self._init_network(generator)
         starts = {name: math.log(s / (1 - s)) for name, s in self.gate_starts.items()}
         retention = half_life_bias(self.num_heads, *self.options.half_life)
         for gate, start in ({"alpha": retention} | starts).items():
@@ -241,16 +231,29 @@ class DeepMemory(Memory):
         v = torch.cat([state.values, rows.v], dim=2)
         strength = torch.cat([state.strength, strength], dim=2)
         anchor, running = add_base(state.anchor, state.weight, self.base())
-        slopes = gradients(anchor, self._features(k), k, v, self.objective, self.clip)
-        writes = descend(slopes, strength, self.options.epsilon)
-        x = self._features(rows.q)
+        writes = self._writes(anchor, k, v, strength)
+        x = self.features_of(rows.q)
         y, weight, momentum = self._write(writes, running, state.momentum, rows.gates, mask, x)
         keys, values, strength = (_last(part, self.window - 1, valid) for part in (k, v, strength))
         state = state._replace(keys=keys, values=values, strength=strength, momentum=momentum)
         return rows.q + y, self._close(state, weight, valid, rows.k.shape[2], ends)
 
-    def _features(self, x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N F"]:
+    def features_of(self, x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N F"]:
         return x if self.features is None else self.features(x)
+
+    @abstractmethod
+    def _init_network(self, generator: torch.Generator | None) -> None:
+        """Set the initial memory."""
+
+    @abstractmethod
+    def _writes(
+        self,
+        anchor: Weights,
+        k: Float[Tensor, "B H N D"],
+        v: Float[Tensor, "B H N D"],
+        strength: Float[Tensor, "B H N"],
+    ) -> list[Write]:
+        """What each token adds to the layers in every step whose window it is in."""
 
     @abstractmethod
     def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
@@ -292,18 +295,6 @@ class DeepMemory(Memory):
         moves = moves[:, None, None, None]
         pairs = zip(weight, state.anchor, strict=True)
         return state._replace(anchor=tuple(torch.where(moves, new, old) for new, old in pairs))
-
-    @torch.no_grad()
-    def reach(self, state: DeepState, samples: int = 256) -> Float[Tensor, " H"]:
-        """Mean length of M(x) - x over random unit x, of the first row's memory, by head."""
-        base = self.base()
-        weights = tuple(w[0] for w in state.weight)
-        weights = weights if base is None else tuple(map(torch.add, weights, base))
-        generator = torch.Generator().manual_seed(0)
-        x = unit(torch.randn(samples, len(self.norm.weight), generator=generator).to(weights[0]))
-        return (
-            apply(weights, self._features(x).expand(self.num_heads, -1, -1)).norm(dim=-1).mean(-1)
-        )
 
 
 def _last(

@@ -4,6 +4,8 @@ Letters: M(x) = x + W_L gelu(... gelu(W_1 phi(x))), W_l its layers [*, out, in],
 of x, u_l the input of layer l (u_1 = phi(k)), g_l the gradient of the inner loss for its output.
 """
 
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import Coefficients, close, read
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows, read_rows_back
 
+GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
 Weights = tuple[Tensor, ...]  # [*B, H, out, in] for each layer, that of the input first
 
 
@@ -26,11 +29,20 @@ class Write(NamedTuple):
     outputs: Float[Tensor, "B H N O"]
 
 
-def apply(weights: Weights, x: Float[Tensor, "*N C I"]) -> Float[Tensor, "*N C O"]:
-    """W_L gelu(... gelu(W_1 x)): the network without its residual."""
-    for layer, weight in enumerate(weights):
-        x = (functional.gelu(x) if layer else x) @ weight.mT
-    return x
+@torch.no_grad()
+def init_layers(
+    layers: Iterable[Tensor], length: float, generator: torch.Generator | None = None
+) -> None:
+    """Draw layers so that hidden values are of order one, and M(x) - x of ``length``, for unit x.
+
+    A last layer of zeros would leave the layers before it without a gradient.
+    """
+    layers = list(layers)
+    for layer, weight in enumerate(layers):
+        outer, inner = weight.shape[-2:]
+        power = GELU_POWER * inner if layer else 1.0
+        size = length / math.sqrt(outer) if layer == len(layers) - 1 else 1.0
+        weight.normal_(0, size / math.sqrt(power), generator=generator)
 
 
 def gradients(
@@ -39,7 +51,7 @@ def gradients(
     k: Float[Tensor, "B H N D"],
     v: Float[Tensor, "B H N D"],
     objective: str,
-    clip: float,
+    clip: float = math.inf,
 ) -> list[Write]:
     """Inputs and output gradients of every layer, at the anchor.
 

@@ -3,13 +3,23 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.memories.deep.memory import DeepMemory, DeepOptions, levels_of
-from nestling.memories.deep.network import Weights, Write, over_windows, windows, write
+from nestling.memories.deep.network import (
+    Weights,
+    Write,
+    descend,
+    gradients,
+    init_layers,
+    over_windows,
+    windows,
+    write,
+)
 from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
 
 
@@ -17,6 +27,7 @@ from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
 class WindowOptions(DeepOptions):
     """Options of the memories that regress on a window."""
 
+    initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
     window: int = 16  # tokens whose errors each write makes smaller
     degree: int = 1  # of the polynomial features of keys and queries; 1: themselves
     clip: float = 4.0  # largest root mean square of an error M(k) - v
@@ -81,14 +92,25 @@ class Omega(DeepMemory):
             config,
             hidden_size=hidden_size,
             num_heads=num_heads,
-            objective="l2",
             gates=gates,
-            clip=config.clip,
             window=config.window,
             degree=config.degree,
             momentum=config.momentum,
         )
         self.config = config
+
+    def _init_network(self, generator: torch.Generator | None) -> None:
+        init_layers(self.initial_layers, self.config.initial_length, generator)
+
+    def _writes(
+        self,
+        anchor: Weights,
+        k: Float[Tensor, "B H N D"],
+        v: Float[Tensor, "B H N D"],
+        strength: Float[Tensor, "B H N"],
+    ) -> list[Write]:
+        slopes = gradients(anchor, self.features_of(k), k, v, "l2", self.config.clip)
+        return descend(slopes, strength, self.config.epsilon)
 
     def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
         largest = self.config.gamma_max / (self.config.period * self.config.window)

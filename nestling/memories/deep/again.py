@@ -1,0 +1,37 @@
+"""A function whose insides are made anew for the gradient."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Again(torch.autograd.Function):
+    """``Again.apply(function, *tensors)``: keeps only the tensors, calls the function twice.
+
+    torch's checkpoint does the same and took twice as long forwards on a CPU, with room that it
+    gave back and asked for again. What it computes may be differentiated once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., tuple[Tensor, ...]], *parts: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.function = function
+        ctx.save_for_backward(*parts)
+        return function(*parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        parts = [
+            part.detach().requires_grad_(need)
+            for part, need in zip(ctx.saved_tensors, wanted, strict=True)
+        ]
+        with torch.enable_grad(), torch.autocast(grads[0].device.type, enabled=False):
+            outputs = ctx.function(*parts)
+        found = iter(torch.autograd.grad(outputs, [p for p in parts if p.requires_grad], grads))
+        return (None, *(next(found) if need else None for need in wanted))
