@@ -1,13 +1,13 @@
 """The continuum memory system as a chain: MLP levels in series, fast to slow."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nestling.core.cms import check_periods
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
@@ -55,14 +55,7 @@ class CMS(Memory):
         regime: str = "training"  # who writes: "training" = the optimizer, at each level's period
 
         def __post_init__(self):
-            if not self.periods or min(self.periods) < 1:
-                raise UserError("cms.periods must name at least one period of 1 token or more")
-            for fast, slow in pairwise(self.periods):
-                if slow <= fast or slow % fast:
-                    raise UserError(
-                        f"cms.periods {list(self.periods)} must grow, each dividing the next: "
-                        f"{slow} is no larger multiple of {fast}"
-                    )
+            check_periods(self.periods, "cms.periods")
             if self.intermediate_size is not None and self.intermediate_size < 1:
                 raise UserError("cms.intermediate_size must be at least 1")
             if self.regime not in REGIMES:

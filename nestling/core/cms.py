@@ -1,0 +1,228 @@
+"""A level of the continuum memory system: weights that are written once a period, as values.
+
+Used inside a sequence (regime R1), where everything here is differentiated through, and at test
+time (R3). A level starts from weights that others own (``start``: learned initial states, or a
+pretrained network) and its state holds how far it has moved from there, row by row of a batch:
+
+    state = new_level(level, start, rows)
+    weights = moved(start, state)                              # read with these until the write
+    state = gathered(state, gradients, seen=..., terms=...)    # as often as one likes
+    state = written(level, start, state)                       # rows whose period is full
+
+Source: arXiv 2512.24695, Eq 71. Deviates: the sum has C terms, where C + 1 are printed, and is
+divided by their number, so that a learning rate means the same at every period.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nestling.core.descent import RULES, Evidence, RuleOptions, length, wide
+from nestling.core.error import UserError, did_you_mean
+
+# ntp: the loss of the next token, through the layers above; teach: the head's gradient at the
+# level's own output; local: the level's own reconstruction of what comes next
+OBJECTIVES = ("ntp", "local", "teach")
+
+Tensors = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CMSLevel:
+    """When a level is written, from what, and how."""
+
+    period: int  # tokens between two writes
+    rule: str = "gradient"  # the error component f: a name of nestling.core.descent.RULES
+    lr: float = 0.1  # learning rate eta
+    objective: str = "ntp"  # what a write makes smaller: "ntp", "local" or "teach"
+    reduction: str = "mean"  # of the gradients of a period: "mean" or "sum"
+    clip: float | None = 1.0  # longest gradient of a write, all tensors together; None: any
+    trust: float | None = 1.0  # farthest from the start, as a fraction of its length; None: any
+    options: RuleOptions = field(default_factory=RuleOptions)  # constants of the rule
+
+    def __post_init__(self):
+        if self.period < 1:
+            raise UserError(f"the period of a level is {self.period}: give at least 1 token")
+        if not self.lr >= 0:
+            raise UserError(f"the learning rate of a level is {self.lr}: give at least 0")
+        choices = (("rule", RULES), ("objective", OBJECTIVES), ("reduction", ("mean", "sum")))
+        for name, known in choices:
+            if (value := getattr(self, name)) not in known:
+                raise UserError(
+                    f"unknown {name} {value!r} of a level: {did_you_mean(value, known)}"
+                )
+        for name in ("clip", "trust"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UserError(f"{name} of a level must be above 0, or None for no bound")
+
+
+def check_periods(periods: Sequence[int], name: str) -> None:
+    """Raise UserError unless the periods (tokens) grow, each dividing the next."""
+    if not periods or min(periods) < 1:
+        raise UserError(f"{name} must name at least one period of 1 token or more")
+    for fast, slow in pairwise(periods):
+        if slow <= fast or slow % fast:
+            raise UserError(
+                f"{name} {list(periods)} must grow, each dividing the next: "
+                f"{slow} is no larger multiple of {fast}"
+            )
+
+
+class LevelState(NamedTuple):
+    """All that a level remembers, in every row; float32 or wider."""
+
+    moved: Tensors  # weights minus start, each [B, *S]
+    total: Tensors  # gradients summed over the open period
+    gram: Tensors  # dgd: sums of x x^T over the inputs of each linear map, [B, 0, 0] for others
+    buffers: tuple[Tensors, ...]  # the rule's memories of gradients, for each tensor
+    terms: Float[Tensor, " B"]  # gradients in ``total``
+    seen: Int[Tensor, " B"]  # tokens since the row's start
+    writes: Int[Tensor, " B"]  # writes since the row's start
+
+
+def new_level(
+    level: CMSLevel, start: Sequence[Tensor], rows: int, inputs: Sequence[int] = ()
+) -> LevelState:
+    """The state before the first token: nothing moved, nothing gathered.
+
+    ``start`` holds one tensor [*S] for each of the level. ``inputs`` is read for the rule dgd
+    alone: for each tensor the width of a linear map's inputs, or 0 if it is none.
+    """
+    plain = [torch.zeros(rows, *s.shape, dtype=_wide_type(s), device=s.device) for s in start]
+    names = RULES[level.rule].buffers
+    grams = inputs if level.rule == "dgd" else [0] * len(plain)
+    if len(grams) != len(plain):
+        raise ValueError("dgd: give the width of the inputs of every tensor, 0 for no linear map")
+    count = torch.zeros(rows, dtype=torch.long, device=start[0].device)
+    return LevelState(
+        tuple(plain),
+        tuple(torch.zeros_like(x) for x in plain),
+        tuple(x.new_zeros(rows, k, k) for x, k in zip(plain, grams, strict=True)),
+        tuple(tuple(torch.zeros_like(x) for _ in names) for x in plain),
+        plain[0].new_zeros(rows),
+        count,
+        torch.zeros_like(count),
+    )
+
+
+def _wide_type(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def moved(start: Sequence[Tensor], state: LevelState) -> Tensors:
+    """The weights of each row: start ([*S], or [B, *S] if each row has its own) plus what moved."""
+    return tuple(s.to(m.dtype) + m for s, m in zip(start, state.moved, strict=True))
+
+
+def gathered(
+    state: LevelState,
+    gradients: Sequence[Float[Tensor, "B *_"]],
+    *,
+    seen: Int[Tensor, " B"],
+    terms: Float[Tensor, " B"] | None = None,
+    gram: Sequence[Float[Tensor, "B _ _"]] = (),
+) -> LevelState:
+    """Take up the gradients of more tokens: sums over ``terms`` of them (None: over ``seen``).
+
+    ``seen`` is the tokens the rows have read since the last call. Gradients are taken at the
+    weights of the open period, ``moved``.
+    """
+    added = seen.to(state.terms.dtype) if terms is None else terms.to(state.terms.dtype)
+    return state._replace(
+        total=tuple(a + b.to(a.dtype) for a, b in zip(state.total, gradients, strict=True)),
+        gram=tuple(a + b.to(a.dtype) for a, b in zip(state.gram, gram, strict=True))
+        if gram
+        else state.gram,
+        terms=state.terms + added,
+        seen=state.seen + seen,
+    )
+
+
+def due(level: CMSLevel, state: LevelState) -> Bool[Tensor, " B"]:
+    """Rows whose period is full and not yet written."""
+    return (state.seen % level.period == 0) & (state.terms > 0)
+
+
+def written(
+    level: CMSLevel,
+    start: Sequence[Tensor],
+    state: LevelState,
+    *,
+    rows: Bool[Tensor, " B"] | None = None,
+    lr: Float[Tensor, ""] | None = None,
+) -> LevelState:
+    """Write the rows that are ``due`` (or ``rows``), and open their next period.
+
+    One step of the rule with the gradients of the period, clipped; then what has moved is brought
+    back within the trust bound. ``lr`` replaces the level's own rate (a learned one). A row whose
+    gradient is no finite number is not moved.
+    """
+    rows = due(level, state) if rows is None else rows
+    eta = level.lr if lr is None else lr
+    gradients, grams, sound = _evidence(level, state)
+    number = state.writes + 1
+    base = moved(start, state) if level.options.erase_whole else state.moved
+    steps = [
+        RULES[level.rule].step(level.options, eta, Evidence(g, w, gram), buffers, number)
+        for g, w, gram, buffers in zip(gradients, base, grams, state.buffers, strict=True)
+    ]
+    after = tuple(m + change for m, (change, _) in zip(state.moved, steps, strict=True))
+    after = trusted(level, start, after)
+    step = rows & sound
+    return LevelState(
+        chosen(step, after, state.moved),
+        chosen(rows, tuple(map(torch.zeros_like, state.total)), state.total),
+        chosen(rows, tuple(map(torch.zeros_like, state.gram)), state.gram),
+        tuple(chosen(step, new, old) for (_, new), old in zip(steps, state.buffers, strict=True)),
+        state.terms.masked_fill(rows, 0),
+        state.seen,
+        state.writes + step.long(),
+    )
+
+
+def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Bool[Tensor, " B"]]:
+    """Gradients of the period, reduced and clipped; Gram matrices; rows that are finite."""
+    terms = state.terms.clamp_min(1)
+    scale = 1 / terms if level.reduction == "mean" else torch.ones_like(terms)
+    norm = length(torch.cat([x.flatten(1) for x in state.total], dim=1)) * scale
+    sound = norm.isfinite()
+    if level.clip is not None:
+        scale = scale * (level.clip / norm.clamp_min(level.clip))
+    gradients = tuple(torch.where(wide(sound, x), x * wide(scale, x), 0.0) for x in state.total)
+    return gradients, tuple(x / wide(terms, x) for x in state.gram), sound
+
+
+def trusted(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
+    """What has moved, shortened to ``level.trust`` times the length of the start (all tensors)."""
+    if level.trust is None:
+        return move
+    width = move[0].shape[0]
+    whole = length(torch.cat([x.flatten(1) for x in move], dim=1))
+    flat = [s.expand(width, *m.shape[1:]).flatten(1) for s, m in zip(start, move, strict=True)]
+    radius = level.trust * length(torch.cat([x.to(whole.dtype) for x in flat], dim=1))
+    return tuple(x * wide(radius / torch.maximum(whole, radius), x) for x in move)
+
+
+def restarted(state: LevelState, rows: Bool[Tensor, " B"]) -> LevelState:
+    """These rows back at the start: nothing moved, gathered or counted."""
+
+    def zero(x: Tensor) -> Tensor:
+        return x.masked_fill(wide(rows, x), 0)
+
+    def each(tensors: Tensors) -> Tensors:
+        return tuple(map(zero, tensors))
+
+    moved_, total, gram, buffers, *counts = state
+    return LevelState(
+        each(moved_), each(total), each(gram), tuple(map(each, buffers)), *map(zero, counts)
+    )
+
+
+def chosen(rows: Bool[Tensor, " B"], new: Tensors, old: Tensors) -> Tensors:
+    """``new`` in these rows, ``old`` in the others."""
+    return tuple(torch.where(wide(rows, a), a, b) for a, b in zip(new, old, strict=True))
