@@ -1,7 +1,7 @@
-"""Measurements: of a trained model as it is used, and of what training costs."""
+"""Measurements: of a trained model as it is used, and of what everything costs."""
 
 from nestling.bench.memory import peak_of
 from nestling.bench.stream import stream
-from nestling.bench.training_cost import resolve, training
+from nestling.bench.training_cost import Shape, resolve, training
 
-__all__ = ["peak_of", "resolve", "stream", "training"]
+__all__ = ["Shape", "peak_of", "resolve", "stream", "training"]

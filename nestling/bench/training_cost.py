@@ -1,16 +1,15 @@
-"""What a training step costs: every preset side by side, in one run."""
+"""What a training step costs: every preset and peer side by side, in one run."""
 
-import statistics
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nestling.bench.gate import hold, streaming_error
 from nestling.bench.memory import peak_of
+from nestling.bench.turns import Contestant, over, say, spread, take_turns
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.data import Batch
@@ -18,7 +17,28 @@ from nestling.models import HopeForCausalLM, create
 from nestling.train import Run, TrainConfig
 
 REFERENCE = "transformer"  # the family that all others are compared with
-GATE = 1e-4  # relative error of streaming above which nothing is measured
+
+
+class Shape(NamedTuple):
+    """What a step reads: ``rows`` of ``length`` tokens."""
+
+    rows: int
+    length: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Shape":
+        """Read ROWSxLENGTH; anything else raises UserError.
+
+        >>> Shape.parse("4x512"), str(Shape(1, 4096))
+        (Shape(rows=4, length=512), '1x4096')
+        """
+        parts = text.split("x")
+        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            raise UserError(f"{text!r} is no shape; give ROWSxLENGTH in tokens, such as 4x512")
+        return cls(int(parts[0]), int(parts[1]))
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.length}"
 
 
 class RandomText:
@@ -47,28 +67,6 @@ class RandomText:
         """No place to go to."""
 
 
-@dataclass
-class Contestant:
-    """A model under the clock, with the seconds of each of its rounds."""
-
-    name: str
-    run: Run
-    seconds: list[float]
-
-
-def streaming_error(model: HopeForCausalLM, length: int = 40) -> float:
-    """Relative error of logits read in two pieces against those read at once."""
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(model.config.vocab_size, (2, length), generator=generator)
-    ids = ids.to(model.device)
-    with torch.no_grad():
-        whole = model(ids).logits
-        first = model(ids[:, : length // 3], use_cache=True)
-        rest = model(ids[:, length // 3 :], past_key_values=first.past_key_values, use_cache=True)
-    pieces = torch.cat((first.logits, rest.logits), dim=1)
-    return float((pieces - whole).norm() / whole.norm())
-
-
 def state_bytes(model: HopeForCausalLM, length: int) -> int:
     """Bytes of what one row remembers after ``length`` tokens."""
     with torch.no_grad():
@@ -85,87 +83,105 @@ def state_bytes(model: HopeForCausalLM, length: int) -> int:
     return total
 
 
-def contestant(name: str, *, vocab_size: int, batch_size: int, length: int, device: str):
-    """A preset and its optimizer, if streaming equals the full forward; else UserError."""
+@dataclass(kw_only=True)
+class Entrant:
+    """A model whose training step is timed at one shape, and what is known of it beforehand."""
+
+    shape: Shape
+    contestant: Contestant
+    about: dict[str, Any]
+
+
+def entrant(
+    name: str, shape: Shape, *, vocab_size: int, device: str, peak: bool, quiet: bool
+) -> Entrant:
+    """A preset and its optimizer after a first step, if its gate is green; else UserError."""
     model = create(name, vocab_size=vocab_size).to(device)
-    error = streaming_error(model)
-    if not error < GATE:
-        raise UserError(
-            f"{name}: reading in two pieces differs from reading at once by {error:.1e}; "
-            "speed is not measured of what is wrong: mend it first"
-        )
-    config = TrainConfig(batch_size=batch_size, sequence_length=length, carry=False)
-    return Contestant(name, Run(model, RandomText(vocab_size, batch_size, length), config), [])
-
-
-def wait(device: str) -> None:
-    """Until the device has done what it was given."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+    gate = hold(name, {"reading in two pieces and at once": streaming_error(model)})
+    config = TrainConfig(batch_size=shape.rows, sequence_length=shape.length, carry=False)
+    run = Run(model, RandomText(vocab_size, *shape), config)
+    about: dict[str, Any] = {"gate": gate, **sizes(model, shape.length)}
+    run.step()
+    about["peak_mib"] = peak_of(run.step, device) / 2**20 if peak else None
+    about["first_loss"] = run.totals.first_loss
+    say(f"{name} at {shape}: ready", quiet)
+    return Entrant(shape=shape, contestant=Contestant(name=name, work=run.step), about=about)
 
 
 def training(
     presets: Sequence[str],
+    shapes: Sequence[Shape] = (Shape(4, 256),),
     *,
-    batch_size: int = 4,
-    length: int = 256,
     rounds: int = 5,
     vocab_size: int = 4096,
     device: str = "cpu",
+    peak: bool = True,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure a training step (forward, backward, AdamW) of each preset on the same tokens.
 
-    The presets take turns, one step each a round, after two steps that are not counted; so the
-    ratios are of figures taken under the same load. Gives for each preset ``tokens_per_second``
-    (median over the rounds, with the slowest and the fastest), ``over_reference`` (median over
-    rounds of its speed over that of the first preset), ``peak_mib`` (the most that the tensors of
+    All presets at all shapes take turns, one step each a round, after steps that are not counted;
+    so the ratios are of figures taken under the same load. Gives for each shape and preset
+    ``tokens_per_second`` (median over the rounds, with the slowest and the fastest),
+    ``over_reference`` (median over rounds of its speed over that of the first preset at this
+    shape, with ``over_lowest`` and ``over_highest``), ``peak_mib`` (the most that the tensors of
     one step take beside weights and optimizer), ``num_parameters``, ``num_non_embedding`` and
-    ``state_bytes`` (of one row after ``length`` tokens). Raises UserError for a preset whose
-    streaming does not equal its full forward.
+    ``state_bytes`` (of one row after ``length`` tokens); ``time_per_token`` of each preset is that
+    of the longest shape over that of the shortest of as many rows. Raises UserError for a preset
+    whose streaming does not equal its full forward.
     """
-    if min(batch_size, length, rounds) < 1 or not presets:
-        raise UserError("give at least one preset, row, token and round")
-    shape = {"vocab_size": vocab_size, "batch_size": batch_size, "length": length}
-    entrants, peaks = [], {}
-    for name in presets:
-        entrant = contestant(name, **shape, device=device)
-        entrant.run.step()
-        peaks[name] = peak_of(entrant.run.step, device)
-        entrants.append(entrant)
-        if not quiet:
-            print(f"{name}: ready, {peaks[name] / 2**20:,.0f} MiB a step", file=sys.stderr)
-    for number in range(rounds):
-        for entrant in entrants:
-            wait(device)
-            begin = time.perf_counter()
-            entrant.run.step()
-            wait(device)
-            entrant.seconds.append(time.perf_counter() - begin)
-        if not quiet:
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
-    reference = entrants[0]
-    rows = {
-        entrant.name: figures(entrant, reference, batch_size * length)
-        | {"peak_mib": peaks[entrant.name] / 2**20, **sizes(entrant.run.model, length)}
-        for entrant in entrants
-    }
-    return {"reference": reference.name, "rounds": rounds, "presets": rows}
-
-
-def figures(entrant: Contestant, reference: Contestant, tokens: int) -> dict[str, Any]:
-    """Speed of one preset, alone and over the reference's in the same rounds."""
-    speeds = sorted(tokens / seconds for seconds in entrant.seconds)
-    ratios = [
-        theirs / ours for ours, theirs in zip(entrant.seconds, reference.seconds, strict=True)
+    if rounds < 1 or not presets or not shapes:
+        raise UserError("give at least one preset, shape and round")
+    options: dict[str, Any] = {"vocab_size": vocab_size, "device": device, "peak": peak}
+    entrants = [
+        entrant(name, shape, **options, quiet=quiet) for shape in shapes for name in presets
     ]
+    contestants = [entrant.contestant for entrant in entrants]
+    take_turns(contestants, rounds=rounds, device=device, quiet=quiet)
+    found = {}
+    for shape in shapes:
+        here = [entrant for entrant in entrants if entrant.shape == shape]
+        found[str(shape)] = {
+            "presets": {e.contestant.name: figures(e, here[0]) for e in here},
+        }
     return {
-        "tokens_per_second": statistics.median(speeds),
-        "slowest": speeds[0],
-        "fastest": speeds[-1],
-        "over_reference": statistics.median(ratios),
-        "first_loss": entrant.run.totals.first_loss,
+        "reference": presets[0],
+        "rounds": rounds,
+        "shapes": found,
+        "presets": found[str(shapes[0])]["presets"],
+        "time_per_token": time_per_token(entrants),
     }
+
+
+def figures(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
+    """Speed of one preset, alone and over the reference's in the same rounds."""
+    tokens = entrant.shape.rows * entrant.shape.length
+    speed = spread([tokens / seconds for seconds in entrant.contestant.seconds])
+    ratio = over(entrant.contestant, reference.contestant)
+    return {
+        "tokens_per_second": speed.median,
+        "slowest": speed.lowest,
+        "fastest": speed.highest,
+        "over_reference": ratio.median,
+        "over_lowest": ratio.lowest,
+        "over_highest": ratio.highest,
+        **entrant.about,
+    }
+
+
+def time_per_token(entrants: Sequence[Entrant]) -> dict[str, dict[str, float]]:
+    """Of each name: seconds a token at its longest shape over its shortest of as many rows."""
+    found = {}
+    for name in dict.fromkeys(entrant.contestant.name for entrant in entrants):
+        own = [entrant for entrant in entrants if entrant.contestant.name == name]
+        longest = max(own, key=lambda entrant: entrant.shape.length)
+        same = [entrant for entrant in own if entrant.shape.rows == longest.shape.rows]
+        shortest = min(same, key=lambda entrant: entrant.shape.length)
+        if shortest is not longest:
+            growth = longest.shape.length / shortest.shape.length
+            ratio = over(shortest.contestant, longest.contestant).median / growth
+            found[name] = {f"{longest.shape} over {shortest.shape}": ratio}
+    return found
 
 
 def sizes(model: HopeForCausalLM, length: int) -> dict[str, int]:

@@ -26,7 +26,7 @@ VERBS = {
     "generate": "continue a text with a trained model",
     "levels": "print the nested system of a model and its optimizer",
     "study": "run grids of measurements: list, run, status",
-    "bench": "measure: streaming of a trained model, the cost of training",
+    "bench": "measure: streaming of a trained model, and what everything costs",
     "list": "name every preset, memory, corpus, task and study",
 }
 USER_ERROR = 2

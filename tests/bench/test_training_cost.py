@@ -3,17 +3,18 @@
 import pytest
 import torch
 
-from nestling.bench import peak_of, resolve, training
-from nestling.bench.training_cost import state_bytes, streaming_error
+from nestling.bench import Shape, peak_of, resolve, training
+from nestling.bench.gate import streaming_error
+from nestling.bench.training_cost import state_bytes
 from nestling.core.error import UserError
 from nestling.models import create
 from nestling.models.presets import FAMILIES
 
-SHAPE = {"batch_size": 2, "length": 32, "rounds": 2, "vocab_size": 64, "quiet": True}
+SMALL = {"shapes": [Shape(2, 32)], "rounds": 2, "vocab_size": 64, "quiet": True}
 
 
 def test_every_preset_is_measured_against_the_first():
-    found = training(["transformer-tiny", "hope-tiny"], **SHAPE)
+    found = training(["transformer-tiny", "hope-tiny"], **SMALL)
     assert found["reference"] == "transformer-tiny"
     assert found["presets"]["transformer-tiny"]["over_reference"] == 1
     for row in found["presets"].values():
@@ -44,8 +45,8 @@ def test_what_streams_wrongly_is_not_timed(monkeypatch):
     model = create("hope-tiny", vocab_size=64, num_hidden_layers=1)
     assert streaming_error(model) < 1e-5
     monkeypatch.setattr("nestling.bench.training_cost.streaming_error", lambda model: 0.1)
-    with pytest.raises(UserError, match="reading in two pieces differs"):
-        training(["hope-tiny"], **SHAPE)
+    with pytest.raises(UserError, match="reading in two pieces and at once differ"):
+        training(["hope-tiny"], **SMALL)
 
 
 def test_names_stand_for_families_and_presets():

@@ -229,9 +229,13 @@ def test_streaming_through_a_trained_model(trained, tmp_path, capsys):
 def test_the_cost_of_training_is_a_table_and_a_result(tmp_path, capsys):
     file = tmp_path / "cost.json"
     code, out, _ = run(
-        capsys, "bench", "train", "--presets", "hope-attention", "--batch", "1", "--length", "16",
+        capsys, "bench", "train", "--presets", "hope-attention", "--shapes", "1x16", "1x32",
         "--rounds", "1", "--json", file, "--quiet",
     )  # fmt: skip
     assert code == 0 and "hope-attention-tiny" in out
-    assert set(Result.read(file).metrics["presets"]) == {"transformer-tiny", "hope-attention-tiny"}
+    metrics = Result.read(file).metrics
+    assert set(metrics["presets"]) == {"transformer-tiny", "hope-attention-tiny"}
+    assert set(metrics["shapes"]) == {"1x16", "1x32"}
+    assert metrics["time_per_token"]["hope-attention-tiny"]["1x32 over 1x16"] > 0
     assert "did you mean" in refused(capsys, "bench", "train", "--presets", "hpe")
+    assert "ROWSxLENGTH" in refused(capsys, "bench", "train", "--shapes", "512")

@@ -1,0 +1,159 @@
+"""What is to be reached, and what the committed Results say of it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nestling.core.error import UserError
+from nestling.core.result import Result
+
+RESULTS = Path("benchmarks/results")
+TRAIN = "nestling bench train --threads 2 --presets {} --shapes {}"
+NO_GPU = "needs a GPU, and none was at hand"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One ratio, where it is found, and how far it must go."""
+
+    what: str
+    must: float
+    stretch: float
+    benchmark: str  # name of the Result
+    path: tuple[str, ...]  # keys of the ratio in its metrics
+    command: str  # prints it
+    device: str = "cpu"  # kind of device it is measured on
+    lower_is_better: bool = False
+
+    def green(self, ratio: float) -> bool:
+        """Whether the ratio is at least (or at most) what it must be."""
+        return ratio <= self.must if self.lower_is_better else ratio >= self.must
+
+
+def _trained(
+    what: str, preset: str, shape: str, must: float, stretch: float, command: str
+) -> Target:
+    """A training speed over Transformer++ at one shape."""
+    return Target(
+        what=f"{what} over Transformer++, training tokens/s at {shape}",
+        must=must,
+        stretch=stretch,
+        benchmark="bench train",
+        path=("shapes", shape, "presets", preset, "over_reference"),
+        command=command,
+    )
+
+
+def _on_gpu(key: str, what: str, must: float, stretch: float) -> Target:
+    return Target(
+        what=what,
+        must=must,
+        stretch=stretch,
+        benchmark="bench gpu",
+        path=(key, "ratio"),
+        command="see docs/gpu.md",
+        device="cuda",
+    )
+
+
+SHORT = TRAIN.format("hope,hope-attention,ttt-linear,ttt-mlp", "4x512")
+LONG = TRAIN.format("hope", "1x512 1x16384") + " --rounds 2"
+
+TARGETS: dict[str, Target] = {
+    "hope_train_4x512": _trained("hope", "hope-tiny", "4x512", 0.35, 0.55, SHORT),
+    "hope_train_1x4096": _trained(
+        "hope", "hope-tiny", "1x4096", 0.65, 1.0, TRAIN.format("hope", "1x4096")
+    ),
+    "hope_train_1x16384": _trained("hope", "hope-tiny", "1x16384", 1.6, 2.5, LONG),
+    "hope_time_per_token": Target(
+        what="hope, training time per token at 1x16384 over 1x512",
+        must=1.15,
+        stretch=1.05,
+        benchmark="bench train",
+        path=("time_per_token", "hope-tiny", "1x16384 over 1x512"),
+        command=LONG,
+        lower_is_better=True,
+    ),
+    "hope_peak_memory": Target(
+        what="hope over Transformer++, peak memory of a training step at 4x512",
+        must=2.0,
+        stretch=1.6,
+        benchmark="bench memory",
+        path=("presets", "hope-tiny", "over_reference"),
+        command="nestling bench memory --presets all --shape 4x512",
+        lower_is_better=True,
+    ),
+    "hope_attention_train": _trained(
+        "hope-attention", "hope-attention-tiny", "4x512", 0.85, 0.95, SHORT
+    ),
+    "ttt_linear_train": _trained("ttt-linear", "ttt-linear-tiny", "4x512", 0.85, 1.0, SHORT),
+    "ttt_mlp_train": _trained("ttt-mlp", "ttt-mlp-tiny", "4x512", 0.45, 0.6, SHORT),
+    "gpu_kernel_momentum": _on_gpu(
+        "kernel_momentum",
+        "kernel with momentum over fla's chunk_gated_delta_rule, forward and backward",
+        0.45,
+        0.6,
+    ),
+    "gpu_kernel": _on_gpu(
+        "kernel",
+        "kernel without momentum over fla's chunk_gated_delta_rule, forward and backward",
+        0.7,
+        1.0,
+    ),
+    "gpu_hope_4096": _on_gpu(
+        "hope_340m_4096", "hope-340m over Transformer++, training at 4096", 0.15, 0.5
+    ),
+    "gpu_hope_32768": _on_gpu(
+        "hope_340m_32768", "hope-340m over Transformer++, training at 32768", 0.5, 1.0
+    ),
+}
+
+
+def read_all(folder: Path) -> list[tuple[Path, Result]]:
+    """The Results of a folder, the newest first; a folder that is not there raises UserError."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; give that of the Results with --results")
+    found = [(path, Result.read(path)) for path in sorted(folder.glob("*.json"))]
+    return sorted(found, key=lambda pair: str(pair[1].provenance.get("date")), reverse=True)
+
+
+def at(tree: Any, path: Sequence[str]) -> float | None:
+    """The finite number at a path of keys; None if there is none.
+
+    >>> at({"a": {"b": 2}}, ("a", "b")), at({"a": 1}, ("a", "b"))
+    (2.0, None)
+    """
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    number = isinstance(tree, int | float) and not isinstance(tree, bool)
+    return float(tree) if number and math.isfinite(tree) else None
+
+
+def standing(results: Sequence[tuple[Path, Result]]) -> dict[str, dict[str, Any]]:
+    """For each target the newest ratio there is, and whether it is green.
+
+    Where there is none, ``ratio`` and ``green`` are None and ``reason`` says why.
+    """
+    found = {}
+    for key, target in TARGETS.items():
+        row: dict[str, Any] = {
+            "what": target.what,
+            "ratio": None,
+            "must": target.must,
+            "stretch": target.stretch,
+            "lower_is_better": target.lower_is_better,
+            "command": target.command,
+            "green": None,
+            "reason": NO_GPU if target.device == "cuda" else f"not measured: {target.command}",
+        }
+        for path, result in results:
+            here = str(result.config.get("device", "cpu")).startswith(target.device)
+            ratio = at(result.metrics, target.path) if here else None
+            if result.name == target.benchmark and ratio is not None:
+                row |= {"ratio": ratio, "green": target.green(ratio), "reason": None}
+                row |= {"source": path.name, "threads": result.provenance.get("threads")}
+                break
+        found[key] = row
+    return found

@@ -1,0 +1,17 @@
+"""nestling bench: a trained model as it is used, and what everything costs."""
+
+from typing import Annotated
+
+import tyro
+
+from nestling.cli.bench.compare import Compare
+from nestling.cli.bench.stream import Stream
+from nestling.cli.bench.targets import Targets
+from nestling.cli.bench.train import Train
+
+Command = (
+    Annotated[Stream, tyro.conf.subcommand("stream")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Targets, tyro.conf.subcommand("targets")]
+)
