@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "nestling"
 FLOORS = [
     ("core",),
-    ("ops", "report"),
-    ("memories", "optim", "tasks", "data"),
+    ("ops", "report", "data"),
+    ("memories", "optim", "tasks"),
     ("models",),
     ("train",),
     ("studies", "bench"),

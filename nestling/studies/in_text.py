@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nestling.data import IGNORED, Batch
 from nestling.studies.questions import APART
-from nestling.tasks import Task
+from nestling.tasks import TokenTask
 
 
 class InText:
@@ -26,7 +26,7 @@ class InText:
 
     def __init__(
         self,
-        task: Task,
+        task: TokenTask,
         text: Tensor,  # token ids
         *,
         batch_size: int,

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from nestling.data import Batch
-from nestling.tasks import Examples, Task
+from nestling.tasks import UNSEEN, Examples, TokenTask
 
 APART = 1_000_003  # seeds of one run's batches; another run's begin beyond them
-UNSEEN = 2**40  # added to the seed of examples that are never trained on
 
 
 def as_batch(examples: Examples) -> Batch:
@@ -22,7 +21,7 @@ def as_batch(examples: Examples) -> Batch:
 class Questions:
     """Fresh examples for every batch; the position is the number of batches given."""
 
-    def __init__(self, task: Task, *, batch_size: int, seed: int):
+    def __init__(self, task: TokenTask, *, batch_size: int, seed: int):
         self.task, self.batch_size, self.seed = task, batch_size, seed
         self.batches = 0
 
@@ -44,7 +43,7 @@ class Questions:
         self.batches = state["batches"]
 
 
-def unseen_examples(task: Task, *, seed: int, count: int) -> Examples:
+def unseen_examples(task: TokenTask, *, seed: int, count: int) -> Examples:
     """Examples of seeds that training never uses."""
     return task.examples(UNSEEN + seed, count)
 

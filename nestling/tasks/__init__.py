@@ -1,8 +1,50 @@
 """Questions with known answers; a task never sees a model."""
 
 from nestling.core.registry import Registry
-from nestling.tasks.task import IGNORED, Examples, Task
+from nestling.tasks.task import (
+    IGNORED,
+    UNSEEN,
+    Answer,
+    Examples,
+    Question,
+    QuestionTask,
+    Stage,
+    StageTask,
+    Task,
+    TextTask,
+    TokenTask,
+)
 
-TASKS = Registry("task", {"recall": "nestling.tasks.recall:Recall"})
+TASKS = Registry(
+    "task",
+    {
+        "recall": "nestling.tasks.recall:Recall",
+        "lm-stdlib": "nestling.tasks.lm:Stdlib",
+        "lm-anarchism": "nestling.tasks.lm:Anarchism",
+        "lm-web": "nestling.tasks.lm:Bible",
+        "lm-python-doc": "nestling.tasks.lm:Manual",
+        "niah-1": "nestling.tasks.niah:Niah1",
+        "niah-2": "nestling.tasks.niah:Niah2",
+        "niah-3": "nestling.tasks.niah:Niah3",
+        "niah-multi-key": "nestling.tasks.niah:MultiKey",
+        "niah-multi-key-lines": "nestling.tasks.niah:MultiKeyLines",
+        "niah-multi-key-uuids": "nestling.tasks.niah:MultiKeyUuids",
+        "niah-multi-query": "nestling.tasks.niah:MultiQuery",
+        "niah-multi-value": "nestling.tasks.niah:MultiValue",
+    },
+)
 
-__all__ = ["IGNORED", "TASKS", "Examples", "Task"]
+__all__ = [
+    "IGNORED",
+    "TASKS",
+    "UNSEEN",
+    "Answer",
+    "Examples",
+    "Question",
+    "QuestionTask",
+    "Stage",
+    "StageTask",
+    "Task",
+    "TextTask",
+    "TokenTask",
+]

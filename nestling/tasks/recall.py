@@ -7,10 +7,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nestling.core.error import UserError
-from nestling.tasks.task import IGNORED, Examples, Task
+from nestling.tasks.task import IGNORED, Examples, TokenTask, generator
 
 
-class Recall(Task):
+class Recall(TokenTask):
     """Pairs are written once, then asked for once each, in another order.
 
     ::
@@ -26,6 +26,8 @@ class Recall(Task):
     from a pair's value to its question are at least ``2 * period`` tokens, so that a memory written
     every ``period`` tokens has been written, and no short window reaches.
     """
+
+    source = "this project"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -46,7 +48,7 @@ class Recall(Task):
     @classmethod
     def tiny(cls) -> "Recall":
         """The smallest form that still is the task."""
-        return cls(cls.Config(keys=3, values=4, period=2))
+        return cls(cls.Config(keys=8, values=8, period=2))
 
     @property
     def vocab_size(self) -> int:
@@ -70,11 +72,11 @@ class Recall(Task):
 
     def examples(self, seed: int, count: int) -> Examples:
         """``count`` sequences, each with a mapping and two orders of its own."""
-        generator = torch.Generator().manual_seed(seed)
+        rng = generator(seed)
         keys, values = self.config.keys, self.config.values
-        mapping = torch.randint(keys, keys + values, (count, keys), generator=generator)
-        written = torch.rand(count, keys, generator=generator).argsort(1)
-        asked = torch.rand(count, keys, generator=generator).argsort(1)
+        mapping = torch.randint(keys, keys + values, (count, keys), generator=rng)
+        written = torch.rand(count, keys, generator=rng).argsort(1)
+        asked = torch.rand(count, keys, generator=rng).argsort(1)
         wait = torch.full((count, self.wait), self.vocab_size - 1)
         answers = mapping.gather(1, asked)
         pairs = torch.stack([written, mapping.gather(1, written)], 2).flatten(1)
@@ -91,3 +93,9 @@ class Recall(Task):
         mapping = torch.zeros_like(values).scatter(1, written, values)
         is_key = questions < self.config.keys
         return torch.where(is_key, mapping.gather(1, questions * is_key), 0)
+
+    def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """Any of the values."""
+        keys, values = self.config.keys, self.config.values
+        rng = generator(seed)
+        return torch.randint(keys, keys + values, labels.shape, generator=rng)

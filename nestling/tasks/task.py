@@ -1,12 +1,28 @@
-"""What a task is: examples from a seed, and a judgement of answers."""
+"""What a task is: examples from a seed, what they are worth knowing, and a judgement of answers.
 
+Three forms: token ids with a label at some positions (``TokenTask``), texts with a question each
+(``QuestionTask``), and texts to learn one after another (``StageTask``). None of them sees a
+model: whoever runs a task asks the model and hands the answers back.
+"""
+
+import itertools
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from nestling.tasks.match import MATCHES, bits_per_byte
+
 IGNORED = -100  # the label of a position that is not scored, as in torch's cross-entropy
+UNSEEN = 2**40  # seeds from here on are for measuring, those below for training
+# how an answer is got from a model
+Kind = Literal["positions", "generate", "choose", "perplexity"]
+Answer = str | int | float  # the text generated, the index of the choice, the log-probability
 
 
 class Examples(NamedTuple):
@@ -16,28 +32,200 @@ class Examples(NamedTuple):
     labels: Int[Tensor, "N T"]
 
 
-class Task(ABC):
-    """Makes examples and scores answers; the same seed gives the same examples, to the bit."""
+class Question(NamedTuple):
+    """A text to read and what should follow it."""
+
+    prompt: str  # read before the answer; ends without a blank
+    answers: tuple[str, ...]  # what is right; ``Task.match`` says whether all or any of them
+    choices: tuple[str, ...] = ()  # of kind "choose": what may follow; one is ``answers[0]``
+    joint: str = " "  # between the prompt and what follows
 
     @property
-    @abstractmethod
-    def vocab_size(self) -> int:
-        """Number of token ids that occur."""
+    def told(self) -> str:
+        """Prompt and right answer, as a text to learn from."""
+        return self.prompt + self.joint + self.answers[0]
+
+
+class Stage(NamedTuple):
+    """What is learned at one time, and what is asked about it from then on."""
+
+    name: str
+    learn: tuple[Question, ...]  # with answers that may be read: ``Question.told``
+    ask: tuple[Question, ...]  # never among those of any ``learn``
+
+
+def in_bytes(text: str) -> int:
+    """The length of a text in bytes of UTF-8: tokens of the byte tokenizer."""
+    return len(text.encode())
+
+
+def generator(seed: int) -> torch.Generator:
+    """A torch generator; torch's own seeding on a CPU knows the lower 32 bits alone."""
+    return torch.Generator().manual_seed(seed ^ (seed >> 32) * 0x9E3779B1)
+
+
+class Task(ABC):
+    """Makes examples and judges answers; the same seed gives the same examples, to the byte."""
+
+    kind: ClassVar[Kind]
+    source: ClassVar[str]  # the paper or benchmark whose definition this follows
+    version: ClassVar[int] = 1  # raised whenever the same seed would give something else
 
     @property
     @abstractmethod
     def chance(self) -> float:
         """Expected score of one who has not read the examples."""
 
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> "Task":
+        """The smallest form that still is the task; reads no file."""
+
+
+class TokenTask(Task):
+    """Rows of token ids; the answers are tokens, one for each position that has a label."""
+
+    kind = "positions"
+    whole: ClassVar[bool] = False  # a row scores 1 or 0: all its positions right, or not
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of token ids that occur, in rows and in labels."""
+
     @abstractmethod
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` examples drawn with a generator of their own."""
+        """``count`` rows drawn with a generator of their own."""
 
     @abstractmethod
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The right answers, found by reading the examples as a person would."""
+        """The right answers, found by reading the rows as a person would."""
+
+    @abstractmethod
+    def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """Answers of one who knows the form of the task and has read nothing: score ``chance``.
+
+        Of ``labels`` only the shape is looked at, and which positions have one.
+        """
+
+    def scores(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> Float[Tensor, "N"]:
+        """Of each row the share of its scored positions that are right; all or none if ``whole``.
+
+        A row without a scored position has no score: NaN.
+        """
+        scored = labels != IGNORED
+        right = ((answers == labels) & scored).sum(1).double()
+        share = right / scored.sum(1)
+        return torch.where(share.isnan(), share, (share == 1).double()) if self.whole else share
 
     def score(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> float:
-        """Fraction of the scored positions that are answered rightly."""
+        """Share of the scored positions, or of the rows if ``whole``, that are right."""
+        if self.whole:
+            return self.scores(answers, labels).nanmean().item()
         scored = labels != IGNORED
         return (answers[scored] == labels[scored]).double().mean().item()
+
+
+class TextTask(Task):
+    """Texts with questions: how an answer is judged, its limits, and what the texts are made of.
+
+    ``material`` is what the class says it is made of (``None``: the data the class names, read
+    when first needed). Lengths in a configuration are counted by ``count``: bytes, unless the
+    count of a tokenizer is given.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the task; a task adds its own."""
+
+    match: ClassVar[str] = "all"  # a name in ``nestling/tasks/match.py:MATCHES``; to generate only
+    new_tokens: ClassVar[int] = 32  # most tokens to generate for an answer
+    stop: ClassVar[tuple[str, ...]] = ()  # an answer ends where one of these begins
+
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        material: Any = None,
+        count: Callable[[str], int] = in_bytes,
+    ):
+        self.config: Any = self.Config() if config is None else config
+        self.given, self.count = material, count
+
+    @abstractmethod
+    def blind(self, rng: Random, question: Question) -> Answer:
+        """An answer of one who knows the form of the task and has read nothing."""
+
+    def rng(self, seed: int, index: int) -> Random:
+        """The generator of one example, which depends on nothing but task, seed and index."""
+        return Random(f"{type(self).__name__}:{self.version}:{seed}:{index}")
+
+    def scores(self, answers: Sequence[Answer], questions: Sequence[Question]) -> list[float]:
+        """What each answer is worth, in [0, 1].
+
+        To generate: ``match`` of the text, cut at ``stop``. To choose: whether the index is that
+        of the answer. Perplexity: 1 - (bits a byte) / 8, from the natural log-probability of
+        ``answers[0]`` after the prompt; 0 is the uniform guess of bytes, 1 is certainty.
+        """
+        return [self._worth(a, q) for a, q in zip(answers, questions, strict=True)]
+
+    def score(self, answers: Sequence[Answer], questions: Sequence[Question]) -> float:
+        """The mean of ``scores``."""
+        found = self.scores(answers, questions)
+        return sum(found) / len(found)
+
+    def oracle(self, questions: Sequence[Question]) -> list[Answer]:
+        """The right answers."""
+        return [self._right(question) for question in questions]
+
+    def guess(self, seed: int, questions: Sequence[Question]) -> list[Answer]:
+        """Blind answers, which score ``chance`` on average."""
+        rng = Random(f"guess:{seed}")
+        return [self.blind(rng, question) for question in questions]
+
+    def _worth(self, answer: Answer, question: Question) -> float:
+        if self.kind == "choose":
+            return float(question.choices[int(answer)] == question.answers[0])
+        if self.kind == "perplexity":
+            return 1 - bits_per_byte(float(answer), question.answers[0]) / 8
+        text = str(answer)
+        for end in self.stop:
+            text = text.partition(end)[0]
+        return MATCHES[self.match](text, question.answers)
+
+    def _right(self, question: Question) -> Answer:
+        if self.kind == "choose":
+            return question.choices.index(question.answers[0])
+        if self.kind == "perplexity":
+            return 0.0
+        return ", ".join(question.answers) if self.match == "all" else question.answers[0]
+
+
+class QuestionTask(TextTask):
+    """Examples that have nothing to do with each other, each a text with its question."""
+
+    @abstractmethod
+    def question(self, rng: Random, *, unseen: bool) -> Question:
+        """One example, drawn with ``rng``; ``unseen``: of material never trained on."""
+
+    def stream(self, seed: int) -> Iterator[Question]:
+        """Endless examples, made one at a time: long texts need not be there together."""
+        unseen = seed >= UNSEEN
+        return (self.question(self.rng(seed, i), unseen=unseen) for i in itertools.count())
+
+    def examples(self, seed: int, count: int) -> list[Question]:
+        """The first ``count`` examples of a seed."""
+        return list(itertools.islice(self.stream(seed), count))
+
+
+class StageTask(TextTask):
+    """What is learned stage after stage, without return; all stages so far are asked about.
+
+    Whoever runs it learns the stages in their order (by reading, or by training), and after each
+    puts the questions of every stage up to it: a table of scores, from which follow the last
+    average and what was forgotten. A question does not say of which stage it is.
+    """
+
+    @abstractmethod
+    def stages(self, seed: int) -> list[Stage]:
+        """The stages in the order of learning; the seed decides on order and samples."""

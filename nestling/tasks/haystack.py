@@ -1,0 +1,99 @@
+"""Real prose around what a task hides in it, cut to a length."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from random import Random
+
+from nestling.core.error import UserError
+from nestling.data import Corpus, load_corpus
+
+PROSE = "anarchism"  # the corpus read unless another is given: long English prose
+_END = re.compile(r"(?<=[.!?])[\s]+(?=[\"'(A-Z])")
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences on one line each, blanks and line ends between words made one blank.
+
+    >>> sentences("It rains. Does it?\\n\\nYes, e.g. here.")
+    ['It rains.', 'Does it?', 'Yes, e.g. here.']
+    """
+    return [" ".join(part.split()) for part in _END.split(text) if part.strip()]
+
+
+class Haystack:
+    """The sentences of a corpus from a drawn place on, one part of it for each side of the seeds.
+
+    Sentences are counted one by one, with the blank before each, when they are first used. When
+    the corpus ends it begins anew, so any length can be had.
+    """
+
+    def __init__(self, corpus: Corpus | None, count: Callable[[str], int]):
+        self.given, self.count = corpus, count
+        self._sizes: dict[str, int] = {}
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """What was given, or the corpus ``PROSE``, which has to be fetched."""
+        return self.given or load_corpus(PROSE)
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """Sentences of the documents that may be trained on."""
+        return _all(self.corpus.documents)
+
+    @cached_property
+    def held_out(self) -> list[str]:
+        """Sentences of the documents held out of training."""
+        return _all(self.corpus.held_out)
+
+    def size(self, sentence: str) -> int:
+        """The count of a sentence and the blank before it."""
+        if sentence not in self._sizes:
+            self._sizes[sentence] = self.count(" " + sentence)
+        return self._sizes[sentence]
+
+    def read(self, rng: Random, *, unseen: bool) -> Iterator[str]:
+        """Sentence after sentence, without end."""
+        found = self.held_out if unseen else self.trained
+        place = rng.randrange(len(found))
+        while True:
+            yield found[place % len(found)]
+            place += 1
+
+    def draw(self, rng: Random, budget: int, *, unseen: bool) -> list[str]:
+        """As many sentences in a row as ``budget`` holds."""
+        return fill(self.read(rng, unseen=unseen), budget, self.size)
+
+
+def _all(documents: Sequence[str]) -> list[str]:
+    found = [sentence for document in documents for sentence in sentences(document)]
+    if not found:
+        raise UserError("the prose around the facts is empty; give a corpus with sentences")
+    return found
+
+
+def fill(parts: Iterator[str], budget: int, size: Callable[[str], int]) -> list[str]:
+    """The first parts whose sizes add up to no more than ``budget``."""
+    found: list[str] = []
+    for part in parts:
+        budget -= size(part)
+        if budget < 0:
+            break
+        found.append(part)
+    return found
+
+
+def insert(hidden: Sequence[str], among: Sequence[str], places: Sequence[int]) -> list[str]:
+    """``hidden`` between the others, before the one at each place; both keep their order.
+
+    >>> insert(["A", "B"], ["x", "y", "z"], [3, 1])
+    ['x', 'A', 'y', 'z', 'B']
+    """
+    cuts = [0, *sorted(places), len(among)]
+    parts = [list(among[begin:end]) for begin, end in pairwise(cuts)]
+    found = parts[0]
+    for one, part in zip(hidden, parts[1:], strict=True):
+        found += [one, *part]
+    return found

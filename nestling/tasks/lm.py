@@ -1,0 +1,87 @@
+"""Language modelling: how likely is text that was held out of training?"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import ClassVar
+
+from nestling.core.error import UserError
+from nestling.data import Corpus, load_corpus
+from nestling.tasks.task import Answer, Question, QuestionTask, in_bytes
+from nestling.tasks.words import made_prose
+
+
+class LanguageModelling(QuestionTask):
+    """Stretches of held-out documents, to be predicted from their own beginning.
+
+    Every example is a stretch of at most ``length`` of one document, begun at its start or, in a
+    longer document, at a drawn line. Bits a byte, perplexity by word and by byte, and perplexity
+    by position all follow from the log-probabilities of the tokens.
+    """
+
+    kind = "perplexity"
+    source = "arXiv 2512.24695, Table 2 and Figure 10 (perplexity)"
+    corpus_name: ClassVar[str]
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(QuestionTask.Config):
+        """How long a stretch is."""
+
+        length: int = 4096  # at most, in bytes
+
+        def __post_init__(self) -> None:
+            if self.length < 1:
+                raise UserError("length must be at least 1")
+
+    @classmethod
+    def tiny(cls) -> "LanguageModelling":
+        """Short stretches of made prose."""
+        return cls(cls.Config(length=200), material=made_prose())
+
+    @property
+    def chance(self) -> float:
+        """Bytes guessed uniformly: 8 bits each."""
+        return 0.0
+
+    def blind(self, rng: Random, question: Question) -> Answer:
+        """The log-probability under uniform bytes."""
+        return -in_bytes(question.answers[0]) * 5.545177444479562
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """What was given, or the corpus of the class's name."""
+        return self.given or load_corpus(self.corpus_name)
+
+    def question(self, rng: Random, *, unseen: bool) -> Question:
+        """A stretch of a document; of one to train on if the seed is for training."""
+        text = rng.choice(self.corpus.held_out if unseen else self.corpus.documents)
+        content = text.encode()
+        last = len(content) - self.config.length
+        begin = rng.randrange(last + 1) if last > 0 else 0
+        begin = content.rfind(b"\n", 0, begin) + 1
+        stretch = content[begin : begin + self.config.length].decode(errors="ignore")
+        return Question("", (stretch,), joint="")
+
+
+class Stdlib(LanguageModelling):
+    """Docstrings and reference topics of Python, held out; nothing to fetch."""
+
+    corpus_name = "stdlib"
+
+
+class Anarchism(LanguageModelling):
+    """Long English prose, held out: An Anarchist FAQ."""
+
+    corpus_name = "anarchism"
+
+
+class Bible(LanguageModelling):
+    """Chapters of the World English Bible, held out."""
+
+    corpus_name = "web"
+
+
+class Manual(LanguageModelling):
+    """The manual of Python 3.11, held out."""
+
+    corpus_name = "python-doc"

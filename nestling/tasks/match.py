@@ -1,0 +1,63 @@
+"""How a generated text is compared with what is right, and what a log-probability is worth."""
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from nestling.core.error import UserError
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().lower()
+
+
+def contains_all(text: str, answers: Sequence[str]) -> float:
+    """The share of the answers that occur in the text, letter case aside (as RULER counts).
+
+    >>> contains_all("They are 17 and 23.", ["17", "42"])
+    0.5
+    """
+    plain = _plain(text)
+    return sum(_plain(answer) in plain for answer in answers) / len(answers)
+
+
+def contains_any(text: str, answers: Sequence[str]) -> float:
+    """1 if one of the answers occurs in the text, letter case aside."""
+    plain = _plain(text)
+    return float(any(_plain(answer) in plain for answer in answers))
+
+
+def exact(text: str, answers: Sequence[str]) -> float:
+    """1 if the text is one of the answers, up to letter case, blanks and a last full stop.
+
+    >>> exact(" Kitchen. ", ["kitchen"])
+    1.0
+    """
+    return float(_plain(text).rstrip(".") in {_plain(answer).rstrip(".") for answer in answers})
+
+
+def chrf(text: str, answers: Sequence[str]) -> float:
+    """chrF2 of the text against the answers as references, in [0, 1]; by sacrebleu."""
+    try:
+        metrics = importlib.import_module("sacrebleu.metrics")
+    except ImportError as error:
+        raise UserError("chrF is scored by sacrebleu: pip install 'nestling[eval]'") from error
+    return metrics.CHRF().sentence_score(text, list(answers)).score / 100
+
+
+def bits_per_byte(log_probability: float, text: str) -> float:
+    """Bits for each byte of UTF-8, of a text with this natural log-probability.
+
+    >>> bits_per_byte(-16 * math.log(2), "ab")
+    8.0
+    """
+    return -log_probability / math.log(2) / len(text.encode())
+
+
+MATCHES: dict[str, Callable[[str, Sequence[str]], float]] = {
+    "all": contains_all,
+    "any": contains_any,
+    "exact": exact,
+    "chrf": chrf,
+}

@@ -1,0 +1,218 @@
+"""Needles in a haystack: what was said in one sentence, far back in a long text?"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from nestling.core.error import UserError
+from nestling.tasks.haystack import Haystack, fill, insert
+from nestling.tasks.task import Answer, Question, QuestionTask
+from nestling.tasks.words import ADJECTIVES, NOUNS, made_prose
+
+Form = Literal["words", "numbers", "uuids"]
+# wording of RULER (Hsieh et al. 2024, Apache-2.0), so that scores can be compared
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+DEPTHS = 40  # places of needles in prose, equally spaced from the first sentence to the last
+NEEDLE = "One of the special magic {what} for {key} is: {value}."
+MANY = (
+    "Some special magic {what} are hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {what} afterwards.\n{context}\nWhat are all the special magic "
+    "{what} for {asked} mentioned in the provided text? The special magic {what} for {asked} "
+    "mentioned in the provided text are"
+)
+ONE = (
+    "A special magic {what} is hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the {what} afterwards.\n{context}\nWhat is the special magic "
+    "{what} for {asked} mentioned in the provided text? The special magic {what} for {asked} "
+    "mentioned in the provided text is"
+)
+
+
+def draw(rng: Random, form: Form) -> str:
+    """A key or value: two words, seven digits, or a UUID."""
+    if form == "words":
+        return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
+    if form == "numbers":
+        return str(rng.randrange(10**6, 10**7))
+    return str(UUID(int=rng.getrandbits(128), version=4))
+
+
+class Niah(QuestionTask):
+    """Sentences that give each key its values, in a text of a given length.
+
+    The text of ``length`` (prompt and room for the answer together) is real prose, one sentence
+    repeated, or other needles. In prose a needle stands at one of 40 equally spaced depths,
+    elsewhere between any two lines; the answer is generated and scored by the share of the values
+    that occur in it.
+
+    Deviates from RULER: the prose is a corpus, entered at a drawn sentence, instead of essays read
+    from their beginning; sentences are not cut at the end; words of keys are our own; every text
+    is as long as ``length`` allows, by sentences rather than by steps of 500 words.
+    """
+
+    kind = "generate"
+    match = "all"
+    source = "RULER, arXiv 2404.06654"
+    new_tokens = 128
+    haystack: ClassVar[Literal["prose", "noise", "needles"]]
+    key_form: ClassVar[Form] = "words"
+    value_form: ClassVar[Form] = "numbers"
+    keys: ClassVar[int] = 1  # needles' keys in prose or noise
+    values: ClassVar[int] = 1  # of each key
+    queries: ClassVar[int] = 1  # keys asked for
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(QuestionTask.Config):
+        """How long the text is."""
+
+        length: int = 4096  # of prompt and answer, in units of ``count``
+        answer_room: int = 128  # of the length, kept free for the answer
+
+        def __post_init__(self) -> None:
+            if not 0 <= self.answer_room < self.length:
+                raise UserError("answer_room must be at least 0 and below length")
+
+    @classmethod
+    def tiny(cls) -> "Niah":
+        """A kilobyte of made prose."""
+        return cls(cls.Config(length=1500, answer_room=0), material=made_prose())
+
+    @property
+    def chance(self) -> float:
+        """A value drawn blindly; for as many values as are asked for."""
+        return {"words": 1 / (len(ADJECTIVES) * len(NOUNS)), "numbers": 1 / 9e6, "uuids": 2**-122}[
+            self.value_form
+        ]
+
+    def blind(self, rng: Random, question: Question) -> Answer:
+        """As many values as are asked for."""
+        return ", ".join(draw(rng, self.value_form) for _ in question.answers)
+
+    @cached_property
+    def prose(self) -> Haystack:
+        """Where sentences come from."""
+        return Haystack(self.given, self.count)
+
+    def question(self, rng: Random, *, unseen: bool) -> Question:
+        """A text with its needles, and the question at its end."""
+        told: dict[str, list[str]] = {}
+        while len(told) < self.keys:
+            told[draw(rng, self.key_form)] = [
+                draw(rng, self.value_form) for _ in range(self.values)
+            ]
+        asked = rng.sample(sorted(told), self.queries)
+        needles = [self.needle(key, value) for key, found in told.items() for value in found]
+        rng.shuffle(needles)
+        answers = tuple(value for key in asked for value in told[key])
+        frame = self.prompt("", asked)
+        budget = self.config.length - self.config.answer_room
+        budget -= self.count(frame) + sum(self.prose.size(needle) for needle in needles)
+        if budget < 0:
+            raise UserError(f"length {self.config.length} does not hold the needles; raise it")
+        others = self.others(rng, budget, set(told), unseen)
+        depths = rng.sample(range(DEPTHS), len(needles))
+        # the parts may count a little less alone than joined
+        while True:
+            places = self.places(rng, depths, len(others))
+            prompt = self.prompt(self.joined(insert(needles, others, places)), asked)
+            over = self.count(prompt) + self.config.answer_room - self.config.length
+            if over <= 0 or not others:
+                return Question(prompt, answers)
+            others = others[: -1 - over // (1 + max(map(self.prose.size, others)))]
+
+    def others(self, rng: Random, budget: int, taken: set[str], unseen: bool) -> list[str]:
+        """What the needles are hidden in."""
+        if self.haystack == "prose":
+            return self.prose.draw(rng, budget, unseen=unseen)
+        if self.haystack == "noise":
+            return fill(itertools.repeat(NOISE), budget, self.prose.size)
+
+        def more():
+            while True:
+                key = draw(rng, self.key_form)
+                if key not in taken:
+                    yield self.needle(key, draw(rng, self.value_form))
+
+        return fill(more(), budget, self.prose.size)
+
+    def places(self, rng: Random, depths: Sequence[int], lines: int) -> list[int]:
+        """Before which lines the needles stand."""
+        if self.haystack == "prose":
+            return [lines * round(100 * depth / (DEPTHS - 1)) // 100 for depth in depths]
+        return [rng.randrange(lines + 1) for _ in depths]
+
+    @property
+    def what(self) -> str:
+        """Values as the text calls them, in the singular where one is asked for."""
+        return self.value_form if self.queries * self.values > 1 else self.value_form[:-1]
+
+    def needle(self, key: str, value: str) -> str:
+        """The sentence to be found."""
+        return NEEDLE.format(what=self.value_form, key=key, value=value)
+
+    def prompt(self, context: str, asked: Sequence[str]) -> str:
+        """The text in its frame, with the question after it."""
+        names = ", and ".join(filter(None, [", ".join(asked[:-1]), asked[-1]]))
+        form = MANY if self.queries * self.values > 1 else ONE
+        return form.format(what=self.what, context=context, asked=names)
+
+    def joined(self, parts: Sequence[str]) -> str:
+        """Prose runs on; noise and needles stand on lines."""
+        return (" " if self.haystack == "prose" else "\n").join(parts)
+
+
+class Niah1(Niah):
+    """S-NIAH-1 (easy): a seven-digit pass key in one passage repeated over and over."""
+
+    haystack = "noise"
+
+
+class Niah2(Niah):
+    """S-NIAH-2 (medium): a seven-digit number in real prose."""
+
+    haystack = "prose"
+
+
+class Niah3(Niah):
+    """S-NIAH-3 (hard): a UUID in real prose."""
+
+    haystack = "prose"
+    value_form = "uuids"
+
+
+class MultiKey(Niah):
+    """MK-NIAH-1: one of four keys in real prose is asked for."""
+
+    haystack = "prose"
+    keys = 4
+
+
+class MultiKeyLines(Niah):
+    """MK-NIAH-2: a line among lines of other keys, the whole text made of them."""
+
+    haystack = "needles"
+
+
+class MultiKeyUuids(Niah):
+    """MK-NIAH-3: as MK-NIAH-2 with UUIDs for keys and values."""
+
+    haystack = "needles"
+    key_form = value_form = "uuids"
+
+
+class MultiQuery(Niah):
+    """MQ-NIAH: four keys in real prose, all asked for."""
+
+    haystack = "prose"
+    keys = queries = 4
+
+
+class MultiValue(Niah):
+    """MV-NIAH: one key with four values in real prose, all asked for."""
+
+    haystack = "prose"
+    values = 4

@@ -1,0 +1,141 @@
+"""Laws of every task of the table, in its tiny form."""
+
+import hashlib
+import inspect
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.tasks import IGNORED, TASKS, UNSEEN, QuestionTask, StageTask, TextTask, TokenTask
+
+every_task = pytest.mark.parametrize("name", TASKS.names())
+COUNT = 40
+
+
+def tiny(name: str):
+    return TASKS.load(name).tiny()
+
+
+def drawn(task, seed: int, count: int = COUNT):
+    """Examples in the form in which ``score`` takes them: labels, or questions."""
+    if isinstance(task, TokenTask):
+        return task.examples(seed, count).labels
+    if isinstance(task, StageTask):
+        return [question for stage in task.stages(seed) for question in stage.ask]
+    return task.examples(seed, count)
+
+
+def printed(name: str, seed: int) -> str:
+    """All that a seed gives, as text."""
+    task = tiny(name)
+    if isinstance(task, TokenTask):
+        return str([part.tolist() for part in task.examples(seed, 5)])
+    return str(task.stages(seed) if isinstance(task, StageTask) else task.examples(seed, 5))
+
+
+@every_task
+def test_it_is_one_of_the_three_forms_and_says_where_it_is_from(name):
+    task = tiny(name)
+    assert isinstance(task, TokenTask | QuestionTask | StageTask)
+    assert task.kind in ("positions", "generate", "choose", "perplexity")
+    assert (task.kind == "positions") == isinstance(task, TokenTask)
+    assert len(task.source) > 5 and task.version >= 1
+    assert 0 <= task.chance < 1
+    assert (inspect.getdoc(TASKS.load(name)) or "").partition("\n")[0].endswith(".")
+
+
+@every_task
+def test_the_oracle_scores_one(name):
+    task = tiny(name)
+    if isinstance(task, TokenTask):
+        input_ids, labels = task.examples(UNSEEN, COUNT)
+        assert task.score(task.oracle(input_ids), labels) == 1.0
+        assert (task.scores(task.oracle(input_ids), labels).nan_to_num(1) == 1).all()
+        assert labels.max() < task.vocab_size and input_ids.min() >= 0
+        assert input_ids.max() < task.vocab_size
+    else:
+        questions = drawn(task, 0)
+        assert task.score(task.oracle(questions), questions) == 1.0
+
+
+@every_task
+def test_guesses_score_chance(name):
+    """Within three standard errors of the mean, found from the scores of the examples."""
+    task = tiny(name)
+    examples = drawn(task, UNSEEN + 1, 400 if isinstance(task, TokenTask) else COUNT)
+    scores = torch.as_tensor(task.scores(task.guess(7, examples), examples)).double()
+    scores = scores[~scores.isnan()]
+    # at least the spread that scores of this mean have when they are 0 or 1
+    spread = max(scores.std().item(), math.sqrt(task.chance * (1 - task.chance)), 1e-3)
+    mean = scores.mean().item()
+    assert abs(mean - task.chance) < 3 * spread / math.sqrt(len(scores)), (mean, task.chance)
+
+
+def digests() -> str:
+    """A line for each task: its name and the hash of what a seed gives."""
+    names = TASKS.names()
+    return "\n".join(f"{n} {hashlib.sha256(printed(n, 3).encode()).hexdigest()}" for n in names)
+
+
+def test_same_seed_same_bytes_in_another_process():
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    code += "from test_table import digests\nprint(digests())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digests()
+
+
+@every_task
+def test_another_seed_gives_something_else(name):
+    assert printed(name, 0) != printed(name, 1)
+
+
+@every_task
+def test_what_is_measured_is_not_trained_on(name):
+    task = tiny(name)
+    if isinstance(task, StageTask):
+        stages = task.stages(0)
+        learned = {question.told for stage in stages for question in stage.learn}
+        asked = {question.told for stage in stages for question in stage.ask}
+    elif isinstance(task, QuestionTask):
+        learned, asked = ({(q.prompt, q.answers) for q in drawn(task, s)} for s in (0, UNSEEN))
+    else:
+        learned, asked = (
+            {tuple(row) for row in task.examples(seed, COUNT).input_ids.tolist()}
+            for seed in (0, UNSEEN)
+        )
+    assert learned and asked and not learned & asked
+
+
+@every_task
+def test_the_global_generator_is_left_alone(name):
+    before = torch.random.get_rng_state()
+    drawn(tiny(name), 0)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@every_task
+def test_examples_come_one_by_one_as_they_come_together(name):
+    task = tiny(name)
+    if isinstance(task, QuestionTask):
+        one = task.stream(5)
+        assert [next(one) for _ in range(3)] == task.examples(5, 3)
+        assert task.examples(5, 6)[:3] == task.examples(5, 3)
+    assert not isinstance(task, TextTask) or task.scores([], []) == []
+
+
+def test_rows_without_a_label_have_no_score():
+    task = tiny("recall")
+    _, labels = task.examples(0, 3)
+    labels[1] = IGNORED
+    scores = task.scores(labels, labels)
+    assert scores.isnan().tolist() == [False, True, False]
+
+
+def test_an_unknown_task_is_one_line():
+    with pytest.raises(UserError, match="did you mean 'niah-1'"):
+        TASKS.load("nia-1")
