@@ -13,6 +13,7 @@ FLOORS = [
     ("memories", "optim", "tasks"),
     ("models",),
     ("train",),
+    ("evals",),
     ("studies", "bench"),
     ("demo",),
     ("cli",),

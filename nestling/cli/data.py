@@ -30,10 +30,15 @@ class List:
 class Fetch:
     """Fetch the packages of a corpus into the cache ($NESTLING_DATA or ~/.cache/nestling)."""
 
-    name: tyro.conf.Positional[str]  # a corpus, as `nestling data list` names it
+    name: tyro.conf.Positional[str]
+    """A corpus, as `nestling data list` names it; or bigbench, questions for measuring only."""
 
     def run(self) -> None:
         """Fetch what is not here yet; what is here is checked."""
+        if self.name == "bigbench":
+            from nestling.data import bigbench
+
+            return bigbench.fetch()
         from nestling.data.corpus import source
         from nestling.data.packages import fetch
 

@@ -1,0 +1,126 @@
+"""nestling eval: any causal language model measured on a task."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nestling.core.error import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lm:
+    """Perplexity of held-out text: for each token, word and byte, and by the place in it."""
+
+    model: Path
+    """Folder with a model of ours, or with any causal language model of transformers."""
+    corpus: str = "stdlib"
+    """Text: the held-out documents of a corpus that `nestling data list` names, or a path."""
+    text: Path | None = None
+    """Instead of a corpus a UTF-8 file, read whole as one document."""
+    size: int = 100_000
+    """Bytes of text, at least, in whole documents; 0: all there is."""
+    segment: int = 512
+    """Tokens a call of the model; bounds the memory in use, changes no figure."""
+    batch: int = 4
+    """Documents read side by side."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    json: Path | None = None
+    """File for the figures, a Result."""
+
+    def run(self) -> None:
+        """Measure, print the figures, and write the Result where --json says."""
+        if self.size < 0:
+            raise UserError(f"{self.size} bytes; give 0 or more")
+        from nestling.core.result import Result, provenance
+        from nestling.data import load_corpus
+        from nestling.data.textfiles import read_text
+        from nestling.evals import Reader
+        from nestling.evals.lm import choose, lm
+        from nestling.report import Table
+
+        if self.text is None:
+            corpus = load_corpus(self.corpus)
+            texts, tag = choose(corpus.held_out, self.size or None), corpus.tag
+        else:
+            texts, tag = choose([read_text(self.text)], None), str(self.text)
+        reader = Reader.load(self.model, self.device, segment=self.segment)
+        metrics = lm(reader, texts, batch_size=self.batch)
+        config = {"size": self.size, "segment": self.segment, "batch": self.batch}
+        if self.json is not None:
+            Result(
+                name="eval lm",
+                config=reader.about() | config,
+                metrics=metrics,
+                corpus=tag,
+                provenance=provenance(self.device),
+            ).write(self.json)
+        for name in LM_FIGURES:
+            print(f"{name:<16} {metrics[name]:,.6g}")
+        rows = [
+            (f"{part['start']:,} to {part['end']:,}", part["tokens"], part["loss"])
+            for part in metrics["by_position"]
+        ]
+        print(Table(columns=("place in the document", "tokens", "loss"), rows=rows).text())
+
+
+LM_FIGURES = ("tokens", "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commonsense:
+    """Multiple-choice questions through lm-eval (pip install 'nestling[eval]')."""
+
+    model: Path
+    """Folder with a model of ours, or with any causal language model of transformers."""
+    data: str = "auto"
+    """hub: the paper's tasks; bigbench: offline ones; auto: the hub where it can be reached."""
+    tasks: str = ""
+    """Names with commas between; none: all of the data."""
+    limit: int | None = None
+    """Only so many questions of each task, from its beginning."""
+    carry: bool = False
+    """One memory goes on from question to question; otherwise each is read from a fresh one."""
+    segment: int = 512
+    """Tokens a call of the model; bounds the memory in use, changes no figure."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    json: Path | None = None
+    """File for the figures, a Result."""
+
+    def run(self) -> None:
+        """Measure, print a table, and write the Result where --json says."""
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"a limit of {self.limit} questions; give at least 1")
+        from nestling.core.result import Result, provenance
+        from nestling.evals import Reader
+        from nestling.evals.commonsense import commonsense
+        from nestling.report import Table
+
+        reader = Reader.load(self.model, self.device, segment=self.segment)
+        names = [name for name in self.tasks.split(",") if name]
+        metrics = commonsense(
+            reader, data=self.data, tasks=names, limit=self.limit, carry=self.carry
+        )
+        if self.json is not None:
+            config = {"data": metrics["data"], "limit": self.limit, "carry": self.carry}
+            Result(
+                name="eval commonsense",
+                config=reader.about() | config | {"tasks": list(metrics["tasks"])},
+                metrics=metrics,
+                provenance=provenance(self.device),
+            ).write(self.json)
+        columns = ("questions", "acc", "acc_norm", "chance", "perplexity", "word_perplexity")
+        rows = [
+            (name, *(found.get(column) for column in columns))
+            for name, found in metrics["tasks"].items()
+        ]
+        print(Table(columns=("task", *columns), rows=rows).text())
+
+
+Command = (
+    Annotated[Lm, tyro.conf.subcommand("lm")]
+    | Annotated[Commonsense, tyro.conf.subcommand("commonsense")]
+)

@@ -1,0 +1,107 @@
+"""Multiple-choice questions of BIG-bench: for measuring only, never for training.
+
+Every file of BIG-bench bears a mark that asks to keep it out of training text. Its questions stay
+in the cache, are no corpus, and are printed nowhere.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.data.cache import cache_folder, damaged, keep
+
+RELEASE = "bigbench==1.0.0"  # of the Python package index; Apache-2.0
+SHA256 = "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2"  # of its archive
+INSIDE = "bigbench-1.0.0/bigbench/benchmark_tasks"
+PATIENCE = 1800  # seconds for 358 MB
+# ours: BIG-bench's
+TASKS = {
+    "social_iqa": "social_iqa",
+    "goal_inference": "goal_step_wikihow/goal_inference",
+    "step_inference": "goal_step_wikihow/step_inference",
+    "date_understanding": "date_understanding",
+    "disambiguation_qa": "disambiguation_qa",
+    "physical_intuition": "physical_intuition",
+    "riddle_sense": "riddle_sense",
+    "timedial": "timedial",
+}
+
+
+class Choice(NamedTuple):
+    """A question, what may be answered, and which of it is right."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+def place(name: str) -> Path:
+    """The file of a task in the cache."""
+    if name not in TASKS:
+        raise UserError(f"unknown BIG-bench task {name!r}: {did_you_mean(name, TASKS)}")
+    return cache_folder() / "bigbench" / f"{name}.json"
+
+
+def read(name: str) -> list[Choice]:
+    """The questions of a task in their order; UserError where they are not fetched."""
+    path = place(name)
+    if not path.exists():
+        raise UserError(f"{name} is not fetched; run nestling data fetch bigbench")
+    try:
+        return [choice(example) for example in json.loads(path.read_bytes())["examples"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(path, error) from error
+
+
+def choice(example: dict[str, Any]) -> Choice:
+    """An example of BIG-bench; the right choice is that of the highest target score.
+
+    >>> choice({"input": "q", "target_scores": {"a": 0, "b": 1}})
+    Choice(question='q', choices=('a', 'b'), answer=1)
+    """
+    scores = example["target_scores"]
+    choices = tuple(scores)
+    return Choice(example["input"], choices, choices.index(max(choices, key=scores.__getitem__)))
+
+
+def fetch(report: Callable[[str], None] = print) -> None:
+    """Fetch the archive by pip, keep the files of the tasks, and drop the rest."""
+    if all(place(name).exists() for name in TASKS):
+        report("bigbench is here")
+        return
+    report(f"fetching {RELEASE} (358 MB), of which a few files are kept ...")
+    with tempfile.TemporaryDirectory() as draft:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary"]
+        command += [":all:", "--dest", draft, RELEASE]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{RELEASE} did not come in {PATIENCE} s; try again") from error
+        found = sorted(Path(draft).glob("*.tar.gz"))
+        if done.returncode or len(found) != 1:
+            reason = " ".join(done.stderr.split())[-160:]
+            raise UserError(f"cannot fetch {RELEASE} ({reason}); connect to the package index")
+        unpack(found[0])
+    report(f"{len(TASKS)} tasks are here, for measuring only")
+
+
+def unpack(archive: Path) -> None:
+    """Keep the files of the tasks from BIG-bench's archive; a changed one raises UserError."""
+    with open(archive, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
+            raise UserError(f"{archive.name} is not the release that is known; do not use it")
+    wanted = {f"{INSIDE}/{theirs}/task.json": ours for ours, theirs in TASKS.items()}
+    with tarfile.open(archive, "r|gz") as members:
+        for member in members:
+            content = members.extractfile(member) if member.name in wanted else None
+            if content is not None:
+                keep(place(wanted[member.name]), content.read())

@@ -1,0 +1,99 @@
+"""Commonsense through lm-eval: the paper's eight tasks from the hub, or BIG-bench's offline."""
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.data.bigbench import TASKS as OFFLINE
+from nestling.data.bigbench import Choice, read
+from nestling.evals.harness import run_harness, with_rows
+from nestling.evals.reader import Reader
+
+HUB = ("huggingface.co", 443)
+# the tasks of the paper's Table 2 by lm-eval's names, with the figure that its column shows
+PAPER = {
+    "wikitext": "word_perplexity",
+    "lambada_openai": "acc",
+    "piqa": "acc",
+    "hellaswag": "acc_norm",
+    "winogrande": "acc",
+    "arc_easy": "acc",
+    "arc_challenge": "acc_norm",
+    "social_iqa": "acc",
+    "boolq": "acc",
+}
+SOURCES = ("auto", "hub", "bigbench")
+
+
+def hub_is_reachable(patience: float = 3.0) -> bool:
+    """Whether a connection to the hub opens within so many seconds."""
+    try:
+        with socket.create_connection(HUB, timeout=patience):
+            return True
+    except OSError:
+        return False
+
+
+def commonsense(
+    reader: Reader,
+    *,
+    data: str = "auto",
+    tasks: Sequence[str] = (),
+    limit: int | None = None,
+    carry: bool = False,
+) -> dict[str, Any]:
+    """The figures of each task, and the mean accuracy.
+
+    ``data`` "hub": the paper's tasks, defined as in lm-eval. "bigbench": multiple-choice
+    tasks of BIG-bench, asked as lm-eval asks social_iqa ("Q: ... A:"), nothing fetched; figures
+    have ``chance`` as well. "auto": the hub where it can be reached. ``tasks`` takes some of them,
+    ``limit`` the first questions of each.
+    """
+    if data not in SOURCES:
+        raise UserError(f"unknown data {data!r}: {did_you_mean(data, SOURCES)}")
+    if data == "auto":
+        data = "hub" if hub_is_reachable() else "bigbench"
+    known = PAPER if data == "hub" else OFFLINE
+    for name in tasks:
+        if name not in known:
+            raise UserError(f"unknown task {name!r} of {data}: {did_you_mean(name, known)}")
+    chosen = list(tasks or known)
+    if data == "hub":
+        found = run_harness(reader, chosen, limit=limit, carry=carry)
+    else:
+        rows = {name: read(name)[:limit] for name in chosen}
+        found = run_harness(reader, [offline(name, rows[name]) for name in chosen], carry=carry)
+        for name in chosen:
+            found[name]["chance"] = chance(rows[name])
+    heads = {name: found[name][PAPER[name] if data == "hub" else "acc"] for name in chosen}
+    accuracies = [value for name, value in heads.items() if name != "wikitext"]
+    mean = sum(accuracies) / len(accuracies) if accuracies else None
+    return {"data": data, "tasks": found, "headline": heads, "mean_accuracy": mean}
+
+
+def offline(name: str, questions: Sequence[Choice]) -> dict[str, Any]:
+    """A task of BIG-bench as a configuration of lm-eval."""
+    rows = [
+        {"question": item.question, "choices": list(item.choices), "answer": item.answer}
+        for item in questions
+    ]
+    metrics = [
+        {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+        for metric in ("acc", "acc_norm")
+    ]
+    config = {
+        "task": name,
+        "output_type": "multiple_choice",
+        "doc_to_text": "Q: {{question}}\nA:",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "answer",
+        "metric_list": metrics,
+        "metadata": {"version": 1},
+    }
+    return with_rows(config, rows)
+
+
+def chance(questions: Sequence[Choice]) -> float:
+    """Expected accuracy of one who has not read the questions."""
+    return sum(1 / len(item.choices) for item in questions) / len(questions)

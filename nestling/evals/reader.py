@@ -1,0 +1,185 @@
+"""One way to read with any causal language model, in segments, its memory carried along."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.models.cache import MemoryCache
+from nestling.models.decode import write_on
+from nestling.models.foreign import load_causal_lm
+from nestling.models.hf import HopeForCausalLM
+
+SEGMENT = 512  # tokens a call
+
+
+class Reader:
+    """A model and its tokenizer: token losses, scores and continuations of texts of any length.
+
+    A text goes through in segments of ``segment`` tokens and what the model remembers goes on from
+    one to the next, so that the memory in use is that of a segment and of the model's own state
+    (which does not grow for most of our models, and grows with the text for attention).
+    ``horizon`` is how far the model can read: None for our models, the number of positions of one
+    that has so many.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "", segment: int = SEGMENT):
+        if segment < 1:
+            raise UserError(f"a segment of {segment} tokens; give at least 1")
+        self.model, self.tokenizer = model, tokenizer
+        self.name, self.segment = name, segment
+        self.ours = isinstance(model, HopeForCausalLM)
+        self.horizon: int | None = (
+            None if self.ours else getattr(model.config, "max_position_embeddings", None)
+        )
+        # what the tokenizer itself puts before a text
+        self.lead: list[int] = tokenizer("")["input_ids"]
+
+    @classmethod
+    def load(cls, directory: str | Path, device: str = "cpu", *, segment: int = SEGMENT):
+        """The reader of a folder with a model of ours or of transformers."""
+        model, tokenizer = load_causal_lm(Path(directory), device)
+        return cls(model, tokenizer, name=str(directory), segment=segment)
+
+    @property
+    def start(self) -> list[int]:
+        """What a text is read after: the tokenizer's lead, else the token that begins or ends."""
+        if self.lead:
+            return self.lead
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return [token]
+        raise UserError(f"the tokenizer of {self.name} has no token that begins or ends a text")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text alone; special tokens spelt out in it are ordinary text."""
+        found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return found["input_ids"]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def losses(self, ids: Int[Tensor, "B T"], cache: Any = None) -> Iterator[Float[Tensor, "B S"]]:
+        """Nats of every token of ``ids`` but the first, a segment at a time.
+
+        With ``cache`` the text goes on after what it has read; it is moved on in place. Rows may be
+        filled at their ends: what stands there changes nothing before it.
+        """
+        for inputs, targets in zip(
+            ids[:, :-1].split(self.segment, 1), ids[:, 1:].split(self.segment, 1), strict=True
+        ):
+            logits, cache = self.call(inputs, cache)
+            losses = functional.cross_entropy(
+                logits.float().flatten(0, 1), targets.to(logits.device).flatten(), reduction="none"
+            )
+            yield losses.view(targets.shape).cpu()
+
+    def read(self, ids: Int[Tensor, "B T"], cache: Any = None) -> tuple[Float[Tensor, "B V"], Any]:
+        """The logits after a text and the memory of it; ``cache`` is moved on in place."""
+        logits = None
+        for piece in ids.split(self.segment, dim=1):
+            logits, cache = self.call(piece, cache, last=True)
+        if logits is None:
+            raise ValueError("nothing to read: ids has no columns")
+        return logits[:, -1], cache
+
+    @torch.no_grad()
+    def call(
+        self, ids: Int[Tensor, "B T"], cache: Any, *, last: bool = False
+    ) -> tuple[Float[Tensor, "B S V"], Any]:
+        """Logits of one call of the model (``last``: of its last position), and its memory."""
+        out = self.model(
+            input_ids=ids.to(self.model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1 if last else 0,
+        )
+        if out.past_key_values is None:
+            raise UserError(f"{self.name} gives no cache back, so it cannot read in segments")
+        return out.logits, out.past_key_values
+
+    @staticmethod
+    def fork(cache: Any) -> Any:
+        """A memory that goes on by itself, the given one left as it is."""
+        return cache.fork() if isinstance(cache, MemoryCache) else copy.deepcopy(cache)
+
+    def score(
+        self, cache: Any, logits: Float[Tensor, "1 V"], continuations: list[list[int]]
+    ) -> list[tuple[float, bool]]:
+        """For each continuation its log-probability, and whether each token is the likeliest.
+
+        ``cache`` and ``logits`` are those of ``read`` over the text before; both are left as they
+        are.
+        """
+        rows, width = len(continuations), max(map(len, continuations))
+        ids = torch.zeros(rows, width, dtype=torch.long)
+        for row, tokens in enumerate(continuations):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+        parts = [logits[:, None].expand(rows, -1, -1)]
+        if width > 1:
+            own = self.fork(cache)
+            own.batch_repeat_interleave(rows)
+            for piece in ids[:, :-1].split(self.segment, 1):
+                found, own = self.call(piece, own)
+                parts.append(found)
+        words = torch.cat(parts, 1).float().log_softmax(-1).cpu()
+        chosen = words.gather(-1, ids[..., None])[..., 0]
+        likeliest = words.argmax(-1) == ids
+        return [
+            (float(chosen[row, : len(tokens)].sum()), bool(likeliest[row, : len(tokens)].all()))
+            for row, tokens in enumerate(continuations)
+        ]
+
+    def write(
+        self, ids: list[int], *, tokens: int, stops: tuple[str, ...] = (), cache: Any = None
+    ) -> str:
+        """What ``generate`` writes after ``ids``: the likeliest tokens, at most so many.
+
+        With ``cache`` (of our models only) ``ids`` go on after what it has read. The text ends
+        before the first of ``stops``.
+        """
+        given = torch.tensor([ids], device=self.model.device)
+        if len(ids) > 1:
+            _, cache = self.read(given[:, :-1], cache)
+        # generate takes its input for the whole text; ours goes on from the cache alone
+        ask = given[:, -1:] if self.ours else given
+        begin = ask.shape[1]
+
+        def stopped(found: Tensor, scores: Any) -> Tensor:
+            text = self.decode(found[0, begin:].tolist())
+            return found.new_tensor([any(stop in text for stop in stops)], dtype=torch.bool)
+
+        options = {
+            "max_new_tokens": tokens,
+            "do_sample": False,
+            "pad_token_id": self.tokenizer.eos_token_id,
+            "stopping_criteria": [stopped],
+        }
+        if self.ours:
+            cache = self.model.new_cache() if cache is None else cache
+            found = write_on(self.model, ask, cache, **options)
+        else:
+            seen = torch.ones_like(ask)
+            found = self.model.generate(
+                ask, attention_mask=seen, past_key_values=cache, use_cache=True, **options
+            )
+        text = self.decode(found[0, begin:].tolist())
+        for stop in stops:
+            text = text.split(stop)[0]
+        return text
+
+    def about(self) -> dict[str, Any]:
+        """What a Result records of the model."""
+        return {
+            "model": self.name,
+            "kind": self.model.config.model_type,
+            "num_parameters": self.model.num_parameters(),
+            "architecture": self.model.config.to_dict(),
+        }

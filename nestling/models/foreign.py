@@ -1,0 +1,51 @@
+"""Language models of others, from a folder, for measuring beside our own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.models.auto.tokenization_auto import AutoTokenizer
+
+from nestling.core.device import find_device
+from nestling.core.error import UserError
+from nestling.models.config import HopeConfig
+from nestling.models.folder import load_model
+
+
+def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
+    """Model and tokenizer of a folder: one of ours, or any causal language model of transformers.
+
+    Weights in float32, nothing is fetched. Raises UserError for a folder without a model, with one
+    that is cut short, or of a kind that transformers does not know.
+    """
+    if kind_of(directory) == HopeConfig.model_type:
+        return load_model(directory, device)
+    place = find_device(device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, local_files_only=True, dtype="float32"
+        )
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"the model in {directory} cannot be read ({reason}); "
+            "copy it anew, with its tokenizer, as save_pretrained writes them"
+        ) from error
+    return model.to(place).eval(), tokenizer
+
+
+def kind_of(directory: Path) -> str:
+    """The ``model_type`` of a folder's configuration; a folder without one raises UserError."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{directory} holds no model; name a folder that `nestling train --out` has finished, "
+            "or one with a causal language model of transformers"
+        )
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read; copy the model anew") from error

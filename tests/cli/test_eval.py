@@ -1,0 +1,45 @@
+"""nestling eval: what is printed and written."""
+
+import json
+
+import pytest
+
+from nestling.cli.main import main
+
+
+def test_lm_prints_and_writes_its_figures(trained, tmp_path, capsys):
+    text, record = tmp_path / "text.txt", tmp_path / "lm.json"
+    text.write_text("a few words that are read by a model " * 3, encoding="utf-8")
+    arguments = ["--model", str(trained), "--text", str(text), "--json", str(record)]
+    assert main(["eval", "lm", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "byte_perplexity" in printed and "16 to 32" in printed
+    result = json.loads(record.read_text())
+    assert result["metrics"]["bytes"] == result["metrics"]["tokens"] == 111
+    assert result["config"]["kind"] == "hope" and result["config"]["architecture"]["pattern"]
+
+
+def test_lm_reads_held_out_documents_of_a_corpus(trained, tmp_path, capsys):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(25):
+        (folder / f"{i}.txt").write_text(f"text number {i} says {i * i * 7919} and no more of it")
+    arguments = ["--corpus", str(folder), "--size", "0", "--segment", "16"]
+    assert main(["eval", "lm", "--model", str(trained), *arguments]) == 0
+    assert "bits_per_byte" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lm", "--model", "none"], "holds no model"),
+        (["lm", "--model", "none", "--size", "-1"], "0 or more"),
+        (["commonsense", "--model", "none", "--limit", "0"], "at least 1"),
+        (["lm", "--modle", "none"], "--model"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["eval", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said

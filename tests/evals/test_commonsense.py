@@ -1,0 +1,61 @@
+"""Commonsense: which tasks are taken, and what is said of them."""
+
+import importlib.util
+import json
+
+import pytest
+from readers import reader
+
+from nestling.core.error import UserError
+from nestling.data import bigbench
+from nestling.evals import commonsense as room
+from nestling.evals.commonsense import PAPER, chance, commonsense
+
+HERE = importlib.util.find_spec("lm_eval") is not None
+needs_it = pytest.mark.skipif(not HERE, reason="lm-eval is not installed (nestling[eval])")
+
+
+@pytest.fixture(autouse=True)
+def made(tmp_path, monkeypatch):
+    """Made questions in the place of BIG-bench's, and no hub."""
+    monkeypatch.setenv("NESTLING_DATA", str(tmp_path))
+    monkeypatch.setattr(room, "hub_is_reachable", lambda: False)
+    for name in bigbench.TASKS:
+        examples = [
+            {"input": f"{name} {i}?", "target_scores": {"yes": i % 2, "no": 1 - i % 2}}
+            for i in range(4)
+        ]
+        examples.append({"input": "x", "target_scores": {"a": 0, "b": 0, "c": 1, "d": 0}})
+        path = bigbench.place(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"examples": examples}))
+
+
+def test_chance_is_the_mean_over_questions():
+    assert chance(bigbench.read("timedial")) == pytest.approx((4 / 2 + 1 / 4) / 5)
+
+
+def test_the_paper_names_eight_accuracies():
+    assert len([name for name in PAPER if name != "wikitext"]) == 8
+
+
+def test_mistakes_are_user_errors():
+    found = reader("hope-tiny")
+    with pytest.raises(UserError, match="did you mean 'bigbench'"):
+        commonsense(found, data="bigbnch")
+    with pytest.raises(UserError, match="of bigbench: did you mean 'timedial'"):
+        commonsense(found, tasks=["timedal"])
+    with pytest.raises(UserError, match="of hub: did you mean 'winogrande'"):
+        commonsense(found, data="hub", tasks=["winogrand"])
+
+
+@needs_it
+def test_offline_tasks_are_scored_with_their_chance():
+    figures = commonsense(reader("hope-tiny"), tasks=["social_iqa", "timedial"], limit=4)
+    assert figures["data"] == "bigbench" and list(figures["tasks"]) == ["social_iqa", "timedial"]
+    found = figures["tasks"]["social_iqa"]
+    assert found["questions"] == 4 and found["chance"] == 0.5
+    assert 0 <= found["acc"] <= 1 and 0 <= found["acc_norm"] <= 1
+    assert figures["mean_accuracy"] == pytest.approx(
+        (found["acc"] + figures["tasks"]["timedial"]["acc"]) / 2
+    )

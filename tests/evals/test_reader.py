@@ -1,0 +1,90 @@
+"""One way to read, whatever the model: in segments as at once, from a fork as from the start."""
+
+import pytest
+import torch
+from readers import KINDS, ids_of, reader
+
+from nestling.core.error import UserError
+from nestling.evals import Reader
+from nestling.models.folder import save_model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_in_segments_are_those_of_one_call(kind):
+    found = reader(kind)
+    ids = torch.tensor([ids_of(found)])
+    with torch.no_grad():
+        logits = found.model(ids[:, :-1]).logits[0]
+    whole = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+    parts = torch.cat(list(found.losses(ids)), 1)[0]
+    torch.testing.assert_close(parts, whole, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_score_is_the_sum_over_the_text_read_as_one(kind):
+    found = reader(kind)
+    context, rest = ids_of(found)[:30], [ids_of(found)[30:33], [7], ids_of(found)[30:50]]
+    logits, cache = found.read(torch.tensor([context]))
+    twice = [found.score(cache, logits, rest) for _ in range(2)]
+    assert twice[0] == twice[1], "scoring has moved the memory on"
+    for tokens, (score, likeliest) in zip(rest, twice[0], strict=True):
+        ids = torch.tensor([context + tokens])
+        with torch.no_grad():
+            words = found.model(ids[:, :-1]).logits[0, 29:].log_softmax(-1)
+        wanted = words.gather(-1, ids[0, 30:, None]).sum()
+        assert score == pytest.approx(float(wanted), rel=1e-3)
+        assert likeliest == bool((words.argmax(-1) == ids[0, 30:]).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_writing_is_the_likeliest_token_again_and_again(kind):
+    found = reader(kind)
+    ids = ids_of(found)
+    for _ in range(6):
+        with torch.no_grad():
+            ids = [*ids, int(found.model(torch.tensor([ids])).logits[0, -1].argmax())]
+    wanted = found.decode(ids[-6:])
+    assert found.write(ids_of(found), tokens=6) == wanted
+    if len(wanted) > 2:
+        assert (
+            found.write(ids_of(found), tokens=6, stops=(wanted[2],)) == wanted.split(wanted[2])[0]
+        )
+
+
+def test_our_model_writes_on_after_a_memory():
+    found = reader("hope-tiny")
+    ids = ids_of(found)
+    _, cache = found.read(torch.tensor([ids[:20]]))
+    kept = found.fork(cache)
+    assert found.write(ids[20:], tokens=5, cache=cache) == found.write(ids, tokens=5)
+    assert kept.columns == 20
+
+
+def test_special_tokens_spelt_out_are_ordinary_text():
+    found = reader("hope-tiny")
+    assert 0 not in found.encode("<|endoftext|>") and found.lead == [0]
+
+
+@pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
+def test_a_folder_of_either_kind_is_loaded(kind, tmp_path):
+    made = reader(kind)
+    if kind == "llama":
+        made.model.save_pretrained(tmp_path)
+        made.tokenizer.save_pretrained(tmp_path)
+    else:
+        save_model(made.model, made.tokenizer, tmp_path)
+    found = Reader.load(tmp_path, segment=7)
+    assert found.ours == (kind != "llama") and found.horizon == (256 if kind == "llama" else None)
+    assert found.write(ids_of(found), tokens=4) == made.write(ids_of(made), tokens=4)
+    assert found.about()["num_parameters"] == made.model.num_parameters()
+
+
+def test_a_folder_without_a_model_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match="holds no model"):
+        Reader.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UserError, match="cannot be read"):
+        Reader.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        Reader.load(tmp_path)
