@@ -30,7 +30,7 @@ class Recall(TokenTask):
     source = "this project"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TokenTask.Config):
         """Sizes of the task."""
 
         keys: int = 16  # number of keys; all are written, and asked for, in every sequence

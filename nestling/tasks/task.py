@@ -7,8 +7,8 @@ model: whoever runs a task asks the model and hands the answers back.
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -70,6 +70,14 @@ class Task(ABC):
     kind: ClassVar[Kind]
     source: ClassVar[str]  # the paper or benchmark whose definition this follows
     version: ClassVar[int] = 1  # raised whenever the same seed would give something else
+    # fields of the configuration and the harder values that a sweep gives each, one at a time
+    changes: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the task; a task adds its own."""
+
+    config: Any  # a ``Config`` of its class
 
     @property
     @abstractmethod
@@ -81,11 +89,23 @@ class Task(ABC):
     def tiny(cls) -> "Task":
         """The smallest form that still is the task; reads no file."""
 
+    @classmethod
+    def difficulties(cls) -> list[Any]:
+        """The configuration without arguments, then each of ``changes`` made to it alone."""
+        plain = cls.Config()
+        pairs = [(field, value) for field, values in cls.changes.items() for value in values]
+        return [plain, *(replace(plain, **{field: value}) for field, value in pairs)]
+
 
 class TokenTask(Task):
-    """Rows of token ids; the answers are tokens, one for each position that has a label."""
+    """Rows of token ids; the answers are tokens, one for each position that has a label.
+
+    Labels of training seeds may say more than what is scored: all that a model may learn from.
+    """
 
     kind = "positions"
+    # "last": all answers are decoded from what a model gives at the last position alone
+    readout: ClassVar[Literal["each", "last"]] = "each"
     whole: ClassVar[bool] = False  # a row scores 1 or 0: all its positions right, or not
 
     @property
@@ -134,10 +154,6 @@ class TextTask(Task):
     count of a tokenizer is given.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        """Sizes of the task; a task adds its own."""
-
     match: ClassVar[str] = "all"  # a name in ``nestling/tasks/match.py:MATCHES``; to generate only
     new_tokens: ClassVar[int] = 32  # most tokens to generate for an answer
     stop: ClassVar[tuple[str, ...]] = ()  # an answer ends where one of these begins
@@ -149,7 +165,7 @@ class TextTask(Task):
         material: Any = None,
         count: Callable[[str], int] = in_bytes,
     ):
-        self.config: Any = self.Config() if config is None else config
+        self.config = self.Config() if config is None else config
         self.given, self.count = material, count
 
     @abstractmethod

@@ -1,0 +1,198 @@
+"""MAD's selective copying, compression and memorisation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.tasks.mad.base import FEWER, Mad
+from nestling.tasks.task import IGNORED, Examples, generator
+
+FACTS = 12345  # seed of the mapping that is memorised: it is part of the task
+
+
+class SelectiveCopying(Mad):
+    """MAD, selective copying: tokens among blanks, to be given in order at the end.
+
+    ::
+
+        input   . a . . b a . c  >  . . . .
+        label   - - - - - - - -  -  a b a c
+
+    The last of the tokens stands directly before the sign to copy, as published.
+    """
+
+    changes = {
+        "vocab_size": (32, 64, 128),
+        "length": (512, 1024),
+        "train_examples": FEWER,
+        "copied": (32, 64, 96),
+    }
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Mad.Config):
+        """Sizes of the task; the last two tokens are the blank and the sign."""
+
+        length: int = 256  # tokens of a row
+        copied: int = 16  # tokens to copy
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.copied < self.length / 2:
+                raise UserError("length must hold the tokens to copy twice, and the sign")
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or self.Config()
+
+    @classmethod
+    def tiny(cls) -> "SelectiveCopying":
+        """Four tokens."""
+        return cls(cls.Config(vocab_size=8, length=24, copied=6))
+
+    @property
+    def chance(self) -> float:
+        """One of the tokens that are copied."""
+        return 1 / (self.vocab_size - 2)
+
+    def examples(self, seed: int, count: int) -> Examples:
+        """``count`` rows."""
+        rng, copied, blank = generator(seed), self.config.copied, self.vocab_size - 2
+        told = torch.randint(blank, (count, copied), generator=rng)
+        blanks = self.config.length - 2 * copied - 1
+        # each blank stands before one of the tokens
+        before = torch.randint(copied, (count, blanks), generator=rng)
+        counts = torch.zeros(count, copied, dtype=torch.long)
+        counts.scatter_add_(1, before, torch.ones_like(before))
+        input_ids = torch.full((count, self.config.length), blank)
+        input_ids.scatter_(1, counts.cumsum(1) + torch.arange(copied), told)
+        input_ids[:, -copied - 1] = self.vocab_size - 1
+        labels = torch.full_like(input_ids, IGNORED)
+        labels[:, -copied:] = told
+        return Examples(input_ids, labels)
+
+    def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """The tokens that are neither blank nor sign, in order, at the end."""
+        answers = torch.zeros_like(input_ids)
+        told = input_ids[input_ids < self.vocab_size - 2].view(len(input_ids), -1)
+        answers[:, -told.shape[1] :] = told
+        return answers
+
+    def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """Any of the tokens that are copied."""
+        return torch.randint(self.vocab_size - 2, labels.shape, generator=generator(seed))
+
+
+class Compression(Mad):
+    """MAD, compression: a row, to be given again out of what its last position holds.
+
+    The labels are the row itself, so the answers must be decoded from the output at the last
+    position alone (``readout``), by a network that is told which position is asked for; published
+    is a two-layer network with the width of the model and sines of the position added.
+    """
+
+    readout = "last"
+    changes = {"vocab_size": (32, 64, 128), "length": (64, 128, 256), "train_examples": FEWER}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Mad.Config):
+        """Sizes of the task; the last token ends every row."""
+
+        length: int = 32  # tokens of a row, the last included
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or self.Config()
+
+    @classmethod
+    def tiny(cls) -> "Compression":
+        """Eight tokens."""
+        return cls(cls.Config(vocab_size=8, length=12))
+
+    @property
+    def chance(self) -> float:
+        """Any token but the last; the last is always the same."""
+        return ((self.config.length - 1) / (self.vocab_size - 1) + 1) / self.config.length
+
+    def examples(self, seed: int, count: int) -> Examples:
+        """``count`` rows."""
+        shape = (count, self.config.length)
+        input_ids = torch.randint(self.vocab_size - 1, shape, generator=generator(seed))
+        input_ids[:, -1] = self.vocab_size - 1
+        return Examples(input_ids, input_ids.clone())
+
+    def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """The row."""
+        return input_ids
+
+    def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """Any token, and the end."""
+        return self.examples(seed, len(labels)).input_ids
+
+
+class Memorisation(Mad):
+    """MAD, memorisation: pairs that are the same in every row, values left out.
+
+    ::
+
+        input   k7 ? k2 ? k7 ?
+        label   -  c -  a -  c
+
+    Nothing in the row tells the answer: it has to be learned in training. The rows that are
+    measured are others, the pairs are those trained on.
+    """
+
+    changes = {"vocab_size": (512, 1024, 2048, 4096, 8192)}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Mad.Config):
+        """Sizes of the task; the last token stands for a value, half of the others are keys."""
+
+        vocab_size: int = 256  # tokens, keys, values and the sign
+        length: int = 32  # tokens of a row
+        train_examples: int = 256  # rows to train on
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or self.Config()
+
+    @classmethod
+    def tiny(cls) -> "Memorisation":
+        """Seven pairs."""
+        return cls(cls.Config(vocab_size=16, length=12))
+
+    @property
+    def keys(self) -> int:
+        """Number of keys; values are one more where the rest is odd."""
+        return (self.vocab_size - 1) // 2
+
+    @property
+    def chance(self) -> float:
+        """One of the values."""
+        return 1 / (self.vocab_size - 1 - self.keys)
+
+    @cached_property
+    def facts(self) -> Int[Tensor, "K"]:
+        """The value of each key: no two keys have the same."""
+        values = self.vocab_size - 1 - self.keys
+        return self.keys + torch.randperm(values, generator=generator(FACTS))[: self.keys]
+
+    def examples(self, seed: int, count: int) -> Examples:
+        """``count`` rows of drawn keys."""
+        shape = (count, self.config.length // 2)
+        key = torch.randint(self.keys, shape, generator=generator(seed))
+        input_ids = torch.stack([key, torch.full_like(key, self.vocab_size - 1)], 2).flatten(1)
+        labels = torch.stack([torch.full_like(key, IGNORED), self.facts[key]], 2).flatten(1)
+        return Examples(input_ids, labels)
+
+    def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """The value of the key before each sign; elsewhere 0."""
+        before = input_ids.roll(1, 1)
+        asked = (input_ids == self.vocab_size - 1) & (before < self.keys)
+        return torch.where(asked, self.facts[before.clamp(max=self.keys - 1)], 0)
+
+    def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
+        """Any of the values."""
+        return torch.randint(
+            self.keys, self.vocab_size - 1, labels.shape, generator=generator(seed)
+        )
