@@ -76,6 +76,38 @@ def test_equals_the_equations_token_by_token(name):
         assert (got - want).norm() <= 1e-9 * want.norm(), n
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_token_at_a_time_is_the_same(name):
+    """The step of decoding against the chunk form: outputs, state and every gradient, float64."""
+    module = build(**VARIANTS[name])
+    found = []
+    for pieces in (sequence(11).split(1, dim=1), (sequence(11),)):
+        x = [piece.requires_grad_() for piece in pieces]
+        state, outputs = None, []
+        for piece in x:
+            y, state = module(piece, state)
+            outputs.append(y)
+        y = torch.cat(outputs, dim=1)
+        ends = [part for part in (*state.weight, *state.momentum) if part is not None]
+        loss = (y * sequence(11, seed=2)).sum() + sum(end.square().sum() for end in ends)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, [*parameters, *x], allow_unused=True)
+        grads, rest = grads[: len(parameters)], grads[len(parameters) :]
+        found.append([y, *ends, torch.cat(rest, dim=1), *(g for g in grads if g is not None)])
+    for one, whole in zip(*found, strict=True):
+        torch.testing.assert_close(one, whole, rtol=1e-9, atol=1e-10)
+
+
+def test_a_token_leaves_the_state_it_is_given_alone():
+    module = build()
+    _, state = module(sequence(6))
+    before = [part.clone() for layers in state[1:4] for part in layers]
+    with torch.no_grad():
+        module(sequence(1, seed=3), state)
+    after = [part for layers in state[1:4] for part in layers]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 @pytest.mark.parametrize("network", ["mlp", "matrix"])
 def test_meta_gradient_of_every_memory_matches_finite_differences(network):
     """The initial states of k, eta, alpha, v, q and memory are learned through the writes."""

@@ -20,6 +20,7 @@ from nestling.memories.parts import (
     unit,
 )
 from nestling.memories.segments import segments
+from nestling.memories.self_titans.decode import Readouts, one_token
 from nestling.memories.self_titans.layers import Layers, apply, apply_through, shift_through
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import (
@@ -236,7 +237,7 @@ class SelfTitans(Memory):
             state = self.init_state(len(x))
         projected, tail = self.convolution(self.projection(x), state.tail, flow)
         heads = (3, self.num_heads, -1)
-        q, k, v = (unit(h) for h in projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4))
+        q, k, v = unit(projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4))
         mu = None
         if self.config.momentum:
             gated = x.to(self.mu_weight.dtype)  # the gates may be of higher precision than x
@@ -279,6 +280,9 @@ class SelfTitans(Memory):
         """Segment by segment; in none does a period of any row end but at its last token."""
         config = self.config
         initial = self._initial()
+        if q.shape[2] == 1 and flow.reset is None and flow.mask is None:
+            rates = Readouts(self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
+            return one_token(config, self.names, initial, rates, q, k, v, mu, state)
         start = self._start(len(q))
         shortest = min(config.period, config.projection_period)
         outputs = []
