@@ -208,8 +208,10 @@ def trusted(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
     return tuple(x * wide(radius / torch.maximum(whole, radius), x) for x in move)
 
 
-def restarted(state: LevelState, rows: Bool[Tensor, " B"]) -> LevelState:
-    """These rows back at the start: nothing moved, gathered or counted."""
+def restarted(
+    state: LevelState, rows: Bool[Tensor, " B"], *, keep_seen: bool = False
+) -> LevelState:
+    """These rows back at the start: nothing moved, gathered or counted (but ``seen``, if kept)."""
 
     def zero(x: Tensor) -> Tensor:
         return x.masked_fill(wide(rows, x), 0)
@@ -217,9 +219,14 @@ def restarted(state: LevelState, rows: Bool[Tensor, " B"]) -> LevelState:
     def each(tensors: Tensors) -> Tensors:
         return tuple(map(zero, tensors))
 
-    moved_, total, gram, buffers, *counts = state
     return LevelState(
-        each(moved_), each(total), each(gram), tuple(map(each, buffers)), *map(zero, counts)
+        each(state.moved),
+        each(state.total),
+        each(state.gram),
+        tuple(map(each, state.buffers)),
+        zero(state.terms),
+        state.seen if keep_seen else zero(state.seen),
+        zero(state.writes),
     )
 
 

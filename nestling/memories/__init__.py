@@ -29,6 +29,7 @@ MEMORIES = Registry(
         "memora": "nestling.memories.deep:Memora",
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
+        "cms_context": "nestling.memories.cms.context:CMSContext",
     },
 )
 

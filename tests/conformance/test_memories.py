@@ -72,6 +72,11 @@ TINY = {
     ],
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
+    "cms_context": [
+        {"periods": (2, 8), "intermediate_size": 12},
+        {"periods": (1, 4, 12), "intermediate_size": 8, "rule": "adam", "learning_rate": 0.05},
+        {"periods": (3,), "intermediate_size": 8, "rule": "dgd", "learning_rate": 20.0},
+    ],
 }
 CASES = [(name, options) for name in TINY for options in TINY[name]]
 every_memory = pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from tolerances import assert_close
 
 from nestling.core.error import UserError
 from nestling.core.memory import Flow
+from nestling.memories.grid import grid
 from nestling.memories.ttt import TTTMLP, TTTLinear
-from nestling.memories.ttt.grid import grid
 
 WIDTH, HEADS = 8, 2
 KINDS = {"linear": TTTLinear, "mlp": TTTMLP}

@@ -12,8 +12,8 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.memories.grid import Grid, grid
 from nestling.memories.parts import ShortConvolution
-from nestling.memories.ttt.grid import Grid, grid
 from nestling.memories.ttt.inner import (
     Inner,
     Layer,

@@ -1,0 +1,42 @@
+"""Options that the in-context continuum memory systems share."""
+
+from dataclasses import dataclass
+
+from nestling.core.cms import CMSLevel, check_periods
+from nestling.core.error import UserError, did_you_mean
+
+THROUGH = ("full", "first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextConfig:
+    """Options of a CMS whose levels are written inside the sequence (regime R1)."""
+
+    periods: tuple[int, ...] = (16, 64)  # tokens between two writes; each divides the next
+    intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
+    objective: str = "local"  # what a write makes smaller: "local", "ntp" or "teach"
+    rule: str = "gradient"  # how it is written: a name of nestling.core.descent.RULES
+    learning_rate: float = 1.0  # of every level at the start; each learns a factor of its own
+    clip: float | None = 1.0  # longest gradient of a write; None: any
+    trust: float | None = 1.0  # farthest from the initial state, in lengths of it; None: any
+    through: str = "full"  # outer gradients through the inner ones, or "first": of first order
+
+    def __post_init__(self):
+        check_periods(self.periods, "periods of the levels")
+        if self.intermediate_size is not None and self.intermediate_size < 1:
+            raise UserError("intermediate_size must be at least 1")
+        if self.through not in THROUGH:
+            hint = did_you_mean(self.through, THROUGH)
+            raise UserError(f"through={self.through!r} is unknown: {hint}")
+        self.level(0)
+
+    def level(self, index: int) -> CMSLevel:
+        """How the level ``index``, fast to slow, is written."""
+        return CMSLevel(
+            period=self.periods[index],
+            rule=self.rule,
+            lr=self.learning_rate,
+            objective=self.objective,
+            clip=self.clip,
+            trust=self.trust,
+        )

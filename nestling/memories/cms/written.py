@@ -1,0 +1,148 @@
+"""A level that is written inside the sequence: a learned network, moved in every row."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nestling.core.cms import CMSLevel, LevelState, gathered, moved, new_level, restarted, written
+from nestling.core.descent import RULES
+from nestling.core.level import Level
+from nestling.memories.cms.network import Weights, gradients, grams, read
+from nestling.memories.mlp import SwiGLU
+
+
+class WrittenState(NamedTuple):
+    """What one level of every row remembers."""
+
+    level: LevelState
+    last: Float[Tensor, "B D"]  # what the level was given at the last token; zero before the first
+    inputs: Float[Tensor, "B W D"]  # teach: given, and not yet answered by a signal of the head
+
+
+class WrittenLevel(nn.Module):
+    """``x + SwiGLU(RMSNorm(x))`` whose three matrices each row writes for itself.
+
+    The matrices of the module are the initial state, learned by the outer optimizer through the
+    writes. With the objective "local" the pair of the token t is what the level was given before
+    it and a projection of what it is given at it, ``(h_{t-1}, V h_t)``, known as soon as t is read:
+
+        g_t = gradient of |f(h_{t-1}; theta) - V h_t|^2 / 2 at the theta that opened the period
+        theta <- theta + rule(mean of g_t over the period)   once in C tokens of the document
+
+    Source: arXiv 2512.24695, Eq 71; the pairs are after arXiv 2604.06169. Deviates: the mean in
+    place of the sum; the paper leaves f and the objective open.
+    """
+
+    def __init__(self, level: CMSLevel, hidden_size: int, intermediate_size: int):
+        super().__init__()
+        self.level = level
+        self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
+        self.network = SwiGLU(hidden_size, intermediate_size)
+        self.log_rate = nn.Parameter(torch.empty(()))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Norms at one, normal weights of standard deviation 0.02, the rate as configured."""
+        self.norm.weight.fill_(1.0)
+        self.network.init_weights(generator)
+        self.log_rate.zero_()
+
+    def start(self) -> Weights:
+        """The learned initial state, at least float32."""
+        network = self.network
+        matrices = (network.gate.weight, network.up.weight, network.output.weight)
+        return Weights(*(m.to(torch.promote_types(m.dtype, torch.float32)) for m in matrices))
+
+    def rate(self) -> Float[Tensor, ""]:
+        """The learning rate, as learned."""
+        return self.level.lr * self.log_rate.to(self.start().gate.dtype).exp()
+
+    def init_state(self, batch: int) -> WrittenState:
+        """The state before the first token."""
+        start = self.start()
+        width = start.gate.shape[1]
+        state = new_level(self.level, start, batch, (width, width, start.gate.shape[0]))
+        empty = state.terms.new_zeros(batch, 0, width)
+        return WrittenState(state, empty.new_zeros(batch, width), empty)
+
+    def reset(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
+        """These rows back at the learned initial state."""
+        return WrittenState(
+            restarted(state.level, rows),
+            state.last.masked_fill(rows[:, None], 0),
+            state.inputs.masked_fill(rows[:, None, None], 0),
+        )
+
+    def read(
+        self,
+        h: Float[Tensor, "B R D"],
+        target: Float[Tensor, "B R D"],
+        valid: Bool[Tensor, "B R"],
+        state: WrittenState,
+        start: Weights,
+        through: str = "full",
+    ) -> tuple[Float[Tensor, "B R D"], WrittenState]:
+        """Answers f(h; theta), and the state with the gradients of these tokens' pairs taken up.
+
+        The tokens lie in one period; in each row valid ones come first. ``start`` is the initial
+        state, of all rows or of each.
+        """
+        weights = Weights(*moved(start, state.level))
+        if self.level.objective != "local":
+            inputs = state.inputs
+            if self.level.objective == "teach":
+                inputs = torch.cat((inputs, h * valid[..., None]), dim=1)
+            return read(weights, h).answer, state._replace(inputs=inputs)
+        line = torch.cat((state.last[:, None], h), dim=1)
+        reading = read(weights, line)
+        known = torch.cat(((state.level.seen > 0)[:, None], valid[:, 1:]), dim=1) & valid
+        sure = known[..., None].to(h.dtype)
+        keys, before = line[:, :-1], reading.some(0, h.shape[1])
+        moves = gradients(weights, keys, before, (before.answer - target) * sure)
+        gram = grams(keys, before, sure) if self.level.rule == "dgd" else ()
+        if through == "first":
+            moves, gram = Weights(*map(Tensor.detach, moves)), tuple(map(Tensor.detach, gram))
+        count = valid.sum(1)
+        level = gathered(state.level, moves, seen=count, terms=sure.sum((1, 2)), gram=gram)
+        last = line.gather(1, count[:, None, None].expand(-1, 1, h.shape[-1]))[:, 0]
+        return reading.answer[:, 1:], state._replace(level=level, last=last)
+
+    def write(self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights) -> WrittenState:
+        """Write these rows, if they have gathered anything."""
+        rows = rows & (state.level.terms > 0)
+        level = written(self.level, start, state.level, rows=rows, lr=self.rate())
+        return state._replace(level=level)
+
+    def boxes(self, name: str, transfer: str) -> Iterable[Level]:
+        """The level's boxes of the nested system: what its rule remembers, and its weights."""
+        objective = {
+            "local": "|f(h_{t-1}) - V h_t|^2 / 2",
+            "ntp": "next-token prediction",
+            "teach": "<f(h_t), gradient of the head>",
+        }[self.level.objective]
+        rule = RULES[self.level.rule]
+        names = tuple(f"{buffer} of {name}" for buffer in rule.buffers)
+        weights = Level(
+            name=name,
+            period=self.level.period,
+            parameters=sum(p.numel() for p in self.network.parameters()),
+            per_sequence=True,
+            objective=objective,
+            rule=rule.summary,
+            context=f"{self.level.period} tokens of the document",
+            transfer=transfer,
+            depends_on=names,
+        )
+        for memory in names:
+            yield replace(
+                weights,
+                name=memory,
+                rule="its part of the rule",
+                transfer="direct: the direction of the level's step",
+                depends_on=(),
+            )
+        yield weights

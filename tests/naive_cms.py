@@ -1,0 +1,85 @@
+"""The in-context continuum memory system token by token, its gradients by torch.func.
+
+One row, no chunks, no closed forms: every token's gradient is that of a loss written out, and a
+level is written where its period ends.
+"""
+
+import torch
+from torch.func import grad
+
+SLOPE = 1e-6
+
+
+def network(theta, h):
+    gate, up, output = theta
+    z = gate @ h
+    return output @ (z * z.sigmoid() * (up @ h))
+
+
+def pair_loss(theta, key, value):
+    return (network(theta, key) - value).square().sum() / 2
+
+
+def normalised(level, x):
+    return x / (x.square().mean() + SLOPE).sqrt() * level.norm.weight
+
+
+def written(theta, initial, gradients, config, rate):
+    """Plain gradient descent on the mean, clipped, then within the trust of the initial state."""
+    mean = [torch.stack(g).mean(0) for g in zip(*gradients, strict=True)]
+    norm = sum(g.square().sum() for g in mean).sqrt()
+    if config.clip is not None and norm > config.clip:
+        mean = [g * config.clip / norm for g in mean]
+    away = [w - rate * g - i for w, g, i in zip(theta, mean, initial, strict=True)]
+    if config.trust is not None:
+        radius = config.trust * sum(i.square().sum() for i in initial).sqrt()
+        reach = sum(a.square().sum() for a in away).sqrt()
+        if reach > radius:
+            away = [a * radius / reach for a in away]
+    return [i + a for i, a in zip(initial, away, strict=True)]
+
+
+class Naive:
+    """One level of one row, as it reads."""
+
+    def __init__(self, level, config):
+        network = level.network
+        self.level, self.config = level, config
+        self.initial = [network.gate.weight, network.up.weight, network.output.weight]
+        self.rate = config.learning_rate * level.log_rate.exp()
+        self.period = level.level.period
+        self.begin()
+
+    def begin(self):
+        self.theta, self.gradients, self.last, self.count = list(self.initial), [], None, 0
+
+    def read(self, x, target):
+        """What the level adds to one token."""
+        h = normalised(self.level, x)
+        answer = network(self.theta, h)
+        if self.last is not None:
+            self.gradients.append(grad(pair_loss)(self.theta, self.last, target @ h))
+        self.last, self.count = h, self.count + 1
+        return answer
+
+    def close(self):
+        """Write if the period is full; whether it was."""
+        full = self.count % self.period == 0
+        if full and self.gradients:
+            self.theta = written(self.theta, self.initial, self.gradients, self.config, self.rate)
+            self.gradients = []
+        return full
+
+
+def chain(memory, x, starts=()):
+    """The sequential variant on [T, D]; ``starts`` are the tokens at which documents start."""
+    levels = [Naive(level, memory.config) for level in memory.chain]
+    outputs = []
+    for t, token in enumerate(x):
+        for level in levels:
+            if t in starts:
+                level.begin()
+            token = token + level.read(token, memory.target.weight)
+            level.close()
+        outputs.append(token)
+    return torch.stack(outputs)
