@@ -18,6 +18,11 @@ from nestling.tasks.task import (
 TASKS = Registry(
     "task",
     {
+        "babilong-1": "nestling.tasks.babilong:Babilong1",
+        "babilong-2": "nestling.tasks.babilong:Babilong2",
+        "babilong-3": "nestling.tasks.babilong:Babilong3",
+        "babilong-4": "nestling.tasks.babilong:Babilong4",
+        "babilong-5": "nestling.tasks.babilong:Babilong5",
         "recall": "nestling.tasks.recall:Recall",
         "recall-mqar": "nestling.tasks.mqar:Mqar",
         "mad-compress": "nestling.tasks.mad.copying:Compression",

@@ -85,15 +85,37 @@ def fill(parts: Iterator[str], budget: int, size: Callable[[str], int]) -> list[
     return found
 
 
-def insert(hidden: Sequence[str], among: Sequence[str], places: Sequence[int]) -> list[str]:
-    """``hidden`` between the others, before the one at each place; both keep their order.
+def insert(hidden: Sequence[str], among: Sequence[str], places: Sequence[float]) -> list[str]:
+    """``hidden`` between the others, at shares of their number; both keep their order.
 
-    >>> insert(["A", "B"], ["x", "y", "z"], [3, 1])
+    >>> insert(["A", "B"], ["x", "y", "z"], [1.0, 0.34])
     ['x', 'A', 'y', 'z', 'B']
     """
-    cuts = [0, *sorted(places), len(among)]
+    cuts = [0, *sorted(round(place * len(among)) for place in places), len(among)]
     parts = [list(among[begin:end]) for begin, end in pairwise(cuts)]
     found = parts[0]
     for one, part in zip(hidden, parts[1:], strict=True):
         found += [one, *part]
     return found
+
+
+def fitted(
+    text: Callable[[list[str]], str],
+    others: Sequence[str],
+    length: int,
+    count: Callable[[str], int],
+) -> str:
+    """The text around the first of the others, as many as keep it within a length.
+
+    The others' own counts are near enough to begin with; what is too much is taken off.
+    """
+    others = list(others)
+    while True:
+        found = text(others)
+        over = count(found) - length
+        if over <= 0:
+            return found
+        if not others:
+            raise UserError(f"length {length} does not hold the facts; raise it")
+        mean = count(" ".join(others)) / len(others)
+        others = others[: -max(1, int(over / mean))]

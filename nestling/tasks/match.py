@@ -12,32 +12,44 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().lower()
 
 
-def contains_all(text: str, answers: Sequence[str]) -> float:
+def contains_all(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
     """The share of the answers that occur in the text, letter case aside (as RULER counts).
 
-    >>> contains_all("They are 17 and 23.", ["17", "42"])
+    >>> contains_all("They are 17 and 23.", ["17", "42"], [])
     0.5
     """
     plain = _plain(text)
     return sum(_plain(answer) in plain for answer in answers) / len(answers)
 
 
-def contains_any(text: str, answers: Sequence[str]) -> float:
+def contains_any(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
     """1 if one of the answers occurs in the text, letter case aside."""
     plain = _plain(text)
     return float(any(_plain(answer) in plain for answer in answers))
 
 
-def exact(text: str, answers: Sequence[str]) -> float:
+def contains_only(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
+    """1 if the first sentence of the text has the answer and no other choice (as BABILong counts).
+
+    >>> contains_only("The Office. Or kitchen?", ["office"], ["office", "kitchen"])
+    1.0
+    >>> contains_only("office or kitchen", ["office"], ["office", "kitchen"])
+    0.0
+    """
+    plain = _plain(text.partition(".")[0])
+    return float({choice for choice in choices if _plain(choice) in plain} == {answers[0]})
+
+
+def exact(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
     """1 if the text is one of the answers, up to letter case, blanks and a last full stop.
 
-    >>> exact(" Kitchen. ", ["kitchen"])
+    >>> exact(" Kitchen. ", ["kitchen"], [])
     1.0
     """
     return float(_plain(text).rstrip(".") in {_plain(answer).rstrip(".") for answer in answers})
 
 
-def chrf(text: str, answers: Sequence[str]) -> float:
+def chrf(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
     """chrF2 of the text against the answers as references, in [0, 1]; by sacrebleu."""
     try:
         metrics = importlib.import_module("sacrebleu.metrics")
@@ -55,9 +67,11 @@ def bits_per_byte(log_probability: float, text: str) -> float:
     return -log_probability / math.log(2) / len(text.encode())
 
 
-MATCHES: dict[str, Callable[[str, Sequence[str]], float]] = {
+# of the text generated, what is right, and what an answer might be
+MATCHES: dict[str, Callable[[str, Sequence[str], Sequence[str]], float]] = {
     "all": contains_all,
     "any": contains_any,
+    "only": contains_only,
     "exact": exact,
     "chrf": chrf,
 }

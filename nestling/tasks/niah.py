@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 from nestling.core.error import UserError
-from nestling.tasks.haystack import Haystack, fill, insert
+from nestling.tasks.haystack import Haystack, fill, fitted, insert
 from nestling.tasks.task import Answer, Question, QuestionTask
 from nestling.tasks.words import ADJECTIVES, NOUNS, made_prose
 
@@ -108,21 +108,15 @@ class Niah(QuestionTask):
         needles = [self.needle(key, value) for key, found in told.items() for value in found]
         rng.shuffle(needles)
         answers = tuple(value for key in asked for value in told[key])
-        frame = self.prompt("", asked)
-        budget = self.config.length - self.config.answer_room
-        budget -= self.count(frame) + sum(self.prose.size(needle) for needle in needles)
-        if budget < 0:
-            raise UserError(f"length {self.config.length} does not hold the needles; raise it")
-        others = self.others(rng, budget, set(told), unseen)
-        depths = rng.sample(range(DEPTHS), len(needles))
-        # the parts may count a little less alone than joined
-        while True:
-            places = self.places(rng, depths, len(others))
-            prompt = self.prompt(self.joined(insert(needles, others, places)), asked)
-            over = self.count(prompt) + self.config.answer_room - self.config.length
-            if over <= 0 or not others:
-                return Question(prompt, answers)
-            others = others[: -1 - over // (1 + max(map(self.prose.size, others)))]
+        limit = self.config.length - self.config.answer_room
+        sizes = self.count(self.prompt("", asked)) + sum(map(self.prose.size, needles))
+        others = self.others(rng, limit - sizes, set(told), unseen)
+        places = self.places(rng, len(needles))
+
+        def prompt(others: list[str]) -> str:
+            return self.prompt(self.joined(insert(needles, others, places)), asked)
+
+        return Question(fitted(prompt, others, limit, self.count), answers)
 
     def others(self, rng: Random, budget: int, taken: set[str], unseen: bool) -> list[str]:
         """What the needles are hidden in."""
@@ -139,11 +133,11 @@ class Niah(QuestionTask):
 
         return fill(more(), budget, self.prose.size)
 
-    def places(self, rng: Random, depths: Sequence[int], lines: int) -> list[int]:
-        """Before which lines the needles stand."""
+    def places(self, rng: Random, count: int) -> list[float]:
+        """Where the needles stand, as shares of the text."""
         if self.haystack == "prose":
-            return [lines * round(100 * depth / (DEPTHS - 1)) // 100 for depth in depths]
-        return [rng.randrange(lines + 1) for _ in depths]
+            return [depth / (DEPTHS - 1) for depth in rng.sample(range(DEPTHS), count)]
+        return [rng.random() for _ in range(count)]
 
     @property
     def what(self) -> str:

@@ -37,7 +37,7 @@ class Question(NamedTuple):
 
     prompt: str  # read before the answer; ends without a blank
     answers: tuple[str, ...]  # what is right; ``Task.match`` says whether all or any of them
-    choices: tuple[str, ...] = ()  # of kind "choose": what may follow; one is ``answers[0]``
+    choices: tuple[str, ...] = ()  # to choose from (or, generated, what counts as an answer)
     joint: str = " "  # between the prompt and what follows
 
     @property
@@ -207,7 +207,7 @@ class TextTask(Task):
         text = str(answer)
         for end in self.stop:
             text = text.partition(end)[0]
-        return MATCHES[self.match](text, question.answers)
+        return MATCHES[self.match](text, question.answers, question.choices)
 
     def _right(self, question: Question) -> Answer:
         if self.kind == "choose":
