@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -120,7 +120,91 @@ class Commonsense:
         print(Table(columns=("task", *columns), rows=rows).text())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """Tasks of this library; a preset instead of a folder is trained on each of them first."""
+
+    model: str = ""
+    """Folder with a model of ours or of transformers; or a preset, with --fit. Must be given."""
+    suite: tyro.conf.Suppress[str] = "tasks"
+    tasks: str = ""
+    """Names with commas between, as `nestling list tasks` gives them; none: the whole suite."""
+    count: int = 100
+    """Examples of each task, or questions of each stage."""
+    lengths: tuple[int, ...] = ()
+    """Lengths of the texts in tokens, one measurement each; none: the task's own."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE: an option of the task (length=2048), a setting of the training (batch_size=4) or
+    of the preset (hidden_size=64); may be repeated."""
+    fit: int = 0
+    """Steps of training on the task (or on each of its stages) before it is asked; 0: none."""
+    seed: int = 0
+    """Seed of the examples, and of the weights and batches of a preset."""
+    segment: int = 512
+    """Tokens a call of the model; bounds the memory in use, changes no figure."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    json: Path | None = None
+    """File for the figures, a Result."""
+    quiet: bool = False
+    """Do not say which task is under way."""
+
+    def run(self) -> None:
+        """Measure, print a table, and write the Result where --json says."""
+        if not self.model:
+            raise UserError("name a folder with a model, or a preset, with --model")
+        if self.count < 1 or self.fit < 0 or any(length < 1 for length in self.lengths):
+            raise UserError("count and lengths must be at least 1, fit at least 0")
+        import sys
+
+        from nestling.cli.train import settings
+        from nestling.evals.run import plan_of, run_tasks
+        from nestling.evals.suite import suite
+        from nestling.report import Table
+
+        names = [name for name in self.tasks.split(",") if name] or suite(self.suite)
+        plan = plan_of(
+            names,
+            settings(self.set),
+            seed=self.seed,
+            count=self.count,
+            lengths=self.lengths,
+            fit=self.fit,
+            segment=self.segment,
+        )
+
+        def say(text: str) -> None:
+            if not self.quiet:
+                print(text, file=sys.stderr, flush=True)
+
+        result = run_tasks(self.model, names, plan, device=self.device, say=say)
+        if self.json is not None:
+            result.write(self.json)
+        rows = []
+        for name, found in result.metrics["tasks"].items():
+            for length, figures in found.get("by_length", {"": found}).items():
+                rows.append((name, length, *(figures.get(column) for column in TASK_COLUMNS)))
+        print(Table(columns=("task", "length", *TASK_COLUMNS), rows=rows).text())
+
+
+TASK_COLUMNS = ("count", "score", "low_95", "high_95", "chance", "forgotten", "seconds")
+
+
+def of_suite(name: str, summary: str) -> Any:
+    """The command that measures on one suite."""
+    blank = Tasks(suite=name)
+    return Annotated[Tasks, tyro.conf.subcommand(name, default=blank, description=summary)]
+
+
 Command = (
     Annotated[Lm, tyro.conf.subcommand("lm")]
     | Annotated[Commonsense, tyro.conf.subcommand("commonsense")]
+    | of_suite("niah", "Needles in a haystack, as RULER defines them.")
+    | of_suite("babilong", "Facts of bAbI's tasks, hidden in real prose.")
+    | of_suite("recall", "In-context recall and its kin.")
+    | of_suite("mad", "The tasks of MAD; fit a preset to them.")
+    | of_suite("formal", "Formal languages; fit a preset to them.")
+    | of_suite("incremental", "Classes learned one set after another, by reading or by training.")
+    | of_suite("translation", "Novel languages learned one after another.")
+    | of_suite("tasks", "Any tasks, by --tasks.")
 )

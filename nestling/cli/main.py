@@ -23,7 +23,7 @@ VERBS = {
     "demo": "train Hope and a Transformer on real text, measure both, write a report",
     "data": "list, fetch and verify corpora",
     "train": "train a language model",
-    "eval": "measure any causal language model on a task: lm, commonsense",
+    "eval": "measure any causal language model: lm, commonsense, niah and other tasks",
     "generate": "continue a text with a trained model",
     "levels": "print the nested system of a model and its optimizer",
     "study": "run grids of measurements: list, run, status",

@@ -23,16 +23,17 @@ class Memory:
     ``carry``: the context of a request is read after those of all requests before it, of whichever
     kind; what is scored or written leaves no trace. Requests that follow each other with the same
     context (the choices of one question) read it once. Only a model without a horizon carries.
+    ``before``: every request is read after this memory, which stays as it is.
     """
 
-    def __init__(self, reader: Reader, *, carry: bool = False):
+    def __init__(self, reader: Reader, *, carry: bool = False, before: Any = None):
         if carry and reader.horizon is not None:
             raise UserError(
                 f"{reader.name} reads {reader.horizon} tokens at most, so its memory cannot be "
                 "carried from request to request; leave out --carry"
             )
         self.reader, self.carry = reader, carry
-        self.cache: Any = None
+        self.cache: Any = before
 
     def _room(self, context: Sequence[int], more: int) -> list[int]:
         """The end of a context that leaves room for ``more`` tokens; where it must be cut."""
@@ -44,7 +45,7 @@ class Memory:
         return list(context[-(horizon - more) :])
 
     def _read(self, context: list[int]) -> tuple[torch.Tensor, Any]:
-        before = self.reader.fork(self.cache) if self.cache is not None else None
+        before = None if self.cache is None else self.reader.fork(self.cache)
         logits, cache = self.reader.read(torch.tensor([context]), before)
         if self.carry:
             self.cache = self.reader.fork(cache)
@@ -69,13 +70,14 @@ class Memory:
     def score_text(self, text: str) -> float:
         """Log-probability of a text from its first token on; read in windows where it must be."""
         reader = self.reader
-        if self.carry:
+        if self.carry or self.cache is not None:
             ids = [*reader.start, *reader.encode(text)]
             cache = self.cache if self.cache is None else reader.fork(self.cache)
             logits, cache = reader.read(torch.tensor([ids[:1]]), cache)
             first = float(logits.log_softmax(-1)[0, ids[1]])
             nats = sum(float(x.sum()) for x in reader.losses(torch.tensor([ids[1:]]), cache))
-            self.cache = cache
+            if self.carry:
+                self.cache = cache
             return first - nats
         rows = windows(reader, reader.encode(text))
         lead = len(reader.start)
@@ -88,11 +90,9 @@ class Memory:
     def write(self, context: Sequence[int], *, tokens: int, stops: tuple[str, ...]) -> str:
         """The likeliest continuation, at most ``tokens`` long, up to the first of ``stops``."""
         ids = self._room(context, tokens)
-        if not self.carry:
-            return self.reader.write(ids, tokens=tokens, stops=stops)
-        before = self.reader.fork(self.cache) if self.cache is not None else None
-        text = self.reader.write(
-            ids, tokens=tokens, stops=stops, cache=self.reader.fork(before) if before else None
-        )
-        _, self.cache = self.reader.read(torch.tensor([ids]), before)
+        before = None if self.cache is None else self.reader.fork(self.cache)
+        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before)
+        if self.carry:
+            before = None if self.cache is None else self.reader.fork(self.cache)
+            _, self.cache = self.reader.read(torch.tensor([ids]), before)
         return text

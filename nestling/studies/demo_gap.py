@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nestling.core.result import Result
+from nestling.core.statistics import Interval, interval
 from nestling.report import Curve, Section, Table, lines
-from nestling.studies.statistics import Interval, interval
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.studies.text import Text, text_result
 from nestling.train import TrainConfig

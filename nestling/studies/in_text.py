@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nestling.data import IGNORED, Batch
-from nestling.studies.questions import APART
+from nestling.evals.questions import APART
 from nestling.tasks import TokenTask
 
 

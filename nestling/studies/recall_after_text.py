@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from nestling.core.result import Result, provenance
+from nestling.core.statistics import interval
 from nestling.data import prepare
+from nestling.evals.questions import Questions, unseen_examples
 from nestling.memories.self_titans import SelfTitans
 from nestling.models import HopeForCausalLM, create
 from nestling.models.cache import MemoryCache
 from nestling.models.decode import read
 from nestling.report import Section, Table
 from nestling.studies.in_text import InText
-from nestling.studies.questions import Questions, unseen_examples
-from nestling.studies.statistics import interval
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.tasks import Examples
 from nestling.tasks.recall import Recall

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
+from nestling.core.statistics import interval
+from nestling.evals.questions import Questions, answers, unseen_examples
 from nestling.models import create
 from nestling.report import Section, Table
-from nestling.studies.questions import Questions, answers, unseen_examples
-from nestling.studies.statistics import interval
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config

@@ -43,3 +43,20 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, mon
     assert main(["eval", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+
+
+def test_a_suite_of_a_preset_is_fitted_measured_and_written(tmp_path, capsys):
+    record = tmp_path / "recall.json"
+    options = {"keys": 3, "values": 4, "period": 2, "hidden_size": 32, "num_heads": 2}
+    options |= {"num_hidden_layers": 1, "batch_size": 2}
+    sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
+    more = ["--tasks", "recall", "--fit", "2", "--count", "4", "--json", str(record), *sets]
+    assert main(["eval", "recall", "--model", "hope-tiny", *more]) == 0
+    out = capsys.readouterr()
+    assert "0.2500" in out.out and out.err == "recall\n"
+    assert json.loads(record.read_text())["metrics"]["tasks"]["recall"]["count"] == 4
+
+
+def test_an_unknown_task_is_named_with_the_nearest(trained, capsys):
+    assert main(["eval", "niah", "--model", str(trained), "--tasks", "niah-one"]) == 2
+    assert "did you mean" in capsys.readouterr().err

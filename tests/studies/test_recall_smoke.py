@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nestling.core.result import Result
-from nestling.studies.questions import Questions, as_batch, unseen_examples
+from nestling.evals.questions import Questions, as_batch, unseen_examples
 from nestling.studies.recall_smoke import RecallSmoke
 from nestling.tasks import IGNORED
 from nestling.tasks.recall import Recall

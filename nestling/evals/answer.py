@@ -1,0 +1,133 @@
+"""A model asked what a task asks, and its answers handed back to the task."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.core.statistics import interval, wilson
+from nestling.evals.reader import Reader
+from nestling.evals.requests import Ask, Memory
+from nestling.tasks import UNSEEN, Answer, Question, QuestionTask, TextTask, TokenTask
+
+Tell = Callable[[int, int], None]  # questions answered, of so many
+
+
+def silent(done: int, count: int) -> None:
+    """A Tell that tells nobody."""
+
+
+def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
+    """The mean with its 95 % interval: Wilson's where scores are 0 or 1, else Student's t."""
+    found = interval(scores)
+    low, high = (
+        wilson(sum(scores), len(scores))
+        if all(score in (0.0, 1.0) for score in scores)
+        else (found.low, found.high)
+    )
+    ends = {"low_95": low, "high_95": high}
+    return {
+        "score": found.mean,
+        "count": len(scores),
+        **{name: None if math.isnan(end) else end for name, end in ends.items()},
+        "chance": chance,
+    }
+
+
+def spelled(reader: Reader, count: int, seed: int) -> list[int]:
+    """A token of the model's vocabulary for each of a task's tokens, drawn among plain words.
+
+    Words are taken where there are enough, with a blank before them, as in running text; else any
+    token that is not special.
+    """
+    tokenizer = reader.tokenizer
+    special = set(tokenizer.all_special_ids)
+    plain = [i for i in range(len(tokenizer)) if i not in special]
+    words = [i for i in plain if _is_word(tokenizer.decode([i]))] if count < len(plain) else []
+    among = words if len(words) >= count else plain
+    if len(among) < count:
+        raise UserError(
+            f"the task has {count} tokens and {reader.name} {len(among)}: "
+            "take a model with a larger vocabulary, or fit a preset to the task (--fit)"
+        )
+    order = torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))
+    return [among[i] for i in order[:count].tolist()]
+
+
+def _is_word(text: str) -> bool:
+    return text.startswith(" ") and text[1:].isascii() and text[1:].isalpha() and len(text) > 3
+
+
+def ask_positions(
+    reader: Reader,
+    task: TokenTask,
+    *,
+    seed: int = 0,
+    count: int = 100,
+    own: bool = False,
+    batch_size: int = 16,
+    tell: Tell = silent,
+) -> dict[str, Any]:
+    """The likeliest of the task's tokens at every position with a label; scores by row.
+
+    ``own``: the model's vocabulary is the task's (it was fitted to it). Otherwise each token of the
+    task is spelt as a token of the model (``spelled``), and a row is led by the start of a text.
+    """
+    examples = task.examples(UNSEEN + seed, count)
+    names = list(range(task.vocab_size)) if own else spelled(reader, task.vocab_size, seed)
+    lead = [] if own else reader.start
+    rows = torch.tensor(names)[examples.input_ids]
+    rows = torch.cat([torch.tensor([lead] * count).view(count, len(lead)).long(), rows], 1)
+    answers: list[Int[Tensor, "B T"]] = []
+    for part in rows.split(batch_size):
+        found, cache = [], None
+        for piece in part.split(reader.segment, 1):
+            logits, cache = reader.call(piece, cache)
+            found.append(logits[..., names].argmax(-1).cpu())
+        answers.append(torch.cat(found, 1)[:, len(lead) :])
+        tell(sum(map(len, answers)), count)
+    scores = task.scores(torch.cat(answers), examples.labels)
+    return figures(scores[~scores.isnan()].tolist(), task.chance) | {"tokens": rows.numel()}
+
+
+def ask_texts(
+    reader: Reader,
+    task: QuestionTask,
+    *,
+    seed: int = 0,
+    count: int = 100,
+    tell: Tell = silent,
+) -> dict[str, Any]:
+    """The model's answer to every question of a text task, each read from a fresh memory."""
+    memory = Memory(reader)
+    scores: list[float] = []
+    tokens = 0
+    for question in task.stream(UNSEEN + seed):
+        ids = [*reader.start, *reader.encode(question.prompt)]
+        answer = answer_to(memory, task, ids, question)
+        tokens += len(ids)
+        scores += task.scores([answer], [question])
+        tell(len(scores), count)
+        if len(scores) == count:
+            break
+    found = figures(scores, task.chance) | {"tokens": tokens}
+    if reader.horizon is not None:
+        found["horizon"] = reader.horizon
+    return found
+
+
+def answer_to(memory: Memory, task: TextTask, context: list[int], question: Question) -> Answer:
+    """What a model answers after ``context``: a text, a choice or a log-probability."""
+    reader = memory.reader
+    if task.kind == "generate":
+        return memory.write(context, tokens=task.new_tokens, stops=task.stop)
+    texts = question.choices if task.kind == "choose" else question.answers[:1]
+    asks = [
+        Ask(tuple(context), tuple(reader.encode(question.joint + text) or [0])) for text in texts
+    ]
+    scores = [score for score, _ in memory.score(asks)]
+    return scores.index(max(scores)) if task.kind == "choose" else scores[0]

@@ -1,0 +1,86 @@
+"""A model of ours trained on a task, before it is measured on it."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nestling.core.error import UserError
+from nestling.data import byte_tokenizer
+from nestling.evals.questions import Lessons, Questions, TextQuestions
+from nestling.evals.reader import Reader
+from nestling.evals.stages import Learned
+from nestling.models import create
+from nestling.tasks import QuestionTask, Stage, StageTask, Task, TokenTask
+from nestling.train import TrainConfig, train
+
+
+def fresh(
+    preset: str, task: Task, *, seed: int, segment: int, options: Mapping[str, Any]
+) -> Reader:
+    """An untrained preset for a task: its own tokens, or bytes where it is made of text."""
+    tokenizer = byte_tokenizer()
+    size = task.vocab_size if isinstance(task, TokenTask) else len(tokenizer)
+    model = create(preset, vocab_size=size, seed=seed, **options)
+    return Reader(model, tokenizer, name=preset, segment=segment)
+
+
+def shaped(config: TrainConfig, length: int) -> TrainConfig:
+    """Settings for rows of a task: each begins afresh, ``length`` tokens long."""
+    return dataclasses.replace(config, sequence_length=length, carry=False, save_every=0)
+
+
+def fit(
+    reader: Reader, task: TokenTask | QuestionTask, config: TrainConfig, *, quiet: bool = True
+) -> dict[str, Any]:
+    """Train the reader's model in place on examples of seeds for training; its metrics.
+
+    Only the answers are labels. ``sequence_length`` of the settings is that of the first batch.
+    """
+    if not reader.ours:
+        raise UserError(f"{reader.name} is no model of ours, so it cannot be fitted; leave --fit")
+    loader: Questions
+    if isinstance(task, TokenTask):
+        loader = Questions(task, batch_size=config.batch_size, seed=config.seed)
+    else:
+        loader = TextQuestions(
+            task, batch_size=config.batch_size, seed=config.seed, **words(reader)
+        )
+    length = next(loader).input_ids.shape[1]
+    loader.batches = 0
+    return train(reader.model, loader, shaped(config, length), quiet=quiet)
+
+
+def words(reader: Reader) -> dict[str, Any]:
+    """How a reader's texts become rows."""
+    end = reader.tokenizer.eos_token_id
+    return {"encode": reader.encode, "start": reader.start, "end": end}
+
+
+def by_training(
+    reader: Reader, task: StageTask, config: TrainConfig
+) -> Callable[[int, Stage], Learned]:
+    """Learning by gradient: ``config.steps`` steps on each stage's lessons, in place, no replay."""
+    if not reader.ours:
+        raise UserError(f"{reader.name} is no model of ours, so it cannot be fitted; leave --fit")
+
+    def learn(index: int, stage: Stage) -> Learned:
+        loader = Lessons(
+            task,
+            stage.learn,
+            batch_size=config.batch_size,
+            seed=config.seed + index,
+            **words(reader),
+        )
+        length = next(loader).input_ids.shape[1]
+        loader.batches = 0
+        train(reader.model, loader, shaped(config, length), quiet=True)
+        return Learned(reader)
+
+    return learn
+
+
+def apart(reader: Reader) -> Reader:
+    """A reader of a copy of the model, to be trained without a change to this one."""
+    model = copy.deepcopy(reader.model)
+    return Reader(model, reader.tokenizer, name=reader.name, segment=reader.segment)

@@ -1,0 +1,148 @@
+"""Tasks as endless sources of batches, so that the training loop can read them."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.data import Batch
+from nestling.tasks import IGNORED, UNSEEN, Examples, Question, QuestionTask, TextTask, TokenTask
+
+APART = 1_000_003  # seeds of one run's batches; another run's begin beyond them
+PAD = 0  # at positions that are masked
+Encode = Callable[[str], list[int]]
+
+
+def as_batch(examples: Examples) -> Batch:
+    """Every row is a document of its own, without fill."""
+    reset = torch.zeros_like(examples.input_ids, dtype=torch.bool)
+    reset[:, 0] = True
+    return Batch(examples.input_ids, examples.labels, reset, torch.ones_like(reset))
+
+
+class Questions:
+    """Fresh examples for every batch; the position is the number of batches given."""
+
+    def __init__(self, task: TokenTask, *, batch_size: int, seed: int):
+        self.task, self.batch_size, self.seed = task, batch_size, seed
+        self.batches = 0
+
+    def __iter__(self) -> "Questions":
+        """The loader itself: it goes on from where it stands."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch; there always is one."""
+        self.batches += 1
+        return as_batch(self.task.examples(self.seed * APART + self.batches, self.batch_size))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The exact position."""
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position."""
+        self.batches = state["batches"]
+
+
+def right(task: TextTask, question: Question) -> str:
+    """The text that answers a question: all that is right where all is asked for."""
+    return str(task.oracle([question])[0]) if task.kind == "generate" else question.answers[0]
+
+
+def as_rows(
+    task: TextTask, questions: Sequence[Question], *, encode: Encode, start: list[int], end: int
+) -> Batch:
+    """Questions with their answers, each a row; labels are the tokens of the answer and the end.
+
+    Where the task asks for likelihood the whole text is the answer. Rows are filled up behind.
+    """
+    rows = []
+    for question in questions:
+        prompt = [*start, *encode(question.prompt)]
+        answer = [*encode(question.joint + right(task, question)), end]
+        rows.append((len(prompt), [*prompt, *answer]))
+    width = max(len(ids) for _, ids in rows) - 1
+    ids = torch.full((len(rows), width), PAD)
+    labels = torch.full((len(rows), width), IGNORED)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for row, (begin, tokens) in enumerate(rows):
+        taken = torch.tensor(tokens)
+        ids[row, : len(taken) - 1] = taken[:-1]
+        labels[row, begin - 1 : len(taken) - 1] = taken[begin:]
+        mask[row, : len(taken) - 1] = True
+    reset = torch.zeros_like(mask)
+    reset[:, 0] = True
+    return Batch(ids, labels, reset, mask)
+
+
+class TextQuestions(Questions):
+    """The same of texts: fresh questions with their answers, of seeds for training."""
+
+    def __init__(
+        self,
+        task: QuestionTask,
+        *,
+        encode: Encode,
+        start: list[int],
+        end: int,
+        batch_size: int,
+        seed: int,
+    ):
+        self.texts, self.encode, self.start, self.end = task, encode, start, end
+        self.batch_size, self.seed, self.batches = batch_size, seed, 0
+
+    def __next__(self) -> Batch:
+        """The next batch; there always is one."""
+        self.batches += 1
+        found = self.texts.examples(self.seed * APART + self.batches, self.batch_size)
+        return as_rows(self.texts, found, encode=self.encode, start=self.start, end=self.end)
+
+
+class Lessons(Questions):
+    """What one stage of a task teaches, again and again in an order drawn anew each time."""
+
+    def __init__(
+        self,
+        task: TextTask,
+        lessons: Sequence[Question],
+        *,
+        encode: Encode,
+        start: list[int],
+        end: int,
+        batch_size: int,
+        seed: int,
+    ):
+        self.texts, self.lessons = task, lessons
+        self.encode, self.start, self.end = encode, start, end
+        self.batch_size, self.seed, self.batches = batch_size, seed, 0
+
+    def __next__(self) -> Batch:
+        """The next batch; there always is one."""
+        size, count = self.batch_size, len(self.lessons)
+        places = range(self.batches * size, (self.batches + 1) * size)
+        self.batches += 1
+        chosen = []
+        for place in places:
+            order = list(range(count))
+            random.Random(self.seed * APART + place // count).shuffle(order)
+            chosen.append(self.lessons[order[place % count]])
+        return as_rows(self.texts, chosen, encode=self.encode, start=self.start, end=self.end)
+
+
+def unseen_examples(task: TokenTask, *, seed: int, count: int) -> Examples:
+    """Examples of seeds that training never uses."""
+    return task.examples(UNSEEN + seed, count)
+
+
+@torch.no_grad()
+def answers(model: Any, input_ids: Tensor, batch_size: int = 64) -> Tensor:
+    """The likeliest token after each position, [N, T]; every row is read from a fresh memory."""
+    device = next(model.parameters()).device
+    parts = [
+        model(input_ids=part.to(device), use_cache=False).logits.argmax(-1).cpu()
+        for part in input_ids.split(batch_size)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,73 @@
+"""Intervals of few values."""
+
+import math
+
+import pytest
+import torch
+
+from nestling.core.statistics import holm, interval, paired, t95, t_probability, wilson
+
+
+def test_three_values_by_the_tables():
+    found = interval([10.0, 12.0, 14.0])
+    assert found.mean == 12.0
+    assert found.half == pytest.approx(4.30265273 * 2 / math.sqrt(3), rel=1e-6)
+    assert found.record() == {"mean": 12.0, "half_width_95": found.half, "count": 3}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 40])
+def test_it_covers_the_mean_19_times_in_20(count):
+    draws = torch.randn(4000, count, generator=torch.Generator().manual_seed(count)).double()
+    found = [interval(row) for row in draws.tolist()]
+    covered = sum(one.low <= 0 <= one.high for one in found) / len(found)
+    assert 0.935 < covered < 0.98
+
+
+def test_one_value_has_no_interval_and_none_no_mean():
+    assert math.isnan(interval([3.0]).half) and interval([3.0]).record()["half_width_95"] is None
+    assert math.isnan(interval([]).mean)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "t"), [(1, 12.706), (2, 4.303), (3, 3.182), (10, 2.228), (29, 2.045), (120, 1.980)]
+)
+def test_the_quantile_is_that_of_the_tables(freedom, t):
+    assert t95(freedom) == pytest.approx(t, abs=6e-4)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 12])
+def test_the_probability_is_the_integral_of_the_density(freedom):
+    def density(x):
+        root = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
+        return root / math.sqrt(freedom * math.pi) * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
+
+    for t in (0.3, 1.7, 4.0):
+        xs = torch.linspace(0, t, 20001, dtype=torch.float64)
+        inside = 2 * float(torch.trapezoid(torch.tensor([density(x) for x in xs.tolist()]), xs))
+        assert t_probability(t, freedom) == pytest.approx(1 - inside, abs=1e-6)
+
+
+def test_a_paired_test_errs_one_time_in_twenty():
+    draws = torch.randn(2000, 2, 4, generator=torch.Generator().manual_seed(1)).double().tolist()
+    found = [paired(one, other) for one, other in draws]
+    wrong = sum(one.p_t < 0.05 for one in found) / len(found)
+    assert 0.035 < wrong < 0.065
+    # the exact test with four pairs can only say 2/16, 4/16 ...
+    assert min(one.p_sign for one in found) == 0.125
+    small = sum(one.p_sign <= 0.125 for one in found) / len(found)
+    assert 0.1 < small < 0.15
+
+
+def test_pairs_that_differ_alike_and_not_at_all():
+    assert paired([1.0, 2.0], [0.0, 1.0]).p_t == 0.0 and paired([1.0, 2.0], [1.0, 2.0]).p_t == 1.0
+    assert paired([1.0], [0.0]).p_t is None and str(paired([1.0], [0.0])) == "1"
+    with pytest.raises(ValueError, match="no pairs"):
+        paired([1.0], [])
+
+
+def test_wilson_covers_the_share_and_holm_keeps_the_order():
+    for p in (0.02, 0.5, 0.97):
+        draws = torch.rand(3000, 40, generator=torch.Generator().manual_seed(2)) < p
+        ends = [wilson(int(row.sum()), 40) for row in draws]
+        assert 0.91 < sum(low <= p <= high for low, high in ends) / len(ends) <= 1
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []

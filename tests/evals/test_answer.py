@@ -1,0 +1,114 @@
+"""Models asked, and what they answer handed to the task: one that knows scores 1."""
+
+import pytest
+import torch
+from readers import reader
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.evals.answer import answer_to, ask_positions, ask_texts, figures, spelled
+from nestling.evals.requests import Memory
+from nestling.tasks import TASKS, UNSEEN, Question, QuestionTask, StageTask, TokenTask
+
+NAMES = TASKS.names()
+ROWS = [name for name in NAMES if issubclass(TASKS.load(name), TokenTask)]
+TEXTS = [name for name in NAMES if issubclass(TASKS.load(name), QuestionTask)]
+
+
+class Knowing:
+    """In the place of a reader's call: the oracle's answers, in the model's spelling."""
+
+    def __init__(self, found, task, names, lead):
+        self.task, self.names, self.lead, self.size = task, names, lead, len(found.tokenizer)
+
+    def __call__(self, ids, cache, *, last=False):
+        spelt = {token: i for i, token in enumerate(self.names)}
+        rows = torch.tensor([[spelt[t] for t in row[self.lead :]] for row in ids.tolist()])
+        right = torch.tensor(self.names)[self.task.oracle(rows).clamp(min=0)]
+        fill = torch.zeros(len(ids), self.lead, dtype=torch.long)
+        return functional.one_hot(torch.cat([fill, right], 1), self.size).float(), None
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("name", ROWS)
+def test_one_that_knows_scores_1_and_one_that_does_not_about_chance(name, own, monkeypatch):
+    task, found = TASKS.load(name).tiny(), reader("hope-tiny", segment=10_000)
+    names = list(range(task.vocab_size)) if own else spelled(found, task.vocab_size, 0)
+    lead = 0 if own else len(found.start)
+    monkeypatch.setattr(found, "call", Knowing(found, task, names, lead))
+    told = []
+    known = ask_positions(
+        found, task, count=6, batch_size=4, own=own, tell=lambda *done: told.append(done)
+    )
+    assert known["score"] == 1.0 and known["high_95"] == 1.0 and 0.5 < known["low_95"] < 1
+    assert told == [(4, 6), (6, 6)] and known["chance"] == task.chance
+
+
+def test_rows_are_read_in_segments_with_one_outcome():
+    task = TASKS.load("recall").tiny()
+    whole, parts = (
+        ask_positions(reader("hope-tiny", segment=size), task, count=20) for size in (1000, 5)
+    )
+    assert whole == parts
+
+
+def test_tokens_of_a_task_are_distinct_plain_tokens_of_the_model():
+    found = reader("hope-tiny")
+    names = spelled(found, 256, 0)
+    assert len(set(names)) == 256 and not {0, 1} & set(names)
+    assert spelled(found, 20, 1) == spelled(found, 20, 1) != spelled(found, 20, 2)
+    with pytest.raises(UserError, match="--fit"):
+        spelled(found, 257, 0)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_text_task_can_be_put_to_a_model(name):
+    task = TASKS.load(name).tiny()
+    found = ask_texts(reader("transformer-tiny", segment=512), task, count=2)
+    # worse than the uniform guess of bytes is below 0
+    assert found["score"] <= 1 and found["count"] == 2 and found["tokens"] >= 2
+
+
+class Choosing(QuestionTask):
+    """Which of three words."""
+
+    kind = "choose"
+    chance = 1 / 3
+
+    @classmethod
+    def tiny(cls):
+        return cls()
+
+    def question(self, rng, *, unseen):
+        return Question("the", ("one",), ("two", "one", "three"))
+
+    def blind(self, rng, question):
+        return rng.randrange(3)
+
+
+def test_the_likeliest_choice_is_taken_and_likelihood_is_a_sum():
+    found, task = reader("llama"), Choosing()
+    (question,) = task.examples(UNSEEN, 1)
+    ids = found.start + found.encode("the")
+    memory = Memory(found)
+    sums = []
+    for word in question.choices:
+        whole = torch.tensor([ids + found.encode(f" {word}")])
+        sums.append(-float(torch.cat(list(found.losses(whole)), 1)[0, len(ids) - 1 :].sum()))
+    chosen = answer_to(memory, task, ids, question)
+    assert chosen == sums.index(max(sums))
+    task.kind = "perplexity"
+    assert answer_to(memory, task, ids, question) == pytest.approx(sums[1], rel=1e-3)
+
+
+def test_figures_have_wilsons_interval_for_right_or_wrong_and_students_otherwise():
+    assert figures([1.0] * 10, 0.1)["high_95"] == 1.0
+    half = figures([0.25, 0.75], 0.0)
+    assert half["score"] == 0.5 and half["low_95"] == pytest.approx(0.5 - 12.706 * 0.25, abs=1e-2)
+    assert figures([0.5], 0.0)["low_95"] is None
+
+
+def test_stage_tasks_have_a_room_of_their_own():
+    assert {name for name in NAMES if issubclass(TASKS.load(name), StageTask)} == set(NAMES) - set(
+        ROWS
+    ) - set(TEXTS)

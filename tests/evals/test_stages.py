@@ -1,0 +1,87 @@
+"""Learning stage after stage: what is asked when, what is forgotten, and by which means."""
+
+import pytest
+from readers import reader
+
+from nestling.core.error import UserError
+from nestling.evals.fit import by_training
+from nestling.evals.stages import Learned, ask_stages, by_reading, figures_of
+from nestling.tasks import Question, Stage, StageTask
+from nestling.train import TrainConfig
+
+WORDS = {"a": ("red", "green"), "b": ("blue", "pink")}
+CHOICES = ("red", "green", "blue", "pink")
+
+
+class Colours(StageTask):
+    """Each letter's two words, one stage a letter."""
+
+    kind = "choose"
+    chance = 1 / 4
+
+    @classmethod
+    def tiny(cls):
+        return cls()
+
+    def stages(self, seed):
+        return [
+            Stage(
+                name,
+                tuple(Question(f"{name}{i} is", (word,)) for i, word in enumerate(words)),
+                tuple(Question(f"{name}{i} is", (word,), CHOICES) for i, word in enumerate(words)),
+            )
+            for name, words in WORDS.items()
+        ]
+
+    def blind(self, rng, question):
+        return rng.randrange(4)
+
+
+class Forgetful(Learned):
+    """Knows the last stage only."""
+
+    def __init__(self, last):
+        self.last = last
+
+    def ask(self, task, questions):
+        return [float(q.prompt.startswith(self.last)) for q in questions]
+
+
+def test_after_each_stage_all_of_them_so_far_are_asked():
+    told = []
+    found = ask_stages(
+        Colours(), lambda t, stage: Forgetful(stage.name), tell=lambda *done: told.append(done)
+    )
+    assert found["table"] == [[1.0], [0.0, 1.0]]
+    assert (found["score"], found["learned"], found["forgotten"]) == (0.5, 1.0, 1.0)
+    assert found["stages"] == ["a", "b"] and found["chance"] == 0.25 and told == [(1, 2), (2, 2)]
+    assert ask_stages(Colours(), lambda t, s: Forgetful("b"), count=1)["count"] == 2
+
+
+def test_forgetting_counts_from_the_best_moment():
+    found = figures_of([[0.5], [1.0, 0.5], [0.25, 0.5, 1.0]], [1.0])
+    assert found["forgotten"] == pytest.approx((0.75 + 0.0) / 2)
+
+
+@pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
+def test_reading_puts_the_lessons_before_the_question(kind):
+    found, task = reader(kind), Colours()
+    stages = task.stages(0)
+    learn = by_reading(found, task)
+    for t, stage in enumerate(stages):
+        learned = learn(t, stage)
+    text = "a0 is red\na1 is green\nb0 is blue\nb1 is pink\n"
+    own = Learned(found)
+    own.ids = found.start + found.encode(text)
+    questions = [question for stage in stages for question in stage.ask]
+    first = learned.ask(task, questions)
+    assert first == own.ask(task, questions) and first == learned.ask(task, questions)
+
+
+def test_training_learns_the_lessons_and_forgets_them():
+    found, task = reader("transformer-tiny", segment=64), Colours()
+    config = TrainConfig(steps=40, batch_size=2, learning_rate=1e-2, schedule="constant")
+    figures = ask_stages(task, by_training(found, task, config))
+    assert figures["learned"] > 0.7
+    with pytest.raises(UserError, match="cannot be fitted"):
+        by_training(reader("llama"), task, config)
