@@ -45,7 +45,8 @@ class Naive:
     def __init__(self, level, config):
         network = level.network
         self.level, self.config = level, config
-        self.initial = [network.gate.weight, network.up.weight, network.output.weight]
+        self.learned = [network.gate.weight, network.up.weight, network.output.weight]
+        self.initial = list(self.learned)
         self.rate = config.learning_rate * level.log_rate.exp()
         self.period = level.level.period
         self.begin()
@@ -82,4 +83,52 @@ def chain(memory, x, starts=()):
             token = token + level.read(token, memory.target.weight)
             level.close()
         outputs.append(token)
+    return torch.stack(outputs)
+
+
+def nested(memory, x, starts=()):
+    """The nested variant on [T, D]: when a level is written, the faster's start moves."""
+    levels = [Naive(level, memory.config) for level in memory.chain]
+    shares = memory.share_logit.sigmoid()
+    outputs, resets = [], []
+    for t, token in enumerate(x):
+        for level in levels:
+            if t in starts:
+                level.initial = list(level.learned)
+                level.begin()
+            token = token + level.read(token, memory.target.weight)
+        closed = [level.close() for level in levels]
+        for fast, (share, ended) in enumerate(zip(shares, closed[1:], strict=True)):
+            if ended:
+                restart(levels[fast], share, memory.config)
+                resets.append((t + 1, fast))
+        outputs.append(token)
+    return torch.stack(outputs), resets
+
+
+def restart(level, share, config):
+    pairs = zip(level.initial, level.theta, strict=True)
+    away = [i + share * (w - i) - o for (i, w), o in zip(pairs, level.learned, strict=True)]
+    if config.trust is not None:
+        radius = config.trust * sum(o.square().sum() for o in level.learned).sqrt()
+        reach = sum(a.square().sum() for a in away).sqrt()
+        if reach > radius:
+            away = [a * radius / reach for a in away]
+    level.initial = [o + a for o, a in zip(level.learned, away, strict=True)]
+    level.theta = list(level.initial)
+
+
+def headwise(memory, x):
+    """The levels side by side on [T, D], mixed in each head."""
+    levels = [Naive(level, memory.config) for level in memory.chain]
+    heads = memory.mixture.shape[1]
+    outputs = []
+    for token in x:
+        mixed = token.view(heads, -1)
+        for level, logits in zip(levels, memory.mixture, strict=True):
+            share = logits.exp() / memory.mixture.exp().sum(0)
+            answer = level.read(token, memory.target.weight)
+            mixed = mixed + share[:, None] * answer.view(heads, -1)
+            level.close()
+        outputs.append(mixed.flatten())
     return torch.stack(outputs)

@@ -30,6 +30,8 @@ MEMORIES = Registry(
         "mlp": "nestling.memories.mlp:MLP",
         "cms": "nestling.memories.cms.chain:CMS",
         "cms_context": "nestling.memories.cms.context:CMSContext",
+        "cms_nested": "nestling.memories.cms.nested:CMSNested",
+        "cms_headwise": "nestling.memories.cms.headwise:CMSHeadwise",
     },
 )
 

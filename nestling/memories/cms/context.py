@@ -5,28 +5,16 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestling.core.level import Level
-from nestling.core.memory import Flow, Memory
+from nestling.core.memory import Flow
+from nestling.memories.cms.base import ContextMemory, along
 from nestling.memories.cms.options import ContextConfig
-from nestling.memories.cms.written import WrittenLevel, WrittenState
-from nestling.memories.grid import grid
-from nestling.memories.mlp import INITIAL_STD, default_intermediate_size
-
-NO_PERIOD = 1 << 40  # tokens: never within a call
+from nestling.memories.cms.written import WrittenState
 
 
-def written_levels(config: ContextConfig, hidden_size: int) -> nn.ModuleList:
-    """The levels of a configuration, fast to slow, of equal width."""
-    count = len(config.periods)
-    width = config.intermediate_size or -(-default_intermediate_size(hidden_size) // count)
-    return nn.ModuleList(
-        WrittenLevel(config.level(index), hidden_size, width) for index in range(count)
-    )
-
-
-class CMSContext(Memory):
+class CMSContext(ContextMemory):
     """Chain of residual MLP levels that each row writes at their periods as it reads (R1).
 
     ``x <- x + f_l(RMSNorm_l(x); theta_l)`` for the levels l from fast to slow. theta_l starts from
@@ -52,24 +40,12 @@ class CMSContext(Memory):
         """Options of the memory."""
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
-        super().__init__()
-        self.config = config
-        self.alignment = config.periods[-1]
-        self.chain = written_levels(config, hidden_size)
-        self.target = nn.Linear(hidden_size, hidden_size, bias=False)
+        super().__init__(config, hidden_size)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Norms at one, normal weights of standard deviation 0.02."""
-        for level in self.each():
-            level.init_weights(generator)
-        self.target.weight.normal_(std=INITIAL_STD, generator=generator)
-
-    def each(self) -> list[WrittenLevel]:
-        """The levels, fast to slow."""
-        levels = [level for level in self.chain if isinstance(level, WrittenLevel)]
-        assert len(levels) == len(self.chain)
-        return levels
+        self.init_levels(generator)
 
     def init_state(self, batch: int) -> tuple[WrittenState, ...]:
         """Each level at its learned initial state."""
@@ -87,53 +63,13 @@ class CMSContext(Memory):
             return x, state
         after = []
         for level, own in zip(self.each(), state, strict=True):
-            answer, own = along(level, level.norm(x), self.target, own, flow, self.config.through)
+            answer, own = along(self, level, x, own, flow)
             x = x + answer
             after.append(own)
         return x, tuple(after)
 
     def levels(self) -> list[Level]:
         """The levels of the chain, fast to slow, each behind what its rule remembers."""
-        count = len(self.chain)
-        return [
-            box
-            for index, level in enumerate(self.each())
-            for box in level.boxes(
-                f"cms_context.{index}",
-                "initialisation: learned through the writes; "
-                + (
-                    f"reads through cms_context.{index + 1}" if index + 1 < count else "the slowest"
-                ),
-            )
-        ]
-
-
-def along(
-    level: WrittenLevel,
-    h: Float[Tensor, "B T D"],
-    target: nn.Linear,
-    state: WrittenState,
-    flow: Flow,
-    through: str,
-) -> tuple[Float[Tensor, "B T D"], WrittenState]:
-    """One level along a sequence, period by period, those of all rows side by side."""
-    start = level.start()
-    local = level.level.objective == "local"
-    period = level.level.period if local else NO_PERIOD
-    places = grid(state.level.seen, flow, h.shape[1], period)
-    with torch.autocast(h.device.type, enabled=False):
-        inputs = h.to(start.gate.dtype)
-        goals = nn.functional.linear(inputs, target.weight.to(inputs.dtype)) if local else inputs
-        valid = places.spread(torch.ones_like(inputs[..., 0])) > 0
-        columns = (places.spread(inputs), places.spread(goals), valid)
-        parts = zip(*(part.unbind(1) for part in columns), strict=True)
-        opens, closes = places.opens.any(0).tolist(), places.closes.any(0).tolist()
-        answers = []
-        for index, (own, goal, real) in enumerate(parts):
-            if opens[index]:
-                state = level.reset(state, places.opens[:, index])
-            answer, state = level.read(own, goal, real, state, start, through)
-            answers.append(answer)
-            if closes[index] and local:
-                state = level.write(state, places.closes[:, index], start)
-        return places.collect(torch.stack(answers, dim=1)).to(h.dtype), state
+        slower = [f"reads through cms_context.{i + 1}" for i in range(len(self.chain) - 1)]
+        learned = "initialisation: learned through the writes; "
+        return self.boxes("cms_context", [learned + text for text in (*slower, "the slowest")])

@@ -77,6 +77,10 @@ class WrittenLevel(nn.Module):
             state.inputs.masked_fill(rows[:, None, None], 0),
         )
 
+    def rewind(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
+        """These rows back at their start within the document: the text goes on, nothing moved."""
+        return state._replace(level=restarted(state.level, rows, keep_seen=True))
+
     def read(
         self,
         h: Float[Tensor, "B R D"],

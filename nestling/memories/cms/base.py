@@ -1,0 +1,93 @@
+"""What the in-context continuum memory systems share: their levels, and one level along a row."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory
+from nestling.memories.cms.options import ContextConfig
+from nestling.memories.cms.written import WrittenLevel, WrittenState
+from nestling.memories.grid import Grid, grid
+from nestling.memories.mlp import INITIAL_STD, default_intermediate_size
+
+NO_PERIOD = 1 << 40  # tokens: never within a call
+
+
+class ContextMemory(Memory):
+    """Levels that each row writes as it reads, and the projection of their targets.
+
+    The levels and their matrices bear the names of ``cms``, whose weights they can take over.
+    """
+
+    def __init__(self, config: ContextConfig, hidden_size: int):
+        super().__init__()
+        self.config = config
+        self.alignment = config.periods[-1]
+        count = len(config.periods)
+        width = config.intermediate_size or -(-default_intermediate_size(hidden_size) // count)
+        self.chain = nn.ModuleList(
+            WrittenLevel(config.level(index), hidden_size, width) for index in range(count)
+        )
+        self.target = nn.Linear(hidden_size, hidden_size, bias=False)
+
+    def each(self) -> list[WrittenLevel]:
+        """The levels, fast to slow."""
+        levels = [level for level in self.chain if isinstance(level, WrittenLevel)]
+        assert len(levels) == len(self.chain)
+        return levels
+
+    @torch.no_grad()
+    def init_levels(self, generator: torch.Generator | None) -> None:
+        """Norms at one, normal weights of standard deviation 0.02."""
+        for level in self.each():
+            level.init_weights(generator)
+        self.target.weight.normal_(std=INITIAL_STD, generator=generator)
+
+    def boxes(self, name: str, transfers: Sequence[str]) -> list[Level]:
+        """The boxes of every level, fast to slow, each behind what its rule remembers."""
+        return [
+            box
+            for index, (level, transfer) in enumerate(zip(self.each(), transfers, strict=True))
+            for box in level.boxes(f"{name}.{index}", transfer)
+        ]
+
+    def goals(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        """What a level is to answer to the token before: V h."""
+        return functional.linear(h, self.target.weight.to(h.dtype))
+
+
+def valid_places(places: Grid, like: Float[Tensor, "B T D"]) -> Tensor:
+    """Which places of a grid hold a token: bool, [B, M, R]."""
+    return places.spread(torch.ones_like(like[..., 0])) > 0
+
+
+def along(
+    memory: ContextMemory,
+    level: WrittenLevel,
+    x: Float[Tensor, "B T D"],
+    state: WrittenState,
+    flow: Flow,
+) -> tuple[Float[Tensor, "B T D"], WrittenState]:
+    """One level's answers along a sequence, period by period, those of all rows side by side."""
+    start, through = level.start(), memory.config.through
+    local = level.level.objective == "local"
+    places = grid(state.level.seen, flow, x.shape[1], level.level.period if local else NO_PERIOD)
+    h = level.norm(x).to(start.gate.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        columns = (h, memory.goals(h)) if local else (h, h)
+        columns = (*map(places.spread, columns), valid_places(places, h))
+        opens, closes = places.opens.any(0).tolist(), places.closes.any(0).tolist()
+        answers = []
+        parts = zip(*(column.unbind(1) for column in columns), strict=True)
+        for index, (own, goal, valid) in enumerate(parts):
+            if opens[index]:
+                state = level.reset(state, places.opens[:, index])
+            answer, state = level.read(own, goal, valid, state, start, through)
+            answers.append(answer)
+            if closes[index] and local:
+                state = level.write(state, places.closes[:, index], start)
+        return places.collect(torch.stack(answers, dim=1)).to(x.dtype), state

@@ -1,0 +1,168 @@
+"""The nested continuum memory system: a slow level teaches the fast one where to start."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from nestling.core.cms import trusted
+from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow
+from nestling.memories.cms.base import ContextMemory, valid_places
+from nestling.memories.cms.network import Weights
+from nestling.memories.cms.options import ContextConfig
+from nestling.memories.cms.written import WrittenLevel, WrittenState
+from nestling.memories.grid import grid
+
+
+class NestedState(NamedTuple):
+    """One level of every row, and where its row starts it."""
+
+    own: WrittenState
+    shift: tuple[Tensor, ...]  # the row's start minus the learned one; empty for the slowest
+
+
+class CMSNested(ContextMemory):
+    """Chain of levels in context in which each slower one learns and resets the faster.
+
+    As ``cms_context``, and when level s is written, after ceil(C_s / C_f) writes of the next
+    faster level f, that one's start in the row moves a learned share of the way it went in these
+    writes, and f goes back to it:
+
+        start_f <- start_f + e (theta_f - start_f);  theta_f <- start_f, its rule's memory is zero
+
+    So the fast level keeps what every context of the slow level had in common. A start stays
+    within the trust of the learned initial state. At a document start all are as learned.
+
+    Source: arXiv 2512.24695, Eq 72, regime R1, with the step of arXiv 1803.02999 (Reptile) for the
+    inner argmin. Deviates: the share e is learned by the outer optimizer; the ratio of periods is
+    whole. Cost: that of ``cms_context``, a sequence cut at the fastest period for all levels.
+    """
+
+    residual: ClassVar[bool] = False
+    update: ClassVar[str] = "as cms_context; a slow write moves a fast level's start and resets it"
+    source: ClassVar[str] = "arXiv 2512.24695 Eq 72"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ContextConfig):
+        """Options of the memory."""
+
+        share: float = 0.1  # e at the start: of a fast level's way, what its start takes up
+
+        def __post_init__(self):
+            super().__post_init__()
+            if not 0 < self.share < 1:
+                raise UserError("cms_nested.share must lie between 0 and 1")
+            if self.objective != "local":
+                raise UserError(
+                    f"cms_nested writes by the objective 'local', not {self.objective!r}: "
+                    "choose cms_context for it"
+                )
+
+    def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
+        super().__init__(config, hidden_size)
+        self.share = config.share
+        self.share_logit = nn.Parameter(torch.empty(len(config.periods) - 1))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Norms at one, normal weights of standard deviation 0.02, shares as configured."""
+        self.init_levels(generator)
+        self.share_logit.fill_(math.log(self.share / (1 - self.share)))
+
+    def init_state(self, batch: int) -> tuple[NestedState, ...]:
+        """Each level, and each row's start of it, at the learned initial state."""
+        states = [level.init_state(batch) for level in self.each()]
+        shifts = [tuple(map(torch.zeros_like, s.level.moved)) for s in states[:-1]]
+        return tuple(map(NestedState, states, [*shifts, ()]))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        state: tuple[NestedState, ...] | None = None,
+        flow: Flow = Flow(),
+    ) -> tuple[Float[Tensor, "B T D"], tuple[NestedState, ...]]:
+        """Read every position through the levels and write them; residuals included."""
+        states = list(self.init_state(len(x)) if state is None else state)
+        if not x.shape[1]:
+            return x, tuple(states)
+        places = grid(states[0].own.level.seen, flow, x.shape[1], self.config.periods[0])
+        opens, closes = places.opens.any(0).tolist(), places.closes.any(0).tolist()
+        parts = zip(places.spread(x).unbind(1), valid_places(places, x).unbind(1), strict=True)
+        outputs = []
+        with torch.autocast(x.device.type, enabled=False):
+            for index, (part, valid) in enumerate(parts):
+                if opens[index]:
+                    states = self._reset(states, places.opens[:, index])
+                for number, level in enumerate(self.each()):
+                    part, states[number] = self._read(level, part, valid, states[number])
+                outputs.append(part)
+                if closes[index]:
+                    states = self._write(states, places.closes[:, index])
+        return places.collect(torch.stack(outputs, dim=1)), tuple(states)
+
+    def _read(
+        self,
+        level: WrittenLevel,
+        x: Float[Tensor, "B R D"],
+        valid: Bool[Tensor, "B R"],
+        state: NestedState,
+    ) -> tuple[Float[Tensor, "B R D"], NestedState]:
+        start = starts(level, state)
+        h = level.norm(x.to(level.norm.weight.dtype)).to(start.gate.dtype)
+        through = self.config.through
+        answer, own = level.read(h, self.goals(h), valid, state.own, start, through)
+        return x + answer.to(x.dtype), state._replace(own=own)
+
+    def _reset(self, states: list[NestedState], rows: Bool[Tensor, " B"]) -> list[NestedState]:
+        return [
+            NestedState(
+                level.reset(state.own, rows),
+                tuple(s.masked_fill(rows[:, None, None], 0) for s in state.shift),
+            )
+            for level, state in zip(self.each(), states, strict=True)
+        ]
+
+    def _write(self, states: list[NestedState], rows: Bool[Tensor, " B"]) -> list[NestedState]:
+        """Write the levels whose period ends in these rows; slow ones then reset the faster."""
+        after = []
+        ends = []
+        for level, state in zip(self.each(), states, strict=True):
+            ends.append(rows & (state.own.level.seen % level.level.period == 0))
+            own = level.write(state.own, ends[-1], starts(level, state))
+            after.append(state._replace(own=own))
+        for fast, level in enumerate(self.each()[:-1]):
+            if bool(ends[fast + 1].any()):
+                after[fast] = self._restart(fast, level, after[fast], ends[fast + 1])
+        return after
+
+    def _restart(
+        self, fast: int, level: WrittenLevel, state: NestedState, rows: Bool[Tensor, " B"]
+    ) -> NestedState:
+        """Move the start of a fast level in these rows, and the level back to it."""
+        share = self.share_logit[fast].to(state.shift[0].dtype).sigmoid()
+        way = zip(state.shift, state.own.level.moved, strict=True)
+        shift = trusted(level.level, level.start(), tuple(s + share * m for s, m in way))
+        shift = tuple(
+            torch.where(rows[:, None, None], new, old)
+            for new, old in zip(shift, state.shift, strict=True)
+        )
+        return NestedState(level.rewind(state.own, rows), shift)
+
+    def levels(self) -> list[Level]:
+        """The levels of the chain, fast to slow, each behind what its rule remembers."""
+        text = (
+            "initialisation: its start is moved and it is reset to it when cms_nested.{} is written"
+        )
+        transfers = [text.format(i + 1) for i in range(len(self.chain) - 1)]
+        return self.boxes("cms_nested", [*transfers, "initialisation: learned through the writes"])
+
+
+def starts(level: WrittenLevel, state: NestedState) -> Weights:
+    """Where a level starts, in each row."""
+    start = level.start()
+    return Weights(*map(torch.add, start, state.shift)) if state.shift else start
