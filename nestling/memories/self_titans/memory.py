@@ -36,6 +36,7 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
     read_rows_back,
     read_rows_of_last,
 )
+from nestling.ops.self_titans import LONGEST, TOKENS, Options, available, cut, scan
 
 CHOICES = {
     "network": ("mlp", "matrix"),
@@ -236,23 +237,63 @@ class SelfTitans(Memory):
         if state is None:
             state = self.init_state(len(x))
         projected, tail = self.convolution(self.projection(x), state.tail, flow)
-        heads = (3, self.num_heads, -1)
-        q, k, v = unit(projected.unflatten(-1, heads).permute(2, 0, 3, 1, 4))
+        projected = projected.unflatten(-1, (3, self.num_heads, -1))
         mu = None
         if self.config.momentum:
             gated = x.to(self.mu_weight.dtype)  # the gates may be of higher precision than x
-            mu = torch.sigmoid(functional.linear(gated, self.mu_weight, self.mu_bias)).mT
+            mu = torch.sigmoid(functional.linear(gated, self.mu_weight, self.mu_bias))
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
-            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+            projected = projected.to(dtype)
             mu = None if mu is None else mu.to(dtype)
-            if self.config.writes:
-                y, state = self._scan(q, k, v, mu, state, flow)
+            compiled = x.shape[1] > 1 and fits(self.config) and available(projected)
+            if mu is not None and compiled:
+                y, state = self._compiled(projected, mu, state, flow)
             else:
-                y, state = self._frozen(q, state, flow)
-        y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(2)
+                q, k, v = unit(projected.permute(2, 0, 3, 1, 4))
+                if self.config.writes:
+                    y, state = self._scan(q, k, v, None if mu is None else mu.mT, state, flow)
+                else:
+                    y, state = self._frozen(q, state, flow)
+                y = y.transpose(1, 2)
+        y = self.norm(y.to(x.dtype)).flatten(2)
         y = self.output(y * functional.silu(self.gate(x)))
         return y, state._replace(tail=tail)
+
+    def _compiled(
+        self,
+        projected: Float[Tensor, "B T 3 H D"],
+        mu: Float[Tensor, "B T H"],
+        state: SelfTitansState,
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B T H D"], SelfTitansState]:
+        """All rows by the kernel."""
+        config, dtype = self.config, projected.dtype
+        pairs = (self._initial(), state.anchor, state.weight, state.momentum)
+        states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
+        rates = (self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
+        cuts = cut(
+            state.count,
+            flow.reset,
+            flow.mask,
+            length=projected.shape[1],
+            period=config.period,
+            tokens=TOKENS,
+            group=1,
+        )
+        y, after = scan(
+            projected,
+            mu,
+            states[:2],
+            [x.to(dtype) for x in rates],
+            states[2:],
+            cuts=cuts,
+            options=Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot"),
+        )
+        anchor, weight, momentum = (Layers(*after[i : i + 2]) for i in (0, 2, 4))
+        if bool(cuts.closes.all()):
+            anchor = weight
+        return y, SelfTitansState(state.tail, anchor, weight, momentum, cuts.tokens)
 
     def _frozen(
         self, q: Float[Tensor, "B H T D"], state: SelfTitansState, flow: Flow
@@ -537,6 +578,21 @@ class SelfTitans(Memory):
                 )
             )
         return found
+
+
+def fits(config: SelfTitans.Config) -> bool:
+    """Whether the compiled kernel computes the memory of these options."""
+    return (
+        config.writes
+        and config.network == "mlp"
+        and config.rule == "dgd"
+        and config.read == "post"
+        and config.decay_to == "init"
+        and config.erase == "deviation"
+        and config.momentum
+        and not config.adaptive_q
+        and config.period == config.projection_period <= LONGEST
+    )
 
 
 def _readout(

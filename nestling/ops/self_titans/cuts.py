@@ -1,0 +1,93 @@
+"""Each row of a batch cut by itself into the segments that the kernel works through."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+RESET, OPENS, KEEP, GROUP = 1, 2, 4, 8
+
+
+class Cuts(NamedTuple):
+    """Segments of all rows, one row after the other, and how many tokens each row then has.
+
+    ``flags`` says of a segment: a document starts here (RESET), a period opens (OPENS), the anchor
+    that opens here is the row's last (KEEP), the state is kept for the backward pass (GROUP).
+    """
+
+    rows: Int[Tensor, " B1"]  # segments of row b are rows[b] to rows[b + 1]
+    begin: Int[Tensor, " S"]
+    count: Int[Tensor, " S"]  # tokens
+    flags: Int[Tensor, " S"]
+    closes: Int[Tensor, " B"]  # 1: the row ends with a period, the anchor is the closing weight
+    tokens: Int[Tensor, " B"]  # of the open document, after the call
+    groups: int  # the most of any row
+
+
+def documents(
+    start: int, reset: list[bool] | None, mask: list[bool] | None, length: int
+) -> list[tuple[int, int, int, bool]]:
+    """(first position, valid tokens, tokens of the document before, is new) of a row's documents.
+
+    Within a document the masked positions come last.
+    """
+    starts = [t for t in range(length) if reset[t]] if reset is not None else []
+    edges = ([] if starts and starts[0] == 0 else [0]) + starts + [length]
+    new = set(starts)
+    found = []
+    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        valid = end - begin if mask is None else sum(mask[begin:end])
+        found.append((begin, valid, 0 if begin in new else start, begin in new))
+    return found
+
+
+def cut(
+    start: Int[Tensor, " B"],
+    reset: Bool[Tensor, "B T"] | None,
+    mask: Bool[Tensor, "B T"] | None,
+    *,
+    length: int,
+    period: int,
+    tokens: int,
+    group: int,
+) -> Cuts:
+    """Cut at every document start, every end of a period and every ``tokens`` tokens.
+
+    The state is kept at the first segment of a row, and after ``group`` segments or more where a
+    period opens.
+    """
+    resets = None if reset is None else reset.tolist()
+    masks = None if mask is None else mask.tolist()
+    rows, begins, counts, flags, closes, after = [0], [], [], [], [], []
+    groups = 1
+    for row, before in enumerate(start.tolist()):
+        first, since, made, last_open = len(begins), group, 0, None
+        seen = before
+        of_row = None if resets is None else resets[row], None if masks is None else masks[row]
+        for begin, valid, seen, new in documents(before, *of_row, length):
+            pieces, position, flag = [], begin, RESET if new else 0
+            while position < begin + valid or (new and not pieces):
+                opens = OPENS if seen % period == 0 else 0
+                take = min(tokens, period - seen % period, begin + valid - position)
+                pieces.append((position, take, flag | opens))
+                position, seen, flag = position + take, seen + take, 0
+                if not take:
+                    break
+            for position, take, flag in pieces:
+                if len(begins) == first or (since >= group and flag & OPENS):
+                    flag, since, made = flag | GROUP, 0, made + 1
+                if flag & OPENS:
+                    last_open = len(begins)
+                since += 1
+                begins.append(position)
+                counts.append(take)
+                flags.append(flag)
+        if last_open is not None:
+            flags[last_open] |= KEEP
+        groups = max(groups, made)
+        rows.append(len(begins))
+        closes.append(int(seen % period == 0))
+        after.append(seen)
+    values = (torch.tensor(x, dtype=torch.long) for x in (rows, begins, counts, flags, closes))
+    return Cuts(*values, torch.tensor(after, dtype=torch.long), groups)
