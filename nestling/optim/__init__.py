@@ -1,5 +1,19 @@
 """Optimizers, as memories of gradients, and the clock that says which level is written when."""
 
+from nestling.core.registry import Registry
+from nestling.optim.delta_momentum import DeltaMomentum
+from nestling.optim.groups import param_groups
 from nestling.optim.leveled import Leveled
+from nestling.optim.m3 import M3
+from nestling.optim.nonlinear_momentum import NonlinearMomentum
 
-__all__ = ["Leveled"]
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "m3": "nestling.optim.m3:M3",
+        "delta_momentum": "nestling.optim.delta_momentum:DeltaMomentum",
+        "nonlinear_momentum": "nestling.optim.nonlinear_momentum:NonlinearMomentum",
+    },
+)
+
+__all__ = ["M3", "OPTIMIZERS", "DeltaMomentum", "Leveled", "NonlinearMomentum", "param_groups"]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from deep_memories import assert_same, assert_same_state, build, sequence
 
+from nestling.core import rule
 from nestling.core.error import UserError
 from nestling.core.memory import Flow
 from nestling.memories.deep import Atlas, Omega, atlas
@@ -64,17 +65,17 @@ def test_equals_the_equations_token_by_token(name):
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5)])
 def test_orthogonal_is_newton_schulz_and_near_orthogonal(shape):
     x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    got = atlas.orthogonal(x, 5)
+    got = rule.newton_schulz(x, 5)
     for one, y in zip(x, got, strict=True):
         want = newton_schulz(one, 5)
         assert (y - want).norm() <= 1e-9 * want.norm()
         values = torch.linalg.svdvals(y)
         assert values.min() > 0.6 and values.max() < 1.3
-    assert atlas.orthogonal(torch.zeros(2, 3), 5).abs().max() == 0
+    assert rule.newton_schulz(torch.zeros(2, 3), 5).abs().max() == 0
 
 
 def test_without_newton_schulz_it_is_the_omega_rule_with_momentum(monkeypatch):
-    monkeypatch.setattr(atlas, "orthogonal", lambda x, steps: x * layer_scale(x))
+    monkeypatch.setattr(atlas, "newton_schulz", lambda x, steps: x * layer_scale(x))
     options = {"window": 3, "expansion": 2}
     module = build(Atlas, **options)
     omega = build(Omega, momentum=True, gamma_max=0.5, **options)

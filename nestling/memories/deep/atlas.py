@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
+from nestling.core.rule import newton_schulz
 from nestling.memories.deep.again import Again
 from nestling.memories.deep.memory import DeepMemory, levels_of
 from nestling.memories.deep.network import (
@@ -26,9 +27,6 @@ from nestling.memories.deep.network import (
 from nestling.memories.deep.omega import WindowOptions
 from nestling.ops.momentum_gated_delta_rule.chunk import segment_products
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows
-
-QUINTIC = (3.4445, -4.7750, 2.0315)  # Muon's, so that singular values go to 0.7 .. 1.2
-SMALLEST = 1e-7  # length below which a momentum counts as none
 
 
 class Atlas(DeepMemory):
@@ -163,28 +161,9 @@ def _write_layer(
     """
     momenta = (pushed[..., None] * w[:, :, None]).mT @ u[:, :, None]
     momenta = momenta + carried[..., None, None] * momentum[:, :, None]
-    steep = orthogonal(momenta, steps)
+    steep = newton_schulz(momenta, steps)
     y, weight = read_rows(weight, kept[..., None] * x)
     answers = steep @ x.mT[:, :, None]
     y = y + torch.einsum("bhts,bhsot->bhto", added, answers)
     new = torch.einsum("bhs,bhsoi->bhoi", added[:, :, -1], steep)
     return y, kept[:, :, -1, None, None] * weight + new, momenta[:, :, -1]
-
-
-def orthogonal(x: Float[Tensor, "*N O I"], steps: int) -> Float[Tensor, "*N O I"]:
-    """Newton-Schulz: singular values of x over its length are driven towards one, zeros stay.
-
-    The length is sqrt(|x|^2 + SMALLEST^2). Each step is X <- a X + (b G + c G^2) X with G = X X^T,
-    of a tall x: of its transpose. Small singular values grow up to a^steps times, and rounding with
-    them: to gather the polynomials of G first, at half the cost, loses another digit in float32.
-
-    Cost: two products of the size of x and one of the shorter side's a step.
-    """
-    x = x * (x.square().sum((-2, -1), keepdim=True) + SMALLEST**2).rsqrt()
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    a, b, c = QUINTIC
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.mT if tall else x

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.core.network import gelu_and_slope
+from nestling.core.objective import OBJECTIVES
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import Coefficients, close, read
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows, read_rows_back
@@ -66,11 +67,10 @@ def gradients(
         inputs.append(x)
         x, weight = read_rows(weight, x)
         handed.append(weight)
-    g = -v
+    g = OBJECTIVES[objective].gradient(k + x, v)
     if objective == "l2":
-        error = k + x - v
-        size = error.square().mean(-1, keepdim=True)
-        g = error * (clip * size.clamp(min=clip**2).rsqrt())
+        size = g.square().mean(-1, keepdim=True)
+        g = g * (clip * size.clamp(min=clip**2).rsqrt())
     found = [Write(inputs[-1], g)]
     for layer in range(len(anchor) - 1, 0, -1):
         g = slopes[layer - 1] * read_rows_back(handed[layer], g)[0]

@@ -1,0 +1,234 @@
+"""What all optimizers of this room share: which gradients they take and in which batches."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from nestling.core.error import UserError
+
+NONFINITE = ("raise", "skip", "ignore")
+# Numbers worked on at once: elementwise on a CPU, what its cache holds several of; otherwise, what
+# a CPU or another device has room for beside a model
+BLOCK, CPU_BATCH, DEVICE_BATCH = 2**18, 2**18, 2**28
+
+
+class GradientMemory(Optimizer, ABC):
+    """An optimizer of torch that is a memory of gradients.
+
+    Groups may have their own ``lr``, ``weight_decay`` (decoupled: the weights shrink by lr times
+    it) and ``maximize``. Parameters without a gradient rest. ``nonfinite`` says what happens to a
+    step of which any gradient is no number, before anything has changed: "raise" a UserError,
+    "skip" it (counted in ``skipped``) or "ignore" it, which saves one look at every gradient. What
+    is remembered is kept in float32 or wider. Complex parameters and sparse gradients raise a
+    UserError.
+    """
+
+    # True: the parameters of a batch have one shape
+    alike: bool = False
+
+    def __init__(
+        self,
+        params: Any,
+        *,
+        lr: float | int,
+        weight_decay: float | int = 0.0,
+        maximize: bool = False,
+        nonfinite: str = "raise",
+        options: dict[str, Any],
+    ):
+        if isinstance(params, nn.Module):
+            raise TypeError(
+                f"{type(self).__name__} takes parameters; give module.parameters() or "
+                "nestling.optim.param_groups(module)"
+            )
+        if nonfinite not in NONFINITE:
+            raise UserError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(NONFINITE)}")
+        at_least(0, lr=lr, weight_decay=weight_decay)
+        self.nonfinite = nonfinite
+        self.skipped = 0  # steps left out because a gradient was no number
+        defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **options}
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group; a complex parameter raises UserError."""
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.is_complex():
+                raise UserError(
+                    "complex parameters have no order to descend in; give "
+                    "torch.view_as_real of them"
+                )
+
+    @abstractmethod
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        """What is remembered of a parameter before its first gradient."""
+
+    @abstractmethod
+    def _write(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+        step: int,
+    ) -> None:
+        """Take in one gradient each and write the parameters; ``step`` counts from 1."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take in the gradients and write the parameters; the value of ``closure``, if given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        work = [
+            (group, [p for p in group["params"] if p.grad is not None and p.numel()])
+            for group in self.param_groups
+        ]
+        given = [p for _, parameters in work for p in parameters]
+        found = [p.grad for p in given if p.grad is not None]
+        if any(gradient.is_sparse for gradient in found):
+            raise UserError("sparse gradients are not taken; build the embedding with sparse=False")
+        if self.nonfinite != "ignore" and not finite(found):
+            if self.nonfinite == "raise":
+                raise UserError(
+                    'a gradient is no number, nothing was changed; use nonfinite="skip" to go on '
+                    "without such steps"
+                )
+            self.skipped += 1
+            return loss
+        for group, parameters in work:
+            self._step_group(group, parameters)
+        return loss
+
+    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                # a tensor, as torch's own optimizers have it: tools that save states expect one
+                state["step"] = torch.zeros(())
+                state.update(self._start(parameter, group))
+        for batch, step in self._batches(parameters):
+            states = [self.state[p] for p in batch]
+            wide = [p.grad.to(wide_dtype(p)) for p in batch if p.grad is not None]
+            gradients = list(torch._foreach_neg(wide)) if group["maximize"] else wide
+            if group["weight_decay"]:
+                torch._foreach_mul_(batch, 1 - float(group["lr"]) * group["weight_decay"])
+            self._write(group, batch, gradients, states, step)
+
+    def _batches(self, parameters: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], int]]:
+        """Parameters that are written together, with the number of this step of theirs."""
+        kinds: dict[Any, list[Tensor]] = {}
+        for parameter in parameters:
+            count = self.state[parameter]["step"]
+            count += 1
+            shape = parameter.shape if self.alike else None
+            kind = (parameter.device, parameter.dtype, type(parameter), int(count), shape)
+            kinds.setdefault(kind, []).append(parameter)
+        for (device, _, _, step, _), some in kinds.items():
+            limit, size, batch = CPU_BATCH if device.type == "cpu" else DEVICE_BATCH, 0, []
+            for parameter in some:
+                if batch and size + parameter.numel() > limit:
+                    yield batch, step
+                    size, batch = 0, []
+                batch.append(parameter)
+                size += parameter.numel()
+            yield batch, step
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave, on the parameters' devices, in the dtypes saved."""
+        super().load_state_dict(state_dict)
+        order = [p for group in self.param_groups for p in group["params"]]
+        indices = [i for group in state_dict["param_groups"] for i in group["params"]]
+        for index, parameter in zip(indices, order, strict=True):
+            for name, value in state_dict["state"].get(index, {}).items():
+                # torch's own casts to the parameter's dtype, which is too narrow for a memory
+                if isinstance(value, Tensor) and name != "step":
+                    self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
+
+
+def at_least(least: float | int, **values: float | int) -> None:
+    """Raise UserError for a value below ``least``, or no number."""
+    for name, value in values.items():
+        if not value >= least or math.isinf(value):
+            raise UserError(f"{name} is {value}; give a number of at least {least}")
+
+
+def fraction(**values: float | int) -> None:
+    """Raise UserError for a value that is not from 0 to 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} is {value}; give a fraction from 0 to 1")
+
+
+def chosen(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise UserError for a value that is none of ``choices``."""
+    if value not in (known := list(choices)):
+        raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, known))}")
+
+
+def wide_dtype(parameter: Tensor) -> torch.dtype:
+    """The dtype of what is remembered: that of the parameter, float32 at least."""
+    return torch.promote_types(parameter.dtype, torch.float32)
+
+
+def zeros_for(parameter: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An empty memory of a parameter's shape and place."""
+    return torch.zeros_like(parameter, dtype=dtype or wide_dtype(parameter)).detach()
+
+
+def column(states: list[dict[str, Any]], name: str) -> list[Tensor]:
+    """One memory of each parameter."""
+    return [state[name] for state in states]
+
+
+def blocks(*columns: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
+    """The same columns in pieces, views to work through one after another, cut between rows.
+
+    A large tensor on a CPU comes in parts of some rows, as a matrix if it has more dimensions than
+    one, so that a chain of elementwise operations finds each part in the cache. Elsewhere the
+    columns come as they are.
+    """
+    flat = [tensor for tensors in columns for tensor in tensors]
+    if not all(plain(x) and x.device.type == "cpu" and x.is_contiguous() for x in flat):
+        yield [list(tensors) for tensors in columns]
+        return
+    for row in zip(*columns, strict=True):
+        views = [x.flatten(1) if x.ndim > 2 else x for x in row]
+        width = views[0].shape[1] if views[0].ndim > 1 else 1
+        count = max(1, BLOCK // max(1, width))
+        if views[0].numel() <= BLOCK:
+            yield [[view] for view in views]
+            continue
+        for parts in zip(*(view.split(count) for view in views), strict=True):
+            yield [[part] for part in parts]
+
+
+def finite(gradients: Sequence[Tensor]) -> bool:
+    """Whether every gradient is a number throughout."""
+    if not gradients:
+        return True
+    total = whole(torch.nn.utils.get_total_norm(gradients))
+    # a sum of squares may overflow where no gradient does
+    return math.isfinite(float(total)) or all(
+        bool(whole(torch.isfinite(g).all())) for g in gradients
+    )
+
+
+def whole(x: Tensor) -> Tensor:
+    """The whole of a tensor that is spread over devices; any other as it is."""
+    if plain(x):
+        return x
+    from torch.distributed.tensor import DTensor
+
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def plain(x: Tensor) -> bool:
+    """Whether a tensor is of no class that behaves in its own way, such as DTensor."""
+    return type(x) in (Tensor, nn.Parameter)

@@ -1,0 +1,41 @@
+"""A matrix that gradients pass on their way into a momentum: P = (E G G^T)^(-1/2)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.optim.base import plain, wide_dtype
+
+PRECONDITIONERS = ("none", "covariance")
+
+
+def start(parameter: Tensor) -> dict[str, Tensor]:
+    """Nothing seen yet, and P = I."""
+    if not plain(parameter):
+        raise UserError(
+            'preconditioner="covariance" needs whole matrices; use it without sharding, or "none"'
+        )
+    eye = torch.eye(parameter.shape[0], dtype=wide_dtype(parameter), device=parameter.device)
+    return {"covariance": torch.zeros_like(eye), "preconditioner": eye}
+
+
+def apply(
+    gradient: Tensor, state: dict[str, Any], *, beta: float, eps: float, every: int, step: int
+) -> Tensor:
+    """P G, of a gradient as a matrix (first, all others); P is made anew ``every`` steps.
+
+    C <- beta C + (1 - beta) G G^T, P = (C / (1 - beta^t) + eps I)^(-1/2).
+
+    Source: arXiv 2512.24695, Eq 38-41 and 106-111: P is the optimal memory of the gradients'
+    outer products. Deviates: a mean that forgets in place of the sum.
+    Cost: time O(p^2 q) a step and O(p^3) every ``every`` steps; 2 p^2 numbers.
+    """
+    matrix = gradient.flatten(1)
+    state["covariance"].lerp_(matrix @ matrix.mT, 1 - beta)
+    if (step - 1) % every == 0:
+        values, vectors = torch.linalg.eigh(state["covariance"] / (1 - beta**step))
+        roots = (values.clamp_min(0) + eps).rsqrt()
+        state["preconditioner"].copy_((vectors * roots) @ vectors.mT)
+    return (state["preconditioner"] @ matrix).view_as(gradient)

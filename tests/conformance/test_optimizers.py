@@ -1,0 +1,291 @@
+"""What every optimizer of the table keeps to, in the forms of CASES."""
+
+import copy
+import io
+
+import pytest
+import torch
+from optimizer_problems import PROBLEMS, MixedShapes, Network, Quadratic, build, descend
+from torch import nn
+
+from nestling.core.error import UserError
+from nestling.optim import OPTIMIZERS
+
+# name, options, and the rate on each problem: a grid of 1e-4 .. 3 in steps of 3 was tried
+CASES = {
+    "m3": ("m3", {}, {"quadratic": 0.1, "rosenbrock": 0.1, "mixed shapes": 0.03, "network": 0.1}),
+    "m3, no norm": ("m3", {"update_norm": "none"}, {}),
+    "m3, pre": ("m3", {"update_norm": "pre"}, {}),
+    "m3, adamuon": ("m3", {"update_norm": "adamuon"}, {}),
+    "m3, paper": ("m3", {"style": "paper", "update_norm": "none", "slow": ((3, 0.9, 1.0),)}, {}),
+    "m3, delta": ("m3", {"style": "delta", "slow": ((2, 0.9, 0.5), (5, 0.9, 0.5))}, {}),
+    "delta_momentum": (
+        "delta_momentum",
+        {},
+        {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 0.3, "network": 3.0},
+    ),
+    "delta_momentum, scalar": (
+        "delta_momentum",
+        {"layout": "scalar"},
+        {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 0.3, "network": 1.0},
+    ),
+    "delta_momentum, matrix": (
+        "delta_momentum",
+        {"layout": "matrix"},
+        {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 0.3, "network": 3.0},
+    ),
+    "delta_momentum, preconditioned": ("delta_momentum", {"preconditioner": "covariance"}, {}),
+    "nonlinear_momentum": (
+        "nonlinear_momentum",
+        {},
+        {"quadratic": 0.3, "rosenbrock": 0.1, "mixed shapes": 0.03, "network": 0.3},
+    ),
+    "nonlinear_momentum, sign": (
+        "nonlinear_momentum",
+        {"output": "sign"},
+        {"quadratic": 0.1, "rosenbrock": 0.01, "mixed shapes": 0.003, "network": 0.03},
+    ),
+}
+# how many times as long the steps are when all gradients are times c, of matrices and of vectors;
+# None: by no one law
+SAME, LINEAR, INVERSE = (lambda c: 1.0), (lambda c: c), (lambda c: 1 / c)
+SCALING = {
+    "m3": (SAME, SAME),
+    "m3, no norm": (INVERSE, SAME),
+    "m3, pre": (SAME, SAME),
+    "m3, adamuon": (SAME, SAME),
+    "m3, paper": (INVERSE, SAME),
+    "m3, delta": (SAME, SAME),
+    "delta_momentum": (LINEAR, None),
+    "delta_momentum, scalar": (None, None),
+    "delta_momentum, matrix": (LINEAR, None),
+    "delta_momentum, preconditioned": (SAME, None),
+    "nonlinear_momentum": (SAME, SAME),
+    "nonlinear_momentum, sign": (SAME, SAME),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def made(case, module, **more):
+    name, options, _ = CASES[case]
+    return build(name, module, **{"lr": 0.01} | options | more)
+
+
+def parameters_of(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def run(case, steps=7, *, kind=MixedShapes, loss_scale=1.0, **more):
+    module = kind()
+    optimizer = made(case, module, **more)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (loss_scale * module()).backward()
+        optimizer.step()
+    return parameters_of(module)
+
+
+def test_the_table_of_cases_is_complete():
+    assert {name for name, _, _ in CASES.values()} == set(OPTIMIZERS.names())
+    assert set(SCALING) == set(CASES)
+    for name in OPTIMIZERS.names():
+        assert set(CASES[name][2]) == set(PROBLEMS)
+
+
+@every_case
+def test_the_same_run_gives_the_same_bits(case):
+    assert torch.equal(run(case), run(case))
+
+
+@every_case
+def test_state_round_trip_mid_run_is_exact(case):
+    module = Network()
+    optimizer = made(case, module)
+    descend(optimizer, module, 5, falling=False)
+    twin = copy.deepcopy(module)
+    other = made(case, twin, lr=7.0)
+    with io.BytesIO() as file:
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        other.load_state_dict(torch.load(file, weights_only=True))
+    descend(optimizer, module, 6, falling=False)
+    descend(other, twin, 6, falling=False)
+    assert torch.equal(parameters_of(module), parameters_of(twin))
+
+
+@pytest.mark.parametrize(
+    ("case", "problem"), [(case, p) for case, (_, _, rates) in CASES.items() for p in rates]
+)
+def test_converges(case, problem):
+    kind, steps = PROBLEMS[problem]
+    module = kind()
+    losses = descend(made(case, module, lr=CASES[case][2][problem]), module, steps)
+    assert losses[-1] < 0.01 * losses[0]
+
+
+@every_case
+@pytest.mark.parametrize("scale", [8.0, 0.3])
+def test_loss_scale(case, scale):
+    tiny = {"eps": 1e-30} if "eps" in made(case, Quadratic()).defaults else {}
+    moves = []
+    for factor in (1.0, scale):
+        module = MixedShapes()
+        optimizer, start = made(case, module, **tiny), copy.deepcopy(module)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(4):
+            for p in module.parameters():
+                p.grad = factor * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            optimizer.step()
+        moves.append([a - b for a, b in zip(module.parameters(), start.parameters(), strict=True)])
+    for plain, scaled in zip(*moves, strict=True):
+        law = SCALING[case][0 if plain.ndim > 1 else 1]
+        if law is not None:
+            torch.testing.assert_close(scaled, plain * law(scale), rtol=1e-6, atol=1e-9)
+
+
+@every_case
+def test_maximize_is_descent_on_the_negative(case):
+    assert torch.equal(run(case, maximize=True), run(case, loss_scale=-1.0))
+
+
+@every_case
+def test_parameters_without_a_gradient_rest(case):
+    module = Network()
+    optimizer = made(case, module, weight_decay=0.1)
+    kept = module.table.weight.detach().clone()
+    module.table.weight.requires_grad_(False)
+    descend(optimizer, module, 3, falling=False)
+    assert torch.equal(module.table.weight, kept)
+
+
+@every_case
+def test_weight_decay_is_apart_from_the_gradient(case):
+    start = parameters_of(MixedShapes())
+    plain, decayed = run(case, 1, lr=0.1), run(case, 1, lr=0.1, weight_decay=0.5)
+    if CASES[case][0] != "delta_gd":
+        torch.testing.assert_close(decayed, plain - 0.05 * start, rtol=1e-9, atol=1e-12)
+    else:
+        assert decayed.norm() < plain.norm()
+
+
+@every_case
+def test_a_closure_is_evaluated_with_gradients(case):
+    module = Quadratic()
+    optimizer = made(case, module)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = module()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) == float(Quadratic()().detach())
+    torch.testing.assert_close(parameters_of(module), run(case, 1, kind=Quadratic))
+
+
+@every_case
+def test_a_scheduler_of_torch_drives_it(case):
+    module = Quadratic()
+    optimizer = made(case, module)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+    for _ in range(4):
+        optimizer.zero_grad()
+        module().backward()
+        optimizer.step()
+        scheduler.step()
+    before = parameters_of(module)
+    module().backward()
+    optimizer.step()
+    torch.testing.assert_close(parameters_of(module), before, rtol=0, atol=1e-12)
+
+
+@every_case
+def test_gradients_may_be_gathered_over_batches(case):
+    module = MixedShapes()
+    optimizer = made(case, module)
+    for _ in range(3):
+        optimizer.zero_grad()
+        for _ in range(4):
+            (module() / 4).backward()
+        optimizer.step()
+    torch.testing.assert_close(parameters_of(module), run(case, 3), rtol=1e-5, atol=1e-8)
+
+
+@every_case
+def test_a_gradient_that_is_no_number_changes_nothing(case):
+    for value in (float("nan"), float("inf")):
+        module = Network()
+        for kind in ("raise", "skip"):
+            optimizer = made(case, module, nonfinite=kind)
+            descend(optimizer, module, 2, falling=False)
+            weights, state = parameters_of(module), copy.deepcopy(optimizer.state)
+            optimizer.zero_grad()
+            module().backward()
+            module.hidden.weight.grad[0, 0] = value
+            if kind == "raise":
+                with pytest.raises(UserError, match="no number"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+                assert optimizer.skipped == 1
+            assert torch.equal(parameters_of(module), weights)
+            for now, before in zip(optimizer.state.values(), state.values(), strict=True):
+                assert now.keys() == before.keys()
+                assert all(torch.equal(now[name], before[name]) for name in now)
+
+
+@every_case
+def test_amp_scales_are_taken_out_before(case):
+    module = MixedShapes()
+    optimizer = made(case, module)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        scaler.scale(module()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert torch.equal(parameters_of(module), run(case, 3))
+
+
+@every_case
+def test_bfloat16_parameters_are_remembered_in_float32(case):
+    module = Network(torch.bfloat16)
+    optimizer = made(case, module)
+    losses = descend(optimizer, module, 20, falling=False)
+    assert losses[-1] < losses[0]
+    twin = copy.deepcopy(module)
+    other = made(case, twin)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    descend(optimizer, module, 3, falling=False)
+    descend(other, twin, 3, falling=False)
+    assert torch.equal(parameters_of(module), parameters_of(twin))
+
+
+@every_case
+def test_what_cannot_be_done_is_said(case):
+    with pytest.raises(UserError, match="lr"):
+        made(case, Quadratic(), lr=-1.0)
+    with pytest.raises(UserError, match="nonfinite"):
+        made(case, Quadratic(), nonfinite="maybe")
+    with pytest.raises(UserError, match="complex"):
+        made(case, nn.Linear(2, 2, dtype=torch.complex64))
+    module = nn.Embedding(4, 2, sparse=True)
+    optimizer = made(case, module)
+    module(torch.tensor([1])).sum().backward()
+    with pytest.raises(UserError, match="sparse=False"):
+        optimizer.step()
+
+
+@every_case
+def test_an_empty_parameter_and_a_group_of_its_own(case):
+    module = nn.ParameterList([nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(0, 2))])
+    optimizer = made(case, module)
+    for parameter in module:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert torch.isfinite(parameters_of(module)).all()
+    late = nn.Parameter(torch.ones(3, 2))
+    optimizer.add_param_group({"params": [late], "lr": 0.0})
+    late.grad = torch.ones_like(late)
+    optimizer.step()
+    assert torch.equal(late, torch.ones(3, 2))

@@ -1,0 +1,76 @@
+"""What all optimizers share: which gradients are numbers, pieces of tensors, kinds of groups."""
+
+import pytest
+import torch
+from torch import nn
+
+from nestling.core.error import UserError
+from nestling.optim import M3, param_groups
+from nestling.optim.base import BLOCK, blocks, finite
+
+
+def test_gradients_whose_squares_overflow_are_numbers():
+    assert finite([torch.full((4,), 1e30)]) and finite([]) and finite([torch.zeros(0)])
+    for value in (float("nan"), float("inf"), -float("inf")):
+        assert not finite([torch.ones(3), torch.tensor([1e30, value])])
+
+
+def test_blocks_are_views_of_whole_rows_that_cover_all():
+    big, small = torch.zeros(700, 3, 500), torch.zeros(5)
+    for first, second in blocks([big, small], [big.clone(), small.clone()]):
+        assert first[0].shape == second[0].shape
+        first[0].add_(1)
+    assert torch.equal(big, torch.ones_like(big)) and torch.equal(small, torch.ones(5))
+    sizes = [first[0].shape for (first,) in blocks([big])]
+    assert len(sizes) > 1 and all(rows * width <= BLOCK and width == 1500 for rows, width in sizes)
+
+
+def test_a_strided_tensor_comes_whole():
+    strided = torch.zeros(BLOCK, 4).t()
+    (columns,) = blocks([strided])
+    assert columns[0][0] is strided
+
+
+def test_a_module_is_no_list_of_parameters():
+    with pytest.raises(TypeError, match="param_groups"):
+        M3(nn.Linear(2, 2))
+
+
+class Odd(nn.Module):
+    """A tied head, a depth-wise and a full convolution, attention, raw parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(9, 4)
+        self.depthwise, self.full = nn.Conv1d(4, 4, 3, groups=4), nn.Conv1d(4, 4, 3)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.classifier, self.tied = nn.Linear(4, 2), nn.Linear(4, 9, bias=False)
+        self.tied.weight = self.embed.weight
+        self.initial = nn.Parameter(torch.zeros(2, 4, 4))
+        self.start = nn.Parameter(torch.zeros(3, 4))
+
+
+def test_param_groups_split_by_what_a_parameter_is():
+    module = Odd()
+    names = {id(p): name for name, p in module.named_parameters()}
+    groups = {g["name"]: g for g in param_groups(module, weight_decay=0.1)}
+    assert {k: {names[id(p)] for p in g["params"]} for k, g in groups.items()} == {
+        "matrices": {"full.weight", "attention.in_proj_weight", "attention.out_proj.weight"},
+        "embeddings": {"embed.weight"},
+        "heads": {"classifier.weight", "classifier.bias"},
+        "vectors": {"depthwise.weight", "depthwise.bias", "full.bias", "attention.in_proj_bias"}
+        | {"attention.out_proj.bias", "initial", "start"},
+    }
+    assert [g["weight_decay"] for g in groups.values()] == [0.1, 0.0, 0.0, 0.1]
+    optimizer = M3(groups.values(), lr=0.1)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def test_param_groups_of_nothing_are_refused():
+    with pytest.raises(TypeError, match="takes a module"):
+        param_groups(Odd().parameters())
+    with pytest.raises(UserError, match="no parameter"):
+        param_groups(nn.Linear(2, 2).requires_grad_(False))
