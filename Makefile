@@ -10,7 +10,7 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
 # one thread a test worker: two processes with two threads each would fight for two cores
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow test-gpu lint format clean
+.PHONY: demo test test-slow test-gpu test-kernels lint format clean
 
 demo: $(VENV)/.run
 	$(BIN)/nestling demo --out demo
@@ -23,6 +23,11 @@ test-slow: $(VENV)/.dev
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m gpu
+
+# the wheel of Triton is 188 MB for one file of tests, so it is no part of `dev`
+test-kernels: $(VENV)/.dev
+	$(PIP) --editable '.[kernels]'
+	$(BIN)/python -m pytest -q tests/ops/test_momentum_gated_delta_rule_triton.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check nestling tests

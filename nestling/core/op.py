@@ -13,8 +13,9 @@ class Op:
     """A recurrence ``step(state, **token) -> (y, state)`` and the fast forms that must equal it.
 
     ``step`` takes one token's tensors [B, ...] and is the truth; ``chunk`` takes the whole
-    sequence [B, T, ...]; ``inputs(seed, ...)`` draws test and benchmark inputs; ``init(**token)``
-    gives the state before the first token.
+    sequence [B, T, ...]; ``triton``, where there is one, is the same map as kernels, and imports
+    the package triton only when it is called; ``inputs(seed, ...)`` draws test and benchmark
+    inputs; ``init(**token)`` gives the state before the first token.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Op:
     step: Callable[..., tuple[Tensor, Any]]
     chunk: Callable[..., tuple[Tensor, Any]]
     inputs: Callable[..., dict[str, Tensor]]
+    triton: Callable[..., tuple[Tensor, Any]] | None = None
 
     def sequential(
         self, tokens: Mapping[str, Tensor], *, state: Any = None, **constants: Any

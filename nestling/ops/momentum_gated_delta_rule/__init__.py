@@ -1,5 +1,7 @@
 """Decay, eraser and momentum in one recurrence: the kernel of every delta-rule memory."""
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.core.op import Op
 from nestling.ops.momentum_gated_delta_rule.chunk import chunk as _chunk
+from nestling.ops.momentum_gated_delta_rule.cover import chosen
 from nestling.ops.momentum_gated_delta_rule.inputs import inputs
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState as DeltaState
 from nestling.ops.momentum_gated_delta_rule.step import step as _step
@@ -40,6 +43,7 @@ def momentum_gated_delta_rule(
     reset: Bool[Tensor, "B T"] | None = None,
     mask: Bool[Tensor, "B T"] | None = None,
     chunk_size: int | None = None,
+    form: str | None = None,
 ) -> tuple[Float[Tensor, "B T H V"], DeltaState]:
     """Write along k, erase along k what erase_key reads, decay, and read with q.
 
@@ -51,10 +55,12 @@ def momentum_gated_delta_rule(
     starts: weight back to ``initial`` (None is zero), momentum to zero. Positions where ``mask`` is
     False change nothing and read the unchanged state. ``chunk_size`` (tokens) is tiling and never
     changes the result. The state is float32 at least, and autocast is off inside; y has q's dtype.
-    Stable while beta |k|^2 <= 1 + alpha. Differentiable in every tensor given.
+    Stable while beta |k|^2 <= 1 + alpha. Differentiable in every tensor given. ``form`` is how it
+    is computed: "chunk", "triton" (kernels, cover.py says of what) or None, which takes the kernels
+    on a CUDA device where Triton is installed and they cover the inputs, and the chunk form else.
 
-    Raises UserError for an unknown ``read``, a ``chunk_size`` below one, or an ``erase_key``
-    without ``beta``.
+    Raises UserError for an unknown ``read`` or ``form``, a ``chunk_size`` below one, an
+    ``erase_key`` without ``beta``, or inputs that a ``form`` asked for by name does not cover.
 
     Source: arXiv 2512.24695, Eq 88 and 90, with momentum as in Titans. Deviates: exact inside a
     chunk, where the paper freezes the state. Cost: see chunk.py; one token alone goes by the step.
@@ -69,34 +75,42 @@ def momentum_gated_delta_rule(
         raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
     if erase_key is not None and beta is None:
         raise UserError("erase_key needs beta: without it nothing is erased")
+    tokens = {"q": q, "k": k, "w": w, "alpha": alpha}
+    options = {"beta": beta, "mu": mu, "erase_key": erase_key}
+    kernels = chosen(form, tokens | options, initial, reset)
     dtype = torch.promote_types(q.dtype, torch.float32)
 
     with torch.autocast(q.device.type, enabled=False):
-        tokens = {"q": q, "k": k, "w": w, "alpha": alpha}
-        tokens = {name: x.to(dtype) for name, x in tokens.items()}
-        options = {"beta": beta, "mu": mu, "erase_key": erase_key}
-        options = {name: None if x is None else x.to(dtype) for name, x in options.items()}
         initial = None if initial is None else initial.to(dtype)
         if state is None:
-            state = initial_state(tokens["w"], tokens["k"], initial)
+            state = initial_state(w.new_zeros((), dtype=dtype).expand_as(w), k, initial)
         state = DeltaState(state.weight.to(dtype), state.momentum.to(dtype))
         if not q.shape[1]:
             return q.new_zeros(w.shape), state
+        flags = {"reset": reset, "mask": mask}
+        size = chunk_size or CHUNK
+        if kernels and (form or q.shape[1] > 1):
+            from nestling.ops.momentum_gated_delta_rule.triton import recurrence
+
+            y, state = recurrence(
+                **tokens, **options, **flags, state=state, read_at=read, chunk_size=size
+            )
+            return y.to(q.dtype), state
+        tokens = {name: x.to(dtype) for name, x in tokens.items()}
+        options = {name: None if x is None else x.to(dtype) for name, x in options.items()}
         if q.shape[1] == 1:
-            given = {n: x[:, 0] for n, x in tokens.items()}
-            options |= {"reset": reset, "mask": mask}
-            present = {n: x[:, 0] for n, x in options.items() if x is not None}
-            y, state = _step(state, **given, **present, initial=initial, read=read)
+            now = {n: x[:, 0] for n, x in tokens.items()}
+            present = {n: x[:, 0] for n, x in (options | flags).items() if x is not None}
+            y, state = _step(state, **now, **present, initial=initial, read=read)
             return y[:, None].to(q.dtype), state
         y, state = _chunk(
             **tokens,
             **options,
+            **flags,
             state=state,
             initial=initial,
             read_at=read,
-            reset=reset,
-            mask=mask,
-            chunk_size=min(chunk_size or CHUNK, q.shape[1]),
+            chunk_size=min(size, q.shape[1]),
         )
     return y.to(q.dtype), state
 
@@ -105,6 +119,7 @@ OP = Op(
     name="momentum_gated_delta_rule",
     init=initial_state,
     step=_step,
-    chunk=momentum_gated_delta_rule,
+    chunk=partial(momentum_gated_delta_rule, form="chunk"),
+    triton=partial(momentum_gated_delta_rule, form="triton"),
     inputs=inputs,
 )
