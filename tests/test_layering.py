@@ -13,7 +13,7 @@ FLOORS = [
     ("memories", "optim", "tasks"),
     ("models",),
     ("train",),
-    ("evals",),
+    ("evals", "continual"),
     ("studies", "bench"),
     ("demo",),
     ("cli",),

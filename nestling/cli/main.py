@@ -28,6 +28,9 @@ VERBS = {
     "levels": "print the nested system of a model and its optimizer",
     "study": "run grids of measurements: list, run, status",
     "bench": "measure: streaming of a trained model, and what everything costs",
+    "adapt": "make a pretrained model one that goes on learning",
+    "learn": "read texts and keep what was learned in a memory file",
+    "ask": "go on after a prompt with what a model has learned",
     "list": "name every preset, memory, corpus, task and study",
 }
 USER_ERROR = 2

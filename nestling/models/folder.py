@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Generator[None]:
+def no_bars() -> Generator[None]:
     """Reading and writing one file needs no progress bars."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -39,7 +39,7 @@ def save_model(
     """Write model and tokenizer as transformers reads them; a full disk raises UserError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _no_bars(), tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
+        with no_bars(), tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
             for file in Path(draft).iterdir():
@@ -62,7 +62,7 @@ def load_model(
     place = find_device(device)
     _check_config(directory)
     try:
-        with _no_bars():
+        with no_bars():
             # transformers' annotation does not know the second value
             model, about = HopeForCausalLM.from_pretrained(  # ty: ignore[not-iterable]
                 directory, local_files_only=True, output_loading_info=True

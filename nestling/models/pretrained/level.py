@@ -1,0 +1,133 @@
+"""The levels a model is to learn with: how often each is written, and how."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from nestling.core.cms import CMSLevel
+from nestling.core.error import UserError
+
+FROZEN = ("inf", "frozen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelSpec:
+    """One level as a user asks for it: a share of a model's MLPs, and when it is written."""
+
+    period: int | float  # tokens between two writes; math.inf: never written
+    lr: float = 1e-4  # learning rate of a write
+    rule: str = "adam"  # how a write is made: a name of nestling.core.descent.RULES
+    clip: float | None = 1.0  # longest gradient of a write; None: any
+    trust: float | None = 0.1  # farthest from the base, as a fraction of its length; None: any
+    layers: tuple[int, ...] | None = None  # whose MLPs it holds; None: a share of all
+
+    def __post_init__(self):
+        if math.isnan(self.period) or not (self.frozen or self.period == int(self.period)):
+            raise UserError(f"a level's period is {self.period}: give whole tokens, or inf")
+        if self.rule == "dgd":
+            raise UserError("rule dgd needs the inputs of every map; choose adam or momentum here")
+        if not self.frozen:
+            self.writer()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is never written."""
+        return math.isinf(self.period)
+
+    def writer(self) -> CMSLevel:
+        """The same as the updater knows it; values out of range raise UserError."""
+        return CMSLevel(
+            period=int(self.period), rule=self.rule, lr=self.lr, clip=self.clip, trust=self.trust
+        )
+
+    @property
+    def text(self) -> str:
+        """As `--levels` writes it."""
+        return "inf" if self.frozen else f"{self.period}:{self.lr:g}:{self.rule}"
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "period": None if self.frozen else int(self.period),
+            "lr": self.lr,
+            "rule": self.rule,
+            "clip": self.clip,
+            "trust": self.trust,
+            "layers": None if self.layers is None else list(self.layers),
+        }
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "LevelSpec":
+        """What ``record`` gave."""
+        layers = record["layers"]
+        return cls(
+            period=math.inf if record["period"] is None else record["period"],
+            lr=record["lr"],
+            rule=record["rule"],
+            clip=record["clip"],
+            trust=record["trust"],
+            layers=None if layers is None else tuple(layers),
+        )
+
+
+def parse_levels(text: str) -> tuple[LevelSpec, ...]:
+    """Levels from ``period[:lr[:rule]],...``, slow to fast.
+
+    >>> [level.text for level in parse_levels("64:1e-3,512,inf")]
+    ['inf', '512:0.0001:adam', '64:0.001:adam']
+    """
+    return in_order(tuple(_parse(part.strip()) for part in text.split(",")))
+
+
+def _parse(part: str) -> LevelSpec:
+    period, *rest = part.split(":")
+    if len(rest) > 2:
+        raise UserError(f"level {part!r} has too many parts; write period[:lr[:rule]]")
+    try:
+        values: dict[str, Any] = {"period": math.inf if period in FROZEN else int(period)}
+        if rest and rest[0]:
+            values["lr"] = float(rest[0])
+    except ValueError as error:
+        raise UserError(
+            f"level {part!r} cannot be read; write period[:lr[:rule]], as in 512:1e-4:adam"
+        ) from error
+    if len(rest) > 1 and rest[1]:
+        values["rule"] = rest[1]
+    return LevelSpec(**values)
+
+
+def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
+    """The levels slow to fast; periods of which one does not divide the next raise UserError."""
+    ordered = tuple(sorted(levels, key=lambda level: -level.period))
+    finite = [int(level.period) for level in ordered if not level.frozen]
+    if not finite:
+        raise UserError("no level is ever written; give at least one period in tokens")
+    for slow, fast in pairwise(finite):
+        if slow == fast or slow % fast:
+            raise UserError(f"periods must differ and divide each other: {fast} and {slow} do not")
+    if len(ordered) - len(finite) > 1:
+        raise UserError("give at most one level that is never written")
+    return ordered
+
+
+def with_layers(levels: tuple[LevelSpec, ...], text: str | None) -> tuple[LevelSpec, ...]:
+    """The levels, slow to fast, with the layers of each: ``0-9,10,11-14``; None: equal shares.
+
+    >>> [level.layers for level in with_layers(parse_levels("8,16"), "0-1,3")]
+    [(0, 1), (3,)]
+    """
+    if text is None:
+        return levels
+    shares = text.split(",")
+    if len(shares) != len(levels):
+        raise UserError(f"{len(levels)} levels need as many ranges of layers, not {len(shares)}")
+    pairs = zip(levels, shares, strict=True)
+    return tuple(replace(level, layers=_range(share.strip())) for level, share in pairs)
+
+
+def _range(text: str) -> tuple[int, ...]:
+    first, _, last = text.partition("-")
+    if not first.isdigit() or not (last or first).isdigit():
+        raise UserError(f"layers {text!r} cannot be read; write a range such as 10-19")
+    return tuple(range(int(first), int(last or first) + 1))

@@ -1,0 +1,121 @@
+"""Ad-hoc level stacking: the MLPs of a trained model become the levels of a CMS."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nestling.core.error import UserError, did_you_mean
+from nestling.models.pretrained.families import family_of, mlp_names
+from nestling.models.pretrained.level import LevelSpec
+
+VARIANTS = ("partition", "chain", "independent")
+
+
+class ChainedMLP(nn.Module):
+    """The pretrained MLP, then residual ones that begin with an output of zero.
+
+    ``y_1 = MLP_1(x)``, ``y_l = y_{l-1} + MLP_l(x + y_{l-1})``: in series within the place of the
+    pretrained MLP, whose input x is normed already.
+    """
+
+    def __init__(self, pretrained: nn.Module, output: str, count: int):
+        super().__init__()
+        self.levels = nn.ModuleList([pretrained])
+        for _ in range(count - 1):
+            added = copy.deepcopy(pretrained)
+            for parameter in added.get_submodule(output).parameters():
+                nn.init.zeros_(parameter)
+            self.levels.append(added)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Pass x through the levels, slow to fast."""
+        y = self.levels[0](x)
+        for level in self.levels[1:]:
+            y = y + level(x + y)
+        return y
+
+
+class IndependentMLP(nn.Module):
+    """Copies of the pretrained MLP side by side: ``y = sum_l a_l MLP_l(x)`` with a_l = 1 / k.
+
+    Source: arXiv 2512.24695, Eq 74, with a weighted sum as Agg. Deviates: the weights a_l do not
+    learn.
+    """
+
+    share: Float[Tensor, "k"]
+
+    def __init__(self, pretrained: nn.Module, count: int):
+        super().__init__()
+        copies = [copy.deepcopy(pretrained) for _ in range(count - 1)]
+        self.levels = nn.ModuleList([pretrained, *copies])
+        self.register_buffer("share", torch.full((count,), 1.0 / count))
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The weighted sum of what the levels say."""
+        parts = [level(x) * a for level, a in zip(self.levels, self.share, strict=True)]
+        return torch.stack(parts).sum(0)
+
+
+def stack(
+    model: nn.Module, model_type: str, levels: Sequence[LevelSpec], variant: str = "partition"
+) -> list[list[str]]:
+    """Make levels of a model's MLPs; the names of the parameters of each, slow to fast.
+
+    "partition" (option A) adds nothing: the layers are divided into contiguous groups, the lowest
+    to the slowest level, unless the levels name their layers. "chain" (option B) and "independent"
+    put one MLP for each level into every layer, the pretrained one as the slowest. As long as no
+    level is written the model computes what it did before.
+
+    Source: arXiv 2512.24695, section 7.3; the grouping is ours, the paper states none.
+    """
+    if variant not in VARIANTS:
+        raise UserError(f"unknown variant {variant!r}: {did_you_mean(variant, VARIANTS)}")
+    names = mlp_names(model, model_type)
+    if variant == "partition":
+        groups = _groups(len(names), levels)
+        return [
+            [p for index in group for p in _parameters(model, names[index])] for group in groups
+        ]
+    if any(level.layers is not None for level in levels):
+        raise UserError(f"variant {variant} puts every level into every layer; leave layers out")
+    output = family_of(model_type).output
+    for name in names:
+        pretrained = model.get_submodule(name)
+        stacked = (
+            ChainedMLP(pretrained, output, len(levels))
+            if variant == "chain"
+            else IndependentMLP(pretrained, len(levels))
+        )
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, stacked)
+    return [
+        [p for name in names for p in _parameters(model, f"{name}.levels.{index}")]
+        for index in range(len(levels))
+    ]
+
+
+def _parameters(model: nn.Module, name: str) -> list[str]:
+    return [f"{name}.{inner}" for inner, _ in model.get_submodule(name).named_parameters()]
+
+
+def _groups(count: int, levels: Sequence[LevelSpec]) -> list[list[int]]:
+    """Layers of each level: those it names, or equal contiguous shares, lower layers slower."""
+    named = [level.layers for level in levels]
+    if all(layers is None for layers in named):
+        if len(levels) > count:
+            raise UserError(f"{len(levels)} levels need as many layers; the model has {count}")
+        edges = [count * i // len(levels) for i in range(len(levels) + 1)]
+        return [list(range(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    groups = [list(layers or ()) for layers in named]
+    chosen = [layer for group in groups for layer in group]
+    if bad := [layer for layer in chosen if not 0 <= layer < count]:
+        raise UserError(f"layer {bad[0]} is not there; the model has layers 0 to {count - 1}")
+    if len(set(chosen)) != len(chosen):
+        raise UserError("a layer may belong to one level only")
+    for level, group in zip(levels, groups, strict=True):
+        if not group and not level.frozen:
+            raise UserError(f"the level of period {level.period} names no layers; give it some")
+    return groups

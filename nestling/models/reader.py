@@ -1,0 +1,110 @@
+"""One way to read with any model: token ids and a context in, logits and a longer context out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.cache_utils import DynamicCache
+
+from nestling.core.memory import map_state
+from nestling.models.cache import MemoryCache, filled, named
+from nestling.models.hf import HopeForCausalLM
+
+
+class _Called(nn.Module):
+    """Gives ``functional_call`` any method of a model, not its forward alone."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Any) -> Any:
+        return function(self.model)
+
+
+class Reader:
+    """Calls a model with weights that are handed in; the model itself is never changed.
+
+    A context is what the model remembers of the text so far, a value: (keys, values) for each
+    layer, or for a model of this library the states of its memories, with the tokens read. None is
+    the empty one. One row.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self._called = _Called(model)
+
+    def call(self, weights: Mapping[str, Tensor], function: Any) -> Any:
+        """``function(model)`` with these weights in the place of the model's own."""
+        inside = {f"model.{name}": value for name, value in weights.items()}
+        return functional_call(self._called, inside, (function,))
+
+    def read(
+        self, weights: Mapping[str, Tensor], ids: Int[Tensor, "1 T"], context: Any = None
+    ) -> tuple[Float[Tensor, "1 T V"], Any]:
+        """The logits of the next token at every position, and the context after it."""
+        cache = self._cache(context)
+        out = self.call(
+            weights, lambda model: model(input_ids=ids, past_key_values=cache, use_cache=True)
+        )
+        return out.logits, _context(out.past_key_values)
+
+    def generate(
+        self, weights: Mapping[str, Tensor], ids: Int[Tensor, "1 T"], **generation: Any
+    ) -> Int[Tensor, "1 L"]:
+        """Token ids after ``ids``, with the options of transformers' generate."""
+        mask = torch.ones_like(ids)
+        out = self.call(
+            weights, lambda model: model.generate(ids, attention_mask=mask, **generation)
+        )
+        return out[:, ids.shape[1] :]
+
+    @property
+    def limit(self) -> int | None:
+        """The longest context in tokens the model was made for; None: any."""
+        if isinstance(self.model, HopeForCausalLM):
+            return None
+        return self.model.config.max_position_embeddings
+
+    @property
+    def grows(self) -> bool:
+        """Whether a context grows with every token: attention that forgets none."""
+        if not isinstance(self.model, HopeForCausalLM):
+            return True
+        configs = self.model.config.memory_configs()
+        return "attention" in configs and configs["attention"].window is None
+
+    def tensors(self, context: Any) -> dict[str, Tensor]:
+        """A context as named tensors, for a file."""
+        return {} if context is None else dict(named(context))
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Any:
+        """The context ``tensors`` was made of."""
+        if not tensors:
+            return None
+        if isinstance(self.model, HopeForCausalLM):
+            states = filled(self.model.backbone.init_states(1), "0", dict(tensors))
+            return (states, tensors["1"])
+        layers = len(tensors) // 2
+        return tuple((tensors[f"{i}.0"], tensors[f"{i}.1"]) for i in range(layers))
+
+    def _cache(self, context: Any) -> Any:
+        if not isinstance(self.model, HopeForCausalLM):
+            return DynamicCache(context)
+        cache = self.model.new_cache()
+        if context is not None:
+            states, tokens = context
+            cache.advance(states, int(tokens), tokens)
+        return cache
+
+
+def _context(cache: Any) -> Any:
+    if isinstance(cache, MemoryCache):
+        return (map_state(Tensor.detach, cache.states), cache.tokens)
+    return tuple(
+        (layer.keys.detach().contiguous(), layer.values.detach().contiguous())
+        for layer in cache.layers
+    )

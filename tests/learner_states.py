@@ -1,0 +1,29 @@
+"""When two learners are the same."""
+
+import torch
+
+
+def equal(a, b):
+    """Whether two learners are the same to the bit: weights, open period, moments, context."""
+    mine, other = a.state, b.state
+    same = all(
+        torch.equal(x, y)
+        for one, two in zip(mine.levels, other.levels, strict=True)
+        for x, y in zip(flat(one), flat(two), strict=True)
+    )
+    left, right = a.reader.tensors(mine.stream.context), b.reader.tensors(other.stream.context)
+    return (
+        same
+        and mine.stream._replace(context=None) == other.stream._replace(context=None)
+        and left.keys() == right.keys()
+        and all(torch.equal(left[name], right[name]) for name in left)
+    )
+
+
+def flat(state):
+    return [
+        tensor
+        for field in state
+        for group in (field if isinstance(field, tuple) else (field,))
+        for tensor in (group if isinstance(group, tuple) else (group,))
+    ]

@@ -1,0 +1,158 @@
+"""Models of every family become levels, and compute what they did before."""
+
+import json
+
+import pytest
+import torch
+from tiny_bases import VOCABULARY, tiny_base
+
+from nestling.core.error import UserError
+from nestling.data import byte_tokenizer
+from nestling.models.pretrained import (
+    FAMILIES,
+    VARIANTS,
+    load_base,
+    load_stacked,
+    parse_levels,
+    save_stacked,
+    stacked,
+    with_layers,
+)
+from nestling.models.reader import Reader
+
+LEVELS = parse_levels("8,32,inf")
+
+
+@pytest.fixture(scope="module")
+def ids():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randint(VOCABULARY, (1, 50), generator=generator)
+
+
+@torch.no_grad()
+def in_parts(model, ids):
+    reader, context, parts = Reader(model), None, []
+    for piece in ids.split([13, 1, 20, 16], dim=1):
+        logits, context = reader.read({}, piece, context)
+        context = reader.restore({k: v.clone() for k, v in reader.tensors(context).items()})
+        parts.append(logits)
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_converts_and_matches(family, variant, ids):
+    """Whole, and read in parts with a context that went through tensors."""
+    model = tiny_base(family)
+    with torch.no_grad():
+        expected = model(ids).logits
+        levels = stacked(model, None, LEVELS, variant)
+        found = model(ids).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(in_parts(model, ids), expected, rtol=0, atol=1e-5)
+    assert expected.std() > 1e-3
+    names = [name for group in levels.parameters for name in group]
+    assert len(set(names)) == len(names) > 0
+    assert set(names) <= set(dict(model.named_parameters()))
+    share = 1 if variant == "partition" else len(LEVELS)
+    assert len(names) == share * sum(".mlp." in name for name in names) / share
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_level_has_a_gradient(family, variant, ids):
+    """But in a chain, whose added levels begin with an output map of zero: that one alone."""
+    model = tiny_base(family)
+    levels = stacked(model, None, parse_levels("8,32"), variant)
+    loss = model(ids, labels=ids).loss
+    own = dict(model.named_parameters())
+    for group in levels.parameters:
+        grads = torch.autograd.grad(loss, [own[name] for name in group], retain_graph=True)
+        assert any(bool(grad.any()) for grad in grads)
+
+
+def test_layers_go_to_levels_slow_to_fast():
+    def layers(group):
+        return sorted({int(name.split(".")[2]) for name in group})
+
+    model = tiny_base("llama")
+    shared = stacked(model, None, LEVELS)
+    assert [level.text for level in shared.levels] == ["inf", "32:0.0001:adam", "8:0.0001:adam"]
+    assert [layers(group) for group in shared.parameters] == [[0], [1], [2, 3]]
+    chosen = stacked(model, None, with_layers(parse_levels("8,32"), "1,2-3"))
+    assert [layers(group) for group in chosen.parameters] == [[1], [2, 3]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_adapted_folder_comes_back_as_it_was(tmp_path, variant, ids):
+    base, out = tmp_path / "base", tmp_path / "out"
+    model = tiny_base("qwen2").to(torch.bfloat16)
+    model.save_pretrained(base)
+    byte_tokenizer().save_pretrained(base)
+    read = load_base(base)
+    assert read.dtype == "bfloat16" and read.model.dtype == torch.float32
+    with torch.no_grad():
+        expected = read.model(ids).logits
+    whole = save_stacked(read, LEVELS, variant, out)
+    again = load_stacked(out)
+    assert (again.levels, again.parameters, again.variant) == whole[2:]
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids).logits, expected, rtol=0, atol=1e-5)
+    text = "any text"
+    assert again.tokenizer(text).input_ids == byte_tokenizer()(text).input_ids
+    # transformers itself reads the folder as the base
+    assert torch.equal(load_base(out).model(ids).logits, expected)
+
+
+def test_a_folder_without_a_tokenizer_has_none(tmp_path):
+    tiny_base("gpt2").save_pretrained(tmp_path)
+    assert load_base(tmp_path).tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "holds no model"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
+        (lambda folder: _set(folder, model_type="lama"), "did you mean 'llama'"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"12"), "cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
+        (lambda folder: _set(folder, num_hidden_layers=5), "lack"),
+        (lambda folder: (folder / "levels.json").write_text("[]"), "cannot be read"),
+        (lambda folder: (folder / "levels.json").write_text('{"format": 9}'), "newer"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(tmp_path, change, message):
+    tiny_base("llama").save_pretrained(tmp_path)
+    change(tmp_path)
+    with pytest.raises(UserError, match=message) as caught:
+        load_stacked(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def _set(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_what_cannot_be_is_said(tmp_path):
+    model = tiny_base("llama")
+    for levels, message in (
+        (parse_levels("1,2,4,8,16"), "5 levels"),
+        (with_layers(parse_levels("8,16"), "0-1,4"), "layer 4"),
+        (with_layers(parse_levels("8,16"), "0-1,1"), "one level only"),
+    ):
+        with pytest.raises(UserError, match=message):
+            stacked(model, None, levels)
+    with pytest.raises(UserError, match="did you mean 'chain'"):
+        stacked(model, None, LEVELS, "chains")
+    with pytest.raises(UserError, match="leave layers out"):
+        stacked(model, None, with_layers(parse_levels("8,16"), "0,1"), "chain")
+    with pytest.raises(UserError, match="--levels"):
+        stacked(model, None)
+    for source in ("nowhere", "./no/where", "model.gguf", "a/b/c"):
+        with pytest.raises(UserError, match="there is no"):
+            load_base(source)
+    for text in ("0-1", "0-1,x"):
+        with pytest.raises(UserError):
+            with_layers(parse_levels("8,16"), text)
