@@ -70,7 +70,7 @@ def test_param_groups_split_by_what_a_parameter_is():
 
 
 def test_param_groups_of_nothing_are_refused():
-    with pytest.raises(TypeError, match="takes a module"):
+    with pytest.raises(TypeError, match="module"):
         param_groups(Odd().parameters())
     with pytest.raises(UserError, match="no parameter"):
         param_groups(nn.Linear(2, 2).requires_grad_(False))
