@@ -33,7 +33,10 @@ class Run:
     workers: int = 1
     """Processes side by side, each with one thread."""
     cells: str = "*"
-    """Shell pattern of the cells to run: two machines can share a study."""
+    """Shell pattern of the cells to run."""
+    shard: str = "1/1"
+    """Share of the cells, i/n with i from 1: one machine or job of an array each. What follows from
+    the results of all is run by another call, once they lie in one folder (study merge)."""
     device: str = "cpu"
     """Device of torch: cpu or cuda."""
     quiet: bool = False
@@ -41,11 +44,17 @@ class Run:
 
     def run(self) -> None:
         """Run, then print where the study stands."""
-        from nestling.studies import Store, load_study, run_study
+        from nestling.studies import Shard, Store, load_study, run_study
 
+        shard = Shard.parse(self.shard)
         store = Store(self.out, load_study(self.name))
         run_study(
-            store, workers=self.workers, cells=self.cells, device=self.device, quiet=self.quiet
+            store,
+            workers=self.workers,
+            cells=self.cells,
+            shard=shard,
+            device=self.device,
+            quiet=self.quiet,
         )
         Status(name=self.name, out=self.out).run()
 
@@ -80,8 +89,53 @@ class Status:
             found.write_markdown(self.markdown)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Take in the cells that other machines have finished."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the study."""
+    sources: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")]
+    """Folders of results to take from; what is finished here stays."""
+    out: Path = RESULTS
+    """Folder of the results."""
+
+    def run(self) -> None:
+        """Copy, and say how many came from where."""
+        from nestling.studies import Store, load_study
+
+        store = Store(self.out, load_study(self.name))
+        for source in self.sources:
+            print(f"{len(store.take_in(source))} cells from {source}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write the report of a study: a page that stands alone, Markdown with figures, LaTeX."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the study."""
+    out: Path = RESULTS
+    """Folder of the results."""
+    to: Path = Path("docs/results")
+    """Folder for the files of the report."""
+
+    def run(self) -> None:
+        """Write what the finished cells say, and name the missing ones."""
+        from nestling.studies import Store, load_study
+        from nestling.studies.reports import write_report
+        from nestling.studies.status import status
+
+        found = status(Store(self.out, load_study(self.name)))
+        for path in write_report(found, self.to):
+            print(path)
+        print(found.progress + (f" To do: {found.missing}." if found.pending else ""))
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Run, tyro.conf.subcommand("run")]
     | Annotated[Status, tyro.conf.subcommand("status")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
 )

@@ -1,6 +1,7 @@
 """Figures as SVG text, to be put into a page."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,12 +30,17 @@ def lines(
     y_label: str,
     log_x: bool = False,
     log_y: bool = False,
+    marks: bool = False,
 ) -> str:
-    """One line a name, with a legend; the SVG of the same input is the same to the byte."""
+    """One line a name, with a legend; the SVG of the same input is the same to the byte.
+
+    ``marks`` draws a dot at every point, for few of them.
+    """
     figure, axes = _canvas(x_label, y_label)
     for i, (name, curve) in enumerate(curves.items()):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
-        axes.plot(curve.x, curve.y, style, color=colour, label=name, linewidth=1.8)
+        dots = "o" if marks else ""
+        axes.plot(curve.x, curve.y, dots + style, color=colour, label=name, linewidth=1.8, ms=4)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     if log_x:
@@ -56,10 +62,36 @@ def bars(values: Mapping[str, tuple[float, float]], *, x_label: str) -> str:
     return _svg(figure)
 
 
-def _canvas(x_label: str, y_label: str) -> "tuple[Figure, Axes]":
+def grid(
+    values: Sequence[Sequence[float | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    x_label: str,
+    y_label: str,
+    low: float | int = 0.0,
+    high: float | int = 1.0,
+) -> str:
+    """A heat map with its numbers: one row of ``values`` a name, None where nothing is known."""
+    figure, axes = _canvas(x_label, y_label, height=1.6 + 0.36 * len(rows))
+    axes.grid(visible=False)
+    shown = [[math.nan if value is None else value for value in row] for row in values]
+    axes.imshow(shown, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    middle = (low + high) / 2
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            if value is not None:
+                colour = "black" if value > middle else "white"
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+    return _svg(figure)
+
+
+def _canvas(x_label: str, y_label: str, height: float = 3.6) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(7.2, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)

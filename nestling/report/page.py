@@ -21,7 +21,10 @@ table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #e4e4e4 }
 .left { text-align: left } .right { text-align: right }
 caption { text-align: left; font-weight: 600 }
-figure { margin: 1rem 0; overflow-x: auto } svg { max-width: 100%; height: auto }
+/* what is wider than the page is moved inside itself, never the page */
+.wide, figure { margin: 1rem 0; overflow-x: auto }
+.wide table { margin: 0 } h1, h2, p, footer { overflow-wrap: anywhere }
+td.left { min-width: 8rem } svg { width: 100%; min-width: 32rem; max-width: 46rem; height: auto }
 pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; white-space: pre-wrap }
 footer { margin-top: 3rem; color: #666; font-size: .85rem }
 @media (prefers-color-scheme: dark) {
@@ -39,7 +42,7 @@ footer { margin-top: 3rem; color: #666; font-size: .85rem }
 <h2>{{ section.title }}</h2>
 {% for paragraph in section.text.split("\\n\\n") if paragraph %}<p>{{ paragraph }}</p>
 {% endfor %}
-{% for table in section.tables %}{{ table.html() | safe }}
+{% for table in section.tables %}<div class="wide">{{ table.html() | safe }}</div>
 {% endfor %}
 {% for figure in section.figures %}<figure>{{ figure | safe }}</figure>
 {% endfor %}

@@ -1,4 +1,4 @@
-"""Tables, as plain text, Markdown and HTML."""
+"""Tables, as plain text, Markdown, LaTeX and HTML."""
 
 import html
 import math
@@ -25,6 +25,22 @@ def cell(value: Any) -> str:
         return f"{value:.3g}"
     digits = 3 - math.floor(math.log10(abs(value))) if value else 3
     return f"{value:,.{max(digits, 0)}f}"
+
+
+def escaped(text: str) -> str:
+    r"""A text for LaTeX.
+
+    >>> escaped("50 % of a_b & 1 +/- 2")
+    '50 \\% of a\\_b \\& 1 $\\pm$ 2'
+    """
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+    }
+    return "".join(special.get(c, c) for c in text).replace("+/-", r"$\pm$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +97,24 @@ class Table:
         rule = ("---:" if self._right(i) else "---" for i in range(len(self.columns)))
         body = [line(self.columns), line(rule), *map(line, self._cells())]
         return "\n".join([f"**{self.title}**", "", *body] if self.title else body)
+
+    def latex(self) -> str:
+        """A tabular with rules of booktabs, and the title above it."""
+
+        def line(row: Iterable[str]) -> str:
+            return "  " + " & ".join(map(escaped, row)) + r" \\"
+
+        sides = "".join("r" if self._right(i) else "l" for i in range(len(self.columns)))
+        body = [
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"  \toprule",
+            line(self.columns),
+            r"  \midrule",
+            *map(line, self._cells()),
+            r"  \bottomrule",
+            r"\end{tabular}",
+        ]
+        return "\n".join([rf"\textbf{{{escaped(self.title)}}}", "", *body] if self.title else body)
 
     def html(self) -> str:
         """A <table>; every text is escaped."""

@@ -2,6 +2,7 @@
 
 from nestling.core.registry import Registry
 from nestling.studies.runner import run_study
+from nestling.studies.shard import Shard
 from nestling.studies.store import Store
 from nestling.studies.study import Cell, Finding, Study
 
@@ -21,4 +22,4 @@ def load_study(name: str) -> Study:
     return STUDIES.load(name)()
 
 
-__all__ = ["STUDIES", "Cell", "Finding", "Store", "Study", "load_study", "run_study"]
+__all__ = ["STUDIES", "Cell", "Finding", "Shard", "Store", "Study", "load_study", "run_study"]

@@ -14,6 +14,7 @@ from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError
 from nestling.core.result import Result
 from nestling.studies.board import Board
+from nestling.studies.shard import Shard
 from nestling.studies.store import Store
 from nestling.studies.study import Cell, Study
 
@@ -21,11 +22,18 @@ _told: Any = None  # in a worker process: the queue to the parent
 
 
 def run_study(
-    store: Store, *, workers: int = 1, cells: str = "*", device: str = "cpu", quiet: bool = False
+    store: Store,
+    *,
+    workers: int = 1,
+    cells: str = "*",
+    shard: Shard = Shard(),
+    device: str = "cpu",
+    quiet: bool = False,
 ) -> dict[str, Result]:
     """Run what is missing and return all Results by cell name.
 
-    ``cells`` is a shell pattern of cell names: two machines can share a study. Every worker is a
+    ``cells`` is a shell pattern of cell names, ``shard`` a share of them: machines can share a
+    study, with one folder or with one each (``Store.take_in``). Every worker is a
     process with one torch thread. A finished cell is on disk before the next one begins, so a
     stopped study goes on where it was.
     """
@@ -35,7 +43,7 @@ def run_study(
     with Board(quiet=quiet) as board:
         board.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
         run = _alone if workers == 1 else _side_by_side(workers)
-        while pending := _chosen(store.pending(done), cells):
+        while pending := shard.take(store.study, _chosen(store.pending(done), cells)):
             run(store, pending, device, board)
             done = store.finished()
     return done

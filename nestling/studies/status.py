@@ -1,7 +1,7 @@
 """Where a study stands: for a terminal, for programs, and as a page."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,24 +51,44 @@ class Status:
             provenance=self.origin(),
         )
 
+    @property
+    def missing(self) -> str:
+        """The cells that are to do, by name; empty when there is none."""
+        return ", ".join(self.pending)
+
     def text(self) -> str:
         """Sections as plain text; figures are left to the page."""
         blocks = [f"{self.study.name}: {self.study.question}", self.progress]
+        blocks += [f"To do: {self.missing}."] if self.pending else []
         for section in self.finding.sections:
             blocks.append(section.title.upper())
             blocks += [section.text] if section.text else []
             blocks += [table.text() for table in section.tables]
         return "\n\n".join(blocks)
 
-    def markdown(self) -> str:
-        """Sections as Markdown, without figures."""
+    def markdown(self, figures: Sequence[str] = ()) -> str:
+        """Sections as Markdown; ``figures`` are the files of all figures, in their order."""
         blocks = [f"# {self.study.name}", f"{self.study.question}.", self.progress]
+        blocks += [f"To do: {self.missing}."] if self.pending else []
+        files = iter(figures)
         for section in self.finding.sections:
             blocks.append(f"## {section.title}")
             blocks += [section.text] if section.text else []
             blocks += [table.markdown() for table in section.tables]
+            drawn = [next(files) for _ in section.figures] if figures else []
+            blocks += [f"![{section.title}]({file})" for file in drawn]
         origin = "; ".join(f"{key}: {value}" for key, value in self.origin().items())
         return "\n\n".join([*blocks, *([origin] if origin else [])]) + "\n"
+
+    def latex(self) -> str:
+        """The tables for LaTeX, each under a comment with the title of its section."""
+        tables = [
+            f"% {section.title}\n{table.latex()}"
+            for section in self.finding.sections
+            for table in section.tables
+        ]
+        head = f"% {self.study.name}: {self.progress} Needs the package booktabs."
+        return "\n\n".join([head, *tables]) + "\n"
 
     def write_markdown(self, path: str | Path) -> Path:
         """Write the Markdown; the file appears whole or not at all."""
@@ -76,7 +96,8 @@ class Status:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the page, with figures; the file appears whole or not at all."""
-        head = Section("Progress", self.progress)
+        missing = f" To do: {self.missing}." if self.pending else ""
+        head = Section("Progress", self.progress + missing)
         return write_page(
             path,
             f"Study: {self.study.name}",

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from nestling.core.error import UserError
 from nestling.core.result import Result
 from nestling.studies.study import Cell, Study
 
@@ -32,12 +33,13 @@ class Store:
         """
         done: dict[str, Result] = {}
         while True:
-            found = self._read(self.study.cells(done))
+            found = self.matching(self.study.cells(done))
             if found.keys() == done.keys():
                 return done
             done = found
 
-    def _read(self, cells: Iterable[Cell]) -> dict[str, Result]:
+    def matching(self, cells: Iterable[Cell]) -> dict[str, Result]:
+        """Results here of the given cells, as far as their settings are the same."""
         found = {}
         for cell in cells:
             if self.path(cell).exists():
@@ -55,6 +57,25 @@ class Store:
     def pending(self, done: dict[str, Result]) -> list[Cell]:
         """The cells known by now that have no Result."""
         return [cell for cell in self.study.cells(done) if cell.name not in done]
+
+    def take_in(self, root: str | Path) -> list[str]:
+        """Copy the finished cells of this study from another folder of results; their names.
+
+        What is finished here stays. A Result of other settings is left where it is.
+        """
+        there = Store(root, self.study)
+        if not there.folder.is_dir():
+            raise UserError(f"{there.folder} holds no results of {self.study.name}; name another")
+        taken: list[str] = []
+        while True:  # what is taken in may make later cells known
+            done = self.finished()
+            found = there.matching(self.study.cells(done))
+            fresh = {name: result for name, result in found.items() if name not in done}
+            if not fresh:
+                return taken
+            for name, result in fresh.items():
+                result.write(self.folder / f"{name}.json")
+            taken += fresh
 
     def write(self, cell: Cell, result: Result) -> Path:
         """Keep a Result; the file appears whole or not at all."""

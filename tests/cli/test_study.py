@@ -53,3 +53,16 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, mon
     assert main(["study", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+
+
+def test_reports_are_written_with_nothing_run_and_shards_are_checked(tmp_path, capsys):
+    where = ["--out", str(tmp_path / "results"), "--to", str(tmp_path / "docs")]
+    assert main(["study", "report", "recall-smoke", *where]) == 0
+    assert "To do: writes-on-seed0" in capsys.readouterr().out
+    assert (tmp_path / "docs" / "recall-smoke.tex").exists()
+    assert main(["report", *where]) == 0
+    assert "recall-smoke: no results" in capsys.readouterr().out
+    assert main(["study", "run", "recall-smoke", "--shard", "3/2"]) == 2
+    assert "1/4" in capsys.readouterr().err
+    assert main(["study", "merge", "recall-smoke", "--from", str(tmp_path), *where[:2]]) == 2
+    assert "no results of recall-smoke" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import pytest
 
 from nestling.report import Table
+from nestling.report.table import escaped
 
 TABLE = Table(columns=("name", "value"), rows=[("a|<b>", 1.5), ("c", None)], title="T")
 
@@ -21,3 +22,10 @@ def test_what_would_break_the_form_is_escaped():
 def test_a_row_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="2 cells under 1"):
         Table(columns=("a",), rows=[(1, 2)])
+
+
+def test_latex_escapes_and_aligns():
+    lines = TABLE.latex().splitlines()
+    assert lines[0] == r"\textbf{T}" and lines[2] == r"\begin{tabular}{lr}"
+    assert r"  a|$<$b$>$ & 1.500 \\" in lines and lines[-1] == r"\end{tabular}"
+    assert escaped("a_b 5 +/- 1") == r"a\_b 5 $\pm$ 1"

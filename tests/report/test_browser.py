@@ -1,0 +1,37 @@
+"""A page in a real browser: nothing complains, figures are there, a phone shows all of it."""
+
+import pytest
+from browser import open_page
+
+from nestling.report import Curve, Section, Table, grid, lines, write_page
+
+WIDE = Table(columns=tuple(f"a long heading {i}" for i in range(12)), rows=[("x" * 30,) * 12])
+LONG = "a-word-without-any-blank-that-is-longer-than-the-screen-of-a-phone-is-wide" * 2
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    figures = [
+        lines({"hope": Curve([1, 2, 4], [3.0, 2.0, 1.0])}, x_label="tokens", y_label="loss"),
+        grid([[1.0, 0.5]], rows=["hope"], columns=["1K", "2K"], x_label="length", y_label=""),
+    ]
+    sections = [Section(f"A heading {LONG}", f"Text. {LONG}", [WIDE, WIDE], figures, LONG)]
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    return write_page(path, "Title", sections, lead=LONG, provenance={"commit": LONG})
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_page_is_readable_at_any_width(page, tmp_path, width):
+    found = open_page(page, tmp_path, width=width)
+    assert found.complaints == [] and found.title == "Title"
+    assert (found.figures, found.tables) == (2, 2)
+    assert found.width <= width and found.smallest >= 13
+
+
+def test_the_probe_sees_a_page_that_overflows_and_one_that_complains(tmp_path):
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        "<title>b</title><p style='width:700px'>x</p><script>console.error('no')</script>"
+    )
+    found = open_page(bad, tmp_path)
+    assert found.width > 390 and found.complaints and found.figures == 0
