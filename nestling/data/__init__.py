@@ -4,6 +4,7 @@ from nestling.data.corpus import CORPORA, Corpus, load_corpus
 from nestling.data.loader import Loader, evaluation_batches
 from nestling.data.pack import IGNORED, Batch, Packer, positions
 from nestling.data.packages import fetch
+from nestling.data.sets import SETS, Labelled, Pair, Records, fetch_set, load_set
 from nestling.data.tokenizer import (
     byte_tokenizer,
     check_vocabulary,
@@ -16,18 +17,24 @@ from nestling.data.tokens import Documents, Prepared, encode, load_tokens, prepa
 __all__ = [
     "CORPORA",
     "IGNORED",
+    "SETS",
     "Batch",
     "Corpus",
     "Documents",
+    "Labelled",
     "Loader",
     "Packer",
+    "Pair",
     "Prepared",
+    "Records",
     "byte_tokenizer",
     "check_vocabulary",
     "encode",
     "evaluation_batches",
     "fetch",
+    "fetch_set",
     "load_corpus",
+    "load_set",
     "load_tokenizer",
     "load_tokens",
     "positions",

@@ -4,23 +4,19 @@ Every file of BIG-bench bears a mark that asks to keep it out of training text. 
 in the cache, are no corpus, and are printed nowhere.
 """
 
-import hashlib
 import json
-import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nestling.core.error import UserError, did_you_mean
+from nestling.data import pypi
 from nestling.data.cache import cache_folder, damaged, keep
 
 RELEASE = "bigbench==1.0.0"  # of the Python package index; Apache-2.0
 SHA256 = "1bb398a5512c6d798cdebe0dfa0ac03f67f6033fa6b39c6ef71df978c7cbc5c2"  # of its archive
 INSIDE = "bigbench-1.0.0/bigbench/benchmark_tasks"
-PATIENCE = 1800  # seconds for 358 MB
 # ours: BIG-bench's
 TASKS = {
     "social_iqa": "social_iqa",
@@ -77,28 +73,14 @@ def fetch(report: Callable[[str], None] = print) -> None:
         report("bigbench is here")
         return
     report(f"fetching {RELEASE} (358 MB), of which a few files are kept ...")
-    with tempfile.TemporaryDirectory() as draft:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary"]
-        command += [":all:", "--dest", draft, RELEASE]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=PATIENCE, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UserError(f"{RELEASE} did not come in {PATIENCE} s; try again") from error
-        found = sorted(Path(draft).glob("*.tar.gz"))
-        if done.returncode or len(found) != 1:
-            reason = " ".join(done.stderr.split())[-160:]
-            raise UserError(f"cannot fetch {RELEASE} ({reason}); connect to the package index")
-        unpack(found[0])
+    with pypi.archive(RELEASE, SHA256, wheel=False) as path:
+        unpack(path)
     report(f"{len(TASKS)} tasks are here, for measuring only")
 
 
 def unpack(archive: Path) -> None:
     """Keep the files of the tasks from BIG-bench's archive; a changed one raises UserError."""
-    with open(archive, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != SHA256:
-            raise UserError(f"{archive.name} is not the release that is known; do not use it")
+    pypi.check(archive, SHA256)
     wanted = {f"{INSIDE}/{theirs}/task.json": ours for ours, theirs in TASKS.items()}
     with tarfile.open(archive, "r|gz") as members:
         for member in members:

@@ -18,6 +18,14 @@ from nestling.data.cache import cache_folder, damaged, keep
 # What each version held when it was first read here. A version not listed is taken as apt gives
 # it (apt checks the signature of the archive) and compared with itself from then on.
 PINNED = {
+    (
+        "sword-text-sparv",
+        "2.60-1",
+    ): "5c87f9b2bc97457e8a872f5bae7ea7ce59cb3de1dcee73e4d4740451863694cf",
+    (
+        "wesnoth-1.16-httt",
+        "1:1.16.9-1",
+    ): "05b16a3f8f8204278794aae14d8e6a7c95d2b2faef7337c4997c827a146d1bbd",
     ("anarchism", "15.3-3"): "cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
     (
         "python3.11-doc",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from nestling.core.error import UserError
 from nestling.tasks.babi import GIVERS, ROOMS, STORIES, THINGS
-from nestling.tasks.haystack import Haystack, fitted, insert
+from nestling.tasks.haystack import PROSE, Haystack, fitted, insert
 from nestling.tasks.task import Answer, Question, QuestionTask
 from nestling.tasks.words import made_prose
 
@@ -29,6 +29,7 @@ class Babilong(QuestionTask):
     """
 
     kind = "generate"
+    made_of = PROSE
     match = "only"
     source = "BABILong, arXiv 2406.10149; bAbI, arXiv 1502.05698"
     new_tokens = 16
@@ -57,7 +58,7 @@ class Babilong(QuestionTask):
     @cached_property
     def prose(self) -> Haystack:
         """Where the other sentences come from."""
-        return Haystack(self.given, self.count)
+        return Haystack(lambda: self.material, self.count)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """A story whose facts fit, hidden."""

@@ -7,9 +7,9 @@ from itertools import pairwise
 from random import Random
 
 from nestling.core.error import UserError
-from nestling.data import Corpus, load_corpus
+from nestling.data import Corpus
 
-PROSE = "anarchism"  # the corpus read unless another is given: long English prose
+PROSE = "anarchism"  # the corpus that prose is from: long and English
 _END = re.compile(r"(?<=[.!?])[\s]+(?=[\"'(A-Z])")
 
 
@@ -29,24 +29,19 @@ class Haystack:
     the corpus ends it begins anew, so any length can be had.
     """
 
-    def __init__(self, corpus: Corpus | None, count: Callable[[str], int]):
-        self.given, self.count = corpus, count
+    def __init__(self, corpus: Callable[[], Corpus], count: Callable[[str], int]):
+        self.corpus, self.count = corpus, count
         self._sizes: dict[str, int] = {}
-
-    @cached_property
-    def corpus(self) -> Corpus:
-        """What was given, or the corpus ``PROSE``, which has to be fetched."""
-        return self.given or load_corpus(PROSE)
 
     @cached_property
     def trained(self) -> list[str]:
         """Sentences of the documents that may be trained on."""
-        return _all(self.corpus.documents)
+        return _all(self.corpus().documents)
 
     @cached_property
     def held_out(self) -> list[str]:
         """Sentences of the documents held out of training."""
-        return _all(self.corpus.held_out)
+        return _all(self.corpus().held_out)
 
     def size(self, sentence: str) -> int:
         """The count of a sentence and the blank before it."""

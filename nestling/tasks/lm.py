@@ -1,12 +1,9 @@
 """Language modelling: how likely is text that was held out of training?"""
 
 from dataclasses import dataclass
-from functools import cached_property
 from random import Random
-from typing import ClassVar
 
 from nestling.core.error import UserError
-from nestling.data import Corpus, load_corpus
 from nestling.tasks.task import Answer, Question, QuestionTask, in_bytes
 from nestling.tasks.words import made_prose
 
@@ -21,7 +18,6 @@ class LanguageModelling(QuestionTask):
 
     kind = "perplexity"
     source = "arXiv 2512.24695, Table 2 and Figure 10 (perplexity)"
-    corpus_name: ClassVar[str]
 
     @dataclass(frozen=True, kw_only=True)
     class Config(QuestionTask.Config):
@@ -47,14 +43,9 @@ class LanguageModelling(QuestionTask):
         """The log-probability under uniform bytes."""
         return -in_bytes(question.answers[0]) * 5.545177444479562
 
-    @cached_property
-    def corpus(self) -> Corpus:
-        """What was given, or the corpus of the class's name."""
-        return self.given or load_corpus(self.corpus_name)
-
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """A stretch of a document; of one to train on if the seed is for training."""
-        text = rng.choice(self.corpus.held_out if unseen else self.corpus.documents)
+        text = rng.choice(self.material.held_out if unseen else self.material.documents)
         content = text.encode()
         last = len(content) - self.config.length
         begin = rng.randrange(last + 1) if last > 0 else 0
@@ -66,22 +57,22 @@ class LanguageModelling(QuestionTask):
 class Stdlib(LanguageModelling):
     """Docstrings and reference topics of Python, held out; nothing to fetch."""
 
-    corpus_name = "stdlib"
+    made_of = "stdlib"
 
 
 class Anarchism(LanguageModelling):
     """Long English prose, held out: An Anarchist FAQ."""
 
-    corpus_name = "anarchism"
+    made_of = "anarchism"
 
 
 class Bible(LanguageModelling):
     """Chapters of the World English Bible, held out."""
 
-    corpus_name = "web"
+    made_of = "web"
 
 
 class Manual(LanguageModelling):
     """The manual of Python 3.11, held out."""
 
-    corpus_name = "python-doc"
+    made_of = "python-doc"

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 from nestling.core.error import UserError
-from nestling.tasks.haystack import Haystack, fill, fitted, insert
+from nestling.tasks.haystack import PROSE, Haystack, fill, fitted, insert
 from nestling.tasks.task import Answer, Question, QuestionTask
 from nestling.tasks.words import ADJECTIVES, NOUNS, made_prose
 
@@ -55,6 +55,7 @@ class Niah(QuestionTask):
     """
 
     kind = "generate"
+    made_of = PROSE
     match = "all"
     source = "RULER, arXiv 2404.06654"
     new_tokens = 128
@@ -95,7 +96,7 @@ class Niah(QuestionTask):
     @cached_property
     def prose(self) -> Haystack:
         """Where sentences come from."""
-        return Haystack(self.given, self.count)
+        return Haystack(lambda: self.material, self.count)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """A text with its needles, and the question at its end."""

@@ -9,6 +9,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nestling.data import SETS, load_corpus, load_set
 from nestling.tasks.match import MATCHES, bits_per_byte
 
 IGNORED = -100  # the label of a position that is not scored, as in torch's cross-entropy
@@ -149,10 +151,12 @@ class TokenTask(Task):
 class TextTask(Task):
     """Texts with questions: how an answer is judged, its limits, and what the texts are made of.
 
-    ``material`` is what the class says it is made of (``None``: the data the class names, read
-    when first needed). Lengths in a configuration are counted by ``count``: bytes, unless the
-    count of a tokenizer is given.
+    ``material`` is a corpus or a set of records to make them of (``None``: the one that the class
+    names, read when it is first needed). Lengths in a configuration are counted by ``count``:
+    bytes, unless the count of a tokenizer is given.
     """
+
+    made_of: ClassVar[str | None] = None  # a corpus or set of ``nestling data list``
 
     match: ClassVar[str] = "all"  # a name in ``nestling/tasks/match.py:MATCHES``; to generate only
     new_tokens: ClassVar[int] = 32  # most tokens to generate for an answer
@@ -167,6 +171,18 @@ class TextTask(Task):
     ):
         self.config = self.Config() if config is None else config
         self.given, self.count = material, count
+
+    @cached_property
+    def material(self) -> Any:
+        """What was given, or the data of the class: UserError where that has to be fetched."""
+        if self.given is not None or self.made_of is None:
+            return self.given
+        return load_set(self.made_of) if self.made_of in SETS.names() else load_corpus(self.made_of)
+
+    @property
+    def tag(self) -> str | None:
+        """Name and hash of the material; None if none has been needed."""
+        return self.__dict__["material"].tag if self.__dict__.get("material") else None
 
     @abstractmethod
     def blind(self, rng: Random, question: Question) -> Answer:
@@ -242,6 +258,22 @@ class StageTask(TextTask):
     average and what was forgotten. A question does not say of which stage it is.
     """
 
+    # the choices are classes that the stages teach
+    classes: ClassVar[bool] = False
+
     @abstractmethod
     def stages(self, seed: int) -> list[Stage]:
         """The stages in the order of learning; the seed decides on order and samples."""
+
+    def asked(self, stages: Sequence[Stage], last: int) -> list[tuple[Question, ...]]:
+        """The questions of every stage up to ``last``; classes not taught by then are left out."""
+        if not self.classes:
+            return [stage.ask for stage in stages[: last + 1]]
+        known = {lesson.answers[0] for stage in stages[: last + 1] for lesson in stage.learn}
+        return [
+            tuple(
+                question._replace(choices=tuple(c for c in question.choices if c in known))
+                for question in stage.ask
+            )
+            for stage in stages[: last + 1]
+        ]

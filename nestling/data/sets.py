@@ -1,0 +1,111 @@
+"""Sets of records that are no running text: labelled texts, and texts with their translation."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from nestling.core.error import UserError
+from nestling.core.registry import Registry
+from nestling.data.cache import cache_folder, damaged, digest, keep
+
+SETS = Registry(
+    "data set",
+    {
+        "intents": "nestling.data.intents:INTENTS",
+        "sections": "nestling.data.descriptions:SECTIONS",
+        "clinc150": "nestling.data.hub:CLINC150",
+        "banking77": "nestling.data.hub:BANKING77",
+        "dbpedia": "nestling.data.hub:DBPEDIA",
+        "verses": "nestling.data.verses:VERSES",
+        "campaign": "nestling.data.verses:CAMPAIGNS",
+        "synopses": "nestling.data.descriptions:SYNOPSES",
+    },
+)
+Report = Callable[[str], None]
+
+
+class Labelled(NamedTuple):
+    """A text and its class."""
+
+    text: str
+    label: str
+    part: str = ""  # "learn" or "ask" where the set itself says so
+
+
+class Pair(NamedTuple):
+    """A text in another language, and the same in English."""
+
+    text: str
+    english: str
+    language: str  # of the text
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSet:
+    """Where the records of a set come from."""
+
+    name: str
+    summary: str  # one line for `nestling data list`
+    licence: str
+    record: type  # Labelled or Pair
+    make: Callable[[Report], Iterable[tuple[str, ...]]]  # fetches, and gives records in order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """The records of a set, as they are kept."""
+
+    name: str
+    rows: list  # of Labelled or of Pair
+    sha256: str
+    licence: str
+
+    @property
+    def tag(self) -> str:
+        """Name and hash, as a Result records it."""
+        return f"{self.name}@{self.sha256[:16]}"
+
+
+def place(name: str) -> Path:
+    """The file of a set in the cache."""
+    return cache_folder() / "sets" / f"{name}.jsonl"
+
+
+def _digest(rows: Iterable[tuple[str, ...]]) -> str:
+    return digest(json.dumps(row) for row in rows)
+
+
+def fetch_set(name: str, report: Report = print) -> Records:
+    """Fetch and keep a set, unless it is here; the file appears whole or not at all."""
+    found: TextSet = SETS.load(name)
+    if not place(name).exists():
+        rows = [tuple(row) for row in found.make(report)]
+        if not rows:
+            raise UserError(f"{name} came out empty; its source has changed")
+        about = {"licence": found.licence, "sha256": _digest(rows)}
+        lines = [json.dumps(item) for item in (about, *rows)]
+        keep(place(name), ("\n".join(lines) + "\n").encode())
+    records = load_set(name)
+    report(f"{name}: {len(records.rows)} records, sha256 {records.sha256}")
+    return records
+
+
+def load_set(name: str) -> Records:
+    """The records of a set; UserError where it is not fetched, or damaged."""
+    found: TextSet = SETS.load(name)
+    path = place(name)
+    if not path.exists():
+        raise UserError(f"{name} is not fetched; run nestling data fetch {name}")
+    try:
+        head, *lines = path.read_text(encoding="utf-8").splitlines()
+        about = json.loads(head)
+        rows = [tuple(json.loads(line)) for line in lines]
+        sha256 = about["sha256"]
+        records = [found.record(*row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+    if _digest(rows) != sha256:
+        raise damaged(path, "its hash does not fit its records")
+    return Records(name=name, rows=records, sha256=sha256, licence=found.licence)

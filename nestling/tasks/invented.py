@@ -1,0 +1,78 @@
+"""Invented languages: a vocabulary and an order of words that nobody can know beforehand."""
+
+from collections.abc import Iterator
+from random import Random
+from typing import NamedTuple
+
+from nestling.data import Pair
+from nestling.tasks.words import ADJECTIVES, NOUNS
+
+VERBS = {
+    "sees": "saw", "carries": "carried", "finds": "found", "paints": "painted",
+    "follows": "followed", "sells": "sold", "hides": "hid", "washes": "washed",
+}  # fmt: skip
+SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
+
+
+class Thing(NamedTuple):
+    """A noun with what is said about it."""
+
+    noun: str
+    adjective: str
+    plural: bool
+
+    @property
+    def english(self) -> str:
+        """As it is said in English."""
+        return f"the {self.adjective} {self.noun}{'s' if self.plural else ''}"
+
+
+class Language:
+    """One language: words of two or three syllables, endings, and an order of its own.
+
+    The order of subject, verb and object, the place of the adjective, the ending of the plural and
+    the word before a verb that was in the past are drawn with the name.
+    """
+
+    def __init__(self, name: str, nouns: int = 24, adjectives: int = 12):
+        rng = Random(f"language:{name}")
+        self.name = name
+        self.nouns = rng.sample([n for n in NOUNS if n[-1] not in "sxyhf" and n != "goose"], nouns)
+        self.adjectives = rng.sample(ADJECTIVES, adjectives)
+        known = [*self.nouns, *self.adjectives, *VERBS]
+        words: set[str] = set()
+        while len(words) < len(known):
+            words.add("".join(rng.choices(SYLLABLES, k=rng.choice((2, 2, 3)))))
+        shuffled = sorted(words)
+        rng.shuffle(shuffled)
+        self.lexicon = dict(zip(known, shuffled, strict=True))
+        self.order = rng.sample(("subject", "verb", "object"), 3)
+        self.adjective_first = rng.random() < 0.5
+        self.plural, self.past = (rng.choice(SYLLABLES) + end for end in ("n", "l"))
+
+    def said(self, thing: Thing) -> str:
+        """A noun with its adjective."""
+        noun = self.lexicon[thing.noun] + (self.plural if thing.plural else "")
+        parts = [self.lexicon[thing.adjective], noun]
+        return " ".join(parts if self.adjective_first else reversed(parts))
+
+    def sentence(self, rng: Random) -> Pair:
+        """A sentence, and what it means."""
+        one, other = (
+            Thing(rng.choice(self.nouns), rng.choice(self.adjectives), rng.random() < 0.4)
+            for _ in range(2)
+        )
+        verb, past = rng.choice(tuple(VERBS)), rng.random() < 0.4
+        action = (self.past + " " if past else "") + self.lexicon[verb]
+        parts = {"subject": self.said(one), "verb": action, "object": self.said(other)}
+        text = " ".join(parts[part] for part in self.order).capitalize() + "."
+        now = (verb.removesuffix("s") if verb[-3:] != "ies" else "carry") if one.plural else verb
+        now = "wash" if now == "washe" else now
+        meaning = f"{one.english} {VERBS[verb] if past else now} {other.english}."
+        return Pair(text, meaning.capitalize(), self.name)
+
+    def glossary(self) -> Iterator[Pair]:
+        """Every word with its meaning, in a drawn order that never changes."""
+        entries = sorted(self.lexicon.items())
+        Random(f"glossary:{self.name}").shuffle(entries)
+        return (Pair(word, meaning, self.name) for meaning, word in entries)
