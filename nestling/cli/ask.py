@@ -38,9 +38,9 @@ class Command:
 
         if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
             raise UserError("tokens must be at least 1, temperature and top-k at least 0")
-        if self.memory is not None and not self.memory.exists():
-            raise UserError(f"there is no memory {self.memory}; `nestling learn` writes one")
-        learner = open_learner(self.model, self.memory, levels=self.levels, device=self.device)
+        learner = open_learner(
+            self.model, self.memory, levels=self.levels, device=self.device, must_exist=True
+        )
         answer = learner.generate(
             self.prompt,
             tokens=self.tokens,

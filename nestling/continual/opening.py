@@ -9,36 +9,43 @@ from nestling.continual.file import read_memory
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.state import Options
 from nestling.core.error import UserError
-from nestling.models.pretrained import LevelSpec, load_stacked, parse_levels
+from nestling.models.pretrained import VARIANTS, LevelSpec, Stacked, load_stacked, parse_levels
 
 
 def open_learner(
-    model: str | Path,
+    model: str | Path | Stacked,
     memory: Path | None = None,
     *,
     levels: str | None = None,
     options: Options = Options(),
     device: str = "cpu",
+    must_exist: bool = False,
 ) -> ContinualLearner:
-    """A learner of the model in a folder, with the memory in a file if there is one.
+    """A learner of a model (or of the one in a folder), with the memory in a file if there is one.
 
     A memory brings its levels and the sizes it was read with; what ``levels`` and ``options`` name
-    besides must agree with them. ``memory`` may be a file that is yet to be written.
+    besides must agree with them. ``memory`` may be a file that is yet to be written, unless it
+    ``must_exist``.
     """
     specs = parse_levels(levels) if levels else None
-    if memory is None or not memory.exists():
-        return ContinualLearner(load_stacked(model, specs, device=device), options=options)
-    kept = read_memory(memory)
-    about, variant = kept.about, "partition"
-    if specs is None and about["variant"] in ("partition", "chain", "independent"):
+    if memory is None or not (must_exist or memory.exists()):
+        return ContinualLearner(_stacked(model, specs, "partition", device), options=options)
+    about = read_memory(memory).about
+    variant = about["variant"]
+    if specs is None and variant in VARIANTS:
         specs = tuple(LevelSpec.of(level) for level in about["stacking"])
-        variant = about["variant"]
     there = {name: value for name, value in about["options"].items() if value is not None}
     said = {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
-    base = load_stacked(model, specs, variant, device)
+    base = _stacked(model, specs, variant if variant in VARIANTS else "partition", device)
     learner = ContinualLearner(base, options=Options(**(there | said)))
     learner.load(memory)
     return learner
+
+
+def _stacked(
+    model: str | Path | Stacked, specs: tuple[LevelSpec, ...] | None, variant: str, device: str
+) -> Stacked:
+    return model if isinstance(model, Stacked) else load_stacked(model, specs, variant, device)
 
 
 def read_documents(texts: Sequence[str | Path]) -> list[tuple[str, str]]:

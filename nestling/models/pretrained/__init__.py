@@ -1,6 +1,7 @@
 """Models that others trained, and the division of a trained model into levels."""
 
 from nestling.models.pretrained.base import Base, load_base
+from nestling.models.pretrained.export import save_with
 from nestling.models.pretrained.families import FAMILIES
 from nestling.models.pretrained.folder import Stacked, load_stacked, save_stacked, stacked
 from nestling.models.pretrained.level import LevelSpec, parse_levels, with_layers
@@ -19,6 +20,7 @@ __all__ = [
     "load_stacked",
     "parse_levels",
     "save_stacked",
+    "save_with",
     "stacked",
     "with_layers",
 ]

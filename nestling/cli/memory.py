@@ -1,0 +1,146 @@
+"""nestling memory: look at memory files, copy, join, reset and apply them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Say what is in a memory file."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file."""
+
+    def run(self) -> None:
+        """Print base, levels, documents and clocks."""
+        from nestling.continual.file import read_memory
+        from nestling.continual.memory import show
+        from nestling.report import Table
+
+        print(Table(columns=("", str(self.file)), rows=show(read_memory(self.file))).text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """Say how two memories of one base differ."""
+
+    first: tyro.conf.Positional[Path]
+    """Memory file."""
+    second: tyro.conf.Positional[Path]
+    """Another."""
+
+    def run(self) -> None:
+        """Print the lengths of what each level has moved, and the documents read by one alone."""
+        from nestling.continual.file import read_memory
+        from nestling.continual.memory import diff, documents_apart
+        from nestling.report import Table
+
+        one, two = read_memory(self.first), read_memory(self.second)
+        rows = [(row.level, *(f"{value:.4g}" for value in row[1:])) for row in diff(one, two)]
+        columns = ("level", "moved in the first", "in the second", "difference", "cosine")
+        print(Table(columns=columns, rows=rows).text())
+        pairs = zip((self.first, self.second), documents_apart(one, two), strict=True)
+        for file, names in pairs:
+            if names:
+                print(f"only in {file}: {', '.join(names)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fork:
+    """Copy a memory to a new file, in a smaller form if asked for."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file."""
+    out: tyro.conf.Positional[Path]
+    """New file."""
+    storage: str | None = None
+    """exact, 16bit or rank:R; what fills no period yet is left out of the smaller forms."""
+
+    def run(self) -> None:
+        """Copy, and print what it costs and saves."""
+        from nestling.continual.memory import fork
+
+        done = fork(self.file, self.out, self.storage)
+        print(
+            f"{self.out}: {done.after:,} bytes of {done.before:,} "
+            f"({100 * done.after / done.before:.1f} %), lost {100 * done.error:.3g} % of what moved"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """Add what several memories of one base have learned."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Memory files."""
+    out: Path
+    """New file."""
+    weights: str | None = None
+    """A weight for each file, such as 0.5,0.5; 1 each by default."""
+
+    def run(self) -> None:
+        """Write the sum."""
+        from nestling.continual.file import read_memory, write_memory
+        from nestling.continual.memory import merge
+        from nestling.core.error import UserError
+
+        try:
+            weights = [float(part) for part in self.weights.split(",")] if self.weights else None
+        except ValueError as error:
+            raise UserError(f"weights {self.weights!r} are no numbers; write 0.5,0.5") from error
+        if len(self.files) < 2:
+            raise UserError("merge needs at least two memory files")
+        merged = merge([read_memory(file) for file in self.files], weights)
+        print(f"{write_memory(self.out, merged)}: {len(merged.about['documents'])} documents")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reset:
+    """Put a level of a memory, or all of it, back to the base."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file; it is written anew."""
+    level: int | None = None
+    """Number of the level, 0 the slowest; without one everything."""
+
+    def run(self) -> None:
+        """Write the file anew."""
+        from nestling.continual.file import read_memory, write_memory
+        from nestling.continual.memory import reset
+
+        write_memory(self.file, reset(read_memory(self.file), self.level))
+        print(f"{self.file}: {'everything' if self.level is None else f'level {self.level}'} reset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a model that has learned what is in a memory, as transformers reads it."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file."""
+    model: tyro.conf.Positional[str]
+    """The model it was learned with."""
+    out: Path
+    """Folder for the new model."""
+
+    def run(self) -> None:
+        """Write the folder."""
+        from nestling.continual.opening import open_learner
+        from nestling.models.pretrained import save_with
+
+        learner = open_learner(self.model, self.file, must_exist=True)
+        save_with(learner.base, learner.weights(), self.out)
+        print(f"{self.out}: the base and {self.file} in one model")
+
+
+Command = (
+    Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
+    | Annotated[Fork, tyro.conf.subcommand("fork")]
+    | Annotated[Merge, tyro.conf.subcommand("merge")]
+    | Annotated[Reset, tyro.conf.subcommand("reset")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+)

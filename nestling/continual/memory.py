@@ -1,0 +1,214 @@
+"""Memory files without their model: what is in one, how two differ, and new ones made of them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from nestling.continual.file import MemoryFile, read_memory, write_memory
+from nestling.continual.record import moved_name
+from nestling.continual.storage import packed, parse_storage, unpacked
+from nestling.core.error import UserError
+
+Moved = dict[str, Tensor]  # what a level has moved, by the names of its parameters
+
+
+def level_moved(memory: MemoryFile, index: int) -> Moved:
+    """What a level has moved in each parameter it has moved at all."""
+    found = {}
+    for name in memory.about["levels"][index]["parameters"]:
+        value = unpacked(moved_name(index, name), memory.tensors)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def length(moved: Moved) -> float:
+    """The Euclidean length of everything a level has moved."""
+    return math.sqrt(sum(float(value.double().square().sum()) for value in moved.values()))
+
+
+def level_name(record: dict[str, Any]) -> str:
+    """A level as `--levels` writes it."""
+    return f"{record['period']}:{record['lr']:g}:{record['rule']}"
+
+
+def show(memory: MemoryFile) -> list[tuple[str, str]]:
+    """What is in a memory, as names and values."""
+    about, stream = memory.about, memory.about["stream"]
+    waits = len(stream["open_ids"])
+    sizes = sum(value.numel() * value.element_size() for value in memory.tensors.values())
+    rows = [
+        ("base", f"{about['architecture']} {about['base'][:16]}, {about['variant']}"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in about["versions"].items())),
+        ("storage", f"{about['storage']}, {sizes:,} bytes of tensors"),
+        ("tokens read", f"{stream['tokens'] + waits:,}, of which {waits} wait for their segment"),
+        ("reading", ", ".join(f"{k} {v}" for k, v in about["options"].items())),
+    ]
+    for index, record in enumerate(about["levels"]):
+        moved = level_moved(memory, index)
+        open_for = record["seen"] % record["period"] if record["period"] else 0
+        rows.append(
+            (
+                f"level {index}",
+                f"{level_name(record)}: {record['writes']} writes, moved {length(moved):.4g} in "
+                f"{len(moved)} of {len(record['parameters'])} tensors, {open_for} tokens of its "
+                "period gathered",
+            )
+        )
+    for name, digest, tokens, read in about["documents"]:
+        part = "" if read == tokens else f", broken off at {read}"
+        rows.append(("document", f"{name or '-'} {digest[:12]}, {tokens:,} tokens{part}"))
+    return rows
+
+
+class Difference(NamedTuple):
+    """How one level of two memories differs."""
+
+    level: str
+    first: float  # length of what it has moved in the first
+    second: float
+    between: float  # length of the difference
+    cosine: float  # of the angle between both; not a number where one has not moved
+
+
+def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
+    """Level by level how two memories of one base differ."""
+    check_alike([first, second])
+    rows = []
+    for index, record in enumerate(first.about["levels"]):
+        a, b = level_moved(first, index), level_moved(second, index)
+        product = sum(float((a[name].double() * b[name].double()).sum()) for name in a if name in b)
+        one, two = length(a), length(b)
+        between = math.sqrt(max(one**2 + two**2 - 2 * product, 0.0))
+        cosine = product / (one * two) if one and two else math.nan
+        rows.append(Difference(level_name(record), one, two, between, cosine))
+    return rows
+
+
+def documents_apart(first: MemoryFile, second: MemoryFile) -> tuple[list[str], list[str]]:
+    """Names of the documents that only the first has read, and only the second."""
+
+    def only(one: MemoryFile, other: MemoryFile) -> list[str]:
+        there = {digest for _, digest, _, _ in other.about["documents"]}
+        return [name or "-" for name, digest, _, _ in one.about["documents"] if digest not in there]
+
+    return only(first, second), only(second, first)
+
+
+def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None) -> MemoryFile:
+    """A memory whose levels have moved by the weighted sum of what those of others have.
+
+    Weights are 1 each by default: what two memories learned apart is added. Open periods, moments
+    and contexts are left out; a level begins its period anew.
+
+    Source: arXiv 2212.04089 (task arithmetic). Deviates: nothing.
+    """
+    check_alike(memories)
+    shares = [1.0] * len(memories) if weights is None else list(weights)
+    if len(shares) != len(memories):
+        raise UserError(f"{len(memories)} memories need as many weights, not {len(shares)}")
+    tensors: dict[str, Tensor] = {}
+    for index, record in enumerate(memories[0].about["levels"]):
+        parts = [level_moved(memory, index) for memory in memories]
+        for name in record["parameters"]:
+            found = [(s, part[name]) for s, part in zip(shares, parts, strict=True) if name in part]
+            if found:
+                total = sum(s * value.float() for s, value in found)
+                assert isinstance(total, Tensor)
+                tensors[moved_name(index, name)] = total
+    documents = {
+        document[1]: document for memory in memories for document in memory.about["documents"]
+    }
+    tokens = sum(memory.about["stream"]["tokens"] for memory in memories)
+    about = _at_rest(memories[0].about, "exact")
+    about["documents"] = list(documents.values())
+    about["stream"]["tokens"] = tokens
+    return MemoryFile(about, tensors)
+
+
+def _at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
+    """The record of a memory that holds what has moved and nothing of open periods."""
+    rest = {"terms": 0.0, "seen": 0, "writes": 0}
+    stream = {"open_ids": [], "open_starts": [], "last": None, "window": []}
+    return {
+        **about,
+        "storage": storage,
+        "levels": [{**record, **rest} for record in about["levels"]],
+        "stream": {**about["stream"], **stream},
+    }
+
+
+def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
+    """The memory with a level (its number, 0 the slowest) back at the base; None: all of them.
+
+    With all of them the documents are forgotten, too.
+    """
+    records = memory.about["levels"]
+    if level is None:
+        about = _at_rest(memory.about, "exact")
+        about["documents"] = []
+        about["stream"]["tokens"] = 0
+        return MemoryFile(about, {})
+    if not 0 <= level < len(records):
+        raise UserError(f"there is no level {level}; levels are 0 to {len(records) - 1}")
+    head = f"level.{level}."
+    tensors = {name: value for name, value in memory.tensors.items() if not name.startswith(head)}
+    changed = [
+        {**record, "terms": 0.0, "writes": 0} if index == level else record
+        for index, record in enumerate(records)
+    ]
+    return MemoryFile({**memory.about, "levels": changed}, tensors)
+
+
+class Fork(NamedTuple):
+    """What a smaller form costs and saves."""
+
+    before: int  # bytes
+    after: int  # bytes
+    error: float  # length of what was lost, as a fraction of what had moved
+
+
+def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
+    """Copy a memory, checked; with ``storage`` ("16bit", "rank:R") in a smaller form.
+
+    A smaller form holds what has moved; open periods and moments are left out.
+    """
+    memory = read_memory(source)
+    if target.exists():
+        raise UserError(f"{target} is there already; choose another name")
+    before = source.stat().st_size
+    if storage is None:
+        write_memory(target, memory)
+        return Fork(before, target.stat().st_size, 0.0)
+    form = parse_storage(storage)
+    tensors = {}
+    lost, all_of_it = 0.0, 0.0
+    for name, value in _all_moved(memory):
+        parts = packed(name, value, form)
+        again = unpacked(name, parts)
+        assert again is not None
+        lost += float((value - again).double().square().sum())
+        all_of_it += float(value.double().square().sum())
+        tensors.update(parts)
+    write_memory(target, MemoryFile(_at_rest(memory.about, storage), tensors))
+    error = math.sqrt(lost / all_of_it) if all_of_it else 0.0
+    return Fork(before, target.stat().st_size, error)
+
+
+def _all_moved(memory: MemoryFile) -> Iterator[tuple[str, Tensor]]:
+    for index in range(len(memory.about["levels"])):
+        for name, value in level_moved(memory, index).items():
+            yield moved_name(index, name), value
+
+
+def check_alike(memories: Sequence[MemoryFile]) -> None:
+    """Raise UserError unless memories are of one base and one division into levels."""
+    about = [memory.about for memory in memories]
+    if len({record["base"] for record in about}) > 1:
+        raise UserError("these memories belong to different base models; they cannot be compared")
+    periods = {str([level["period"] for level in record["levels"]]) for record in about}
+    if len(periods) > 1:
+        raise UserError("these memories have different levels; they cannot be compared")

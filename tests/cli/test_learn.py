@@ -1,0 +1,148 @@
+"""adapt, learn, ask and memory, on a tiny model with a tokenizer of bytes."""
+
+import json
+
+import pytest
+import torch
+from tiny_bases import tiny_base
+from transformers import AutoModelForCausalLM
+
+from nestling.cli.main import main
+from nestling.continual.file import read_memory
+from nestling.continual.opening import open_learner
+from nestling.data import byte_tokenizer
+
+TEXT = "The pump is serviced every second winter, and the keys hang in the blue shed. " * 3
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    place = tmp_path_factory.mktemp("adapted")
+    tiny_base("llama", vocab_size=258).save_pretrained(place / "base")
+    byte_tokenizer().save_pretrained(place / "base")
+    arguments = ["adapt", str(place / "base"), "--levels", "8:1e-2,32:1e-2,inf"]
+    assert main([*arguments, "--out", str(place / "model")]) == 0
+    return place / "model"
+
+
+@pytest.fixture(scope="module")
+def learned(adapted, tmp_path_factory):
+    file = tmp_path_factory.mktemp("learned") / "notes.memory"
+    assert main(["learn", str(adapted), TEXT, "--memory", str(file), "--quiet"]) == 0
+    return file
+
+
+def run(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out
+
+
+def failed(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert main(list(map(str, arguments))) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+    return printed
+
+
+def test_adapt_warns_without_a_tokenizer(tmp_path, capsys):
+    tiny_base("gpt2").save_pretrained(tmp_path / "base")
+    out = run(capsys, "adapt", tmp_path / "base", "--out", tmp_path / "out")
+    assert "no tokenizer" in out and "gpt2" in out
+    assert "tokenizer" in failed(
+        capsys, "learn", tmp_path / "out", TEXT, "--memory", tmp_path / "m"
+    )
+    assert not (tmp_path / "m").exists()
+
+
+def test_learn_goes_on_and_says_what_it_did(adapted, tmp_path, capsys):
+    memory, record = tmp_path / "m", tmp_path / "m.json"
+    (tmp_path / "probe.txt").write_text("something else to be kept in mind")
+    common = ["learn", adapted, TEXT, "--memory", memory, "--quiet"]
+    out = run(
+        capsys, *common, "--probe", tmp_path / "probe.txt", "--max-forgetting", 0.5,
+        "--json", record, "--passes", 2,
+    )  # fmt: skip
+    assert "writes" in out and "probe before" in out
+    metrics = json.loads(record.read_text())["metrics"]
+    assert len(metrics["read"]) == 2 and metrics["read"][1]["loss"] < metrics["read"][0]["loss"]
+    assert "--again" in run(capsys, *common)
+    run(capsys, *common, "--again", "--finish")
+    assert read_memory(memory).about["stream"]["open_ids"] == []
+    assert len(read_memory(memory).about["documents"]) == 3
+
+
+def test_ask_answers_from_the_levels(adapted, learned, capsys):
+    ask = ["ask", adapted, "The pump is", "--tokens", 12]
+    with_memory = run(capsys, *ask, "--memory", learned)
+    assert with_memory.startswith("The pump is")
+    learner = open_learner(adapted, learned)
+    assert with_memory == "The pump is" + learner.generate("The pump is", tokens=12) + "\n"
+    sampled = [run(capsys, *ask, "--temperature", 1, "--seed", seed) for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+    assert "chat template" in failed(capsys, *ask, "--chat")
+    assert "there is no memory" in failed(capsys, *ask, "--memory", "nowhere")
+
+
+def test_memory_shows_forks_resets_and_compares(learned, tmp_path, capsys):
+    out = run(capsys, "memory", "show", learned)
+    assert "level 0" in out and "LlamaForCausalLM" in out and "235" in out.replace(",", "")
+    copy, small = tmp_path / "copy", tmp_path / "small"
+    assert "lost 0 %" in run(capsys, "memory", "fork", learned, copy)
+    assert copy.read_bytes() == learned.read_bytes()
+    assert "there already" in failed(capsys, "memory", "fork", learned, copy)
+    assert "lost" in run(capsys, "memory", "fork", learned, small, "--storage", "rank:2")
+    assert small.stat().st_size < copy.stat().st_size / 2
+    assert "cosine" in run(capsys, "memory", "diff", copy, small)
+    run(capsys, "memory", "reset", copy, "--level", 1)
+    assert {name[:8] for name in read_memory(copy).tensors} == {"level.0.", "context."}
+    run(capsys, "memory", "reset", copy)
+    assert not read_memory(copy).tensors and not read_memory(copy).about["documents"]
+    assert "only in" in run(capsys, "memory", "diff", copy, learned)
+    assert "no level 2" in failed(capsys, "memory", "reset", copy, "--level", 2)
+
+
+def test_merging_adds_what_was_learned(adapted, learned, tmp_path, capsys):
+    other, out = tmp_path / "other", tmp_path / "sum"
+    run(capsys, "learn", adapted, "Quite another text, of as many words as that. " * 4,
+        "--memory", other, "--quiet")  # fmt: skip
+    run(capsys, "memory", "merge", learned, other, "--out", out, "--weights", "0.5,2")
+    one, two, both = (open_learner(adapted, file).state for file in (learned, other, out))
+    for a, b, c in zip(one.levels, two.levels, both.levels, strict=True):
+        for x, y, z in zip(a.moved, b.moved, c.moved, strict=True):
+            torch.testing.assert_close(z, 0.5 * x + 2 * y, rtol=1e-6, atol=1e-8)
+    assert len(both.documents) == 2
+    assert "weights" in failed(
+        capsys, "memory", "merge", learned, other, "--out", out, "--weights", "1"
+    )
+    assert "two" in failed(capsys, "memory", "merge", learned, "--out", out)
+
+
+def test_an_export_is_a_model_of_its_own(adapted, learned, tmp_path, capsys):
+    run(capsys, "memory", "export", learned, adapted, "--out", tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    learner = open_learner(adapted, learned)
+    ids = torch.tensor([learner.encode(TEXT)[:60]])
+    with torch.no_grad():
+        expected, _ = learner.reader.read(learner.weights(), ids)
+        assert torch.equal(model(ids).logits, expected)
+        assert not torch.equal(open_learner(adapted).reader.read({}, ids)[0], expected)
+
+
+def test_a_memory_of_another_model_is_refused(learned, adapted, tmp_path, capsys):
+    before = learned.read_bytes()
+    tiny_base("llama", vocab_size=258, seed=5).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert "another base model" in failed(capsys, "learn", tmp_path, TEXT, "--memory", learned)
+    learn = ["learn", adapted, TEXT, "--memory", learned]
+    assert "other levels" in failed(capsys, *learn, "--levels", "8,16,inf")
+    assert "window" in failed(capsys, *learn, "--window", 32)
+    assert "probe" in failed(capsys, *learn, "--max-forgetting", 0.1)
+    assert learned.read_bytes() == before
+
+
+def test_a_model_trained_here_learns_without_adapt(trained, tmp_path, capsys):
+    out = run(capsys, "learn", trained, TEXT, "--memory", tmp_path / "m", "--quiet", "--finish")
+    assert "level 256" in out
+    assert run(capsys, "ask", trained, "The", "--memory", tmp_path / "m", "--tokens", 4)

@@ -1,0 +1,109 @@
+"""Reading files: saved as it goes, gone on with, guarded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nestling.continual.file import read_memory
+from nestling.continual.guard import Guard
+from nestling.continual.opening import open_learner, read_documents
+from nestling.continual.session import Session
+from nestling.core.error import UserError
+
+TESTS = Path(__file__).resolve().parents[1]
+TEXTS = [("one", "a text about one thing. " * 4), ("two", "and one about another! " * 4)]
+
+
+@pytest.fixture
+def learner(folder):
+    return open_learner(folder, levels="8:1e-2,32:1e-2")
+
+
+def test_twenty_kills_lose_the_open_period_at_most_and_never_the_file(folder, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "continual_killed.py"), str(folder), str(tmp_path), "20"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok 20 resumed "), done.stdout
+    assert int(done.stdout.split()[3]) > 5  # the kills fell in the midst of texts
+
+
+def test_the_file_is_written_as_periods_close(learner, tmp_path):
+    memory, seen = tmp_path / "memory", []
+    session = Session(learner=learner, memory=memory, save_every=32)
+
+    def show(name, done, total, reading):
+        if memory.exists():
+            seen.append(read_memory(memory).about["stream"]["tokens"])
+
+    session.show = show
+    session.read(TEXTS)
+    assert set(range(32, 192, 32)) <= set(seen)
+    assert read_memory(memory).about["stream"]["tokens"] == 184
+    with pytest.raises(UserError, match="multiple"):
+        Session(learner=learner, save_every=12)
+
+
+def test_texts_that_were_read_are_passed_over_unless_again(learner):
+    first = Session(learner=learner)
+    first.read(TEXTS)
+    state = learner.state
+    second = Session(learner=learner)
+    second.read(TEXTS)
+    assert second.readings == [] and learner.state is state
+    assert "--again" in second.summary()
+    second.read(TEXTS[:1], again=True)
+    assert [name for name, _ in second.readings] == ["one"]
+    assert len(learner.state.documents) == 3
+
+
+def test_a_document_that_costs_too_much_is_undone(folder):
+    """The guard measures by itself; what is undone has left no trace."""
+    probe = ("0123456789" * 10,)
+    measured = Session(learner=open_learner(folder, levels="8:3e-1"), guard=Guard(probe=probe))
+    measured.read(TEXTS)
+    losses = [measured.before, *(kept.probe for kept in measured.kept)]
+    assert not any(kept.undone for kept in measured.kept)
+    assert losses[0] < losses[1] < losses[2], losses
+    between = (losses[1] + losses[2]) / 2 / losses[0] - 1
+    for limit, expected in ((between, [False, True]), (2 * between, [False, False])):
+        learner = open_learner(folder, levels="8:3e-1")
+        session = Session(learner=learner, guard=Guard(probe=probe, limit=limit))
+        session.read(TEXTS[:1])
+        state = learner.state
+        session.read(TEXTS[1:])
+        assert [kept.undone for kept in session.kept] == expected
+        assert (learner.state is state) == expected[1]
+        assert ("UNDONE" in session.summary()) == expected[1]
+        record = session.result("x").metrics["probe"]
+        assert record["before"] == losses[0] and record["after"][0]["probe"] == losses[1]
+
+
+def test_a_guard_without_a_probe_or_with_a_bad_limit_is_refused(learner):
+    with pytest.raises(UserError, match="probe"):
+        Guard(probe=())
+    with pytest.raises(UserError, match="fraction"):
+        Guard(probe=("text",), limit=-1.0)
+    with pytest.raises(UserError, match="too short"):
+        Session(learner=learner, guard=Guard(probe=("",)))
+
+
+def test_documents_are_files_or_texts(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("what is in the file", encoding="utf-8")
+    assert read_documents([file, "two words"]) == [
+        ("a.txt", "what is in the file"),
+        ("text", "two words"),
+    ]
+    (tmp_path / "b.bin").write_bytes(b"\xff\xfe\x00")
+    for wrong, message in ((tmp_path / "b.bin", "UTF-8"), ("nothing.txt", "there is no file")):
+        with pytest.raises(UserError, match=message):
+            read_documents([wrong])

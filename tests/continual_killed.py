@@ -1,0 +1,93 @@
+"""Children that learn and are killed at random moments; run as a program of its own.
+
+Autograd does not work in a child of a process that has used it, and starting Python anew for every
+child would take minutes: this process loads the model, and only its children compute.
+
+    python continual_killed.py FOLDER WORK KILLS
+
+prints `ok KILLS resumed N` once every child was killed, the file was whole each time and held every
+period that had closed, and the memory in the end equals that of a reading without a break.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from nestling.continual.file import read_memory
+from nestling.continual.opening import open_learner
+from nestling.continual.session import Session
+from nestling.models.pretrained import load_stacked, parse_levels
+
+LEVELS, PERIOD = "8:1e-2,32:1e-2", 8
+DOCUMENTS = [(f"text {i}", f"{i} of the texts, " + "which goes on and on. " * 6) for i in range(2)]
+
+
+def child(base, memory: Path, log: Path) -> int:
+    """Fork; the child reads all documents into ``memory`` and logs each closed period."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        learner = open_learner(base, memory)
+        session = Session(learner=learner, memory=memory)
+        with log.open("w") as file:
+
+            def show(name, done, total, reading):
+                file.write(f"{learner.state.stream.tokens}\n")
+                file.flush()
+
+            session.show = show
+            session.read(DOCUMENTS)
+    except BaseException as error:
+        print("child:", repr(error), file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+
+
+def check(memory: Path, log: Path) -> int:
+    """Tokens in the file; it must hold every period that the child had closed and saved."""
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    if not memory.exists():
+        assert not lines, "a period had closed and there is no file"
+        return 0
+    tokens = read_memory(memory).about["stream"]["tokens"]
+    closed = int(lines[-1]) if lines else 0
+    assert tokens >= closed, f"{tokens} tokens in the file, {closed} had closed"
+    return tokens
+
+
+def main(folder: str, work: str, kills: int) -> None:
+    base = load_stacked(folder, parse_levels(LEVELS))
+    place, draw = Path(work), random.Random(0)
+    whole, memory, log = place / "whole", place / "killed", place / "log"
+    began = time.monotonic()
+    _, status = os.waitpid(child(base, whole, log), 0)
+    assert status == 0
+    span = time.monotonic() - began
+    done = resumed = 0
+    while done < kills:
+        log.unlink(missing_ok=True)
+        before = check(memory, log)
+        pid = child(base, memory, log)
+        time.sleep(draw.random() * span * 0.6)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        assert status in (0, signal.SIGKILL), status
+        done += status == signal.SIGKILL
+        after = check(memory, log)
+        assert after >= before, "a kill has lost what was there before"
+        resumed += before > 0
+        if status == 0:
+            assert memory.read_bytes() == whole.read_bytes()
+            memory.unlink()
+    _, status = os.waitpid(child(base, memory, log), 0)
+    assert status == 0 and memory.read_bytes() == whole.read_bytes()
+    drafts = [file.name for file in place.iterdir() if file.name.startswith(".")]
+    print(f"ok {done} resumed {resumed} drafts {len(drafts)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
