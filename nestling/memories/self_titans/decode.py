@@ -38,10 +38,15 @@ def one_token(
 ) -> tuple[Float[Tensor, "B H 1 D"], Any]:
     """Read and write one token that no row masks and at which no document starts.
 
+    Without gradients the whole anchors are kept in the state until the period ends; a row carried
+    over a change of the parameters reads by the old ones till then, as it does what it keeps.
+
     Cost: three passes over the anchors, four over the running weights and three over the momenta.
     """
     base = initial if config.decay_to == "init" else None
-    anchor = state.anchor if base is None else state.anchor.map(torch.add, base)
+    anchor = state.opened
+    if anchor is None or torch.is_grad_enabled():
+        anchor = state.anchor if base is None else state.anchor.map(torch.add, base)
     sources = {"v": v, "q": q, "memory": q}
     made = rows_of(anchor, torch.stack([sources.get(name, k) for name in names], dim=2))
     k, v = unit(made[:, :, names.index("k")]), unit(made[:, :, names.index("v")])
@@ -74,9 +79,8 @@ def one_token(
         y = made[:, :, names.index("memory")]
     else:
         y = asked + answer([x[0] for x in read], base, asked)
-    count = state.count + 1
-    after = state._replace(weight=weight, momentum=momentum, count=count)
-    return y, after._replace(anchor=opened(config, len(names), after, state.anchor))
+    after = state._replace(weight=weight, momentum=momentum, count=state.count + 1, opened=anchor)
+    return y, move_on(config, len(names), after, base)
 
 
 def times(weight: Float[Tensor, "*N V K"], rows: Float[Tensor, "*M C K"]) -> Tensor:
@@ -168,22 +172,32 @@ def write(
     return weight, kept.addcmul_(step.mT, u)
 
 
-def opened(config: Any, memories: int, after: Any, anchor: Layers) -> Layers:
-    """The anchors after the token: the running weights, where a period has ended.
+def move_on(config: Any, memories: int, state: Any, base: Layers | None) -> Any:
+    """The state with the anchors at the running weights, where a period has ended.
 
     The host asks once whether any has; compiled, and on an accelerator, where asking would break
     the graph or wait, every anchor is chosen anew.
     """
-    asks = after.count.device.type == "cpu" and not torch.compiler.is_compiling()
-    moves: Bool[Tensor, "B M"]
+    count, whole = state.count, state.opened
+    if torch.is_grad_enabled():
+        whole = None
     if config.period == config.projection_period:
-        moves = (after.count % config.period == 0)[:, None]
+        moves = (count % config.period == 0)[:, None]
     else:
         periods = [config.projection_period] * (memories - 1) + [config.period]
-        moves = after.count[:, None] % torch.tensor(periods, device=after.count.device) == 0
-    if asks and not bool(moves.any()):
-        return anchor
-    if asks and bool(moves.all()):
-        return after.weight
+        moves = count[:, None] % torch.tensor(periods, device=count.device) == 0
+    if count.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not bool(moves.any()):
+            return state._replace(opened=whole)
+        if bool(moves.all()):
+            return state._replace(anchor=state.weight, opened=None)
     chosen = moves[:, None, :, None, None]
-    return after.weight.map(lambda new, old: torch.where(chosen, new, old), anchor)
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(chosen, new, old)
+
+    anchor = state.weight.map(choose, state.anchor)
+    if whole is None:
+        return state._replace(anchor=anchor, opened=None)
+    fresh = state.weight if base is None else state.weight.map(torch.add, base)
+    return state._replace(anchor=anchor, opened=fresh.map(choose, whole))

@@ -53,7 +53,9 @@ class SelfTitansState(NamedTuple):
 
     Weights are deviations from the learned initial state (with ``decay_to="zero"``: the weights
     themselves). ``anchor`` opened the running period, ``weight`` and ``momentum`` are where the
-    recurrence stands inside it, ``count`` is the tokens of the row's document so far.
+    recurrence stands inside it, ``count`` is the tokens of the row's document so far. ``opened``
+    is the anchor added to the initial state, once decoding has needed it: it holds nothing of its
+    own, and without it (None) it is summed anew.
     """
 
     tail: Float[Tensor, "B W C"]
@@ -61,6 +63,7 @@ class SelfTitansState(NamedTuple):
     weight: Layers
     momentum: Layers
     count: Int[Tensor, " B"]
+    opened: Layers | None = None
 
 
 class SelfTitans(Memory):
