@@ -122,8 +122,9 @@ class Attention(Memory):
         state = self.init_state(x.shape[0]) if state is None else state
         q, k, v, tail = self.project(x, state.tail, flow)
         documents, positions, document, seen = place(x.shape[:2], state, flow)
-        q = rotate(q, positions, self.config.rope_theta)
-        k = rotate(k, positions, self.config.rope_theta)
+        q, k = rotate(torch.cat((q, k), dim=2), positions, self.config.rope_theta).split(
+            (self.num_heads, self.num_kv_heads), dim=2
+        )
         mine = documents if flow.mask is None else documents.where(flow.mask, NOBODY)
         kept = AttentionState(
             torch.cat((state.keys.to(k.dtype), k), dim=1),
@@ -135,8 +136,11 @@ class Attention(Memory):
             tail,
         )
         fresh = state.keys.shape[1] == 0 and flow.reset is None and flow.mask is None
-        if fresh and self.config.window is None and prefix is None:
+        plain = self.config.window is None and prefix is None
+        if fresh and plain:
             y = self.attend(q, k, v, None)
+        elif plain and x.shape[1] == 1 and self._sees_all(kept):
+            y = self.attend(q, kept.keys, kept.values, None)
         else:
             keys, values = kept.keys, kept.values
             allowed = self._allowed(kept, documents, positions)
@@ -147,6 +151,13 @@ class Attention(Memory):
             y = self.attend(q, keys, values, allowed)
             kept = self._forget(kept)
         return y.flatten(-2), kept
+
+    @staticmethod
+    def _sees_all(kept: AttentionState) -> bool:
+        """Whether every row's one new token sees every column, as the host can tell at once."""
+        if kept.documents.device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        return bool((kept.documents == kept.document[:, None]).all())
 
     def _before(
         self,
@@ -209,9 +220,16 @@ class Attention(Memory):
         v: Float[Tensor, "B S G K"],
         allowed: Bool[Tensor, "B 1 T S"] | None,
     ) -> Float[Tensor, "B T H K"]:
-        """The weighted mean of values for each query; ``allowed=None``: causal, T = S."""
+        """The weighted mean of values; ``allowed=None``: causal if T = S, and all for T = 1."""
         if q.shape[1] == 0:
             return q
+        if q.shape[1] == 1:
+            # the queries of a group as rows of one head: its pairs are then read once for all
+            rows = q.unflatten(2, (self.num_kv_heads, -1))[:, 0]
+            y = functional.scaled_dot_product_attention(
+                rows, k.transpose(1, 2), v.transpose(1, 2), attn_mask=allowed
+            )
+            return y.flatten(1, 2)[:, None]
         grouped = self.num_kv_heads != self.num_heads
         y = functional.scaled_dot_product_attention(
             *(part.transpose(1, 2) for part in (q, k, v)),

@@ -163,7 +163,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         vocabulary = self.backbone.embed_tokens.num_embeddings
         # on an accelerator the check would wait for the device at every call
         if input_ids.device.type == "cpu" and input_ids.numel():
-            low, high = int(input_ids.min()), int(input_ids.max())
+            low, high = (int(end) for end in torch.aminmax(input_ids))
             if low < 0 or high >= vocabulary:
                 raise UserError(
                     f"token {low if low < 0 else high} is not in the model's vocabulary of "
