@@ -15,10 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.core.error import UserError
-
-# quintic of arXiv 2502.16982 and its steps
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-NEWTON_SCHULZ_STEPS = 5
+from nestling.core.rule import newton_schulz
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +149,7 @@ def muon(
     Source: arXiv 2512.24695, Eq 42. Deviates: nothing.
     """
     m = options.momentum * buffers[0] + evidence.gradient
-    return -eta * (orthogonal(m) if m.ndim >= 3 else m), (m,)
+    return -eta * (newton_schulz(m) if m.ndim >= 3 else m), (m,)
 
 
 def m3(
@@ -182,9 +179,9 @@ def m3(
         step = mean / scale
         fresh = after
     else:
-        step = (orthogonal(mean) + options.slow_weight * direction) / scale
+        step = (newton_schulz(mean) + options.slow_weight * direction) / scale
         step = step / wide(length(step) / step[0].numel() ** 0.5, step)
-        fresh = orthogonal(after)
+        fresh = newton_schulz(after)
     return -eta * step, (
         m,
         v,
@@ -233,21 +230,6 @@ def _moments(
 def _root(square: Tensor) -> Tensor:
     """The square root; the derivative at zero is zero."""
     return square.clamp_min(1e-30).sqrt()
-
-
-def orthogonal(x: Float[Tensor, "*B P Q"]) -> Float[Tensor, "*B P Q"]:
-    """Newton-Schulz: singular values are driven towards one, zeros stay.
-
-    Source: arXiv 2512.24695, section 4.3 (steps and coefficients of Muon, not stated there).
-    """
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / (x.square().sum((-2, -1), keepdim=True).clamp_min(1e-30).sqrt() + 1e-7)
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
 
 
 RULES = {

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from nestling.core.memory import Flow
@@ -23,14 +23,14 @@ class Grid(NamedTuple):
     closes: Bool[Tensor, "B M"]  # the last token of this mini-batch is in this call
     count: Int[Tensor, " B"]  # tokens of the open document after this call
 
-    def spread(self, x: Float[Tensor, "B T *N"]) -> Float[Tensor, "B M R *N"]:
+    def spread(self, x: Shaped[Tensor, "B T *N"]) -> Shaped[Tensor, "B M R *N"]:
         """Put the tokens at their places; places without a token are zero."""
         mini_batches, width = self.shape
         empty = x.new_zeros(len(x), mini_batches * width + 1, *x.shape[2:])
         filled = empty.scatter(1, self._index(x), x)
         return filled[:, :-1].unflatten(1, self.shape)
 
-    def collect(self, y: Float[Tensor, "B M R *N"]) -> Float[Tensor, "B T *N"]:
+    def collect(self, y: Shaped[Tensor, "B M R *N"]) -> Shaped[Tensor, "B T *N"]:
         """Take the tokens from their places; zero for those that are masked."""
         flat = y.flatten(1, 2)
         padded = torch.cat((flat, flat.new_zeros(len(y), 1, *flat.shape[2:])), dim=1)

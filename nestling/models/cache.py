@@ -153,7 +153,7 @@ class MemoryCache(Cache):
             )
         cache.tokens = tensors.pop("tokens")
         cache.columns = int(about["columns"])
-        cache.states = filled(model.backbone.init_states(len(cache.tokens)), "states", tensors)
+        cache.states = filled(model.init_states(len(cache.tokens)), "states", tensors)
         return cache.to(model.device)
 
 

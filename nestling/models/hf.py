@@ -16,6 +16,7 @@ from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.memories.cms.chain import CMS
+from nestling.models import in_context
 from nestling.models.backbone import Backbone
 from nestling.models.block import scale_outputs
 from nestling.models.cache import MemoryCache
@@ -132,13 +133,14 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache is None:
             use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
         cache = self._cache(past_key_values, x)
-        hidden, states = self.backbone(x, cache.states, flow)
-        if isinstance(logits_to_keep, int):
-            first = max(hidden.shape[1] - logits_to_keep, 0) if logits_to_keep else 0
-            hidden = hidden[:, first:]
+        if in_context.signalled(self):
+            if input_ids is None:
+                raise UserError("levels that learn from the next token need input_ids")
+            logits, states = in_context.read(self, input_ids, cache.states, flow)
+            logits = kept(logits, logits_to_keep)
         else:
-            hidden = hidden[:, logits_to_keep]
-        logits = self.lm_head(hidden)
+            hidden, states = self.backbone(x, cache.states, flow)
+            logits = self.lm_head(kept(hidden, logits_to_keep))
         loss = None
         if labels is not None:
             loss = self._loss(logits, labels, reset, num_items_in_batch)
@@ -148,7 +150,7 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             cache.advance(states, length, whole if flow.mask is None else flow.mask.sum(1))
         out = CausalLMOutputWithPast(
             loss=loss,  # ty: ignore[invalid-argument-type]
-            logits=logits,
+            logits=logits,  # ty: ignore[invalid-argument-type]
             past_key_values=cache if use_cache else None,
         )
         return out.to_tuple() if return_dict is False else out
@@ -253,6 +255,10 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             for tensor, value in zip(loaded, kept, strict=True):
                 tensor.copy_(value)
 
+    def init_states(self, batch: int) -> list[Any]:
+        """What the model remembers before the first token of ``batch`` rows."""
+        return in_context.init_states(self, batch)
+
     def levels(self) -> dict[str, Level]:
         """The boxes of the nested system by the block they live in, in the order of the blocks."""
         return {
@@ -271,6 +277,13 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
             for parameter in parameters
         }
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
+
+
+def kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:
+    """The last so many positions (0: all), or these."""
+    if isinstance(positions, int):
+        return x[:, max(x.shape[1] - positions, 0) :] if positions else x
+    return x[:, positions]
 
 
 AutoModelForCausalLM.register(HopeConfig, HopeForCausalLM, exist_ok=True)

@@ -225,5 +225,5 @@ def memory_of(model: HopeForCausalLM, state: dict[str, Any] | None) -> MemoryCac
     cache = model.new_cache()
     cache.columns, cache.tokens = state["columns"], state["tokens"]
     tensors = {f"states.{name}": value for name, value in state["states"].items()}
-    cache.states = filled(model.backbone.init_states(cache.batch_size), "states", tensors)
+    cache.states = filled(model.init_states(cache.batch_size), "states", tensors)
     return cache.to(model.device)

@@ -14,8 +14,9 @@ from nestling.core.cms import (
     restarted,
     written,
 )
-from nestling.core.descent import RULES, RuleOptions, orthogonal
+from nestling.core.descent import RULES, RuleOptions
 from nestling.core.error import UserError
+from nestling.core.rule import newton_schulz
 
 ROWS, OUT, IN = 2, 3, 4
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -143,7 +144,7 @@ def reference(rule: str, o: RuleOptions, eta: float, gradients, grams, moved_: t
             step = m = m @ (o.momentum * eye - min(o.erase, o.momentum) * u.T @ u) + g
         elif rule == "muon":
             m = o.momentum * m + g
-            step = orthogonal(m)
+            step = newton_schulz(m)
         elif rule == "dgd":
             moved_ = (moved_ - eta * g) @ torch.linalg.inv(eye + eta * o.erase * gram)
             continue
@@ -154,13 +155,13 @@ def reference(rule: str, o: RuleOptions, eta: float, gradients, grams, moved_: t
             root = square.sqrt() + o.epsilon
             step = mean / root
             if rule == "m3":
-                step = (orthogonal(mean) + o.slow_weight * direction) / root
+                step = (newton_schulz(mean) + o.slow_weight * direction) / root
                 step = step / step.square().mean().sqrt()
                 gathered_ = gathered_ + g
                 if n % o.slow_period == 0:
                     mean_g = gathered_ / o.slow_period
                     slow = o.slow_momentum * slow + (1 - o.slow_momentum) * mean_g
-                    direction, gathered_ = orthogonal(slow), torch.zeros_like(g)
+                    direction, gathered_ = newton_schulz(slow), torch.zeros_like(g)
         moved_ = moved_ - eta * step
     return moved_
 
@@ -287,12 +288,6 @@ def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule):
 
     inputs = (*start_of(), torch.tensor(0.05).double(), x, g)
     assert torch.autograd.gradcheck(after, [i.clone().requires_grad_() for i in inputs])
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (2, 4, 4)])
-def test_newton_schulz_brings_singular_values_near_one(shape):
-    values = torch.linalg.svdvals(orthogonal(draw(*shape, seed=11)))
-    assert (values > 0.6).all() and (values < 1.3).all()
 
 
 @pytest.mark.parametrize(

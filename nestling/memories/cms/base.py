@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +26,8 @@ class ContextMemory(Memory):
     def __init__(self, config: ContextConfig, hidden_size: int):
         super().__init__()
         self.config = config
-        self.alignment = config.periods[-1]
+        # rows at different places are read side by side: to align the slow periods gains nothing
+        self.alignment = config.periods[0]
         count = len(config.periods)
         width = config.intermediate_size or -(-default_intermediate_size(hidden_size) // count)
         self.chain = nn.ModuleList(
@@ -60,9 +61,9 @@ class ContextMemory(Memory):
         return functional.linear(h, self.target.weight.to(h.dtype))
 
 
-def valid_places(places: Grid, like: Float[Tensor, "B T D"]) -> Tensor:
-    """Which places of a grid hold a token: bool, [B, M, R]."""
-    return places.spread(torch.ones_like(like[..., 0])) > 0
+def valid_places(places: Grid) -> Bool[Tensor, "B M R"]:
+    """Which places of a grid hold a token."""
+    return places.spread(torch.ones_like(places.place, dtype=torch.bool))
 
 
 def along(
@@ -79,7 +80,7 @@ def along(
     h = level.norm(x).to(start.gate.dtype)
     with torch.autocast(x.device.type, enabled=False):
         columns = (h, memory.goals(h)) if local else (h, h)
-        columns = (*map(places.spread, columns), valid_places(places, h))
+        columns = (*map(places.spread, columns), valid_places(places))
         opens, closes = places.opens.any(0).tolist(), places.closes.any(0).tolist()
         answers = []
         parts = zip(*(column.unbind(1) for column in columns), strict=True)

@@ -92,7 +92,7 @@ class CMSNested(ContextMemory):
             return x, tuple(states)
         places = grid(states[0].own.level.seen, flow, x.shape[1], self.config.periods[0])
         opens, closes = places.opens.any(0).tolist(), places.closes.any(0).tolist()
-        parts = zip(places.spread(x).unbind(1), valid_places(places, x).unbind(1), strict=True)
+        parts = zip(places.spread(x).unbind(1), valid_places(places).unbind(1), strict=True)
         outputs = []
         with torch.autocast(x.device.type, enabled=False):
             for index, (part, valid) in enumerate(parts):

@@ -20,7 +20,8 @@ class WrittenState(NamedTuple):
 
     level: LevelState
     last: Float[Tensor, "B D"]  # what the level was given at the last token; zero before the first
-    inputs: Float[Tensor, "B W D"]  # teach: given, and not yet answered by a signal of the head
+    inputs: Float[Tensor, "B W D"]  # teach: given in the running segment, for the head's signal
+    probe: tuple[Tensor, ...] = ()  # ntp: a zero beside every weight, to take gradients in
 
 
 class WrittenLevel(nn.Module):
@@ -74,7 +75,8 @@ class WrittenLevel(nn.Module):
         return WrittenState(
             restarted(state.level, rows),
             state.last.masked_fill(rows[:, None], 0),
-            state.inputs.masked_fill(rows[:, None, None], 0),
+            state.inputs,
+            state.probe,
         )
 
     def rewind(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
@@ -97,6 +99,8 @@ class WrittenLevel(nn.Module):
         """
         weights = Weights(*moved(start, state.level))
         if self.level.objective != "local":
+            if state.probe:
+                weights = Weights(*map(torch.add, weights, state.probe))
             inputs = state.inputs
             if self.level.objective == "teach":
                 inputs = torch.cat((inputs, h * valid[..., None]), dim=1)
@@ -114,6 +118,12 @@ class WrittenLevel(nn.Module):
         level = gathered(state.level, moves, seen=count, terms=sure.sum((1, 2)), gram=gram)
         last = line.gather(1, count[:, None, None].expand(-1, 1, h.shape[-1]))[:, 0]
         return reading.answer[:, 1:], state._replace(level=level, last=last)
+
+    def taught(self, state: WrittenState, signal: Float[Tensor, "B R D"]) -> Weights:
+        """Gradients of <signal, f(h; theta)> over what the level was given, the signal as given."""
+        weights = Weights(*moved(self.start(), state.level))
+        inputs = state.inputs
+        return gradients(weights, inputs, read(weights, inputs), signal[:, : inputs.shape[1]])
 
     def write(self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights) -> WrittenState:
         """Write these rows, if they have gathered anything."""

@@ -1,0 +1,296 @@
+"""CMS levels that are written from the loss of the next token, or by a signal of the head.
+
+The memories cannot do it alone: the gradient comes down through all that lies above them. The
+sequence is read in segments, each the tokens of one period of the fastest level in every row.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nestling.core.cms import gathered
+from nestling.core.error import UserError
+from nestling.core.memory import Flow, map_state
+from nestling.memories.cms.base import ContextMemory, valid_places
+from nestling.memories.cms.written import WrittenState
+from nestling.memories.grid import Grid, grid
+
+if TYPE_CHECKING:
+    from nestling.models.hf import HopeForCausalLM
+
+
+class Waiting(NamedTuple):
+    """The open segment of every row: what the memories were before it, and its tokens."""
+
+    states: list[Any]  # of every block
+    ids: Int[Tensor, "B W"]
+    valid: Bool[Tensor, "B W"]
+    opens: Bool[Tensor, " B"]  # a document starts with it
+
+
+def signalled(model: "HopeForCausalLM") -> dict[int, ContextMemory]:
+    """The memories that wait for a loss or signal from above, by their block."""
+    return {
+        index: block.memory
+        for index, block in enumerate(model.backbone.each())
+        if isinstance(block.memory, ContextMemory) and block.memory.config.objective != "local"
+    }
+
+
+def init_states(model: "HopeForCausalLM", batch: int) -> list[Any]:
+    """The states of all blocks before the first token, and the open segment where one waits."""
+    states = model.backbone.init_states(batch)
+    if not signalled(model):
+        return states
+    ids = torch.zeros(batch, 0, dtype=torch.long, device=model.device)
+    return [*states, Waiting(states, ids, ids.bool(), torch.zeros_like(ids.sum(1)).bool())]
+
+
+def read(
+    model: "HopeForCausalLM", ids: Int[Tensor, "B T"], states: list[Any] | None, flow: Flow
+) -> tuple[Float[Tensor, "B T V"], list[Any]]:
+    """Logits of every position, the levels written on the way, and all states after.
+
+    For each segment, the C tokens of a row that fill the fastest period:
+
+        g_l = gradient of the sum of -log p(x_{t+1} | x_<=t) for theta_l         ntp
+        g_l = gradient of sum of <W^T (p_t - onehot(x_{t+1})), f_l(h_t)>         teach
+
+    at the theta of the segment, memories before it taken as given; every level gathers its g_l and
+    is written at its own period. The loss of a segment's last position waits for the next token,
+    and the segment's gradients with it: they are written when that token comes, before it is
+    read. Hence all C terms are there, outputs are blind to later tokens, and a level changes at
+    multiples of its period alone. What is open when a call ends lies in the state with its tokens,
+    and is read again when it ends, so that any split of a text gives the same.
+
+    While gradients are recorded, they flow through the writes (``through="full"``: of second
+    order; the kernel of ``self_titans`` has none, and needs ``"first"``).
+
+    Source: arXiv 2512.24695, Eq 71, regime R1. Deviates: gradients through the other memories'
+    states end at the segment; the signal of the head is that of the residual stream for all levels.
+    Cost: two to three readings; of second order twice that; without gradients a token is read once
+    more.
+    """
+    *running, waiting = init_states(model, len(ids)) if states is None else states
+    if not ids.shape[1]:
+        hidden, _ = model.backbone(model.backbone.embed_tokens(ids), running, flow)
+        return model.lm_head(hidden), [*running, waiting]
+    memories = signalled(model)
+    line, joined = _joined(waiting, ids, flow)
+    first = next(iter(memories))
+    count = waiting.states[first][0].level.seen
+    period = memories[first].config.periods[0]
+    places = last_together(grid(count, joined, line.shape[1], period))
+    rows = places.spread(line), valid_places(places)
+    if places.shape[0] == 1:
+        hidden, running = model.backbone(model.backbone.embed_tokens(ids), running, flow)
+        logits, opened = model.lm_head(hidden), waiting.states
+    else:
+        logits, running, opened = _segments(model, memories, waiting.states, places, *rows)
+        logits = places.collect(logits)[:, waiting.ids.shape[1] :]
+    open_ids, open_valid = rows[0][:, -1], rows[1][:, -1]
+    after = Waiting(opened, open_ids, open_valid, places.opens[:, -1])
+    return logits, [*_emptied(memories, running), after]
+
+
+def _joined(
+    waiting: Waiting, ids: Int[Tensor, "B T"], flow: Flow
+) -> tuple[Int[Tensor, "B L"], Flow]:
+    """The open segments and the new tokens behind them."""
+    nothing = torch.zeros_like(ids, dtype=torch.bool)
+    reset = nothing if flow.reset is None else flow.reset
+    mask = ~nothing if flow.mask is None else flow.mask
+    if not waiting.ids.shape[1]:
+        starts = waiting.opens[:, None] & ~reset[:, :1]
+        return ids, Flow(torch.cat((reset[:, :1] | starts, reset[:, 1:]), dim=1), mask)
+    old = torch.zeros_like(waiting.valid)
+    old[:, 0] = waiting.opens
+    return torch.cat((waiting.ids, ids), dim=1), Flow(
+        torch.cat((old, reset), dim=1), torch.cat((waiting.valid, mask), dim=1)
+    )
+
+
+def last_together(places: Grid) -> Grid:
+    """The same segments, moved so that the last of every row stands at the end of the grid."""
+    count, width = places.shape
+    held = valid_places(places).any(-1) | places.opens
+    index = torch.arange(count, device=held.device)
+    last = torch.where(held, index, -1).amax(1)
+    shift = count - 1 - last
+    place = torch.where(
+        places.place < count * width, places.place + shift[:, None] * width, places.place
+    )
+    source = index - shift[:, None]
+
+    def moved(marks: Bool[Tensor, "B M"]) -> Bool[Tensor, "B M"]:
+        return marks.gather(1, source.clamp_min(0)) & (source >= 0)
+
+    return places._replace(place=place, opens=moved(places.opens), closes=moved(places.closes))
+
+
+def _segments(
+    model: "HopeForCausalLM",
+    memories: dict[int, ContextMemory],
+    states: list[Any],
+    places: Grid,
+    ids: Int[Tensor, "B M R"],
+    valid: Bool[Tensor, "B M R"],
+) -> tuple[Float[Tensor, "B M R V"], list[Any], list[Any]]:
+    """Read and write segment by segment; logits, the states after, and before the last one."""
+    learning = torch.is_grad_enabled()
+    rows, opened = [], states
+    going_on = valid[:, 1:].any(-1) & ~places.opens[:, 1:]
+    done = places.closes[:, :-1] & going_on
+    for number in range(places.shape[0]):
+        opened = states
+        last = number + 1 == places.shape[0]
+        flow = _flow(places.opens[:, number], valid[:, number])
+        with torch.set_grad_enabled(learning or not last), _twice(learning):
+            states = states if last else _probed(memories, states)
+            x = model.backbone.embed_tokens(ids[:, number])
+            hidden, states = model.backbone(x, states, flow)
+            logits: Tensor = model.lm_head(hidden)
+            if not last and bool((now := done[:, number]).any()):
+                following = torch.cat((ids[:, number, 1:], ids[:, number + 1, :1]), dim=1)
+                moves = _moves(
+                    model,
+                    memories,
+                    states,
+                    logits,
+                    following,
+                    now,
+                    learning=learning,
+                    first=not rows,
+                )
+                states = _written(memories, states, moves, now, following.shape[1])
+        states = _emptied(memories, states)
+        if not learning:
+            states, logits = map_state(Tensor.detach, states), logits.detach()
+        rows.append(logits)
+    return torch.stack(rows, dim=1), states, opened
+
+
+def _flow(opens: Bool[Tensor, " B"], valid: Bool[Tensor, "B R"]) -> Flow:
+    reset = torch.zeros_like(valid)
+    reset[:, 0] = opens
+    return Flow(reset if bool(opens.any()) else None, None if bool(valid.all()) else valid)
+
+
+def _twice(learning: bool) -> contextlib.AbstractContextManager[Any]:
+    """Attention that can be differentiated twice, where it may have to be."""
+    return sdpa_kernel(SDPBackend.MATH) if learning else contextlib.nullcontext()
+
+
+def _moves(
+    model: "HopeForCausalLM",
+    memories: dict[int, ContextMemory],
+    states: list[Any],
+    logits: Float[Tensor, "B R V"],
+    following: Int[Tensor, "B R"],
+    done: Bool[Tensor, " B"],
+    *,
+    learning: bool,
+    first: bool,
+) -> dict[int, list[tuple[Tensor, ...]]]:
+    """The gradients of every level's matrices in the rows whose segment is done."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    found: dict[int, list[tuple[Tensor, ...]]] = {}
+    teach = {i: m for i, m in memories.items() if m.config.objective == "teach"}
+    if teach:
+        with torch.no_grad():
+            error = wide.softmax(-1)
+            error = error - functional.one_hot(following, error.shape[-1])
+            head = model.lm_head.weight.to(error.dtype)
+            signal = (error * done[:, None, None]) @ head
+        for index, memory in teach.items():
+            levels, own = memory.each(), states[index]
+            found[index] = [a.taught(b, signal) for a, b in zip(levels, own, strict=True)]
+    waits = {i: m for i, m in memories.items() if m.config.objective == "ntp"}
+    if waits:
+        losses = functional.cross_entropy(wide.mT, following, reduction="none")
+        loss = (losses * done[:, None]).sum()
+        full = learning and any(m.config.through == "full" for m in waits.values())
+        probes = [own.probe for index in waits for own in states[index]]
+        flat = [tensor for probe in probes for tensor in probe]
+        moves = torch.autograd.grad(loss, flat, create_graph=full, retain_graph=learning)
+        if full and first:
+            _check_order(moves)
+        values = iter(moves)
+        for index in waits:
+            found[index] = [tuple(next(values) for _ in own.probe) for own in states[index]]
+    return found
+
+
+def _check_order(moves: Iterable[Tensor]) -> None:
+    """Raise UserError if these gradients cannot be differentiated."""
+    if "torch::autograd::Error" in _history(moves):
+        raise UserError(
+            "a memory of this pattern has gradients of the first order alone: "
+            'set through="first" for the levels that learn by "ntp"'
+        )
+
+
+def _history(tensors: Iterable[Tensor]) -> set[str]:
+    """Names of all that tensors were computed with, as autograd has recorded it."""
+    waiting, seen = [t.grad_fn for t in tensors if t.grad_fn is not None], set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting += [above for above, _ in node.next_functions if above is not None]
+    return {node.name() for node in seen}
+
+
+def _each(
+    memories: dict[int, ContextMemory], states: list[Any]
+) -> Iterator[tuple[int, ContextMemory, tuple[WrittenState, ...]]]:
+    for index, memory in memories.items():
+        yield index, memory, states[index]
+
+
+def _probed(memories: dict[int, ContextMemory], states: list[Any]) -> list[Any]:
+    """The states with a zero beside every weight, in which gradients are taken."""
+    after = list(states)
+    for index, _, own in _each(memories, states):
+        after[index] = tuple(
+            level._replace(
+                probe=tuple(torch.zeros_like(m).requires_grad_() for m in level.level.moved)
+            )
+            for level in own
+        )
+    return after
+
+
+def _emptied(memories: dict[int, ContextMemory], states: list[Any]) -> list[Any]:
+    """The states without probes and inputs of a segment that is over."""
+    after = list(states)
+    for index, _, own in _each(memories, states):
+        after[index] = tuple(level._replace(probe=(), inputs=level.inputs[:, :0]) for level in own)
+    return after
+
+
+def _written(
+    memories: dict[int, ContextMemory],
+    states: list[Any],
+    moves: dict[int, list[tuple[Tensor, ...]]],
+    done: Bool[Tensor, " B"],
+    length: int,
+) -> list[Any]:
+    """Gather the moves of a segment of ``length`` tokens, and write the levels that are due."""
+    after = list(states)
+    for index, memory, states_of in _each(memories, states):
+        new = []
+        for level, own, move in zip(memory.each(), states_of, moves[index], strict=True):
+            if memory.config.through == "first":
+                move = tuple(map(Tensor.detach, move))
+            state = gathered(own.level, move, seen=done * length)
+            due = done & (state.seen % level.level.period == 0)
+            new.append(level.write(own._replace(level=state), due, level.start()))
+        after[index] = tuple(new)
+    return after

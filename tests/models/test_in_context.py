@@ -1,0 +1,284 @@
+"""CMS levels written from the loss of the next token: the reference loop, and its laws."""
+
+import pytest
+import torch
+from tolerances import assert_close
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nestling.core.error import UserError
+from nestling.models import MemoryCache, create
+from nestling.models.hf import HopeForCausalLM
+
+SHAPE = {
+    "vocab_size": 19,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+}
+LEVELS = {"periods": (2, 4), "intermediate_size": 5}
+OUTSIDE = pytest.mark.parametrize("objective", ["ntp", "teach"])
+
+
+def build(objective: str = "ntp", **options) -> HopeForCausalLM:
+    """Attention and in-context levels, weights large enough that writes show."""
+    values = SHAPE | LEVELS | {"learning_rate": 0.3, "clip": 2.0} | options
+    pattern = values.pop("pattern", ("attention", "cms_context"))
+    model = create("transformer-tiny", pattern=pattern, objective=objective, **values).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return model.train()
+
+
+def static(model: HopeForCausalLM) -> HopeForCausalLM:
+    """The same weights, with levels that nothing writes."""
+    other = create("transformer-tiny", pattern=("attention", "cms"), **SHAPE, **LEVELS).double()
+    other.load_state_dict(model.state_dict(), strict=False)
+    return other.train()
+
+
+def tokens(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(19, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def logits_of(model, ids, **more):
+    return model(ids, **more).logits
+
+
+MATRICES = ("gate", "up", "output")
+
+
+def reference(model: HopeForCausalLM, ids: torch.Tensor, objective: str) -> torch.Tensor:
+    """One row [T], segment by segment, every token's gradient by itself."""
+    plain, config = static(model), model.backbone.blocks[1].memory.config
+    own = dict(model.named_parameters())
+    names = {
+        (block, level): [
+            f"backbone.blocks.{block}.memory.chain.{level}.network.{m}.weight" for m in MATRICES
+        ]
+        for block in (1, 3)
+        for level in range(len(config.periods))
+    }
+    start = {key: [own[name] for name in names[key]] for key in names}
+    theta = {key: list(values) for key, values in start.items()}
+    gathered = {key: [] for key in names}
+    cache, rows, fast = plain.new_cache(), [], config.periods[0]
+    for begin in range(0, len(ids), fast):
+        theta = {key: [w * 1 for w in values] for key, values in theta.items()}
+        given = {name: own[name] for name, _ in plain.named_parameters()}
+        given |= {n: w for key in names for n, w in zip(names[key], theta[key], strict=True)}
+        inputs, hooks = {}, []
+        for block, level in names:
+            network = plain.backbone.blocks[block].memory.chain[level].network
+
+            def keep(module, args, key=(block, level), inputs=inputs):
+                inputs[key] = args[0]
+
+            hooks.append(network.register_forward_pre_hook(keep))
+        part = ids[None, begin : begin + fast]
+        options = {"past_key_values": cache, "use_cache": True}
+        out = torch.func.functional_call(plain, given, (part,), options).logits[0]
+        for hook in hooks:
+            hook.remove()
+        rows.append(out)
+        for t in range(begin, begin + fast):
+            if begin + fast >= len(ids):
+                break
+            place = t - begin
+            for key in names:
+                if objective == "ntp":
+                    loss = functional.cross_entropy(out[place], ids[t + 1])
+                else:
+                    error = out[place].softmax(-1) - functional.one_hot(ids[t + 1], 19)
+                    signal = (error @ model.lm_head.weight).detach()
+                    gate, up, output = theta[key]
+                    h = inputs[key][0, place]
+                    z = gate @ h
+                    loss = signal @ (output @ (z * z.sigmoid() * (up @ h)))
+                gathered[key].append(torch.autograd.grad(loss, theta[key], create_graph=True))
+        for key in names:
+            if gathered[key] and (begin + fast) % config.periods[key[1]] == 0:
+                level = model.backbone.blocks[key[0]].memory.chain[key[1]]
+                theta[key] = written(theta[key], start[key], gathered[key], config, level.rate())
+                gathered[key] = []
+    return torch.cat(rows)
+
+
+def written(theta, start, gradients, config, rate):
+    mean = [torch.stack(g).mean(0) for g in zip(*gradients, strict=True)]
+    norm = sum(g.square().sum() for g in mean).sqrt()
+    scale = config.clip / norm if norm > config.clip else 1
+    away = [w - rate * scale * g - s for w, g, s in zip(theta, mean, start, strict=True)]
+    radius = config.trust * sum(s.square().sum() for s in start).sqrt()
+    reach = sum(a.square().sum() for a in away).sqrt()
+    return [
+        s + a * (radius / reach if reach > radius else 1) for s, a in zip(start, away, strict=True)
+    ]
+
+
+@OUTSIDE
+def test_the_reference_loop(objective):
+    """SPEC of the regime: outputs, and outer gradients through all writes."""
+    model, ids = build(objective), tokens(2, 11)
+    logits = logits_of(model, ids)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = torch.stack([reference(model, row, objective) for row in ids])
+    assert_close(logits, expected)
+    weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(4)).double()
+    values = [p for name, p in model.named_parameters() if "target" not in name]
+    values = [p for p in values if p.ndim]
+    ours = torch.autograd.grad((logits * weight).sum(), values)
+    loop = torch.autograd.grad((expected * weight).sum(), values)
+    for one, other in zip(ours, loop, strict=True):
+        assert_close(one, other)
+
+
+@OUTSIDE
+@pytest.mark.parametrize("cuts", [(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12), (5,), (4, 8), (3, 4, 9)])
+def test_any_split_equals_the_whole(objective, cuts):
+    model, ids = build(objective).eval(), tokens(2, 13)
+    with torch.no_grad():
+        whole = logits_of(model, ids)
+        cache, parts, edges = None, [], [0, *cuts, 13]
+        for a, b in zip(edges[:-1], edges[1:], strict=True):
+            out = model(ids[:, a:b], past_key_values=cache, use_cache=True)
+            cache, parts = out.past_key_values, [*parts, out.logits]
+    assert_close(torch.cat(parts, dim=1), whole)
+
+
+@OUTSIDE
+def test_with_and_without_gradients_the_same(objective):
+    model, ids = build(objective), tokens(2, 13)
+    with torch.no_grad():
+        quiet = logits_of(model, ids)
+    assert_close(logits_of(model, ids), quiet)
+    assert not torch.allclose(quiet, logits_of(static(model), ids))
+
+
+@OUTSIDE
+def test_at_rate_zero_it_is_the_static_model(objective):
+    model, ids = build(objective, learning_rate=0.0), tokens(2, 13)
+    assert_close(logits_of(model, ids), logits_of(static(model), ids))
+
+
+@OUTSIDE
+@pytest.mark.parametrize("at", [1, 4, 5, 9])
+def test_blind_to_later_tokens(objective, at):
+    model, ids = build(objective).eval(), tokens(2, 12)
+    other = torch.cat((ids[:, :at], tokens(2, 12 - at, seed=2)), dim=1)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            logits_of(model, other)[:, :at], logits_of(model, ids)[:, :at], rtol=0, atol=1e-12
+        )
+
+
+@OUTSIDE
+def test_rows_of_any_phase_are_independent(objective):
+    """Documents that start anywhere, padding on the left and fill between, cut anywhere."""
+    model = build(objective).eval()
+    ids = tokens(3, 15)
+    mask = torch.ones(3, 15, dtype=torch.bool)
+    mask[1, :3], mask[2, 4:6] = False, False
+    reset = torch.zeros(3, 15, dtype=torch.bool)
+    reset[0, 5], reset[2, 6], reset[2, 13] = True, True, True
+    places = [(0, range(5)), (0, range(5, 15)), (1, range(3, 15)), (2, range(4)), (2, range(6, 13))]
+    with torch.no_grad():
+        for cuts in ([], [4, 5, 9], [1, 7, 8, 14]):
+            cache, parts, edges = None, [], [0, *cuts, 15]
+            for a, b in zip(edges[:-1], edges[1:], strict=True):
+                out = model(
+                    ids[:, a:b],
+                    attention_mask=mask[:, a:b],
+                    reset=reset[:, a:b],
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+                cache, parts = out.past_key_values, [*parts, out.logits]
+            logits = torch.cat(parts, dim=1)
+            for row, span in places:
+                alone = logits_of(model, ids[row : row + 1, list(span)])
+                assert_close(logits[row : row + 1, list(span)], alone)
+
+
+def test_levels_change_at_multiples_of_their_period_alone():
+    model, ids = build().eval(), tokens(1, 13)
+    cache, before = None, None
+    with torch.no_grad():
+        for t in range(13):
+            cache = model(ids[:, t : t + 1], past_key_values=cache, use_cache=True).past_key_values
+            now = [own.level for own in cache.states[1]]
+            if before is not None:
+                for period, old, new in zip((2, 4), before, now, strict=True):
+                    same = all(map(torch.equal, old.moved, new.moved))
+                    # token t is the first that is read with what was learned of those before it
+                    assert same == (t == 0 or t % period != 0)
+            before = now
+
+
+def test_a_saved_memory_goes_on_as_if_it_had_not_been_saved(tmp_path):
+    model, ids = build().eval(), tokens(2, 17)
+    with torch.no_grad():
+        whole = logits_of(model, ids)
+        cache = model(ids[:, :7], use_cache=True).past_key_values
+        again = MemoryCache.load(cache.save(tmp_path / "memory.safetensors"), model)
+        rest = logits_of(model, ids[:, 7:], past_key_values=again)
+    assert_close(rest, whole[:, 7:])
+
+
+def test_generation_is_reading_what_was_written():
+    model, ids = build().eval(), tokens(1, 6)
+    text = model.generate(ids, max_new_tokens=7, do_sample=False)
+    with torch.no_grad():
+        best = logits_of(model, text)[:, 5:-1].argmax(-1)
+    assert text[:, 6:].tolist() == best.tolist()
+
+
+def test_meta_gradients_are_those_of_finite_differences():
+    model, ids = build(num_hidden_layers=1, learning_rate=0.1), tokens(1, 7)
+    names = [name for name, p in model.named_parameters() if "target" not in name]
+    values = [dict(model.named_parameters())[n].detach().clone().requires_grad_() for n in names]
+
+    def read(*parameters):
+        given = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(model, given, (ids,)).logits
+
+    assert torch.autograd.gradcheck(read, values, fast_mode=True)
+
+
+def test_memories_without_second_derivatives_want_the_first_order():
+    options = {"pattern": ("self_titans", "cms_context"), "periods": (2, 4)}
+    options |= {"projection_period": 4, "self_titans.period": 4}
+    ids = tokens(2, 9)
+    with pytest.raises(UserError, match='through="first"'):
+        logits_of(built(options), ids)
+    model = built(options | {"through": "first"})
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    network = model.backbone.blocks[1].memory.chain[0].network
+    assert network.gate.weight.grad.abs().max() > 0
+
+
+def built(options):
+    values = {k: v for k, v in SHAPE.items() if k != "num_kv_heads"}
+    cms = {"cms_context.periods": options["periods"], "cms_context.intermediate_size": 5}
+    cms["cms_context.objective"] = "ntp"
+    rest = {k: v for k, v in options.items() if k != "periods"}
+    return create("hope-tiny", **values, **cms, **rest).train()
+
+
+def test_embeddings_alone_cannot_be_learned_from():
+    model = build()
+    with pytest.raises(UserError, match="input_ids"):
+        model(inputs_embeds=torch.zeros(1, 3, 8).double())
+
+
+def test_nothing_read_changes_nothing():
+    model, ids = build().eval(), tokens(2, 9)
+    with torch.no_grad():
+        whole = logits_of(model, ids)
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        cache = model(ids[:, :0], past_key_values=cache, use_cache=True).past_key_values
+        assert_close(logits_of(model, ids[:, 5:], past_key_values=cache), whole[:, 5:])
