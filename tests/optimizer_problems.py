@@ -99,8 +99,11 @@ def build(name, module, **options):
     return kind(module if name == "delta_gd" else module.parameters(), **options)
 
 
-def descend(optimizer, module, steps, *, falling=True):
-    """Losses along some steps, the rate falling to zero in a half cosine."""
+def descend(optimizer, module, steps, *, falling=True, until=0.0):
+    """Losses along some steps, the rate falling to zero in a half cosine.
+
+    Ends early at a loss below the fraction ``until`` of the first.
+    """
     losses, rates = [], [group["lr"] for group in optimizer.param_groups]
     for step in range(steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -111,5 +114,7 @@ def descend(optimizer, module, steps, *, falling=True):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+        if losses[-1] < until * losses[0]:
+            break
     with torch.no_grad():
         return [*losses, float(module())]

@@ -30,3 +30,22 @@ class _GeluAndSlope(torch.autograd.Function):
 def gelu_and_slope(z: Float[Tensor, "*N"]) -> tuple[Float[Tensor, "*N"], Float[Tensor, "*N"]]:
     """GELU(z) = z Phi(z) and its derivative Phi(z) + z phi(z), each differentiable once more."""
     return _GeluAndSlope.apply(z)
+
+
+def mlp(
+    weights: tuple[Float[Tensor, "h d"], Float[Tensor, "o h"]], x: Float[Tensor, "*N d"]
+) -> Float[Tensor, "*N o"]:
+    """W_2 gelu(W_1 x): a network of two layers, without biases."""
+    first, second = weights
+    return functional.linear(functional.gelu(functional.linear(x, first)), second)
+
+
+def mlp_gradient(
+    weights: tuple[Float[Tensor, "h d"], Float[Tensor, "o h"]],
+    x: Float[Tensor, "n d"],
+    g: Float[Tensor, "n o"],
+) -> tuple[Float[Tensor, "h d"], Float[Tensor, "o h"]]:
+    """The gradients for both layers, summed over rows, of a loss whose gradient for mlp(x) is g."""
+    first, second = weights
+    hidden, slope = gelu_and_slope(functional.linear(x, first))
+    return ((g @ second) * slope).mT @ x, g.mT @ hidden

@@ -1,6 +1,8 @@
 """Optimizers, as memories of gradients, and the clock that says which level is written when."""
 
 from nestling.core.registry import Registry
+from nestling.optim.deep_momentum import DeepMomentum
+from nestling.optim.delta_gd import DeltaGD
 from nestling.optim.delta_momentum import DeltaMomentum
 from nestling.optim.groups import param_groups
 from nestling.optim.leveled import Leveled
@@ -12,8 +14,19 @@ OPTIMIZERS = Registry(
     {
         "m3": "nestling.optim.m3:M3",
         "delta_momentum": "nestling.optim.delta_momentum:DeltaMomentum",
+        "delta_gd": "nestling.optim.delta_gd:DeltaGD",
+        "deep_momentum": "nestling.optim.deep_momentum:DeepMomentum",
         "nonlinear_momentum": "nestling.optim.nonlinear_momentum:NonlinearMomentum",
     },
 )
 
-__all__ = ["M3", "OPTIMIZERS", "DeltaMomentum", "Leveled", "NonlinearMomentum", "param_groups"]
+__all__ = [
+    "M3",
+    "OPTIMIZERS",
+    "DeepMomentum",
+    "DeltaGD",
+    "DeltaMomentum",
+    "Leveled",
+    "NonlinearMomentum",
+    "param_groups",
+]

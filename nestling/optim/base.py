@@ -30,6 +30,8 @@ class GradientMemory(Optimizer, ABC):
 
     # True: the parameters of a batch have one shape
     alike: bool = False
+    # True: all parameters of a group that lie on one device are written at once
+    whole_groups: bool = False
 
     def __init__(
         self,
@@ -77,7 +79,10 @@ class GradientMemory(Optimizer, ABC):
         states: list[dict[str, Any]],
         step: int,
     ) -> None:
-        """Take in one gradient each and write the parameters; ``step`` counts from 1."""
+        """Take in one gradient each and write the parameters; ``step`` counts from 1.
+
+        It is 0 for whole groups, whose parameters may be at different steps.
+        """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -127,13 +132,15 @@ class GradientMemory(Optimizer, ABC):
         for parameter in parameters:
             count = self.state[parameter]["step"]
             count += 1
+            kind = (parameter.device, parameter.dtype, type(parameter), int(count))
+            if self.whole_groups:
+                kind = (parameter.device, None, None, 0)
             shape = parameter.shape if self.alike else None
-            kind = (parameter.device, parameter.dtype, type(parameter), int(count), shape)
-            kinds.setdefault(kind, []).append(parameter)
+            kinds.setdefault((*kind, shape), []).append(parameter)
         for (device, _, _, step, _), some in kinds.items():
             limit, size, batch = CPU_BATCH if device.type == "cpu" else DEVICE_BATCH, 0, []
             for parameter in some:
-                if batch and size + parameter.numel() > limit:
+                if batch and size + parameter.numel() > limit and not self.whole_groups:
                     yield batch, step
                     size, batch = 0, []
                 batch.append(parameter)

@@ -45,6 +45,22 @@ CASES = {
         {"output": "sign"},
         {"quadratic": 0.1, "rosenbrock": 0.01, "mixed shapes": 0.003, "network": 0.03},
     ),
+    "delta_gd": ("delta_gd", {}, {}),
+    "delta_gd, explicit": ("delta_gd", {"form": "explicit"}, {}),
+    "delta_gd, cr": ("delta_gd", {"form": "cr"}, {}),
+    # with a decay it goes elsewhere: tests/optim/test_delta_gd.py
+    "delta_gd, no decay": (
+        "delta_gd",
+        {"decay_scale": 0.0},
+        {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 1.0, "network": 3.0},
+    ),
+    "deep_momentum": (
+        "deep_momentum",
+        {"width": 8},
+        {"quadratic": 0.3, "rosenbrock": 0.01, "mixed shapes": 0.03, "network": 1.0},
+    ),
+    "deep_momentum, huber": ("deep_momentum", {"inner": "huber", "learn_rows": 3}, {}),
+    "deep_momentum, dot": ("deep_momentum", {"inner": "dot", "eta": 0.001}, {}),
 }
 # how many times as long the steps are when all gradients are times c, of matrices and of vectors;
 # None: by no one law
@@ -62,6 +78,13 @@ SCALING = {
     "delta_momentum, preconditioned": (SAME, None),
     "nonlinear_momentum": (SAME, SAME),
     "nonlinear_momentum, sign": (SAME, SAME),
+    "delta_gd": (LINEAR, LINEAR),
+    "delta_gd, explicit": (LINEAR, LINEAR),
+    "delta_gd, cr": (LINEAR, LINEAR),
+    "delta_gd, no decay": (LINEAR, LINEAR),
+    "deep_momentum": (SAME, SAME),
+    "deep_momentum, huber": (SAME, SAME),
+    "deep_momentum, dot": (SAME, SAME),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -88,8 +111,8 @@ def run(case, steps=7, *, kind=MixedShapes, loss_scale=1.0, **more):
 def test_the_table_of_cases_is_complete():
     assert {name for name, _, _ in CASES.values()} == set(OPTIMIZERS.names())
     assert set(SCALING) == set(CASES)
-    for name in OPTIMIZERS.names():
-        assert set(CASES[name][2]) == set(PROBLEMS)
+    tried = {(name, problem) for name, _, rates in CASES.values() for problem in rates}
+    assert tried == {(name, problem) for name in OPTIMIZERS.names() for problem in PROBLEMS}
 
 
 @every_case
@@ -119,7 +142,8 @@ def test_state_round_trip_mid_run_is_exact(case):
 def test_converges(case, problem):
     kind, steps = PROBLEMS[problem]
     module = kind()
-    losses = descend(made(case, module, lr=CASES[case][2][problem]), module, steps)
+    optimizer = made(case, module, lr=CASES[case][2][problem])
+    losses = descend(optimizer, module, steps, until=0.01)
     assert losses[-1] < 0.01 * losses[0]
 
 

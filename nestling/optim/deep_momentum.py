@@ -1,0 +1,169 @@
+"""Deep momentum: a small network, shared by a group, that maps each gradient to its step."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from nestling.core.network import mlp, mlp_gradient
+from nestling.core.objective import OBJECTIVES
+from nestling.core.rule import damped
+from nestling.optim.base import GradientMemory, at_least, chosen, fraction, whole, wide_dtype
+from nestling.optim.orthogonal import spread
+
+INNER = ("l2", "huber", "dot")
+RMS_BETA = 0.99  # of the running size of each tensor's gradient
+Weights = tuple[Tensor, Tensor]
+
+
+class DeepMomentum(GradientMemory):
+    """Deep momentum gradient descent (DMGD): the momentum is a network written by gradients.
+
+        m(u) = -skip u + W_2 gelu(W_1 u)              u: ``width`` numbers of a gradient in a row
+        theta <- theta_0 + alpha (theta - theta_0) - eta' grad of the mean of L(m(u); target)
+        W <- W + lr m(u)
+
+    Every gradient is divided by its running root mean square (a number for each tensor), laid out
+    in rows of ``width`` and sent through one network for the group, which first learns from at most
+    ``learn_rows`` rows, evenly spaced over all. theta_0 has W_2 = 0: the first step is that of
+    gradient descent of length ``skip``. ``inner`` is L: "l2" (and "huber", bounded), with the
+    target -u: rows along directions seen often are passed on whole, others at ``skip``; "dot":
+    <m(u), 1> as printed, which knows no descent and is held by alpha alone: it grows. With skip=1
+    "l2" is satisfied from the start, and W_2 stays zero: momentum without memory.
+
+    A loss times c takes the same steps.
+
+    Source: arXiv 2512.24695, Eq 50. Deviates: the printed L, <m(u), 1>, is an option, as nothing
+    makes its m(u) a descent; retention alpha draws to the start and not to zero, where W_1 has no
+    gradient back; the step is times lr; u is normalised.
+    Cost: time O(width hidden) for each row read and three times that for each that is learned from;
+    2 hidden width numbers a group, kept with its first parameter, and one for each tensor.
+
+    >>> weight = torch.nn.Parameter(torch.ones(4))
+    >>> optimizer = DeepMomentum([weight], lr=0.1, width=4)
+    >>> weight.sum().backward()
+    >>> optimizer.step()  # half a step of gradient descent, and what the network adds at once
+    >>> bool((weight < 0.95).all())
+    True
+    """
+
+    whole_groups = True
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | int = 1e-3,
+        *,
+        alpha: float | int = 0.99,
+        eta: float | int = 1.0,
+        inner: str = "l2",
+        skip: float | int = 0.5,
+        width: int = 32,
+        hidden: int = 64,
+        learn_rows: int = 4096,
+        seed: int = 0,
+        weight_decay: float | int = 0.0,
+        maximize: bool = False,
+        nonfinite: str = "raise",
+    ):
+        fraction(alpha=alpha, skip=skip)
+        at_least(0, eta=eta)
+        at_least(1, width=width, hidden=hidden, learn_rows=learn_rows)
+        chosen("inner", inner, INNER)
+        options = {
+            "alpha": alpha,
+            "eta": eta,
+            "inner": inner,
+            "skip": skip,
+            "width": width,
+            "hidden": hidden,
+            "learn_rows": learn_rows,
+            "seed": seed,
+        }
+        super().__init__(
+            params,
+            lr=lr,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            nonfinite=nonfinite,
+            options=options,
+        )
+
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return {"square": torch.zeros((), dtype=wide_dtype(parameter), device=parameter.device)}
+
+    def _network(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The state that holds the group's network: that of its first parameter."""
+        first = group["params"][0]
+        state = self.state[first]
+        if "second" not in state:
+            state |= {} if state else {"step": torch.zeros(()), **self._start(first, group)}
+            dtype = wide_dtype(first)
+            generator = torch.Generator().manual_seed(group["seed"])
+            start = torch.randn(group["hidden"], group["width"], generator=generator, dtype=dtype)
+            start = (start / group["width"] ** 0.5).to(first.device)
+            second = start.new_zeros(group["width"], group["hidden"])
+            state |= {"start": start, "first": start.clone(), "second": second}
+        return state
+
+    def _write(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+        step: int,
+    ) -> None:
+        memory = self._network(group)
+        rows = []
+        for gradient, state in zip(gradients, states, strict=True):
+            gradient, square = whole(gradient), state["square"]
+            square.lerp_(gradient.square().mean(), 1 - RMS_BETA)
+            size = (square / (1 - RMS_BETA ** float(state["step"]))).sqrt().clamp_min(1e-30)
+            rows.append(in_rows((gradient / size).to(memory["first"].dtype), group["width"]))
+        learn(memory, spaced(rows, group["learn_rows"]), group)
+        weights = (memory["first"], memory["second"])
+        for parameter, u in zip(parameters, rows, strict=True):
+            move = read(weights, u, group["skip"]).flatten()[: parameter.numel()]
+            parameter.add_(spread(move.view(parameter.shape), parameter), alpha=float(group["lr"]))
+
+
+def in_rows(x: Tensor, width: int) -> Float[Tensor, "n width"]:
+    """A tensor laid out in rows, zeros after its end."""
+    return functional.pad(x.flatten(), (0, -x.numel() % width)).view(-1, width)
+
+
+def spaced(rows: list[Tensor], count: int) -> Float[Tensor, "n width"]:
+    """At most ``count`` rows, evenly spaced over all."""
+    total = sum(len(some) for some in rows)
+    stride = -(-total // count)
+    first, found = 0, []
+    for some in rows:
+        found.append(some[-first % stride :: stride])
+        first += len(some)
+    return torch.cat(found)
+
+
+def read(weights: Weights, u: Float[Tensor, "n d"], skip: float | int) -> Float[Tensor, "n d"]:
+    """m(u) = -skip u + W_2 gelu(W_1 u)."""
+    return mlp(weights, u).sub_(u, alpha=skip)
+
+
+def learn(memory: dict[str, Any], u: Float[Tensor, "n d"], group: dict[str, Any]) -> None:
+    """theta <- theta_0 + alpha (theta - theta_0) - eta' grad of the mean of L(m(u); target)."""
+    alpha, weights = group["alpha"], (memory["first"], memory["second"])
+    target = -torch.ones_like(u) if group["inner"] == "dot" else -u
+    g = OBJECTIVES[group["inner"]].gradient(read(weights, u, group["skip"]), target) / len(u)
+    first, second = mlp_gradient(weights, u, g)
+    hidden = functional.gelu(functional.linear(u, memory["first"]))
+    etas = [
+        damped(group["eta"], power)
+        for power in (
+            u.square().mean(0).sum() * memory["second"].square().sum(),
+            hidden.square().mean(0).sum(),
+        )
+    ]
+    memory["first"].lerp_(memory["start"], 1 - alpha).sub_(first * etas[0])
+    memory["second"].mul_(alpha).sub_(second * etas[1])

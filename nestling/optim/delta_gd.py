@@ -1,0 +1,160 @@
+"""Delta gradient descent: every layer regresses its output onto minus the gradient."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.error import UserError
+from nestling.core.rule import dgd_rows
+from nestling.optim.base import GradientMemory, at_least, chosen, plain
+from nestling.optim.captured import LAYERS, Capture, Context
+
+FORMS = ("exact", "explicit", "cr")
+REDUCTIONS = ("mean", "sum")
+
+
+class DeltaGD(GradientMemory):
+    """Gradient descent with a decay along the layer's own inputs (DGD).
+
+        W <- argmin over V of <V, G> + s E|V x|^2 / 2 + |V - W|^2 / (2 lr)
+           = (W - lr G)(I + lr s E x x^T)^-1
+
+    ``module`` is hooked: Linear, Conv1d to Conv3d and Embedding layers keep the inputs of calls
+    that get a gradient, from ``zero_grad`` to ``step``, as one q x q matrix each. Of an embedding
+    the inputs are how often each row was looked up; a weight that is tied has both. All other
+    parameters (biases, norms, raw ones) take a step of gradient descent. ``params``: parameters or
+    groups to train, all of the module's by default. ``close()`` takes the hooks off.
+
+    ``form``: "exact" as above; "explicit": W - lr (G + s W E x x^T), stable while lr s times the
+    largest eigenvalue of E x x^T is below 2; "cr": W (I - E x x^T) - lr G, as the camera-ready has
+    it, for comparison only. ``decay_scale`` is s. ``reduction`` is that of the loss: "mean" over
+    the n rows a layer saw (E is the mean over them), or "sum" (E is the sum).
+
+    It goes to a minimum of L + s E|W x|^2 / 2 over the layers, not of L. A loss times c is as L
+    times c there: the steps follow no one law.
+
+    Source: arXiv 2512.24695, Eq 56-57, 112-121; CR 27-29 is form="cr". Deviates: exact for inputs
+    of any length, where Eq 57 has length one and Eq 119, 120 drop a square; signs of the
+    derivation in appendix C where Eq 113, 114 contradict it.
+    Cost: O(n q^2 + q^3 + p q^2) for each layer; between ``zero_grad`` and ``step`` q^2 numbers for
+    each layer, nothing after.
+
+    >>> layer = nn.Linear(2, 1, bias=False)
+    >>> _ = layer.weight.data.fill_(1.0)
+    >>> optimizer = DeltaGD(layer, lr=1.0)
+    >>> (0 * layer(torch.tensor([[1.0, 0.0]]))).sum().backward()
+    >>> optimizer.step()  # no gradient: what was read is halved, the rest stays
+    >>> layer.weight.data
+    tensor([[0.5000, 1.0000]])
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        lr: float | int = 1e-1,
+        *,
+        params: Iterable[Any] | None = None,
+        form: str = "exact",
+        decay_scale: float | int = 1.0,
+        reduction: str = "mean",
+        weight_decay: float | int = 0.0,
+        maximize: bool = False,
+        nonfinite: str = "raise",
+    ):
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                "DeltaGD takes the module, whose layers' inputs it needs, and not its parameters; "
+                "write DeltaGD(model, lr=...), and params=... for groups"
+            )
+        chosen("form", form, FORMS)
+        chosen("reduction", reduction, REDUCTIONS)
+        at_least(0, decay_scale=decay_scale)
+        super().__init__(
+            module.parameters() if params is None else params,
+            lr=lr,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            nonfinite=nonfinite,
+            options={"form": form, "decay_scale": decay_scale, "reduction": reduction},
+        )
+        self.layers = sum(isinstance(layer, LAYERS) for layer in module.modules())
+        self._capture = Capture(module)
+
+    def close(self) -> None:
+        """Take the hooks off the module; what follows would be gradient descent."""
+        self._capture.close()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, and with each the inputs that went with it."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                # without a gradient: taken out by the clock of a slow level, which still waits
+                if parameter.grad is not None:
+                    self._capture.contexts.pop(parameter, None)
+        super().zero_grad(set_to_none)
+
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        if not plain(parameter):
+            raise UserError("DeltaGD needs whole weights and inputs; use it without sharding")
+        return {}
+
+    def _write(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        states: list[dict[str, Any]],
+        step: int,
+    ) -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            context = self._capture.contexts.pop(parameter, None)
+            if context is None:
+                parameter.add_(gradient, alpha=-float(group["lr"]))
+            else:
+                write(parameter, gradient, context, group)
+
+
+def write(parameter: Tensor, gradient: Tensor, context: Context, group: dict[str, Any]) -> None:
+    """One step of a weight whose inputs are known."""
+    eta, scale = float(group["lr"]), group["decay_scale"]
+    mean = group["reduction"] == "mean"
+    gram, counts = context.gram, context.counts
+    groups = 1 if gram is None else gram.shape[0]
+    wide = gradient.dtype
+    W = parameter.to(wide).reshape(groups, parameter.shape[0] // groups, -1)
+    G = gradient.reshape(W.shape)
+    if gram is not None:
+        gram = gram.to(wide) / (context.rows if mean else 1)
+    if counts is not None:
+        counts = counts.to(wide)[:, None] / (context.looks if mean else 1)
+    if group["form"] == "exact":
+        new = exact(W, G, gram, counts, eta, scale)
+    else:
+        decay = torch.zeros_like(W)
+        decay = decay if gram is None else decay + W @ gram
+        decay = decay if counts is None else decay + counts * W
+        new = W - eta * G - (1.0 if group["form"] == "cr" else eta * scale) * decay
+    parameter.copy_(new.view_as(parameter))
+
+
+def exact(
+    W: Tensor,
+    G: Tensor,
+    gram: Tensor | None,
+    counts: Tensor | None,
+    eta: float,
+    scale: float | int,
+) -> Tensor:
+    """The proximal step of a weight that is applied to rows, looked up in, or both."""
+    if gram is not None and counts is None:
+        return dgd_rows(W, G, gram, eta, scale)
+    assert counts is not None
+    below = 1 + eta * scale * counts
+    if gram is None:
+        return (W - eta * G) / below
+    # (1 + eta s counts) V + eta s V gram = W - eta G is diagonal in the eigenvectors of gram
+    values, vectors = torch.linalg.eigh(gram)
+    turned = (W - eta * G) @ vectors
+    return (turned / (below + eta * scale * values[:, None, :])) @ vectors.mT
