@@ -32,7 +32,7 @@ VERBS = {
     "adapt": "make a pretrained model one that goes on learning",
     "learn": "read texts and keep what was learned in a memory file",
     "ask": "go on after a prompt with what a model has learned",
-    "memory": "show, diff, fork, merge, reset and export memory files",
+    "memory": "look at, copy, join, reset, export and consolidate memory files",
     "list": "name every preset, memory, corpus, task and study",
 }
 USER_ERROR = 2

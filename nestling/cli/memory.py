@@ -136,6 +136,47 @@ class Export:
         print(f"{self.out}: the base and {self.file} in one model")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Consolidate:
+    """Move what the fast levels have learned into a slower one, offline, and empty them."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file."""
+    model: tyro.conf.Positional[str]
+    """The model it was learned with."""
+    out: Path
+    """New memory file."""
+    texts: tuple[Path, ...] = ()
+    """Texts to replay; without any the model replays what it writes itself."""
+    into: int = 0
+    """Number of the level that takes over, 0 the slowest."""
+    budget: int = 20_000
+    """Tokens of replay, in all."""
+    keep: float = 0.5
+    """Share of the replay that holds the model to what it was before."""
+    lr: float = 1e-4
+    """Learning rate."""
+    seed: int = 0
+    """Seed of the replay."""
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+
+    def run(self) -> None:
+        """Distil, write the new file and print the distances from what was known."""
+        from nestling.continual.consolidate import Plan, consolidate
+        from nestling.continual.opening import open_learner, read_documents
+
+        plan = Plan(into=self.into, budget=self.budget, keep=self.keep, lr=self.lr, seed=self.seed)
+        learner = open_learner(self.model, self.file, device=self.device, must_exist=True)
+        done = consolidate(learner, plan, [text for _, text in read_documents(self.texts)])
+        learner.save(self.out)
+        print(
+            f"{done.writes} writes, {done.tokens:,} tokens; KL from what was learned "
+            f"{done.learned_before:.4g} -> {done.learned_after:.4g}, from what was known before "
+            f"0 -> {done.kept_after:.4g} nats a token; in {self.out}"
+        )
+
+
 Command = (
     Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
@@ -143,4 +184,5 @@ Command = (
     | Annotated[Merge, tyro.conf.subcommand("merge")]
     | Annotated[Reset, tyro.conf.subcommand("reset")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Consolidate, tyro.conf.subcommand("consolidate")]
 )

@@ -289,6 +289,15 @@ class ContinualLearner:
             raise UserError("the text is not UTF-8; pass it in UTF-8") from error
         return list(self._need_tokenizer()(text, verbose=False)["input_ids"])
 
+    @property
+    def first_token(self) -> int:
+        """The token a document begins with where nothing is known of it."""
+        config = self.reader.model.config
+        given = (config.bos_token_id, config.eos_token_id)
+        tokenizer = self.tokenizer
+        known = (tokenizer.bos_token_id, tokenizer.eos_token_id) if tokenizer else ()
+        return next((i for i in (*known, *given) if isinstance(i, int)), 0)
+
     def _prompt(self, prompt: str, chat: bool) -> list[int]:
         tokenizer = self._need_tokenizer()
         if chat:

@@ -30,7 +30,7 @@ class Reader:
 
     A context is what the model remembers of the text so far, a value: (keys, values) for each
     layer, or for a model of this library the states of its memories, with the tokens read. None is
-    the empty one. One row.
+    the empty one.
     """
 
     def __init__(self, model: Any):
@@ -43,8 +43,8 @@ class Reader:
         return functional_call(self._called, inside, (function,))
 
     def read(
-        self, weights: Mapping[str, Tensor], ids: Int[Tensor, "1 T"], context: Any = None
-    ) -> tuple[Float[Tensor, "1 T V"], Any]:
+        self, weights: Mapping[str, Tensor], ids: Int[Tensor, "B T"], context: Any = None
+    ) -> tuple[Float[Tensor, "B T V"], Any]:
         """The logits of the next token at every position, and the context after it."""
         cache = self._cache(context)
         out = self.call(
@@ -53,8 +53,8 @@ class Reader:
         return out.logits, _context(out.past_key_values)
 
     def generate(
-        self, weights: Mapping[str, Tensor], ids: Int[Tensor, "1 T"], **generation: Any
-    ) -> Int[Tensor, "1 L"]:
+        self, weights: Mapping[str, Tensor], ids: Int[Tensor, "B T"], **generation: Any
+    ) -> Int[Tensor, "B L"]:
         """Token ids after ``ids``, with the options of transformers' generate."""
         mask = torch.ones_like(ids)
         out = self.call(

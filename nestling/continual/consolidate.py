@@ -1,0 +1,174 @@
+"""Consolidation: a slower level takes over what the fast ones have learned; they are emptied."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from nestling.continual.learner import ContinualLearner
+from nestling.core.cms import CMSLevel, gathered, moved, new_level, written
+from nestling.core.error import UserError
+
+Weights = Mapping[str, Tensor]
+Rows = Int[Tensor, "N L"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is replayed, and how it is taken over."""
+
+    into: int = 0  # number of the level that takes over, 0 the slowest; faster ones are emptied
+    budget: int = 20_000  # tokens of replay, in all
+    batch: int = 512  # tokens of replay for each write
+    length: int = 64  # tokens of one sequence of replay
+    keep: float = 0.5  # share of the replay that holds the model to what it was before
+    lr: float = 1e-4  # learning rate of a write
+    rule: str = "adam"  # how a write is made: a name of nestling.core.descent.RULES
+    seed: int = 0  # of the sequences
+
+    def __post_init__(self):
+        if self.length < 2 or self.batch < self.length or self.budget < 3 * self.batch:
+            raise UserError(
+                "consolidation needs sequences of 2 tokens or more, a batch of at least one, and a "
+                "budget of at least three batches"
+            )
+        if not 0 <= self.keep < 1:
+            raise UserError(f"keep is {self.keep}: give a share of the replay, below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consolidation:
+    """What it came to: distances are mean KL divergences (nats a token) on replay held out."""
+
+    writes: int
+    tokens: int  # replayed in all, those held out included
+    learned_before: float  # from the teacher, with the fast levels emptied and nothing taken over
+    learned_after: float
+    kept_after: float  # from the model as it was without the fast levels
+
+
+def consolidate(
+    learner: ContinualLearner, plan: Plan = Plan(), texts: Sequence[str] = ()
+) -> Consolidation:
+    """Distil the levels faster than ``plan.into`` into it, then put them back to the base.
+
+    Two teachers: *after*, the model with all it has learned, on sequences of ``texts`` or, without
+    any, on sequences it writes itself; and *before*, the model without the fast levels, on
+    sequences that one writes. The student has the fast levels emptied and learns by the mean KL
+    divergence from the teacher of each sequence. Open periods are left as they are, but those of
+    the emptied levels.
+
+    Source: the offline stage of arXiv 2606.03979 (consolidation against the model before the
+    update, with its own samples). Deviates: the whole slower level learns, not a low-rank expert;
+    the samples are off-policy, with no reward.
+    """
+    if not 0 <= plan.into < len(learner.levels) - 1:
+        raise UserError(
+            f"level {plan.into} has no faster one; levels are 0 (slowest) to "
+            f"{len(learner.levels) - 1}"
+        )
+    after, student = learner.weights(), _without_faster(learner, plan.into)
+    before = student.weights()
+    replay = _replay(learner, plan, texts, after, before)
+    held = next(replay)
+    learned_before = _distance(learner, held[0], after, before).item()
+    tokens, writes = held[0].numel() + held[1].numel(), 0
+    start, names = student.start[plan.into], student.parameters[plan.into]
+    trust = student.writers[plan.into].trust
+    writer = CMSLevel(period=1, lr=plan.lr, rule=plan.rule, trust=trust)
+    old = student.state.levels[plan.into]
+    level = new_level(writer, start, 1)._replace(moved=old.moved)
+    for after_rows, before_rows in replay:
+        values = [
+            w[0].to(s.dtype).requires_grad_()
+            for w, s in zip(moved(start, level), start, strict=True)
+        ]
+        now = {**before, **dict(zip(names, values, strict=True))}
+        loss = sum(
+            _distance(learner, rows, teacher, now) * rows.numel()
+            for rows, teacher in ((after_rows, after), (before_rows, before))
+            if rows.numel()
+        )
+        size = after_rows.numel() + before_rows.numel()
+        assert isinstance(loss, Tensor)
+        grads = [g[None] for g in torch.autograd.grad(loss / size, values)]
+        one = torch.ones(1, dtype=torch.long, device=learner.device)
+        level = written(writer, start, gathered(level, grads, seen=one))
+        tokens, writes = tokens + size, writes + 1
+    levels = list(student.state.levels)
+    levels[plan.into] = old._replace(moved=level.moved)
+    student.state = student.state._replace(levels=tuple(levels))
+    learner.state = student.state
+    now = learner.weights()
+    return Consolidation(
+        writes=writes,
+        tokens=tokens,
+        learned_before=learned_before,
+        learned_after=_distance(learner, held[0], after, now).item(),
+        kept_after=_distance(learner, held[1], before, now).item() if held[1].numel() else 0.0,
+    )
+
+
+def _without_faster(learner: ContinualLearner, into: int) -> ContinualLearner:
+    student = learner.fork()
+    for index in range(into + 1, len(learner.levels)):
+        student.reset(index)
+    return student
+
+
+def _distance(
+    learner: ContinualLearner, rows: Rows, teacher: Weights, student: Weights
+) -> Float[Tensor, ""]:
+    """The mean KL divergence of the student from the teacher, nats a token; gradients of it."""
+    with torch.no_grad():
+        wanted, _ = learner.reader.read(teacher, rows)
+    found, _ = learner.reader.read(student, rows)
+    wanted, found = (x.float().log_softmax(-1).flatten(0, 1) for x in (wanted, found))
+    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
+def _replay(
+    learner: ContinualLearner, plan: Plan, texts: Sequence[str], after: Weights, before: Weights
+) -> Iterator[tuple[Rows, Rows]]:
+    """Batches within the budget: sequences of what was learned, and of what was there before."""
+    generator = torch.Generator().manual_seed(plan.seed)
+    rows = max(plan.batch // plan.length, 1)
+    old = min(round(rows * plan.keep), rows - 1)
+    ids = [i for text in texts for i in learner.encode(text)]
+    if texts and len(ids) < plan.length:
+        raise UserError(f"the texts are too short: {len(ids)} tokens, {plan.length} are needed")
+    for number in range(plan.budget // (rows * plan.length)):
+        seed = plan.seed * 1_000_003 + number
+        if texts:
+            # the last place in the text from which a whole sequence can be read comes, too
+            places = torch.randint(
+                len(ids) - plan.length + 1, (rows - old,), generator=generator
+            ).tolist()
+            new = torch.tensor([ids[p : p + plan.length] for p in places], device=learner.device)
+        else:
+            new = _written_by(learner, after, rows - old, plan.length, seed)
+        yield new, _written_by(learner, before, old, plan.length, seed)
+
+
+@torch.no_grad()
+def _written_by(
+    learner: ContinualLearner, weights: Weights, rows: int, length: int, seed: int
+) -> Rows:
+    """Sequences drawn from a model, from the start of a document on."""
+    device = learner.device
+    if rows == 0:
+        return torch.zeros(0, length, dtype=torch.long, device=device)
+    first = learner.first_token
+    given = torch.full((rows, 1), first, device=device)
+    more: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        out = learner.reader.generate(
+            weights, given, max_new_tokens=length - 1, min_new_tokens=length - 1, **more
+        )
+    return torch.cat([given, out], dim=1)

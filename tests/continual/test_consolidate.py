@@ -1,0 +1,70 @@
+"""What fast levels know moves into a slower one."""
+
+import pytest
+import torch
+from learner_states import flat
+
+from nestling.continual import ContinualLearner
+from nestling.continual.consolidate import Plan, consolidate
+from nestling.core.error import UserError
+from nestling.data import byte_tokenizer
+from nestling.models.pretrained import LevelSpec
+
+from tiny_bases import tiny_base  # isort: skip
+
+PLAN = Plan(budget=3_300, batch=160, length=16, lr=3e-2)
+TEXT = "abcabdabcabdabcabe" * 12
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A learner whose fast level alone has learned a text."""
+    model = tiny_base("llama", vocab_size=258)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(10)  # so that what is learned shows in the predictions
+    levels = (
+        LevelSpec(period=1024, lr=1e-2, trust=None),
+        LevelSpec(period=8, lr=1e-2, trust=None),
+    )
+    learner = ContinualLearner(model, byte_tokenizer(), levels=levels)
+    for _ in range(3):
+        learner.read(TEXT)
+    learner.finish()
+    learner.reset(0)
+    return learner
+
+
+@pytest.mark.parametrize("texts", [(TEXT,), ()])
+def test_a_slow_level_takes_over_and_the_fast_one_is_emptied(learned, texts):
+    """With the text, and without it: the model replays what it writes itself."""
+    learner, again = learned.fork(), learned.fork()
+    done = consolidate(learner, PLAN, texts)
+    assert done.learned_after < 0.5 * done.learned_before
+    assert done.kept_after < done.learned_before
+    assert done.tokens <= PLAN.budget and done.writes == PLAN.budget // 160 - 1
+    slow, fast = learner.state.levels
+    assert not any(value.any() for value in fast.moved) and any(v.any() for v in slow.moved)
+    empty = learned.fork()
+    empty.reset(1)
+    if texts:
+        before, after, none = (x.score(TEXT).loss for x in (learned, learner, empty))
+        assert abs(after - before) < 0.5 * (none - before)
+        consolidate(again, PLAN, texts)
+        for a, b in zip(learner.state.levels, again.state.levels, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
+
+
+def test_the_original_is_left_alone(learned):
+    before = learned.weights()
+    consolidate(learned.fork(), Plan(budget=500, batch=160, length=16), (TEXT,))
+    assert all(value is before[name] for name, value in learned.weights().items())
+
+
+def test_what_cannot_be_is_refused(learned):
+    with pytest.raises(UserError, match="no faster one"):
+        consolidate(learned.fork(), Plan(into=1))
+    with pytest.raises(UserError, match="too short"):
+        consolidate(learned.fork(), PLAN, ("short",))
+    for options in ({"budget": 10}, {"keep": 1.0}, {"length": 1}):
+        with pytest.raises(UserError):
+            Plan(**options)
