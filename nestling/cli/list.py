@@ -39,7 +39,8 @@ COLUMNS = {
         f"numbers in a row's state (width {WIDTH}, {HEADS} heads, {READ} tokens read)",
         "what a token does to it",
         "source",
-    )
+    ),
+    "tasks": ("", "answers", "made of", "source"),
 }
 
 
@@ -94,10 +95,14 @@ def memories() -> Rows:
 
 
 def tasks() -> Rows:
-    """Questions with known answers."""
+    """Questions with known answers: what is asked, how, of what material, by whose definition."""
     from nestling.tasks import TASKS
 
-    return described(TASKS)
+    rows = []
+    for name, told in described(TASKS):
+        kind = TASKS.load(name)
+        rows.append((name, told, kind.kind, kind.made_of or "-", kind.source))
+    return rows
 
 
 def corpora() -> Rows:

@@ -84,8 +84,8 @@ def ask_stages(
     for t, stage in enumerate(stages):
         learned = learn(t, stage)
         row, scores = [], []
-        for earlier in stages[: t + 1]:
-            found = learned.ask(task, earlier.ask[:count])
+        for questions in task.asked(stages, t):
+            found = learned.ask(task, questions[:count])
             row.append(sum(found) / len(found))
             scores += found
         table.append(row)

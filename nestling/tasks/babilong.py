@@ -32,6 +32,7 @@ class Babilong(QuestionTask):
     made_of = PROSE
     match = "only"
     source = "BABILong, arXiv 2406.10149; bAbI, arXiv 1502.05698"
+    changes = {"length": (16_384, 65_536, 262_144, 1_048_576)}
     new_tokens = 16
     stop = ("\n",)
     story: ClassVar[int]  # the number of the bAbI task
@@ -58,27 +59,25 @@ class Babilong(QuestionTask):
     @cached_property
     def prose(self) -> Haystack:
         """Where the other sentences come from."""
-        return Haystack(lambda: self.material, self.count)
+        return Haystack(lambda: self.material)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """A story whose facts fit, hidden."""
         config = self.config
-        while True:
-            story = STORIES[self.story](rng)
-            frame = PROMPT.format(told=self.told, context="", question=story.question)
-            budget = config.length - self.count(frame) - sum(map(self.prose.size, story.facts))
-            if budget >= 0:
-                break
-            if len(story.facts) <= 2:
-                raise UserError(f"length {config.length} does not hold the story; raise it")
-        places = [config.begin + rng.random() * (config.end - config.begin) for _ in story.facts]
-        others = self.prose.draw(rng, budget, unseen=unseen)
 
         def prompt(others: list[str]) -> str:
             context = " ".join(insert(story.facts, others, places))
             return PROMPT.format(told=self.told, context=context, question=story.question)
 
+        while True:
+            story = STORIES[self.story](rng)
+            places = [
+                config.begin + rng.random() * (config.end - config.begin) for _ in story.facts
+            ]
+            if len(story.facts) <= 4 or self.count(prompt([])) <= config.length:
+                break
         choices = tuple(one for one in self.labels if one not in story.question)
+        others = self.prose.read(rng, unseen=unseen)
         return Question(fitted(prompt, others, config.length, self.count), (story.answer,), choices)
 
     def blind(self, rng: Random, question: Question) -> Answer:

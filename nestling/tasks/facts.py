@@ -6,7 +6,7 @@ from random import Random
 from typing import NamedTuple
 
 from nestling.core.error import UserError
-from nestling.tasks.haystack import PROSE, Haystack
+from nestling.tasks.haystack import PROSE, Haystack, fitted
 from nestling.tasks.invented import SYLLABLES
 from nestling.tasks.task import Answer, Question, QuestionTask, Stage, StageTask
 from nestling.tasks.words import made_prose
@@ -174,16 +174,15 @@ class Far(Asked):
     @cached_property
     def prose(self) -> Haystack:
         """What is read between."""
-        return Haystack(lambda: self.material, self.count)
+        return Haystack(lambda: self.material)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """Document, prose, question."""
         found = document(rng)
         asked = rng.choice(found.questions)
-        between = []
-        if self.config.distance:
-            between = self.prose.draw(rng, self.config.distance, unseen=unseen)
-        parts = [found.text, " ".join(between), asked.prompt]
+        prose = self.prose.read(rng, unseen=unseen)
+        between = fitted(" ".join, prose, self.config.distance, self.count)
+        parts = [found.text, between, asked.prompt]
         return asked._replace(prompt="\n\n".join(filter(None, parts)))
 
 

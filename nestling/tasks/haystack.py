@@ -1,9 +1,11 @@
 """Real prose around what a task hides in it, cut to a length."""
 
+import itertools
+import math
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
 from random import Random
 
 from nestling.core.error import UserError
@@ -25,13 +27,11 @@ def sentences(text: str) -> list[str]:
 class Haystack:
     """The sentences of a corpus from a drawn place on, one part of it for each side of the seeds.
 
-    Sentences are counted one by one, with the blank before each, when they are first used. When
-    the corpus ends it begins anew, so any length can be had.
+    When the corpus ends it begins anew, so any length can be had.
     """
 
-    def __init__(self, corpus: Callable[[], Corpus], count: Callable[[str], int]):
-        self.corpus, self.count = corpus, count
-        self._sizes: dict[str, int] = {}
+    def __init__(self, corpus: Callable[[], Corpus]):
+        self.corpus = corpus
 
     @cached_property
     def trained(self) -> list[str]:
@@ -43,12 +43,6 @@ class Haystack:
         """Sentences of the documents held out of training."""
         return _all(self.corpus().held_out)
 
-    def size(self, sentence: str) -> int:
-        """The count of a sentence and the blank before it."""
-        if sentence not in self._sizes:
-            self._sizes[sentence] = self.count(" " + sentence)
-        return self._sizes[sentence]
-
     def read(self, rng: Random, *, unseen: bool) -> Iterator[str]:
         """Sentence after sentence, without end."""
         found = self.held_out if unseen else self.trained
@@ -57,26 +51,11 @@ class Haystack:
             yield found[place % len(found)]
             place += 1
 
-    def draw(self, rng: Random, budget: int, *, unseen: bool) -> list[str]:
-        """As many sentences in a row as ``budget`` holds."""
-        return fill(self.read(rng, unseen=unseen), budget, self.size)
-
 
 def _all(documents: Sequence[str]) -> list[str]:
     found = [sentence for document in documents for sentence in sentences(document)]
     if not found:
         raise UserError("the prose around the facts is empty; give a corpus with sentences")
-    return found
-
-
-def fill(parts: Iterator[str], budget: int, size: Callable[[str], int]) -> list[str]:
-    """The first parts whose sizes add up to no more than ``budget``."""
-    found: list[str] = []
-    for part in parts:
-        budget -= size(part)
-        if budget < 0:
-            break
-        found.append(part)
     return found
 
 
@@ -87,30 +66,48 @@ def insert(hidden: Sequence[str], among: Sequence[str], places: Sequence[float])
     ['x', 'A', 'y', 'z', 'B']
     """
     cuts = [0, *sorted(round(place * len(among)) for place in places), len(among)]
-    parts = [list(among[begin:end]) for begin, end in pairwise(cuts)]
+    parts = [list(among[begin:end]) for begin, end in itertools.pairwise(cuts)]
     found = parts[0]
     for one, part in zip(hidden, parts[1:], strict=True):
         found += [one, *part]
     return found
 
 
+NEAR = 0.99  # share of a length that is near enough to it
+
+
 def fitted(
     text: Callable[[list[str]], str],
-    others: Sequence[str],
+    parts: Iterator[str],
     length: int,
     count: Callable[[str], int],
 ) -> str:
-    """The text around the first of the others, as many as keep it within a length.
+    """The text with as many of the parts, from the first on, as keep it within a length.
 
-    The others' own counts are near enough to begin with; what is too much is taken off.
+    How many that are is guessed from how much of the count a character makes, and guessed again
+    from how long the text came out, until it is ``NEAR`` or one part more would be too much.
     """
-    others = list(others)
-    while True:
-        found = text(others)
-        over = count(found) - length
-        if over <= 0:
-            return found
-        if not others:
-            raise UserError(f"length {length} does not hold the facts; raise it")
-        mean = count(" ".join(others)) / len(others)
-        others = others[: -max(1, int(over / mean))]
+    best = text([])
+    frame, size = len(best), count(best)
+    if size > length:
+        raise UserError(f"length {length} does not hold the facts (they need {size}); raise it")
+    ends = [0]  # characters of so many parts, with one between
+    pool: list[str] = []
+    least, most = 0, math.inf  # numbers of parts that fit, and that do not
+    share = size / frame if frame else 0.25
+    while most - least > 1:
+        wanted = length / share - frame
+        while ends[-1] <= wanted:
+            pool.append(next(parts))
+            ends.append(ends[-1] + len(pool[-1]) + 1)
+        number = int(max(least + 1, min(bisect_right(ends, wanted) - 1, most - 1)))
+        found = text(pool[:number])
+        size = count(found)
+        share = size / len(found)
+        if size > length:
+            most = number
+            continue
+        least, best = number, found
+        if size >= NEAR * length:
+            break
+    return best

@@ -1,7 +1,6 @@
 """Needles in a haystack: what was said in one sentence, far back in a long text?"""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -9,7 +8,7 @@ from typing import ClassVar, Literal
 from uuid import UUID
 
 from nestling.core.error import UserError
-from nestling.tasks.haystack import PROSE, Haystack, fill, fitted, insert
+from nestling.tasks.haystack import PROSE, Haystack, fitted, insert
 from nestling.tasks.task import Answer, Question, QuestionTask
 from nestling.tasks.words import ADJECTIVES, NOUNS, made_prose
 
@@ -55,9 +54,9 @@ class Niah(QuestionTask):
     """
 
     kind = "generate"
-    made_of = PROSE
     match = "all"
     source = "RULER, arXiv 2404.06654"
+    changes = {"length": (8192, 16_384)}
     new_tokens = 128
     haystack: ClassVar[Literal["prose", "noise", "needles"]]
     key_form: ClassVar[Form] = "words"
@@ -96,7 +95,7 @@ class Niah(QuestionTask):
     @cached_property
     def prose(self) -> Haystack:
         """Where sentences come from."""
-        return Haystack(lambda: self.material, self.count)
+        return Haystack(lambda: self.material)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """A text with its needles, and the question at its end."""
@@ -109,30 +108,25 @@ class Niah(QuestionTask):
         needles = [self.needle(key, value) for key, found in told.items() for value in found]
         rng.shuffle(needles)
         answers = tuple(value for key in asked for value in told[key])
-        limit = self.config.length - self.config.answer_room
-        sizes = self.count(self.prompt("", asked)) + sum(map(self.prose.size, needles))
-        others = self.others(rng, limit - sizes, set(told), unseen)
         places = self.places(rng, len(needles))
 
         def prompt(others: list[str]) -> str:
             return self.prompt(self.joined(insert(needles, others, places)), asked)
 
+        others = self.others(rng, set(told), unseen)
+        limit = self.config.length - self.config.answer_room
         return Question(fitted(prompt, others, limit, self.count), answers)
 
-    def others(self, rng: Random, budget: int, taken: set[str], unseen: bool) -> list[str]:
-        """What the needles are hidden in."""
+    def others(self, rng: Random, taken: set[str], unseen: bool) -> Iterator[str]:
+        """What the needles are hidden in, without end."""
         if self.haystack == "prose":
-            return self.prose.draw(rng, budget, unseen=unseen)
-        if self.haystack == "noise":
-            return fill(itertools.repeat(NOISE), budget, self.prose.size)
-
-        def more():
-            while True:
-                key = draw(rng, self.key_form)
-                if key not in taken:
-                    yield self.needle(key, draw(rng, self.value_form))
-
-        return fill(more(), budget, self.prose.size)
+            yield from self.prose.read(rng, unseen=unseen)
+        while self.haystack == "noise":
+            yield NOISE
+        while True:
+            key = draw(rng, self.key_form)
+            if key not in taken:
+                yield self.needle(key, draw(rng, self.value_form))
 
     def places(self, rng: Random, count: int) -> list[float]:
         """Where the needles stand, as shares of the text."""
@@ -170,12 +164,14 @@ class Niah2(Niah):
     """S-NIAH-2 (medium): a seven-digit number in real prose."""
 
     haystack = "prose"
+    made_of = PROSE
 
 
 class Niah3(Niah):
     """S-NIAH-3 (hard): a UUID in real prose."""
 
     haystack = "prose"
+    made_of = PROSE
     value_form = "uuids"
 
 
@@ -183,6 +179,7 @@ class MultiKey(Niah):
     """MK-NIAH-1: one of four keys in real prose is asked for."""
 
     haystack = "prose"
+    made_of = PROSE
     keys = 4
 
 
@@ -203,6 +200,7 @@ class MultiQuery(Niah):
     """MQ-NIAH: four keys in real prose, all asked for."""
 
     haystack = "prose"
+    made_of = PROSE
     keys = queries = 4
 
 
@@ -210,4 +208,5 @@ class MultiValue(Niah):
     """MV-NIAH: one key with four values in real prose, all asked for."""
 
     haystack = "prose"
+    made_of = PROSE
     values = 4

@@ -71,6 +71,7 @@ class Task(ABC):
 
     kind: ClassVar[Kind]
     source: ClassVar[str]  # the paper or benchmark whose definition this follows
+    made_of: ClassVar[str | None] = None  # a corpus or set of ``nestling data list``
     version: ClassVar[int] = 1  # raised whenever the same seed would give something else
     # fields of the configuration and the harder values that a sweep gives each, one at a time
     changes: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
@@ -155,8 +156,6 @@ class TextTask(Task):
     names, read when it is first needed). Lengths in a configuration are counted by ``count``:
     bytes, unless the count of a tokenizer is given.
     """
-
-    made_of: ClassVar[str | None] = None  # a corpus or set of ``nestling data list``
 
     match: ClassVar[str] = "all"  # a name in ``nestling/tasks/match.py:MATCHES``; to generate only
     new_tokens: ClassVar[int] = 32  # most tokens to generate for an answer
