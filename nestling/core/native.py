@@ -11,11 +11,15 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 # no value depends on these; without them the compiler must keep errno and traps exact
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 SECONDS = 120  # a compiler that takes longer is given up
+HERE = Path(__file__).parent
 SWITCH = "NESTLING_NATIVE"  # environment; 0: nothing is compiled or loaded
 
 
@@ -24,12 +28,19 @@ def allowed() -> bool:
     return os.environ.get(SWITCH, "1") != "0"
 
 
+def usable(x: Tensor) -> bool:
+    """Whether compiled forms compute in x's type and place at all, and it is not being traced."""
+    known = x.dtype in (torch.float32, torch.float64)
+    return known and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def library(folder: Path, source: str) -> ctypes.CDLL | None:
     """The C++ file ``source`` of ``folder`` as a library, compiled now or earlier on this machine.
 
-    The headers beside it belong to it. None, and a warning, where it does not compile; None where
-    no compiler is there or NESTLING_NATIVE=0. The result lies in ~/.cache/nestling/native (or under
-    XDG_CACHE_HOME) by a hash of sources, flags, compiler and processor.
+    The headers beside it belong to it, and native.h here. None, and a warning, where it does not
+    compile; None where no compiler is there or NESTLING_NATIVE=0. The result lies in
+    ~/.cache/nestling/native (or under XDG_CACHE_HOME) by a hash of sources, flags, compiler and
+    processor.
     """
     return _library(folder, source) if allowed() else None
 
@@ -39,7 +50,7 @@ def _library(folder: Path, source: str) -> ctypes.CDLL | None:
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None
-    files = [folder / source, *sorted(folder.glob("*.h"))]
+    files = [folder / source, *sorted(folder.glob("*.h")), HERE / "native.h"]
     digest = hashlib.sha256()
     for part in (*(path.read_bytes() for path in files), " ".join(FLAGS).encode(), _machine()):
         digest.update(hashlib.sha256(part).digest())
@@ -77,6 +88,6 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        command = [compiler, *FLAGS, str(source), "-o", str(made)]
+        command = [compiler, *FLAGS, "-I", str(HERE), str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         os.replace(made, target)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.memory import Flow
+from nestling.ops.short_convolution import available, convolve
 
 
 def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
@@ -87,11 +88,30 @@ class ShortConvolution(nn.Module):
         self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W D"], flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B W D"]]:
         """Convolve, starting from ``tail``; return the output and the new tail."""
-        length, before = x.shape[1], self.width - 1
+        length = x.shape[1]
         if not length:
             return x, tail
-        padded = torch.cat([tail.to(x.dtype), x], dim=1)
         starts = document_starts(flow, length)
+        if length > 1 and available(x):
+            weight, bias = self.weight.to(x.dtype), self.bias
+            y = convolve(
+                x,
+                tail.to(x.dtype),
+                weight,
+                None if bias is None else bias.to(x.dtype),
+                starts=starts,
+                activation=self.activation,
+            )
+        else:
+            y = self._in_torch(x, tail, starts)
+        return y, self._tail(x, tail, starts, flow)
+
+    def _in_torch(
+        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W D"], starts: Tensor | None
+    ) -> Float[Tensor, "B T D"]:
+        """The form for accelerators, single tokens and machines without a compiler."""
+        length, before = x.shape[1], self.width - 1
+        padded = torch.cat([tail.to(x.dtype), x], dim=1)
         if starts is None and length == 1:
             y = (padded * self.weight.mT.to(x.dtype)).sum(1, keepdim=True)
         elif starts is None:
@@ -106,29 +126,31 @@ class ShortConvolution(nn.Module):
                 shifted = padded[:, before - lag : before - lag + length]
                 y = y + torch.where(inside, shifted, 0.0) * self.weight[:, -1 - lag]
         y = y if self.bias is None else y + self.bias.to(x.dtype)
-        y = functional.silu(y) if self.activation else y
-        return y, self._tail(padded, starts, flow, length).to(tail.dtype)
+        return functional.silu(y) if self.activation else y
 
     def _tail(
         self,
-        padded: Float[Tensor, "B L D"],
+        x: Float[Tensor, "B T D"],
+        tail: Float[Tensor, "B W D"],
         starts: Int[Tensor, "B T"] | None,
         flow: Flow,
-        length: int,
     ) -> Float[Tensor, "B W D"]:
-        before = self.width - 1
+        before, length = self.width - 1, x.shape[1]
         ends = valid_lengths(flow, length)
-        if ends is None and starts is None:
-            return padded[:, length:]
         if ends is None:
-            ends = torch.full_like(padded[:, 0, 0], length, dtype=torch.long)
-        positions = ends[:, None] + torch.arange(before, device=padded.device)
-        tail = padded.gather(1, positions[..., None].expand(-1, -1, padded.shape[-1]))
+            recent = x[:, max(0, length - before) :].to(tail.dtype)
+            after = torch.cat([tail[:, recent.shape[1] :], recent], dim=1)
+            ends = torch.full((len(x),), length, device=x.device)
+        else:
+            padded = torch.cat([tail, x.to(tail.dtype)], dim=1)
+            positions = ends[:, None] + torch.arange(before, device=x.device)
+            after = padded.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
         if starts is not None:
             # a reset of a masked position counts as well
+            positions = ends[:, None] + torch.arange(before, device=x.device)
             inside = positions - before >= starts[:, -1:]
-            tail = torch.where(inside[..., None], tail, 0.0)
-        return tail
+            after = torch.where(inside[..., None], after, 0.0)
+        return after
 
 
 @torch.no_grad()

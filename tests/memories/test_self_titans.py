@@ -193,16 +193,17 @@ def test_state_dtype_is_float32_for_a_bfloat16_model():
 def test_one_token_repeated_stays_bounded(period, strong):
     """10,000 times the same input: all keys equal, the worst case of the frozen gradient."""
     module = build(hidden_size=32, period=period, projection_period=period, strong=strong).float()
-    x = sequence(1, batch=1, width=32).float().expand(1, 1000, 32)
+    x = sequence(1, batch=1, width=32).float().expand(1, 100, 32)
     state, norms = None, []
     with torch.no_grad():
-        for _ in range(10):
+        # the orbit is chaotic: enough samples that the largest of each half says something
+        for _ in range(100):
             y, state = module(x, state)
             assert torch.isfinite(y).all()
             norms.append(max(float(w.norm()) for w in state.weight))
     initial = max(float(p.detach().norm()) for p in (module.initial_first, module.initial_second))
     assert max(norms) < 5 * initial
-    assert max(norms[5:]) <= 1.1 * max(norms[:5])
+    assert max(norms[50:]) <= 1.1 * max(norms[:50])
 
 
 @pytest.mark.parametrize("eta_max", [1.0, 2.0])

@@ -69,12 +69,7 @@ def kernel() -> ctypes.CDLL | None:
 
 def available(x: Tensor) -> bool:
     """Whether ``scan`` can compute in x's type and place, now."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in SUFFIX
-        and not torch.compiler.is_compiling()
-        and kernel() is not None
-    )
+    return native.usable(x) and kernel() is not None
 
 
 def _call(

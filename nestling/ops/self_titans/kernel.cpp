@@ -1,8 +1,5 @@
 // The scan of self-modifying Titans over whole rows, forward and backward, on the cores of a CPU.
 // Rows and heads are shared out among threads; what one of them works on stays in its cache.
-#include <atomic>
-#include <thread>
-
 #include "backward.h"
 
 namespace {
@@ -143,22 +140,13 @@ class Row : public BackwardWorker<T, N> {
 
 template <class T>
 void run(const Problem& problem, bool backward) {
-  std::atomic<int64_t> next{0};
-  auto work = [&] {
-    std::unique_ptr<Row<T, TOKENS>> row;
-    for (;;) {
-      const int64_t item = next++;
-      if (item >= problem.batch * problem.heads) return;
-      if (!row) row = std::make_unique<Row<T, TOKENS>>(problem);
-      const int64_t batch = item / problem.heads, head = item % problem.heads;
-      if (backward) row->backward(batch, head);
-      else row->forward(batch, head);
-    }
-  };
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < problem.threads; ++i) others.emplace_back(work);
-  work();
-  for (std::thread& thread : others) thread.join();
+  std::vector<std::unique_ptr<Row<T, TOKENS>>> rows(problem.threads);
+  share_out(problem.batch * problem.heads, problem.threads, [&](int64_t item, int64_t worker) {
+    if (!rows[worker]) rows[worker] = std::make_unique<Row<T, TOKENS>>(problem);
+    const int64_t batch = item / problem.heads, head = item % problem.heads;
+    if (backward) rows[worker]->backward(batch, head);
+    else rows[worker]->forward(batch, head);
+  });
 }
 
 }  // namespace

@@ -3,32 +3,7 @@
 // An array of lanes is [rows][N]: row r of token t at [r * N + t]. A weight is [rows][columns] as
 // in torch. Loops over N of fixed length are left to the compiler, which makes vectors of them.
 #pragma once
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
-  static constexpr int lanes = 16;
-};
-template <>
-struct Vector<double> {
-  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
-  static constexpr int lanes = 8;
-};
-
-template <class T>
-inline typename Vector<T>::type load(const T* x) {
-  return *reinterpret_cast<const typename Vector<T>::type*>(x);
-}
-template <class T>
-inline void store(T* x, typename Vector<T>::type value) {
-  *reinterpret_cast<typename Vector<T>::type*>(x) = value;
-}
+#include "native.h"
 
 template <class T, int N, bool ADD, int R>
 inline void product_rows(T* __restrict out, const T* __restrict a, long row, long column,
@@ -232,25 +207,12 @@ inline void gelu(double* value, double* slope, double* curvature, const double* 
   }
 }
 
-// The error function by Abramowitz and Stegun 7.1.26 (error 1.5e-7), exp by Cephes' polynomial.
+// The error function by Abramowitz and Stegun 7.1.26 (error 1.5e-7).
 inline void gelu(float* value, float* slope, float* curvature, const float* z, long count) {
   typedef Vector<float>::type V;
-  typedef int32_t I __attribute__((vector_size(64)));
   for (long i = 0; i < count; i += 16) {
     const V x = load(z + i);
-    V power = -0.5f * x * x;
-    power = power < -87.0f ? V{} - 87.0f : power;
-    const I whole = __builtin_convertvector(power * 1.44269504f - 0.5f, I);
-    const V n = __builtin_convertvector(whole, V);
-    const V f = (power - n * 0.693359375f) + n * 2.12194440e-4f;
-    V p = V{} + 1.9875691500e-4f;
-    p = p * f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
-    p = p * f * f + f + 1.0f;
-    const V e = p * reinterpret_cast<V>((whole + 127) << 23);
+    const V e = exp_of_negative(V(-0.5f * x * x));
     const V size = x < 0.0f ? -x : x;
     const V t = 1.0f / (1.0f + 0.2316418882f * size);
     V tail = V{} + 0.5307027147f;
@@ -265,9 +227,4 @@ inline void gelu(float* value, float* slope, float* curvature, const float* z, l
     if (slope) store(slope + i, V(below + x * density));
     if (curvature) store(curvature + i, V(density * (2.0f - x * x)));
   }
-}
-
-template <class T>
-inline T sigmoid(T x) {
-  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
 }

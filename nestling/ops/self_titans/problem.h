@@ -1,7 +1,6 @@
 // What a call is given, and the memory that one worker needs.
 #pragma once
 #include <memory>
-#include <vector>
 
 #include "layer.h"
 

@@ -1,0 +1,81 @@
+// What every compiled source of ours may use: vectors, exponentials, work shared among threads.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+template <class T>
+struct Vector;
+template <>
+struct Vector<float> {
+  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+  static constexpr int lanes = 16;
+};
+template <>
+struct Vector<double> {
+  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+  static constexpr int lanes = 8;
+};
+
+template <class T>
+inline typename Vector<T>::type load(const T* x) {
+  return *reinterpret_cast<const typename Vector<T>::type*>(x);
+}
+template <class T>
+inline void store(T* x, typename Vector<T>::type value) {
+  *reinterpret_cast<typename Vector<T>::type*>(x) = value;
+}
+
+// exp(x) for x <= 0 by Cephes' polynomial; below -87 that of -87
+inline Vector<float>::type exp_of_negative(Vector<float>::type x) {
+  typedef Vector<float>::type V;
+  typedef int32_t I __attribute__((vector_size(64)));
+  x = x < -87.0f ? V{} - 87.0f : x;
+  const I whole = __builtin_convertvector(x * 1.44269504f - 0.5f, I);
+  const V n = __builtin_convertvector(whole, V);
+  const V f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V p = V{} + 1.9875691500e-4f;
+  p = p * f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * f * f + f + 1.0f;
+  return p * reinterpret_cast<V>((whole + 127) << 23);
+}
+
+inline Vector<double>::type exp_of_negative(Vector<double>::type x) {
+  Vector<double>::type y;
+  for (int i = 0; i < Vector<double>::lanes; ++i) y[i] = std::exp(x[i]);
+  return y;
+}
+
+template <class V>
+inline V sigmoid_of(V x) {
+  const V zero = {};
+  const V e = exp_of_negative(V(x < zero ? x : -x));
+  const V small = e / (1 + e);
+  return x < zero ? small : 1 - small;
+}
+
+template <class T>
+inline T sigmoid(T x) {
+  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
+}
+
+// Run work(item, worker) for every item below count, on so many threads; this one is among them.
+template <class Work>
+inline void share_out(int64_t count, int64_t threads, const Work& work) {
+  std::atomic<int64_t> next{0};
+  auto loop = [&](int64_t worker) {
+    for (int64_t item = next++; item < count; item = next++) work(item, worker);
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < std::min(threads, count); ++i) others.emplace_back(loop, i);
+  loop(0);
+  for (std::thread& thread : others) thread.join();
+}
