@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,12 +93,21 @@ class Entrant:
 
 
 def entrant(
-    name: str, shape: Shape, *, vocab_size: int, device: str, peak: bool, quiet: bool
+    name: str,
+    shape: Shape,
+    *,
+    vocab_size: int,
+    device: str,
+    peak: bool,
+    precision: Literal["float32", "bfloat16"],
+    quiet: bool,
 ) -> Entrant:
     """A preset and its optimizer after a first step, if its gate is green; else UserError."""
     model = create(name, vocab_size=vocab_size).to(device)
     gate = hold(name, {"reading in two pieces and at once": streaming_error(model)})
-    config = TrainConfig(batch_size=shape.rows, sequence_length=shape.length, carry=False)
+    config = TrainConfig(
+        batch_size=shape.rows, sequence_length=shape.length, carry=False, precision=precision
+    )
     run = Run(model, RandomText(vocab_size, *shape), config)
     about: dict[str, Any] = {"gate": gate, **sizes(model, shape.length)}
     run.step()
@@ -116,6 +125,7 @@ def training(
     vocab_size: int = 4096,
     device: str = "cpu",
     peak: bool = True,
+    precision: Literal["float32", "bfloat16"] = "float32",
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Measure a training step (forward, backward, AdamW) of each preset on the same tokens.
@@ -133,6 +143,7 @@ def training(
     if rounds < 1 or not presets or not shapes:
         raise UserError("give at least one preset, shape and round")
     options: dict[str, Any] = {"vocab_size": vocab_size, "device": device, "peak": peak}
+    options["precision"] = precision
     entrants = [
         entrant(name, shape, **options, quiet=quiet) for shape in shapes for name in presets
     ]

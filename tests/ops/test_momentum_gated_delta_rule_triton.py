@@ -17,6 +17,8 @@ DEVICES = [
     pytest.param("cpu", marks=pytest.mark.skipif(CUDA, reason="compiled here: pytest -m gpu")),
     pytest.param("cuda", marks=pytest.mark.gpu),
 ]
+# every option is a kernel of its own to compile: minutes
+EVERY_DEVICE = [DEVICES[0], pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.slow])]
 LIMIT = {torch.float32: FLOAT32_RELATIVE_RMS, torch.bfloat16: BFLOAT16_RELATIVE_RMS}
 
 
@@ -67,7 +69,7 @@ def flags_of(length, kinds):
 EVERY_OPTION = list(product((True, False), ("none", "key", "own"), ("post", "pre")))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", EVERY_DEVICE)
 @pytest.mark.parametrize("kinds", [(), ("reset", "mask")], ids=["plain", "flags"])
 @pytest.mark.parametrize(("momentum", "eraser", "read"), EVERY_OPTION)
 def test_every_option_equals_the_fold_of_the_step(momentum, eraser, read, kinds, device):
@@ -77,7 +79,7 @@ def test_every_option_equals_the_fold_of_the_step(momentum, eraser, read, kinds,
     assert_parity(tokens, device=device, read=read, flags=flags_of(19, kinds))
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", EVERY_DEVICE)
 @pytest.mark.parametrize("chunk_size", [1, 32, 64])
 @pytest.mark.parametrize("length", [1, 16, 33, 70])
 def test_lengths_and_chunks(length, chunk_size, device):

@@ -5,6 +5,7 @@ from typing import Annotated
 import tyro
 
 from nestling.cli.bench.compare import Compare
+from nestling.cli.bench.gpu import Gpu
 from nestling.cli.bench.stream import Stream
 from nestling.cli.bench.targets import Targets
 from nestling.cli.bench.train import Train
@@ -13,5 +14,6 @@ Command = (
     Annotated[Stream, tyro.conf.subcommand("stream")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Gpu, tyro.conf.subcommand("gpu")]
     | Annotated[Targets, tyro.conf.subcommand("targets")]
 )

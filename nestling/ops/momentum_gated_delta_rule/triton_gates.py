@@ -5,6 +5,7 @@ sequence count as masked: gates one, writes and erasure zero. ``_e`` ("earlier")
 name means just before the row's own token: products over s < i < t instead of s < i <= t.
 """
 
+import os
 from typing import no_type_check
 
 import triton
@@ -16,12 +17,13 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 def tuned(*configs: triton.Config):
     """Choose among ``configs`` once for each shape and dtype, and keep the choice on disk.
 
-    The interpreter has no clock worth asking: there the first is taken.
+    The interpreter has no clock worth asking: there the first is taken, and where the environment
+    says NESTLING_TUNE=0.
     """
-    interpreted = INTERPRETED.value
-    chosen = list(configs[:1] if interpreted else configs)
+    still = INTERPRETED.value or os.environ.get("NESTLING_TUNE") == "0"
+    chosen = list(configs[:1] if still else configs)
     key = ["K", "V", "C", "MOMENTUM", "ERASES"]
-    return triton.autotune(configs=chosen, key=key, cache_results=not interpreted)
+    return triton.autotune(configs=chosen, key=key, cache_results=not still)
 
 
 @triton.jit

@@ -1,0 +1,90 @@
+"""One token at a time with a model whose states keep their shape: on CUDA, a graph replayed."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.core.memory import map_state
+from nestling.models.cache import MemoryCache
+from nestling.models.hf import HopeForCausalLM
+
+
+class Replay:
+    """Reads token after token of the rows that ``cache`` holds; the cache itself is not changed.
+
+    On a CUDA device the whole step is captured once and replayed: no launch of a kernel waits for
+    the host. On any other device the same step runs as it is. Raises UserError for a model whose
+    states grow with what is read (full attention), and for one that asks the device while it
+    reads.
+    """
+
+    def __init__(self, model: HopeForCausalLM, cache: MemoryCache):
+        if cache.states is None:
+            raise UserError("the cache has read nothing; read a prompt into it first")
+        self.model = model
+        self.ids: Int[Tensor, "B 1"] = torch.zeros(
+            cache.batch_size, 1, dtype=torch.long, device=model.device
+        )
+        self.states = map_state(torch.clone, cache.states)
+        self.logits: Float[Tensor, "B V"]
+        self.graph = torch.cuda.CUDAGraph() if model.device.type == "cuda" else None
+        if self.graph is not None:
+            self._capture(self.graph)
+
+    @torch.no_grad()
+    def __call__(self, ids: Int[Tensor, "B 1"]) -> Float[Tensor, "B V"]:
+        """The logits after one more token of each row; overwritten by the next call."""
+        self.ids.copy_(ids)
+        if self.graph is None:
+            self._keep(self._step())
+        else:
+            self.graph.replay()
+        return self.logits
+
+    def _step(self) -> list[Any]:
+        hidden, states = self.model.backbone(
+            self.model.backbone.embed_tokens(self.ids), self.states
+        )
+        self.logits = self.model.lm_head(hidden)[:, -1]
+        return states
+
+    def _keep(self, states: list[Any]) -> None:
+        """Put the new states where the old ones were."""
+        old, new = _tensors(self.states), _tensors(states)
+        if [x.shape for x in old] != [x.shape for x in new]:
+            raise UserError("the states of this model grow as it reads; use model.generate")
+        # a state may be handed on in parts: all is read before anything is overwritten
+        apart = [y.clone() if y.data_ptr() in {x.data_ptr() for x in old} else y for y in new]
+        for target, source in zip(old, apart, strict=True):
+            target.copy_(source)
+
+    @torch.no_grad()
+    def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(2):  # what is allocated or tuned once, before the capture
+                self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        try:
+            with torch.cuda.graph(graph):
+                self._keep(self._step())
+        except RuntimeError as error:
+            raise UserError(
+                "a memory of this model asks the device while it reads one token, so that no graph "
+                f"can be made of it ({str(error).splitlines()[0]}); use model.generate"
+            ) from error
+
+
+def _tensors(states: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def add(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_state(add, states)
+    return found

@@ -1,0 +1,25 @@
+"""Training on an accelerator is the training on a CPU."""
+
+import pytest
+from small_models import SMALL
+
+from nestling.bench.training_cost import RandomText
+from nestling.models import create
+from nestling.train import Run, TrainConfig
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["hope", "gated-delta-net"])
+def test_losses_on_cuda_are_those_on_a_cpu(family):
+    """Three steps, so that gradients of every memory have been at work."""
+    losses = {}
+    for device in ("cpu", "cuda"):
+        model = create(f"{family}-tiny", seed=0, **SMALL).to(device)
+        config = TrainConfig(batch_size=2, sequence_length=80, carry=False)
+        run = Run(model, RandomText(SMALL["vocab_size"], 2, 80), config)
+        losses[device] = []
+        for _ in range(3):
+            run.step()
+            losses[device].append(run.totals.loss)
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=1e-4)
+    assert losses["cuda"][2] < losses["cuda"][0]
