@@ -138,7 +138,7 @@ def _replay(
     generator = torch.Generator().manual_seed(plan.seed)
     rows = max(plan.batch // plan.length, 1)
     old = min(round(rows * plan.keep), rows - 1)
-    ids = [i for text in texts for i in learner.encode(text)]
+    ids = [i for text in texts for i in learner.text.encode(text)]
     if texts and len(ids) < plan.length:
         raise UserError(f"the texts are too short: {len(ids)} tokens, {plan.length} are needed")
     for number in range(plan.budget // (rows * plan.length)):
@@ -162,7 +162,7 @@ def _written_by(
     device = learner.device
     if rows == 0:
         return torch.zeros(0, length, dtype=torch.long, device=device)
-    first = learner.first_token
+    first = learner.text.first_token(learner.reader.model.config)
     given = torch.full((rows, 1), first, device=device)
     more: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
     devices = [device] if device.type == "cuda" else []

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from nestling.continual.digest import model_digest, token_digest
 from nestling.continual.record import restore_state, save_state
 from nestling.continual.state import Document, Options, Reading, State, Stream
-from nestling.continual.stream import cut, read_segment
+from nestling.continual.stream import SEGMENT, Gradients, cut, read_segment, segment_gradients
+from nestling.continual.text import Text
 from nestling.core.cms import LevelState, due, gathered, moved, new_level, restarted, written
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
@@ -54,7 +54,7 @@ class ContinualLearner:
         elif levels is not None:
             raise UserError("this model has its levels already; leave levels out")
         self.base = model
-        self.tokenizer = tokenizer if model.tokenizer is None else model.tokenizer
+        self.text = Text(tokenizer if model.tokenizer is None else model.tokenizer)
         self.options = options
         self.reader = Reader(model.model.eval())
         chosen = [i for i, level in enumerate(model.levels) if not level.frozen]
@@ -103,7 +103,7 @@ class ContinualLearner:
         False a text that has been read already is left alone. What fills no whole segment waits in
         ``state`` for the next document, or for ``finish``. ``after`` is called at every segment.
         """
-        ids = self.encode(text)
+        ids = self.text.encode(text)
         about = Document(name, token_digest(ids), len(ids), 0)
         documents = self.state.documents
         if documents and documents[-1].sha256 == about.sha256 and documents[-1].read < len(ids):
@@ -164,56 +164,39 @@ class ContinualLearner:
         waiting = state.stream
         if not waiting.open_ids:
             return self._nothing()
-        weights = self.weights(grad=True)
-        sums: tuple[Tensor, ...] | None = None
-        nats, scored, learned = 0.0, 0, 0
-        stream = waiting._replace(
-            tokens=waiting.tokens + len(waiting.open_ids), open_ids=(), open_starts=()
-        )
-        for piece in read_segment(
+        read = segment_gradients(
             self.reader,
-            weights,
-            stream,
-            waiting.open_ids,
-            waiting.open_starts,
+            self.weights(grad=True),
+            waiting,
             self.sizes,
+            self.options.surprise,
             self.device,
-        ):
-            stream = piece.stream
-            chosen = self._surprising(piece.losses)
-            nats += float(piece.losses.detach().double().sum())
-            scored += len(piece.losses)
-            learned += len(chosen)
-            if len(chosen):
-                parts = torch.autograd.grad(chosen.sum(), list(weights.values()))
-                sums = parts if sums is None else _added(sums, parts)
-        seen = torch.tensor([len(waiting.open_ids)], device=self.device)
-        levels = self._gathered(state.levels, sums, seen, learned)
+        )
+        levels = self._gathered(state.levels, read, len(waiting.open_ids))
         after = tuple(
             written(writer, start, level) if write and bool(due(writer, level)) else level
             for writer, start, level in zip(self.writers, self.start, levels, strict=True)
         )
-        self.state = state._replace(levels=after, stream=stream)
+        self.state = state._replace(levels=after, stream=read.stream)
         return Reading(
-            scored=scored, nats=nats, learned=learned, writes=_writes(state.levels, after)
+            scored=read.scored,
+            nats=read.nats,
+            learned=read.learned,
+            writes=_writes(state.levels, after),
         )
 
-    def _surprising(self, losses: Float[Tensor, " N"]) -> Float[Tensor, " M"]:
-        if self.options.surprise is None:
-            return losses
-        return losses[losses.detach() >= self.options.surprise]
-
     def _gathered(
-        self, old: Sequence[LevelState], sums: Sequence[Tensor] | None, seen: Tensor, learned: int
+        self, old: Sequence[LevelState], read: Gradients, tokens: int
     ) -> tuple[LevelState, ...]:
+        """The levels with the gradients of a segment of so many tokens."""
+        seen = torch.tensor([tokens], device=self.device)
+        if read.sums is None:
+            return tuple(level._replace(seen=level.seen + seen) for level in old)
         levels, first = [], 0
+        terms = torch.full((1,), float(read.learned), device=self.device)
         for level, start in zip(old, self.start, strict=True):
-            if sums is None:
-                levels.append(level._replace(seen=level.seen + seen))
-                continue
-            own = [g[None] for g in sums[first : first + len(start)]]
+            own = [g[None] for g in read.sums[first : first + len(start)]]
             first += len(start)
-            terms = torch.full((1,), float(learned), device=seen.device)
             levels.append(gathered(level, own, seen=seen, terms=terms))
         return tuple(levels)
 
@@ -239,13 +222,12 @@ class ContinualLearner:
     @torch.no_grad()
     def score(self, text: str | Sequence[int]) -> Reading:
         """The losses of a document by itself, with nothing learned from it."""
-        ids = tuple(self.encode(text) if isinstance(text, str) else map(int, text))
+        ids = tuple(self.text.encode(text) if isinstance(text, str) else map(int, text))
         stream, weights = Stream(), self.weights()
         nats, scored = 0.0, 0
-        size = self.sizes.segment
-        for first in range(0, len(ids), size):
+        for first in range(0, len(ids), SEGMENT):
             starts = (0,) if first == 0 else ()
-            part = ids[first : first + size]
+            part = ids[first : first + SEGMENT]
             for piece in read_segment(
                 self.reader, weights, stream, part, starts, self.sizes, self.device
             ):
@@ -270,7 +252,7 @@ class ContinualLearner:
         ``temperature`` 0 takes the most likely token; ``top_k`` 0 draws among all. ``chat`` puts
         the prompt as a user's message in the tokenizer's chat template.
         """
-        ids = self._prompt(prompt, chat)
+        ids = self.text.prompt(prompt, chat)
         options: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": tokens}
         if temperature > 0:
             options |= {"temperature": temperature, "top_k": top_k}
@@ -279,44 +261,7 @@ class ContinualLearner:
             torch.manual_seed(seed)
             given = torch.tensor([ids], device=self.device)
             out = self.reader.generate(self.weights(), given, **options)
-        return self._need_tokenizer().decode(out[0], skip_special_tokens=True)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a document, with the special tokens its tokenizer puts before one."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError("the text is not UTF-8; pass it in UTF-8") from error
-        return list(self._need_tokenizer()(text, verbose=False)["input_ids"])
-
-    @property
-    def first_token(self) -> int:
-        """The token a document begins with where nothing is known of it."""
-        config = self.reader.model.config
-        given = (config.bos_token_id, config.eos_token_id)
-        tokenizer = self.tokenizer
-        known = (tokenizer.bos_token_id, tokenizer.eos_token_id) if tokenizer else ()
-        return next((i for i in (*known, *given) if isinstance(i, int)), 0)
-
-    def _prompt(self, prompt: str, chat: bool) -> list[int]:
-        tokenizer = self._need_tokenizer()
-        if chat:
-            if not tokenizer.chat_template:
-                raise UserError("the model's tokenizer has no chat template; leave chat out")
-            message = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True
-            )
-            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-        ids = self.encode(prompt)
-        if not ids:
-            raise UserError("the prompt is empty; give at least one character to go on with")
-        return ids
-
-    def _need_tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise UserError("this model has no tokenizer; put its tokenizer files beside it")
-        return self.tokenizer
+        return self.text.decode(out[0])
 
     # memories as values and files
 
@@ -363,10 +308,6 @@ def _counted(state: State, tokens: int) -> State:
     last = state.documents[-1]
     last = last._replace(read=min(last.read + tokens, last.tokens))
     return state._replace(documents=(*state.documents[:-1], last))
-
-
-def _added(a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 def _writes(before: Sequence[LevelState], after: Sequence[LevelState]) -> tuple[int, ...]:

@@ -88,6 +88,44 @@ def read_segment(
     yield Piece(torch.zeros(0, device=device), stream)
 
 
+class Gradients(NamedTuple):
+    """What a segment gave: sums over the tokens that count."""
+
+    stream: Stream
+    sums: tuple[Tensor, ...] | None  # of the weights; None: no token counts
+    nats: float
+    scored: int  # tokens with a loss
+    learned: int  # tokens whose gradient is in the sums
+
+
+def segment_gradients(
+    reader: Reader,
+    weights: Mapping[str, Tensor],
+    stream: Stream,
+    sizes: Cut,
+    surprise: float | None,
+    device: Any,
+) -> Gradients:
+    """Read the open tokens of ``stream`` and sum the gradients of their losses.
+
+    Tokens with a loss below ``surprise`` (nats) do not count.
+    """
+    ids, starts = stream.open_ids, stream.open_starts
+    stream = stream._replace(tokens=stream.tokens + len(ids), open_ids=(), open_starts=())
+    values, sums = list(weights.values()), None
+    nats, scored, learned = 0.0, 0, 0
+    for piece in read_segment(reader, weights, stream, ids, starts, sizes, device):
+        stream, losses = piece.stream, piece.losses
+        nats += float(losses.detach().double().sum())
+        scored += len(losses)
+        chosen = losses if surprise is None else losses[losses.detach() >= surprise]
+        if len(chosen):
+            parts = torch.autograd.grad(chosen.sum(), values)
+            sums = parts if sums is None else tuple(map(torch.add, sums, parts))
+            learned += len(chosen)
+    return Gradients(stream, sums, nats, scored, learned)
+
+
 def _with_room(
     reader: Reader, weights: Mapping[str, Tensor], stream: Stream, sizes: Cut, device: Any
 ) -> Stream:

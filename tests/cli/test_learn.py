@@ -123,7 +123,7 @@ def test_an_export_is_a_model_of_its_own(adapted, learned, tmp_path, capsys):
     run(capsys, "memory", "export", learned, adapted, "--out", tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     learner = open_learner(adapted, learned)
-    ids = torch.tensor([learner.encode(TEXT)[:60]])
+    ids = torch.tensor([learner.text.encode(TEXT)[:60]])
     with torch.no_grad():
         expected, _ = learner.reader.read(learner.weights(), ids)
         assert torch.equal(model(ids).logits, expected)

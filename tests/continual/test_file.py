@@ -31,6 +31,7 @@ def test_save_load_and_go_on_is_never_having_stopped(new_learner, ids, tmp_path,
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["llama"])
 def test_only_what_moved_is_in_the_file(new_learner, ids, tmp_path):
     learner = new_learner()
     empty = read_memory(learner.save(tmp_path / "memory"))
@@ -41,6 +42,7 @@ def test_only_what_moved_is_in_the_file(new_learner, ids, tmp_path):
     assert moved == {f"level.1.moved.{name}" for name in learner.parameters[1]}
 
 
+@pytest.mark.parametrize("kind", ["llama"])
 @pytest.mark.parametrize(("storage", "bits"), [("16bit", 10), ("rank:100", 10)])
 def test_sixteen_bits_keep_what_was_learned(new_learner, ids, tmp_path, storage, bits):
     learner, other = new_learner(), new_learner()

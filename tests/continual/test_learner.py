@@ -11,6 +11,9 @@ from nestling.continual import ContinualLearner, Options
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec, parse_levels
 
+# laws that do not depend on the model; the other is slower
+only_llama = pytest.mark.parametrize("kind", ["llama"])
+
 
 def logits(learner, ids):
     with torch.no_grad():
@@ -46,7 +49,7 @@ def test_a_level_changes_only_at_multiples_of_its_period(new_learner, ids):
             assert changed == (count % period == 0), (count, period)
 
 
-@pytest.mark.parametrize("pieces", [(1,) * 200, (3, 5, 92, 100), (199, 1)])
+@pytest.mark.parametrize("pieces", [(1,) * 200, (3, 5, 92, 100)])
 def test_reading_in_pieces_is_reading_at_once(new_learner, ids, pieces):
     whole, parts = new_learner(), new_learner()
     at_once = whole.read_tokens(ids)
@@ -67,6 +70,7 @@ def test_a_loss_is_blind_to_later_tokens(new_learner, ids):
     assert one.read_tokens(ids[56:], begins=False) != two.read_tokens(other[56:], begins=False)
 
 
+@only_llama
 def test_documents_do_not_see_each_other_but_share_the_weights(new_learner, ids):
     """At rate zero the losses of documents in one stream are those of each by itself."""
     learner = new_learner("8:0,32:0:momentum")
@@ -119,6 +123,7 @@ def test_fork_then_learn_leaves_the_original_alone(new_learner, ids):
     assert equal(fork, learner)
 
 
+@only_llama
 def test_reset_puts_a_level_or_all_back(new_learner, ids):
     learner = new_learner()
     learner.read_tokens(ids)
@@ -134,6 +139,7 @@ def test_reset_puts_a_level_or_all_back(new_learner, ids):
         learner.reset(2)
 
 
+@only_llama
 def test_a_surprise_gate_writes_nothing_for_what_was_expected(new_learner, ids):
     never = new_learner(options=Options(surprise=1e9))
     assert never.read_tokens(ids).writes == (0, 0)
@@ -146,6 +152,7 @@ def test_a_surprise_gate_writes_nothing_for_what_was_expected(new_learner, ids):
     assert 0 < reading.learned < reading.scored
 
 
+@only_llama
 def test_finish_writes_open_periods_and_starts_their_clocks_anew(new_learner, ids):
     learner = new_learner()
     learner.read_tokens(ids[:37])
@@ -155,6 +162,7 @@ def test_finish_writes_open_periods_and_starts_their_clocks_anew(new_learner, id
     assert learner.read_tokens(ids[68:69], begins=False).writes == (1, 1)
 
 
+@only_llama
 def test_what_is_read_again_is_expected(new_learner, ids):
     """Learning learns: the loss of a text falls by reading it."""
     learner = new_learner()

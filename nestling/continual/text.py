@@ -1,0 +1,52 @@
+"""Text to token ids and back, with the tokenizer of a model."""
+
+from typing import Any
+
+from nestling.core.error import UserError
+
+
+class Text:
+    """The tokenizer of a model; where there is none every use raises UserError."""
+
+    def __init__(self, tokenizer: Any | None):
+        self._tokenizer = tokenizer
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        if self._tokenizer is None:
+            raise UserError("this model has no tokenizer; put its tokenizer files beside it")
+        return self._tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a document, with the special tokens its tokenizer puts before one."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError("the text is not UTF-8; pass it in UTF-8") from error
+        return list(self.tokenizer(text, verbose=False)["input_ids"])
+
+    def prompt(self, text: str, chat: bool = False) -> list[int]:
+        """Token ids to go on after; with ``chat`` as a user's message in the chat template."""
+        if not text:
+            raise UserError("the prompt is empty; give at least one character to go on with")
+        if not chat:
+            return self.encode(text)
+        if not self.tokenizer.chat_template:
+            raise UserError("the model's tokenizer has no chat template; leave chat out")
+        message = [{"role": "user", "content": text}]
+        whole = self.tokenizer.apply_chat_template(
+            message, tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Any) -> str:
+        """The text of token ids, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def first_token(self, config: Any) -> int:
+        """The token a document begins with where nothing is known of it; ``config`` of a model."""
+        given = [config.bos_token_id, config.eos_token_id]
+        if self._tokenizer is not None:
+            given = [self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, *given]
+        return next((token for token in given if isinstance(token, int)), 0)

@@ -1,0 +1,68 @@
+"""A GGUF file becomes a model that can be saved, with the weights that are in it."""
+
+import gguf
+import torch
+from tiny_bases import SIZES, VOCABULARY, tiny_base
+
+from nestling.models.pretrained import load_base, load_stacked, parse_levels, save_stacked
+
+NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+OUTER = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+
+
+def write(model, path):
+    """A llama as the format has it: halves of the rotary pairs side by side, not apart."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(SIZES["max_position_embeddings"])
+    writer.add_embedding_length(SIZES["hidden_size"])
+    writer.add_block_count(SIZES["num_hidden_layers"])
+    writer.add_feed_forward_length(SIZES["intermediate_size"])
+    writer.add_head_count(SIZES["num_attention_heads"])
+    writer.add_head_count_kv(SIZES["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
+    writer.add_rope_dimension_count(SIZES["head_dim"])
+    writer.add_vocab_size(VOCABULARY)
+    heads = {"q": SIZES["num_attention_heads"], "k": SIZES["num_key_value_heads"]}
+    for name, value in model.state_dict().items():
+        value = value.clone()
+        if name in OUTER:
+            writer.add_tensor(OUTER[name], value.numpy())
+            continue
+        _, _, layer, *inner, last = name.split(".")
+        part = ".".join(inner)
+        if part in ("self_attn.q_proj", "self_attn.k_proj"):
+            count = heads[part[10]]
+            halves = value.reshape(count, 2, -1, value.shape[1])
+            value = halves.transpose(1, 2).reshape(value.shape).contiguous()
+        writer.add_tensor(f"blk.{layer}.{NAMES[part]}.{last}", value.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_read_saved_and_read_again(tmp_path):
+    model = tiny_base("llama")
+    write(model, tmp_path / "tiny.gguf")
+    base = load_base(tmp_path / "tiny.gguf")
+    ids = torch.arange(40)[None] % VOCABULARY
+    with torch.no_grad():
+        expected = model(ids).logits
+        torch.testing.assert_close(base.model(ids).logits, expected, rtol=0, atol=1e-5)
+        save_stacked(base, parse_levels("8,32"), "partition", tmp_path / "out")
+        again = load_stacked(tmp_path / "out").model
+        torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-5)
