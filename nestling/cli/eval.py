@@ -133,6 +133,8 @@ class Tasks:
     """Examples of each task, or questions of each stage."""
     lengths: tuple[int, ...] = ()
     """Lengths of the texts in tokens, one measurement each; none: the task's own."""
+    sweep: bool = False
+    """Each task at all its difficulties: the plain one, then each change alone."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: an option of the task (length=2048), a setting of the training (batch_size=4) or
     of the preset (hidden_size=64); may be repeated."""
@@ -169,6 +171,7 @@ class Tasks:
             seed=self.seed,
             count=self.count,
             lengths=self.lengths,
+            sweep=self.sweep,
             fit=self.fit,
             segment=self.segment,
         )
@@ -182,9 +185,11 @@ class Tasks:
             result.write(self.json)
         rows = []
         for name, found in result.metrics["tasks"].items():
-            for length, figures in found.get("by_length", {"": found}).items():
-                rows.append((name, length, *(figures.get(column) for column in TASK_COLUMNS)))
-        print(Table(columns=("task", "length", *TASK_COLUMNS), rows=rows).text())
+            for part, figures in found.get("parts", {"": found}).items():
+                rows.append((name, part, *(figures.get(column) for column in TASK_COLUMNS)))
+            if "mean_score" in found:
+                rows.append((name, "mean", None, found["mean_score"], *[None] * 5))
+        print(Table(columns=("task", "part", *TASK_COLUMNS), rows=rows).text())
 
 
 TASK_COLUMNS = ("count", "score", "low_95", "high_95", "chance", "forgotten", "seconds")

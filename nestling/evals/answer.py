@@ -100,15 +100,19 @@ def ask_texts(
     *,
     seed: int = 0,
     count: int = 100,
+    new_tokens: int | None = None,
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """The model's answer to every question of a text task, each read from a fresh memory."""
+    """The model's answer to every question of a text task, each read from a fresh memory.
+
+    ``new_tokens`` generates fewer tokens than the task allows, where right answers are shorter.
+    """
     memory = Memory(reader)
     scores: list[float] = []
     tokens = 0
     for question in task.stream(UNSEEN + seed):
         ids = [*reader.start, *reader.encode(question.prompt)]
-        answer = answer_to(memory, task, ids, question)
+        answer = answer_to(memory, task, ids, question, new_tokens)
         tokens += len(ids)
         scores += task.scores([answer], [question])
         tell(len(scores), count)
@@ -120,11 +124,18 @@ def ask_texts(
     return found
 
 
-def answer_to(memory: Memory, task: TextTask, context: list[int], question: Question) -> Answer:
+def answer_to(
+    memory: Memory,
+    task: TextTask,
+    context: list[int],
+    question: Question,
+    new_tokens: int | None = None,
+) -> Answer:
     """What a model answers after ``context``: a text, a choice or a log-probability."""
     reader = memory.reader
     if task.kind == "generate":
-        return memory.write(context, tokens=task.new_tokens, stops=task.stop)
+        tokens = min(task.new_tokens, new_tokens or task.new_tokens)
+        return memory.write(context, tokens=tokens, stops=task.stop)
     texts = question.choices if task.kind == "choose" else question.answers[:1]
     asks = [
         Ask(tuple(context), tuple(reader.encode(question.joint + text) or [0])) for text in texts

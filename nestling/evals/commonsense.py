@@ -9,6 +9,7 @@ from nestling.data.bigbench import TASKS as OFFLINE
 from nestling.data.bigbench import Choice, read
 from nestling.evals.harness import run_harness, with_rows
 from nestling.evals.reader import Reader
+from nestling.evals.requests import Ask, Memory
 
 HUB = ("huggingface.co", 443)
 # the tasks of the paper's Table 2 by lm-eval's names, with the figure that its column shows
@@ -70,6 +71,24 @@ def commonsense(
     accuracies = [value for name, value in heads.items() if name != "wikitext"]
     mean = sum(accuracies) / len(accuracies) if accuracies else None
     return {"data": data, "tasks": found, "headline": heads, "mean_accuracy": mean}
+
+
+def choose(reader: Reader, questions: Sequence[Choice]) -> dict[str, Any]:
+    """What ``commonsense`` finds on BIG-bench's questions, without lm-eval.
+
+    ``acc`` takes the likeliest choice, ``acc_norm`` the likeliest for each of its characters.
+    """
+    memory = Memory(reader)
+    right = {"acc": 0, "acc_norm": 0}
+    for item in questions:
+        context = (*reader.lead, *reader.encode(f"Q: {item.question}\nA:"))
+        asks = [Ask(context, tuple(reader.encode(f" {text}"))) for text in item.choices]
+        scores = [score for score, _ in memory.score(asks)]
+        each = [x / len(text) for x, text in zip(scores, item.choices, strict=True)]
+        right["acc"] += scores.index(max(scores)) == item.answer
+        right["acc_norm"] += each.index(max(each)) == item.answer
+    shares = {name: count / len(questions) for name, count in right.items()}
+    return shares | {"questions": len(questions), "chance": chance(questions)}
 
 
 def offline(name: str, questions: Sequence[Choice]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
-from nestling.evals.questions import Lessons, Questions, TextQuestions
+from nestling.evals.questions import Lessons, Questions, Rows, TextQuestions
 from nestling.evals.reader import Reader
 from nestling.evals.stages import Learned
 from nestling.models import create
@@ -35,13 +35,13 @@ def fit(
 ) -> dict[str, Any]:
     """Train the reader's model in place on examples of seeds for training; its metrics.
 
-    Only the answers are labels. ``sequence_length`` of the settings is that of the first batch.
+    A task that says how many rows there are to train on (``train_examples``) is learned from so
+    many; of any other every batch is fresh. Only the answers are labels. ``sequence_length`` of
+    the settings is that of the first batch.
     """
-    if not reader.ours:
-        raise UserError(f"{reader.name} is no model of ours, so it cannot be fitted; leave --fit")
-    loader: Questions
+    check_ours(reader)
     if isinstance(task, TokenTask):
-        loader = Questions(task, batch_size=config.batch_size, seed=config.seed)
+        loader = rows_of(task, config)
     else:
         loader = TextQuestions(
             task, batch_size=config.batch_size, seed=config.seed, **words(reader)
@@ -49,6 +49,19 @@ def fit(
     length = next(loader).input_ids.shape[1]
     loader.batches = 0
     return train(reader.model, loader, shaped(config, length), quiet=quiet)
+
+
+def check_ours(reader: Reader) -> None:
+    """Raise UserError for a model that cannot be trained here."""
+    if not reader.ours:
+        raise UserError(f"{reader.name} is no model of ours, so it cannot be fitted; leave --fit")
+
+
+def rows_of(task: TokenTask, config: TrainConfig) -> Questions:
+    """The batches of a task of tokens: of a fixed number of rows where it has one."""
+    rows = getattr(task.config, "train_examples", None)
+    shape = {"batch_size": config.batch_size, "seed": config.seed}
+    return Rows(task, rows=rows, **shape) if rows else Questions(task, **shape)
 
 
 def words(reader: Reader) -> dict[str, Any]:
@@ -61,8 +74,7 @@ def by_training(
     reader: Reader, task: StageTask, config: TrainConfig
 ) -> Callable[[int, Stage], Learned]:
     """Learning by gradient: ``config.steps`` steps on each stage's lessons, in place, no replay."""
-    if not reader.ours:
-        raise UserError(f"{reader.name} is no model of ours, so it cannot be fitted; leave --fit")
+    check_ours(reader)
 
     def learn(index: int, stage: Stage) -> Learned:
         loader = Lessons(

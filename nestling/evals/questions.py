@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,6 +46,32 @@ class Questions:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a saved position."""
         self.batches = state["batches"]
+
+
+class Rows(Questions):
+    """A fixed number of rows, again and again in an order drawn anew each time."""
+
+    def __init__(self, task: TokenTask, *, rows: int, batch_size: int, seed: int):
+        super().__init__(task, batch_size=batch_size, seed=seed)
+        self.rows = task.examples(seed * APART, rows)
+
+    def __next__(self) -> Batch:
+        """The next batch; there always is one."""
+        size, count = self.batch_size, len(self.rows.input_ids)
+        chosen = []
+        for place in range(self.batches * size, (self.batches + 1) * size):
+            order = order_of(self.seed, place // count, count)
+            chosen.append(order[place % count])
+        self.batches += 1
+        return as_batch(Examples(self.rows.input_ids[chosen], self.rows.labels[chosen]))
+
+
+@lru_cache(maxsize=4)
+def order_of(seed: int, round_: int, count: int) -> list[int]:
+    """The order of so many things in one round."""
+    order = list(range(count))
+    random.Random(f"{seed}:{round_}").shuffle(order)
+    return order
 
 
 def right(task: TextTask, question: Question) -> str:
@@ -126,8 +153,7 @@ class Lessons(Questions):
         self.batches += 1
         chosen = []
         for place in places:
-            order = list(range(count))
-            random.Random(self.seed * APART + place // count).shuffle(order)
+            order = order_of(self.seed, place // count, count)
             chosen.append(self.lessons[order[place % count]])
         return as_rows(self.texts, chosen, encode=self.encode, start=self.start, end=self.end)
 

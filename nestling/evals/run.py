@@ -11,8 +11,9 @@ from typing import Any
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance
 from nestling.evals.answer import Tell, ask_positions, ask_texts, silent
-from nestling.evals.fit import apart, by_training, fit, fresh
+from nestling.evals.fit import apart, by_training, check_ours, fit, fresh, rows_of
 from nestling.evals.reader import SEGMENT, Reader
+from nestling.evals.readout import ask_readout, fit_readout
 from nestling.evals.stages import ask_stages, by_reading
 from nestling.models import preset_names
 from nestling.models.config import fits, spelled
@@ -28,6 +29,7 @@ class Plan:
     seed: int = 0  # of the examples, and of weights and batches where a model is fitted
     count: int = 100  # examples, or questions of each stage
     lengths: tuple[int, ...] = ()  # of the texts, one measurement each; none: the task's own
+    sweep: bool = False  # the task's difficulties, one measurement each
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the task's Config
     fit: TrainConfig | None = None  # train on the task first; None: measure as it is
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of a preset
@@ -41,6 +43,7 @@ def plan_of(
     seed: int = 0,
     count: int = 100,
     lengths: tuple[int, ...] = (),
+    sweep: bool = False,
     fit: int = 0,
     segment: int = SEGMENT,
 ) -> Plan:
@@ -49,6 +52,8 @@ def plan_of(
     ``fit`` is the number of training steps; without it only the tasks have options. A preset checks
     its own, so what is neither is left to it.
     """
+    if sweep and lengths:
+        raise UserError("lengths and the task's own difficulties are two sweeps; choose one")
     options, model, trained = {}, {}, {}
     known = {f.name for name in tasks for f in dataclasses.fields(TASKS.load(name).Config)}
     for name, value in values.items():
@@ -64,6 +69,7 @@ def plan_of(
         seed=seed,
         count=count,
         lengths=lengths,
+        sweep=sweep,
         options=options,
         fit=config,
         model=model,
@@ -95,6 +101,8 @@ def measure(
 ) -> dict[str, Any]:
     """The figures of a model on a task; ``own``: its vocabulary is the task's."""
     begin = time.monotonic()
+    if isinstance(task, TokenTask) and task.readout == "last":
+        return decoded(reader, task, plan)
     trained: dict[str, Any] = {}
     if plan.fit is not None and not isinstance(task, StageTask):
         assert isinstance(task, TokenTask | QuestionTask)
@@ -114,6 +122,19 @@ def measure(
     return found | trained | {"seconds": now - ready, "seconds_fit": ready - begin}
 
 
+def decoded(reader: Reader, task: TokenTask, plan: Plan) -> dict[str, Any]:
+    """``measure`` of a task whose answers are decoded from the last position."""
+    if plan.fit is None:
+        return {"score": None, "note": "decoded from the last position: fit a preset to it (--fit)"}
+    check_ours(reader)
+    begin = time.monotonic()
+    readout, trained = fit_readout(reader.model, task, rows_of(task, plan.fit), plan.fit)
+    ready = time.monotonic()
+    found = ask_readout(reader.model, readout, task, seed=plan.seed, count=plan.count)
+    seconds = {"seconds": time.monotonic() - ready, "seconds_fit": ready - begin}
+    return found | {"fit": trained} | seconds
+
+
 def run_tasks(
     model: str,
     tasks: Sequence[str],
@@ -122,7 +143,7 @@ def run_tasks(
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """Measure a model on each of ``tasks``; with ``lengths`` at each of them.
+    """Measure a model on each of ``tasks``; at each of the plan's lengths, or each difficulty.
 
     ``model`` is a folder, or the name of a preset, which is then trained on each task from fresh
     weights (``fit`` must say how). A fitted model of a folder is a copy; the folder stays as it is.
@@ -139,21 +160,14 @@ def run_tasks(
     metrics: dict[str, Any] = {}
     about: dict[str, Any] = {}
     for name in tasks:
-        found: dict[str, Any] = {}
-        by_length: dict[str, Any] = {}
-        for length in plan.lengths or (None,):
-            options = dict(plan.options) | ({} if length is None else {"length": length})
+        parts: dict[str, dict[str, Any]] = {}
+        for label, options in variants(name, plan).items():
             reader, task, own = prepared(model, name, options, plan, loaded, device)
             about = about or reader.about()
             version = {"version": task.version, "kind": task.kind, "source": task.source}
-            say(f"{name}{'' if length is None else f', length {length:,}'}")
-            figures = measure(reader, task, plan, own=own)
-            if length is None:
-                found = figures | version
-            else:
-                by_length[str(length)] = figures
-                found = {"by_length": by_length} | version
-        metrics[name] = found
+            say(f"{name}{label and ', '}{label}")
+            parts[label] = measure(reader, task, plan, own=own)
+        metrics[name] = together(parts) | version
     config = dataclasses.asdict(plan) | {"tasks": list(tasks)} | about
     return Result(
         name="eval",
@@ -162,6 +176,31 @@ def run_tasks(
         seed=plan.seed,
         provenance=provenance(device),
     )
+
+
+def variants(name: str, plan: Plan) -> dict[str, dict[str, Any]]:
+    """The options of each measurement of a task, by what is special about it ("": nothing)."""
+    plain = dict(plan.options)
+    if plan.lengths:
+        return {f"length {n}": plain | {"length": n} for n in plan.lengths}
+    if not plan.sweep:
+        return {"": plain}
+    kind = TASKS.load(name)
+    found = {"": plain}
+    for config in kind.difficulties()[1:]:
+        own, usual = dataclasses.asdict(config), dataclasses.asdict(kind.Config())
+        changed = {field: value for field, value in own.items() if value != usual[field]}
+        found[", ".join(f"{field} {value}" for field, value in changed.items())] = plain | changed
+    return found
+
+
+def together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One measurement as it is; of several their figures by name, and the mean of their scores."""
+    if set(parts) == {""}:
+        return parts[""]
+    scores = [found["score"] for found in parts.values() if found["score"] is not None]
+    mean = sum(scores) / len(scores) if scores else None
+    return {"mean_score": mean, "parts": dict(parts)}
 
 
 def prepared(

@@ -12,6 +12,8 @@ STUDIES = Registry(
         "recall-smoke": "nestling.studies.recall_smoke:RecallSmoke",
         "demo-gap": "nestling.studies.demo_gap:DemoGap",
         "recall-after-text": "nestling.studies.recall_after_text:RecallAfterText",
+        "figure-lm": "nestling.studies.figure_lm:FigureLm",
+        "figure-niah": "nestling.studies.figure_niah:FigureNiah",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
     },
 )

@@ -72,6 +72,7 @@ class Board:
         """A cell has its Result."""
         if self._progress is not None and name in self._bars:
             self._progress.remove_task(self._bars.pop(name))
-        found = next((key for key in HEADLINES if result.metrics.get(key) is not None), None)
-        figure = f"{found} {result.metrics[found]:.4g}" if found else "no figure"
+        figures = {key: result.metrics.get(key) for key in HEADLINES}
+        numbers = [f"{k} {x:.4g}" for k, x in figures.items() if isinstance(x, int | float)]
+        figure = numbers[0] if numbers else "no figure"
         self.note(f"{name}: finished, {figure}")

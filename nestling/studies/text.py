@@ -9,6 +9,8 @@ from nestling.models import HopeForCausalLM, create
 from nestling.studies.study import Tell, silent
 from nestling.train import NotFinite, TrainConfig, train, train_config
 
+CURVE = 50  # points of a loss curve, about
+
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
@@ -58,8 +60,13 @@ def train_on_text(
         "num_non_embedding": model.num_parameters() - embedding_parameters(model),
     }
 
+    curve: list[tuple[int, float]] = []
+    every = max(1, config.steps // CURVE)
+
     def after_step(run: Any) -> None:
         tell(run.totals.step, config.steps, run.totals.loss)
+        if run.totals.step % every == 0:
+            curve.append((run.totals.tokens, run.totals.loss))
 
     try:
         metrics = train(
@@ -72,7 +79,7 @@ def train_on_text(
         )
     except NotFinite as error:
         return model, {**size, "diverged": True, "reason": str(error)}
-    return model, {**metrics, **size, "diverged": False}
+    return model, {**metrics, **size, "loss_curve": curve, "diverged": False}
 
 
 def text_result(name: str, cell: dict[str, Any], *, tell: Tell, device: str) -> Result:

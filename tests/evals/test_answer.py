@@ -8,10 +8,14 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.evals.answer import answer_to, ask_positions, ask_texts, figures, spelled
 from nestling.evals.requests import Memory
-from nestling.tasks import TASKS, UNSEEN, Question, QuestionTask, StageTask, TokenTask
+from nestling.tasks import TASKS, UNSEEN, Question, QuestionTask, TokenTask
 
 NAMES = TASKS.names()
-ROWS = [name for name in NAMES if issubclass(TASKS.load(name), TokenTask)]
+ROWS = [
+    name
+    for name in NAMES
+    if issubclass(TASKS.load(name), TokenTask) and TASKS.load(name).readout == "each"
+]
 TEXTS = [name for name in NAMES if issubclass(TASKS.load(name), QuestionTask)]
 
 
@@ -64,9 +68,9 @@ def test_tokens_of_a_task_are_distinct_plain_tokens_of_the_model():
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_text_task_can_be_put_to_a_model(name):
     task = TASKS.load(name).tiny()
-    found = ask_texts(reader("transformer-tiny", segment=512), task, count=2)
+    found = ask_texts(reader("transformer-tiny", segment=512), task, count=1)
     # worse than the uniform guess of bytes is below 0
-    assert found["score"] <= 1 and found["count"] == 2 and found["tokens"] >= 2
+    assert found["score"] <= 1 and found["count"] == 1 and found["tokens"] >= 1
 
 
 class Choosing(QuestionTask):
@@ -106,9 +110,3 @@ def test_figures_have_wilsons_interval_for_right_or_wrong_and_students_otherwise
     half = figures([0.25, 0.75], 0.0)
     assert half["score"] == 0.5 and half["low_95"] == pytest.approx(0.5 - 12.706 * 0.25, abs=1e-2)
     assert figures([0.5], 0.0)["low_95"] is None
-
-
-def test_stage_tasks_have_a_room_of_their_own():
-    assert {name for name in NAMES if issubclass(TASKS.load(name), StageTask)} == set(NAMES) - set(
-        ROWS
-    ) - set(TEXTS)

@@ -9,7 +9,8 @@ from readers import reader
 from nestling.core.error import UserError
 from nestling.data import bigbench
 from nestling.evals import commonsense as room
-from nestling.evals.commonsense import PAPER, chance, commonsense
+from nestling.evals.commonsense import PAPER, chance, choose, commonsense
+from nestling.evals.requests import Ask, Memory
 
 HERE = importlib.util.find_spec("lm_eval") is not None
 needs_it = pytest.mark.skipif(not HERE, reason="lm-eval is not installed (nestling[eval])")
@@ -35,6 +36,19 @@ def test_chance_is_the_mean_over_questions():
     assert chance(bigbench.read("timedial")) == pytest.approx((4 / 2 + 1 / 4) / 5)
 
 
+def test_a_choice_is_the_likeliest_text_or_the_likeliest_for_each_character():
+    found = reader("hope-tiny")
+    question = bigbench.Choice("who?", ("a", "the longest choice of them all"), 0)
+    context = tuple(found.lead + found.encode("Q: who?\nA:"))
+    texts = [tuple(found.encode(f" {text}")) for text in question.choices]
+    scores = [s for s, _ in Memory(found).score([Ask(context, text) for text in texts])]
+    figures = choose(found, [question])
+    assert figures["acc"] == float(scores[0] > scores[1]) == 1.0
+    each = [s / len(text) for s, text in zip(scores, question.choices, strict=True)]
+    assert figures["acc_norm"] == float(each[0] > each[1])
+    assert figures["chance"] == 0.5 and figures["questions"] == 1
+
+
 def test_the_paper_names_eight_accuracies():
     assert len([name for name in PAPER if name != "wikitext"]) == 8
 
@@ -56,6 +70,9 @@ def test_offline_tasks_are_scored_with_their_chance():
     found = figures["tasks"]["social_iqa"]
     assert found["questions"] == 4 and found["chance"] == 0.5
     assert 0 <= found["acc"] <= 1 and 0 <= found["acc_norm"] <= 1
+    for name, figures_of_it in figures["tasks"].items():
+        own = choose(reader("hope-tiny"), bigbench.read(name)[:4])
+        assert own == {key: pytest.approx(figures_of_it[key]) for key in own}
     assert figures["mean_accuracy"] == pytest.approx(
         (found["acc"] + figures["tasks"]["timedial"]["acc"]) / 2
     )

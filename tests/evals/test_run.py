@@ -7,7 +7,7 @@ from readers import ids_of, reader
 from nestling.core.error import UserError
 from nestling.core.result import Result
 from nestling.data import byte_tokenizer
-from nestling.evals.fit import fit
+from nestling.evals.fit import fit, rows_of
 from nestling.evals.questions import Lessons, TextQuestions, as_rows
 from nestling.evals.run import Plan, make_task, measure, plan_of, run_tasks
 from nestling.evals.suite import suite, suite_names
@@ -45,6 +45,31 @@ def test_a_folder_is_measured_as_it_is_at_each_length(tmp_path):
     with pytest.raises(UserError, match="tokens of its own"):
         run_tasks(str(tmp_path / "m"), ["recall"], plan_of(["recall"], TINY, fit=2))
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
+
+
+def test_difficulties_are_measured_each_and_together():
+    options = {"length": 40, "train_examples": 8, "batch_size": 2, **SMALL}
+    plan = plan_of(["mad-recall"], options, fit=1, count=4, sweep=True)
+    said = []
+    found = run_tasks("lstm-tiny", ["mad-recall"], plan, say=said.append)
+    parts = found.metrics["tasks"]["mad-recall"]["parts"]
+    assert list(parts)[:2] == ["", "vocab_size 32"] and len(said) == len(parts) > 4
+    scores = [part["score"] for part in parts.values()]
+    mean = found.metrics["tasks"]["mad-recall"]["mean_score"]
+    assert mean == pytest.approx(sum(scores) / len(scores))
+    with pytest.raises(UserError, match="two sweeps"):
+        plan_of(["niah-1"], {}, lengths=(64,), sweep=True)
+
+
+def test_a_fixed_number_of_rows_is_read_in_rounds():
+    task = make_task("mad-recall", {"train_examples": 6, "length": 16, "vocab_size": 16})
+    loader = rows_of(task, TrainConfig(batch_size=3, seed=2))
+    rounds = [torch.cat([next(loader).input_ids, next(loader).input_ids]) for _ in range(2)]
+    assert not torch.equal(*rounds)
+    assert sorted(rounds[0].tolist()) == sorted(rounds[1].tolist())
+    other = rows_of(task, TrainConfig(batch_size=3, seed=2))
+    other.load_state_dict({"batches": 2})
+    assert torch.equal(next(other).input_ids, rounds[1][:3])
 
 
 def test_a_text_task_is_learned_and_measured():

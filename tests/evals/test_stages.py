@@ -1,14 +1,17 @@
 """Learning stage after stage: what is asked when, what is forgotten, and by which means."""
 
+import importlib.util
+
 import pytest
 from readers import reader
 
 from nestling.core.error import UserError
 from nestling.evals.fit import by_training
 from nestling.evals.stages import Learned, ask_stages, by_reading, figures_of
-from nestling.tasks import Question, Stage, StageTask
+from nestling.tasks import TASKS, Question, Stage, StageTask
 from nestling.train import TrainConfig
 
+STAGED = [name for name in TASKS.names() if issubclass(TASKS.load(name), StageTask)]
 WORDS = {"a": ("red", "green"), "b": ("blue", "pink")}
 CHOICES = ("red", "green", "blue", "pink")
 
@@ -85,3 +88,14 @@ def test_training_learns_the_lessons_and_forgets_them():
     assert figures["learned"] > 0.7
     with pytest.raises(UserError, match="cannot be fitted"):
         by_training(reader("llama"), task, config)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_every_stage_task_is_read_and_asked_about(name):
+    task = TASKS.load(name).tiny()
+    if task.match == "chrf" and importlib.util.find_spec("sacrebleu") is None:
+        pytest.skip("sacrebleu is not installed (nestling[eval])")
+    found = ask_stages(task, by_reading(reader("transformer-tiny", segment=512), task), count=1)
+    stages = len(task.stages(0))
+    assert len(found["table"]) == stages and len(found["table"][-1]) == stages
+    assert all(0 <= score <= 1 for row in found["table"] for score in row)

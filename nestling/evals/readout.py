@@ -1,0 +1,121 @@
+"""Answers decoded from what a model gives at its last position alone, as MAD's compression asks."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.memory import Flow
+from nestling.evals.answer import figures
+from nestling.evals.questions import Questions
+from nestling.models.hf import HopeForCausalLM
+from nestling.tasks import IGNORED, UNSEEN, TokenTask
+from nestling.train import NotFinite, TrainConfig
+from nestling.train.schedule import rate
+
+
+class Readout(nn.Module):
+    """Two layers of the width of the model, told by sines which position is asked for.
+
+    ``logits_t = W2 silu(W1 (h + s_t))`` with h the output at the last position and s_t the sines
+    and cosines of t.
+
+    Source: MAD, arXiv 2403.17844, and mad-lab's decoder. Deviates: SiLU, no norm of its own.
+    """
+
+    def __init__(self, width: int, vocab_size: int, generator: torch.Generator):
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, vocab_size)
+        with torch.no_grad():
+            for layer in (self.first, self.second):
+                layer.weight.normal_(std=width**-0.5, generator=generator)
+                layer.bias.zero_()
+
+    def forward(self, hidden: Float[Tensor, "B D"], length: int) -> Float[Tensor, "B T V"]:
+        """Logits of every position of a row of ``length``."""
+        told = hidden[:, None] + sines(length, hidden.shape[-1]).to(hidden)
+        return self.second(functional.silu(self.first(told)))
+
+
+def sines(length: int, width: int) -> Float[Tensor, "T D"]:
+    """Sines and cosines of the positions, from a period of 2 pi to one of 10,000 times that."""
+    speeds = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
+    angles = torch.arange(length)[:, None] * speeds
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
+
+
+def last(model: HopeForCausalLM, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
+    """What the backbone gives at the last position, each row from a fresh memory."""
+    x = model.backbone.embed_tokens(input_ids.to(model.device))
+    return model.backbone(x, None, Flow())[0][:, -1]
+
+
+def fit_readout(
+    model: HopeForCausalLM, task: TokenTask, loader: Questions, config: TrainConfig
+) -> tuple[Readout, dict[str, Any]]:
+    """Train a model in place with a readout; AdamW on all of it, every level at every step."""
+    generator = torch.Generator().manual_seed(config.seed)
+    width = model.config.hidden_size
+    readout = Readout(width, task.vocab_size, generator).to(model.device)
+    weights = [*model.backbone.parameters(), *readout.parameters()]
+    optimizer = torch.optim.AdamW(
+        weights,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+    losses: list[float] = []
+    model.train()
+    for step in range(config.steps):
+        batch = next(loader)
+        logits = readout(last(model, batch.input_ids), batch.labels.shape[1])
+        labels = batch.labels.to(logits.device)
+        loss = functional.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+        )
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise NotFinite(f"loss is {losses[-1]} at step {step + 1}; take a lower rate")
+        optimizer.zero_grad()
+        loss.backward()
+        if config.max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(weights, config.max_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * share(step, config)
+        optimizer.step()
+    model.eval()
+    return readout, {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
+
+
+def share(step: int, config: TrainConfig) -> float:
+    """The fraction of the highest learning rate at a step."""
+    return rate(
+        step,
+        steps=config.steps,
+        warmup=config.warmup,
+        shape=config.schedule,
+        decay=config.decay,
+        final=config.final_rate,
+    )
+
+
+@torch.no_grad()
+def ask_readout(
+    model: HopeForCausalLM, readout: Readout, task: TokenTask, *, seed: int = 0, count: int = 100
+) -> dict[str, Any]:
+    """The likeliest token at every position, decoded from the last."""
+    examples = task.examples(UNSEEN + seed, count)
+    length = examples.labels.shape[1]
+    answers = torch.cat(
+        [
+            readout(last(model, part), length).argmax(-1).cpu()
+            for part in examples.input_ids.split(64)
+        ]
+    )
+    scores = task.scores(answers, examples.labels)
+    found = figures(scores[~scores.isnan()].tolist(), task.chance)
+    return found | {"tokens": examples.input_ids.numel()}

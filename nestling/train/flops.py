@@ -1,0 +1,70 @@
+"""How many floating-point operations a training step takes."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+from nestling.core.native import SWITCH
+from nestling.data import Batch
+from nestling.models.hf import HopeForCausalLM
+from nestling.train.step import read_batch, token_losses
+
+
+def _forward(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+    return sdpa_backward_flop_count(grad, q, k, v)
+
+
+# attention as torch computes it on a CPU, which its counter does not know
+ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
+}
+
+
+def training_flops(model: HopeForCausalLM, batch: Batch) -> int:
+    """Operations of the matrix products of one batch read and differentiated, as torch counts them.
+
+    A product of [M, K] and [K, N] is 2 M K N. What is done number by number (gates, norms, decays)
+    is not counted; compiled forms of our own are left out for the while, so that their products
+    are. The optimizer's step is not part of it. Gradients are left at None.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=ON_CPU)
+    with _in_torch(), counter:
+        logits, _ = read_batch(model, batch)
+        token_losses(logits, batch.labels).sum().backward()
+    model.zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
+
+
+def flops_per_token(model: HopeForCausalLM, *, length: int = 256) -> float:
+    """``training_flops`` of one row of ``length`` tokens from a fresh memory, for each token."""
+    ids = torch.arange(length)[None] % model.config.vocab_size
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    reset = torch.zeros_like(mask)
+    reset[:, 0] = True
+    return training_flops(model, Batch(ids, ids, reset, mask)) / length
+
+
+@contextmanager
+def _in_torch() -> Generator[None]:
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
