@@ -36,7 +36,7 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
     read_rows_back,
     read_rows_of_last,
 )
-from nestling.ops.self_titans import LONGEST, TOKENS, Options, available, cut, scan
+from nestling.ops.self_titans import LONGEST, TOKENS, Options, available, cut, group_of, scan
 
 CHOICES = {
     "network": ("mlp", "matrix"),
@@ -282,7 +282,7 @@ class SelfTitans(Memory):
             length=projected.shape[1],
             period=config.period,
             tokens=TOKENS,
-            group=1,
+            group=group_of(*self.initial_first.shape[:0:-1]),
         )
         y, after = scan(
             projected,

@@ -23,7 +23,22 @@ from nestling.ops.self_titans.cuts import cut as cut
 TOKENS = 32  # of a segment at most, in the kernel
 LONGEST = 4096  # tokens of a period; the backward pass holds the states of a whole one
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
+# bytes kept for the backward pass over bytes of q, k and v: more is faster, up to a state a segment
+KEPT = 3.0
 PAIRS = ("anchor", "weight", "momentum")
+
+
+def group_of(width: int, hidden: int, memories: int) -> int:
+    """Segments between two states kept for the backward pass, after KEPT.
+
+    What lies between is computed once more, which costs no more than the fresh pages that keeping
+    it takes.
+
+    >>> group_of(64, 64, 5)
+    4
+    """
+    state = 4 * memories * width * hidden
+    return max(1, round(state / (KEPT * 3 * width * TOKENS)))
 
 
 class Options(NamedTuple):
