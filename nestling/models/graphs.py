@@ -53,12 +53,13 @@ class Replay:
 
     def _keep(self, states: list[Any]) -> None:
         """Put the new states where the old ones were."""
-        old, new = _tensors(self.states), _tensors(states)
-        if [x.shape for x in old] != [x.shape for x in new]:
+        pairs = _pairs(self.states, states)
+        if any(x.shape != y.shape for x, y in pairs):
             raise UserError("the states of this model grow as it reads; use model.generate")
         # a state may be handed on in parts: all is read before anything is overwritten
-        apart = [y.clone() if y.data_ptr() in {x.data_ptr() for x in old} else y for y in new]
-        for target, source in zip(old, apart, strict=True):
+        held = {x.data_ptr() for x, _ in pairs}
+        apart = [(x, y.clone() if y.data_ptr() in held else y) for x, y in pairs]
+        for target, source in apart:
             target.copy_(source)
 
     @torch.no_grad()
@@ -79,12 +80,10 @@ class Replay:
             ) from error
 
 
-def _tensors(states: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def add(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_state(add, states)
-    return found
+def _pairs(old: Any, new: Any) -> list[tuple[Tensor, Tensor]]:
+    """Tensors at the same places; what the old state leaves None may be worked out anew."""
+    if isinstance(old, Tensor):
+        return [(old, new)]
+    if isinstance(old, tuple | list):
+        return [pair for x, y in zip(old, new, strict=True) for pair in _pairs(x, y)]
+    return []

@@ -186,7 +186,9 @@ def move_on(config: Any, memories: int, state: Any, base: Layers | None) -> Any:
             return state
         if ends == {True}:
             return state._replace(anchor=state.weight, opened=None)
-    moves = count[:, None] % torch.tensor(periods, device=count.device) == 0
+    # made on the device: a copy from the host cannot be captured in a CUDA graph
+    faster = torch.arange(memories, device=count.device) < memories - 1
+    moves = count[:, None] % torch.where(faster, config.projection_period, config.period) == 0
     moves = moves[:, None, :, None, None]
 
     def choose(new: Tensor, old: Tensor) -> Tensor:
