@@ -58,6 +58,31 @@ def _on_gpu(key: str, what: str, must: float, stretch: float) -> Target:
     )
 
 
+def _peer(name: str, what: str, must: float, stretch: float) -> Target:
+    """Our training speed over that of a model by others with the same equations."""
+    return Target(
+        what=f"{what}, training tokens/s at 4x512",
+        must=must,
+        stretch=stretch,
+        benchmark="bench train",
+        path=("shapes", "4x512", "over_peer", name),
+        command=f"{TRAIN.format(PEERED, '4x512')} --peers llama,mamba2,qwen3-next",
+    )
+
+
+def _titans(name: str, where: str, must: float, stretch: float) -> Target:
+    return Target(
+        what=f"our Titans memory over that of titans-pytorch {where}, forward and backward",
+        must=must,
+        stretch=stretch,
+        benchmark="bench ops",
+        path=("titans", name, "over_peer"),
+        command="nestling bench ops --threads 2 --peers --rounds 3",
+    )
+
+
+PEERED = "mamba2,gated-delta-net"
+DECODE = "nestling bench decode --threads 2 --presets hope"
 SHORT = TRAIN.format("hope,hope-attention,ttt-linear,ttt-mlp", "4x512")
 LONG = TRAIN.format("hope", "1x512 1x16384") + " --rounds 2"
 
@@ -90,6 +115,31 @@ TARGETS: dict[str, Target] = {
     ),
     "ttt_linear_train": _trained("ttt-linear", "ttt-linear-tiny", "4x512", 0.85, 1.0, SHORT),
     "ttt_mlp_train": _trained("ttt-mlp", "ttt-mlp-tiny", "4x512", 0.45, 0.6, SHORT),
+    "mamba2_over_transformers": _peer(
+        "mamba2", "our Mamba2 over transformers' torch path", 1.3, 2.0
+    ),
+    "gated_delta_net_over_transformers": _peer(
+        "qwen3-next", "our Gated DeltaNet over transformers' torch path", 1.15, 2.0
+    ),
+    "titans_over_titans_pytorch": _titans("readme", "at its README shape", 1.5, 3.0),
+    "titans_over_titans_pytorch_16": _titans("period 16", "at memory chunk 16", 5.0, 20.0),
+    "decode_flat": Target(
+        what="hope, decode ms/token at context 65536 over 512",
+        must=1.05,
+        stretch=1.0,
+        benchmark="bench decode",
+        path=("presets", "hope-tiny", "flat", "65536 over 512"),
+        command=f"{DECODE} --contexts 512 65536 --batch 0",
+        lower_is_better=True,
+    ),
+    "decode_over_transformer": Target(
+        what="hope over Transformer++ with cache, decode tokens/s, batch 1, context 4096",
+        must=0.8,
+        stretch=1.2,
+        benchmark="bench decode",
+        path=("presets", "hope-tiny", "over", "transformer-tiny"),
+        command=f"{DECODE} --contexts 512 4096 --peers",
+    ),
     "gpu_kernel_momentum": _on_gpu(
         "kernel_momentum",
         "kernel with momentum over fla's chunk_gated_delta_rule, forward and backward",

@@ -1,5 +1,6 @@
 """What a training step costs: every preset and peer side by side, in one run."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from nestling.bench import peers
 from nestling.bench.gate import hold, streaming_error
 from nestling.bench.memory import peak_of
 from nestling.bench.turns import Contestant, over, say, spread, take_turns
@@ -16,6 +18,7 @@ from nestling.data import Batch
 from nestling.models import HopeForCausalLM, create
 from nestling.train import Run, TrainConfig
 
+PEER = "peer:"  # before the name of a model by others
 REFERENCE = "transformer"  # the family that all others are compared with
 
 
@@ -117,10 +120,40 @@ def entrant(
     return Entrant(shape=shape, contestant=Contestant(name=name, work=run.step), about=about)
 
 
+def peer_entrant(
+    name: str, shape: Shape, *, vocab_size: int, device: str, peak: bool, quiet: bool
+) -> Entrant:
+    """A model by others after a first step, if its first loss is that of guessing; else UserError.
+
+    That gate is wide: initialisations differ, and what must not pass is a model that is no number
+    or sees the answers.
+    """
+    batch = RandomText(vocab_size, *shape).batch
+    peer = peers.Training(name, batch, vocab_size=vocab_size, device=device)
+    peer.step()
+    guess = math.log(vocab_size)
+    gate = hold(
+        PEER + name, {"first loss and ln V": abs(peer.first_loss - guess) / guess}, bound=0.2
+    )
+    about: dict[str, Any] = {
+        "gate": gate,
+        "first_loss": peer.first_loss,
+        "peak_mib": peak_of(peer.step, device) / 2**20 if peak else None,
+        "num_parameters": sum(p.numel() for p in peer.model.parameters()),
+        "num_non_embedding": None,
+        "state_bytes": None,
+    }
+    say(f"{PEER}{name} at {shape}: ready", quiet)
+    return Entrant(
+        shape=shape, contestant=Contestant(name=PEER + name, work=peer.step), about=about
+    )
+
+
 def training(
     presets: Sequence[str],
     shapes: Sequence[Shape] = (Shape(4, 256),),
     *,
+    others: Sequence[str] = (),
     rounds: int = 5,
     vocab_size: int = 4096,
     device: str = "cpu",
@@ -137,15 +170,19 @@ def training(
     shape, with ``over_lowest`` and ``over_highest``), ``peak_mib`` (the most that the tensors of
     one step take beside weights and optimizer), ``num_parameters``, ``num_non_embedding`` and
     ``state_bytes`` (of one row after ``length`` tokens); ``time_per_token`` of each preset is that
-    of the longest shape over that of the shortest of as many rows. Raises UserError for a preset
-    whose streaming does not equal its full forward.
+    of the longest shape over that of the shortest of as many rows. ``others`` are names of peers;
+    ``over_peer`` is our speed over theirs, by the family of ours that has their equations. Raises
+    UserError for a preset whose streaming does not equal its full forward.
     """
     if rounds < 1 or not presets or not shapes:
         raise UserError("give at least one preset, shape and round")
     options: dict[str, Any] = {"vocab_size": vocab_size, "device": device, "peak": peak}
     options["precision"] = precision
     entrants = [
-        entrant(name, shape, **options, quiet=quiet) for shape in shapes for name in presets
+        build(name, shape, **options, quiet=quiet)
+        for shape in shapes
+        for build, names in ((entrant, presets), (peer_entrant, others))
+        for name in names
     ]
     contestants = [entrant.contestant for entrant in entrants]
     take_turns(contestants, rounds=rounds, device=device, quiet=quiet)
@@ -154,6 +191,7 @@ def training(
         here = [entrant for entrant in entrants if entrant.shape == shape]
         found[str(shape)] = {
             "presets": {e.contestant.name: figures(e, here[0]) for e in here},
+            "over_peer": over_peers(here),
         }
     return {
         "reference": presets[0],
@@ -178,6 +216,17 @@ def figures(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
         "over_highest": ratio.highest,
         **entrant.about,
     }
+
+
+def over_peers(entrants: Sequence[Entrant]) -> dict[str, float]:
+    """Our speed over that of each peer with the same equations, at one shape."""
+    own = {entrant.contestant.name: entrant.contestant for entrant in entrants}
+    found = {}
+    for name, peer in peers.PEERS.items():
+        ours, theirs = own.get(f"{peer.beside}-tiny"), own.get(PEER + name)
+        if ours is not None and theirs is not None:
+            found[name] = over(ours, theirs).median
+    return found
 
 
 def time_per_token(entrants: Sequence[Entrant]) -> dict[str, dict[str, float]]:

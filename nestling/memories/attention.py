@@ -242,7 +242,7 @@ class Attention(Memory):
     def _forget(self, kept: AttentionState) -> AttentionState:
         """Drop the leading columns that no row can ever see again."""
         columns = kept.documents.shape[1]
-        if columns == 0:
+        if columns == 0 or torch.compiler.is_compiling():
             return kept
         useful = kept.documents == kept.document[:, None]
         if self.config.window is not None:

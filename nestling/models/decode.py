@@ -1,11 +1,14 @@
 """Reading long text into a memory, and writing on from it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nestling.core.error import UserError
+from nestling.core.memory import Flow
 from nestling.models.cache import MemoryCache
 from nestling.models.hf import HopeForCausalLM
 
@@ -53,3 +56,30 @@ def write_on(
         use_cache=True,
         **generation,
     )
+
+
+def compiled_step(
+    model: HopeForCausalLM,
+) -> Callable[[Int[Tensor, "B 1"], MemoryCache], Float[Tensor, "B V"]]:
+    """One token of each row through a compiled model: logits of the next; the cache is moved on.
+
+    torch.compile sees one graph, the same at every length of what was read, for a model of
+    memories whose states do not grow. Compiling takes about a minute, at the first two calls. For
+    decoding only: no gradients, no padding, no new documents, and the cache must not be empty.
+    """
+
+    def body(ids: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
+        hidden, states = model.backbone(model.backbone.embed_tokens(ids), states, Flow())
+        return model.lm_head(hidden[:, -1]), states
+
+    compiled = torch.compile(body, fullgraph=True)
+
+    @torch.no_grad()
+    def step(ids: Tensor, cache: MemoryCache) -> Tensor:
+        if cache.states is None:
+            raise UserError("the compiled step goes on from a memory: let the model read first")
+        logits, states = compiled(ids, cache.states)
+        cache.advance(states, 1, torch.ones(len(ids), dtype=torch.long, device=ids.device))
+        return logits
+
+    return step

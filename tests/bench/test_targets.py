@@ -35,6 +35,17 @@ def test_every_target_is_green_from_its_must_on(key, tmp_path):
     assert better and (target.lower_is_better or target.stretch >= target.must)
 
 
+def test_every_command_is_one_that_can_be_typed():
+    from nestling.cli.bench import Command
+    from nestling.cli.main import _parse
+
+    for target in TARGETS.values():
+        if target.device == "cpu":
+            words = target.command.split()
+            assert words[:2] == ["nestling", "bench"]
+            assert _parse(Command, "bench", words[2:]) is not None
+
+
 def test_without_a_result_a_line_has_a_reason():
     for key, row in standing([]).items():
         assert row["ratio"] is None and row["green"] is None and row["reason"]

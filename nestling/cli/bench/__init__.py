@@ -5,7 +5,10 @@ from typing import Annotated
 import tyro
 
 from nestling.cli.bench.compare import Compare
+from nestling.cli.bench.decode import Decode
 from nestling.cli.bench.gpu import Gpu
+from nestling.cli.bench.memory import Memory
+from nestling.cli.bench.ops import Ops
 from nestling.cli.bench.stream import Stream
 from nestling.cli.bench.targets import Targets
 from nestling.cli.bench.train import Train
@@ -13,6 +16,9 @@ from nestling.cli.bench.train import Train
 Command = (
     Annotated[Stream, tyro.conf.subcommand("stream")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Decode, tyro.conf.subcommand("decode")]
+    | Annotated[Ops, tyro.conf.subcommand("ops")]
+    | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]
     | Annotated[Targets, tyro.conf.subcommand("targets")]

@@ -1,0 +1,42 @@
+"""nestling bench memory: how much memory a training step takes."""
+
+from dataclasses import dataclass
+
+from nestling.cli.bench.measurement import Measurement
+
+COLUMNS = {
+    "peak MiB": "peak_mib",
+    "over the first": "over_reference",
+    "bytes a token": "bytes_per_token",
+    "over the first ": "tokens_over_reference",
+    "state bytes": "state_bytes",
+    "parameters": "num_parameters",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Measurement):
+    """Peak memory of a training step beside weights and optimizer, of many presets."""
+
+    presets: str = "all"
+    """all, or names of families or presets with commas between; Transformer++ is always there."""
+    size: str = "tiny"
+    """Size of the families that are named without one."""
+    shape: str = "4x512"
+    """ROWSxLENGTH, in tokens."""
+
+    def run(self) -> None:
+        """Measure, print a table, and write the Result where --json says."""
+        from nestling.bench.memory_cost import memory
+        from nestling.bench.training_cost import Shape, resolve
+        from nestling.report import Table
+
+        self.prepare()
+        names, shape = resolve(self.presets, self.size), Shape.parse(self.shape)
+        metrics = memory(names, shape, device=self.device, quiet=self.quiet)
+        self.keep("bench memory", {"presets": names, "shape": str(shape)}, metrics)
+        rows = [
+            (name, *(row[key] for key in COLUMNS.values()))
+            for name, row in metrics["presets"].items()
+        ]
+        print(Table(columns=("preset", *COLUMNS), rows=rows).text())

@@ -1,0 +1,60 @@
+"""nestling bench ops: the kernel in its forms, and single memories beside those of others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nestling.cli.bench.measurement import Measurement
+
+TITANS_PERIODS = {"readme": 64, "period 16": 16}  # tokens between two writes of titans-pytorch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ops(Measurement):
+    """Time each form of the kernel, forward and backward, taking turns."""
+
+    shape: str = "4x512"
+    """ROWSxLENGTH, in tokens."""
+    heads: int = 4
+    """Heads."""
+    width: int = 64
+    """Numbers of a key and of a value."""
+    chunks: tuple[int, ...] = (16, 32, 64, 128)
+    """Tokens a chunk, of each chunk form to time."""
+    rounds: int = 5
+    """Rounds that are timed."""
+    peers: bool = False
+    """Whether to time transformers' gated delta rule and the memory of titans-pytorch too."""
+
+    def run(self) -> None:
+        """Measure, print a table each, and write the Result where --json says."""
+        from nestling.bench.op_speed import ops, titans
+        from nestling.bench.peers import require
+        from nestling.bench.training_cost import Shape
+        from nestling.report import Table
+
+        self.prepare()
+        shape = Shape.parse(self.shape)
+        shared: dict[str, Any] = {"rounds": self.rounds, "device": self.device, "quiet": self.quiet}
+        size: dict[str, Any] = {
+            "heads": self.heads,
+            "width": self.width,
+            "chunks": list(self.chunks),
+        }
+        if self.peers:
+            require("titans_pytorch")
+        metrics = ops(batch=shape.rows, length=shape.length, **size, others=self.peers, **shared)
+        if self.peers:
+            metrics["titans"] = {
+                name: titans(period=period, **shared) for name, period in TITANS_PERIODS.items()
+            }
+        config = {"shape": str(shape), **size, "rounds": self.rounds}
+        self.keep("bench ops", config, metrics)
+        for label, forms in metrics["kernel"].items():
+            rows = [
+                (name, row["tokens_per_second"], row["slowest"], row["fastest"], row["over_step"])
+                for name, row in forms.items()
+            ]
+            columns = ("form", "tokens/s", "slowest", "fastest", "over the step")
+            print(Table(columns=columns, rows=rows, title=f"kernel, {label}").text(), end="\n\n")
+        for name, found in metrics.get("titans", {}).items():
+            print(f"titans over titans-pytorch, {name}: {found['over_peer']:.3g}")

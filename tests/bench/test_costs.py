@@ -1,0 +1,79 @@
+"""Memory and ops: what is counted, and that nothing wrong is timed."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from nestling.bench import Shape, op_speed, peers
+from nestling.bench.memory_cost import memory
+from nestling.bench.op_speed import ops
+from nestling.bench.training_cost import training
+from nestling.core.error import UserError
+
+SMALL = {"batch": 1, "length": 20, "heads": 2, "width": 8, "chunks": [4], "rounds": 1}
+
+
+def test_each_token_more_takes_its_bytes():
+    found = memory(["transformer-tiny", "hope-tiny"], Shape(1, 32), vocab_size=64, quiet=True)
+    first, ours = found["presets"].values()
+    assert first["over_reference"] == first["tokens_over_reference"] == 1
+    assert ours["over_reference"] == ours["peak_mib"] / first["peak_mib"]
+    # at least the stream of every block is kept for the backward pass
+    assert first["bytes_per_token"] > 8 * 4 * 256
+
+
+def test_every_form_of_the_kernel_is_timed_behind_its_gate(monkeypatch):
+    found = ops(**SMALL, others=True, quiet=True)["kernel"]
+    assert set(found["momentum"]) == {"step", "chunk 4"}
+    assert set(found["no momentum"]) == {"step", "chunk 4", "peer:transformers"}
+    for rows in found.values():
+        for row in rows.values():
+            assert row["tokens_per_second"] > 0 and max(row["gate"].values()) < 1e-5
+    right = op_speed.transformers_form
+    monkeypatch.setattr(op_speed, "transformers_form", lambda tokens: 1.1 * right(tokens))
+    with pytest.raises(UserError, match="peer:transformers: outputs"):
+        ops(**SMALL, others=True, quiet=True)
+
+
+def test_peers_of_transformers_have_the_parameters_of_ours():
+    from nestling.models import create
+
+    for name in ("llama", "mamba2", "qwen3-next"):
+        peer = peers.PEERS[name]
+        theirs = sum(p.numel() for p in peer.build(64).parameters())
+        ours = create(f"{peer.beside}-tiny", vocab_size=64).num_parameters()
+        assert theirs == pytest.approx(ours, rel=0.01), name
+
+
+def test_a_peer_takes_its_turn_and_is_set_against_ours():
+    found = training(
+        ["transformer-tiny"], [Shape(1, 16)], others=["llama"], rounds=1, vocab_size=64, quiet=True
+    )["shapes"]["1x16"]
+    assert set(found["presets"]) == {"transformer-tiny", "peer:llama"}
+    assert found["over_peer"]["llama"] > 0
+    assert found["presets"]["peer:llama"]["peak_mib"] > 0
+
+
+def test_a_missing_peer_is_a_line_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"titans-pytorch is not installed: pip install"):
+        peers.find("titans-mac")
+    with pytest.raises(UserError, match="did you mean 'llama'"):
+        peers.find("lama")
+
+
+def test_a_peer_that_is_no_number_is_not_timed(monkeypatch):
+    class Nothing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+    nothing = peers.Peer(
+        package="torch", beside="hope", build=lambda v: Nothing(),
+        logits=lambda m, ids: torch.full((*ids.shape, 64), float("nan")) * m.weight,
+    )  # fmt: skip
+    monkeypatch.setitem(peers.PEERS, "nothing", nothing)
+    with pytest.raises(UserError, match="peer:nothing: first loss"):
+        training(["hope-tiny"], [Shape(1, 8)], others=["nothing"], rounds=1, vocab_size=64,
+                 quiet=True)  # fmt: skip
