@@ -13,8 +13,15 @@ class Command:
     to: Path = Path("docs/results")
     """Folder for the files of the reports."""
 
+    evals: tuple[Path, ...] = ()
+    """Instead of studies: Results of `nestling eval`, side by side on one page."""
+    page: Path = Path("report.html")
+    """File of that page."""
+
     def run(self) -> None:
         """One line a study: what was written, or that nothing has been run."""
+        if self.evals:
+            return self._evaluations()
         from nestling.studies import STUDIES, Store, load_study
         from nestling.studies.reports import write_report
         from nestling.studies.status import status
@@ -26,3 +33,11 @@ class Command:
                 continue
             files = write_report(found, self.to)
             print(f"{name}: {len(files)} files in {self.to}. {found.progress}")
+
+    def _evaluations(self) -> None:
+        from nestling.evals.show import named, origin, sections
+        from nestling.report import write_page
+
+        results = named(self.evals)
+        parts = sections(results)
+        print(write_page(self.page, "Evaluations", parts, provenance=origin(results)))

@@ -24,11 +24,11 @@ def silent(done: int, count: int) -> None:
 def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
     """The mean with its 95 % interval: Wilson's where scores are 0 or 1, else Student's t."""
     found = interval(scores)
-    low, high = (
-        wilson(sum(scores), len(scores))
-        if all(score in (0.0, 1.0) for score in scores)
-        else (found.low, found.high)
-    )
+    low, high = found.low, found.high
+    if all(score in (0.0, 1.0) for score in scores):
+        low, high = wilson(sum(scores), len(scores))
+    elif all(0 <= score <= 1 for score in scores):
+        low, high = max(0.0, low), min(1.0, high)
     ends = {"low_95": low, "high_95": high}
     return {
         "score": found.mean,

@@ -143,10 +143,11 @@ def run_tasks(
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
 ) -> Result:
-    """Measure a model on each of ``tasks``; at each of the plan's lengths, or each difficulty.
+    """Measure a model on each of ``tasks``, at each of the plan's lengths, or each difficulty.
 
     ``model`` is a folder, or the name of a preset, which is then trained on each task from fresh
-    weights (``fit`` must say how). A fitted model of a folder is a copy; the folder stays as it is.
+    weights (``fit`` must say how). One of several tasks that cannot be put to the model has a note
+    in the place of a score. A fitted model of a folder is a copy; the folder stays as it is.
     """
     here = Path(model).exists()
     if not here and model not in preset_names():
@@ -159,7 +160,9 @@ def run_tasks(
     loaded = Reader.load(model, device, segment=plan.segment) if here else None
     metrics: dict[str, Any] = {}
     about: dict[str, Any] = {}
-    for name in tasks:
+
+    def of_task(name: str) -> dict[str, Any]:
+        nonlocal about
         parts: dict[str, dict[str, Any]] = {}
         for label, options in variants(name, plan).items():
             reader, task, own = prepared(model, name, options, plan, loaded, device)
@@ -167,7 +170,16 @@ def run_tasks(
             version = {"version": task.version, "kind": task.kind, "source": task.source}
             say(f"{name}{label and ', '}{label}")
             parts[label] = measure(reader, task, plan, own=own)
-        metrics[name] = together(parts) | version
+        return together(parts) | version
+
+    for name in tasks:
+        try:
+            metrics[name] = of_task(name)
+        except UserError as error:
+            if len(tasks) == 1:
+                raise
+            say(f"{name}: {error}")
+            metrics[name] = {"score": None, "note": str(error)}
     config = dataclasses.asdict(plan) | {"tasks": list(tasks)} | about
     return Result(
         name="eval",

@@ -11,7 +11,7 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 from nestling.core.device import find_device
 from nestling.core.error import UserError
 from nestling.models.config import HopeConfig
-from nestling.models.folder import load_model
+from nestling.models.folder import load_model, no_bars
 
 
 def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
@@ -24,9 +24,10 @@ def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
         return load_model(directory, device)
     place = find_device(device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, dtype="float32"
-        )
+        with no_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                directory, local_files_only=True, dtype="float32"
+            )
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]

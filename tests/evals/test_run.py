@@ -151,3 +151,15 @@ def test_lessons_come_once_each_round():
         rows = torch.cat([next(loader).input_ids, next(loader).input_ids])
         assert sorted(rows[:, 1].tolist()) == sorted(ids_of(reader("hope-tiny"), "abcdef")[1:])
     assert len(byte_tokenizer()) == 258
+
+
+def test_one_of_several_tasks_that_cannot_be_put_to_a_model_has_a_note(tmp_path):
+    made = reader("transformer-tiny")
+    save_model(made.model, made.tokenizer, tmp_path / "m")
+    plan, said = Plan(count=2), []
+    found = run_tasks(str(tmp_path / "m"), ["recall-mqar", "formal-parity"], plan, say=said.append)
+    noted = found.metrics["tasks"]["recall-mqar"]
+    assert noted["score"] is None and "larger vocabulary" in noted["note"] and len(said) == 3
+    assert found.metrics["tasks"]["formal-parity"]["count"] == 2
+    with pytest.raises(UserError, match="larger vocabulary"):
+        run_tasks(str(tmp_path / "m"), ["recall-mqar"], plan)
