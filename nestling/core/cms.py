@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nestling.core.descent import RULES, Evidence, RuleOptions, length, wide
+from nestling.core.descent import RULES, Evidence, RuleOptions, wide
 from nestling.core.error import UserError, did_you_mean
 
 # ntp: the loss of the next token, through the layers above; teach: the head's gradient at the
@@ -174,11 +174,14 @@ def written(
     after = tuple(m + change for m, (change, _) in zip(state.moved, steps, strict=True))
     after = trusted(level, start, after)
     step = rows & sound
+    # most often all rows are written: then nothing is to be chosen
+    every = None if bool(step.all()) else step
+    each = None if every is None else rows
     return LevelState(
-        chosen(step, after, state.moved),
-        chosen(rows, tuple(map(torch.zeros_like, state.total)), state.total),
-        chosen(rows, tuple(map(torch.zeros_like, state.gram)), state.gram),
-        tuple(chosen(step, new, old) for (_, new), old in zip(steps, state.buffers, strict=True)),
+        chosen(every, after, state.moved),
+        chosen(each, tuple(map(torch.zeros_like, state.total)), state.total),
+        chosen(each, tuple(map(torch.zeros_like, state.gram)), state.gram),
+        tuple(chosen(every, new, old) for (_, new), old in zip(steps, state.buffers, strict=True)),
         state.terms.masked_fill(rows, 0),
         state.seen,
         state.writes + step.long(),
@@ -189,22 +192,33 @@ def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Boo
     """Gradients of the period, reduced and clipped; Gram matrices; rows that are finite."""
     terms = state.terms.clamp_min(1)
     scale = 1 / terms if level.reduction == "mean" else torch.ones_like(terms)
-    norm = length(torch.cat([x.flatten(1) for x in state.total], dim=1)) * scale
+    norm = lengths(state.total) * scale
     sound = norm.isfinite()
-    if level.clip is not None:
+    if level.clip is not None and bool((norm > level.clip).any()):
         scale = scale * (level.clip / norm.clamp_min(level.clip))
-    gradients = tuple(torch.where(wide(sound, x), x * wide(scale, x), 0.0) for x in state.total)
+    gradients = tuple(x * wide(scale, x) for x in state.total)
+    if not bool(sound.all()):
+        gradients = tuple(torch.where(wide(sound, x), x, 0.0) for x in gradients)
     return gradients, tuple(x / wide(terms, x) for x in state.gram), sound
+
+
+def lengths(tensors: Tensors) -> Float[Tensor, " B"]:
+    """The Euclidean norm of each row, of all tensors together."""
+    squares = [torch.linalg.vector_norm(x.flatten(1), dim=1).square() for x in tensors]
+    return torch.stack(squares).sum(0).clamp_min(1e-30).sqrt()
 
 
 def trusted(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
     """What has moved, shortened to ``level.trust`` times the length of the start (all tensors)."""
     if level.trust is None:
         return move
-    width = move[0].shape[0]
-    whole = length(torch.cat([x.flatten(1) for x in move], dim=1))
-    flat = [s.expand(width, *m.shape[1:]).flatten(1) for s, m in zip(start, move, strict=True)]
-    radius = level.trust * length(torch.cat([x.to(whole.dtype) for x in flat], dim=1))
+    whole = lengths(move)
+    shared = start[0].ndim < move[0].ndim
+    radius = level.trust * lengths(
+        tuple(s.to(whole.dtype)[None] if shared else s.to(whole.dtype) for s in start)
+    )
+    if bool((whole <= radius).all()):
+        return move
     return tuple(x * wide(radius / torch.maximum(whole, radius), x) for x in move)
 
 
@@ -230,6 +244,8 @@ def restarted(
     )
 
 
-def chosen(rows: Bool[Tensor, " B"], new: Tensors, old: Tensors) -> Tensors:
-    """``new`` in these rows, ``old`` in the others."""
+def chosen(rows: Bool[Tensor, " B"] | None, new: Tensors, old: Tensors) -> Tensors:
+    """``new`` in these rows (None: in all), ``old`` in the others."""
+    if rows is None:
+        return new
     return tuple(torch.where(wide(rows, a), a, b) for a, b in zip(new, old, strict=True))
