@@ -16,8 +16,9 @@ def network(theta, h):
     return output @ (z * z.sigmoid() * (up @ h))
 
 
-def pair_loss(theta, key, value):
-    return (network(theta, key) - value).square().sum() / 2
+def pair_loss(theta, key, value, name):
+    answer = network(theta, key)
+    return -(answer @ value) if name == "dot" else (answer - value).square().sum() / 2
 
 
 def normalised(level, x):
@@ -59,7 +60,9 @@ class Naive:
         h = normalised(self.level, x)
         answer = network(self.theta, h)
         if self.last is not None:
-            self.gradients.append(grad(pair_loss)(self.theta, self.last, target @ h))
+            self.gradients.append(
+                grad(pair_loss)(self.theta, self.last, target @ h, self.config.loss)
+            )
         self.last, self.count = h, self.count + 1
         return answer
 

@@ -36,7 +36,7 @@ def build(**options) -> CMSContext:
 
 BOUNDS = [
     {"clip": None, "trust": None, "learning_rate": 0.02},
-    {"clip": 0.5, "trust": None},
+    {"clip": 0.5, "trust": None, "loss": "l2"},
     {"clip": 1.0, "trust": 0.05},
 ]
 
@@ -130,7 +130,7 @@ def test_one_document_cannot_wreck_it(rule):
 
 def test_what_was_read_is_learned():
     """A period repeated: the level comes to answer a token with what followed it."""
-    memory = build(periods=(8,), learning_rate=0.3, trust=None)
+    memory = build(periods=(8,), learning_rate=0.3, trust=None, loss="l2")
     x = draw(1, 8, WIDTH).repeat(1, 60, 1)
     _, state = memory(x)
     level = memory.chain[0]
@@ -161,6 +161,7 @@ def test_levels_say_when_and_how_they_are_written():
         ({"intermediate_size": 0}, "intermediate_size"),
         ({"rule": "adm"}, "did you mean 'adam'"),
         ({"objective": "locale"}, "did you mean 'local'"),
+        ({"loss": "l3"}, "did you mean 'l2'"),
         ({"through": "firts"}, "did you mean 'first'"),
         ({"learning_rate": -1.0}, "learning rate"),
         ({"trust": 0.0}, "trust"),

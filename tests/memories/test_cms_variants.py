@@ -110,7 +110,7 @@ def test_a_start_stays_within_the_trust_of_the_learned_one():
 
 def test_what_contexts_share_stays_in_the_fast_level():
     """After its reset the fast level knows the pairs that every slow period repeats."""
-    options = {"periods": (8, 64), "learning_rate": 0.3, "trust": None, "share": 0.5}
+    options = {"periods": (8, 64), "learning_rate": 0.3, "trust": None, "share": 0.5, "loss": "l2"}
     memory = build("cms_nested", **options)
     x = draw(1, 8, WIDTH).repeat(1, 64, 1)
     _, state = memory(x)

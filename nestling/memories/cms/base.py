@@ -31,7 +31,8 @@ class ContextMemory(Memory):
         count = len(config.periods)
         width = config.intermediate_size or -(-default_intermediate_size(hidden_size) // count)
         self.chain = nn.ModuleList(
-            WrittenLevel(config.level(index), hidden_size, width) for index in range(count)
+            WrittenLevel(config.level(index), config.loss, hidden_size, width)
+            for index in range(count)
         )
         self.target = nn.Linear(hidden_size, hidden_size, bias=False)
 
@@ -43,10 +44,13 @@ class ContextMemory(Memory):
 
     @torch.no_grad()
     def init_levels(self, generator: torch.Generator | None) -> None:
-        """Norms at one, normal weights of standard deviation 0.02."""
+        """Norms at one, normal weights of standard deviation 0.02, and a tenth of it for V.
+
+        So a write adds little to an answer before V has learned what is worth adding.
+        """
         for level in self.each():
             level.init_weights(generator)
-        self.target.weight.normal_(std=INITIAL_STD, generator=generator)
+        self.target.weight.normal_(std=INITIAL_STD / 10, generator=generator)
 
     def boxes(self, name: str, transfers: Sequence[str]) -> list[Level]:
         """The boxes of every level, fast to slow, each behind what its rule remembers."""

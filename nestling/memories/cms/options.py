@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from nestling.core.cms import CMSLevel, check_periods
 from nestling.core.error import UserError, did_you_mean
+from nestling.core.objective import objective
 
 THROUGH = ("full", "first")
 
@@ -15,6 +16,7 @@ class ContextConfig:
     periods: tuple[int, ...] = (16, 64)  # tokens between two writes; each divides the next
     intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
     objective: str = "local"  # what a write makes smaller: "local", "ntp" or "teach"
+    loss: str = "dot"  # of the objective "local": a name of nestling.core.objective.OBJECTIVES
     rule: str = "gradient"  # how it is written: a name of nestling.core.descent.RULES
     learning_rate: float = 1.0  # of every level at the start; each learns a factor of its own
     clip: float | None = 1.0  # longest gradient of a write; None: any
@@ -28,6 +30,7 @@ class ContextConfig:
         if self.through not in THROUGH:
             hint = did_you_mean(self.through, THROUGH)
             raise UserError(f"through={self.through!r} is unknown: {hint}")
+        objective(self.loss)
         self.level(0)
 
     def level(self, index: int) -> CMSLevel:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nestling.core.cms import CMSLevel, LevelState, gathered, moved, new_level, restarted, written
 from nestling.core.descent import RULES
 from nestling.core.level import Level
+from nestling.core.objective import objective
 from nestling.memories.cms.network import Weights, gradients, grams, read
 from nestling.memories.mlp import SwiGLU
 
@@ -31,16 +32,19 @@ class WrittenLevel(nn.Module):
     writes. With the objective "local" the pair of the token t is what the level was given before
     it and a projection of what it is given at it, ``(h_{t-1}, V h_t)``, known as soon as t is read:
 
-        g_t = gradient of |f(h_{t-1}; theta) - V h_t|^2 / 2 at the theta that opened the period
+        g_t = gradient of L(f(h_{t-1}; theta), V h_t) at the theta that opened the period
         theta <- theta + rule(mean of g_t over the period)   once in C tokens of the document
+
+    with L(y, v) = -<y, v> ("dot") or |y - v|^2 / 2 ("l2").
 
     Source: arXiv 2512.24695, Eq 71; the pairs are after arXiv 2604.06169. Deviates: the mean in
     place of the sum; the paper leaves f and the objective open.
     """
 
-    def __init__(self, level: CMSLevel, hidden_size: int, intermediate_size: int):
+    def __init__(self, level: CMSLevel, loss: str, hidden_size: int, intermediate_size: int):
         super().__init__()
         self.level = level
+        self.loss = loss
         self.norm = nn.RMSNorm(hidden_size, eps=1e-6)
         self.network = SwiGLU(hidden_size, intermediate_size)
         self.log_rate = nn.Parameter(torch.empty(()))
@@ -110,7 +114,8 @@ class WrittenLevel(nn.Module):
         known = torch.cat(((state.level.seen > 0)[:, None], valid[:, 1:]), dim=1) & valid
         sure = known[..., None].to(h.dtype)
         keys, before = line[:, :-1], reading.some(0, h.shape[1])
-        moves = gradients(weights, keys, before, (before.answer - target) * sure)
+        slope = objective(self.loss).gradient(before.answer, target)
+        moves = gradients(weights, keys, before, slope * sure)
         gram = grams(keys, before, sure) if self.level.rule == "dgd" else ()
         if through == "first":
             moves, gram = Weights(*map(Tensor.detach, moves)), tuple(map(Tensor.detach, gram))
@@ -133,8 +138,8 @@ class WrittenLevel(nn.Module):
 
     def boxes(self, name: str, transfer: str) -> Iterable[Level]:
         """The level's boxes of the nested system: what its rule remembers, and its weights."""
-        objective = {
-            "local": "|f(h_{t-1}) - V h_t|^2 / 2",
+        text = {
+            "local": f"{self.loss} of f(h_{{t-1}}) and V h_t",
             "ntp": "next-token prediction",
             "teach": "<f(h_t), gradient of the head>",
         }[self.level.objective]
@@ -145,7 +150,7 @@ class WrittenLevel(nn.Module):
             period=self.level.period,
             parameters=sum(p.numel() for p in self.network.parameters()),
             per_sequence=True,
-            objective=objective,
+            objective=text,
             rule=rule.summary,
             context=f"{self.level.period} tokens of the document",
             transfer=transfer,
