@@ -1,5 +1,7 @@
 """Models asked, and what they answer handed to the task: one that knows scores 1."""
 
+import math
+
 import pytest
 import torch
 from readers import reader
@@ -107,6 +109,10 @@ def test_the_likeliest_choice_is_taken_and_likelihood_is_a_sum():
 
 def test_figures_have_wilsons_interval_for_right_or_wrong_and_students_otherwise():
     assert figures([1.0] * 10, 0.1)["high_95"] == 1.0
-    half = figures([0.25, 0.75], 0.0)
-    assert half["score"] == 0.5 and half["low_95"] == pytest.approx(0.5 - 12.706 * 0.25, abs=1e-2)
+    four = figures([0.4, 0.5, 0.5, 0.6], 0.0)
+    half = 3.18244631 * math.sqrt(0.02 / 3 / 4)
+    assert four["low_95"] == pytest.approx(0.5 - half) and four["score"] == 0.5
+    # shares end at 0 and 1; what may be below 0 has no such end
+    assert figures([0.25, 0.75], 0.0)["low_95"] == 0.0
+    assert figures([-1.0, 0.0], 0.0)["low_95"] == pytest.approx(-0.5 - 12.7062047 * 0.5)
     assert figures([0.5], 0.0)["low_95"] is None
