@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from small_models import small
 from tiny_bases import VOCABULARY, tiny_base
 
 from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
+from nestling.models import create
 from nestling.models.pretrained import (
     FAMILIES,
     VARIANTS,
@@ -81,6 +83,22 @@ def test_layers_go_to_levels_slow_to_fast():
     assert [layers(group) for group in shared.parameters] == [[0], [1], [2, 3]]
     chosen = stacked(model, None, with_layers(parse_levels("8,32"), "1,2-3"))
     assert [layers(group) for group in chosen.parameters] == [[1], [2, 3]]
+
+
+def test_a_transformer_of_this_library_is_shared_out():
+    """One with CMS levels keeps them; one with neither cannot learn."""
+    model = small("transformer")
+    levels = stacked(model, None, parse_levels("8,32"))
+    groups = [sorted({name.split(".")[2] for name in group}) for group in levels.parameters]
+    assert groups == [["1"], ["3"]] and levels.variant == "partition"
+    with pytest.raises(UserError, match="--levels"):
+        stacked(model, None)
+    hope = stacked(small("hope"), None)
+    assert [level.period for level in hope.levels] == [1024, 256] and hope.variant == "cms"
+    with pytest.raises(UserError, match="2 CMS levels and 1"):
+        stacked(small("hope"), None, parse_levels("8"))
+    with pytest.raises(UserError, match="neither"):
+        stacked(create("hope-tiny", num_hidden_layers=1, pattern=("self_titans",)), None)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

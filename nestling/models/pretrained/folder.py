@@ -13,15 +13,17 @@ from torch import nn
 from nestling.core.device import find_device
 from nestling.core.error import UserError
 from nestling.core.result import write_json
+from nestling.memories.mlp import MLP
 from nestling.models.config import HopeConfig
 from nestling.models.folder import load_model, no_bars
 from nestling.models.hf import HopeForCausalLM
 from nestling.models.pretrained.base import Base, load_base
 from nestling.models.pretrained.level import LevelSpec, in_order
-from nestling.models.pretrained.stacking import stack
+from nestling.models.pretrained.stacking import shared_out, stack
 
 FILE = "levels.json"  # beside the model's own files
 FORMAT = 1
+NO_LEVELS = "this model has no levels yet; name some, as in --levels 64,512"
 
 
 class Stacked(NamedTuple):
@@ -43,13 +45,14 @@ def stacked(
     """Divide a model into levels.
 
     The CMS levels of a model of this library are levels already, one for each period; ``levels``
-    then replaces how they are written, slow to fast, and None leaves their own periods. Any other
-    model is stacked as ``nestling.models.pretrained.stacking.stack`` says.
+    then replaces how they are written, slow to fast, and None leaves their own periods. One without
+    CMS levels has its feed-forward networks shared out. Any other model is stacked as
+    ``nestling.models.pretrained.stacking.stack`` says.
     """
     if isinstance(model, HopeForCausalLM):
         return _of_hope(model, tokenizer, levels)
     if levels is None:
-        raise UserError("this model has no levels yet; name some, as in --levels 64,512")
+        raise UserError(NO_LEVELS)
     ordered = in_order(tuple(levels))
     names = stack(model, _type(model), ordered, variant)
     return Stacked(model, tokenizer, ordered, tuple(map(tuple, names)), variant)
@@ -67,13 +70,31 @@ def _of_hope(
         if period:
             groups.setdefault(period, []).append(name)
     if not groups:
-        raise UserError("this model has no CMS levels that could learn; choose a hope preset")
+        return _of_feed_forward(model, tokenizer, levels)
     periods = sorted(groups, reverse=True)
     chosen = [LevelSpec(period=p) for p in periods] if levels is None else list(levels)
     if len(chosen) != len(periods):
         raise UserError(f"the model has {len(periods)} CMS levels and {len(chosen)} are named")
     ordered = in_order(tuple(chosen))
     return Stacked(model, tokenizer, ordered, tuple(tuple(groups[p]) for p in periods), "cms")
+
+
+def _of_feed_forward(
+    model: HopeForCausalLM, tokenizer: Any | None, levels: Sequence[LevelSpec] | None
+) -> Stacked:
+    """The feed-forward networks of a model without CMS levels, shared out like those of others."""
+    blocks = [
+        f"backbone.blocks.{index}.memory"
+        for index, block in enumerate(model.backbone.each())
+        if isinstance(block.memory, MLP)
+    ]
+    if not blocks:
+        raise UserError("this model has neither CMS levels nor feed-forward networks that learn")
+    if levels is None:
+        raise UserError(NO_LEVELS)
+    ordered = in_order(tuple(levels))
+    names = shared_out(model, blocks, ordered)
+    return Stacked(model, tokenizer, ordered, tuple(map(tuple, names)), "partition")
 
 
 def save_stacked(base: Base, levels: Sequence[LevelSpec], variant: str, directory: Path) -> Stacked:

@@ -75,10 +75,7 @@ def stack(
         raise UserError(f"unknown variant {variant!r}: {did_you_mean(variant, VARIANTS)}")
     names = mlp_names(model, model_type)
     if variant == "partition":
-        groups = _groups(len(names), levels)
-        return [
-            [p for index in group for p in _parameters(model, names[index])] for group in groups
-        ]
+        return shared_out(model, names, levels)
     if any(level.layers is not None for level in levels):
         raise UserError(f"variant {variant} puts every level into every layer; leave layers out")
     output = family_of(model_type).output
@@ -95,6 +92,14 @@ def stack(
         [p for name in names for p in _parameters(model, f"{name}.levels.{index}")]
         for index in range(len(levels))
     ]
+
+
+def shared_out(
+    model: nn.Module, names: Sequence[str], levels: Sequence[LevelSpec]
+) -> list[list[str]]:
+    """The parameters of each level when modules, low to high, are divided among them."""
+    groups = _groups(len(names), levels)
+    return [[p for index in group for p in _parameters(model, names[index])] for group in groups]
 
 
 def _parameters(model: nn.Module, name: str) -> list[str]:
