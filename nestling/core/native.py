@@ -19,7 +19,7 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 # no value depends on these; without them the compiler must keep errno and traps exact
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 SECONDS = 120  # a compiler that takes longer is given up
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 SWITCH = "NESTLING_NATIVE"  # environment; 0: nothing is compiled or loaded
 
 
@@ -37,7 +37,7 @@ def usable(x: Tensor) -> bool:
 def library(folder: Path, source: str) -> ctypes.CDLL | None:
     """The C++ file ``source`` of ``folder`` as a library, compiled now or earlier on this machine.
 
-    The headers beside it belong to it, and native.h here. None, and a warning, where it does not
+    All headers of the package belong to it. None, and a warning, where it does not
     compile; None where no compiler is there or NESTLING_NATIVE=0. The result lies in
     ~/.cache/nestling/native (or under XDG_CACHE_HOME) by a hash of sources, flags, compiler and
     processor.
@@ -50,7 +50,7 @@ def _library(folder: Path, source: str) -> ctypes.CDLL | None:
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         return None
-    files = [folder / source, *sorted(folder.glob("*.h")), HERE / "native.h"]
+    files = [folder / source, *sorted({*folder.glob("*.h"), *PACKAGE.rglob("*.h")})]
     digest = hashlib.sha256()
     for part in (*(path.read_bytes() for path in files), " ".join(FLAGS).encode(), _machine()):
         digest.update(hashlib.sha256(part).digest())
@@ -88,6 +88,6 @@ def _compile(compiler: str, source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
-        command = [compiler, *FLAGS, "-I", str(HERE), str(source), "-o", str(made)]
+        command = [compiler, *FLAGS, "-I", str(PACKAGE), str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         os.replace(made, target)

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from nestling.core.error import UserError
-from nestling.ops.momentum_gated_delta_rule import OP, DeltaState, momentum_gated_delta_rule
+from nestling.ops.momentum_gated_delta_rule import (
+    OP,
+    DeltaState,
+    compiled,
+    momentum_gated_delta_rule,
+)
 
 CHUNKS = (1, 7, 16, 64)
 
@@ -223,3 +228,34 @@ def test_bad_options_say_what_to_do():
     keyed = OP.inputs(0, length=2, erase_key=True) | {"beta": None}
     with pytest.raises(UserError, match="needs beta"):
         momentum_gated_delta_rule(**keyed)
+
+
+@pytest.mark.skipif(not compiled.available(torch.zeros(1)), reason="no C++ compiler here")
+@pytest.mark.parametrize("length", [2, 31, 32, 33, 100])
+@pytest.mark.parametrize("eraser", [True, False])
+@pytest.mark.parametrize("one_key", [True, False])
+@pytest.mark.parametrize("flags", [True, False])
+def test_compiled_form_equals_fold_of_step(length, eraser, one_key, flags):
+    tokens = OP.inputs(3, length=length)
+    del tokens["mu"]
+    if not eraser:
+        del tokens["beta"]
+    if one_key:
+        tokens |= {name: tokens[name][:, :, :1] for name in ("q", "k")}
+    reset = mask = None
+    if flags:
+        generator = torch.Generator().manual_seed(4)
+        batch = tokens["w"].shape[:2]
+        reset = torch.rand(batch, generator=generator) < 0.1
+        mask = torch.rand(batch, generator=generator) < 0.8
+    # no size of a chunk is asked for: the compiled form chooses its own
+    assert_equal(*both(tokens, None, state=state_of(tokens), reset=reset, mask=mask))
+
+
+@pytest.mark.skipif(not compiled.available(torch.zeros(1)), reason="no C++ compiler here")
+def test_compiled_form_with_gates_of_zero_and_one():
+    tokens = OP.inputs(5, length=40)
+    del tokens["mu"]
+    tokens["alpha"][:, ::3], tokens["alpha"][:, 1::3] = 0, 1
+    tokens["beta"][:, ::4] = 0
+    assert_equal(*both(tokens, None, state=state_of(tokens)))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.op import Op
+from nestling.ops.momentum_gated_delta_rule import compiled
 from nestling.ops.momentum_gated_delta_rule.chunk import chunk as _chunk
 from nestling.ops.momentum_gated_delta_rule.cover import chosen
 from nestling.ops.momentum_gated_delta_rule.inputs import inputs
@@ -103,6 +104,16 @@ def momentum_gated_delta_rule(
             present = {n: x[:, 0] for n, x in (options | flags).items() if x is not None}
             y, state = _step(state, **now, **present, initial=initial, read=read)
             return y[:, None].to(q.dtype), state
+        plain = mu is None and erase_key is None and initial is None and read == "post"
+        if plain and chunk_size is None and compiled.available(tokens["w"]):
+            y, weight = compiled.scan(
+                **tokens, beta=options["beta"], weight=state.weight, reset=reset, mask=mask
+            )
+            momentum = state.momentum
+            if reset is not None:
+                gone = reset.any(1)[:, None, None, None]
+                momentum = torch.where(gone, torch.zeros_like(momentum), momentum)
+            return y.to(q.dtype), DeltaState(weight, momentum)
         y, state = _chunk(
             **tokens,
             **options,

@@ -2,7 +2,7 @@
 #pragma once
 #include <memory>
 
-#include "layer.h"
+#include "ops/momentum_gated_delta_rule/layer.h"
 
 enum Flag : int64_t { RESET = 1, OPENS = 2, KEEP = 4, GROUP = 8 };
 

@@ -1,5 +1,5 @@
 // Causal depth-wise convolution along time with SiLU after, forward and backward.
-#include "native.h"
+#include "core/native.h"
 
 namespace {
 

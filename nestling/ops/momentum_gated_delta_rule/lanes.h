@@ -3,7 +3,7 @@
 // An array of lanes is [rows][N]: row r of token t at [r * N + t]. A weight is [rows][columns] as
 // in torch. Loops over N of fixed length are left to the compiler, which makes vectors of them.
 #pragma once
-#include "native.h"
+#include "core/native.h"
 
 template <class T, int N, bool ADD, int R>
 inline void product_rows(T* __restrict out, const T* __restrict a, long row, long column,
