@@ -115,6 +115,6 @@ def descend(optimizer, module, steps, *, falling=True, until=0.0):
         optimizer.step()
         losses.append(float(loss.detach()))
         if losses[-1] < until * losses[0]:
-            break
+            return losses
     with torch.no_grad():
         return [*losses, float(module())]

@@ -4,6 +4,8 @@ from nestling.core.registry import Registry
 from nestling.optim.deep_momentum import DeepMomentum
 from nestling.optim.delta_gd import DeltaGD
 from nestling.optim.delta_momentum import DeltaMomentum
+from nestling.optim.elementwise_memory import ElementwiseMemory
+from nestling.optim.feature_momentum import FeatureMomentum
 from nestling.optim.groups import param_groups
 from nestling.optim.leveled import Leveled
 from nestling.optim.m3 import M3
@@ -17,6 +19,8 @@ OPTIMIZERS = Registry(
         "delta_gd": "nestling.optim.delta_gd:DeltaGD",
         "deep_momentum": "nestling.optim.deep_momentum:DeepMomentum",
         "nonlinear_momentum": "nestling.optim.nonlinear_momentum:NonlinearMomentum",
+        "feature_momentum": "nestling.optim.feature_momentum:FeatureMomentum",
+        "elementwise_memory": "nestling.optim.elementwise_memory:ElementwiseMemory",
     },
 )
 
@@ -26,6 +30,8 @@ __all__ = [
     "DeepMomentum",
     "DeltaGD",
     "DeltaMomentum",
+    "ElementwiseMemory",
+    "FeatureMomentum",
     "Leveled",
     "NonlinearMomentum",
     "param_groups",

@@ -61,6 +61,26 @@ CASES = {
     ),
     "deep_momentum, huber": ("deep_momentum", {"inner": "huber", "learn_rows": 3}, {}),
     "deep_momentum, dot": ("deep_momentum", {"inner": "dot", "eta": 0.001}, {}),
+    "feature_momentum": (
+        "feature_momentum",
+        {},
+        {"quadratic": 0.1, "rosenbrock": 0.003, "mixed shapes": 0.03, "network": 0.3},
+    ),
+    "feature_momentum, preconditioned": (
+        "feature_momentum",
+        {"features": "polynomial", "preconditioner": "covariance"},
+        {},
+    ),
+    "elementwise_memory": (
+        "elementwise_memory",
+        {},
+        {"quadratic": 0.1, "rosenbrock": 0.03, "mixed shapes": 0.03, "network": 0.1},
+    ),
+    "elementwise_memory, sums": (
+        "elementwise_memory",
+        {"weighting": "sum", "beta1": 0.0, "target": "square"},
+        {},
+    ),
 }
 # how many times as long the steps are when all gradients are times c, of matrices and of vectors;
 # None: by no one law
@@ -85,6 +105,10 @@ SCALING = {
     "deep_momentum": (SAME, SAME),
     "deep_momentum, huber": (SAME, SAME),
     "deep_momentum, dot": (SAME, SAME),
+    "feature_momentum": (lambda c: c**0.5, lambda c: c**0.5),
+    "feature_momentum, preconditioned": (None, None),
+    "elementwise_memory": (SAME, SAME),
+    "elementwise_memory, sums": (LINEAR, LINEAR),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 

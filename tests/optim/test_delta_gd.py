@@ -1,0 +1,165 @@
+"""Delta gradient descent: where it goes, and which inputs it sees."""
+
+import copy
+
+import pytest
+import torch
+from optimizer_problems import Network, descend
+from tolerances import assert_close
+from torch import nn
+
+from nestling.optim import DeltaGD, DeltaMomentum, Leveled
+from nestling.optim.captured import patches
+
+
+def least_squares():
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    return X, X @ torch.randn(4, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("form", ["exact", "explicit"])
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_on_least_squares_it_keeps_a_part_of_the_solution(form, scale):
+    """The minimiser of L + (s / 2) E |W x|^2 is the solution over 1 + s: half of it for s = 1."""
+    X, Y = least_squares()
+    layer = nn.Linear(4, 3, bias=False).double()
+    optimizer = DeltaGD(layer, lr=0.3, form=form, decay_scale=scale)
+    for _ in range(400):
+        optimizer.zero_grad()
+        ((layer(X) - Y).square().sum(1) / 2).mean().backward()
+        optimizer.step()
+    solution = torch.linalg.lstsq(X, Y).solution.T
+    assert_close(layer.weight.detach(), solution / (1 + scale))
+
+
+def test_on_a_network_every_layer_ends_where_its_own_decay_balances_the_gradient():
+    scale, module = 0.5, Network()
+    optimizer = DeltaGD(module, lr=2.0, decay_scale=scale)
+    descend(optimizer, module, 500, falling=False)
+    seen = {}
+    for name in ("hidden", "head"):
+        layer = getattr(module, name)
+        layer.register_forward_hook(lambda layer, x, y, name=name: seen.update({name: x[0]}))
+    module.zero_grad()
+    module().backward()
+    for name, x in seen.items():
+        weight = getattr(module, name).weight
+        gram = x.detach().mT @ x.detach() / len(x)
+        decay = scale * weight.detach() @ gram
+        assert (weight.grad + decay).norm() < 1e-2 * decay.norm()
+    weight = module.table.weight
+    # every row of the table is looked up in as many of the pairs
+    assert (weight.grad + scale * weight.detach() / 8).norm() < 1e-2 * scale * weight.norm() / 8
+
+
+class Tied(nn.Module):
+    """A table that is the head too."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head = nn.Embedding(5, 3, padding_idx=0), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.table.weight
+        self.double()
+
+    def forward(self, ids):
+        return self.head(self.table(ids))
+
+
+def test_a_tied_weight_is_decayed_where_it_is_read_and_where_it_is_looked_up():
+    module, ids = Tied(), torch.tensor([[1, 2, 2], [4, 0, 1]])
+    W, eta, scale = module.table.weight.detach().clone(), 0.4, 0.7
+    optimizer = DeltaGD(module, lr=eta, decay_scale=scale)
+    nn.functional.cross_entropy(module(ids).flatten(0, 1), ids.flatten()).backward()
+    G = module.table.weight.grad.clone()
+    optimizer.step()
+    V, x = module.table.weight.detach(), W[ids.flatten()]
+    counts = torch.tensor([0.0, 2, 2, 0, 1]).double()[:, None] / 6
+    # the gradient of the proximal problem is zero
+    left = G + scale * (V @ (x.mT @ x) / 6 + counts * V) + (V - W) / eta
+    assert left.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 6, 3, padding=1, stride=2, dilation=2, groups=2, bias=False), (2, 4, 9)),
+        (
+            nn.Conv2d(3, 5, (2, 3), padding="same", padding_mode="circular", bias=False),
+            (2, 3, 5, 6),
+        ),
+        (nn.Conv2d(3, 5, 2, padding=1, bias=False), (3, 4, 4)),
+        (nn.Conv3d(2, 4, 2, bias=False), (3, 2, 3, 4, 3)),
+    ],
+)
+def test_patches_are_what_a_convolution_multiplies(layer, shape):
+    layer = layer.double()
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W = layer.weight.unflatten(0, (layer.groups, -1)).flatten(2)
+    y = patches(layer, x) @ W.mT
+    want = layer(x) if x.ndim == layer.weight.ndim else layer(x)[None]
+    want = want.unflatten(1, (layer.groups, -1)).movedim((1, 2), (0, -1)).reshape(y.shape)
+    assert_close(y, want)
+
+
+def test_what_gets_no_gradient_is_not_seen():
+    layer = nn.Linear(2, 2)
+    optimizer = DeltaGD(layer)
+    layer(torch.ones(1, 2))
+    with torch.no_grad():
+        layer(torch.ones(1, 2))
+    assert not optimizer._capture.contexts
+    layer(torch.ones(1, 2)).sum().backward()
+    assert optimizer._capture.contexts[layer.weight].rows == 1
+    optimizer.zero_grad()
+    assert not optimizer._capture.contexts
+    optimizer.close()
+    layer(torch.ones(1, 2)).sum().backward()
+    assert not optimizer._capture.contexts
+
+
+def test_gathered_batches_are_one_batch():
+    X, Y = least_squares()
+    weights = []
+    for parts in (1, 4):
+        torch.manual_seed(0)
+        layer = nn.Linear(4, 3).double()
+        optimizer = DeltaGD(layer, lr=0.5)
+        for x, y in zip(X.chunk(parts), Y.chunk(parts), strict=True):
+            ((layer(x) - y).square().mean() / parts).backward()
+        optimizer.step()
+        weights.append(layer.weight.detach())
+    assert_close(*weights)
+
+
+def test_the_clock_of_levels_keeps_the_inputs_of_a_slow_level():
+    X, _ = least_squares()
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, bias=False).double()
+    twin = copy.deepcopy(layer)
+    groups = [{"params": [layer.weight], "period": 2}]
+    slow = Leveled(DeltaGD(layer, lr=0.5, params=groups), tokens_per_step=1)
+    for x in X.chunk(2):
+        slow.zero_grad()
+        layer(x).square().mean().backward()
+        slow.step()
+    at_once = DeltaGD(twin, lr=0.5)
+    twin(X).square().mean().backward()
+    at_once.step()
+    assert_close(layer.weight.detach(), twin.weight.detach())
+
+
+def test_a_copied_module_does_not_feed_the_optimizer_of_the_first():
+    layer = nn.Linear(2, 2)
+    optimizer = DeltaGD(layer)
+    twin = copy.deepcopy(layer)
+    twin(torch.ones(1, 2)).sum().backward()
+    assert not optimizer._capture.contexts
+
+
+def test_parameters_in_place_of_the_module_are_a_type_error():
+    with pytest.raises(TypeError, match="DeltaGD takes the module"):
+        DeltaGD(nn.Linear(2, 2).parameters())
+    with pytest.raises(TypeError):
+        DeltaMomentum(nn.Linear(2, 2))
