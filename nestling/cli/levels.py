@@ -16,7 +16,7 @@ class Command:
     preset: tyro.conf.Positional[str]
     """Model; `nestling list` names them."""
     optimizer: str = "adamw"
-    """What trains it: adamw, momentum or sgd."""
+    """What trains it; `nestling list optimizers` names them."""
     tokens_per_step: int | None = None
     """Tokens of a stream to one optimizer step; periods are rounded up to it."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

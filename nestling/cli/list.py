@@ -17,7 +17,7 @@ class Command:
     """Name every preset, memory, corpus, task and study, each with a line about it."""
 
     kind: tyro.conf.Positional[str | None] = None
-    """presets, memories, corpora, tasks or studies; all of them by default."""
+    """presets, memories, corpora, tasks, optimizers or studies; all of them by default."""
 
     def run(self) -> None:
         """Print a table for each kind."""
@@ -35,6 +35,7 @@ class Command:
 Rows = list[tuple[str, ...]]
 WIDTH, HEADS, READ = 256, 4, 64  # for which the size of a state is shown; READ is in tokens
 COLUMNS = {
+    "optimizers": ("rate", "what it remembers, how it is written", "objective of that write"),
     "memories": (
         f"numbers in a row's state (width {WIDTH}, {HEADS} heads, {READ} tokens read)",
         "what a token does to it",
@@ -112,6 +113,22 @@ def corpora() -> Rows:
     return [(name, CORPORA.load(name).summary) for name in CORPORA.names()]
 
 
+def optimizers() -> Rows:
+    """What may train a model, with the rate it has by default and what it remembers."""
+    from nestling.optim.build import CHOICES
+    from nestling.optim.levels import BUFFERS
+
+    return [
+        (
+            name,
+            f"{choice.lr:g}",
+            "; ".join(buffer.rule for buffer in BUFFERS[name]) or "nothing beside the weights",
+            "; ".join(buffer.objective for buffer in BUFFERS[name]) or "-",
+        )
+        for name, choice in CHOICES.items()
+    ]
+
+
 def studies() -> Rows:
     """Grids of measurements, each with its question."""
     from nestling.studies import STUDIES
@@ -124,5 +141,6 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "memories": memories,
     "corpora": corpora,
     "tasks": tasks,
+    "optimizers": optimizers,
     "studies": studies,
 }

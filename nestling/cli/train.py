@@ -57,6 +57,8 @@ class Command:
     """"bpe", trained on the corpus, or "bytes"."""
     vocab_size: int = 4096
     """Tokens of the vocabulary, at most."""
+    optimizer: str = "adamw"
+    """What trains it; `nestling list optimizers` names them, each with a rate of its own."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     quiet: bool = False
@@ -77,6 +79,7 @@ class Command:
             tokenizer=self.tokenizer,
             vocab_size=self.vocab_size,
             device=self.device,
+            optimizer=self.optimizer,
         )
         _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet)
         if result.metrics["interrupted"]:

@@ -24,6 +24,19 @@ class Context:
         self.counts: Tensor | None = None
         self.looks = 0  # that went into the counts
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as plain values and tensors."""
+        return dict(vars(self))
+
+    @classmethod
+    def of(cls, saved: dict[str, Any], device: torch.device) -> "Context":
+        """What ``state_dict`` gave, on a device."""
+        context = cls()
+        for name, value in saved.items():
+            moved = value.to(device, copy=True) if isinstance(value, Tensor) else value
+            setattr(context, name, moved)
+        return context
+
     def add_rows(self, x: Tensor) -> None:
         """Take in rows [groups, n, q]."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -95,6 +95,27 @@ class DeltaGD(GradientMemory):
                     self._capture.contexts.pop(parameter, None)
         super().zero_grad(set_to_none)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's, with the inputs of slow levels whose gradients still wait."""
+        return super().state_dict() | {
+            "contexts": {
+                index: self._capture.contexts[p].state_dict()
+                for index, p in enumerate(self._order())
+                if p in self._capture.contexts and p.grad is None
+            }
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what ``state_dict`` gave."""
+        super().load_state_dict(state_dict)
+        order = self._order()
+        for index, saved in state_dict["contexts"].items():
+            parameter = order[int(index)]
+            self._capture.contexts[parameter] = Context.of(saved, parameter.device)
+
+    def _order(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         if not plain(parameter):
             raise UserError("DeltaGD needs whole weights and inputs; use it without sharding")

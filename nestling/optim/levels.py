@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from torch.optim import Optimizer
+
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
 
@@ -13,9 +15,12 @@ class Buffer(NamedTuple):
     objective: str
     rule: str
     transfer: str
+    steps: int = 1  # of the weights it is written in, between two writes of its own
 
 
 DIRECTION = "direct: the direction of the weights' step"
+READ = f"{DIRECTION}, made orthogonal"
+SIZE = "direct: the size of the weights' step"
 # Nested Learning, Eq 10-13 (momentum) and appendix B, Eq 100-111 (Adam)
 BUFFERS: dict[str, tuple[Buffer, ...]] = {
     "sgd": (),
@@ -26,10 +31,57 @@ BUFFERS: dict[str, tuple[Buffer, ...]] = {
             "v",
             "|v - g^2|^2 / 2",
             "delta rule: v <- beta2 v + (1 - beta2) g^2",
-            "direct: the size of the weights' step",
+            SIZE,
         ),
     ),
+    # Eq 75, Algorithm 1
+    "m3": (
+        Buffer("M1", "-<M1, g>", "Hebbian with decay: M1 <- beta1 M1 + (1 - beta1) g", READ),
+        Buffer("V", "|V - g^2|^2 / 2", "delta rule: V <- beta2 V + (1 - beta2) g^2", SIZE),
+        Buffer(
+            "M2",
+            "-<M2, mean of g>",
+            "Hebbian with decay: M2 <- beta3 M2 + (1 - beta3) mean of the gradients since",
+            READ,
+            steps=16,
+        ),
+    ),
+    # Eq 48-49
+    "delta_momentum": (
+        Buffer("m", "|m g^T + P|^2 / 2", "delta rule: m <- m (alpha I - k g^T g) + P g", DIRECTION),
+    ),
+    # Eq 42, 52
+    "nonlinear_momentum": (
+        Buffer("m", "-<m, g>", "Hebbian with decay: m <- alpha m + (1 - alpha) g", READ),
+    ),
+    # Eq 46-47, 51
+    "feature_momentum": (
+        Buffer("m", "<m g^T, P>", "Hebbian with decay: m <- alpha m + P phi(g)", DIRECTION),
+    ),
+    # Eq 50
+    "deep_momentum": (
+        Buffer(
+            "m(u)",
+            "|m(u) + u|^2 / 2",
+            "gradient descent with decay of a network: theta <- alpha theta - eta grad",
+            "direct: the weights' step is its output",
+        ),
+    ),
+    # Eq 56-57: the weights themselves are what is written, nothing is kept beside them
+    "delta_gd": (),
+    # Eq 100-105
+    "elementwise_memory": (
+        Buffer("M, H", "sum of w (m g - P)^2", "closed form: m = P M / H", DIRECTION),
+    ),
 }
+
+
+def name_of(optimizer: Optimizer) -> str:
+    """The name in the table of an optimizer, ours or torch's."""
+    kind = type(optimizer).__name__
+    if kind == "SGD":
+        return "momentum" if optimizer.defaults["momentum"] else "sgd"
+    return {name.replace("_", ""): name for name in BUFFERS}.get(kind.lower(), kind.lower())
 
 
 def optimizer_levels(optimizer: str, *, period: int, parameters: int) -> list[Level]:
@@ -42,8 +94,8 @@ def optimizer_levels(optimizer: str, *, period: int, parameters: int) -> list[Le
         raise UserError(f"unknown optimizer {optimizer!r}: {did_you_mean(optimizer, BUFFERS)}")
     return [
         Level(
-            name=f"{optimizer} {buffer.name}, period {period}",
-            period=period,
+            name=f"{optimizer} {buffer.name}, period {period * buffer.steps}",
+            period=period * buffer.steps,
             parameters=parameters,
             objective=buffer.objective,
             rule=buffer.rule,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from nestling.core.error import UserError
+from nestling.optim.groups import parameter_kinds
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
@@ -27,21 +28,28 @@ def decays(model: nn.Module) -> dict[str, bool]:
 
 
 def parameter_groups(
-    model: nn.Module, *, weight_decay: float, periods: Mapping[str, int] | None = None
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    periods: Mapping[str, int] | None = None,
+    matrices: bool = False,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: one for each period and kind, with ``name``, ``period``, ``weight_decay``.
 
     ``periods`` gives tokens between two writes by parameter name; a name without one is written at
-    every step. Frozen parameters are left out.
+    every step. Frozen parameters are left out. With ``matrices`` the groups are split besides by
+    ``orthogonal``, True for the matrices of hidden layers (``nestling.optim.param_groups``).
     """
     periods = periods or {}
     if unknown := set(periods) - {name for name, _ in model.named_parameters()}:
         raise UserError(f"periods name no parameter of the model: {', '.join(sorted(unknown)[:3])}")
     decay = decays(model)
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    kinds = parameter_kinds(model) if matrices else {}
+    groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((periods.get(name, 0), decay[name]), []).append(parameter)
+            kind = (periods.get(name, 0), decay[name], kinds.get(name) == "matrices")
+            groups.setdefault(kind, []).append(parameter)
     return [
         {
             "params": parameters,
@@ -49,5 +57,8 @@ def parameter_groups(
             "period": period,
             "weight_decay": weight_decay if decayed else 0.0,
         }
-        for (period, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        | ({"orthogonal": orthogonal} if matrices else {})
+        for (period, decayed, orthogonal), parameters in sorted(
+            groups.items(), key=lambda item: item[0]
+        )
     ]

@@ -16,6 +16,7 @@ from nestling.data import Batch, Documents, Loader, Prepared, prepare
 from nestling.models import configure, create
 from nestling.models.folder import save_model
 from nestling.models.hf import HopeForCausalLM
+from nestling.optim.build import choice
 from nestling.train.config import TrainConfig, field_names, train_config
 from nestling.train.evaluate import held_out_batches
 from nestling.train.loop import train
@@ -35,15 +36,19 @@ class Job:
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the preset
     train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, batch, seed ...
     device: str = "cpu"  # a torch device
+    optimizer: str = "adamw"  # a name of nestling.optim.build.CHOICES
 
 
 def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
     """A Job of which each value of ``values`` is a setting of the run or an override of the preset.
 
+    Without a ``learning_rate`` among them it is the one that suits ``optimizer``.
     Raises UserError for a name that is neither, with the nearest one that is.
     """
     settings = {name: value for name, value in values.items() if name in field_names()}
     model = {name: value for name, value in values.items() if name not in settings}
+    rate = choice(str(names.get("optimizer", "adamw"))).lr
+    settings.setdefault("learning_rate", rate)
     job = Job(model=model, train=train_config(settings), **names)  # ty: ignore[invalid-argument-type]
     try:
         configure(job.preset, vocab_size=job.vocab_size, **model)
@@ -161,6 +166,7 @@ def run_job(
         held_out=held_out_of(text.held_out, model, job.train),
         resume=resume,
         quiet=quiet,
+        optimizer=job.optimizer,
     )
     if directory is not None:
         save_model(model, tokenizer, directory)

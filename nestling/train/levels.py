@@ -9,7 +9,7 @@ from nestling.core.level import Level
 from nestling.core.nested import ordered
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim.leveled import Leveled, steps_of
-from nestling.optim.levels import optimizer_levels
+from nestling.optim.levels import name_of, optimizer_levels
 from nestling.train.config import TrainConfig
 
 WEIGHTS = "weights"
@@ -31,7 +31,7 @@ def nested_system(
     """
     if isinstance(optimizer, Leveled):
         tokens_per_step = optimizer.tokens_per_step
-        optimizer = type(optimizer.inner).__name__.lower()
+        optimizer = name_of(optimizer.inner)
     tokens_per_step = tokens_per_step or TrainConfig().tokens_per_step
     boxes = merged(model.levels().values())
     trained = [box for box in boxes if not box.per_sequence]

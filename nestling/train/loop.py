@@ -17,7 +17,7 @@ from nestling.models.hf import HopeForCausalLM
 from nestling.train.config import TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
 from nestling.train.log import Live, Log
-from nestling.train.run import Batches, NotFinite, Run
+from nestling.train.run import ADAMW, Batches, NotFinite, Run
 
 CHECKPOINTS = "checkpoints"
 LOG = "log.jsonl"
@@ -33,9 +33,11 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     after_step: Callable[[Run], bool | None] | None = None,
+    optimizer: str = ADAMW,
 ) -> dict[str, Any]:
     """Train ``model`` in place for ``config.steps`` optimizer steps and return the metrics.
 
+    ``optimizer`` is a name of ``nestling.optim.build.CHOICES``.
     Batches come from ``loader`` (an endless iterable with ``state_dict``); ``held_out`` gives fresh
     evaluation batches. With ``directory`` checkpoints and ``log.jsonl`` are written there, and
     ``resume`` goes on from the newest of them, to the same bits on a CPU as a run that never
@@ -44,7 +46,7 @@ def train(
     the last good state has been saved. Other errors: UserError where a file cannot be written.
     """
     torch.manual_seed(config.seed)
-    run = Run(model, loader, config)
+    run = Run(model, loader, config, optimizer)
     folder = None if directory is None else directory / CHECKPOINTS
     if resume and folder is not None:
         run.restore(folder)

@@ -14,6 +14,7 @@ from nestling.data import Batch
 from nestling.models.cache import MemoryCache, filled, named
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim import Leveled
+from nestling.optim.build import build
 from nestling.train.checkpoint import (
     checkpoint_path,
     checkpoints,
@@ -30,6 +31,7 @@ from nestling.train.groups import parameter_groups
 from nestling.train.schedule import rate
 from nestling.train.step import precision, read_batch, targets, token_losses
 
+ADAMW = "adamw"
 # Settings that a resumed run may change: they decide when to stop and what to tell, or how fast to
 # go on after a loss that was no number.
 FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
@@ -59,12 +61,16 @@ class NotFinite(UserError):
     """A loss or gradient that is no number: the run stopped before its weights took it up."""
 
 
-def optimizer_of(model: HopeForCausalLM, config: TrainConfig) -> Leveled:
-    """AdamW behind the clock of levels, with the groups and periods of the model."""
-    periods = model.parameter_periods()
-    groups = parameter_groups(model, weight_decay=config.weight_decay, periods=periods)
+def optimizer_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str = ADAMW) -> Leveled:
+    """An optimizer by name behind the clock of levels, with the groups and periods of the model."""
+    groups = parameter_groups(
+        model,
+        weight_decay=config.weight_decay,
+        periods=model.parameter_periods(),
+        matrices=optimizer != ADAMW,
+    )
     betas = (config.beta1, config.beta2)
-    inner = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas)
+    inner = build(optimizer, model, groups, lr=config.learning_rate, betas=betas)
     return Leveled(inner, tokens_per_step=config.tokens_per_step, max_norm=config.max_norm)
 
 
@@ -83,11 +89,18 @@ class Totals:
 class Run:
     """A model, its optimizer, its place in the text and what its rows remember."""
 
-    def __init__(self, model: HopeForCausalLM, loader: Batches, config: TrainConfig):
+    def __init__(
+        self,
+        model: HopeForCausalLM,
+        loader: Batches,
+        config: TrainConfig,
+        optimizer: str = ADAMW,
+    ):
         self.model = model
         self.loader = loader
         self.config = config
-        self.optimizer = optimizer_of(model, config)
+        self.optimizer_name = optimizer
+        self.optimizer = optimizer_of(model, config, optimizer)
         self.totals = Totals()
         self.memory: MemoryCache | None = None
         self.rate = config.learning_rate  # of the last step
@@ -161,6 +174,7 @@ class Run:
                 "totals": dataclasses.asdict(self.totals),
                 "config": dataclasses.asdict(self.config),
                 "architecture": architecture(self.model),
+                "optimizer": self.optimizer_name,
                 **place,
             },
         }
@@ -195,8 +209,11 @@ class Run:
                     f"checkpoint {path} is of another architecture ({name} was {was}, here "
                     f"{now}); choose the preset and options it was trained with"
                 )
-        for name, now in dataclasses.asdict(self.config).items():
-            was = run["config"].get(name)
+        # runs saved before there was a choice have no word about it
+        saved = run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
+        present = dataclasses.asdict(self.config) | {"optimizer": self.optimizer_name}
+        for name, now in present.items():
+            was = saved.get(name)
             if name not in FREE and was != now:
                 raise UserError(
                     f"{name} was {was} when {path} was saved, here it is {now}; "

@@ -6,6 +6,7 @@ from nestling.cli.main import main
 from nestling.data import CORPORA
 from nestling.memories import MEMORIES
 from nestling.models import preset_names
+from nestling.optim.build import CHOICES
 from nestling.studies import STUDIES
 from nestling.tasks import TASKS
 
@@ -14,6 +15,7 @@ NAMES = {
     "memories": MEMORIES.names(),
     "corpora": CORPORA.names(),
     "tasks": TASKS.names(),
+    "optimizers": list(CHOICES),
     "studies": STUDIES.names(),
 }
 

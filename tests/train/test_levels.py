@@ -9,6 +9,8 @@ from tiny_training import tiny_config, tiny_model
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.nested import ordered
+from nestling.optim.build import CHOICES
+from nestling.optim.levels import BUFFERS
 from nestling.train import optimizer_of
 from nestling.train.levels import as_record, merged, nested_system
 
@@ -105,3 +107,21 @@ def test_a_circle_of_dependencies_is_an_error():
     ]
     with pytest.raises(ValueError, match="circle"):
         ordered(circle)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_optimizer_declares_its_boxes_and_is_known_by_its_name(name):
+    model, config = tiny_model(), tiny_config()
+    by_name = nested_system(model, name, config.tokens_per_step)
+    assert nested_system(model, optimizer_of(model, config, name)) == by_name
+    weights = sum(box.parameters for box in by_name if box.name == "weights")
+    assert weights and len([b for b in by_name if b.name.startswith(f"{name} ")]) >= len(
+        BUFFERS[name]
+    )
+
+
+def test_m3s_slow_momentum_is_a_slower_level_than_its_weights():
+    system = nested_system(tiny_model("transformer-tiny"), "m3", 64)
+    names = [box.name for box in system]
+    assert names.index("m3 M1, period 64") < names.index("weights")
+    assert names.index("weights") < names.index("m3 M2, period 1024")
