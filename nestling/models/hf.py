@@ -58,6 +58,8 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         "inner_shift",
         "token_scale",
         "initial_weight",
+        "share_logit",
+        "mixture",
         "decay_bias",
         "log_decay",
         "step_bias",
