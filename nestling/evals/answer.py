@@ -27,7 +27,7 @@ def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
     low, high = found.low, found.high
     if all(score in (0.0, 1.0) for score in scores):
         low, high = wilson(sum(scores), len(scores))
-    elif all(0 <= score <= 1 for score in scores):
+    elif len(scores) > 1 and all(0 <= score <= 1 for score in scores):
         low, high = max(0.0, low), min(1.0, high)
     ends = {"low_95": low, "high_95": high}
     return {
