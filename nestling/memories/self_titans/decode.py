@@ -55,7 +55,7 @@ def one_token(
     eta, alpha = rates(config, names, made, readouts)
     gradients, hidden = gradients_of(config, anchor, pair)
     mu = None if mu is None else mu[..., None, None]
-    scale = eta if mu is None else eta * (1 - mu)
+    scale = eta if mu is None else torch.addcmul(eta, eta, mu, value=-1)
     old = [(state.weight.first, state.momentum.first)]
     first = write(
         config, *old[0], pair[:, :, None, :1], gradients.first, (alpha, eta, scale, mu),
@@ -91,21 +91,31 @@ def rates(
     seen = (made[:, :, 1:3, :, 0] * weight.to(made.dtype)).sum(-1) + bias.to(made.dtype)
     both = torch.sigmoid(seen)[..., None, None]
     eta, alpha = both[:, :, :1], both[:, :, 1:]
-    return eta * (1 + alpha).clamp(max=config.eta_max), alpha
+    if config.eta_max > 1:
+        return eta * (1 + alpha).clamp(max=config.eta_max), alpha
+    return (eta if config.eta_max == 1 else eta * config.eta_max), alpha
 
 
-def times(weight: Float[Tensor, "*N V K"], columns: Float[Tensor, "*M K C"]) -> Tensor:
-    """``weight @ columns`` as one batched product; ``columns`` broadcast."""
-    columns = columns.expand(*weight.shape[:-2], *columns.shape[-2:])
+def times(
+    weight: Float[Tensor, "*N V K"],
+    columns: Float[Tensor, "*M K C"],
+    plus: Float[Tensor, "*L V C"] | None = None,
+) -> Float[Tensor, "*N V C"]:
+    """``weight @ columns + plus`` as one batched product; ``columns`` and ``plus`` broadcast."""
+    lead = weight.shape[:-2]
+    columns = columns.expand(*lead, *columns.shape[-2:])
+    if plus is not None:
+        plus = plus.expand(*lead, *plus.shape[-2:])
+        y = torch.baddbmm(plus.flatten(0, -3), weight.flatten(0, -3), columns.flatten(0, -3))
+        return y.unflatten(0, lead)
     return torch.bmm(weight.flatten(0, -3), columns.flatten(0, -3)).unflatten(0, weight.shape[:-2])
 
 
 def mapped(weights: Layers, columns: Float[Tensor, "B H M D C"]) -> Float[Tensor, "B H M D C"]:
     """M(x) of every memory."""
-    z = times(weights.first, columns)
-    if weights.second is not None:
-        z = times(weights.second, functional.gelu(z))
-    return columns + z
+    if weights.second is None:
+        return times(weights.first, columns, plus=columns)
+    return times(weights.second, functional.gelu(times(weights.first, columns)), plus=columns)
 
 
 def answer(
@@ -128,18 +138,19 @@ def gradients_of(
     ``pair`` holds k and v. Targets are what each memory makes of v, constants of the objective.
     """
     columns = pair.mT[:, :, None]
-    z = times(anchor.first, columns)
-    hidden = None
+    columns = columns.expand(*anchor.first.shape[:-2], *columns.shape[-2:]).contiguous()
+    z = hidden = None
     if anchor.second is None:
-        both = columns + z
+        both = times(anchor.first, columns, plus=columns)
     else:
+        z = times(anchor.first, columns)
         hidden = functional.gelu(z)
-        both = columns + times(anchor.second, hidden)
+        both = times(anchor.second, hidden, plus=columns)
     own, target = both[..., :1], functional.normalize(both[..., 1:], dim=-2, eps=1e-6)
     gradient = own - target if config.objective == "l2" else -target
     length = torch.linalg.vector_norm(gradient, dim=-2, keepdim=True)
-    gradient = gradient * (config.clip / length.clamp(min=config.clip))
-    if anchor.second is None or hidden is None:
+    gradient = gradient / (length / config.clip).clamp(min=1)
+    if anchor.second is None or z is None or hidden is None:
         return Layers(gradient, None), None
     back = times(anchor.second.mT, gradient)
     back = torch.ops.aten.gelu_backward(back, z[..., :1])
