@@ -1,6 +1,7 @@
 """The documentation names what is there, and its examples run."""
 
 import ast
+import dataclasses
 import functools
 import importlib
 import os
@@ -12,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from nestling.cli import eval as eval_verb
 from nestling.cli.main import VERBS, _parse
+from nestling.cli.train import settings
 from nestling.data import CORPORA
+from nestling.evals.run import plan_of, variants
+from nestling.evals.suite import suite
 from nestling.memories import MEMORIES
-from nestling.models import preset_names
+from nestling.models import configure, preset_names
 from nestling.studies import STUDIES
 from nestling.tasks import TASKS
 
@@ -112,6 +117,27 @@ def test_every_command_of_the_readme_can_be_parsed(command):
     _, verb, *arguments = shlex.split(command, comments=True)
     module = importlib.import_module(f"nestling.cli.{verb}")
     assert hasattr(_parse(module.Command, verb, arguments), "run")
+
+
+def experiments() -> list[str]:
+    """The commands in the running text and the tables of docs/experiments.md."""
+    return re.findall(r"`(nestling [^`]*)`", read(ROOT / "docs" / "experiments.md"))
+
+
+@pytest.mark.parametrize("command", experiments())
+def test_every_command_of_the_experiments_can_be_parsed_and_planned(command):
+    _, verb, *arguments = shlex.split(command)
+    if verb == "report" or "..." in command:
+        return
+    module = importlib.import_module(f"nestling.cli.{verb}")
+    parsed = _parse(module.Command, verb, arguments)
+    if isinstance(parsed, eval_verb.Tasks):
+        names = parsed.tasks.split(",") if parsed.tasks else suite(parsed.suite)
+        plan = plan_of(names, settings(parsed.set), fit=parsed.fit, sweep=parsed.sweep)
+        for name in names:
+            assert variants(name, dataclasses.replace(plan, lengths=parsed.lengths))
+        if parsed.fit:
+            configure(parsed.model, **plan.model)
 
 
 def test_make_has_the_targets_that_are_shown():
