@@ -1,6 +1,9 @@
 """Memory files: safetensors with a record, a checksum over both, whole or not there."""
 
+import contextlib
+import glob
 import json
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +16,7 @@ from nestling.core.error import UserError
 from nestling.core.result import write_whole
 
 KIND = "nestling-learned"
+STALE = 3600  # seconds
 FORMAT = 1  # raised when an older nestling could not read what is written
 
 
@@ -57,6 +61,15 @@ def read_memory(path: str | Path) -> MemoryFile:
     if not whole:
         raise damaged(path)
     return MemoryFile(about, tensors)
+
+
+def sweep(path: str | Path) -> None:
+    """Remove drafts of a memory that processes killed an hour or more ago have left beside it."""
+    path = Path(path)
+    for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > STALE:
+                draft.unlink()
 
 
 def damaged(path: Path) -> UserError:

@@ -1,7 +1,7 @@
 """A model that goes on learning from what it reads, and keeps what it learned apart from itself."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,10 @@ class ContinualLearner:
         self.sizes = cut(options, [writer.period for writer in self.writers], self.reader)
         own = dict(model.model.named_parameters())
         self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
+        erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
+        if erasing and options.surprise is not None:
+            raise UserError("rule dgd erases along every input; leave surprise out")
+        self._watched = tuple(name for i in erasing for name in self.parameters[i])
         self._digest: str | None = None
         self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
         self.state = self._fresh()
@@ -73,7 +77,8 @@ class ContinualLearner:
 
     def fresh_level(self, index: int) -> LevelState:
         """A level at the base: nothing moved, nothing gathered."""
-        return new_level(self.writers[index], self.start[index], 1)
+        inputs = self.reader.inputs(self.parameters[index])
+        return new_level(self.writers[index], self.start[index], 1, inputs)
 
     @property
     def device(self) -> torch.device:
@@ -164,15 +169,16 @@ class ContinualLearner:
         waiting = state.stream
         if not waiting.open_ids:
             return self._nothing()
-        read = segment_gradients(
-            self.reader,
-            self.weights(grad=True),
-            waiting,
-            self.sizes,
-            self.options.surprise,
-            self.device,
-        )
-        levels = self._gathered(state.levels, read, len(waiting.open_ids))
+        with self.reader.grams(self._watched) as grams:
+            read = segment_gradients(
+                self.reader,
+                self.weights(grad=True),
+                waiting,
+                self.sizes,
+                self.options.surprise,
+                self.device,
+            )
+        levels = self._gathered(state.levels, read, len(waiting.open_ids), grams)
         after = tuple(
             written(writer, start, level) if write and bool(due(writer, level)) else level
             for writer, start, level in zip(self.writers, self.start, levels, strict=True)
@@ -186,7 +192,11 @@ class ContinualLearner:
         )
 
     def _gathered(
-        self, old: Sequence[LevelState], read: Gradients, tokens: int
+        self,
+        old: Sequence[LevelState],
+        read: Gradients,
+        tokens: int,
+        grams: Mapping[str, Tensor],
     ) -> tuple[LevelState, ...]:
         """The levels with the gradients of a segment of so many tokens."""
         seen = torch.tensor([tokens], device=self.device)
@@ -194,10 +204,15 @@ class ContinualLearner:
             return tuple(level._replace(seen=level.seen + seen) for level in old)
         levels, first = [], 0
         terms = torch.full((1,), float(read.learned), device=self.device)
-        for level, start in zip(old, self.start, strict=True):
-            own = [g[None] for g in read.sums[first : first + len(start)]]
-            first += len(start)
-            levels.append(gathered(level, own, seen=seen, terms=terms))
+        for level, names in zip(old, self.parameters, strict=True):
+            own = [g[None] for g in read.sums[first : first + len(names)]]
+            first += len(names)
+            pairs = zip(names, level.gram, strict=True)
+            gram = [
+                grams[name][None] if name in grams else torch.zeros_like(zero)
+                for name, zero in pairs
+            ]
+            levels.append(gathered(level, own, seen=seen, terms=terms, gram=gram))
         return tuple(levels)
 
     # what was learned

@@ -56,6 +56,8 @@ def _kept(
                 yield f"level.{index}.buffer.{buffer}.{name}", value
         if bool(level.terms > 0):
             yield f"level.{index}.total.{name}", level.total[i]
+            if level.gram[i].numel():
+                yield f"level.{index}.gram.{name}", level.gram[i]
 
 
 def _about(learner: "ContinualLearner", storage: str) -> dict[str, Any]:
@@ -174,6 +176,10 @@ def _level(
     return fresh._replace(
         moved=tuple(found(moved_name(index, name), moved) for name, moved, _ in pairs),
         total=tuple(found(f"level.{index}.total.{name}", total) for name, _, total in pairs),
+        gram=tuple(
+            found(f"level.{index}.gram.{name}", gram)
+            for name, gram in zip(names, fresh.gram, strict=True)
+        ),
         buffers=buffers,
         terms=torch.full_like(fresh.terms, record["terms"]),
         seen=torch.full_like(fresh.seen, record["seen"]),

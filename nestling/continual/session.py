@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nestling.continual.file import sweep
 from nestling.continual.guard import Guard, Kept
 from nestling.continual.learner import ContinualLearner, share_moved
 from nestling.continual.state import Reading
@@ -35,6 +36,8 @@ class Session:
         if every < 1 or every % segment:
             raise UserError(f"save-every must be a multiple of the segment, {segment} tokens")
         self._every = every
+        if self.memory is not None:
+            sweep(self.memory)
         if self.guard is not None:
             self.before = self.guard.measure(self.learner)
 

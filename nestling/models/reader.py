@@ -1,12 +1,14 @@
 """One way to read with any model: token ids and a context in, logits and a longer context out."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache
 
 from nestling.core.memory import map_state
@@ -51,6 +53,36 @@ class Reader:
             weights, lambda model: model(input_ids=ids, past_key_values=cache, use_cache=True)
         )
         return out.logits, _context(out.past_key_values)
+
+    def inputs(self, names: Sequence[str]) -> tuple[int, ...]:
+        """For each parameter the width of the inputs it multiplies, 0 if it is of no linear map."""
+        return tuple(0 if (m := self._linear(name)) is None else m.in_features for name in names)
+
+    def _linear(self, name: str) -> nn.Linear | None:
+        module, _, last = name.rpartition(".")
+        found = self.model.get_submodule(module)
+        return found if isinstance(found, nn.Linear) and last == "weight" else None
+
+    @contextlib.contextmanager
+    def grams(self, names: Sequence[str]) -> Generator[dict[str, Tensor]]:
+        """Sums of x x^T over the inputs of linear maps, of what is read inside with gradients."""
+        sums: dict[str, Tensor] = {}
+
+        def watch(name: str, module: nn.Linear) -> RemovableHandle:
+            def add(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                if torch.is_grad_enabled():
+                    x = args[0].detach().flatten(0, -2).float()
+                    sums[name] = sums[name] + x.T @ x if name in sums else x.T @ x
+
+            return module.register_forward_pre_hook(add)
+
+        pairs = [(name, self._linear(name)) for name in names]
+        hooks = [watch(name, module) for name, module in pairs if module is not None]
+        try:
+            yield sums
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def generate(
         self, weights: Mapping[str, Tensor], ids: Int[Tensor, "B T"], **generation: Any

@@ -5,9 +5,11 @@ import dataclasses
 import pytest
 import torch
 from learner_states import equal
+from tolerances import relative_rms
 from torch.nn import functional
 
 from nestling.continual import ContinualLearner, Options
+from nestling.core.descent import RULES
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec, parse_levels
 
@@ -112,6 +114,41 @@ def test_a_write_is_the_rule_on_the_mean_gradient(models, ids):
         assert not torch.equal(written[name], after[name])
 
 
+@only_llama
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_writes_and_goes_on_from_a_file(new_learner, ids, tmp_path, rule):
+    """In the middle of a period, to the bit."""
+    levels = f"8:1e-2:{rule},16:1e-2:{rule}"
+    whole, then = new_learner(levels), new_learner(levels)
+    whole.read_tokens(ids[:43])
+    then.load(whole.save(tmp_path / "memory"))
+    for learner in (whole, then):
+        learner.read_tokens(ids[43:80], begins=False)
+    assert equal(whole, then)
+    own = dict(whole.reader.model.named_parameters())
+    assert all(not torch.equal(value, own[name]) for name, value in whole.weights().items())
+
+
+def test_dgd_erases_along_the_inputs_that_were_read(models, ids):
+    """The first write: moved (I + eta X^T X / n) = - eta g, where the plain gradient moves."""
+    place, moved, seen = "model.layers.3.mlp.down_proj", {}, []
+    module = models["llama"].get_submodule(place)
+    for rule in ("gradient", "dgd"):
+        level = LevelSpec(period=8, lr=50.0, rule=rule, clip=None, trust=None, layers=(3,))
+        learner = ContinualLearner(models["llama"], levels=(level,))
+        index = learner.parameters[0].index(f"{place}.weight")
+        hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        learner.read_tokens(ids[:8])
+        hook.remove()
+        moved[rule] = learner.state.levels[0].moved[index][0].double()
+    assert not module._forward_pre_hooks
+    x = seen[0].detach()[0].double()
+    assert len(x) == 7  # the first token of a document has no loss
+    erased = moved["dgd"] @ (torch.eye(x.shape[1], dtype=torch.float64) + 50.0 * x.T @ x / 7)
+    torch.testing.assert_close(erased, moved["gradient"], rtol=1e-4, atol=1e-6)
+    assert relative_rms(moved["dgd"], moved["gradient"]) > 1e-3
+
+
 def test_fork_then_learn_leaves_the_original_alone(new_learner, ids):
     learner, same = new_learner(), new_learner()
     for one in (learner, same):
@@ -199,7 +236,7 @@ def test_a_long_document_goes_through_windows(models, ids):
         ("0", {}, "at least 1"),
         ("8:-1", {}, "at least 0"),
         ("8:0.1:adm", {}, "did you mean 'adam'"),
-        ("8:0.1:dgd", {}, "dgd"),
+        ("8:0.1:dgd", {"surprise": 1.0}, "dgd"),
         ("8:x", {}, "cannot be read"),
         ("8:1:adam:3", {}, "too many parts"),
         ("8", {"segment": 3}, "divide"),

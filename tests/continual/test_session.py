@@ -52,6 +52,16 @@ def test_the_file_is_written_as_periods_close(learner, tmp_path):
         Session(learner=learner, save_every=12)
 
 
+def test_old_drafts_of_killed_processes_go(learner, tmp_path):
+    names = (".m.memory.old", ".m.memory.new", ".other.memory.old")
+    for name in names:
+        (tmp_path / name).write_bytes(b"draft")
+    for name in (names[0], names[2]):
+        os.utime(tmp_path / name, (0, 0))
+    Session(learner=learner, memory=tmp_path / "m.memory")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names[1:])
+
+
 def test_texts_that_were_read_are_passed_over_unless_again(learner):
     first = Session(learner=learner)
     first.read(TEXTS)

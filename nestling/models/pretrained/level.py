@@ -25,8 +25,6 @@ class LevelSpec:
     def __post_init__(self):
         if math.isnan(self.period) or not (self.frozen or self.period == int(self.period)):
             raise UserError(f"a level's period is {self.period}: give whole tokens, or inf")
-        if self.rule == "dgd":
-            raise UserError("rule dgd needs the inputs of every map; choose adam or momentum here")
         if not self.frozen:
             self.writer()
 
