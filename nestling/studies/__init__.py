@@ -14,6 +14,7 @@ STUDIES = Registry(
         "recall-after-text": "nestling.studies.recall_after_text:RecallAfterText",
         "figure-lm": "nestling.studies.figure_lm:FigureLm",
         "figure-niah": "nestling.studies.figure_niah:FigureNiah",
+        "continual-domains": "nestling.studies.continual.domains:Domains",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
     },
 )

@@ -5,6 +5,7 @@ from nestling.models.pretrained.export import save_with
 from nestling.models.pretrained.families import FAMILIES
 from nestling.models.pretrained.folder import Stacked, load_stacked, save_stacked, stacked
 from nestling.models.pretrained.level import LevelSpec, parse_levels, with_layers
+from nestling.models.pretrained.scratch import new_llama
 from nestling.models.pretrained.stacking import VARIANTS
 from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
 
@@ -18,6 +19,7 @@ __all__ = [
     "fetch_wheel",
     "load_base",
     "load_stacked",
+    "new_llama",
     "parse_levels",
     "save_stacked",
     "save_with",

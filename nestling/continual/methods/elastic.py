@@ -1,0 +1,63 @@
+"""Elastic weight consolidation: weights are held where they mattered."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Elastic:
+    """Adds the gradient of ``strength / 2 sum F (theta - theta*)^2``.
+
+    F is the mean of squared gradients over the updates of all tasks that have ended, scaled so that
+    its mean is one; theta* are the weights at the end of the last one. ``before`` gives gradients
+    of the model's loss on text it knew before the first task, one list for each piece of text:
+    without them the first task is not held back.
+
+    Source: Kirkpatrick et al., arXiv 1612.00796, in the online form with one anchor (arXiv
+    1805.06370). Deviates: gradients of a segment's mean loss stand for those of single tokens.
+    """
+
+    def __init__(self, strength: float, before: Iterable[Sequence[Tensor]] = ()):
+        self.strength = strength
+        self.before = before
+        self._sums: list[Tensor] | None = None  # of squared gradients, ended tasks
+        self._task: list[Tensor] | None = None  # the same, of the running task
+        self._anchor: list[Tensor] | None = None
+
+    def begin(self, parameters: Sequence[Tensor]) -> None:
+        """Take up what the model knew before."""
+        for gradients in self.before:
+            self._add([g.square() for g in gradients])
+        if self._task is not None:
+            self.end_task(parameters)
+
+    def _add(self, squares: list[Tensor]) -> None:
+        old = self._task
+        self._task = squares if old is None else [a + b for a, b in zip(old, squares, strict=True)]
+
+    @torch.no_grad()
+    def note(self, parameters: Sequence[Tensor]) -> None:
+        """Take up the gradients of a segment of the running task."""
+        self._add([torch.zeros_like(p) if p.grad is None else p.grad.square() for p in parameters])
+
+    @torch.no_grad()
+    def end_task(self, parameters: Sequence[Tensor]) -> None:
+        """The running task has ended: what mattered in it is held from now on."""
+        if self._task is None:
+            return
+        total = sum(float(x.sum()) for x in self._task) / sum(x.numel() for x in self._task)
+        scaled = [x / max(total, 1e-30) for x in self._task]
+        old = self._sums
+        self._sums = scaled if old is None else [a + b for a, b in zip(old, scaled, strict=True)]
+        self._anchor = [p.detach().clone() for p in parameters]
+        self._task = None
+
+    @torch.no_grad()
+    def pull(self, parameters: Sequence[Tensor]) -> None:
+        """Add the gradient of the penalty."""
+        if self._sums is None or self._anchor is None:
+            return
+        for p, weight, anchor in zip(parameters, self._sums, self._anchor, strict=True):
+            gradient = self.strength * weight * (p - anchor)
+            p.grad = gradient if p.grad is None else p.grad + gradient

@@ -1,0 +1,132 @@
+"""Fine-tuning on the stream: of all weights or of added ones, with or without a guard.
+
+The guards are elastic weight consolidation, which holds weights where they mattered for earlier
+tasks, and rehearsal, which reads stored text again beside the new.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.continual.methods.elastic import Elastic
+from nestling.continual.methods.method import Method
+from nestling.continual.methods.rehearsal import Rehearsal
+from nestling.continual.state import Reading, Stream
+from nestling.continual.stream import Cut, read_segment
+from nestling.core.error import UserError
+from nestling.models.reader import Reader
+
+TRAINED = ("all", "lora")
+
+
+class GradientMethod(Method):
+    """Adam on the mean loss of every ``period`` tokens, each token of the stream read once.
+
+    ``model`` is copied. ``trained`` says which weights move: "all", or "lora", low-rank maps added
+    to every linear map (peft, arXiv 2106.09685). ``elastic`` and ``rehearsal`` are the guards.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        lr: float,
+        sizes: Cut,
+        trained: str = "all",
+        rank: int = 8,
+        clip: float = 1.0,
+        elastic: Elastic | None = None,
+        rehearsal: Rehearsal | None = None,
+        seed: int = 0,
+    ):
+        if trained not in TRAINED:
+            raise UserError(f"trained is {trained!r}; choose one of {', '.join(TRAINED)}")
+        self.keeps_documents = rehearsal is not None
+        self.model = copy.deepcopy(model)
+        if trained == "lora":
+            self.model = with_lora(self.model, rank, seed)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
+        self.sizes = sizes
+        self.clip = clip
+        self.elastic = elastic
+        self.rehearsal = rehearsal
+        self.reader = Reader(self.model.eval())
+        self._updates = 0
+        if elastic is not None:
+            elastic.begin(self.parameters)
+
+    def read(self, ids: Sequence[int]) -> None:
+        """One update for every segment of the document, the last one shorter."""
+        stream, size = Stream(), self.sizes.segment
+        for first in range(0, len(ids), size):
+            part = tuple(ids[first : first + size])
+            starts = (0,) if first == 0 else ()
+            self.optimizer.zero_grad()
+            stream = self._backward(stream, part, starts)
+            gradients = [p.grad for p in self.parameters]
+            if all(g is None for g in gradients):
+                continue
+            if self.elastic is not None:
+                self.elastic.note(self.parameters)
+            if self.rehearsal is not None:
+                for old in self.rehearsal.draw():
+                    self._backward(Stream(), old, (0,))
+                self.rehearsal.store(part)
+            if self.elastic is not None:
+                self.elastic.pull(self.parameters)
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            self.optimizer.step()
+            self._updates += 1
+
+    def _backward(self, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]) -> Stream:
+        """Add the gradient of the mean loss of some tokens."""
+        losses: list[Tensor] = []
+        for piece in self._pieces(stream, ids, starts):
+            stream = piece.stream
+            losses.append(piece.losses)
+        loss = torch.cat(losses)
+        if len(loss):
+            loss.mean().backward()
+        return stream
+
+    def _pieces(self, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]):
+        device = self.parameters[0].device
+        return read_segment(self.reader, {}, stream, ids, starts, self.sizes, device)
+
+    def end_task(self) -> None:
+        """Elastic weights take up what mattered in the task."""
+        if self.elastic is not None:
+            self.elastic.end_task(self.parameters)
+
+    @torch.no_grad()
+    def score(self, ids: Sequence[int]) -> Reading:
+        """With the weights as they are now."""
+        stream, nats, scored, size = Stream(), 0.0, 0, self.sizes.segment
+        for first in range(0, len(ids), size):
+            part, starts = tuple(ids[first : first + size]), (0,) if first == 0 else ()
+            for piece in self._pieces(stream, part, starts):
+                stream = piece.stream
+                nats += float(piece.losses.double().sum())
+                scored += len(piece.losses)
+        return Reading(tokens=len(ids), scored=scored, nats=nats)
+
+    @property
+    def updates(self) -> int:
+        """Steps of the optimizer."""
+        return self._updates
+
+
+def with_lora(model: Any, rank: int, seed: int) -> Any:
+    """The model with low-rank maps beside all of its linear ones, the only weights that train."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise UserError("LoRA needs one more package: pip install 'nestling[continual]'") from error
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config).base_model.model

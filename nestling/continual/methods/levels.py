@@ -1,0 +1,32 @@
+"""The levels of a continuum memory system, written as the stream goes by."""
+
+from collections.abc import Sequence
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.methods.method import Method
+from nestling.continual.state import Reading
+
+
+class Levels(Method):
+    """A ContinualLearner: every level is written at its period, nothing is told of tasks."""
+
+    def __init__(self, learner: ContinualLearner):
+        self.keeps_documents = False
+        self.learner = learner
+        self._updates = 0
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Read and write the levels that are due."""
+        self._updates += max(self.learner.read_tokens(ids).writes)
+
+    def end_task(self) -> None:
+        """Nothing: levels know no tasks."""
+
+    def score(self, ids: Sequence[int]) -> Reading:
+        """With the levels as they are now."""
+        return self.learner.score(ids)
+
+    @property
+    def updates(self) -> int:
+        """Writes of the level that is written most often."""
+        return self._updates

@@ -1,0 +1,176 @@
+"""The ways to go on learning that are compared, each with as many settings to choose from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.methods import GradientMethod, InContext, Levels, Method, Retrieval
+from nestling.continual.methods.elastic import Elastic
+from nestling.continual.methods.rehearsal import Rehearsal
+from nestling.continual.state import Options, Stream
+from nestling.continual.stream import Cut, read_segment
+from nestling.models.pretrained import parse_levels
+from nestling.models.reader import Reader
+from nestling.studies.continual.base import Ready
+
+Setting = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """What a method starts from."""
+
+    base: Ready
+    known: Sequence[Sequence[int]]  # documents of the text the model was trained on
+    sizes: Cut  # segment (one update of the fastest weights) and window, tokens
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A way to go on learning, and the settings it is tuned over."""
+
+    title: str
+    build: Callable[[Place, Setting], Method]
+    settings: tuple[Setting, ...]
+
+
+def _rates(*rates: float) -> tuple[Setting, ...]:
+    return tuple({"lr": rate} for rate in rates)
+
+
+def _levels(periods: Sequence[int]) -> Callable[[Place, Setting], Method]:
+    def build(place: Place, setting: Setting) -> Method:
+        text = ",".join(f"{period}:{setting['lr']}" for period in periods)
+        levels = tuple(_with_trust(level, setting["trust"]) for level in parse_levels(text))
+        options = Options(segment=place.sizes.segment, window=place.sizes.window)
+        return Levels(
+            ContinualLearner(place.base.model, place.base.tokenizer, levels, options=options)
+        )
+
+    return build
+
+
+def _with_trust(level: Any, trust: float | None) -> Any:
+    from dataclasses import replace
+
+    return replace(level, trust=trust)
+
+
+def _tuned(trained: str) -> Callable[[Place, Setting], Method]:
+    def build(place: Place, setting: Setting) -> Method:
+        return GradientMethod(
+            place.base.model,
+            lr=setting["lr"],
+            sizes=place.sizes,
+            trained=trained,
+            seed=place.seed,
+        )
+
+    return build
+
+
+def _elastic(place: Place, setting: Setting) -> Method:
+    elastic = Elastic(setting["strength"], gradients(place))
+    return GradientMethod(
+        place.base.model, lr=setting["lr"], sizes=place.sizes, elastic=elastic, seed=place.seed
+    )
+
+
+def gradients(place: Place) -> list[list[torch.Tensor]]:
+    """Gradients of the base model on segments of the text it was trained on."""
+    model, sizes = place.base.model, place.sizes
+    reader, found = Reader(model), []
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for ids in place.known:
+        part = tuple(ids[: sizes.segment])
+        pieces = list(read_segment(reader, {}, Stream(), part, (0,), sizes, model.device))
+        loss = torch.cat([piece.losses for piece in pieces]).mean()
+        parts = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append(
+            [
+                torch.zeros_like(p) if g is None else g
+                for p, g in zip(parameters, parts, strict=True)
+            ]
+        )
+    return found
+
+
+def _rehearsal(place: Place, setting: Setting) -> Method:
+    size = place.sizes.segment
+    before = [tuple(ids[i : i + size]) for ids in place.known for i in range(0, len(ids), size)]
+    store = Rehearsal(256, seed=place.seed, before=before)
+    return GradientMethod(
+        place.base.model, lr=setting["lr"], sizes=place.sizes, rehearsal=store, seed=place.seed
+    )
+
+
+def _frozen(place: Place, setting: Setting) -> Method:
+    window = place.sizes.window or 0
+    return InContext(
+        place.base.model, kept=setting["kept"], window=window, segment=place.sizes.segment
+    )
+
+
+def _retrieval(place: Place, setting: Setting) -> Method:
+    window = place.sizes.window or 0
+    return Retrieval(
+        place.base.model,
+        window=window,
+        segment=place.sizes.segment,
+        passage=setting["passage"],
+        found=setting["found"],
+    )
+
+
+RATES = (1e-4, 3e-4, 1e-3)
+# six settings each; the frozen model has nothing to tune
+LEVEL_SETTINGS = tuple(
+    {"lr": lr, "trust": trust} for trust in (0.1, 0.3) for lr in (3e-4, 1e-3, 3e-3)
+)
+CONTENDERS = {
+    "frozen": Contender(title="frozen", build=_frozen, settings=({"kept": 0},)),
+    "in-context": Contender(
+        title="frozen, last text in context",
+        build=_frozen,
+        settings=tuple({"kept": kept} for kept in (32, 64, 96, 128, 192, 256)),
+    ),
+    "fine-tuning": Contender(
+        title="full fine-tuning",
+        build=_tuned("all"),
+        settings=_rates(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    ),
+    "lora": Contender(
+        title="LoRA",
+        build=_tuned("lora"),
+        settings=_rates(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    ),
+    "ewc": Contender(
+        title="elastic weight consolidation",
+        build=_elastic,
+        settings=tuple({"lr": lr, "strength": s} for s in (0.1, 10.0) for lr in RATES),
+    ),
+    "replay": Contender(
+        title="fine-tuning with rehearsal",
+        build=_rehearsal,
+        settings=_rates(3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    ),
+    "retrieval": Contender(
+        title="frozen, with retrieval",
+        build=_retrieval,
+        settings=tuple(
+            {"passage": passage, "found": found}
+            for passage, found in ((16, 1), (16, 2), (32, 1), (32, 2), (64, 1), (96, 1))
+        ),
+    ),
+    "levels-1": Contender(title="1 level", build=_levels([64]), settings=LEVEL_SETTINGS),
+    "levels-2": Contender(title="2 levels", build=_levels([64, 512]), settings=LEVEL_SETTINGS),
+    "levels-3": Contender(
+        title="3 levels", build=_levels([64, 512, 4096]), settings=LEVEL_SETTINGS
+    ),
+    "levels-4": Contender(
+        title="4 levels", build=_levels([64, 256, 1024, 4096]), settings=LEVEL_SETTINGS
+    ),
+}

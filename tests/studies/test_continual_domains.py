@@ -1,0 +1,119 @@
+"""The study of domains, small, and the figures it draws from a matrix."""
+
+import pytest
+
+from nestling.studies.continual import base, domains
+from nestling.studies.continual.base import Pretraining, encoded
+from nestling.studies.continual.contenders import CONTENDERS
+from nestling.studies.continual.domains import Domains, full_gain, summary
+
+
+def test_figures_of_a_matrix():
+    matrix = [[1.0, 4.0, 5.0], [1.2, 3.0, 4.5], [1.1, 3.5, 4.0]]
+    found = summary(matrix)
+    assert found["final"] == pytest.approx((1.1 + 3.5 + 4.0) / 3)
+    assert found["old_rise"] == pytest.approx(0.1)
+    assert found["gain"] == pytest.approx((1.0 + 0.5) / 2)
+    assert found["backward"] == pytest.approx(0.5)
+    assert found["forward"] == pytest.approx(0.5)
+    assert full_gain({"fine-tuning": {"0": found, "1": found}}) == pytest.approx(0.75)
+    assert full_gain({}) is None
+
+
+def test_every_method_has_as_many_settings_but_the_frozen_one():
+    counts = {name: len(c.settings) for name, c in CONTENDERS.items()}
+    assert counts.pop("frozen") == 1
+    assert set(counts.values()) == {6}
+
+
+class OfSpaces:
+    """A tokenizer of letters."""
+
+    def __call__(self, text, verbose=False):
+        return {"input_ids": [0, *map(ord, text)]}
+
+
+def test_documents_are_cut_and_counted():
+    texts = ["abcdef", "", "gh", "ijkl"]
+    assert encoded(OfSpaces(), texts, 10, 4) == [[0, 97, 98, 99], [0, 103, 104], [0, 105, 106]]
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """A study of two made-up domains with a model of a few numbers."""
+    monkeypatch.setenv("NESTLING_DATA", str(tmp_path))
+
+    class Made:
+        def __init__(self, word):
+            self.documents = [f"{word} number {i} and {word} {i * i}. " * 3 for i in range(12)]
+            self.held_out = [f"{word} number {i} is {word}. " * 3 for i in range(20, 26)]
+            self.sha256 = word
+            self.tag = f"{word}@0"
+
+    for module in (base, domains):
+        monkeypatch.setattr(module, "load_corpus", Made)
+    config = Domains.Config(
+        domains=("cat", "dog"),
+        contenders=("frozen", "fine-tuning", "levels-2"),
+        seeds=(0, 1),
+        base=Pretraining(
+            corpus="web",
+            vocab_size=280,
+            hidden_size=16,
+            layers=2,
+            heads=2,
+            intermediate_size=32,
+            steps=3,
+            batch_size=2,
+            length=32,
+        ),
+        tokens=48,
+        longest=24,
+        test_tokens=24,
+        test_longest=12,
+        segment=8,
+        window=32,
+    )
+    # periods of 64 tokens would never come
+    for name, periods in (("levels-2", (8, 16)),):
+        built = CONTENDERS[name]
+        text = ",".join(f"{p}:0.01" for p in periods)
+        monkeypatch.setitem(
+            CONTENDERS, name, type(built)(title=built.title, build=_levels(text), settings=({},))
+        )
+    return Domains(config)
+
+
+def _levels(text):
+    from nestling.continual.learner import ContinualLearner
+    from nestling.continual.methods import Levels
+    from nestling.continual.state import Options
+    from nestling.models.pretrained import parse_levels
+
+    def build(place, setting):
+        options = Options(segment=place.sizes.segment, window=place.sizes.window)
+        return Levels(
+            ContinualLearner(place.base.model, levels=parse_levels(text), options=options)
+        )
+
+    return build
+
+
+def test_a_small_study_runs_alike_twice_and_is_reported(tiny):
+    done = {}
+    for cell in tiny.cells({}):
+        done[cell.name] = tiny.run(cell)
+    again = tiny.run(tiny.cell("levels-2"))
+    assert again.metrics == done["levels-2"].metrics
+    frozen = done["frozen"].metrics["runs"]["0"]["matrix"]
+    assert frozen[0] == frozen[1] == frozen[2]
+    learned = done["levels-2"].metrics["runs"]["0"]
+    assert learned["updates"] > 0 and learned["matrix"][2] != learned["matrix"][0]
+    assert learned["matrix"][0] == pytest.approx(frozen[0], rel=1e-4)
+    finding = tiny.find(done)
+    assert finding.metrics["frozen"]["gain"]["mean"] == 0
+    assert len(finding.sections) == 2 + len(done)
+
+
+def test_nothing_done_has_a_page():
+    assert Domains().find({}).sections
