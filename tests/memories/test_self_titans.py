@@ -98,6 +98,41 @@ def test_one_token_at_a_time_is_the_same(name):
         torch.testing.assert_close(one, whole, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("options", [{}, {"objective": "dot", "eta_max": 2.0}, {"clip": 0.3}])
+@pytest.mark.parametrize(("width", "hidden"), [(8, None), (10, 7), (64, 33)])
+def test_decoding_equals_the_whole_on_the_way(options, width, hidden):
+    """Without gradients a token goes by a compiled step, where there is a compiler."""
+    module = build(hidden_size=width, memory_hidden=hidden, **options)
+    x = sequence(13, width=width)
+    with torch.no_grad():
+        whole, end = module(x)
+        y, state = module(x[:, :3])
+        outputs = [y]
+        for piece in (*x[:, 3:9].split(1, dim=1), x[:, 9:11], x[:, 11:12], x[:, 12:]):
+            y, state = module(piece, state)
+            outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), whole, rtol=1e-9, atol=1e-10)
+    for layers, expected in zip(state[1:4], end[1:4], strict=True):
+        for one, other in zip(layers, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_the_compiled_step_of_a_token_is_as_good_in_float32():
+    from nestling.ops.self_titans.token import available
+
+    module = build(hidden_size=64).float()
+    x = sequence(20, width=64).float()
+    with torch.no_grad():
+        if not available(x):
+            pytest.skip("no C++ compiler here")
+        found, truth = [], module.double()(x.double())[0]
+        module, state = module.float(), None
+        for piece in x.split(1, dim=1):
+            y, state = module(piece, state)
+            found.append(y)
+    assert (torch.cat(found, dim=1) - truth).norm() <= 1e-5 * truth.norm()
+
+
 def test_a_token_leaves_the_state_it_is_given_alone():
     module = build()
     _, state = module(sequence(6))

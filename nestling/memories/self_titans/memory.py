@@ -20,7 +20,7 @@ from nestling.memories.parts import (
     unit,
 )
 from nestling.memories.segments import segments
-from nestling.memories.self_titans.decode import Readouts, one_token
+from nestling.memories.self_titans.decode import Readouts, move_on, one_token
 from nestling.memories.self_titans.layers import Layers, apply, apply_through, shift_through
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import (
@@ -37,6 +37,8 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
     read_rows_of_last,
 )
 from nestling.ops.self_titans import LONGEST, TOKENS, Options, available, cut, group_of, scan
+from nestling.ops.self_titans.token import available as token_available
+from nestling.ops.self_titans.token import token
 
 CHOICES = {
     "network": ("mlp", "matrix"),
@@ -249,8 +251,10 @@ class SelfTitans(Memory):
             dtype = torch.promote_types(x.dtype, torch.float32)
             projected = projected.to(dtype)
             mu = None if mu is None else mu.to(dtype)
-            compiled = x.shape[1] > 1 and fits(self.config) and available(projected)
-            if mu is not None and compiled:
+            alone = x.shape[1] == 1 and flow.reset is None and flow.mask is None
+            if mu is not None and fits(self.config) and alone and token_available(projected):
+                y, state = self._token(projected, mu, state)
+            elif mu is not None and fits(self.config) and x.shape[1] > 1 and available(projected):
                 y, state = self._compiled(projected, mu, state, flow)
             else:
                 q, k, v = unit(projected.permute(2, 0, 3, 1, 4))
@@ -262,6 +266,23 @@ class SelfTitans(Memory):
         y = self.norm(y.to(x.dtype)).flatten(2)
         y = self.output(y * functional.silu(self.gate(x)))
         return y, state._replace(tail=tail)
+
+    def _token(
+        self,
+        projected: Float[Tensor, "B 1 3 H D"],
+        mu: Float[Tensor, "B 1 H"],
+        state: SelfTitansState,
+    ) -> tuple[Float[Tensor, "B 1 H D"], SelfTitansState]:
+        """One token of every row by the kernel."""
+        config, dtype = self.config, projected.dtype
+        pairs = (self._initial(), state.anchor, state.weight, state.momentum)
+        states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
+        rates = (self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
+        options = Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot")
+        y, new = token(projected, mu, states[:2], [x.to(dtype) for x in rates], states[2:], options)
+        weight, momentum = Layers(*new[:2]), Layers(*new[2:])
+        after = state._replace(weight=weight, momentum=momentum, opened=None)
+        return y, move_on(config, len(self.names), after, None)
 
     def _compiled(
         self,
