@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from nestling.core.error import UserError, did_you_mean
 from nestling.models import preset
+from nestling.train.step import precision
 
 MAX_NORM = 1.0  # of the gradient, as in our own training
 
@@ -161,19 +162,21 @@ def module(package: str) -> Any:
 class Training:
     """A peer and AdamW, one step at a time on the same batch, as our own training does it."""
 
-    def __init__(self, name: str, batch: Any, *, vocab_size: int, device: str):
+    def __init__(self, name: str, batch: Any, *, vocab_size: int, device: str, dtype: str):
         peer = find(name)
         torch.manual_seed(0)
         self.model = peer.build(vocab_size).to(device).train()
         self.logits = peer.logits
         self.batch = batch.to(device)
+        self.device, self.precision = torch.device(device), dtype
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-3, betas=(0.9, 0.95))
         self.first_loss = math.nan
 
     def step(self) -> None:
         """Forward, backward, clip, update."""
         self.optimizer.zero_grad()
-        logits = self.logits(self.model, self.batch.input_ids)
+        with precision(self.device, self.precision):
+            logits = self.logits(self.model, self.batch.input_ids)
         loss = functional.cross_entropy(
             logits.float().flatten(0, 1), self.batch.labels.flatten().to(logits.device)
         )

@@ -121,7 +121,14 @@ def entrant(
 
 
 def peer_entrant(
-    name: str, shape: Shape, *, vocab_size: int, device: str, peak: bool, quiet: bool
+    name: str,
+    shape: Shape,
+    *,
+    vocab_size: int,
+    device: str,
+    peak: bool,
+    precision: Literal["float32", "bfloat16"],
+    quiet: bool,
 ) -> Entrant:
     """A model by others after a first step, if its first loss is that of guessing; else UserError.
 
@@ -129,7 +136,7 @@ def peer_entrant(
     or sees the answers.
     """
     batch = RandomText(vocab_size, *shape).batch
-    peer = peers.Training(name, batch, vocab_size=vocab_size, device=device)
+    peer = peers.Training(name, batch, vocab_size=vocab_size, device=device, dtype=precision)
     peer.step()
     guess = math.log(vocab_size)
     gate = hold(
