@@ -14,6 +14,7 @@ from nestling.evals import Reader
 from nestling.evals.answer import ask_texts
 from nestling.evals.fit import words
 from nestling.evals.questions import Questions, TextQuestions
+from nestling.evals.requests import Ask, Memory
 from nestling.models import create
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length
@@ -23,7 +24,7 @@ from nestling.studies.figure_lm import SIZE
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.studies.text import embedding_parameters
 from nestling.studies.tuned import Tuned
-from nestling.tasks import TASKS, QuestionTask
+from nestling.tasks import TASKS, UNSEEN, QuestionTask
 from nestling.train import NotFinite, TrainConfig, train, train_config
 from nestling.train.flops import flops_per_token
 
@@ -87,7 +88,7 @@ class FigureNiah(Study):
         # the seed and the learning rate in it are replaced, cell by cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=300, batch_size=8, sequence_length=256, carry=False, save_every=0
+                steps=600, batch_size=8, sequence_length=256, carry=False, save_every=0
             )
         )
 
@@ -155,6 +156,9 @@ class FigureNiah(Study):
             found = train(model, loader, trained, quiet=True, after_step=after_step)
             metrics |= found | {"seconds_fit": time.monotonic() - begin}
             model.eval()
+            here = [task(name, config["length"]) for name in config["tasks"]]
+            losses = [answer_loss(reader, one, cell.seed, config["count"]) for one in here]
+            metrics["answer_loss"] = sum(losses) / len(losses)
             metrics["accuracy"] = {
                 name: {
                     str(length): asked(reader, task(name, length), cell.seed, config["count"])
@@ -232,7 +236,8 @@ class FigureNiah(Study):
             "segments with the memory carried along, and the answer generated. A score is the "
             "share of answers that hold the value. "
             f"Every model is tuned alike: learning rates {rates} with seed {config.seeds[0]}, the "
-            "best by its mean score at the length of training goes on with the other seeds. "
+            "best by the loss of the right answers to unseen questions at the length of training "
+            "goes on with the other seeds. "
             "Intervals are 95 %, by Student's t over the seeds. Transformer++ is there twice: "
             "seeing all of the text, and through a window of "
             f"{MODELS[WINDOWED]['attention.window']} tokens. Width {SIZE['hidden_size']}, "
@@ -309,8 +314,14 @@ class FigureNiah(Study):
                 rows.append((cell.name, "to do" if result is None else "diverged", None, None))
             else:
                 found = result.metrics
-                rows.append((cell.name, "finished", found["last_loss"], -loss_of(result)))
-        columns = ("cell", "state", "last loss", "mean score at the length of training")
+                first = str(self.lengths[0])
+                scores = [one[first]["score"] for one in found["accuracy"].values()]
+                mean = sum(scores) / len(scores)
+                rows.append((cell.name, "finished", found["answer_loss"], mean))
+        columns = (
+            "cell", "state", "loss of unseen answers (nats a token)",
+            "mean score at the length of training",
+        )  # fmt: skip
         return Table(columns=columns, rows=rows)
 
 
@@ -327,10 +338,16 @@ def asked(reader: Reader, task: QuestionTask, seed: int, count: int) -> dict[str
     return ask_texts(reader, task, seed=seed, count=count, new_tokens=2 * room)
 
 
+def answer_loss(reader: Reader, task: QuestionTask, seed: int, count: int) -> float:
+    """Nats for each token of the right answers to unseen questions: falls before a score rises."""
+    asks = []
+    for question in task.examples(UNSEEN + seed, count):
+        context = (*reader.start, *reader.encode(question.prompt))
+        asks.append(Ask(context, tuple(reader.encode(question.joint + question.answers[0]))))
+    found = Memory(reader).score(asks)
+    return -sum(score for score, _ in found) / sum(len(ask.continuation) for ask in asks)
+
+
 def loss_of(result: Result) -> float:
-    """Minus the mean score over the tasks at the length of training; infinite if it diverged."""
-    if result.metrics["diverged"]:
-        return math.inf
-    length = str(result.config["length"] * min(result.config["times"]))
-    scores = [found[length]["score"] for found in result.metrics["accuracy"].values()]
-    return -sum(scores) / len(scores)
+    """The mean over tasks of ``answer_loss``; infinite for a run that diverged."""
+    return math.inf if result.metrics["diverged"] else result.metrics["answer_loss"]

@@ -153,6 +153,7 @@ def test_figure_niah_in_small_form(corpus, tmp_path):
     assert set(scores) == {"400", "800"} and 0 <= scores["800"]["mean"] <= 1
     metrics = found.done["hope-lr0.001-seed0"].metrics
     assert metrics["steps"] == 2 and metrics["accuracy"]["niah-1"]["800"]["count"] == 2
+    assert 0 < metrics["answer_loss"] < 20 and "loss of unseen answers" in found.text()
     # a text of so many tokens at most, nearly full
     tokens = metrics["accuracy"]["niah-2"]["800"]["tokens"] / 2
     assert 600 < tokens <= 800
