@@ -36,6 +36,7 @@ TASKS = Registry(
         "translation-synopses": "nestling.tasks.translation:Synopses",
         "translation-verses": "nestling.tasks.translation:Verses",
         "recall": "nestling.tasks.recall:Recall",
+        "recall-forms": "nestling.tasks.forms:Forms",
         "recall-mqar": "nestling.tasks.mqar:Mqar",
         "mad-compress": "nestling.tasks.mad.copying:Compression",
         "mad-recall": "nestling.tasks.mad.recall:InContextRecall",
