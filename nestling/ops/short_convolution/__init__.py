@@ -12,9 +12,10 @@ from torch.autograd.function import once_differentiable
 from nestling.core import native
 
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
-INTEGERS = ("batch", "length", "channels", "width", "activation", "threads")
+TOKENS = 64  # of a piece of work, in the kernel
+INTEGERS = ("batch", "length", "channels", "width", "pieces", "activation", "threads")
 POINTERS = ("x", "tail", "weight", "bias", "starts", "y", "dy")
-POINTERS += ("dx", "d_tail", "d_weight", "d_bias")
+POINTERS += ("dx", "d_tail", "d_weight")
 
 
 class _Problem(ctypes.Structure):
@@ -40,6 +41,7 @@ def _call(direction: str, activation: bool, tensors: dict[str, Tensor | None]) -
         length=length,
         channels=channels,
         width=weight.shape[1],
+        pieces=-(-length // TOKENS),
         activation=int(activation),
         threads=torch.get_num_threads(),
     )
@@ -68,14 +70,14 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor):
         x, tail, weight, bias = ctx.saved_tensors
         channels, width = weight.shape
-        d_weight = x.new_empty(len(x), width, channels)
-        d_bias = None if bias is None else x.new_empty(len(x), channels)
-        dx, d_tail = torch.zeros_like(x), torch.zeros_like(tail)
-        made = {"dx": dx, "d_tail": d_tail, "d_weight": d_weight, "d_bias": d_bias}
+        pieces = -(-x.shape[1] // TOKENS)
+        sums = x.new_empty(len(x), pieces, width + 1, channels)
+        made = {"dx": torch.empty_like(x), "d_tail": torch.empty_like(tail), "d_weight": sums}
         given = {"x": x, "tail": tail, "weight": weight, "bias": bias, "starts": ctx.starts}
         _call("backward", ctx.activation, {**given, "dy": dy.contiguous(), **made})
-        d_bias = None if d_bias is None else d_bias.sum(0)
-        return None, None, dx, d_tail, d_weight.sum(0).flip(0).T, d_bias
+        total = sums.sum((0, 1))
+        d_bias = None if bias is None else total[width]
+        return None, None, made["dx"], made["d_tail"], total[:width].flip(0).T, d_bias
 
 
 def convolve(
