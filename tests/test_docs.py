@@ -21,6 +21,7 @@ from nestling.evals.run import plan_of, variants
 from nestling.evals.suite import suite
 from nestling.memories import MEMORIES
 from nestling.models import configure, preset_names
+from nestling.optim.build import CHOICES
 from nestling.studies import STUDIES
 from nestling.tasks import TASKS
 
@@ -98,6 +99,7 @@ def test_every_row_of_the_equations_names_code_and_test():
         ("corpora", CORPORA.names()),
         ("tasks", TASKS.names()),
         ("studies", STUDIES.names()),
+        ("optimizers", list(CHOICES)),
         ("families", sorted({name.rsplit("-", 1)[0] for name in preset_names()})),
         ("sizes", sorted({f"-{name.rsplit('-', 1)[1]}" for name in preset_names()})),
     ],

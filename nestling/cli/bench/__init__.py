@@ -9,6 +9,7 @@ from nestling.cli.bench.decode import Decode
 from nestling.cli.bench.gpu import Gpu
 from nestling.cli.bench.memory import Memory
 from nestling.cli.bench.ops import Ops
+from nestling.cli.bench.optim import Optim
 from nestling.cli.bench.stream import Stream
 from nestling.cli.bench.targets import Targets
 from nestling.cli.bench.train import Train
@@ -21,5 +22,6 @@ Command = (
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]
+    | Annotated[Optim, tyro.conf.subcommand("optim")]
     | Annotated[Targets, tyro.conf.subcommand("targets")]
 )
