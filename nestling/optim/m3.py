@@ -264,4 +264,5 @@ def refresh(
             below, _ = denominators(column(states, "v"), group, step)
             taken = list(torch._foreach_div(slow, below))
         found = orthogonal(taken, group["ns_steps"], group["ns_precision"])
-    torch._foreach_copy_(column(states, f"read{number}"), found)
+    for kept, new in zip(column(states, f"read{number}"), found, strict=True):
+        kept.copy_(new)
