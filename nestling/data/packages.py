@@ -26,6 +26,10 @@ PINNED = {
         "wesnoth-1.16-httt",
         "1:1.16.9-1",
     ): "05b16a3f8f8204278794aae14d8e6a7c95d2b2faef7337c4997c827a146d1bbd",
+    (
+        "dataset-fashion-mnist",
+        "0.0~git20200523.55506a9-1",
+    ): "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
     ("anarchism", "15.3-3"): "cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
     (
         "python3.11-doc",

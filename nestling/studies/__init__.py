@@ -16,6 +16,11 @@ STUDIES = Registry(
         "figure-niah": "nestling.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling.studies.continual.domains:Domains",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
+        "optim-curvature": "nestling.studies.optimizers.curvature:Curvature",
+        "optim-forgetting": "nestling.studies.optimizers.forgetting:Forgetting",
+        "optim-messy": "nestling.studies.optimizers.messy:Messy",
+        "optim-vision": "nestling.studies.optimizers.vision:Vision",
+        "optim-language": "nestling.studies.optimizers.language:Language",
     },
 )
 

@@ -1,0 +1,74 @@
+"""One optimizer on one problem: its learning rate chosen on one seed, its worth seen on others."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nestling.core.statistics import interval
+
+Figures = dict[str, float]
+Attempt = Callable[[float, int], Figures]  # learning rate, seed -> figures; the lower the better
+
+
+def tuned(
+    attempt: Attempt, *, rates: Sequence[float], seeds: Sequence[int], chosen_by: str
+) -> dict[str, Any]:
+    """Try every rate with the first seed, then the best of them with the other seeds.
+
+    ``chosen_by`` names the figure that is to be small; one that is no number counts as infinite.
+    Every run is kept. A rate at the edge of the grid is marked.
+    """
+    first, *others = seeds
+    grid = {f"{rate:g}": attempt(rate, first) for rate in rates}
+    losses = [worth(grid[f"{rate:g}"], chosen_by) for rate in rates]
+    best = rates[losses.index(min(losses))]
+    runs = {str(first): grid[f"{best:g}"]}
+    for seed in others:
+        runs[str(seed)] = attempt(best, seed)
+    return {
+        "rate": best,
+        "rate_at_edge_of_grid": len(rates) > 1 and best in (min(rates), max(rates)),
+        "grid": {rate: finite(figures) for rate, figures in grid.items()},
+        "runs": {seed: finite(figures) for seed, figures in runs.items()},
+    }
+
+
+def worth(figures: Mapping[str, float], name: str) -> float:
+    """A figure to be small; infinite where it is no number."""
+    value = figures[name]
+    return value if math.isfinite(value) else math.inf
+
+
+def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """None for what JSON cannot hold."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+def over_seeds(record: Mapping[str, Any], figure: str) -> list[float | None]:
+    """A figure of the chosen rate, seed by seed."""
+    return [run[figure] for run in record["runs"].values()]
+
+
+def spelt(values: Sequence[float | None]) -> str:
+    """Mean and 95 % interval, and how many of the runs failed."""
+    good = [value for value in values if value is not None]
+    text = str(interval(good)) if good else "-"
+    return text if len(good) == len(values) else f"{text} ({len(values) - len(good)} failed)"
+
+
+def against(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], figure: str
+) -> dict[str, float | str | None]:
+    """The difference of a figure, paired by seed, and what its interval says of it.
+
+    ``verdict``: "wins" where all of the 95 % interval is below zero (smaller is better), "loses"
+    where it is above, "ties" else; None where no interval can be given.
+    """
+    shared = ours["runs"].keys() & theirs["runs"].keys()
+    pairs = [(ours["runs"][s][figure], theirs["runs"][s][figure]) for s in sorted(shared)]
+    differences = [a - b for a, b in pairs if a is not None and b is not None]
+    found = interval(differences)
+    if found.count < 2:
+        return {"mean": None, "half_width_95": None, "verdict": None}
+    verdict = "wins" if found.high < 0 else "loses" if found.low > 0 else "ties"
+    return {"mean": found.mean, "half_width_95": found.half, "verdict": verdict}
