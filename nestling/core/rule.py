@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nestling.core.error import UserError
+
 # X <- a X + (b A + c A^2) X with A = X X^T: Muon's, to singular values of 0.7 .. 1.2
 QUINTIC = (3.4445, -4.7750, 2.0315)
 CUBIC = (1.5, -0.5, 0.0)
@@ -73,11 +75,23 @@ def dgd_rows(
     ``G`` is the sum (mean) of g k^T over them and ``gram`` the sum (mean) of k k^T: the argmin over
     V of <V, G> + scale tr(V gram V^T) / 2 + |V - W|^2 / (2 eta).
 
+    Inputs so long that the identity is lost beside them are solved by eigenvalues, none of which
+    can be below one; a UserError where one is no number.
+
     Source: as ``dgd``. Cost: time O(q^3 + p q^2).
     """
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor = torch.linalg.cholesky(eye + (eta * scale) * gram)
-    return torch.cholesky_solve((W - eta * G).mT, factor).mT
+    system = eye + (eta * scale) * gram
+    factor, wrong = torch.linalg.cholesky_ex(system)
+    if not wrong.any():
+        return torch.cholesky_solve((W - eta * G).mT, factor).mT
+    if not system.isfinite().all():
+        raise UserError(
+            "delta gradient descent met inputs that are no number; take a lower learning rate"
+        )
+    values, vectors = torch.linalg.eigh(system.double())
+    rows = (W - eta * G).double() @ vectors / values.clamp(min=1.0)[..., None, :]
+    return (rows @ vectors.mT).to(W.dtype)
 
 
 def momentum(m: Tensor, write: Tensor, alpha: float | int, eta: float | int = 1.0) -> Tensor:

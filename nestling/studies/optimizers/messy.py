@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
 from nestling.data.fashion import CLASSES, Pictures, pictures
 from nestling.report import Section, Table
@@ -30,6 +31,7 @@ CONTENDERS = (
 )  # fmt: skip
 NEW = ("delta-scalar", "delta-row", "delta-matrix", "deep", "delta-gd", "m3")
 OLD = ("momentum", "adamw", "muon")
+DIVERGED: Figures = {"validation_loss": math.nan, "test_loss": math.nan, "test_accuracy": 0.0}
 
 
 class Messy(Study):
@@ -82,7 +84,10 @@ class Messy(Study):
         kept, rest = train.pick(order[:count]), train.pick(order[count:])
 
         def attempt(rate: float, seed: int) -> Figures:
-            figures = learn(cell.config, rest, kept, test, rate, seed)
+            try:
+                figures = learn(cell.config, rest, kept, test, rate, seed)
+            except UserError:  # an optimizer that cannot go on has diverged
+                figures = DIVERGED
             tell(seed, len(cell.config["seeds"]), figures["validation_loss"])
             return figures
 
@@ -190,9 +195,7 @@ def learn(
         losses.append(loss.item())
         right.append((logits.argmax(-1) == batch.labels).float().mean().item())
         if not math.isfinite(losses[-1]):
-            return dict.fromkeys(("validation_loss", "test_loss"), math.nan) | {
-                "test_accuracy": 0.0
-            }
+            return DIVERGED
         loss.backward()
         if mess == "heavy-tails":
             for p in module.parameters():

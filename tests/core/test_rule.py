@@ -1,0 +1,23 @@
+"""Rules where numbers are far apart."""
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.core.rule import dgd_rows
+
+
+def test_delta_gradient_descent_of_very_long_inputs_is_solved_by_eigenvalues():
+    generator = torch.Generator().manual_seed(0)
+    x = 1e6 * torch.randn(6, 40, generator=generator)
+    W, G = (torch.randn(3, 40, generator=generator) for _ in range(2))
+    gram = x.mT @ x
+    assert torch.linalg.cholesky_ex(torch.eye(40) + gram)[1].any()  # float32 alone cannot
+    found = dgd_rows(W, G, gram, 1.0)
+    assert found.dtype == torch.float32
+    # along the inputs all is taken away, and nothing grows anywhere
+    inside = torch.linalg.svd(x, full_matrices=False).Vh
+    assert (found @ inside.mT).norm() < 1e-3 * (W - G).norm()
+    assert found.norm() <= (W - G).norm() * 1.001
+    with pytest.raises(UserError, match="lower learning rate"):
+        dgd_rows(W, G, gram * torch.nan, 1.0)
