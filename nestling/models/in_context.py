@@ -5,7 +5,7 @@ sequence is read in segments, each the tokens of one period of the fastest level
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -84,7 +84,7 @@ def read(
     memories = signalled(model)
     line, joined = _joined(waiting, ids, flow)
     first = next(iter(memories))
-    count = waiting.states[first][0].level.seen
+    count = memories[first].owned(waiting.states[first])[0].level.seen
     period = memories[first].config.periods[0]
     places = last_together(grid(count, joined, line.shape[1], period))
     rows = places.spread(line), valid_places(places)
@@ -96,7 +96,7 @@ def read(
         logits = places.collect(logits)[:, waiting.ids.shape[1] :]
     open_ids, open_valid = rows[0][:, -1], rows[1][:, -1]
     after = Waiting(opened, open_ids, open_valid, places.opens[:, -1])
-    return logits, [*_emptied(memories, running), after]
+    return logits, [*_mapped(memories, running, _emptied), after]
 
 
 def _joined(
@@ -152,7 +152,7 @@ def _segments(
         last = number + 1 == places.shape[0]
         flow = _flow(places.opens[:, number], valid[:, number])
         with torch.set_grad_enabled(learning or not last), _twice(learning):
-            states = states if last else _probed(memories, states)
+            states = states if last else _mapped(memories, states, _probed)
             x = model.backbone.embed_tokens(ids[:, number])
             hidden, states = model.backbone(x, states, flow)
             logits: Tensor = model.lm_head(hidden)
@@ -169,7 +169,7 @@ def _segments(
                     first=not rows,
                 )
                 states = _written(memories, states, moves, now, following.shape[1])
-        states = _emptied(memories, states)
+        states = _mapped(memories, states, _emptied)
         if not learning:
             states, logits = map_state(Tensor.detach, states), logits.detach()
         rows.append(logits)
@@ -209,21 +209,22 @@ def _moves(
             head = model.lm_head.weight.to(error.dtype)
             signal = (error * done[:, None, None]) @ head
         for index, memory in teach.items():
-            levels, own = memory.each(), states[index]
-            found[index] = [a.taught(b, signal) for a, b in zip(levels, own, strict=True)]
+            levels = memory.each(), memory.owned(states[index]), memory.starts(states[index])
+            found[index] = [a.taught(b, signal, c) for a, b, c in zip(*levels, strict=True)]
     waits = {i: m for i, m in memories.items() if m.config.objective == "ntp"}
     if waits:
         losses = functional.cross_entropy(wide.mT, following, reduction="none")
         loss = (losses * done[:, None]).sum()
         full = learning and any(m.config.through == "full" for m in waits.values())
-        probes = [own.probe for index in waits for own in states[index]]
+        probes = [own.probe for i, m in waits.items() for own in m.owned(states[i])]
         flat = [tensor for probe in probes for tensor in probe]
         moves = torch.autograd.grad(loss, flat, create_graph=full, retain_graph=learning)
         if full and first:
             _check_order(moves)
         values = iter(moves)
-        for index in waits:
-            found[index] = [tuple(next(values) for _ in own.probe) for own in states[index]]
+        for index, memory in waits.items():
+            owned = memory.owned(states[index])
+            found[index] = [tuple(next(values) for _ in own.probe) for own in owned]
     return found
 
 
@@ -247,32 +248,28 @@ def _history(tensors: Iterable[Tensor]) -> set[str]:
     return {node.name() for node in seen}
 
 
-def _each(
-    memories: dict[int, ContextMemory], states: list[Any]
-) -> Iterator[tuple[int, ContextMemory, tuple[WrittenState, ...]]]:
+def _mapped(
+    memories: dict[int, ContextMemory],
+    states: list[Any],
+    function: Callable[[WrittenState], WrittenState],
+) -> list[Any]:
+    """The states with a function applied to every level."""
+    after = list(states)
     for index, memory in memories.items():
-        yield index, memory, states[index]
-
-
-def _probed(memories: dict[int, ContextMemory], states: list[Any]) -> list[Any]:
-    """The states with a zero beside every weight, in which gradients are taken."""
-    after = list(states)
-    for index, _, own in _each(memories, states):
-        after[index] = tuple(
-            level._replace(
-                probe=tuple(torch.zeros_like(m).requires_grad_() for m in level.level.moved)
-            )
-            for level in own
-        )
+        owned = tuple(map(function, memory.owned(states[index])))
+        after[index] = memory.with_owned(states[index], owned)
     return after
 
 
-def _emptied(memories: dict[int, ContextMemory], states: list[Any]) -> list[Any]:
-    """The states without probes and inputs of a segment that is over."""
-    after = list(states)
-    for index, _, own in _each(memories, states):
-        after[index] = tuple(level._replace(probe=(), inputs=level.inputs[:, :0]) for level in own)
-    return after
+def _probed(level: WrittenState) -> WrittenState:
+    """With a zero beside every weight, in which gradients are taken."""
+    zeros = (torch.zeros_like(m).requires_grad_() for m in level.level.moved)
+    return level._replace(probe=tuple(zeros))
+
+
+def _emptied(level: WrittenState) -> WrittenState:
+    """Without probes and inputs of a segment that is over."""
+    return level._replace(probe=(), inputs=level.inputs[:, :0])
 
 
 def _written(
@@ -284,13 +281,11 @@ def _written(
 ) -> list[Any]:
     """Gather the moves of a segment of ``length`` tokens, and write the levels that are due."""
     after = list(states)
-    for index, memory, states_of in _each(memories, states):
-        new = []
-        for level, own, move in zip(memory.each(), states_of, moves[index], strict=True):
+    for index, memory in memories.items():
+        owned = []
+        for own, move in zip(memory.owned(states[index]), moves[index], strict=True):
             if memory.config.through == "first":
                 move = tuple(map(Tensor.detach, move))
-            state = gathered(own.level, move, seen=done * length)
-            due = done & (state.seen % level.level.period == 0)
-            new.append(level.write(own._replace(level=state), due, level.start()))
-        after[index] = tuple(new)
+            owned.append(own._replace(level=gathered(own.level, move, seen=done * length)))
+        after[index] = memory.write(memory.with_owned(states[index], tuple(owned)), done)
     return after

@@ -161,7 +161,6 @@ def test_side_by_side_or_in_series_one_level_is_the_same():
     [
         (CMSNested, {"share": 0.0}, "share"),
         (CMSNested, {"share": 1.0}, "share"),
-        (CMSNested, {"objective": "ntp"}, "cms_context"),
         (CMSHeadwise, {"periods": (4, 6)}, "dividing"),
     ],
 )

@@ -19,6 +19,7 @@ SHAPE = {
 }
 LEVELS = {"periods": (2, 4), "intermediate_size": 5}
 OUTSIDE = pytest.mark.parametrize("objective", ["ntp", "teach"])
+VARIANTS = pytest.mark.parametrize("name", ["cms_context", "cms_nested", "cms_headwise"])
 
 
 def build(objective: str = "ntp", **options) -> HopeForCausalLM:
@@ -162,6 +163,37 @@ def test_with_and_without_gradients_the_same(objective):
 def test_at_rate_zero_it_is_the_static_model(objective):
     model, ids = build(objective, learning_rate=0.0), tokens(2, 13)
     assert_close(logits_of(model, ids), logits_of(static(model), ids))
+
+
+@VARIANTS
+@OUTSIDE
+def test_every_variant_is_the_same_in_any_split_and_learns(objective, name):
+    model, ids = build(objective, pattern=("attention", name)).eval(), tokens(2, 13)
+    with torch.no_grad():
+        whole = logits_of(model, ids)
+        cache, parts, edges = None, [], [0, 3, 4, 9, 10, 11, 13]
+        for a, b in zip(edges[:-1], edges[1:], strict=True):
+            out = model(ids[:, a:b], past_key_values=cache, use_cache=True)
+            cache, parts = out.past_key_values, [*parts, out.logits]
+    assert_close(torch.cat(parts, dim=1), whole)
+    rates = [p for n, p in model.named_parameters() if n.endswith("log_rate")]
+    with torch.no_grad():
+        for rate in rates:
+            rate.fill_(-1e9)
+        assert not torch.allclose(logits_of(model, ids), whole, atol=1e-6)
+
+
+def test_the_nested_reset_happens_when_the_slow_level_is_written():
+    model, ids = build(pattern=("attention", "cms_nested")).eval(), tokens(1, 13)
+    cache = None
+    with torch.no_grad():
+        for t in range(13):
+            cache = model(ids[:, t : t + 1], past_key_values=cache, use_cache=True).past_key_values
+            fast = cache.states[1][0]
+            # token t is the first that is read with what was learned of those before it
+            assert fast.own.level.writes.tolist() == [t // 2 % 2]
+            assert any(m.any() for m in fast.own.level.moved) == (t // 2 % 2 == 1)
+            assert any(s.any() for s in fast.shift) == (t >= 4)
 
 
 @OUTSIDE

@@ -1,6 +1,8 @@
 """What the in-context continuum memory systems share: their levels, and one level along a row."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,6 +11,7 @@ from torch.nn import functional
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.memories.cms.network import Weights
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenLevel, WrittenState
 from nestling.memories.grid import Grid, grid
@@ -60,9 +63,35 @@ class ContextMemory(Memory):
             for box in level.boxes(f"{name}.{index}", transfer)
         ]
 
+    @abstractmethod
+    def owned(self, state: Any) -> tuple[WrittenState, ...]:
+        """The part of a state that belongs to the levels, fast to slow."""
+
+    @abstractmethod
+    def with_owned(self, state: Any, owned: tuple[WrittenState, ...]) -> Any:
+        """The state with these in their place."""
+
+    @abstractmethod
+    def starts(self, state: Any) -> list[Weights]:
+        """What each level starts from: [*S], or [B, *S] where every row has its own."""
+
+    @abstractmethod
+    def write(self, state: Any, rows: Bool[Tensor, " B"]) -> Any:
+        """Write the levels whose period is full in these rows, with what they have gathered."""
+
     def goals(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """What a level is to answer to the token before: V h."""
         return functional.linear(h, self.target.weight.to(h.dtype))
+
+
+def write_each(
+    memory: ContextMemory, state: tuple[WrittenState, ...], rows: Bool[Tensor, " B"]
+) -> tuple[WrittenState, ...]:
+    """Write the levels whose period is full in these rows, each by itself."""
+    return tuple(
+        level.write(own, rows & (own.level.seen % level.level.period == 0), level.start())
+        for level, own in zip(memory.each(), state, strict=True)
+    )
 
 
 def valid_places(places: Grid) -> Bool[Tensor, "B M R"]:

@@ -57,11 +57,6 @@ class CMSNested(ContextMemory):
             super().__post_init__()
             if not 0 < self.share < 1:
                 raise UserError("cms_nested.share must lie between 0 and 1")
-            if self.objective != "local":
-                raise UserError(
-                    f"cms_nested writes by the objective 'local', not {self.objective!r}: "
-                    "choose cms_context for it"
-                )
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__(config, hidden_size)
@@ -101,8 +96,8 @@ class CMSNested(ContextMemory):
                 for number, level in enumerate(self.each()):
                     part, states[number] = self._read(level, part, valid, states[number])
                 outputs.append(part)
-                if closes[index]:
-                    states = self._write(states, places.closes[:, index])
+                if closes[index] and self.config.objective == "local":
+                    states = list(self.write(tuple(states), places.closes[:, index]))
         return places.collect(torch.stack(outputs, dim=1)), tuple(states)
 
     def _read(
@@ -127,18 +122,33 @@ class CMSNested(ContextMemory):
             for level, state in zip(self.each(), states, strict=True)
         ]
 
-    def _write(self, states: list[NestedState], rows: Bool[Tensor, " B"]) -> list[NestedState]:
-        """Write the levels whose period ends in these rows; slow ones then reset the faster."""
-        after = []
-        ends = []
-        for level, state in zip(self.each(), states, strict=True):
-            ends.append(rows & (state.own.level.seen % level.level.period == 0))
-            own = level.write(state.own, ends[-1], starts(level, state))
-            after.append(state._replace(own=own))
+    def write(
+        self, state: tuple[NestedState, ...], rows: Bool[Tensor, " B"]
+    ) -> tuple[NestedState, ...]:
+        """Write the levels whose period is full in these rows; slow ones then reset the faster."""
+        after, ends = [], []
+        for level, own in zip(self.each(), state, strict=True):
+            ends.append(rows & (own.own.level.seen % level.level.period == 0))
+            new = level.write(own.own, ends[-1], starts(level, own))
+            after.append(own._replace(own=new))
         for fast, level in enumerate(self.each()[:-1]):
             if bool(ends[fast + 1].any()):
                 after[fast] = self._restart(fast, level, after[fast], ends[fast + 1])
-        return after
+        return tuple(after)
+
+    def owned(self, state: tuple[NestedState, ...]) -> tuple[WrittenState, ...]:
+        """All but the rows' starts."""
+        return tuple(own.own for own in state)
+
+    def with_owned(
+        self, state: tuple[NestedState, ...], owned: tuple[WrittenState, ...]
+    ) -> tuple[NestedState, ...]:
+        """The same starts, these levels."""
+        return tuple(a._replace(own=b) for a, b in zip(state, owned, strict=True))
+
+    def starts(self, state: tuple[NestedState, ...]) -> list[Weights]:
+        """Where each row starts each level."""
+        return [starts(level, own) for level, own in zip(self.each(), state, strict=True)]
 
     def _restart(
         self, fast: int, level: WrittenLevel, state: NestedState, rows: Bool[Tensor, " B"]

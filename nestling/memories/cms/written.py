@@ -124,9 +124,11 @@ class WrittenLevel(nn.Module):
         last = line.gather(1, count[:, None, None].expand(-1, 1, h.shape[-1]))[:, 0]
         return reading.answer[:, 1:], state._replace(level=level, last=last)
 
-    def taught(self, state: WrittenState, signal: Float[Tensor, "B R D"]) -> Weights:
+    def taught(
+        self, state: WrittenState, signal: Float[Tensor, "B R D"], start: Weights
+    ) -> Weights:
         """Gradients of <signal, f(h; theta)> over what the level was given, the signal as given."""
-        weights = Weights(*moved(self.start(), state.level))
+        weights = Weights(*moved(start, state.level))
         inputs = state.inputs
         return gradients(weights, inputs, read(weights, inputs), signal[:, : inputs.shape[1]])
 
