@@ -114,6 +114,7 @@ def entrant(
     run = Run(model, RandomText(vocab_size, *shape), config)
     about: dict[str, Any] = {"gate": gate, **sizes(model, shape.length)}
     run.step()
+    run.optimizer.zero_grad()  # so that the step frees nothing that was there before it
     about["peak_mib"] = peak_of(run.step, device) / 2**20 if peak else None
     about["first_loss"] = run.totals.first_loss
     say(f"{name} at {shape}: ready", quiet)
@@ -138,6 +139,7 @@ def peer_entrant(
     batch = RandomText(vocab_size, *shape).batch
     peer = peers.Training(name, batch, vocab_size=vocab_size, device=device, dtype=precision)
     peer.step()
+    peer.optimizer.zero_grad()
     guess = math.log(vocab_size)
     gate = hold(
         PEER + name, {"first loss and ln V": abs(peer.first_loss - guess) / guess}, bound=0.2

@@ -15,7 +15,7 @@ SMALL = {"batch": 1, "length": 20, "heads": 2, "width": 8, "chunks": [4], "round
 
 
 def test_each_token_more_takes_its_bytes():
-    found = memory(["transformer-tiny", "hope-tiny"], Shape(1, 32), vocab_size=64, quiet=True)
+    found = memory(["transformer-tiny", "hope-tiny"], Shape(2, 256), vocab_size=64, quiet=True)
     first, ours = found["presets"].values()
     assert first["over_reference"] == first["tokens_over_reference"] == 1
     assert ours["over_reference"] == ours["peak_mib"] / first["peak_mib"]

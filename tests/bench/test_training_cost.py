@@ -1,5 +1,7 @@
 """Side by side timing: what is counted, and that nothing wrong is timed."""
 
+import gc
+
 import pytest
 import torch
 
@@ -32,6 +34,22 @@ def test_the_peak_is_what_is_held_at_once():
         assert len(second) + len(third)
 
     assert peak_of(work) == pytest.approx(4 * (2**20 + 2**19), rel=0.01)
+
+
+def test_what_others_left_behind_is_not_freed_in_the_midst_of_the_work():
+    def leave_behind() -> None:
+        circle = [torch.ones(2**21)]
+        circle.append(circle)
+        gc.collect()  # it has grown old before nobody has it any more
+
+    def work() -> None:
+        gc.collect()
+        kept = torch.ones(2**20)
+        assert len(kept)
+
+    leave_behind()
+    assert peak_of(work) == pytest.approx(4 * 2**20, rel=0.01)
+    assert gc.isenabled()
 
 
 def test_a_state_is_counted_whole():
