@@ -1,5 +1,7 @@
 // What every compiled source of ours may use: vectors, exponentials, work shared among threads.
 #pragma once
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -67,15 +69,35 @@ inline T sigmoid(T x) {
   return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
 }
 
-// Run work(item, worker) for every item below count, on so many threads; this one is among them.
+// Run part(worker) on each of so many threads at most; this one is among them. Where torch has brought
+// GNU OpenMP it is torch's own team: threads beside it would wait for its own, which spin a while
+// after each operation, and cost more to start than a small piece of work takes.
+template <class Part>
+inline void together(int64_t threads, const Part& part) {
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  static const Parallel team = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  struct Call {
+    const Part& part;
+    std::atomic<int64_t> joined;
+    static void join(void* call) {
+      Call* self = static_cast<Call*>(call);
+      self->part(self->joined++);
+    }
+  } call{part, {0}};
+  if (team) return team(Call::join, &call, static_cast<unsigned>(threads), 0);
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < threads; ++i) others.emplace_back(Call::join, &call);
+  Call::join(&call);
+  for (std::thread& thread : others) thread.join();
+}
+
+// Run work(item, worker) for every item below count, on so many threads.
 template <class Work>
 inline void share_out(int64_t count, int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};
   auto loop = [&](int64_t worker) {
     for (int64_t item = next++; item < count; item = next++) work(item, worker);
   };
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < std::min(threads, count); ++i) others.emplace_back(loop, i);
-  loop(0);
-  for (std::thread& thread : others) thread.join();
+  if (std::min(threads, count) <= 1) return loop(0);
+  together(std::min(threads, count), loop);
 }
