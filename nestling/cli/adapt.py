@@ -20,7 +20,8 @@ class Command:
     levels: str = "64,512"
     """Levels as period[:lr[:rule]],...; periods in tokens, `inf` for a share never written."""
     variant: str = "partition"
-    """partition (layers are shared out), chain or independent (each layer gets every level)."""
+    """partition (MLPs are shared out by layers), whole (the layers themselves are), chain or
+    independent (each layer gets every level)."""
     layers: str | None = None
     """Layers of each level, slow to fast, such as 0-9,10-19,20-29; by default equal shares."""
 

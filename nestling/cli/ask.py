@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -28,6 +29,9 @@ class Command:
     """Seed of the draw."""
     levels: str | None = None
     """Levels the memory was learned with, if the model's folder does not name them."""
+    gate: Literal["levels", "base"] | None = None
+    """Mix the base, and with levels the slower levels alone, in by what the text so far favours:
+    what was learned then costs little where it does not help, and answering as many readings."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
 
@@ -41,6 +45,7 @@ class Command:
         learner = open_learner(
             self.model, self.memory, levels=self.levels, device=self.device, must_exist=True
         )
+        learner.gate = self.gate
         answer = learner.generate(
             self.prompt,
             tokens=self.tokens,

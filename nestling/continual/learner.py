@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nestling.continual.digest import model_digest, token_digest
+from nestling.continual.gate import check_gate, seats
 from nestling.continual.record import restore_state, save_state
 from nestling.continual.state import Document, Options, Reading, State, Stream
 from nestling.continual.stream import SEGMENT, Gradients, cut, read_segment, segment_gradients
 from nestling.continual.text import Text
 from nestling.core.cms import LevelState, due, gathered, moved, new_level, restarted, written
 from nestling.core.error import UserError
+from nestling.core.mixture import SHARE, followed
+from nestling.models.mixed import generate_mixed
 from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
 from nestling.models.reader import Reader
 
@@ -32,7 +36,9 @@ class ContinualLearner:
 
     ``model`` is a HopeForCausalLM, a causal language model of transformers whose family is known,
     or a ``Stacked`` one. ``levels`` is text as in ``--levels`` or a sequence of LevelSpec; None
-    takes those the model has. One thread uses a learner at a time.
+    takes those the model has. ``gate`` (``nestling.continual.gate``) mixes, where text is scored or
+    generated, the model of now with itself as it is without its levels, so that what was learned
+    does not weigh on text it does not help with. One thread uses a learner at a time.
 
     Source: arXiv 2512.24695, Eq 71 and section 7.3. Deviates: the gradient is cut where a segment
     begins (``Options.segment``), and cached keys and values of earlier tokens are not recomputed
@@ -47,6 +53,7 @@ class ContinualLearner:
         *,
         variant: str = "partition",
         options: Options = Options(),
+        gate: str | None = None,
     ):
         if not isinstance(model, Stacked):
             wanted = parse_levels(levels) if isinstance(levels, str) else levels
@@ -56,6 +63,7 @@ class ContinualLearner:
         self.base = model
         self.text = Text(tokenizer if model.tokenizer is None else model.tokenizer)
         self.options = options
+        self.gate = check_gate(gate)
         self.reader = Reader(model.model.eval())
         chosen = [i for i, level in enumerate(model.levels) if not level.frozen]
         self.levels = tuple(model.levels[i] for i in chosen)  # that are written, slow to fast
@@ -234,22 +242,47 @@ class ContinualLearner:
             return {name: value.detach().requires_grad_() for name, value in found.items()}
         return found
 
+    def experts(self) -> tuple[dict[str, Tensor], ...]:
+        """The weights with only the slowest levels as they are now: with none of them, one, all."""
+        now, made, found = self.weights(), {}, []
+        for names, start in zip(self.parameters, self.start, strict=True):
+            made.update(zip(names, start, strict=True))
+        found.append(dict(made))
+        for names in self.parameters:
+            made.update({name: now[name] for name in names})
+            found.append(dict(made))
+        return tuple(found)
+
+    @torch.no_grad()
+    def losses(self, ids: Sequence[int], gate: str | None = None) -> Float[Tensor, "K N"]:
+        """The losses of a document by itself, in nats, for each of the K experts of a gate."""
+        ids = tuple(map(int, ids))
+        rows = []
+        for weights in self._seated(gate):
+            stream, parts = Stream(), [torch.zeros(0, device=self.device)]
+            for first in range(0, len(ids), SEGMENT):
+                starts = (0,) if first == 0 else ()
+                part = ids[first : first + SEGMENT]
+                for piece in read_segment(
+                    self.reader, weights, stream, part, starts, self.sizes, self.device
+                ):
+                    stream = piece.stream
+                    parts.append(piece.losses)
+            rows.append(torch.cat(parts))
+        return torch.stack(rows)
+
+    def _seated(self, gate: str | None) -> list[dict[str, Tensor]]:
+        if gate is None:
+            return [self.weights()]
+        experts = self.experts()
+        return [experts[index] for index in seats(gate, len(experts))]
+
     @torch.no_grad()
     def score(self, text: str | Sequence[int]) -> Reading:
         """The losses of a document by itself, with nothing learned from it."""
-        ids = tuple(self.text.encode(text) if isinstance(text, str) else map(int, text))
-        stream, weights = Stream(), self.weights()
-        nats, scored = 0.0, 0
-        for first in range(0, len(ids), SEGMENT):
-            starts = (0,) if first == 0 else ()
-            part = ids[first : first + SEGMENT]
-            for piece in read_segment(
-                self.reader, weights, stream, part, starts, self.sizes, self.device
-            ):
-                stream = piece.stream
-                nats += float(piece.losses.double().sum())
-                scored += len(piece.losses)
-        return Reading(tokens=len(ids), scored=scored, nats=nats)
+        ids = self.text.encode(text) if isinstance(text, str) else text
+        mixed, _ = followed(-self.losses(ids, self.gate), SHARE)
+        return Reading(tokens=len(ids), scored=len(mixed), nats=-float(mixed.sum()))
 
     @torch.no_grad()
     def generate(
@@ -275,7 +308,11 @@ class ContinualLearner:
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             given = torch.tensor([ids], device=self.device)
-            out = self.reader.generate(self.weights(), given, **options)
+            if self.gate is None:
+                out = self.reader.generate(self.weights(), given, **options)
+            else:
+                experts = self._seated(self.gate)
+                out = generate_mixed(self.reader, experts, given, SHARE, **options)
         return self.text.decode(out[0])
 
     # memories as values and files

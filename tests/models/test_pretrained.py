@@ -56,8 +56,10 @@ def test_every_family_converts_and_matches(family, variant, ids):
     names = [name for group in levels.parameters for name in group]
     assert len(set(names)) == len(names) > 0
     assert set(names) <= set(dict(model.named_parameters()))
-    share = 1 if variant == "partition" else len(LEVELS)
-    assert len(names) == share * sum(".mlp." in name for name in names) / share
+    if variant == "whole":
+        assert set(names) == set(dict(model.named_parameters()))
+    else:
+        assert all(".mlp." in name for name in names)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -83,6 +85,16 @@ def test_layers_go_to_levels_slow_to_fast():
     assert [layers(group) for group in shared.parameters] == [[0], [1], [2, 3]]
     chosen = stacked(model, None, with_layers(parse_levels("8,32"), "1,2-3"))
     assert [layers(group) for group in chosen.parameters] == [[1], [2, 3]]
+
+
+def test_whole_layers_take_what_is_below_and_above_along():
+    shared = stacked(tiny_base("gpt2"), None, parse_levels("8,32"), "whole")
+    slow, fast = shared.parameters
+    assert slow[:2] == ("transformer.wte.weight", "transformer.wpe.weight")
+    assert fast[-2:] == ("transformer.ln_f.weight", "transformer.ln_f.bias")
+    layers = [sorted({n.split(".")[2] for n in g if ".h." in n}) for g in (slow, fast)]
+    assert layers == [["0", "1"], ["2", "3"]]
+    assert any(".attn." in name for name in fast)
 
 
 def test_a_transformer_of_this_library_is_shared_out():

@@ -5,28 +5,30 @@ tasks, and rehearsal, which reads stored text again beside the new.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from nestling.continual.methods.elastic import Elastic
-from nestling.continual.methods.method import Method
+from nestling.continual.methods.method import Gateable
 from nestling.continual.methods.rehearsal import Rehearsal
 from nestling.continual.state import Reading, Stream
-from nestling.continual.stream import Cut, read_segment
+from nestling.continual.stream import Cut, Piece, read_segment
 from nestling.core.error import UserError
 from nestling.models.reader import Reader
 
 TRAINED = ("all", "lora")
 
 
-class GradientMethod(Method):
+class GradientMethod(Gateable):
     """Adam on the mean loss of every ``period`` tokens, each token of the stream read once.
 
-    ``model`` is copied. ``trained`` says which weights move: "all", or "lora", low-rank maps added
-    to every linear map (peft, arXiv 2106.09685). ``elastic`` and ``rehearsal`` are the guards.
+    ``model`` is copied; as it is it goes on to speak for the time before (``losses``). ``trained``
+    says which weights move: "all", or "lora", low-rank maps added to every linear map (peft, arXiv
+    2106.09685). ``elastic`` and ``rehearsal`` are the guards.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class GradientMethod(Method):
         self.elastic = elastic
         self.rehearsal = rehearsal
         self.reader = Reader(self.model.eval())
+        self._before = Reader(model)
         self._updates = 0
         if elastic is not None:
             elastic.begin(self.parameters)
@@ -85,7 +88,7 @@ class GradientMethod(Method):
     def _backward(self, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]) -> Stream:
         """Add the gradient of the mean loss of some tokens."""
         losses: list[Tensor] = []
-        for piece in self._pieces(stream, ids, starts):
+        for piece in self._pieces(self.reader, stream, ids, starts):
             stream = piece.stream
             losses.append(piece.losses)
         loss = torch.cat(losses)
@@ -93,26 +96,36 @@ class GradientMethod(Method):
             loss.mean().backward()
         return stream
 
-    def _pieces(self, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]):
+    def _pieces(
+        self, reader: Reader, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]
+    ) -> Iterator[Piece]:
         device = self.parameters[0].device
-        return read_segment(self.reader, {}, stream, ids, starts, self.sizes, device)
+        return read_segment(reader, {}, stream, ids, starts, self.sizes, device)
 
     def end_task(self) -> None:
         """Elastic weights take up what mattered in the task."""
         if self.elastic is not None:
             self.elastic.end_task(self.parameters)
 
-    @torch.no_grad()
     def score(self, ids: Sequence[int]) -> Reading:
         """With the weights as they are now."""
-        stream, nats, scored, size = Stream(), 0.0, 0, self.sizes.segment
+        losses = self._losses(self.reader, ids)
+        return Reading(tokens=len(ids), scored=len(losses), nats=float(losses.double().sum()))
+
+    def losses(self, ids: Sequence[int]) -> Float[Tensor, "2 N"]:
+        """With the weights before anything was read, and as they are now."""
+        return torch.stack([self._losses(reader, ids) for reader in (self._before, self.reader)])
+
+    @torch.no_grad()
+    def _losses(self, reader: Reader, ids: Sequence[int]) -> Float[Tensor, " N"]:
+        stream, size = Stream(), self.sizes.segment
+        parts = [torch.zeros(0, device=self.parameters[0].device)]
         for first in range(0, len(ids), size):
             part, starts = tuple(ids[first : first + size]), (0,) if first == 0 else ()
-            for piece in self._pieces(stream, part, starts):
+            for piece in self._pieces(reader, stream, part, starts):
                 stream = piece.stream
-                nats += float(piece.losses.double().sum())
-                scored += len(piece.losses)
-        return Reading(tokens=len(ids), scored=scored, nats=nats)
+                parts.append(piece.losses)
+        return torch.cat(parts)
 
     @property
     def updates(self) -> int:

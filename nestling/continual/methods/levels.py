@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from nestling.continual.learner import ContinualLearner
-from nestling.continual.methods.method import Method
+from nestling.continual.methods.method import Gateable
 from nestling.continual.state import Reading
 
 
-class Levels(Method):
+class Levels(Gateable):
     """A ContinualLearner: every level is written at its period, nothing is told of tasks."""
 
     def __init__(self, learner: ContinualLearner):
@@ -25,6 +28,10 @@ class Levels(Method):
     def score(self, ids: Sequence[int]) -> Reading:
         """With the levels as they are now."""
         return self.learner.score(ids)
+
+    def losses(self, ids: Sequence[int]) -> Float[Tensor, "K N"]:
+        """With none of the levels, the slowest alone, ..., all of them as they are now."""
+        return self.learner.losses(ids, "levels")
 
     @property
     def updates(self) -> int:

@@ -3,6 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from nestling.continual.state import Reading
 
 
@@ -27,3 +30,12 @@ class Method(ABC):
     @abstractmethod
     def updates(self) -> int:
         """Writes of weights so far."""
+
+
+class Gateable(Method):
+    """A method whose model before it read anything can speak beside the model of now."""
+
+    @abstractmethod
+    def losses(self, ids: Sequence[int]) -> Float[Tensor, "K N"]:
+        """As ``score`` has them, of each expert: the model before anything was read comes first,
+        that of now, which ``score`` gives, comes last (``nestling.continual.gate``)."""

@@ -11,7 +11,7 @@ from nestling.core.error import UserError, did_you_mean
 from nestling.models.pretrained.families import family_of, mlp_names
 from nestling.models.pretrained.level import LevelSpec
 
-VARIANTS = ("partition", "chain", "independent")
+VARIANTS = ("partition", "whole", "chain", "independent")
 
 
 class ChainedMLP(nn.Module):
@@ -65,17 +65,22 @@ def stack(
     """Make levels of a model's MLPs; the names of the parameters of each, slow to fast.
 
     "partition" (option A) adds nothing: the layers are divided into contiguous groups, the lowest
-    to the slowest level, unless the levels name their layers. "chain" (option B) and "independent"
-    put one MLP for each level into every layer, the pretrained one as the slowest. As long as no
-    level is written the model computes what it did before.
+    to the slowest level, unless the levels name their layers. "whole" divides them in the same way
+    and gives a level all of its layers, attention and norms with the MLPs; what lies below the
+    layers (embeddings) goes with the lowest, what lies above them with the highest. "chain"
+    (option B) and "independent" put one MLP for each level into every layer, the pretrained one as
+    the slowest. As long as no level is written the model computes what it did before.
 
-    Source: arXiv 2512.24695, section 7.3; the grouping is ours, the paper states none.
+    Source: arXiv 2512.24695, section 7.3; the grouping is ours, the paper states none. Deviates:
+    "whole" writes more than MLPs.
     """
     if variant not in VARIANTS:
         raise UserError(f"unknown variant {variant!r}: {did_you_mean(variant, VARIANTS)}")
     names = mlp_names(model, model_type)
     if variant == "partition":
         return shared_out(model, names, levels)
+    if variant == "whole":
+        return _all_shared_out(model, family_of(model_type).layers, levels)
     if any(level.layers is not None for level in levels):
         raise UserError(f"variant {variant} puts every level into every layer; leave layers out")
     output = family_of(model_type).output
@@ -100,6 +105,19 @@ def shared_out(
     """The parameters of each level when modules, low to high, are divided among them."""
     groups = _groups(len(names), levels)
     return [[p for index in group for p in _parameters(model, names[index])] for group in groups]
+
+
+def _all_shared_out(model: nn.Module, layers: str, levels: Sequence[LevelSpec]) -> list[list[str]]:
+    """Every parameter of the model, with the layer it is in, below or above."""
+    count = len(list(model.get_submodule(layers).children()))
+    found: list[list[str]] = [[] for _ in range(count)]
+    place, head = 0, f"{layers}."
+    for name, _ in model.named_parameters():
+        if name.startswith(head):
+            place = int(name.removeprefix(head).split(".")[0])
+        found[place].append(name)
+    groups = _groups(count, levels)
+    return [[name for index in group for name in found[index]] for group in groups]
 
 
 def _parameters(model: nn.Module, name: str) -> list[str]:
