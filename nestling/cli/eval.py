@@ -14,7 +14,8 @@ class Lm:
     """Perplexity of held-out text: for each token, word and byte, and by the place in it."""
 
     model: Path
-    """Folder with a model of ours, or with any causal language model of transformers."""
+    """Folder with a model of ours or any causal language model of transformers; or
+    smollm2-135m-instruct, fetched at its first use."""
     corpus: str = "stdlib"
     """Text: the held-out documents of a corpus that `nestling data list` names, or a path."""
     text: Path | None = None
@@ -74,7 +75,8 @@ class Commonsense:
     """Multiple-choice questions through lm-eval (pip install 'nestling[eval]')."""
 
     model: Path
-    """Folder with a model of ours, or with any causal language model of transformers."""
+    """Folder with a model of ours or any causal language model of transformers; or
+    smollm2-135m-instruct, fetched at its first use."""
     data: str = "auto"
     """hub: the paper's tasks; bigbench: offline ones; auto: the hub where it can be reached."""
     tasks: str = ""
@@ -125,7 +127,8 @@ class Tasks:
     """Tasks of this library; a preset instead of a folder is trained on each of them first."""
 
     model: str = ""
-    """Folder with a model of ours or of transformers; or a preset, with --fit. Must be given."""
+    """Folder with a model of ours or of transformers, or smollm2-135m-instruct; or a preset, with
+    --fit. Must be given."""
     suite: tyro.conf.Suppress[str] = "tasks"
     tasks: str = ""
     """Names with commas between, as `nestling list tasks` gives them; none: the whole suite."""

@@ -43,7 +43,7 @@ class Reader:
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu", *, segment: int = SEGMENT):
-        """The reader of a folder with a model of ours or of transformers."""
+        """The reader of a folder with a model, or of what else ``load_causal_lm`` reads."""
         model, tokenizer = load_causal_lm(Path(directory), device)
         return cls(model, tokenizer, name=str(directory), segment=segment)
 

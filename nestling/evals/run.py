@@ -17,6 +17,8 @@ from nestling.evals.readout import ask_readout, fit_readout
 from nestling.evals.stages import ask_stages, by_reading
 from nestling.models import preset_names
 from nestling.models.config import fits, spelled
+from nestling.models.foreign import lies_outside
+from nestling.models.pretrained import WHEELS
 from nestling.tasks import TASKS, QuestionTask, StageTask, Task, TokenTask
 from nestling.train import TrainConfig, train_config
 from nestling.train.config import field_names
@@ -145,15 +147,16 @@ def run_tasks(
 ) -> Result:
     """Measure a model on each of ``tasks``, at each of the plan's lengths, or each difficulty.
 
-    ``model`` is a folder, or the name of a preset, which is then trained on each task from fresh
-    weights (``fit`` must say how). One of several tasks that cannot be put to the model has a note
-    in the place of a score. A fitted model of a folder is a copy; the folder stays as it is.
+    ``model`` is a folder (or what else ``load_causal_lm`` reads), or the name of a preset, which is
+    then trained on each task from fresh weights (``fit`` must say how). One of several tasks that
+    cannot be put to the model has a note in the place of a score. A fitted model of a folder is a
+    copy; the folder stays as it is.
     """
-    here = Path(model).exists()
+    here = Path(model).exists() or lies_outside(model)
     if not here and model not in preset_names():
         raise UserError(
             f"{model} is neither a folder with a model nor a preset: "
-            f"{did_you_mean(model, preset_names())}"
+            f"{did_you_mean(model, [*preset_names(), *WHEELS])}"
         )
     if not here and plan.fit is None:
         raise UserError(f"{model} is an untrained preset; train it on the task first, with --fit")

