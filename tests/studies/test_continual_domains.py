@@ -1,29 +1,35 @@
 """The study of domains, small, and the figures it draws from a matrix."""
 
+from dataclasses import replace
+
 import pytest
 
-from nestling.studies.continual import base, domains
+from nestling.studies.continual import base, domains, journey
 from nestling.studies.continual.base import Pretraining, encoded
 from nestling.studies.continual.contenders import CONTENDERS
-from nestling.studies.continual.domains import Domains, full_gain, summary
+from nestling.studies.continual.domains import Domains, figures, summary
 
 
 def test_figures_of_a_matrix():
     matrix = [[1.0, 4.0, 5.0], [1.2, 3.0, 4.5], [1.1, 3.5, 4.0]]
     found = summary(matrix)
     assert found["final"] == pytest.approx((1.1 + 3.5 + 4.0) / 3)
-    assert found["old_rise"] == pytest.approx(0.1)
+    assert found["old_rise"] == pytest.approx(10)
     assert found["gain"] == pytest.approx((1.0 + 0.5) / 2)
     assert found["backward"] == pytest.approx(0.5)
     assert found["forward"] == pytest.approx(0.5)
-    assert full_gain({"fine-tuning": {"0": found, "1": found}}) == pytest.approx(0.75)
-    assert full_gain({}) is None
+    half = [[1.0, 4.0, 5.0], [1.0, 3.5, 4.9], [1.0, 3.0, 4.0]]
+    both = figures([half, half], [matrix, matrix])
+    assert both["shares"] == pytest.approx([0.5, 1.0]) and both["final"].mean == pytest.approx(
+        8 / 3
+    )
+    assert figures([half], None)["shares"] is None
 
 
 def test_every_method_has_as_many_settings_but_the_frozen_one():
     counts = {name: len(c.settings) for name, c in CONTENDERS.items()}
     assert counts.pop("frozen") == 1
-    assert set(counts.values()) == {6}
+    assert set(counts.values()) == {4}
 
 
 class OfSpaces:
@@ -50,7 +56,7 @@ def tiny(monkeypatch, tmp_path):
             self.sha256 = word
             self.tag = f"{word}@0"
 
-    for module in (base, domains):
+    for module in (base, domains, journey):
         monkeypatch.setattr(module, "load_corpus", Made)
     config = Domains.Config(
         domains=("cat", "dog"),
@@ -78,9 +84,7 @@ def tiny(monkeypatch, tmp_path):
     for name, periods in (("levels-2", (8, 16)),):
         built = CONTENDERS[name]
         text = ",".join(f"{p}:0.01" for p in periods)
-        monkeypatch.setitem(
-            CONTENDERS, name, type(built)(title=built.title, build=_levels(text), settings=({},))
-        )
+        monkeypatch.setitem(CONTENDERS, name, replace(built, build=_levels(text), settings=({},)))
     return Domains(config)
 
 
@@ -105,14 +109,20 @@ def test_a_small_study_runs_alike_twice_and_is_reported(tiny):
         done[cell.name] = tiny.run(cell)
     again = tiny.run(tiny.cell("levels-2"))
     assert again.metrics == done["levels-2"].metrics
-    frozen = done["frozen"].metrics["runs"]["0"]["matrix"]
+    frozen = done["frozen"].metrics["gates"]["none"]["runs"]["0"]["matrix"]
     assert frozen[0] == frozen[1] == frozen[2]
-    learned = done["levels-2"].metrics["runs"]["0"]
+    gates = done["levels-2"].metrics["gates"]
+    assert list(gates) == ["none", "base", "levels"]
+    learned = gates["none"]["runs"]["0"]
+    for gate in ("base", "levels"):
+        gated = gates[gate]["runs"]["0"]["matrix"]
+        assert gated[0] == pytest.approx(frozen[0], rel=1e-4) and gated[2] != learned["matrix"][2]
     assert learned["updates"] > 0 and learned["matrix"][2] != learned["matrix"][0]
     assert learned["matrix"][0] == pytest.approx(frozen[0], rel=1e-4)
     finding = tiny.find(done)
     assert finding.metrics["frozen"]["gain"]["mean"] == 0
-    assert len(finding.sections) == 2 + len(done)
+    assert len(finding.sections) == 3 + 1 + 2 + 3
+    assert finding.metrics["fine-tuning"]["shares"] == pytest.approx([1, 1])
 
 
 def test_nothing_done_has_a_page():

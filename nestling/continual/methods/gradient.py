@@ -16,7 +16,7 @@ from nestling.continual.methods.elastic import Elastic
 from nestling.continual.methods.method import Gateable
 from nestling.continual.methods.rehearsal import Rehearsal
 from nestling.continual.state import Reading, Stream
-from nestling.continual.stream import Cut, Piece, read_segment
+from nestling.continual.stream import SEGMENT, Cut, Piece, read_segment
 from nestling.core.error import UserError
 from nestling.models.reader import Reader
 
@@ -118,7 +118,7 @@ class GradientMethod(Gateable):
 
     @torch.no_grad()
     def _losses(self, reader: Reader, ids: Sequence[int]) -> Float[Tensor, " N"]:
-        stream, size = Stream(), self.sizes.segment
+        stream, size = Stream(), SEGMENT
         parts = [torch.zeros(0, device=self.parameters[0].device)]
         for first in range(0, len(ids), size):
             part, starts = tuple(ids[first : first + size]), (0,) if first == 0 else ()

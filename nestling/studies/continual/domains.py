@@ -2,36 +2,29 @@
 
 import dataclasses
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from nestling.continual.methods import Method
-from nestling.continual.stream import Cut
 from nestling.core.result import Result, provenance
 from nestling.core.statistics import interval
 from nestling.data import load_corpus
 from nestling.report import Section, Table
-from nestling.studies.continual.base import Pretraining, Ready, encoded, size_in_bytes, small
-from nestling.studies.continual.contenders import CONTENDERS, Place
+from nestling.studies.continual.base import Pretraining
+from nestling.studies.continual.contenders import CONTENDERS, NONE, STORES_TEXT
+from nestling.studies.continual.journey import KNOWN, OLD, Matrix, travel
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 
-OLD = "web"
 DOMAINS = ("anarchism", "stdlib-code", "kjv", "python-doc", "stdlib")
-KNOWN = 32  # documents of the old domain that EWC and rehearsal begin with
-
-
-class Texts(NamedTuple):
-    """Of one domain, as token ids."""
-
-    read: list[list[int]]
-    validation: list[list[int]]
-    test: list[list[int]]
+GATE_TITLES = {NONE: "", "base": ", gated with the base", "levels": ", gated over levels"}
+COLUMNS = (
+    "method", "stores text", "setting", "bits a byte at the end", "old domain, rise in %",
+    "gain on a domain when read", "backward transfer", "forward transfer",
+)  # fmt: skip
 
 
 class Domains(Study):
-    """A small Llama of one text reads five others; every method chooses among six settings."""
+    """A small Llama of one text reads five others; every method chooses among four settings."""
 
     name = "continual-domains"
     question = "does a model of levels learn one domain after another and keep those before"
@@ -60,7 +53,12 @@ class Domains(Study):
         """One method: its settings with the first seed, the best with the others."""
         config = dataclasses.asdict(self.config)
         del config["contenders"]
-        config |= {"method": contender, "settings": list(CONTENDERS[contender].settings)}
+        chosen = CONTENDERS[contender]
+        config |= {
+            "method": contender,
+            "settings": list(chosen.settings),
+            "gates": list(chosen.gates),
+        }
         return Cell(contender, config, self.config.seeds[0])
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
@@ -68,32 +66,33 @@ class Domains(Study):
         return [self.cell(contender) for contender in self.config.contenders]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Choose a setting, then repeat it."""
+        """Choose a setting for every gate, then repeat those that were chosen."""
         config = cell.config
         settings, (first, *others) = config["settings"], config["seeds"]
-        total = len(settings) + len(others)
         grid = []
         for number, setting in enumerate(settings):
             grid.append(travel(config, setting, first, tell))
-            tell(number + 1, total, grid[-1]["validation"])
-        losses = [math.inf if math.isnan(run["validation"]) else run["validation"] for run in grid]
-        best = losses.index(min(losses))
-        runs = {str(first): grid[best]}
+            tell(number + 1, len(settings) + len(others), grid[-1][config["gates"][0]].validation)
+        best = {gate: _best([run[gate].validation for run in grid]) for gate in config["gates"]}
+        runs = {(first, index): grid[index] for index in best.values()}
         for seed in others:
-            runs[str(seed)] = travel(config, settings[best], seed, tell)
-            tell(total, total, runs[str(seed)]["validation"])
+            for index in sorted(set(best.values())):
+                runs[seed, index] = travel(config, settings[index], seed, tell)
         metrics = {
-            "setting": settings[best],
-            "grid": [
-                {"setting": s, "validation": run["validation"]}
-                for s, run in zip(settings, grid, strict=True)
-            ],
-            "runs": runs,
+            gate: {
+                "setting": settings[index],
+                "grid": [
+                    {"setting": s, "validation": run[gate].validation}
+                    for s, run in zip(settings, grid, strict=True)
+                ],
+                "runs": {str(seed): runs[seed, index][gate]._asdict() for seed in config["seeds"]},
+            }
+            for gate, index in best.items()
         }
         return Result(
             name=f"{self.name}/{cell.name}",
             config=config,
-            metrics=metrics,
+            metrics={"gates": metrics},
             seed=cell.seed,
             corpus=", ".join(load_corpus(name).tag for name in (OLD, *config["domains"])),
             provenance=provenance(device),
@@ -102,55 +101,63 @@ class Domains(Study):
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Final averages, forgetting and transfer of every method, and the matrix of each."""
         found = {
-            c: done[self.cell(c).name].metrics
+            (c, gate): record
             for c in self.config.contenders
             if self.cell(c).name in done
+            for gate, record in done[self.cell(c).name].metrics["gates"].items()
         }
-        figures = {
-            c: {seed: summary(run["matrix"]) for seed, run in record["runs"].items()}
-            for c, record in found.items()
-        }
-        target = full_gain(figures)
-        rows, metrics = [], {}
-        for c, by_seed in figures.items():
-            values = {
-                key: [summary_[key] for summary_ in by_seed.values()]
-                for key in ("final", "old_rise", "gain", "backward", "forward")
+        matrices = {k: [run["matrix"] for run in r["runs"].values()] for k, r in found.items()}
+        full = matrices.get(("fine-tuning", NONE))
+        rows, shares, metrics = [], [], {}
+        for (c, gate), record in found.items():
+            title = CONTENDERS[c].title + GATE_TITLES[gate]
+            own = figures(matrices[c, gate], full)
+            metrics[c if gate == NONE else f"{c}, gate {gate}"] = {
+                "setting": record["setting"],
+                **{k: v if isinstance(v, list | None) else v.record() for k, v in own.items()},
             }
-            share = None if target is None else interval(values["gain"]).mean / target
-            metrics[c] = {key: interval(v).record() for key, v in values.items()}
-            metrics[c] |= {"share_of_full_gain": share, "setting": found[c]["setting"]}
             rows.append(
                 (
-                    CONTENDERS[c].title,
-                    "yes" if c in ("in-context", "retrieval", "replay") else "no",
-                    ", ".join(f"{k} {v:g}" for k, v in found[c]["setting"].items()),
-                    str(interval(values["final"])),
-                    str(interval([100 * v for v in values["old_rise"]])),
-                    str(interval(values["gain"])),
-                    "-" if share is None else f"{100 * share:.0f} %",
-                    str(interval(values["backward"])),
-                    str(interval(values["forward"])),
+                    title,
+                    "yes" if c in STORES_TEXT else "no",
+                    ", ".join(f"{k} {v:g}" for k, v in record["setting"].items()),
+                    *(
+                        str(own[key])
+                        for key in ("final", "old_rise", "gain", "backward", "forward")
+                    ),
                 )
             )
-        columns = (
-            "method", "stores text", "setting", "bits a byte at the end", "old domain, rise in %",
-            "gain on a domain when read", "of full fine-tuning's", "backward transfer",
-            "forward transfer",
-        )  # fmt: skip
+            if own["shares"] is not None:
+                least = min(own["shares"])
+                shares.append(
+                    (title, *(f"{100 * s:.0f} %" for s in own["shares"]), _both(own, least))
+                )
         sections = [
             Section("What was asked", self._about()),
-            Section("After the last domain", tables=[Table(columns=columns, rows=rows)]),
+            Section("After the last domain", tables=[Table(columns=COLUMNS, rows=rows)]),
         ]
-        for c, record in found.items():
+        if shares:
+            columns = ("share of full fine-tuning's gain", *self.config.domains, "both targets")
             sections.append(
-                Section(CONTENDERS[c].title, tables=[self._matrix(record["runs"].values())])
+                Section(
+                    "The targets", self._targets(), tables=[Table(columns=columns, rows=shares)]
+                )
             )
+        for (c, gate), parts in matrices.items():
+            title = CONTENDERS[c].title + GATE_TITLES[gate]
+            sections.append(Section(title, tables=[self._matrix(parts)]))
         return Finding(metrics, sections)
 
-    def _matrix(self, runs: Sequence[Any] | Any) -> Table:
+    def _targets(self) -> str:
+        return (
+            "Two targets were set before: the old domain's loss rises by less than 1 %, and on "
+            "each new domain at least half of full fine-tuning's gain is reached. Here a gain is "
+            "the fall of a domain's loss from before anything was read to the end of that domain, "
+            "a mean over seeds, and full fine-tuning is ungated at its own best setting."
+        )
+
+    def _matrix(self, matrices: Sequence[Matrix]) -> Table:
         names = (OLD, *self.config.domains)
-        matrices = [run["matrix"] for run in runs]
         rows = []
         for stage, label in enumerate(("before", *self.config.domains)):
             means = [
@@ -167,61 +174,27 @@ class Domains(Study):
             f"({c.base.steps} steps of {c.base.batch_size} x {c.base.length} tokens), then reads "
             f"{c.tokens:,} tokens each of {', '.join(c.domains)}, every token once, weights "
             f"written every {c.segment} tokens at the fastest, window {c.window}. Held-out text of "
-            "every domain is scored before and after each; bits a byte, smaller is better. Six "
+            "every domain is scored before and after each; bits a byte, smaller is better. Four "
             "settings a method with one seed; the one of least average over all domains at the "
-            "end, on other held-out text than is reported, goes on with the others. Old domain: "
+            "end, on other held-out text than is reported, goes on with the others, for each gate "
+            "by itself. Gated: where text is scored, the model of now is mixed with the model "
+            "before anything was read, or with that and its slower levels alone, by what each gave "
+            "to the text so far; reading is the same. Old domain: "
             "rise of its loss from first to last. Gain: fall of a domain's loss while it is read. "
             "Backward transfer: rise of a domain's loss from its own end to the end of all "
-            "(positive: forgotten). Forward: fall before it is read. Full fine-tuning's gain is "
-            "that at its own best setting. Mean and 95 % interval over seeds, which differ in the "
-            "model and in the documents. Elastic weight consolidation and rehearsal are given "
-            f"{KNOWN} documents of the old domain; rehearsal reads a stored segment for every new "
+            "(positive: forgotten). Forward: fall before it is read. Mean and 95 % interval over "
+            "seeds, which differ in the model and in the documents. Elastic weight consolidation "
+            f"and rehearsal are given {KNOWN} documents of the old domain; rehearsal reads a stored segment for every new "
             "one, twice the reading of the others."
         )
 
 
-def texts(config: Mapping[str, Any], name: str, base: Ready, seed: int) -> Texts:
-    """What is read of a domain with this seed, and what it is scored on with every seed."""
-    corpus = load_corpus(name)
-    documents, held_out = list(corpus.documents), list(corpus.held_out)
-    random.Random(seed).shuffle(documents)
-    random.Random(0).shuffle(held_out)
-    half = max(1, len(held_out) // 2)
-    score = {"tokens": config["test_tokens"], "longest": config["test_longest"]}
-    return Texts(
-        encoded(base.tokenizer, documents, config["tokens"], config["longest"]),
-        encoded(base.tokenizer, held_out[:half], **score),
-        encoded(base.tokenizer, held_out[half:], **score),
-    )
+def _best(losses: Sequence[float]) -> int:
+    finite = [math.inf if math.isnan(loss) else loss for loss in losses]
+    return finite.index(min(finite))
 
 
-def bits(method: Method, base: Ready, documents: Sequence[Sequence[int]]) -> float:
-    """Bits a byte over documents."""
-    nats = sum(method.score(ids).nats for ids in documents)
-    return nats / math.log(2) / sum(size_in_bytes(base.tokenizer, ids) for ids in documents)
-
-
-def travel(
-    config: Mapping[str, Any], setting: Mapping[str, Any], seed: int, tell: Tell = silent
-) -> dict[str, Any]:
-    """Read all domains; the matrix has a row a stage and a column a domain, the old one first."""
-    base = small(Pretraining(**config["base"]), seed, tell)
-    names = (OLD, *config["domains"])
-    domains = [texts(config, name, base, seed) for name in names]
-    known = domains[0].read[:KNOWN]
-    sizes = Cut(config["segment"], config["window"])
-    method = CONTENDERS[config["method"]].build(Place(base, known, sizes, seed), dict(setting))
-    matrix = [[bits(method, base, domain.test) for domain in domains]]
-    for domain in domains[1:]:
-        for ids in domain.read:
-            method.read(ids)
-        method.end_task()
-        matrix.append([bits(method, base, d.test) for d in domains])
-    validation = sum(bits(method, base, domain.validation) for domain in domains) / len(domains)
-    return {"matrix": matrix, "validation": validation, "updates": method.updates}
-
-
-def summary(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
+def summary(matrix: Matrix) -> dict[str, float]:
     """Figures of one run; see the study's page for their meaning."""
     last = len(matrix) - 1
     new = range(1, last + 1)
@@ -232,13 +205,27 @@ def summary(matrix: Sequence[Sequence[float]]) -> dict[str, float]:
     }
     return {
         "final": sum(matrix[last]) / len(matrix[last]),
-        "old_rise": matrix[last][0] / matrix[0][0] - 1,
+        "old_rise": 100 * (matrix[last][0] / matrix[0][0] - 1),
         **{key: sum(values) / len(values) if values else 0.0 for key, values in mean.items()},
     }
 
 
-def full_gain(figures: Mapping[str, Mapping[str, dict[str, float]]]) -> float | None:
-    """Mean gain of full fine-tuning; None while it is not there."""
-    if "fine-tuning" not in figures:
-        return None
-    return interval([s["gain"] for s in figures["fine-tuning"].values()]).mean
+def figures(matrices: Sequence[Matrix], full: Sequence[Matrix] | None) -> dict[str, Any]:
+    """Those of ``summary`` over runs, and for each domain the share of full fine-tuning's gain."""
+    parts = [summary(matrix) for matrix in matrices]
+    found: dict[str, Any] = {key: interval([part[key] for part in parts]) for key in parts[0]}
+    gains = None if full is None else gained(full)
+    shares = None if gains is None else zip(gained(matrices), gains, strict=True)
+    return found | {"shares": shares and [own / whole for own, whole in shares]}
+
+
+def gained(matrices: Sequence[Matrix]) -> list[float]:
+    """How far each new domain's loss fell, mean over runs: from the first stage to its own."""
+    return [
+        sum(matrix[0][i] - matrix[i][i] for matrix in matrices) / len(matrices)
+        for i in range(1, len(matrices[0]))
+    ]
+
+
+def _both(own: Mapping[str, Any], least: float) -> str:
+    return "yes" if own["old_rise"].mean < 1 and least >= 0.5 else "no"
