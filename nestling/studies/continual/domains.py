@@ -184,8 +184,8 @@ class Domains(Study):
             "Backward transfer: rise of a domain's loss from its own end to the end of all "
             "(positive: forgotten). Forward: fall before it is read. Mean and 95 % interval over "
             "seeds, which differ in the model and in the documents. Elastic weight consolidation "
-            f"and rehearsal are given {KNOWN} documents of the old domain; rehearsal reads a stored segment for every new "
-            "one, twice the reading of the others."
+            f"and rehearsal are given {KNOWN} documents of the old domain; rehearsal reads a "
+            "stored segment for every new one, twice the reading of the others."
         )
 
 
