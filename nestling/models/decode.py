@@ -59,20 +59,21 @@ def write_on(
 
 
 def compiled_step(
-    model: HopeForCausalLM,
+    model: HopeForCausalLM, *, backend: str = "inductor"
 ) -> Callable[[Int[Tensor, "B 1"], MemoryCache], Float[Tensor, "B V"]]:
     """One token of each row through a compiled model: logits of the next; the cache is moved on.
 
     torch.compile sees one graph, the same at every length of what was read, for a model of
     memories whose states do not grow. Compiling takes about a minute, at the first two calls. For
     decoding only: no gradients, no padding, no new documents, and the cache must not be empty.
+    ``backend`` is that of torch.compile; "eager" makes the graph and compiles nothing.
     """
 
     def body(ids: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
         hidden, states = model.backbone(model.backbone.embed_tokens(ids), states, Flow())
         return model.lm_head(hidden[:, -1]), states
 
-    compiled = torch.compile(body, fullgraph=True)
+    compiled = torch.compile(body, fullgraph=True, backend=backend)
 
     @torch.no_grad()
     def step(ids: Tensor, cache: MemoryCache) -> Tensor:

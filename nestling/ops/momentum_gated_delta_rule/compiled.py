@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from nestling.core import native
 
+HERE = Path(__file__).parent
 CHUNK = 32  # tokens, in the kernel
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
 INTEGERS = ("batch", "length", "heads", "key_heads", "keys", "values", "chunks", "threads")
@@ -29,7 +30,7 @@ class _Problem(ctypes.Structure):
 
 def available(x: Tensor) -> bool:
     """Whether ``scan`` can compute in x's type and place, now."""
-    return native.usable(x) and native.library(Path(__file__).parent, "kernel.cpp") is not None
+    return native.usable(x) and native.library(HERE, "kernel.cpp") is not None
 
 
 def _call(direction: str, tensors: dict[str, Tensor | None]) -> None:
@@ -50,7 +51,7 @@ def _call(direction: str, tensors: dict[str, Tensor | None]) -> None:
         if tensor is not None:
             assert tensor.is_contiguous(), name
             setattr(problem, name, tensor.data_ptr())
-    found = native.library(Path(__file__).parent, "kernel.cpp")
+    found = native.library(HERE, "kernel.cpp")
     getattr(found, f"delta_rule_{direction}_{SUFFIX[w.dtype]}")(ctypes.byref(problem))
 
 

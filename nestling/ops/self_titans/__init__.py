@@ -20,6 +20,7 @@ from nestling.core import native
 from nestling.ops.self_titans.cuts import Cuts as Cuts
 from nestling.ops.self_titans.cuts import cut as cut
 
+HERE = Path(__file__).parent
 TOKENS = 32  # of a segment at most, in the kernel
 LONGEST = 4096  # tokens of a period; the backward pass holds the states of a whole one
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
@@ -75,7 +76,7 @@ class _Problem(ctypes.Structure):
 
 def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where there is none."""
-    found = native.library(Path(__file__).parent, "kernel.cpp")
+    found = native.library(HERE, "kernel.cpp")
     if found is not None:
         found.self_titans_problem_bytes.restype = ctypes.c_int64
         assert found.self_titans_problem_bytes() == ctypes.sizeof(_Problem)

@@ -11,6 +11,7 @@ from torch import Tensor
 from nestling.core import native
 from nestling.ops.self_titans import SUFFIX, Options
 
+HERE = Path(__file__).parent
 INTEGERS = ("batch", "heads", "memories", "width", "hidden", "threads", "dot")
 NUMBERS = ("epsilon", "clip", "eta_max")
 POINTERS = ("projected", "mu", "first", "second")
@@ -31,7 +32,7 @@ class _Token(ctypes.Structure):
 
 def kernel() -> ctypes.CDLL | None:
     """The compiled step; None where there is none."""
-    found = native.library(Path(__file__).parent, "token.cpp")
+    found = native.library(HERE, "token.cpp")
     if found is not None:
         found.self_titans_token_bytes.restype = ctypes.c_int64
         assert found.self_titans_token_bytes() == ctypes.sizeof(_Token)

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from nestling.core import native
 
+HERE = Path(__file__).parent
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
 TOKENS = 64  # of a piece of work, in the kernel
 INTEGERS = ("batch", "length", "channels", "width", "pieces", "activation", "threads")
@@ -29,7 +30,7 @@ class _Problem(ctypes.Structure):
 
 def available(x: Tensor) -> bool:
     """Whether ``convolve`` can compute in x's type and place, now."""
-    return native.usable(x) and native.library(Path(__file__).parent, "kernel.cpp") is not None
+    return native.usable(x) and native.library(HERE, "kernel.cpp") is not None
 
 
 def _call(direction: str, activation: bool, tensors: dict[str, Tensor | None]) -> None:
@@ -49,7 +50,7 @@ def _call(direction: str, activation: bool, tensors: dict[str, Tensor | None]) -
         if tensor is not None:
             assert tensor.is_contiguous(), name
             setattr(problem, name, tensor.data_ptr())
-    found = native.library(Path(__file__).parent, "kernel.cpp")
+    found = native.library(HERE, "kernel.cpp")
     getattr(found, f"short_convolution_{direction}_{SUFFIX[x.dtype]}")(ctypes.byref(problem))
 
 

@@ -1,0 +1,42 @@
+"""Decoding by the compiled step equals the model's own, in one graph at every length.
+
+A program of its own, since the tests check every annotated call and torch.compile cannot trace the
+checks. Prints `ok N` after N tokens.
+
+    python compiled_decoding.py BACKEND
+"""
+
+import sys
+
+import torch
+import torch._dynamo
+
+from nestling.models import create
+from nestling.models.decode import compiled_step
+
+LENGTH, FIRST = 20, 5  # tokens in all, and of these read before the step is compiled
+
+
+@torch.no_grad()
+def main(backend: str) -> None:
+    """Read, then go on token by token in both ways; a graph made anew for a length is an error."""
+    model = create(
+        "hope-tiny", vocab_size=64, num_hidden_layers=1, hidden_size=32, num_heads=2,
+        period=4, projection_period=4,
+    )  # fmt: skip
+    ids = torch.randint(64, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    step = compiled_step(model, backend=backend)
+    cache = model(ids[:, :FIRST], use_cache=True).past_key_values
+    plain = cache.fork()
+    for index, token in enumerate(ids[:, FIRST:].split(1, dim=1)):
+        # what the first token leaves None is made by it, so the second is compiled too
+        torch._dynamo.config.error_on_recompile = index >= 2
+        logits = step(token, cache)
+        expected = model(token, past_key_values=plain, use_cache=True).logits[:, -1]
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    assert cache.columns == plain.columns == LENGTH
+    print(f"ok {LENGTH - FIRST}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
