@@ -3,13 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nestling.core.error import UserError
+from nestling.optim import sweep
+from nestling.optim.sweep import plain
 
 NONFINITE = ("raise", "skip", "ignore")
 # Numbers worked on at once: elementwise on a CPU, what its cache holds several of; otherwise, what
@@ -32,6 +34,11 @@ class GradientMemory(Optimizer, ABC):
     alike: bool = False
     # True: all parameters of a group that lie on one device are written at once
     whole_groups: bool = False
+    # Writes of a group what it can in one pass over all of it, with memories and lengths of
+    # gradients by parameter; what is left goes through `_write`
+    at_once: ClassVar[Callable[[dict[str, Any], list[Tensor], Any, Any], list[Tensor]] | None] = (
+        None
+    )
 
     def __init__(
         self,
@@ -53,6 +60,8 @@ class GradientMemory(Optimizer, ABC):
         at_least(0, lr=lr, weight_decay=weight_decay)
         self.nonfinite = nonfinite
         self.skipped = 0  # steps left out because a gradient was no number
+        # of the gradients of this step, where they were looked at
+        self._lengths: dict[Tensor, Tensor] = {}
         defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **options}
         super().__init__(params, defaults)
 
@@ -99,14 +108,18 @@ class GradientMemory(Optimizer, ABC):
         found = [p.grad for p in given if p.grad is not None]
         if any(gradient.is_sparse for gradient in found):
             raise UserError("sparse gradients are not taken; build the embedding with sparse=False")
-        if self.nonfinite != "ignore" and not finite(found):
-            if self.nonfinite == "raise":
-                raise UserError(
-                    'a gradient is no number, nothing was changed; use nonfinite="skip" to go on '
-                    "without such steps"
-                )
-            self.skipped += 1
-            return loss
+        self._lengths = {}
+        if self.nonfinite != "ignore":
+            known = lengths(found)
+            if not finite(found, known):
+                if self.nonfinite == "raise":
+                    raise UserError(
+                        'a gradient is no number, nothing was changed; use nonfinite="skip" to go '
+                        "on without such steps"
+                    )
+                self.skipped += 1
+                return loss
+            self._lengths = dict(zip(given, known, strict=True))
         for group, parameters in work:
             self._step_group(group, parameters)
         return loss
@@ -118,7 +131,11 @@ class GradientMemory(Optimizer, ABC):
                 # a tensor, as torch's own optimizers have it: tools that save states expect one
                 state["step"] = torch.zeros(())
                 state.update(self._start(parameter, group))
-        for batch, step in self._batches(parameters):
+            state["step"] += 1
+        rest = parameters
+        if self.at_once is not None and sweep.available():
+            rest = self.at_once(group, parameters, self.state, self._lengths)
+        for batch, step in self._batches(rest):
             states = [self.state[p] for p in batch]
             wide = [p.grad.to(wide_dtype(p)) for p in batch if p.grad is not None]
             gradients = list(torch._foreach_neg(wide)) if group["maximize"] else wide
@@ -131,7 +148,6 @@ class GradientMemory(Optimizer, ABC):
         kinds: dict[Any, list[Tensor]] = {}
         for parameter in parameters:
             count = self.state[parameter]["step"]
-            count += 1
             kind = (parameter.device, parameter.dtype, type(parameter), int(count))
             if self.whole_groups:
                 kind = (parameter.device, None, None, 0)
@@ -216,15 +232,30 @@ def blocks(*columns: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
             yield [[part] for part in parts]
 
 
-def finite(gradients: Sequence[Tensor]) -> bool:
-    """Whether every gradient is a number throughout."""
-    if not gradients:
+def lengths(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The length of each gradient, in its own dtype; in float64 where the compiled form looks."""
+    kinds: dict[Any, list[int]] = {}
+    compiled = sweep.available()
+    for number, gradient in enumerate(gradients):
+        kind = (gradient.device, gradient.dtype, type(gradient))
+        kinds.setdefault((compiled and sweep.fits(gradient), *kind), []).append(number)
+    found: dict[int, Tensor] = {}
+    for (fits, *_), numbers in kinds.items():
+        some = [gradients[number] for number in numbers]
+        theirs = sweep.squares(some).sqrt().unbind() if fits else torch._foreach_norm(some)
+        found.update(zip(numbers, theirs, strict=True))
+    return [found[number] for number in range(len(gradients))]
+
+
+def finite(gradients: Sequence[Tensor], known: Sequence[Tensor]) -> bool:
+    """Whether every gradient, of these lengths, is a number throughout."""
+    kinds: dict[Any, list[Tensor]] = {}
+    for length in known:
+        kinds.setdefault((length.device, length.dtype, type(length)), []).append(length)
+    if all(bool(whole(torch.stack(some)).isfinite().all()) for some in kinds.values()):
         return True
-    total = whole(torch.nn.utils.get_total_norm(gradients))
     # a sum of squares may overflow where no gradient does
-    return math.isfinite(float(total)) or all(
-        bool(whole(torch.isfinite(g).all())) for g in gradients
-    )
+    return all(bool(whole(torch.isfinite(g).all())) for g in gradients)
 
 
 def whole(x: Tensor) -> Tensor:
@@ -234,8 +265,3 @@ def whole(x: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def plain(x: Tensor) -> bool:
-    """Whether a tensor is of no class that behaves in its own way, such as DTensor."""
-    return type(x) in (Tensor, nn.Parameter)

@@ -8,9 +8,12 @@ import torch
 from optimizer_problems import PROBLEMS, MixedShapes, Network, Quadratic, build, descend
 from torch import nn
 
+from nestling.core import native
 from nestling.core.error import UserError
 from nestling.optim import OPTIMIZERS
 
+# at the end of a case's name: without the compiled forms
+IN_TORCH = ", in torch"
 # name, options, and the rate on each problem: a grid of 1e-4 .. 3 in steps of 3 was tried
 CASES = {
     "m3": ("m3", {}, {"quadratic": 0.1, "rosenbrock": 0.1, "mixed shapes": 0.03, "network": 0.1}),
@@ -33,6 +36,16 @@ CASES = {
         "delta_momentum",
         {"layout": "matrix"},
         {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 0.3, "network": 3.0},
+    ),
+    "delta_momentum, in torch": (
+        "delta_momentum",
+        {},
+        {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 0.3, "network": 3.0},
+    ),
+    "delta_momentum, scalar, in torch": (
+        "delta_momentum",
+        {"layout": "scalar"},
+        {"quadratic": 1.0, "rosenbrock": 0.003, "mixed shapes": 0.3, "network": 1.0},
     ),
     "delta_momentum, preconditioned": ("delta_momentum", {"preconditioner": "covariance"}, {}),
     "nonlinear_momentum": (
@@ -95,6 +108,8 @@ SCALING = {
     "delta_momentum": (LINEAR, None),
     "delta_momentum, scalar": (None, None),
     "delta_momentum, matrix": (LINEAR, None),
+    "delta_momentum, in torch": (LINEAR, None),
+    "delta_momentum, scalar, in torch": (None, None),
     "delta_momentum, preconditioned": (SAME, None),
     "nonlinear_momentum": (SAME, SAME),
     "nonlinear_momentum, sign": (SAME, SAME),
@@ -110,6 +125,15 @@ SCALING = {
     "elementwise_memory": (SAME, SAME),
     "elementwise_memory, sums": (LINEAR, LINEAR),
 }
+
+
+@pytest.fixture(autouse=True)
+def form(request, monkeypatch):
+    """Cases that say so go without the compiled forms."""
+    if IN_TORCH in request.node.name:
+        monkeypatch.setenv(native.SWITCH, "0")
+
+
 every_case = pytest.mark.parametrize("case", CASES)
 
 

@@ -4,15 +4,24 @@ import pytest
 import torch
 from torch import nn
 
+from nestling.core import native
 from nestling.core.error import UserError
 from nestling.optim import M3, param_groups
-from nestling.optim.base import BLOCK, blocks, finite
+from nestling.optim.base import BLOCK, blocks, finite, lengths
 
 
-def test_gradients_whose_squares_overflow_are_numbers():
-    assert finite([torch.full((4,), 1e30)]) and finite([]) and finite([torch.zeros(0)])
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_gradients_whose_squares_overflow_are_numbers(switch, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, switch)
+
+    def good(*gradients):
+        return finite(gradients, lengths(gradients))
+
+    assert good(torch.full((4,), 1e30)) and good() and good(torch.zeros(0))
+    assert good(torch.ones(2), torch.full((4,), 1e200, dtype=torch.float64))
     for value in (float("nan"), float("inf"), -float("inf")):
-        assert not finite([torch.ones(3), torch.tensor([1e30, value])])
+        assert not good(torch.ones(3), torch.tensor([1e30, value]))
+        assert not good(torch.tensor([1e200, value], dtype=torch.float64))
 
 
 def test_blocks_are_views_of_whole_rows_that_cover_all():
