@@ -1,4 +1,4 @@
-// What every compiled source of ours may use: vectors, exponentials, work shared among threads.
+// What every compiled source of ours may use: vectors, memory, exponentials, threads.
 #pragma once
 #include <dlfcn.h>
 
@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -15,11 +16,13 @@ struct Vector;
 template <>
 struct Vector<float> {
   typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef int32_t places __attribute__((vector_size(64)));
   static constexpr int lanes = 16;
 };
 template <>
 struct Vector<double> {
   typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef int64_t places __attribute__((vector_size(64)));
   static constexpr int lanes = 8;
 };
 
@@ -30,6 +33,34 @@ inline typename Vector<T>::type load(const T* x) {
 template <class T>
 inline void store(T* x, typename Vector<T>::type value) {
   *reinterpret_cast<typename Vector<T>::type*>(x) = value;
+}
+
+// Memory handed out piece by piece, each at the start of a cache line.
+template <class T>
+class Arena {
+ public:
+  T* take(int64_t count) {
+    const int64_t size = (count * sizeof(T) + 63) / 64 * 64 / sizeof(T);
+    blocks_.emplace_back(new T[size + 64 / sizeof(T)]());
+    const auto address = reinterpret_cast<uintptr_t>(blocks_.back().get());
+    return reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+
+ private:
+  std::vector<std::unique_ptr<T[]>> blocks_;
+};
+
+template <class T>
+inline T sum_of(typename Vector<T>::type x) {
+  constexpr int L = Vector<T>::lanes;
+#pragma GCC unroll 4
+  for (int half = L / 2; half; half /= 2) {
+    typename Vector<T>::places other;
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) other[i] = i ^ half;
+    x += __builtin_shuffle(x, other);
+  }
+  return x[0];
 }
 
 // exp(x) for x <= 0 by Cephes' polynomial; below -87 that of -87

@@ -8,6 +8,7 @@ from tolerances import assert_close
 
 from nestling.core.error import UserError
 from nestling.core.memory import Flow
+from nestling.core.native import SWITCH
 from nestling.memories.grid import grid
 from nestling.memories.ttt import TTTMLP, TTTLinear
 
@@ -42,8 +43,10 @@ def assert_same(got, want, name):
     ("mini_batch", "backbone"),
     [(1, "mamba"), (4, "mamba"), (4, "transformer"), (7, "transformer"), (16, "mamba")],
 )
-def test_equals_the_equations_token_by_token(kind, mini_batch, backbone):
+@pytest.mark.parametrize("switch", ["1", "0"])
+def test_equals_the_equations_token_by_token(kind, mini_batch, backbone, switch, monkeypatch):
     """Outputs, final states and the gradient of every parameter and input, float64."""
+    monkeypatch.setenv(SWITCH, switch)
     module = build(kind, mini_batch=mini_batch, backbone=backbone)
     x = sequence(10).requires_grad_()
     reset = torch.zeros(2, 10, dtype=torch.bool)

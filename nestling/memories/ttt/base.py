@@ -15,6 +15,7 @@ from nestling.core.memory import Flow, Memory
 from nestling.memories.grid import Grid, grid
 from nestling.memories.parts import ShortConvolution
 from nestling.memories.ttt.inner import (
+    EPSILON,
     Inner,
     Layer,
     added,
@@ -23,9 +24,13 @@ from nestling.memories.ttt.inner import (
     gelu,
     gradients_of,
     normalised,
+    packed,
     subtracted,
+    unpacked,
     zeros,
 )
+from nestling.ops.self_titans.cuts import cut
+from nestling.ops.ttt import TOKENS, Setting, available, group_of, scan
 
 INITIAL_STD = 0.02
 BACKBONES = ("mamba", "transformer")
@@ -86,7 +91,8 @@ class TTT(Memory):
     the 1/2, the 1 / d, the learned c_j, the place of the rotation. Deviates: W_0 of every layer has
     standard deviation 0.02 (the JAX code divides that of the last by the root of twice the depth);
     no warm-up of eta_base; a document that ends within a mini-batch takes it along.
-    Cost: time O(P + b d) a token and head, P the parameters of the inner model; state 2 P.
+    Cost: time O(P + b d) a token and head, P the parameters of the inner model; state 2 P. Where
+    it can be compiled, the scan is that of nestling/ops/ttt.
     """
 
     residual: ClassVar[bool] = False
@@ -188,9 +194,9 @@ class TTT(Memory):
             mixed, mixer_tail = self.mixer(self.mixer_norm(x), mixer_tail, flow)
             x = x + mixed
         inputs = self.norm(x)
-        q, k, v, tail = self._project(inputs, state.tail, flow)
+        qk, v, tail = self._project(inputs, state.tail, flow)
         with torch.autocast(x.device.type, enabled=False):
-            y, anchor, total, count = self._train(inputs, q, k, v, state, flow)
+            y, anchor, total, count = self._train(inputs, qk, v, state, flow)
         y = self.output_norm(y.to(x.dtype))
         if self.gate is not None:
             y = gelu(self.gate(inputs)) * y
@@ -198,47 +204,84 @@ class TTT(Memory):
 
     def _project(
         self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
-    ) -> tuple[
-        Float[Tensor, "B T H K"],
-        Float[Tensor, "B T H K"],
-        Float[Tensor, "B T H K"],
-        Float[Tensor, "B W C"],
-    ]:
-        q, v = self.query(x), self.value(x)
+    ) -> tuple[Float[Tensor, "B T 2 H K"], Float[Tensor, "B T H K"], Float[Tensor, "B W C"]]:
+        q = self.query(x)
         if self.convolution is not None:
-            joined, tail = self.convolution(torch.cat((q, q), dim=-1), tail, flow)
-            q, k = joined.chunk(2, dim=-1)
+            qk, tail = self.convolution(torch.cat((q, q), dim=-1), tail, flow)
         else:
             assert self.key is not None
-            k = self.key(x)
+            qk = torch.cat((q, self.key(x)), dim=-1)
         shape = (self.num_heads, self.head_size)
-        return q.unflatten(-1, shape), k.unflatten(-1, shape), v.unflatten(-1, shape), tail
+        return qk.unflatten(-1, (2, *shape)), self.value(x).unflatten(-1, shape), tail
 
     def _train(
         self,
         x: Float[Tensor, "B T D"],
-        q: Float[Tensor, "B T H K"],
-        k: Float[Tensor, "B T H K"],
+        qk: Float[Tensor, "B T 2 H K"],
         v: Float[Tensor, "B T H K"],
         state: TTTState,
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T D"], Inner, Inner, Int[Tensor, " B"]]:
-        """Mini-batch by mini-batch, those of all rows side by side."""
-        config = self.config
+        """Mini-batch by mini-batch, in float32 at least."""
         dtype = torch.promote_types(self.eta_weight.dtype, torch.float32)
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-        places = grid(state.count, flow, x.shape[1], config.mini_batch)
-        q = rotate(q, places.position, config.rope_theta)
-        k = rotate(k, places.position, config.rope_theta)
+        qk, v = qk.to(dtype), v.to(dtype)
         eta = functional.linear(x.to(dtype), self.eta_weight.to(dtype), self.eta_bias.to(dtype))
-        eta = eta.sigmoid() * (config.eta_base / self.head_size)
-        c = self._token_scales(dtype)
+        eta = eta.sigmoid() * (self.config.eta_base / self.head_size)
+        run = self._compiled if available(v) else self._side_by_side
+        y, anchor, total, count = run(qk, v, eta, self._token_scales(dtype), state, flow)
+        return y.flatten(-2), anchor, total, count
+
+    def _compiled(
+        self,
+        qk: Float[Tensor, "B T 2 H K"],
+        v: Float[Tensor, "B T H K"],
+        eta: Float[Tensor, "B T H"],
+        c: Float[Tensor, " N"],
+        state: TTTState,
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B T H K"], Inner, Inner, Int[Tensor, " B"]]:
+        """Each row and head by itself, in the kernel of nestling/ops/ttt."""
+        sizes, initial = self.layer_sizes(self.head_size), packed(self._initial())
+        cuts = cut(
+            state.count,
+            flow.reset,
+            flow.mask,
+            length=v.shape[1],
+            period=len(c),
+            tokens=TOKENS,
+            group=group_of(self.head_size, initial.shape[-1]),
+        )
+        cos, sin = turns(torch.arange(len(c)), self.head_size, self.config.rope_theta, v.dtype)
+        hidden, shape = sizes[1] if len(sizes) > 2 else 0, (self.num_heads, self.head_size)
+        y, anchor, total = scan(
+            qk,
+            v,
+            eta,
+            c,
+            (self.inner_scale.to(v.dtype).view(shape), self.inner_shift.to(v.dtype).view(shape)),
+            initial,
+            (packed(state.anchor).to(v.dtype), packed(state.total).to(v.dtype)),
+            setting=Setting(cuts, state.count, cos, sin, hidden, EPSILON),
+        )
+        return y, unpacked(anchor, sizes), unpacked(total, sizes), cuts.tokens
+
+    def _side_by_side(
+        self,
+        qk: Float[Tensor, "B T 2 H K"],
+        v: Float[Tensor, "B T H K"],
+        eta: Float[Tensor, "B T H"],
+        c: Float[Tensor, " N"],
+        state: TTTState,
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B T H K"], Inner, Inner, Int[Tensor, " B"]]:
+        """The mini-batches of all rows side by side, in torch."""
+        places = grid(state.count, flow, v.shape[1], len(c))
+        q, k = rotate(qk, places.position[..., None], self.config.rope_theta).unbind(2)
         # f(k) - v is LN(net(k)) - (v - k)
         rows = [places.spread(part).movedim(-2, 1) for part in (q, k, v - k, eta[..., None])]
         rows.append(places.spread(c[places.position])[:, None, ..., None])
         y, anchor, total = self._scan(rows, state, places, c[-1])
-        y = places.collect(y.movedim(1, -2))
-        return y.flatten(-2), anchor, total, places.count
+        return places.collect(y.movedim(1, -2)), anchor, total, places.count
 
     def _token_scales(self, dtype: torch.dtype) -> Float[Tensor, " b"]:
         """The factor c of the summed gradients, by place in the mini-batch."""
@@ -329,12 +372,19 @@ class TTT(Memory):
         ]
 
 
+def turns(
+    positions: Int[Tensor, "*N"], width: int, theta: float, dtype: torch.dtype
+) -> tuple[Float[Tensor, "*N K2"], Float[Tensor, "*N K2"]]:
+    """Cosines and sines of the rotary position embedding (arXiv 2104.09864, Eq 34)."""
+    exponent = torch.arange(0, width, 2, device=positions.device).to(dtype) / width
+    angle = positions[..., None].to(dtype) * theta**-exponent
+    return angle.cos(), angle.sin()
+
+
 def rotate(
-    x: Float[Tensor, "B T H K"], positions: Int[Tensor, "B T"], theta: float
-) -> Float[Tensor, "B T H K"]:
-    """Rotary position embedding, neighbours paired (arXiv 2104.09864, Eq 34)."""
-    exponent = torch.arange(0, x.shape[-1], 2, device=x.device).to(x.dtype) / x.shape[-1]
-    angle = positions[..., None, None].to(x.dtype) * theta**-exponent
-    cos, sin = angle.cos(), angle.sin()
+    x: Float[Tensor, "*B H K"], positions: Int[Tensor, "*#B"], theta: float
+) -> Float[Tensor, "*B H K"]:
+    """Rotary position embedding, neighbours paired."""
+    cos, sin = (part[..., None, :] for part in turns(positions, x.shape[-1], theta, x.dtype))
     even, odd = x[..., ::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)

@@ -1,5 +1,7 @@
 """The inner model of a test-time training layer, as functions of explicit weights."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -95,3 +97,15 @@ def chosen(rows: Bool[Tensor, " B"], new: Inner, old: Inner) -> Inner:
         Layer(*(torch.where(rows.view(-1, *(1,) * (y.ndim - 1)), x, y) for x, y in pair))
         for pair in (zip(*layers, strict=True) for layers in zip(new, old, strict=True))
     )
+
+
+def packed(inner: Inner) -> Float[Tensor, "*B H P"]:
+    """All numbers of each head in one row: weight and bias of the first layer, then the next."""
+    return torch.cat([x for w, b in inner for x in (w.flatten(-2), b)], dim=-1)
+
+
+def unpacked(x: Float[Tensor, "*B H P"], sizes: Sequence[int]) -> Inner:
+    """The inverse of ``packed`` for layers of these widths, as views."""
+    pairs = list(pairwise(sizes))
+    parts = iter(x.split([n for before, after in pairs for n in (after * before, after)], dim=-1))
+    return tuple(Layer(next(parts).unflatten(-1, (b, a)), next(parts)) for a, b in pairs)

@@ -35,8 +35,11 @@ inline void product_rows(T* __restrict out, const T* __restrict a, long row, lon
 // out[r, t] = sum_i a(r, i) b[i, t], added to out if ADD; a(r, i) lies at a[r * row + i * column]
 template <bool ADD, int N, class T>
 __attribute__((noinline)) void product(T* out, const T* a, long row, long column, const T* b, long rows, long inner) {
-  constexpr int R = sizeof(T) == 4 ? 8 : 4;
+  constexpr int L = Vector<T>::lanes, R = sizeof(T) == 4 ? 8 : 4;
   long r = 0;
+  if (N == L && row == 1)  // whole cache lines of a
+    for (; r + 2 * R <= rows; r += 2 * R)
+      product_rows<T, N, ADD, 2 * R>(out + r * N, a + r, 1, column, b, inner);
   for (; r + R <= rows; r += R)
     product_rows<T, N, ADD, R>(out + r * N, a + r * row, row, column, b, inner);
   for (; r < rows; ++r)
@@ -108,14 +111,46 @@ inline void outer_add(T* w, const T* y, const T* x, long rows, long columns, lon
   outer<N>(w, w, T(1), static_cast<const T*>(nullptr), T(0), y, x, rows, columns, count);
 }
 
+// A square block of as many rows as a vector has lanes: halves of halves change places.
+template <class T>
+inline void transpose_block(T* __restrict out, long out_stride, const T* __restrict x,
+                            long x_stride) {
+  constexpr int L = Vector<T>::lanes;
+  typename Vector<T>::type rows[L];
+  typename Vector<T>::places low, high;
+#pragma GCC unroll 16
+  for (int r = 0; r < L; ++r) rows[r] = load(x + r * x_stride);
+#pragma GCC unroll 4
+  for (int step = 1; step < L; step *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      low[i] = i & step ? i - step + L : i;
+      high[i] = i & step ? i + L : i + step;
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < L; ++r) {
+      if (r & step) continue;
+      const auto above = rows[r], below = rows[r + step];
+      rows[r] = __builtin_shuffle(above, below, low);
+      rows[r + step] = __builtin_shuffle(above, below, high);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < L; ++r) store(out + r * out_stride, rows[r]);
+}
+
 // out[c, r] = x[r, c]
 template <class T>
 inline void transpose(T* __restrict out, long out_stride, const T* __restrict x, long x_stride,
                       long rows, long columns) {
-  constexpr long B = 16;
-  for (long r0 = 0; r0 < rows; r0 += B)
-    for (long c0 = 0; c0 < columns; c0 += B) {
-      const long r1 = std::min(r0 + B, rows), c1 = std::min(c0 + B, columns);
+  constexpr long L = Vector<T>::lanes;
+  for (long r0 = 0; r0 < rows; r0 += L)
+    for (long c0 = 0; c0 < columns; c0 += L) {
+      const long r1 = std::min(r0 + L, rows), c1 = std::min(c0 + L, columns);
+      if (r1 - r0 == L && c1 - c0 == L) {
+        transpose_block(out + c0 * out_stride + r0, out_stride, x + r0 * x_stride + c0, x_stride);
+        continue;
+      }
       for (long c = c0; c < c1; ++c)
         for (long r = r0; r < r1; ++r) out[c * out_stride + r] = x[r * x_stride + c];
     }

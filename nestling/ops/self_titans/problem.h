@@ -1,7 +1,5 @@
 // What a call is given, and the memory that one worker needs.
 #pragma once
-#include <memory>
-
 #include "ops/momentum_gated_delta_rule/layer.h"
 
 enum Flag : int64_t { RESET = 1, OPENS = 2, KEEP = 4, GROUP = 8 };
@@ -27,21 +25,6 @@ struct Problem {
   void *d_first, *d_second;                              // [B, H, M, ...], zero when given
   void *d_eta_weight, *d_eta_bias, *d_alpha_weight, *d_alpha_bias;  // [B, H, *], zero when given
   void *d_anchor[2], *d_weight[2], *d_momentum[2];       // null: not wanted
-};
-
-// Memory handed out piece by piece, each at the start of a cache line.
-template <class T>
-class Arena {
- public:
-  T* take(int64_t count) {
-    const int64_t size = (count * sizeof(T) + 63) / 64 * 64 / sizeof(T);
-    blocks_.emplace_back(new T[size + 64 / sizeof(T)]());
-    const auto address = reinterpret_cast<uintptr_t>(blocks_.back().get());
-    return reinterpret_cast<T*>((address + 63) / 64 * 64);
-  }
-
- private:
-  std::vector<std::unique_ptr<T[]>> blocks_;
 };
 
 // One tensor for each layer of all memories of one row and head: [M][E][d] and [M][d][E].
