@@ -49,78 +49,81 @@ class Domains(Study):
     def __init__(self, config: Config | None = None):
         self.config = config or Domains.Config()
 
-    def cell(self, contender: str) -> Cell:
-        """One method: its settings with the first seed, the best with the others."""
+    def cell(self, contender: str, setting: int, seed: int) -> Cell:
+        """One journey of a method with one of its settings (its number)."""
         config = dataclasses.asdict(self.config)
-        del config["contenders"]
+        del config["contenders"], config["seeds"]
         chosen = CONTENDERS[contender]
         config |= {
             "method": contender,
-            "settings": list(chosen.settings),
+            "setting": dict(chosen.settings[setting]),
             "gates": list(chosen.gates),
         }
-        return Cell(contender, config, self.config.seeds[0])
+        return Cell(f"{contender}-{setting}-seed{seed}", config, seed)
+
+    def grid(self, contender: str) -> list[Cell]:
+        """Every setting of a method, with the first seed."""
+        numbers = range(len(CONTENDERS[contender].settings))
+        return [self.cell(contender, number, self.config.seeds[0]) for number in numbers]
+
+    def chosen(self, contender: str, done: Mapping[str, Result]) -> dict[str, int]:
+        """The setting of least loss for each gate; none before every one has been tried."""
+        grid = self.grid(contender)
+        if any(cell.name not in done for cell in grid):
+            return {}
+        found = [done[cell.name].metrics for cell in grid]
+        gates = CONTENDERS[contender].gates
+        return {gate: _best([metrics[gate]["validation"] for metrics in found]) for gate in gates}
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every method."""
-        return [self.cell(contender) for contender in self.config.contenders]
+        """The grid of every method, then what was chosen with the other seeds."""
+        contenders, others = self.config.contenders, self.config.seeds[1:]
+        return [cell for c in contenders for cell in self.grid(c)] + [
+            self.cell(c, setting, seed)
+            for c in contenders
+            for setting in sorted(set(self.chosen(c, done).values()))
+            for seed in others
+        ]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Choose a setting for every gate, then repeat those that were chosen."""
-        config = cell.config
-        settings, (first, *others) = config["settings"], config["seeds"]
-        grid = []
-        for number, setting in enumerate(settings):
-            grid.append(travel(config, setting, first, tell))
-            tell(number + 1, len(settings) + len(others), grid[-1][config["gates"][0]].validation)
-        best = {gate: _best([run[gate].validation for run in grid]) for gate in config["gates"]}
-        runs = {(first, index): grid[index] for index in best.values()}
-        for seed in others:
-            for index in sorted(set(best.values())):
-                runs[seed, index] = travel(config, settings[index], seed, tell)
-        metrics = {
-            gate: {
-                "setting": settings[index],
-                "grid": [
-                    {"setting": s, "validation": run[gate].validation}
-                    for s, run in zip(settings, grid, strict=True)
-                ],
-                "runs": {str(seed): runs[seed, index][gate]._asdict() for seed in config["seeds"]},
-            }
-            for gate, index in best.items()
-        }
+        """Read all domains with one method."""
+        runs = travel(cell.config, cell.seed, tell)
         return Result(
             name=f"{self.name}/{cell.name}",
-            config=config,
-            metrics={"gates": metrics},
+            config=cell.config,
+            metrics={gate: run._asdict() for gate, run in runs.items()},
             seed=cell.seed,
-            corpus=", ".join(load_corpus(name).tag for name in (OLD, *config["domains"])),
+            corpus=", ".join(load_corpus(name).tag for name in (OLD, *cell.config["domains"])),
             provenance=provenance(device),
         )
 
+    def journeys(self, done: Mapping[str, Result]) -> dict[tuple[str, str], list[Matrix]]:
+        """By method and gate the matrices of the chosen setting, of the seeds that are done."""
+        found = {}
+        for c in self.config.contenders:
+            for gate, setting in self.chosen(c, done).items():
+                names = [self.cell(c, setting, seed).name for seed in self.config.seeds]
+                found[c, gate] = [done[n].metrics[gate]["matrix"] for n in names if n in done]
+        return found
+
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Final averages, forgetting and transfer of every method, and the matrix of each."""
-        found = {
-            (c, gate): record
-            for c in self.config.contenders
-            if self.cell(c).name in done
-            for gate, record in done[self.cell(c).name].metrics["gates"].items()
-        }
-        matrices = {k: [run["matrix"] for run in r["runs"].values()] for k, r in found.items()}
+        matrices = self.journeys(done)
         full = matrices.get(("fine-tuning", NONE))
         rows, shares, metrics = [], [], {}
-        for (c, gate), record in found.items():
+        for (c, gate), parts in matrices.items():
             title = CONTENDERS[c].title + GATE_TITLES[gate]
-            own = figures(matrices[c, gate], full)
+            setting = CONTENDERS[c].settings[self.chosen(c, done)[gate]]
+            own = figures(parts, full)
             metrics[c if gate == NONE else f"{c}, gate {gate}"] = {
-                "setting": record["setting"],
+                "setting": dict(setting),
                 **{k: v if isinstance(v, list | None) else v.record() for k, v in own.items()},
             }
             rows.append(
                 (
                     title,
                     "yes" if c in STORES_TEXT else "no",
-                    ", ".join(f"{k} {v:g}" for k, v in record["setting"].items()),
+                    ", ".join(f"{k} {v:g}" for k, v in setting.items()),
                     *(
                         str(own[key])
                         for key in ("final", "old_rise", "gain", "backward", "forward")

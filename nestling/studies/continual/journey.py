@@ -68,22 +68,22 @@ class Run(NamedTuple):
     updates: int
 
 
-def travel(
-    config: Mapping[str, Any], setting: Mapping[str, Any], seed: int, tell: Tell = silent
-) -> dict[str, Run]:
+def travel(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Run]:
     """Read all domains, one after the other; what comes of it through each gate."""
     base = small(Pretraining(**config["base"]), seed, tell)
     names, gates = (OLD, *config["domains"]), config["gates"]
     domains = [texts(config, name, base, seed) for name in names]
     known = domains[0].read[:KNOWN]
     sizes = Cut(config["segment"], config["window"])
-    method = CONTENDERS[config["method"]].build(Place(base, known, sizes, seed), dict(setting))
+    place = Place(base, known, sizes, seed)
+    method = CONTENDERS[config["method"]].build(place, dict(config["setting"]))
     stages = [[bits(method, base, domain.test, gates) for domain in domains]]
     for domain in domains[1:]:
         for ids in domain.read:
             method.read(ids)
         method.end_task()
         stages.append([bits(method, base, d.test, gates) for d in domains])
+        tell(len(stages) - 1, len(domains) - 1, stages[-1][0][gates[0]])
     validation = [bits(method, base, domain.validation, gates) for domain in domains]
     return {
         gate: Run(
