@@ -13,13 +13,15 @@ STEP = 10**0.5  # between two learning rates of a grid
 SIZE = 5  # learning rates of every grid
 
 
-def around(middle: float) -> tuple[float, ...]:
-    """A grid of learning rates, each a root of ten over the one before.
+def around(middle: float, lower: int = 0) -> tuple[float, ...]:
+    """A grid of learning rates, each a root of ten over the one before; ``lower`` more below.
 
     >>> around(0.1)
     (0.01, 0.0316, 0.1, 0.316, 1.0)
+    >>> around(0.1, lower=1)
+    (0.00316, 0.01, 0.0316, 0.1, 0.316, 1.0)
     """
-    return tuple(float(f"{middle * STEP ** (i - SIZE // 2):.3g}") for i in range(SIZE))
+    return tuple(float(f"{middle * STEP ** (i - SIZE // 2):.3g}") for i in range(-lower, SIZE))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
 from nestling.data.fashion import CLASSES, Pictures, pictures
 from nestling.report import Section, Table
-from nestling.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
+from nestling.studies.optimizers.entrants import ENTRANTS, SIZE, around, clear_all, step_all
 from nestling.studies.optimizers.tuned import Figures, against, over_seeds, spelt, tuned
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -51,6 +51,7 @@ class Messy(Study):
         batch_size: int = 64
         hidden: int = 128  # units
         validation: int = 5000  # training pictures kept aside; they choose the learning rate
+        lower: int = 1  # learning rates below those of the other studies, for every optimizer
 
     def __init__(
         self,
@@ -63,12 +64,12 @@ class Messy(Study):
     def cell(self, mess: str, contender: str) -> Cell:
         """One optimizer on one mess: the grid, and the seeds."""
         sizes = dataclasses.asdict(self.config)
-        del sizes["messes"], sizes["contenders"]
+        del sizes["messes"], sizes["contenders"], sizes["lower"]
         config = {
             **sizes,
             "mess": mess,
             "optimizer": contender,
-            "rates": list(ENTRANTS[contender].rates),
+            "rates": list(around(ENTRANTS[contender].middle, self.config.lower)),
         }
         return Cell(f"{mess}-{contender}", config, self.config.seeds[0])
 
@@ -140,12 +141,12 @@ class Messy(Study):
         return (
             f"Fashion-MNIST (MIT licence), a network of one hidden layer of {config.hidden} units, "
             f"{config.steps} steps of {config.batch_size} pictures at a constant rate. For every "
-            "mess each optimizer tries five learning rates with one seed; the one of lowest loss "
-            f"on {config.validation:,} clean training pictures kept aside goes on with the other "
-            f"of {len(config.seeds)} seeds (* it is at the edge of the grid). Loss and accuracy "
-            "are of the clean test pictures, mean and 95 % interval; with drift, of each batch of "
-            "the stream before it is learned. Against: paired by seed; wins or loses where the "
-            "95 % interval of the difference in loss leaves out zero."
+            f"mess each optimizer tries {SIZE + config.lower} learning rates with one seed; the "
+            f"one of lowest loss on {config.validation:,} clean training pictures kept aside goes "
+            f"on with the other of {len(config.seeds)} seeds (* it is at the edge of the grid). "
+            "Loss and accuracy are of the clean test pictures, mean and 95 % interval; with drift, "
+            "of each batch of the stream before it is learned. Against: paired by seed; wins or "
+            "loses where the 95 % interval of the difference in loss leaves out zero."
         )
 
 
