@@ -147,7 +147,7 @@ class FigureLm(Study):
             Section("What was asked", self._about()),
             Section("What held", verdict(against, figures)),
             Section("Held-out text", self._notes(figures), [self._text_table(figures, against)]),
-            Section("Cost of a run", tables=[self._cost_table(figures)]),
+            Section("Cost of a run", COST, [self._cost_table(figures)]),
             Section("Commonsense, offline", COMMONSENSE, [self._commonsense_table(sound)]),
         ]
         if sound:
@@ -277,6 +277,10 @@ COMMONSENSE = (
     "Multiple-choice questions of BIG-bench, the first of each task, for measuring only; the "
     "likeliest choice for each of its characters is the answer, as lm-eval's acc_norm. Models of "
     "this size are not expected to be above chance."
+)
+COST = (
+    "Seconds are those of runs beside others on shared cores; what a step costs beside another "
+    "model's is measured by `nestling bench train`, in turns on a quiet machine."
 )
 PAPER = (
     "Other sizes, data, vocabulary and tokens, one run each and no interval: nothing here can be "
