@@ -5,6 +5,7 @@
 template <class T, int N>
 class BackwardWorker : public Worker<T, N> {
   using Base = Worker<T, N>;
+  using typename Base::V;
 
  public:
   explicit BackwardWorker(const Problem& problem) : Base(problem) {
@@ -34,10 +35,8 @@ class BackwardWorker : public Worker<T, N> {
     std::fill(d_eta, d_eta + N, T(0));
     std::memset(dk, 0, sizeof(T) * d * N);
     if (layers > 1) std::memset(d_inputs[1], 0, sizeof(T) * e * N);
-    for (int i = 0; i < layers; ++i) {
-      std::memset(d_written[i], 0, sizeof(T) * layer[i].rows * N);
+    for (int i = 0; i < layers; ++i)
       to_tokens<N>(layer[i].x_tokens, layer[i].x, layer[i].columns);
-    }
     write_back(total, closes);
     read_back(w, total);
     gradients_back(w);
@@ -47,7 +46,11 @@ class BackwardWorker : public Worker<T, N> {
   // From W - c (G + sum of a u^T) if the mini-batch closes, else from G + sum of a u^T.
   void write_back(const Inner<T>* total, bool closes) {
     const Inner<T> sums = this->inner(d_sums), weights = this->inner(d_weights);
-    if (!closes && !summed) return;
+    if (!closes && !summed) {
+      for (int i = 0; i < layers; ++i)
+        std::memset(d_written[i], 0, sizeof(T) * layer[i].rows * N);
+      return;
+    }
     const T last = static_cast<const T*>(p.c)[p.period - 1], f = closes ? -last : T(1);
     for (int i = 0; i < layers; ++i) {
       Layer<T, N>& l = layer[i];
@@ -55,8 +58,10 @@ class BackwardWorker : public Worker<T, N> {
       T dot[N] = {};
       if (closes) dots<N>(dot, l.written, space, l.rows);
       for (int t = 0; t < N; ++t) dc[p.period - 1] -= dot[t];
-      for (long j = 0; j < l.rows * N; ++j) d_written[i][j] += f * space[j];
-      for (long j = 0; j < l.rows * N; ++j) space[j] = f * l.written[j];
+      sweep<T, N>(l.rows, [&](long, long j, int) {
+        store(d_written[i] + j, f * load(space + j));
+        store(space + j, f * load(l.written + j));
+      });
       const T* m = closes ? weights.weight[i] : sums.weight[i];
       product<true, N>(d_inputs[i], m, 1, l.columns, space, l.columns, l.rows);
     }
@@ -70,14 +75,12 @@ class BackwardWorker : public Worker<T, N> {
 
   void read_back(const Inner<T>& w, const Inner<T>* total) {
     to_lanes<N>(dy, this->single(static_cast<const T*>(p.dy), begin), p.heads * d, d, count);
-    std::memcpy(dq, dy, sizeof(T) * d * N);
-    for (long r = 0; r < d; ++r)
-      for (int t = 0; t < N; ++t) {
-        const long j = r * N + t;
-        d_scale[j] += dy[j] * read_normal[j];
-        d_shift[j] += dy[j];
-        d_read[j] = scale[r] * dy[j];
-      }
+    sweep<T, N>(d, [&](long r, long j, int) {
+      const V of = load(dy + j);
+      store(d_scale + j, load(d_scale + j) + of * load(read_normal + j));
+      store(d_shift + j, load(d_shift + j) + of);
+      store(d_read + j, scale[r] * of);
+    });
     T ignored[N];
     through_norm<N>(d_read, ignored, d_read, read_normal, read_inverse,
                     static_cast<const T*>(nullptr), d);
@@ -85,9 +88,9 @@ class BackwardWorker : public Worker<T, N> {
     for (int i = layers - 1; i >= 0; --i) {
       layer_back(i, w, total);
       if (!i) break;
-      for (int64_t j = 0; j < e * N; ++j) d_read[j] = d_input[j] * layer[1].read_slope[j];
+      this->multiply(d_read, d_input, layer[1].read_slope, e);
     }
-    for (int64_t j = 0; j < d * N; ++j) dq[j] += d_input[j];
+    sweep<T, N>(d, [&](long, long j, int) { store(dq + j, load(dy + j) + load(d_input + j)); });
   }
 
   // From d_read, of the layer's output at the queries, to d_input, of its input there.
@@ -126,7 +129,7 @@ class BackwardWorker : public Worker<T, N> {
     }
     T* d_back = d_read;
     if (layers > 1) {
-      for (int64_t j = 0; j < e * N; ++j) d_back[j] = d_written[0][j] * last.slope[j];
+      this->multiply(d_back, d_written[0], last.slope, e);
       product<true, N>(d_written[1], w.weight[1], e, 1, d_back, d, e);
       to_tokens<N>(tokens, d_back, e);
       outer_add<N>(weights.weight[1], last.gradient, tokens, d, e, count);
@@ -137,33 +140,36 @@ class BackwardWorker : public Worker<T, N> {
     product<true, N>(d_inputs[layers - 1], w.weight[layers - 1], 1, last.columns, dz, last.columns,
                      d);
     if (layers == 1) return;
-    for (int64_t j = 0; j < e * N; ++j)
-      dz[j] = d_inputs[1][j] * last.slope[j] + d_written[0][j] * last.back[j] * last.curvature[j];
+    sweep<T, N>(e, [&](long, long j, int) {
+      const V of_slope = load(d_written[0] + j) * load(last.back + j);
+      store(dz + j, load(d_inputs[1] + j) * load(last.slope + j) + of_slope * load(last.curvature + j));
+    });
     add(weights, 0, dz, layer[0].u_tokens);
     product<true, N>(dk, w.weight[0], 1, d, dz, d, e);
   }
 
   // Through g = inverse (s - mean(s) - mean(s n) n), s = scale error, and n = LN(z), from dg to dz.
   void norm_back(T* dz, const T* dg) {
-    T of_gradient[N] = {}, with_gradient[N], ignored[N];
+    T of_gradient[N] = {}, with_gradient[N], factor[N], ignored[N];
     dots<N>(of_gradient, dg, layer[layers - 1].gradient, d);
     for (int t = 0; t < N; ++t) of_gradient[t] /= d;
     through_norm<N>(space, with_gradient, dg, normal, inverse, static_cast<const T*>(nullptr), d);
-    for (long r = 0; r < d; ++r)
-      for (int t = 0; t < N; ++t) {
-        const long j = r * N + t;
-        const T of_error = scale[r] * space[j];
-        d_scale[j] += space[j] * error[j] + of_error * normal[j];
-        d_shift[j] += of_error;
-        d_target[j] = -of_error;
-        d_normal[j] = scale[r] * (of_error - inverse[t] * with_gradient[t] * error[j]) -
-                      inverse[t] * along[t] * dg[j];
-      }
+    for (int t = 0; t < N; ++t) with_gradient[t] *= inverse[t], factor[t] = inverse[t] * along[t];
+    sweep<T, N>(d, [&](long r, long j, int t) {
+      const V of = load(space + j), off = load(error + j), of_error = scale[r] * of;
+      store(d_scale + j, load(d_scale + j) + of * off + of_error * load(normal + j));
+      store(d_shift + j, load(d_shift + j) + of_error);
+      store(d_target + j, -of_error);
+      store(d_normal + j, scale[r] * (of_error - load(with_gradient + t) * off) -
+                              load(factor + t) * load(dg + j));
+    });
     through_norm<N>(dz, ignored, d_normal, normal, inverse, of_gradient, d);
   }
 
   void inputs_back() {
-    for (int64_t j = 0; j < d * N; ++j) dk[j] -= d_target[j];
+    sweep<T, N>(d, [&](long, long j, int) {
+      store(dk + j, load(dk + j) - load(d_target + j));
+    });
     rotate<N>(dq, cos, sin, T(-1), d);
     rotate<N>(dk, cos, sin, T(-1), d);
     T* dqk = static_cast<T*>(p.dqk);

@@ -127,8 +127,8 @@ class Row : public BackwardWorker<T, N> {
   // The models that the segments of a group start with.
   void replay(int64_t begin, int64_t end, int64_t group, int64_t place) {
     while (static_cast<int64_t>(states.size()) < end - begin)
-      states.push_back({arena.take(p.size), arena.take(p.size)});
-    copy(states[0].weights, kept_at(group));
+      states.push_back({states.empty() ? nullptr : arena.take(p.size), arena.take(p.size)});
+    states[0].weights = kept_at(group);
     if (positions[begin - first])
       copy(states[0].sums, static_cast<const T*>(p.total) + place);
     for (int64_t i = begin; i + 1 < end; ++i) {

@@ -2,6 +2,14 @@
 #pragma once
 #include "ops/momentum_gated_delta_rule/lanes.h"
 
+// Every vector of lanes: f(row, place of its first value, first lane)
+template <class T, int N, class F>
+inline void sweep(long rows, const F& f) {
+  for (long r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+    for (int t = 0; t < N; t += Vector<T>::lanes) f(r, r * N + t, t);
+}
+
 // x without mean and of unit variance along the rows, in place; inverse[t] = 1 / deviation
 template <int N, class T>
 inline void normalise(T* x, T* inverse, T epsilon, long rows) {
@@ -77,11 +85,10 @@ inline void gelu_tanh(T* value, T* slope, T* curvature, const T* z, long count) 
 // Turn neighbouring rows as a plane by the angles [rows / 2][N]; sign -1 turns them back.
 template <int N, class T>
 inline void rotate(T* x, const T* cos, const T* sin, T sign, long rows) {
-  for (long i = 0; i < rows / 2; ++i)
-    for (int t = 0; t < N; ++t) {
-      const T even = x[2 * i * N + t], odd = x[(2 * i + 1) * N + t];
-      const T c = cos[i * N + t], s = sign * sin[i * N + t];
-      x[2 * i * N + t] = even * c - odd * s;
-      x[(2 * i + 1) * N + t] = odd * c + even * s;
-    }
+  sweep<T, N>(rows / 2, [&](long i, long j, int t) {
+    T *first = x + 2 * i * N + t, *second = first + N;
+    const auto even = load(first), odd = load(second), c = load(cos + j), s = sign * load(sin + j);
+    store(first, even * c - odd * s);
+    store(second, odd * c + even * s);
+  });
 }

@@ -18,6 +18,9 @@ struct Layer {
 
 template <class T, int N>
 class Worker {
+ protected:
+  typedef typename Vector<T>::type V;
+
  public:
   explicit Worker(const Problem& problem)
       : p(problem), d(p.width), e(p.hidden), layers(e ? 2 : 1) {
@@ -66,17 +69,22 @@ class Worker {
     to_lanes<N>(target, single(static_cast<const T*>(p.v), begin), p.heads * d, d, count);
     rotate<N>(layer[0].x, cos, sin, T(1), d);
     rotate<N>(layer[0].u, cos, sin, T(1), d);
-    for (int64_t i = 0; i < d * N; ++i) target[i] -= layer[0].u[i];
+    sweep<T, N>(d, [&](long, long j, int) {
+      store(target + j, load(target + j) - load(layer[0].u + j));
+    });
     for (int t = 0; t < N; ++t) {
       eta[t] = t < count ? *rate(static_cast<const T*>(p.eta), begin + t) : T(0);
       c[t] = t < count ? static_cast<const T*>(p.c)[position + t] : T(0);
     }
   }
 
+  void multiply(T* out, const T* x, const T* y, long rows) const {
+    sweep<T, N>(rows, [&](long, long j, int) { store(out + j, load(x + j) * load(y + j)); });
+  }
+
   void affine(T* z, const Inner<T>& w, int i, const T* x) const {
     const Layer<T, N>& l = layer[i];
-    for (long r = 0; r < l.rows; ++r)
-      for (int t = 0; t < N; ++t) z[r * N + t] = w.bias[i][r];
+    sweep<T, N>(l.rows, [&](long r, long j, int) { store(z + j, V{} + w.bias[i][r]); });
     product<true, N>(z, w.weight[i], l.columns, 1, x, l.rows, l.columns);
   }
 
@@ -89,16 +97,16 @@ class Worker {
       affine(normal, w, 1, last.u);
     }
     normalise<N>(normal, inverse, T(p.epsilon), d);
-    for (long r = 0; r < d; ++r)
-      for (int t = 0; t < N; ++t) {
-        error[r * N + t] = scale[r] * normal[r * N + t] + shift[r] - target[r * N + t];
-        space[r * N + t] = scale[r] * error[r * N + t];
-      }
+    sweep<T, N>(d, [&](long r, long j, int) {
+      const V off = scale[r] * load(normal + j) + shift[r] - load(target + j);
+      store(error + j, off);
+      store(space + j, V(scale[r] * off));
+    });
     through_norm<N>(last.gradient, along, space, normal, inverse, static_cast<const T*>(nullptr),
                     d);
     if (layers > 1) {
       product<false, N>(last.back, w.weight[1], 1, e, last.gradient, e, d);
-      for (int64_t i = 0; i < e * N; ++i) layer[0].gradient[i] = last.back[i] * last.slope[i];
+      multiply(layer[0].gradient, last.back, last.slope, e);
     }
     for (int i = 0; i < layers; ++i) {
       to_tokens<N>(layer[i].u_tokens, layer[i].u, layer[i].columns);
@@ -117,12 +125,15 @@ class Worker {
       product<false, N>(l.moved, l.written, N, 1, l.scores, l.rows, N);
       if (total) {
         affine(space, *total, i, l.x);
-        for (long j = 0; j < l.rows * N; ++j) l.moved[j] += space[j];
+        sweep<T, N>(l.rows, [&](long, long j, int) {
+          store(l.moved + j, load(l.moved + j) + load(space + j));
+        });
       }
       T* z = i + 1 < layers ? space : read_normal;
       affine(z, w, i, l.x);
-      for (long r = 0; r < l.rows; ++r)
-        for (int t = 0; t < N; ++t) z[r * N + t] -= c[t] * l.moved[r * N + t];
+      sweep<T, N>(l.rows, [&](long, long j, int t) {
+        store(z + j, load(z + j) - load(c + t) * load(l.moved + j));
+      });
       if (i + 1 < layers) gelu_tanh(layer[1].x, sloped ? layer[1].read_slope : nullptr,
                                     static_cast<T*>(nullptr), z, e * N);
     }
@@ -130,9 +141,9 @@ class Worker {
   }
 
   void answer(T* y) {
-    for (long r = 0; r < d; ++r)
-      for (int t = 0; t < N; ++t)
-        space[r * N + t] = layer[0].x[r * N + t] + scale[r] * read_normal[r * N + t] + shift[r];
+    sweep<T, N>(d, [&](long r, long j, int) {
+      store(space + j, load(layer[0].x + j) + scale[r] * load(read_normal + j) + shift[r]);
+    });
     transpose(single(y, begin), p.heads * d, space, static_cast<long>(N), d, count);
   }
 
@@ -141,7 +152,7 @@ class Worker {
     for (int i = 0; i < layers; ++i) {
       const Layer<T, N>& l = layer[i];
       const T* sums = total ? total->weight[i] : nullptr;
-      for (long j = 0; j < l.rows * N; ++j) space[j] = f * l.written[j];
+      sweep<T, N>(l.rows, [&](long, long j, int) { store(space + j, f * load(l.written + j)); });
       outer<N>(to.weight[i], from.weight[i], kept, sums, f, space, l.u_tokens, l.rows, l.columns,
                count);
       for (long r = 0; r < l.rows; ++r)
