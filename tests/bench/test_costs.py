@@ -8,8 +8,10 @@ import torch
 from nestling.bench import Shape, op_speed, peers
 from nestling.bench.memory_cost import memory
 from nestling.bench.op_speed import ops
+from nestling.bench.tilings import KINDS, Tokens, tilings
 from nestling.bench.training_cost import training
 from nestling.core.error import UserError
+from nestling.ops.momentum_gated_delta_rule.tiling import chunk_for
 
 SMALL = {"batch": 1, "length": 20, "heads": 2, "width": 8, "chunks": [4], "rounds": 1}
 
@@ -34,6 +36,20 @@ def test_every_form_of_the_kernel_is_timed_behind_its_gate(monkeypatch):
     monkeypatch.setattr(op_speed, "transformers_form", lambda tokens: 1.1 * right(tokens))
     with pytest.raises(UserError, match="peer:transformers: outputs"):
         ops(**SMALL, others=True, quiet=True)
+
+
+def test_the_chunk_that_is_chosen_is_set_against_the_fastest():
+    found = tilings([Tokens(1, 40, 2, 8)], rounds=1, quiet=True)
+    assert set(found) == set(KINDS)
+    for kind, (erases, momentum) in KINDS.items():
+        row = found[kind]["1x40x2x8"]
+        assert set(row["milliseconds"]) == {"16", "32", "40"}, "no chunk is longer than the row"
+        size = chunk_for(rows=2, key=8, value=8, erases=erases, momentum=momentum)
+        assert row["chosen"] == min(size, 40)
+        times = row["milliseconds"]
+        assert row["over_best"] == times[str(row["chosen"])] / min(times.values())
+    with pytest.raises(UserError, match="ROWSxLENGTHxHEADSxWIDTH"):
+        Tokens.parse("4x512")
 
 
 def test_peers_of_transformers_have_the_parameters_of_ours():

@@ -22,6 +22,8 @@ class Ops(Measurement):
     """Tokens a chunk, of each chunk form to time."""
     rounds: int = 5
     """Rounds that are timed."""
+    tilings: tuple[str, ...] = ()
+    """ROWSxLENGTHxHEADSxWIDTH, shapes at which the chunk that is chosen is set beside others."""
     peers: bool = False
     """Whether to time transformers' gated delta rule and the memory of titans-pytorch too."""
 
@@ -29,6 +31,7 @@ class Ops(Measurement):
         """Measure, print a table each, and write the Result where --json says."""
         from nestling.bench.op_speed import ops, titans
         from nestling.bench.peers import require
+        from nestling.bench.tilings import Tokens, tilings
         from nestling.bench.training_cost import Shape
         from nestling.report import Table
 
@@ -47,6 +50,9 @@ class Ops(Measurement):
             metrics["titans"] = {
                 name: titans(period=period, **shared) for name, period in TITANS_PERIODS.items()
             }
+        if self.tilings:
+            shapes = [Tokens.parse(text) for text in self.tilings]
+            metrics["tilings"] = tilings(shapes, rounds=self.rounds, quiet=self.quiet)
         config = {"shape": str(shape), **size, "rounds": self.rounds}
         self.keep("bench ops", config, metrics)
         for label, forms in metrics["kernel"].items():
@@ -58,3 +64,15 @@ class Ops(Measurement):
             print(Table(columns=columns, rows=rows, title=f"kernel, {label}").text(), end="\n\n")
         for name, found in metrics.get("titans", {}).items():
             print(f"titans over titans-pytorch, {name}: {found['over_peer']:.3g}")
+        for kind, shapes in metrics.get("tilings", {}).items():
+            rows = [
+                (name, row["chosen"], row["best"], row["over_best"], by_size(row))
+                for name, row in shapes.items()
+            ]
+            columns = ("shape", "chunk chosen", "fastest", "time over its", "ms by size")
+            print(Table(columns=columns, rows=rows, title=f"chunks, {kind}").text(), end="\n\n")
+
+
+def by_size(row: dict[str, Any]) -> str:
+    """The milliseconds of every size of a chunk in one cell."""
+    return ", ".join(f"{size}: {ms:.3g}" for size, ms in row["milliseconds"].items())

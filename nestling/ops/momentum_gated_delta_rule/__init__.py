@@ -14,8 +14,9 @@ from nestling.ops.momentum_gated_delta_rule.cover import chosen
 from nestling.ops.momentum_gated_delta_rule.inputs import inputs
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState as DeltaState
 from nestling.ops.momentum_gated_delta_rule.step import step as _step
+from nestling.ops.momentum_gated_delta_rule.tiling import chunk_for
 
-CHUNK = 64  # tokens; tiling only
+CHUNK = 64  # tokens; tiling only, on accelerators
 
 
 def initial_state(
@@ -55,10 +56,11 @@ def momentum_gated_delta_rule(
     ``mu=None``: no momentum. q and k may have one head for all of w's. ``reset`` marks document
     starts: weight back to ``initial`` (None is zero), momentum to zero. Positions where ``mask`` is
     False change nothing and read the unchanged state. ``chunk_size`` (tokens) is tiling and never
-    changes the result. The state is float32 at least, and autocast is off inside; y has q's dtype.
-    Stable while beta |k|^2 <= 1 + alpha. Differentiable in every tensor given. ``form`` is how it
-    is computed: "chunk", "triton" (kernels, cover.py says of what) or None, which takes the kernels
-    on a CUDA device where Triton is installed and they cover the inputs, and the chunk form else.
+    changes the result; None chooses one by the shape (tiling.py). The state is float32 at least,
+    and autocast is off inside; y has q's dtype. Stable while beta |k|^2 <= 1 + alpha.
+    Differentiable in every tensor given. ``form`` is how it is computed: "chunk", "triton"
+    (kernels, cover.py says of what) or None, which takes the kernels on a CUDA device where Triton
+    is installed and they cover the inputs, and the chunk form else.
 
     Raises UserError for an unknown ``read`` or ``form``, a ``chunk_size`` below one, an
     ``erase_key`` without ``beta``, or inputs that a ``form`` asked for by name does not cover.
@@ -89,12 +91,16 @@ def momentum_gated_delta_rule(
         if not q.shape[1]:
             return q.new_zeros(w.shape), state
         flags = {"reset": reset, "mask": mask}
-        size = chunk_size or CHUNK
         if kernels and (form or q.shape[1] > 1):
             from nestling.ops.momentum_gated_delta_rule.triton import recurrence
 
             y, state = recurrence(
-                **tokens, **options, **flags, state=state, read_at=read, chunk_size=size
+                **tokens,
+                **options,
+                **flags,
+                state=state,
+                read_at=read,
+                chunk_size=chunk_size or CHUNK,
             )
             return y.to(q.dtype), state
         tokens = {name: x.to(dtype) for name, x in tokens.items()}
@@ -114,6 +120,7 @@ def momentum_gated_delta_rule(
                 gone = reset.any(1)[:, None, None, None]
                 momentum = torch.where(gone, torch.zeros_like(momentum), momentum)
             return y.to(q.dtype), DeltaState(weight, momentum)
+        size = chunk_size or _size_for(state, erases=beta is not None, momentum=mu is not None)
         y, state = _chunk(
             **tokens,
             **options,
@@ -124,6 +131,13 @@ def momentum_gated_delta_rule(
             chunk_size=min(size, q.shape[1]),
         )
     return y.to(q.dtype), state
+
+
+def _size_for(state: DeltaState, *, erases: bool, momentum: bool) -> int:
+    if state.weight.device.type != "cpu":
+        return CHUNK
+    batch, heads, value, key = state.weight.shape
+    return chunk_for(rows=batch * heads, key=key, value=value, erases=erases, momentum=momentum)
 
 
 OP = Op(
