@@ -15,6 +15,7 @@ STUDIES = Registry(
         "figure-lm": "nestling.studies.figure_lm:FigureLm",
         "figure-niah": "nestling.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling.studies.continual.domains:Domains",
+        "facts": "nestling.studies.continual.facts:Facts",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
         "optim-curvature": "nestling.studies.optimizers.curvature:Curvature",
         "optim-forgetting": "nestling.studies.optimizers.forgetting:Forgetting",

@@ -165,8 +165,8 @@ def test_retrieval_finds_the_passage_that_holds_the_rare_tokens(model):
     method.read([1, 2, 3, 40, 41, 42, 43, 44])
     assert method.nearest([41, 1]) == [4]
     assert method.nearest([60]) == []
-    assert method._prefix((0, 0, 41, 42)) == (41, 42, 43, 44)
-    assert method._prefix((5, 6, 7, 8)) == (5, 6, 7, 8, 9, 9, 9, 9)
+    assert method.prefix((0, 0, 41, 42)) == (41, 42, 43, 44)
+    assert method.prefix((5, 6, 7, 8)) == (5, 6, 7, 8, 9, 9, 9, 9)
 
 
 def test_the_prefix_of_in_context_is_the_end_of_what_was_read(model, document):

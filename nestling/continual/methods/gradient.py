@@ -43,6 +43,7 @@ class GradientMethod(Gateable):
         elastic: Elastic | None = None,
         rehearsal: Rehearsal | None = None,
         seed: int = 0,
+        fused: bool = False,  # the optimizer's step in one kernel
     ):
         if trained not in TRAINED:
             raise UserError(f"trained is {trained!r}; choose one of {', '.join(TRAINED)}")
@@ -51,7 +52,7 @@ class GradientMethod(Gateable):
         if trained == "lora":
             self.model = with_lora(self.model, rank, seed)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=lr)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=lr, fused=fused)
         self.sizes = sizes
         self.clip = clip
         self.elastic = elastic

@@ -60,7 +60,8 @@ class Retrieval(Method):
         ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
         return [number for number, _ in ranked[: self.found]]
 
-    def _prefix(self, before: Sequence[int]) -> tuple[int, ...]:
+    def prefix(self, before: Sequence[int]) -> tuple[int, ...]:
+        """What is put before a segment that follows these tokens."""
         if not before:
             return ()
         prefix: tuple[int, ...] = ()
@@ -74,7 +75,7 @@ class Retrieval(Method):
 
     def score(self, ids: Sequence[int]) -> Reading:
         """With the nearest passages before every segment but the first."""
-        return scored(self.reader, ids, self.window, self.segment, self._prefix)
+        return scored(self.reader, ids, self.window, self.segment, self.prefix)
 
     @property
     def updates(self) -> int:
