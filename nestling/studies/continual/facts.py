@@ -12,10 +12,10 @@ from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
 from nestling.studies.continual.asking import Asked, answers, asked, view
 from nestling.studies.continual.base import Ready, encoded, real
-from nestling.studies.continual.contenders import Place
-from nestling.studies.continual.domains import bits
+from nestling.studies.continual.contenders import NONE, Place
 from nestling.studies.continual.fact_readers import READERS
 from nestling.studies.continual.fact_report import report
+from nestling.studies.continual.journey import bits
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.tasks.facts import document, name
 
@@ -187,7 +187,7 @@ def journey(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[s
     documents = told(base, seed, targets + max(distances))
     probe = encoded(base.tokenizer, load_corpus(KNOWN).held_out, config["probe"], 256)
     method = begin(config, base, seed)
-    before = bits(method, base, probe)
+    before = bits(method, base, probe, (NONE,))[NONE]
     found: dict[str, list[Any]] = {str(distance): [] for distance in distances}
     strangers = []
     for number, one in enumerate(documents):
@@ -203,7 +203,7 @@ def journey(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[s
     return {
         "replies": found,
         "strangers": strangers,
-        "known": [before, bits(method, base, probe)],
+        "known": [before, bits(method, base, probe, (NONE,))[NONE]],
         "updates": method.updates,
         "tokens": sum(len(one.ids) for one in documents),
     }
