@@ -53,8 +53,8 @@ def above(found: Runs, distance: int, base: str, place: int = RIGHT) -> dict[str
         other = by_document(found[base], distance, place)
         both = sorted(one.keys() & other.keys())
         tests[name] = paired([one[key] for key in both], [other[key] for key in both])
-    known = [name for name in names if tests[name].p_t is not None]
-    raised = dict(zip(known, holm([tests[name].p_t for name in known]), strict=True))
+    known = {name: p for name in names if (p := tests[name].p_t) is not None}
+    raised = dict(zip(known, holm(list(known.values())), strict=True))
     return {n: {"gap": tests[n].difference, "p": raised.get(n)} for n in names}
 
 
