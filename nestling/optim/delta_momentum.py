@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nestling.optim import preconditioner as precondition
-from nestling.optim.base import GradientMemory, at_least, chosen, column, fraction, zeros_for
+from nestling.optim.base import GradientMemory, at_least, chosen, column, fraction
 from nestling.optim.delta_write import (
     DECAY_NORMS,
     LAYOUTS,
@@ -76,22 +76,22 @@ class DeltaMomentum(GradientMemory):
         maximize: bool = False,
         nonfinite: str = "raise",
     ):
-        fraction(alpha=alpha, preconditioner_beta=preconditioner_beta)
-        at_least(0, eta_decay=eta_decay, eps=eps)
-        at_least(1, preconditioner_every=preconditioner_every)
+        fraction(alpha=alpha)
+        at_least(0, eta_decay=eta_decay)
         chosen("layout", layout, LAYOUTS)
         chosen("decay_norm", decay_norm, DECAY_NORMS)
-        chosen("preconditioner", preconditioner, precondition.PRECONDITIONERS)
         options = {
             "alpha": alpha,
             "eta_decay": eta_decay,
             "layout": layout,
             "decay_norm": decay_norm,
-            "preconditioner": preconditioner,
-            "preconditioner_beta": preconditioner_beta,
-            "preconditioner_every": preconditioner_every,
-            "eps": eps,
         }
+        options |= precondition.options(
+            preconditioner=preconditioner,
+            preconditioner_beta=preconditioner_beta,
+            preconditioner_every=preconditioner_every,
+            eps=eps,
+        )
         super().__init__(
             params,
             lr=lr,
@@ -102,10 +102,7 @@ class DeltaMomentum(GradientMemory):
         )
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = {"m": zeros_for(parameter)}
-        if group["preconditioner"] != "none" and parameter.ndim > 1:
-            state |= precondition.start(parameter)
-        return state
+        return precondition.momentum(parameter, group)
 
     def _write(
         self,
@@ -116,18 +113,7 @@ class DeltaMomentum(GradientMemory):
         step: int,
     ) -> None:
         lr, m = float(group["lr"]), column(states, "m")
-        taken = gradients
-        if group["preconditioner"] != "none":
-            options = {
-                "beta": group["preconditioner_beta"],
-                "eps": group["eps"],
-                "every": group["preconditioner_every"],
-                "step": step,
-            }
-            taken = [
-                precondition.apply(g, s, **options) if g.ndim > 1 else g
-                for g, s in zip(gradients, states, strict=True)
-            ]
+        taken = precondition.passed(gradients, states, group, step)
         for layout, numbers in by_layout(parameters, group["layout"]).items():
             columns = [[of[i] for i in numbers] for of in (parameters, m, gradients, taken)]
             bounds = {"alpha": group["alpha"], "eta": group["eta_decay"]}

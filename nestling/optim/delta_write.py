@@ -76,6 +76,7 @@ def write_rows(
     kind: str,
 ) -> None:
     """m <- alpha m - k (m.g) g + P g by rows, W <- W - lr m."""
+    same = all(one is other for one, other in zip(taken, g, strict=True))
     for some, some_m, some_g, some_taken in blocks(parameters, m, g, taken):
         along = []
         for old, new in zip(some_m, some_g, strict=True):
@@ -84,7 +85,7 @@ def write_rows(
             part = strength(length, alpha, eta, kind) * inner_rows(old.flatten(1), rows)
             along.append(part.view(-1, *[1] * (new.ndim - 1)))
         torch._foreach_mul_(some_m, alpha)
-        if taken is g:
+        if same:
             for old, new, part in zip(some_m, some_g, along, strict=True):
                 old.addcmul_(new, 1 - part)
         else:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.optim import preconditioner as precondition
-from nestling.optim.base import GradientMemory, at_least, chosen, column, fraction, zeros_for
+from nestling.optim.base import GradientMemory, at_least, chosen, column, fraction
 
 FEATURES = ("power", "polynomial")
 
@@ -58,11 +58,9 @@ class FeatureMomentum(GradientMemory):
         maximize: bool = False,
         nonfinite: str = "raise",
     ):
-        fraction(alpha=alpha, preconditioner_beta=preconditioner_beta)
-        at_least(0, exponent=exponent, eps=eps)
-        at_least(1, preconditioner_every=preconditioner_every)
+        fraction(alpha=alpha)
+        at_least(0, exponent=exponent)
         chosen("features", features, FEATURES)
-        chosen("preconditioner", preconditioner, precondition.PRECONDITIONERS)
         if not coefficients:
             raise UserError("coefficients are empty; give at least one")
         options = {
@@ -70,11 +68,13 @@ class FeatureMomentum(GradientMemory):
             "features": features,
             "exponent": exponent,
             "coefficients": tuple(coefficients),
-            "preconditioner": preconditioner,
-            "preconditioner_beta": preconditioner_beta,
-            "preconditioner_every": preconditioner_every,
-            "eps": eps,
         }
+        options |= precondition.options(
+            preconditioner=preconditioner,
+            preconditioner_beta=preconditioner_beta,
+            preconditioner_every=preconditioner_every,
+            eps=eps,
+        )
         super().__init__(
             params,
             lr=lr,
@@ -85,10 +85,7 @@ class FeatureMomentum(GradientMemory):
         )
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = {"m": zeros_for(parameter)}
-        if group["preconditioner"] != "none" and parameter.ndim > 1:
-            state |= precondition.start(parameter)
-        return state
+        return precondition.momentum(parameter, group)
 
     def _write(
         self,
@@ -99,21 +96,8 @@ class FeatureMomentum(GradientMemory):
         step: int,
     ) -> None:
         m = column(states, "m")
-        taken = [features_of(gradient, group) for gradient in gradients]
-        if group["preconditioner"] != "none":
-            taken = [
-                precondition.apply(
-                    x,
-                    state,
-                    beta=group["preconditioner_beta"],
-                    eps=group["eps"],
-                    every=group["preconditioner_every"],
-                    step=step,
-                )
-                if x.ndim > 1
-                else x
-                for x, state in zip(taken, states, strict=True)
-            ]
+        features = [features_of(gradient, group) for gradient in gradients]
+        taken = precondition.passed(features, states, group, step)
         torch._foreach_mul_(m, group["alpha"])
         torch._foreach_add_(m, taken)
         torch._foreach_add_(parameters, m, alpha=-float(group["lr"]))

@@ -1,14 +1,57 @@
 """A matrix that gradients pass on their way into a momentum: P = (E G G^T)^(-1/2)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nestling.core.error import UserError
-from nestling.optim.base import plain, wide_dtype
+from nestling.optim.base import at_least, chosen, fraction, plain, wide_dtype, zeros_for
 
 PRECONDITIONERS = ("none", "covariance")
+
+
+def options(
+    *,
+    preconditioner: str,
+    preconditioner_beta: float | int,
+    preconditioner_every: int,
+    eps: float | int,
+) -> dict[str, Any]:
+    """What a group says of its preconditioner; a UserError for what makes no sense."""
+    chosen("preconditioner", preconditioner, PRECONDITIONERS)
+    fraction(preconditioner_beta=preconditioner_beta)
+    at_least(1, preconditioner_every=preconditioner_every)
+    at_least(0, eps=eps)
+    return {
+        "preconditioner": preconditioner,
+        "preconditioner_beta": preconditioner_beta,
+        "preconditioner_every": preconditioner_every,
+        "eps": eps,
+    }
+
+
+def momentum(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """An empty momentum ``m``, with a preconditioner before it if the group has one."""
+    state = {"m": zeros_for(parameter)}
+    if group["preconditioner"] != "none" and parameter.ndim > 1:
+        state |= start(parameter)
+    return state
+
+
+def passed(
+    gradients: list[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any], step: int
+) -> list[Tensor]:
+    """P G of every matrix, if the group has a preconditioner; vectors as they are."""
+    if group["preconditioner"] == "none":
+        return gradients
+    numbers = {"beta": group["preconditioner_beta"], "eps": group["eps"]}
+    numbers |= {"every": group["preconditioner_every"], "step": step}
+    return [
+        apply(g, state, **numbers) if g.ndim > 1 else g
+        for g, state in zip(gradients, states, strict=True)
+    ]
 
 
 def start(parameter: Tensor) -> dict[str, Tensor]:

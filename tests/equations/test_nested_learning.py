@@ -7,7 +7,7 @@ import torch
 from tolerances import assert_close
 from torch import nn
 
-from nestling.core import rule
+from nestling.core import native, rule
 from nestling.core.objective import OBJECTIVES
 from nestling.optim import (
     M3,
@@ -219,7 +219,9 @@ def test_v1_eq48_delta_momentum_descends_its_objective():
 @pytest.mark.parametrize("norm", ["unit", "soft", "clamp", "none"])
 @pytest.mark.parametrize("layout", ["scalar", "row", "matrix"])
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (4, 2, 3)])
-def test_v1_eq49_delta_momentum(layout, norm, shape):
+@pytest.mark.parametrize("compiled", ["1", "0"])
+def test_v1_eq49_delta_momentum(layout, norm, shape, compiled, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, compiled)
     alpha, eta_decay, lr = 0.9, 0.4, 0.1
     weight = nn.Parameter(drawn(*shape))
     start, gradients = weight.detach().clone(), [drawn(*shape, seed=s) for s in range(1, 5)]

@@ -128,6 +128,21 @@ def test_tasks_overlap_by_the_given_cosine():
     torch.testing.assert_close(gram, want, rtol=1e-5, atol=1e-5)
 
 
+def test_equation_45_gradients_lie_along_the_direction_of_their_task():
+    """E |W x - y|^2 of x = s u_i: the gradient is 2 E[s^2] (W u_i - target) u_i^T."""
+    config = dataclasses.asdict(Forgetting.Config(noise=0.0)) | {"overlap": 0.0}
+    tasks = Tasks(config, 0)
+    for task, (u, target) in enumerate(zip(tasks.directions, tasks.targets, strict=True)):
+        x, y = tasks.batch(task)
+        W = torch.randn(config["outputs"], config["inputs"], requires_grad=True)
+        (x @ W.T - y).square().sum(1).mean().backward()
+        s, error = x @ u, W.detach() @ u - target
+        want = 2 * s.square().mean() * torch.stack([e * u for e in error])
+        torch.testing.assert_close(W.grad, want, rtol=1e-4, atol=1e-5)
+        for other, direction in enumerate(tasks.directions):
+            assert other == task or (W.grad @ direction).norm() < 1e-5 * W.grad.norm()
+
+
 def test_gradient_descent_has_nothing_to_forget_with():
     config = dataclasses.asdict(Forgetting.Config(steps=20, tasks=2)) | {
         "overlap": 0.5,
