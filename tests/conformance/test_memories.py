@@ -73,15 +73,33 @@ TINY = {
     "mlp": [{"intermediate_size": 24}],
     "cms": [{"periods": (4, 8), "intermediate_size": 12}],
     "cms_context": [
-        {"periods": (2, 8), "intermediate_size": 12},
-        {"periods": (1, 4, 12), "intermediate_size": 8, "rule": "adam", "learning_rate": 0.05},
-        {"periods": (3,), "intermediate_size": 8, "rule": "dgd", "learning_rate": 20.0},
+        {"objective": "local", "periods": (2, 8), "intermediate_size": 12},
+        {
+            "objective": "local",
+            "periods": (1, 4, 12),
+            "intermediate_size": 8,
+            "rule": "adam",
+            "learning_rate": 0.05,
+        },
+        {
+            "objective": "local",
+            "periods": (3,),
+            "intermediate_size": 8,
+            "rule": "dgd",
+            "learning_rate": 20.0,
+        },
     ],
     "cms_nested": [
-        {"periods": (2, 6, 12), "intermediate_size": 8},
-        {"periods": (1, 3), "intermediate_size": 8, "rule": "momentum", "share": 0.5},
+        {"objective": "local", "periods": (2, 6, 12), "intermediate_size": 8},
+        {
+            "objective": "local",
+            "periods": (1, 3),
+            "intermediate_size": 8,
+            "rule": "momentum",
+            "share": 0.5,
+        },
     ],
-    "cms_headwise": [{"periods": (2, 8), "intermediate_size": 12}],
+    "cms_headwise": [{"objective": "local", "periods": (2, 8), "intermediate_size": 12}],
 }
 CASES = [(name, options) for name in TINY for options in TINY[name]]
 every_memory = pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def strong(memory):
 
 
 def build(**options) -> CMSContext:
-    config = CMSContext.Config(**{"intermediate_size": 6, "learning_rate": 0.3} | options)
+    alone = {"objective": "local", "through": "full", "intermediate_size": 6, "learning_rate": 0.3}
+    config = CMSContext.Config(**alone | options)
     memory = CMSContext(config, hidden_size=WIDTH, num_heads=2).double()
     memory.init_weights(torch.Generator().manual_seed(0))
     return strong(memory)

@@ -25,7 +25,8 @@ def draw(*shape: int, seed: int = 1) -> torch.Tensor:
 
 def build(name: str, **options):
     kind = MEMORIES.load(name)
-    config = kind.Config(**{"intermediate_size": 6, "learning_rate": 0.3} | options)
+    alone = {"objective": "local", "through": "full", "intermediate_size": 6, "learning_rate": 0.3}
+    config = kind.Config(**alone | options)
     memory = kind(config, hidden_size=WIDTH, num_heads=2).double()
     memory.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -24,7 +24,7 @@ VARIANTS = pytest.mark.parametrize("name", ["cms_context", "cms_nested", "cms_he
 
 def build(objective: str = "ntp", **options) -> HopeForCausalLM:
     """Attention and in-context levels, weights large enough that writes show."""
-    values = SHAPE | LEVELS | {"learning_rate": 0.3, "clip": 2.0} | options
+    values = SHAPE | LEVELS | {"learning_rate": 0.3, "clip": 2.0, "through": "full"} | options
     pattern = values.pop("pattern", ("attention", "cms_context"))
     model = create("transformer-tiny", pattern=pattern, objective=objective, **values).double()
     generator = torch.Generator().manual_seed(3)
@@ -285,8 +285,8 @@ def test_memories_without_second_derivatives_want_the_first_order():
     options |= {"projection_period": 4, "self_titans.period": 4}
     ids = tokens(2, 9)
     with pytest.raises(UserError, match='through="first"'):
-        logits_of(built(options), ids)
-    model = built(options | {"through": "first"})
+        logits_of(built(options | {"cms_context.through": "full"}), ids)
+    model = built(options | {"cms_context.through": "first"})
     loss = model(ids, labels=ids).loss
     loss.backward()
     network = model.backbone.blocks[1].memory.chain[0].network
@@ -296,7 +296,6 @@ def test_memories_without_second_derivatives_want_the_first_order():
 def built(options):
     values = {k: v for k, v in SHAPE.items() if k != "num_kv_heads"}
     cms = {"cms_context.periods": options["periods"], "cms_context.intermediate_size": 5}
-    cms["cms_context.objective"] = "ntp"
     rest = {k: v for k, v in options.items() if k != "periods"}
     return create("hope-tiny", **values, **cms, **rest).train()
 

@@ -8,8 +8,8 @@ from nestling.train import train
 from nestling.train.job import held_out_of, loader_of
 
 KINDS = {
-    "local": {"pattern": ("attention", "cms_context")},
-    "nested": {"pattern": ("attention", "cms_nested")},
+    "local": {"pattern": ("attention", "cms_context"), "objective": "local"},
+    "nested": {"pattern": ("attention", "cms_nested"), "objective": "local"},
     "ntp": {"pattern": ("attention", "cms_context"), "objective": "ntp"},
     "teach": {"pattern": ("attention", "cms_headwise"), "objective": "teach"},
 }

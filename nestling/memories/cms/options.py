@@ -15,13 +15,16 @@ class ContextConfig:
 
     periods: tuple[int, ...] = (16, 64)  # tokens between two writes; each divides the next
     intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
-    objective: str = "local"  # what a write makes smaller: "local", "ntp" or "teach"
+    # what a write makes smaller: "ntp" and "teach" need the model around the memory and read every
+    # token two to three times; "local" was worse than no writes in every trial (docs/log.md)
+    objective: str = "ntp"
     loss: str = "dot"  # of the objective "local": a name of nestling.core.objective.OBJECTIVES
     rule: str = "gradient"  # how it is written: a name of nestling.core.descent.RULES
-    learning_rate: float = 1.0  # of every level at the start; each learns a factor of its own
+    learning_rate: float = 0.5  # of every level at the start; each learns a factor of its own
     clip: float | None = 1.0  # longest gradient of a write; None: any
     trust: float | None = 1.0  # farthest from the initial state, in lengths of it; None: any
-    through: str = "full"  # outer gradients through the inner ones, or "first": of first order
+    # outer gradients: "first" order, or "full": through the inner ones, which not every memory has
+    through: str = "first"
 
     def __post_init__(self):
         check_periods(self.periods, "periods of the levels")
