@@ -16,6 +16,7 @@ STUDIES = Registry(
         "figure-niah": "nestling.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling.studies.continual.domains:Domains",
         "facts": "nestling.studies.continual.facts:Facts",
+        "new-languages": "nestling.studies.continual.new_languages:NewLanguages",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
         "optim-curvature": "nestling.studies.optimizers.curvature:Curvature",
         "optim-forgetting": "nestling.studies.optimizers.forgetting:Forgetting",

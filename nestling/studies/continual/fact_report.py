@@ -215,7 +215,7 @@ def about(config: Any) -> str:
         "segment too at a document's end; in a level it waits for the next document, so that just "
         "after a document the end of it is not yet learned. Rehearsal reads a stored segment "
         "beside every new one, twice the reading of the others; it and elastic weight "
-        f"consolidation begin with {config.known} documents of Python. Three settings for each, "
+        f"consolidation begin with {config.known} documents of Python. Two settings for each, "
         "chosen on documents of their own. Intervals: 95 %, over target documents and seeds; gaps "
         "pair documents, their probabilities are raised for the number of readers (Holm)."
     )

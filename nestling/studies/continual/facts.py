@@ -45,8 +45,8 @@ class Facts(Study):
 
         model: str = "smollm2-135m-instruct"
         readers: tuple[str, ...] = tuple(READERS)
-        seeds: tuple[int, ...] = (0, 1)  # of the documents
-        targets: int = 8  # documents that are asked about, the first ones
+        seeds: tuple[int, ...] = (0,)  # of the documents
+        targets: int = 6  # documents that are asked about, the first ones
         distances: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 24)  # documents read since
         passes: int = 1  # how often a document is read, one after the other, by what is written
         segment: int = 64  # tokens between two writes of the fastest weights
@@ -63,24 +63,22 @@ class Facts(Study):
         del config["readers"], config["seeds"]
         return Cell(name, config | {"reader": reader, **more}, seed)
 
-    def trials(self, reader: str) -> list[Cell]:
+    def trial(self, reader: str) -> Cell | None:
         """Every setting on a few documents; none where there is nothing to choose."""
-        settings = READERS[reader].settings
+        settings = list(READERS[reader].settings)
         if len(settings) == 1:
-            return []
-        return [
-            self._cell(f"{reader}-setting{i}", reader, TUNING, setting=setting)
-            for i, setting in enumerate(settings)
-        ]
+            return None
+        return self._cell(f"{reader}-trial", reader, TUNING, settings=settings)
 
     def best(self, reader: str, done: Mapping[str, Result]) -> dict[str, Any] | None:
-        """The setting of least loss; None while not all have been tried."""
-        trials = self.trials(reader)
-        if any(cell.name not in done for cell in trials):
+        """The setting of least loss; None while that is unknown."""
+        cell, settings = self.trial(reader), READERS[reader].settings
+        if cell is None:
+            return dict(settings[0])
+        if cell.name not in done:
             return None
-        if not trials:
-            return dict(READERS[reader].settings[0])
-        return min(trials, key=lambda cell: done[cell.name].metrics["loss"]).config["setting"]
+        losses = done[cell.name].metrics["losses"]
+        return dict(settings[losses.index(min(losses))])
 
     def runs(self, reader: str, done: Mapping[str, Result]) -> list[Cell]:
         """All seeds at the best setting; none while that is unknown."""
@@ -94,13 +92,13 @@ class Facts(Study):
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """Trials of all, then the first seed of all, then the others."""
-        cells = [cell for reader in self.config.readers for cell in self.trials(reader)]
+        trials = [self.trial(reader) for reader in self.config.readers]
         runs = [cell for reader in self.config.readers for cell in self.runs(reader, done)]
-        return cells + sorted(runs, key=lambda cell: cell.seed)
+        return [cell for cell in trials if cell] + sorted(runs, key=lambda cell: cell.seed)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Read, and be asked."""
-        made = trial if cell.seed == TUNING else journey
+        made = trials if cell.seed == TUNING else journey
         return Result(
             name=f"{self.name}/{cell.name}",
             config=cell.config,
@@ -112,17 +110,16 @@ class Facts(Study):
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Accuracy and margin over the distance, and what each reader is worth."""
-        found, trials = {}, {}
+        found, tried = {}, {}
         for reader in self.config.readers:
             runs = [done[c.name] for c in self.runs(reader, done) if c.name in done]
             if runs:
                 found[reader] = runs
-            trials[reader] = [
-                (c.config["setting"], done[c.name].metrics["loss"])
-                for c in self.trials(reader)
-                if c.name in done
-            ]
-        return report(self.config, found, trials)
+            cell = self.trial(reader)
+            if cell and cell.name in done:
+                losses = done[cell.name].metrics["losses"]
+                tried[reader] = list(zip(READERS[reader].settings, losses, strict=True))
+        return report(self.config, found, tried)
 
 
 def told(base: Ready, seed: int, count: int) -> list[Told]:
@@ -139,13 +136,13 @@ def told(base: Ready, seed: int, count: int) -> list[Told]:
     return found
 
 
-def begin(config: Mapping[str, Any], base: Ready, seed: int) -> Method:
+def begin(config: Mapping[str, Any], base: Ready, seed: int, setting: Mapping[str, Any]) -> Method:
     """A reader that has read nothing."""
     texts = load_corpus(KNOWN).documents[: config["known"]]
     size = config["segment"]
     known = [ids for text in texts for ids in encoded(base.tokenizer, [text], size, size)]
     place = Place(base, known, Cut(size, config["window"]), seed)
-    return READERS[config["reader"]].build(place, dict(config["setting"]))
+    return READERS[config["reader"]].build(place, dict(setting))
 
 
 def take_in(config: Mapping[str, Any], method: Method, ids: Sequence[int]) -> None:
@@ -165,18 +162,21 @@ def replies(
     return [answer.record() for answer in answers(how, questions)]
 
 
-def trial(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
-    """The loss over the choices, just after each document and after all."""
+def trials(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
+    """Of each setting the loss over the choices, of all documents after the last of them."""
     base = real(config["model"])
     documents = told(base, seed, config["tuning"])
-    method, found = begin(config, base, 0), []
-    for number, one in enumerate(documents):
-        take_in(config, method, one.ids)
-        found += replies(config, method, one, one.questions)
-        tell(number + 1, len(documents), found[-1][2])
-    for one in documents[:-1]:
-        found += replies(config, method, one, one.questions)
-    return {"loss": sum(reply[2] for reply in found) / len(found), "replies": found}
+    losses = []
+    for number, setting in enumerate(config["settings"]):
+        method = begin(config, base, seed, setting)
+        for one in documents:
+            take_in(config, method, one.ids)
+        found = [
+            reply for one in documents for reply in replies(config, method, one, one.questions)
+        ]
+        losses.append(sum(reply[2] for reply in found) / len(found))
+        tell(number + 1, len(config["settings"]), losses[-1])
+    return {"losses": losses}
 
 
 def journey(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def journey(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[s
     distances = (0,) if still else config["distances"]
     documents = told(base, seed, targets + max(distances))
     probe = encoded(base.tokenizer, load_corpus(KNOWN).held_out, config["probe"], 256)
-    method = begin(config, base, seed)
+    method = begin(config, base, seed, config["setting"])
     before = bits(method, base, probe, (NONE,))[NONE]
     found: dict[str, list[Any]] = {str(distance): [] for distance in distances}
     strangers = []
