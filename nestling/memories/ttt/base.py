@@ -30,7 +30,7 @@ from nestling.memories.ttt.inner import (
     zeros,
 )
 from nestling.ops.self_titans.cuts import cut
-from nestling.ops.ttt import TOKENS, Setting, available, group_of, scan
+from nestling.ops.ttt import GROUP, TOKENS, Setting, available, scan
 
 INITIAL_STD = 0.02
 BACKBONES = ("mamba", "transformer")
@@ -249,7 +249,7 @@ class TTT(Memory):
             length=v.shape[1],
             period=len(c),
             tokens=TOKENS,
-            group=group_of(self.head_size, initial.shape[-1]),
+            group=GROUP,
         )
         cos, sin = turns(torch.arange(len(c)), self.head_size, self.config.rope_theta, v.dtype)
         hidden, shape = sizes[1] if len(sizes) > 2 else 0, (self.num_heads, self.head_size)

@@ -19,8 +19,8 @@ from nestling.ops.self_titans.cuts import Cuts
 
 TOKENS = 16  # of a segment at most, in the kernel
 SUFFIX = {torch.float32: "float", torch.float64: "double"}
-# bytes kept for the backward pass over bytes of q, k and v, at most
-KEPT = 3.0
+# segments between two inner models kept for the backward pass, which computes those between again
+GROUP = 8
 INTEGERS = ("batch", "heads", "width", "hidden", "size", "length", "period", "groups", "threads")
 CUTS = ("rows", "begin", "count", "flags")
 TENSORS = ("qk", "v", "eta", "c", "scale", "shift", "initial", "anchor", "total")
@@ -28,17 +28,6 @@ POINTERS = (*CUTS, "seen", "qk", "v", "eta", "c", "cos", "sin", "scale", "shift"
 POINTERS += ("anchor", "total", "anchor_out", "total_out", "y", "kept")
 POINTERS += ("dy", "d_anchor_out", "d_total_out", "dqk", "dv", "d_eta")
 POINTERS += ("dc", "d_scale", "d_shift", "d_initial", "d_anchor", "d_total")
-
-
-def group_of(width: int, size: int) -> int:
-    """Segments between two inner models kept for the backward pass, after KEPT.
-
-    ``size`` is the number of values of an inner model for heads of ``width``.
-
-    >>> group_of(64, 64 * 65), group_of(64, 256 * 65 + 64 * 257)
-    (1, 4)
-    """
-    return max(1, round(size / (KEPT * 3 * width * TOKENS)))
 
 
 class Setting(NamedTuple):
