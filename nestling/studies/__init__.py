@@ -17,6 +17,7 @@ STUDIES = Registry(
         "continual-domains": "nestling.studies.continual.domains:Domains",
         "facts": "nestling.studies.continual.facts:Facts",
         "new-languages": "nestling.studies.continual.new_languages:NewLanguages",
+        "continual-domains-smollm2": "nestling.studies.continual.domains:LargeDomains",
         "ladder-smoke": "nestling.studies.ladder_smoke:LadderSmoke",
         "optim-curvature": "nestling.studies.optimizers.curvature:Curvature",
         "optim-forgetting": "nestling.studies.optimizers.forgetting:Forgetting",

@@ -6,8 +6,8 @@ import pytest
 
 from nestling.studies.continual import base, domains, journey
 from nestling.studies.continual.base import Pretraining, encoded
-from nestling.studies.continual.contenders import CONTENDERS
-from nestling.studies.continual.domains import Domains, figures, summary
+from nestling.studies.continual.contenders import CONTENDERS, EVERY, LARGE
+from nestling.studies.continual.domains import Domains, LargeDomains, figures, summary
 
 
 def test_figures_of_a_matrix():
@@ -30,6 +30,7 @@ def test_every_method_has_as_many_settings_but_the_frozen_one():
     counts = {name: len(c.settings) for name, c in CONTENDERS.items()}
     assert counts.pop("frozen") == 1
     assert set(counts.values()) == {4}
+    assert {len(c.settings) for name, c in LARGE.items() if name != "large-frozen"} == {2}
 
 
 class OfSpaces:
@@ -84,7 +85,7 @@ def tiny(monkeypatch, tmp_path):
     for name, periods in (("levels-2", (8, 16)),):
         built = CONTENDERS[name]
         text = ",".join(f"{p}:0.01" for p in periods)
-        monkeypatch.setitem(CONTENDERS, name, replace(built, build=_levels(text), settings=({},)))
+        monkeypatch.setitem(EVERY, name, replace(built, build=_levels(text), settings=({},)))
     return Domains(config)
 
 
@@ -129,3 +130,5 @@ def test_a_small_study_runs_alike_twice_and_is_reported(tiny):
 
 def test_nothing_done_has_a_page():
     assert Domains().find({}).sections
+    large = LargeDomains()
+    assert large.find({}).sections and large.cells({})[0].config["base"] == "smollm2-135m-instruct"

@@ -176,4 +176,15 @@ CONTENDERS = {
         gates=LEVELS,
     ),
 }
+# for a large pretrained model, of which few tokens can be read: two settings each, the first
+# half way between those of the small model and those usual for its size
+SLOW_RATES = _rates(3e-5, 1e-4)
+LARGE = {
+    "large-frozen": CONTENDERS["frozen"],
+    "large-fine-tuning": replace(CONTENDERS["fine-tuning"], settings=SLOW_RATES),
+    "large-lora": replace(CONTENDERS["lora"], settings=_rates(3e-4, 1e-3)),
+    "large-levels-2": replace(CONTENDERS["levels-2"], settings=SLOW_RATES),
+    "large-levels-2-mlp": replace(CONTENDERS["levels-2-mlp"], settings=SLOW_RATES),
+}
+EVERY = CONTENDERS | LARGE
 STORES_TEXT = ("in-context", "retrieval", "replay")

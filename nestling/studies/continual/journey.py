@@ -10,8 +10,8 @@ from nestling.continual.methods import Gateable, Method
 from nestling.continual.stream import Cut
 from nestling.core.mixture import followed
 from nestling.data import load_corpus
-from nestling.studies.continual.base import Pretraining, Ready, encoded, size_in_bytes, small
-from nestling.studies.continual.contenders import CONTENDERS, NONE, Place
+from nestling.studies.continual.base import Pretraining, Ready, encoded, real, size_in_bytes, small
+from nestling.studies.continual.contenders import EVERY, NONE, Place
 from nestling.studies.study import Tell, silent
 
 OLD = "web"
@@ -70,13 +70,14 @@ class Run(NamedTuple):
 
 def travel(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Run]:
     """Read all domains, one after the other; what comes of it through each gate."""
-    base = small(Pretraining(**config["base"]), seed, tell)
+    about = config["base"]
+    base = real(about) if isinstance(about, str) else small(Pretraining(**about), seed, tell)
     names, gates = (OLD, *config["domains"]), config["gates"]
     domains = [texts(config, name, base, seed) for name in names]
     known = domains[0].read[:KNOWN]
     sizes = Cut(config["segment"], config["window"])
     place = Place(base, known, sizes, seed)
-    method = CONTENDERS[config["method"]].build(place, dict(config["setting"]))
+    method = EVERY[config["method"]].build(place, dict(config["setting"]))
     stages = [[bits(method, base, domain.test, gates) for domain in domains]]
     for domain in domains[1:]:
         for ids in domain.read:
