@@ -93,6 +93,19 @@ def _titans(name: str, where: str, must: float, stretch: float) -> Target:
     )
 
 
+def _stepped(what: str, entrant: str, reference: str, must: float) -> Target:
+    """The time of an optimizer's step over that of one of torch's; 1 would cost nothing more."""
+    return Target(
+        what=f"{what} over {reference}, time of a step",
+        must=must,
+        stretch=1.0,
+        benchmark="bench optim",
+        path=("optimizers", entrant, "over_reference"),
+        command="nestling bench optim --threads 2",
+        lower_is_better=True,
+    )
+
+
 PEERED = "mamba2,gated-delta-net"
 DECODE = "nestling bench decode --threads 2 --presets hope"
 SHORT = TRAIN.format("hope,hope-attention,ttt-linear,ttt-mlp", "4x512")
@@ -146,6 +159,13 @@ TARGETS: dict[str, Target] = {
     ),
     "decode_over_transformer": _decoded("both compiled", ", compiled"),
     "decode_over_transformer_plain": _decoded("neither compiled", ""),
+    "m3_step": _stepped("M3", "m3 (matrices)", "torch's Muon", 1.35),
+    "delta_momentum_scalar_step": _stepped(
+        "delta momentum, scalar", "delta_momentum, scalar", "torch's SGD with momentum", 1.3
+    ),
+    "delta_momentum_row_step": _stepped(
+        "delta momentum, row", "delta_momentum, row", "torch's SGD with momentum", 2.0
+    ),
     "gpu_kernel_momentum": _on_gpu(
         "kernel_momentum",
         "kernel with momentum over fla's chunk_gated_delta_rule, forward and backward",

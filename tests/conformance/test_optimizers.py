@@ -184,6 +184,20 @@ def test_state_round_trip_mid_run_is_exact(case):
     assert torch.equal(parameters_of(module), parameters_of(twin))
 
 
+@every_case
+def test_a_state_goes_to_the_device_of_its_parameters(case):
+    module = Network()
+    optimizer = made(case, module)
+    descend(optimizer, module, 2, falling=False)
+    other = made(case, Network().to("meta"))
+    other.load_state_dict(optimizer.state_dict())
+    assert len(other.state) == len(optimizer.state)
+    for state in other.state.values():
+        for name, value in state.items():
+            # torch's own optimizers count their steps on the CPU
+            assert value.device.type == ("cpu" if name == "step" else "meta"), name
+
+
 @pytest.mark.parametrize(
     ("case", "problem"), [(case, p) for case, (_, _, rates) in CASES.items() for p in rates]
 )

@@ -13,6 +13,7 @@ SHARDED = (
     "m3",
     "nonlinear_momentum",
     "delta_momentum",
+    "feature_momentum",
     "deep_momentum",
     "elementwise_memory",
 )
