@@ -161,7 +161,9 @@ def verdicts(config: Any, found: Runs) -> list[str]:
     far, said = max(config.distances), []
     for distance, when in ((0, "Just after the document"), (far, f"{far} documents later")):
         if CONTROL in found:
-            said.append(f"{when}, against the control: " + _gaps(above(found, distance, CONTROL)))
+            for place, what in ((RIGHT, "accuracy"), (MARGIN, "margin")):
+                tests = above(found, distance, CONTROL, place)
+                said.append(f"{when}, {what} against the control: " + _gaps(tests))
     without = [n for n in found if n not in (*STORING, CONTROL)]
     if without:
         best = max(without, key=lambda n: over(found[n], far, RIGHT).mean)
