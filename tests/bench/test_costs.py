@@ -1,11 +1,13 @@
 """Memory and ops: what is counted, and that nothing wrong is timed."""
 
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
 
 from nestling.bench import Shape, op_speed, peers
+from nestling.bench.document_cost import Document, documents
 from nestling.bench.memory_cost import memory
 from nestling.bench.op_speed import ops
 from nestling.bench.tilings import KINDS, Tokens, tilings
@@ -23,6 +25,29 @@ def test_each_token_more_takes_its_bytes():
     assert ours["over_reference"] == ours["peak_mib"] / first["peak_mib"]
     # at least the stream of every block is kept for the backward pass
     assert first["bytes_per_token"] > 8 * 4 * 256
+
+
+def test_a_longer_document_takes_no_more_memory_by_segments():
+    small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
+                             "hidden_size": 32, "num_heads": 2}  # fmt: skip
+    names = ["hope-tiny", "transformer-tiny"]
+    found = documents(names, [256, 64], segment=32, **small)
+    assert list(found["hope-tiny"]) == ["64", "256"]
+    assert found["hope-tiny"]["64"]["over_shortest"] == 1
+    assert found["hope-tiny"]["256"]["over_shortest"] < 1.02
+    # what attention keeps of a document grows with it, and so does what is read at once
+    assert found["transformer-tiny"]["256"]["over_shortest"] > 1.05
+    whole = documents(["hope-tiny"], [256], segment=256, **small)["hope-tiny"]["256"]
+    assert whole["peak_mib"] > 2 * found["hope-tiny"]["256"]["peak_mib"]
+
+
+def test_a_document_is_read_from_its_first_token_to_its_last():
+    document = Document(10, 7, 3)
+    pieces = [next(document) for _ in range(4)]
+    assert [piece.input_ids.shape[1] for piece in pieces] == [3, 3, 1, 3]
+    assert torch.equal(torch.cat([piece.input_ids for piece in pieces[:3]], 1), document.ids[:, :7])
+    assert torch.equal(torch.cat([piece.labels for piece in pieces[:3]], 1), document.ids[:, 1:])
+    assert [piece.reset.nonzero().tolist() for piece in pieces] == [[[0, 0]], [], [], [[0, 0]]]
 
 
 def test_every_form_of_the_kernel_is_timed_behind_its_gate(monkeypatch):

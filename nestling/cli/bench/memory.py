@@ -1,6 +1,7 @@
 """nestling bench memory: how much memory a training step takes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from nestling.cli.bench.measurement import Measurement
 
@@ -24,9 +25,14 @@ class Memory(Measurement):
     """Size of the families that are named without one."""
     shape: str = "4x512"
     """ROWSxLENGTH, in tokens."""
+    documents: tuple[int, ...] = ()
+    """Tokens of documents to train on by segments, each from end to end."""
+    segment: int = 512
+    """Tokens of a segment of these."""
 
     def run(self) -> None:
         """Measure, print a table, and write the Result where --json says."""
+        from nestling.bench.document_cost import documents
         from nestling.bench.memory_cost import memory
         from nestling.bench.training_cost import Shape, resolve
         from nestling.report import Table
@@ -34,9 +40,21 @@ class Memory(Measurement):
         self.prepare()
         names, shape = resolve(self.presets, self.size), Shape.parse(self.shape)
         metrics = memory(names, shape, device=self.device, quiet=self.quiet)
-        self.keep("bench memory", {"presets": names, "shape": str(shape)}, metrics)
+        config: dict[str, Any] = {"presets": names, "shape": str(shape)}
+        if self.documents:
+            config |= {"documents": list(self.documents), "segment": self.segment}
+            metrics["documents"] = documents(
+                names, self.documents, segment=self.segment, device=self.device, quiet=self.quiet
+            )
+        self.keep("bench memory", config, metrics)
         rows = [
             (name, *(row[key] for key in COLUMNS.values()))
             for name, row in metrics["presets"].items()
         ]
         print(Table(columns=("preset", *COLUMNS), rows=rows).text())
+        for name, found in metrics.get("documents", {}).items():
+            for length, row in found.items():
+                print(
+                    f"{name}: a document of {length} tokens by segments of {self.segment}: "
+                    f"{row['peak_mib']:,.1f} MiB, {row['over_shortest']:.3f} of the shortest's"
+                )

@@ -22,8 +22,8 @@ class Cost(NamedTuple):
 
 # Fitted to the times of 10 shapes and SIZES each: docs/performance.md, and `nestling bench ops`.
 COSTS = {  # by whether something is erased, and whether there is a momentum
-    (True, True): Cost(1.1e6, 17.0, 22.0, 0.30),
-    (True, False): Cost(840e3, 19.0, 40.0, 0.0),
+    (True, True): Cost(1.1e6, 17.0, 20.0, 0.28),
+    (True, False): Cost(840e3, 19.0, 34.0, 0.0),
     (False, True): Cost(36e3, 13.0, 2.0, 0.26),
     (False, False): Cost(17e3, 3.6, 6.5, 0.02),
 }
