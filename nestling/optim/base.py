@@ -163,6 +163,11 @@ class GradientMemory(Optimizer, ABC):
                 size += parameter.numel()
             yield batch, step
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: torch's, and what it does about gradients that are no number."""
+        own = {"nonfinite": self.nonfinite, "skipped": self.skipped, "_lengths": {}}
+        return super().__getstate__() | own
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave, on the parameters' devices, in the dtypes saved."""
         super().load_state_dict(state_dict)

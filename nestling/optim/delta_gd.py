@@ -82,6 +82,13 @@ class DeltaGD(GradientMemory):
         self.layers = sum(isinstance(layer, LAYERS) for layer in module.modules())
         self._capture = Capture(module)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: a copy would not hear the layers of its weights."""
+        raise UserError(
+            "DeltaGD hears its module's layers and cannot be copied; make one for the copy of the "
+            "module and load_state_dict"
+        )
+
     def close(self) -> None:
         """Take the hooks off the module; what follows would be gradient descent."""
         self._capture.close()

@@ -185,6 +185,22 @@ def test_state_round_trip_mid_run_is_exact(case):
 
 
 @every_case
+def test_a_copy_goes_on_as_the_first(case):
+    module = Network()
+    optimizer = made(case, module, nonfinite="skip")
+    descend(optimizer, module, 2, falling=False)
+    if CASES[case][0] == "delta_gd":
+        with pytest.raises(UserError, match="load_state_dict"):
+            copy.deepcopy(optimizer)
+        return
+    module, optimizer, twin, other = *copy.deepcopy((module, optimizer)), module, optimizer
+    descend(optimizer, module, 2, falling=False)
+    descend(other, twin, 2, falling=False)
+    assert torch.equal(parameters_of(module), parameters_of(twin))
+    assert optimizer.nonfinite == "skip"
+
+
+@every_case
 def test_a_state_goes_to_the_device_of_its_parameters(case):
     module = Network()
     optimizer = made(case, module)
