@@ -97,6 +97,25 @@ def test_fine_tuning_is_adam_on_the_mean_loss_of_each_segment(model, document):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
+def test_averages_follow_the_weights_of_now(model, document):
+    """Each update moves an average over k by 1 / k; they speak between the base and now."""
+    method = GradientMethod(model, lr=1e-2, sizes=SIZES, averages=(4, 2))
+    name = "model.layers.0.mlp.down_proj.weight"
+    now = dict(method.model.named_parameters())[name]
+    expected = {count: now.detach().clone() for count in (4, 2)}
+    before = method.losses(document)
+    assert before.shape == (4, 29) and all(torch.equal(row, before[0]) for row in before)
+    for first in range(0, 24, 8):
+        method.read(document[first : first + 8])
+        for count, value in expected.items():
+            expected[count] = value + (now.detach() - value) / count
+    for count, value in expected.items():
+        torch.testing.assert_close(method.averages[count][name], value)
+    after = method.losses(document)
+    assert torch.equal(after[0], before[0]) and len({float(row.sum()) for row in after}) == 4
+    assert float(after[3].double().sum()) == pytest.approx(method.score(document).nats)
+
+
 def test_lora_trains_few_numbers_and_only_those(model, document):
     method = methods(model)["lora"]
     frozen = {n: p.clone() for n, p in method.model.named_parameters() if not p.requires_grad}

@@ -87,6 +87,27 @@ def test_layers_go_to_levels_slow_to_fast():
     assert [layers(group) for group in chosen.parameters] == [[1], [2, 3]]
 
 
+def test_levels_side_by_side_own_the_weights_of_their_sum():
+    """Eq 74: of two MLPs with weights, the sum; each weight is its level's and has a gradient."""
+    model = tiny_base("llama").double()
+    shared = stacked(model, None, parse_levels("8,32"), "independent")
+    place = model.get_submodule("model.layers.1.mlp")
+    own = dict(model.named_parameters())
+    weights = [
+        [own[n] for n in group if n.endswith(".weight") and own[n].ndim == 1]
+        for group in shared.parameters
+    ]
+    assert [len(group) for group in weights] == [4, 4]
+    x = torch.randn(2, 3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        place.levels[0].weight.fill_(0.7)
+        place.levels[1].weight.fill_(-0.2)
+    first, second = (level.mlp(x) for level in place.levels)
+    torch.testing.assert_close(place(x), 0.7 * first - 0.2 * second)
+    grads = torch.autograd.grad(place(x).square().sum(), [level.weight for level in place.levels])
+    assert all(float(grad.abs()) > 0 for grad in grads)
+
+
 def test_whole_layers_take_what_is_below_and_above_along():
     shared = stacked(tiny_base("gpt2"), None, parse_levels("8,32"), "whole")
     slow, fast = shared.parameters

@@ -5,7 +5,7 @@ tasks, and rehearsal, which reads stored text again beside the new.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +28,9 @@ class GradientMethod(Gateable):
 
     ``model`` is copied; as it is it goes on to speak for the time before (``losses``). ``trained``
     says which weights move: "all", or "lora", low-rank maps added to every linear map (peft, arXiv
-    2106.09685). ``elastic`` and ``rehearsal`` are the guards.
+    2106.09685). ``elastic`` and ``rehearsal`` are the guards. ``averages`` are slower levels of the
+    same weights, slow to fast, that no gradient writes: at each of the updates an average over k of
+    them moves by 1 / k of its way to the weights of now. They speak through a gate alone.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class GradientMethod(Gateable):
         clip: float = 1.0,
         elastic: Elastic | None = None,
         rehearsal: Rehearsal | None = None,
+        averages: Sequence[int] = (),
         seed: int = 0,
         fused: bool = False,  # the optimizer's step in one kernel
     ):
@@ -60,6 +63,10 @@ class GradientMethod(Gateable):
         self.reader = Reader(self.model.eval())
         self._before = Reader(model)
         self._updates = 0
+        self._moving = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        self.averages = {
+            count: {n: p.detach().clone() for n, p in self._moving.items()} for count in averages
+        }
         if elastic is not None:
             elastic.begin(self.parameters)
 
@@ -85,11 +92,18 @@ class GradientMethod(Gateable):
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimizer.step()
             self._updates += 1
+            self._follow()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        for count, average in self.averages.items():
+            for name, value in average.items():
+                value.lerp_(self._moving[name].detach(), 1 / count)
 
     def _backward(self, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]) -> Stream:
         """Add the gradient of the mean loss of some tokens."""
         losses: list[Tensor] = []
-        for piece in self._pieces(self.reader, stream, ids, starts):
+        for piece in self._pieces(self.reader, {}, stream, ids, starts):
             stream = piece.stream
             losses.append(piece.losses)
         loss = torch.cat(losses)
@@ -98,10 +112,15 @@ class GradientMethod(Gateable):
         return stream
 
     def _pieces(
-        self, reader: Reader, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]
+        self,
+        reader: Reader,
+        weights: Mapping[str, Tensor],
+        stream: Stream,
+        ids: tuple[int, ...],
+        starts: tuple[int, ...],
     ) -> Iterator[Piece]:
         device = self.parameters[0].device
-        return read_segment(reader, {}, stream, ids, starts, self.sizes, device)
+        return read_segment(reader, weights, stream, ids, starts, self.sizes, device)
 
     def end_task(self) -> None:
         """Elastic weights take up what mattered in the task."""
@@ -110,20 +129,28 @@ class GradientMethod(Gateable):
 
     def score(self, ids: Sequence[int]) -> Reading:
         """With the weights as they are now."""
-        losses = self._losses(self.reader, ids)
+        losses = self._losses(self.reader, {}, ids)
         return Reading(tokens=len(ids), scored=len(losses), nats=float(losses.double().sum()))
 
-    def losses(self, ids: Sequence[int]) -> Float[Tensor, "2 N"]:
-        """With the weights before anything was read, and as they are now."""
-        return torch.stack([self._losses(reader, ids) for reader in (self._before, self.reader)])
+    def losses(self, ids: Sequence[int]) -> Float[Tensor, "K N"]:
+        """With the weights before anything was read, the averages, and the weights of now."""
+        return torch.stack(
+            [
+                self._losses(self._before, {}, ids),
+                *(self._losses(self.reader, average, ids) for average in self.averages.values()),
+                self._losses(self.reader, {}, ids),
+            ]
+        )
 
     @torch.no_grad()
-    def _losses(self, reader: Reader, ids: Sequence[int]) -> Float[Tensor, " N"]:
+    def _losses(
+        self, reader: Reader, weights: Mapping[str, Tensor], ids: Sequence[int]
+    ) -> Float[Tensor, " N"]:
         stream, size = Stream(), SEGMENT
         parts = [torch.zeros(0, device=self.parameters[0].device)]
         for first in range(0, len(ids), size):
             part, starts = tuple(ids[first : first + size]), (0,) if first == 0 else ()
-            for piece in self._pieces(reader, stream, part, starts):
+            for piece in self._pieces(reader, weights, stream, part, starts):
                 stream = piece.stream
                 parts.append(piece.losses)
         return torch.cat(parts)

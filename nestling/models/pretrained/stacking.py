@@ -39,24 +39,35 @@ class ChainedMLP(nn.Module):
 
 
 class IndependentMLP(nn.Module):
-    """Copies of the pretrained MLP side by side: ``y = sum_l a_l MLP_l(x)`` with a_l = 1 / k.
+    """Copies of the pretrained MLP side by side: ``y = sum_l a_l MLP_l(x)``, at first a_l = 1 / k.
 
-    Source: arXiv 2512.24695, Eq 74, with a weighted sum as Agg. Deviates: the weights a_l do not
-    learn.
+    The weight a_l is one of level l's own, and written with it.
+
+    Source: arXiv 2512.24695, Eq 74, with a learned weighted sum as Agg. Deviates: nothing.
     """
-
-    share: Float[Tensor, "k"]
 
     def __init__(self, pretrained: nn.Module, count: int):
         super().__init__()
         copies = [copy.deepcopy(pretrained) for _ in range(count - 1)]
-        self.levels = nn.ModuleList([pretrained, *copies])
-        self.register_buffer("share", torch.full((count,), 1.0 / count))
+        self.levels = nn.ModuleList(Weighted(mlp, 1.0 / count) for mlp in (pretrained, *copies))
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The weighted sum of what the levels say."""
-        parts = [level(x) * a for level, a in zip(self.levels, self.share, strict=True)]
-        return torch.stack(parts).sum(0)
+        return torch.stack([level(x) for level in self.levels]).sum(0)
+
+
+class Weighted(nn.Module):
+    """An MLP and the weight of what it says."""
+
+    def __init__(self, mlp: nn.Module, weight: float):
+        super().__init__()
+        self.mlp = mlp
+        like = next(mlp.parameters())
+        self.weight = nn.Parameter(like.new_full((1,), weight))
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """``a MLP(x)``."""
+        return self.weight * self.mlp(x)
 
 
 def stack(

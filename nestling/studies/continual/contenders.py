@@ -57,13 +57,14 @@ def _levels(periods: Sequence[int], variant: str = "whole") -> Callable[[Place, 
     return build
 
 
-def _tuned(trained: str) -> Callable[[Place, Setting], Method]:
+def _tuned(trained: str, averages: Sequence[int] = ()) -> Callable[[Place, Setting], Method]:
     def build(place: Place, setting: Setting) -> Method:
         return GradientMethod(
             place.base.model,
             lr=setting["lr"],
             sizes=place.sizes,
             trained=trained,
+            averages=averages,
             seed=place.seed,
         )
 
@@ -172,6 +173,12 @@ CONTENDERS = {
     "levels-2-mlp": Contender(
         title="2 levels of MLPs alone",
         build=_levels([64, 512], "partition"),
+        settings=RATES,
+        gates=LEVELS,
+    ),
+    "averages": Contender(
+        title="full fine-tuning and its averages over 8,192, 2,048 and 512 tokens",
+        build=_tuned("all", (128, 32, 8)),
         settings=RATES,
         gates=LEVELS,
     ),
