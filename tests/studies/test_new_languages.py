@@ -103,9 +103,11 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
 
 def test_cells_that_are_not_there_are_left_out(small):
     done = {cell.name: small.run(cell) for cell in small.grid("frozen")}
-    assert small.find(done).metrics == {}
+    found = small.find(done).metrics["frozen"]
+    assert found["bits invented both"]["count"] == 1 and found["bits invented alone"]["count"] == 0
     for cell in small.cells(done):
         if cell.name.startswith("frozen"):
             done[cell.name] = small.run(cell)
-    assert set(small.find(done).metrics) == {"frozen"}
+    found = small.find(done).metrics
+    assert set(found) == {"frozen"} and found["frozen"]["bits invented alone"]["count"] == 2
     assert NewLanguages().find({}).sections[0].title == "What was asked"

@@ -11,27 +11,31 @@ from nestling.studies.continual.journey import OLD
 from nestling.studies.continual.languages import CHOICES
 from nestling.studies.study import Finding
 
+LEAST = 0.1  # bits a byte: of a smaller gain no share is told
 # of each reader its setting, and of each seed what both languages in sequence and the second
-# alone gave
-Found = Mapping[str, tuple[dict[str, Any], Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]]]
+# alone gave, where it has been read alone
+Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]]
+Found = Mapping[str, tuple[dict[str, Any], Pairs]]
 
 
-def figures(config: Any, seeds: Sequence[tuple[Any, Any]]) -> dict[str, Interval]:
+def figures(config: Any, seeds: Pairs) -> dict[str, Interval]:
     """Intervals over seeds; ``bits`` and ``cloze`` of each language, alone and after both."""
     first, second = config.languages
     values: dict[str, list[float]] = {}
     for both, one in seeds:
         before, middle, last = both["stages"]
-        alone = one["stages"][-1]
+        alone = one["stages"][-1] if one else None
         for kind in ("bits", "cloze"):
             for name, when in ((first, middle), (second, alone)):
                 values.setdefault(f"{kind} {name} before", []).append(before[kind][name])
-                values.setdefault(f"{kind} {name} alone", []).append(when[kind][name])
+                values.setdefault(f"{kind} {name} alone", [])
+                if when is not None:
+                    values[f"{kind} {name} alone"].append(when[kind][name])
                 values.setdefault(f"{kind} {name} both", []).append(last[kind][name])
         gain = before["bits"][first] - middle["bits"][first]
         left = before["bits"][first] - last["bits"][first]
         values.setdefault("lost", []).append(last["bits"][first] - middle["bits"][first])
-        if gain:
+        if gain > LEAST:
             values.setdefault("kept", []).append(100 * left / gain)
         rise = last["bits"][OLD] / before["bits"][OLD] - 1
         values.setdefault("old", []).append(100 * rise)
@@ -84,7 +88,7 @@ def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Tabl
         setting = ", ".join(f"{k} {v:g}" for k, v in found[reader][0].items())
         row = [CONTENDERS[reader].title, setting]
         row += [
-            str(values[f"{kind} {name} {when}"])
+            _told(values[f"{kind} {name} {when}"])
             for name in (first, second)
             for when in ("before", "alone", "both")
         ]
@@ -98,6 +102,10 @@ def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Tabl
     return Table(columns=tuple(columns), rows=rows)
 
 
+def _told(found: Interval) -> str:
+    return str(found) if found.count else "-"
+
+
 def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str]:
     """Plain sentences on both setups."""
     first, second = config.languages
@@ -106,15 +114,18 @@ def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str
     for name in (first, second):
         for when, words in (("alone", "alone"), ("both", "after both")):
             key = f"bits {name} {when}"
-            best = min(own, key=lambda r, k=key: own[r][k].mean)
+            there = [reader for reader in own if own[reader][key].count]
+            if len(there) < len(own):
+                continue
+            best = min(there, key=lambda r, k=key: own[r][k].mean)
             said.append(
                 f"{name.capitalize()} {words}: least bits a byte with {CONTENDERS[best].title}, "
                 f"{own[best][key]}."
             )
     for reader in writers + [r for r in own if r == "in-context"]:
         lost = own[reader]["lost"]
-        sure = lost.low > 0
-        word = "loses" if sure else "is not seen to lose"
+        word = "loses" if lost.low > 0 else "is not seen to lose"
+        word = word if lost.count > 1 else "loses (one seed, no interval)"
         kept = (
             f", {own[reader]['kept'].mean:.0f} % of its gain kept" if "kept" in own[reader] else ""
         )

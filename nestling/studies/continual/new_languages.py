@@ -116,9 +116,9 @@ class NewLanguages(Study):
                 continue
             both, one = self.sequence(reader, setting), self.alone(reader, setting)
             seeds = [
-                (done[a.name].metrics, done[b.name].metrics)
+                (done[a.name].metrics, done[b.name].metrics if b.name in done else None)
                 for a, b in zip(both, one, strict=True)
-                if a.name in done and b.name in done
+                if a.name in done
             ]
             if seeds:
                 found[reader] = (settings_of(reader)[setting], seeds)
