@@ -1,6 +1,6 @@
 """The ways to go on learning that are compared, each with as many settings to choose from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -78,23 +78,22 @@ def _elastic(place: Place, setting: Setting) -> Method:
     )
 
 
-def gradients(place: Place) -> list[list[torch.Tensor]]:
-    """Gradients of the base model on segments of the text it was trained on."""
+def gradients(place: Place) -> Iterator[list[torch.Tensor]]:
+    """Gradients of the base model on segments of the text it was trained on.
+
+    One document after the other, for a gradient is as large as the model.
+    """
     model, sizes = place.base.model, place.sizes
-    reader, found = Reader(model), []
+    reader = Reader(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     for ids in place.known:
         part = tuple(ids[: sizes.segment])
         pieces = list(read_segment(reader, {}, Stream(), part, (0,), sizes, model.device))
         loss = torch.cat([piece.losses for piece in pieces]).mean()
         parts = torch.autograd.grad(loss, parameters, allow_unused=True)
-        found.append(
-            [
-                torch.zeros_like(p) if g is None else g
-                for p, g in zip(parameters, parts, strict=True)
-            ]
-        )
-    return found
+        yield [
+            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, parts, strict=True)
+        ]
 
 
 def _rehearsal(place: Place, setting: Setting) -> Method:

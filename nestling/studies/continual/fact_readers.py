@@ -44,13 +44,11 @@ def _tuned(trained: str) -> Build:
 
 
 def _elastic(place: Place, setting: Setting) -> Method:
-    # one document at a time: a gradient is as large as the model
-    before = (gradients(place._replace(known=[ids]))[0] for ids in place.known)
     return GradientMethod(
         place.base.model,
         lr=setting["lr"],
         sizes=place.sizes,
-        elastic=Elastic(setting["strength"], before),
+        elastic=Elastic(setting["strength"], gradients(place)),
         seed=place.seed,
         fused=True,
     )
