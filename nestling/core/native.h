@@ -132,3 +132,15 @@ inline void share_out(int64_t count, int64_t threads, const Work& work) {
   if (std::min(threads, count) <= 1) return loop(0);
   together(std::min(threads, count), loop);
 }
+
+// Go through every row and head of a problem, forward or backward; a worker keeps one Row of its own.
+template <class Row, class Problem>
+void over_heads(const Problem& problem, bool backward) {
+  std::vector<std::unique_ptr<Row>> rows(problem.threads);
+  share_out(problem.batch * problem.heads, problem.threads, [&](int64_t item, int64_t worker) {
+    if (!rows[worker]) rows[worker] = std::make_unique<Row>(problem);
+    const int64_t batch = item / problem.heads, head = item % problem.heads;
+    if (backward) rows[worker]->backward(batch, head);
+    else rows[worker]->forward(batch, head);
+  });
+}

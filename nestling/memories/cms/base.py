@@ -1,6 +1,5 @@
 """What the in-context continuum memory systems share: their levels, and one level along a row."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,35 +62,34 @@ class ContextMemory(Memory):
             for box in level.boxes(f"{name}.{index}", transfer)
         ]
 
-    @abstractmethod
+    # Where a state is that of its levels, fast to slow; a memory whose state holds more says so.
+
+    def init_state(self, batch: int) -> Any:
+        """Each level at its learned initial state."""
+        return tuple(level.init_state(batch) for level in self.each())
+
     def owned(self, state: Any) -> tuple[WrittenState, ...]:
         """The part of a state that belongs to the levels, fast to slow."""
+        return state
 
-    @abstractmethod
     def with_owned(self, state: Any, owned: tuple[WrittenState, ...]) -> Any:
         """The state with these in their place."""
+        return owned
 
-    @abstractmethod
     def starts(self, state: Any) -> list[Weights]:
         """What each level starts from: [*S], or [B, *S] where every row has its own."""
+        return [level.start() for level in self.each()]
 
-    @abstractmethod
     def write(self, state: Any, rows: Bool[Tensor, " B"]) -> Any:
-        """Write the levels whose period is full in these rows, with what they have gathered."""
+        """Write the levels whose period is full in these rows, each by itself."""
+        return tuple(
+            level.write(own, rows & (own.level.seen % level.level.period == 0), level.start())
+            for level, own in zip(self.each(), state, strict=True)
+        )
 
     def goals(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """What a level is to answer to the token before: V h."""
         return functional.linear(h, self.target.weight.to(h.dtype))
-
-
-def write_each(
-    memory: ContextMemory, state: tuple[WrittenState, ...], rows: Bool[Tensor, " B"]
-) -> tuple[WrittenState, ...]:
-    """Write the levels whose period is full in these rows, each by itself."""
-    return tuple(
-        level.write(own, rows & (own.level.seen % level.level.period == 0), level.start())
-        for level, own in zip(memory.each(), state, strict=True)
-    )
 
 
 def valid_places(places: Grid) -> Bool[Tensor, "B M R"]:

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow
-from nestling.memories.cms.base import ContextMemory, along, write_each
-from nestling.memories.cms.network import Weights
+from nestling.memories.cms.base import ContextMemory, along
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenState
 
@@ -48,10 +47,6 @@ class CMSContext(ContextMemory):
         """Norms at one, normal weights of standard deviation 0.02."""
         self.init_levels(generator)
 
-    def init_state(self, batch: int) -> tuple[WrittenState, ...]:
-        """Each level at its learned initial state."""
-        return tuple(level.init_state(batch) for level in self.each())
-
     def forward(
         self,
         x: Float[Tensor, "B T D"],
@@ -68,26 +63,6 @@ class CMSContext(ContextMemory):
             x = x + answer
             after.append(own)
         return x, tuple(after)
-
-    def owned(self, state: tuple[WrittenState, ...]) -> tuple[WrittenState, ...]:
-        """All of it."""
-        return state
-
-    def with_owned(
-        self, state: tuple[WrittenState, ...], owned: tuple[WrittenState, ...]
-    ) -> tuple[WrittenState, ...]:
-        """These."""
-        return owned
-
-    def starts(self, state: tuple[WrittenState, ...]) -> list[Weights]:
-        """The learned initial states, of all rows."""
-        return [level.start() for level in self.each()]
-
-    def write(
-        self, state: tuple[WrittenState, ...], rows: Bool[Tensor, " B"]
-    ) -> tuple[WrittenState, ...]:
-        """Write the levels whose period is full in these rows, each by itself."""
-        return write_each(self, state, rows)
 
     def levels(self) -> list[Level]:
         """The levels of the chain, fast to slow, each behind what its rule remembers."""

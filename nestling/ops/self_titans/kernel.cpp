@@ -138,24 +138,13 @@ class Row : public BackwardWorker<T, N> {
   std::vector<int64_t> sources;
 };
 
-template <class T>
-void run(const Problem& problem, bool backward) {
-  std::vector<std::unique_ptr<Row<T, TOKENS>>> rows(problem.threads);
-  share_out(problem.batch * problem.heads, problem.threads, [&](int64_t item, int64_t worker) {
-    if (!rows[worker]) rows[worker] = std::make_unique<Row<T, TOKENS>>(problem);
-    const int64_t batch = item / problem.heads, head = item % problem.heads;
-    if (backward) rows[worker]->backward(batch, head);
-    else rows[worker]->forward(batch, head);
-  });
-}
-
 }  // namespace
 
 extern "C" {
-void self_titans_forward_float(const Problem* problem) { run<float>(*problem, false); }
-void self_titans_backward_float(const Problem* problem) { run<float>(*problem, true); }
-void self_titans_forward_double(const Problem* problem) { run<double>(*problem, false); }
-void self_titans_backward_double(const Problem* problem) { run<double>(*problem, true); }
+void self_titans_forward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(*problem, false); }
+void self_titans_backward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(*problem, true); }
+void self_titans_forward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, false); }
+void self_titans_backward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, true); }
 int64_t self_titans_problem_bytes() { return sizeof(Problem); }
 int64_t self_titans_tokens() { return TOKENS; }
 }

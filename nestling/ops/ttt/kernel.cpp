@@ -158,24 +158,13 @@ class Row : public BackwardWorker<T, N> {
   std::vector<int64_t> positions;
 };
 
-template <class T>
-void run(const Problem& problem, bool backward) {
-  std::vector<std::unique_ptr<Row<T, TOKENS>>> rows(problem.threads);
-  share_out(problem.batch * problem.heads, problem.threads, [&](int64_t item, int64_t worker) {
-    if (!rows[worker]) rows[worker] = std::make_unique<Row<T, TOKENS>>(problem);
-    const int64_t batch = item / problem.heads, head = item % problem.heads;
-    if (backward) rows[worker]->backward(batch, head);
-    else rows[worker]->forward(batch, head);
-  });
-}
-
 }  // namespace
 
 extern "C" {
-void ttt_forward_float(const Problem* problem) { run<float>(*problem, false); }
-void ttt_backward_float(const Problem* problem) { run<float>(*problem, true); }
-void ttt_forward_double(const Problem* problem) { run<double>(*problem, false); }
-void ttt_backward_double(const Problem* problem) { run<double>(*problem, true); }
+void ttt_forward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(*problem, false); }
+void ttt_backward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(*problem, true); }
+void ttt_forward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, false); }
+void ttt_backward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, true); }
 int64_t ttt_problem_bytes() { return sizeof(Problem); }
 int64_t ttt_tokens() { return TOKENS; }
 }

@@ -27,6 +27,10 @@ class Place(NamedTuple):
     known: Sequence[Sequence[int]]  # documents of the text the model was trained on
     sizes: Cut  # segment (one update of the fastest weights) and window, tokens
     seed: int
+    fused: bool = False  # Adam's step in one kernel, for a large model
+
+
+Build = Callable[[Place, Setting], Method]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,30 +38,35 @@ class Contender:
     """A way to go on learning, and the settings it is tuned over."""
 
     title: str
-    build: Callable[[Place, Setting], Method]
+    build: Build
     settings: tuple[Setting, ...]
     gates: tuple[str, ...] = (NONE,)  # ways to ask it that are compared, with one reading
 
 
-def _rates(*rates: float) -> tuple[Setting, ...]:
-    return tuple({"lr": rate} for rate in rates)
+def rates(*values: float) -> tuple[Setting, ...]:
+    """Settings that differ in their learning rate."""
+    return tuple({"lr": value} for value in values)
 
 
-def _levels(periods: Sequence[int], variant: str = "whole") -> Callable[[Place, Setting], Method]:
+def levels(periods: Sequence[int], variant: str = "whole", trust: float | None = None) -> Build:
+    """A learner with levels of these periods, in tokens."""
+
     def build(place: Place, setting: Setting) -> Method:
         text = ",".join(f"{period}:{setting['lr']}" for period in periods)
-        levels = tuple(replace(level, trust=None) for level in parse_levels(text))
+        wanted = tuple(replace(level, trust=trust) for level in parse_levels(text))
         options = Options(segment=place.sizes.segment, window=place.sizes.window)
         return Levels(
             ContinualLearner(
-                place.base.model, place.base.tokenizer, levels, variant=variant, options=options
+                place.base.model, place.base.tokenizer, wanted, variant=variant, options=options
             )
         )
 
     return build
 
 
-def _tuned(trained: str, averages: Sequence[int] = ()) -> Callable[[Place, Setting], Method]:
+def tuned(trained: str, averages: Sequence[int] = ()) -> Build:
+    """Adam on all weights, or on adapters of low rank."""
+
     def build(place: Place, setting: Setting) -> Method:
         return GradientMethod(
             place.base.model,
@@ -66,15 +75,21 @@ def _tuned(trained: str, averages: Sequence[int] = ()) -> Callable[[Place, Setti
             trained=trained,
             averages=averages,
             seed=place.seed,
+            fused=place.fused,
         )
 
     return build
 
 
-def _elastic(place: Place, setting: Setting) -> Method:
-    elastic = Elastic(setting["strength"], gradients(place))
+def elastic(place: Place, setting: Setting) -> Method:
+    """Fine-tuning of weights that are held where they mattered."""
     return GradientMethod(
-        place.base.model, lr=setting["lr"], sizes=place.sizes, elastic=elastic, seed=place.seed
+        place.base.model,
+        lr=setting["lr"],
+        sizes=place.sizes,
+        elastic=Elastic(setting["strength"], gradients(place)),
+        seed=place.seed,
+        fused=place.fused,
     )
 
 
@@ -96,99 +111,106 @@ def gradients(place: Place) -> Iterator[list[torch.Tensor]]:
         ]
 
 
-def _rehearsal(place: Place, setting: Setting) -> Method:
+def rehearsal(place: Place, setting: Setting) -> Method:
+    """Fine-tuning with a stored segment beside every new one."""
     size = place.sizes.segment
     before = [tuple(ids[i : i + size]) for ids in place.known for i in range(0, len(ids), size)]
-    store = Rehearsal(256, seed=place.seed, before=before)
     return GradientMethod(
-        place.base.model, lr=setting["lr"], sizes=place.sizes, rehearsal=store, seed=place.seed
+        place.base.model,
+        lr=setting["lr"],
+        sizes=place.sizes,
+        rehearsal=Rehearsal(256, seed=place.seed, before=before),
+        seed=place.seed,
+        fused=place.fused,
     )
 
 
-def _frozen(place: Place, setting: Setting) -> Method:
+def frozen(place: Place, setting: Setting) -> Method:
+    """The model as it is, behind the last text it read."""
     window = place.sizes.window or 0
     return InContext(
         place.base.model, kept=setting["kept"], window=window, segment=place.sizes.segment
     )
 
 
-def _retrieval(place: Place, setting: Setting) -> Method:
+def retrieval(place: Place, setting: Setting) -> Method:
+    """The model as it is, behind the passages that fit best."""
     window = place.sizes.window or 0
     return Retrieval(
         place.base.model,
         window=window,
         segment=place.sizes.segment,
         passage=setting["passage"],
-        found=setting["found"],
+        found=setting.get("found", 1),
     )
 
 
 # four settings each; the frozen model has nothing to tune. Levels have no trust bound here, as
 # nothing else has one
-RATES = _rates(3e-4, 7e-4, 1.5e-3, 3e-3)
+RATES = rates(3e-4, 7e-4, 1.5e-3, 3e-3)
 GATED = (NONE, "base")
 LEVELS = (NONE, "base", "levels")
 CONTENDERS = {
-    "frozen": Contender(title="frozen", build=_frozen, settings=({"kept": 0},)),
+    "frozen": Contender(title="frozen", build=frozen, settings=({"kept": 0},)),
     "in-context": Contender(
         title="frozen, last text in context",
-        build=_frozen,
+        build=frozen,
         settings=tuple({"kept": kept} for kept in (32, 64, 128, 256)),
     ),
     "fine-tuning": Contender(
-        title="full fine-tuning", build=_tuned("all"), settings=RATES, gates=GATED
+        title="full fine-tuning", build=tuned("all"), settings=RATES, gates=GATED
     ),
     "lora": Contender(
         title="LoRA",
-        build=_tuned("lora"),
-        settings=_rates(1e-3, 2e-3, 5e-3, 1e-2),
+        build=tuned("lora"),
+        settings=rates(1e-3, 2e-3, 5e-3, 1e-2),
         gates=GATED,
     ),
     "ewc": Contender(
         title="elastic weight consolidation",
-        build=_elastic,
+        build=elastic,
         settings=tuple({"lr": lr, "strength": s} for s in (0.1, 10.0) for lr in (7e-4, 1.5e-3)),
         gates=GATED,
     ),
     "replay": Contender(
-        title="fine-tuning with rehearsal", build=_rehearsal, settings=RATES, gates=GATED
+        title="fine-tuning with rehearsal", build=rehearsal, settings=RATES, gates=GATED
     ),
     "retrieval": Contender(
         title="frozen, with retrieval",
-        build=_retrieval,
+        build=retrieval,
         settings=tuple(
             {"passage": passage, "found": found}
             for passage, found in ((16, 1), (32, 1), (32, 2), (64, 1))
         ),
     ),
-    "levels-1": Contender(title="1 level", build=_levels([64]), settings=RATES, gates=LEVELS[:2]),
-    "levels-2": Contender(title="2 levels", build=_levels([64, 512]), settings=RATES, gates=LEVELS),
+    "levels-1": Contender(title="1 level", build=levels([64]), settings=RATES, gates=LEVELS[:2]),
+    "levels-2": Contender(title="2 levels", build=levels([64, 512]), settings=RATES, gates=LEVELS),
     "levels-3": Contender(
-        title="3 levels", build=_levels([64, 512, 4096]), settings=RATES, gates=LEVELS
+        title="3 levels", build=levels([64, 512, 4096]), settings=RATES, gates=LEVELS
     ),
     "levels-4": Contender(
-        title="4 levels", build=_levels([64, 256, 1024, 4096]), settings=RATES, gates=LEVELS
+        title="4 levels", build=levels([64, 256, 1024, 4096]), settings=RATES, gates=LEVELS
     ),
     "levels-2-mlp": Contender(
         title="2 levels of MLPs alone",
-        build=_levels([64, 512], "partition"),
+        build=levels([64, 512], "partition"),
         settings=RATES,
         gates=LEVELS,
     ),
     "averages": Contender(
         title="full fine-tuning and its averages over 8,192, 2,048 and 512 tokens",
-        build=_tuned("all", (128, 32, 8)),
+        build=tuned("all", (128, 32, 8)),
         settings=RATES,
         gates=LEVELS,
     ),
 }
 # for a large pretrained model, of which few tokens can be read: two settings each, the first
 # half way between those of the small model and those usual for its size
-SLOW_RATES = _rates(3e-5, 1e-4)
+SLOW_RATES = rates(3e-5, 1e-4)
 LARGE = {
     "large-frozen": CONTENDERS["frozen"],
     "large-fine-tuning": replace(CONTENDERS["fine-tuning"], settings=SLOW_RATES),
-    "large-lora": replace(CONTENDERS["lora"], settings=_rates(3e-4, 1e-3)),
+    "large-lora": replace(CONTENDERS["lora"], settings=rates(3e-4, 1e-3)),
     "large-levels-2": replace(CONTENDERS["levels-2"], settings=SLOW_RATES),
     "large-levels-2-mlp": replace(CONTENDERS["levels-2-mlp"], settings=SLOW_RATES),
 }

@@ -141,7 +141,7 @@ def begin(config: Mapping[str, Any], base: Ready, seed: int, setting: Mapping[st
     texts = load_corpus(KNOWN).documents[: config["known"]]
     size = config["segment"]
     known = [ids for text in texts for ids in encoded(base.tokenizer, [text], size, size)]
-    place = Place(base, known, Cut(size, config["window"]), seed)
+    place = Place(base, known, Cut(size, config["window"]), seed, fused=True)
     return READERS[config["reader"]].build(place, dict(setting))
 
 
