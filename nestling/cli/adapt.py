@@ -18,7 +18,8 @@ class Command:
     out: Path
     """Folder for the adapted model."""
     levels: str = "64,512"
-    """Levels as period[:lr[:rule]],...; periods in tokens, `inf` for a share never written."""
+    """Levels as period[:lr[:rule[:share]]],...; periods in tokens, `inf` for what is never written;
+    a level with a share is reset when the next slower one is written (docs/continual.md)."""
     variant: str = "partition"
     """partition (MLPs are shared out by layers), whole (the layers themselves are), chain or
     independent (each layer gets every level)."""

@@ -17,7 +17,7 @@ class Command:
     memory: Path
     """Memory file; made new where there is none, else gone on with."""
     levels: str | None = None
-    """Levels as period[:lr[:rule]],... in place of the model's own."""
+    """Levels as period[:lr[:rule[:share]]],... in place of the model's own."""
     again: bool = False
     """Read texts again that the memory has read; otherwise they are passed over."""
     passes: int = 1

@@ -17,7 +17,8 @@ from nestling.core.result import write_whole
 
 KIND = "nestling-learned"
 STALE = 3600  # seconds
-FORMAT = 1  # raised when an older nestling could not read what is written
+PLAIN = 1  # what the first nestling reads
+FORMAT = 2  # with levels that are reset; raised when an older one could not read what is written
 
 
 class MemoryFile(NamedTuple):
@@ -29,7 +30,8 @@ class MemoryFile(NamedTuple):
 
 def write_memory(path: str | Path, memory: MemoryFile) -> Path:
     """Write a memory; the file appears whole or not at all."""
-    about = {**memory.about, "format": FORMAT}
+    nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
+    about = {**memory.about, "format": FORMAT if nested else PLAIN}
     tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
     header = {"about": about, "sha256": content_digest(about, tensors.items())}
     # one entry: safetensors writes several in an order of chance

@@ -15,7 +15,16 @@ from nestling.continual.record import restore_state, save_state
 from nestling.continual.state import Document, Options, Reading, State, Stream
 from nestling.continual.stream import SEGMENT, Gradients, cut, read_segment, segment_gradients
 from nestling.continual.text import Text
-from nestling.core.cms import LevelState, due, gathered, moved, new_level, restarted, written
+from nestling.core.cms import (
+    LevelState,
+    due,
+    gathered,
+    moved,
+    new_level,
+    restarted,
+    rewound,
+    written,
+)
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
 from nestling.models.mixed import generate_mixed
@@ -32,7 +41,9 @@ class ContinualLearner:
     The model is never changed: a level's weights are those of the model plus what has moved,
     ``W = base + moved``, and what has moved is the memory. Each level gathers the gradients of the
     next-token losses of its period and is written once the period is full, by its rule
-    (``nestling.core.cms``). All that the next token depends on is ``state``, a value.
+    (``nestling.core.cms``). A level with a ``share`` is nested: whenever the next slower one is
+    written it goes back to where it begins (``nestling.core.cms.rewound``), after its own write.
+    All that the next token depends on is ``state``, a value.
 
     ``model`` is a HopeForCausalLM, a causal language model of transformers whose family is known,
     or a ``Stacked`` one. ``levels`` is text as in ``--levels`` or a sequence of LevelSpec; None
@@ -40,9 +51,9 @@ class ContinualLearner:
     generated, the model of now with itself as it is without its levels, so that what was learned
     does not weigh on text it does not help with. One thread uses a learner at a time.
 
-    Source: arXiv 2512.24695, Eq 71 and section 7.3. Deviates: the gradient is cut where a segment
-    begins (``Options.segment``), and cached keys and values of earlier tokens are not recomputed
-    when a level is written; the paper says nothing of either.
+    Source: arXiv 2512.24695, Eq 71-72 and section 7.3. Deviates: the gradient is cut where a
+    segment begins (``Options.segment``), and cached keys and values of earlier tokens are not
+    recomputed when a level is written; the paper says nothing of either.
     """
 
     def __init__(
@@ -86,7 +97,10 @@ class ContinualLearner:
     def fresh_level(self, index: int) -> LevelState:
         """A level at the base: nothing moved, nothing gathered."""
         inputs = self.reader.inputs(self.parameters[index])
-        return new_level(self.writers[index], self.start[index], 1, inputs)
+        level = new_level(self.writers[index], self.start[index], 1, inputs)
+        if self.levels[index].share is None:
+            return level
+        return level._replace(begin=tuple(map(torch.zeros_like, level.moved)))
 
     @property
     def device(self) -> torch.device:
@@ -164,13 +178,11 @@ class ContinualLearner:
         only at multiples of its period.
         """
         reading = self._segment(self.state, write=False)
-        levels = []
-        for writer, start, level in zip(self.writers, self.start, self.state.levels, strict=True):
-            level = written(writer, start, level, rows=level.terms > 0)
-            levels.append(level._replace(seen=torch.zeros_like(level.seen)))
-        reading += Reading(writes=_writes(self.state.levels, levels))
-        self.state = self.state._replace(levels=tuple(levels))
-        return reading
+        firing = [bool(level.terms > 0) for level in self.state.levels]
+        levels, writes = self._written(self.state.levels, firing)
+        fresh = [level._replace(seen=torch.zeros_like(level.seen)) for level in levels]
+        self.state = self.state._replace(levels=tuple(fresh))
+        return reading + Reading(writes=writes)
 
     def _segment(self, state: State, write: bool = True) -> Reading:
         """Read the open tokens of ``state``, gather gradients, write the levels that are due."""
@@ -187,17 +199,32 @@ class ContinualLearner:
                 self.device,
             )
         levels = self._gathered(state.levels, read, len(waiting.open_ids), grams)
-        after = tuple(
-            written(writer, start, level) if write and bool(due(writer, level)) else level
-            for writer, start, level in zip(self.writers, self.start, levels, strict=True)
-        )
+        pairs = zip(self.writers, levels, strict=True)
+        firing = [write and bool(due(writer, level)) for writer, level in pairs]
+        after, writes = self._written(levels, firing)
         self.state = state._replace(levels=after, stream=read.stream)
-        return Reading(
-            scored=read.scored,
-            nats=read.nats,
-            learned=read.learned,
-            writes=_writes(state.levels, after),
-        )
+        return Reading(scored=read.scored, nats=read.nats, learned=read.learned, writes=writes)
+
+    def _written(
+        self, old: Sequence[LevelState], firing: Sequence[bool]
+    ) -> tuple[tuple[LevelState, ...], tuple[int, ...]]:
+        """Write the levels that fire; each then resets the next faster one, if that is nested.
+
+        With it how often each was written.
+        """
+        rows = torch.ones(1, dtype=torch.bool, device=self.device)
+        levels = [
+            written(writer, start, level, rows=rows) if fires else level
+            for writer, start, level, fires in zip(
+                self.writers, self.start, old, firing, strict=True
+            )
+        ]
+        writes = _writes(old, levels)
+        for slow, fires in enumerate(firing[:-1]):
+            share = self.levels[slow + 1].share
+            if fires and share is not None:
+                levels[slow + 1] = rewound(levels[slow + 1], share)
+        return tuple(levels), writes
 
     def _gathered(
         self,

@@ -1,25 +1,30 @@
 """Memory files without their model: what is in one, how two differ, and new ones made of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from nestling.continual.file import MemoryFile, read_memory, write_memory
-from nestling.continual.record import moved_name
+from nestling.continual.record import begin_name, moved_name
 from nestling.continual.storage import packed, parse_storage, unpacked
 from nestling.core.error import UserError
+from nestling.models.pretrained import LevelSpec
 
 Moved = dict[str, Tensor]  # what a level has moved, by the names of its parameters
 
 
 def level_moved(memory: MemoryFile, index: int) -> Moved:
     """What a level has moved in each parameter it has moved at all."""
+    return _level_tensors(memory, index, moved_name)
+
+
+def _level_tensors(memory: MemoryFile, index: int, named: Callable[[int, str], str]) -> Moved:
     found = {}
     for name in memory.about["levels"][index]["parameters"]:
-        value = unpacked(moved_name(index, name), memory.tensors)
+        value = unpacked(named(index, name), memory.tensors)
         if value is not None:
             found[name] = value
     return found
@@ -32,7 +37,7 @@ def length(moved: Moved) -> float:
 
 def level_name(record: dict[str, Any]) -> str:
     """A level as `--levels` writes it."""
-    return f"{record['period']}:{record['lr']:g}:{record['rule']}"
+    return LevelSpec.of(record).text
 
 
 def show(memory: MemoryFile) -> list[tuple[str, str]]:
@@ -112,13 +117,15 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
         raise UserError(f"{len(memories)} memories need as many weights, not {len(shares)}")
     tensors: dict[str, Tensor] = {}
     for index, record in enumerate(memories[0].about["levels"]):
-        parts = [level_moved(memory, index) for memory in memories]
-        for name in record["parameters"]:
-            found = [(s, part[name]) for s, part in zip(shares, parts, strict=True) if name in part]
-            if found:
-                total = sum(s * value.float() for s, value in found)
-                assert isinstance(total, Tensor)
-                tensors[moved_name(index, name)] = total
+        for named in (moved_name, begin_name):
+            parts = [_level_tensors(memory, index, named) for memory in memories]
+            for name in record["parameters"]:
+                pairs = zip(shares, parts, strict=True)
+                found = [share * part[name].float() for share, part in pairs if name in part]
+                if found:
+                    total = sum(found)
+                    assert isinstance(total, Tensor)
+                    tensors[named(index, name)] = total
     documents = {
         document[1]: document for memory in memories for document in memory.about["documents"]
     }
@@ -199,9 +206,11 @@ def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
 
 
 def _all_moved(memory: MemoryFile) -> Iterator[tuple[str, Tensor]]:
+    """What levels have moved, and where nested ones begin."""
     for index in range(len(memory.about["levels"])):
-        for name, value in level_moved(memory, index).items():
-            yield moved_name(index, name), value
+        for named in (moved_name, begin_name):
+            for name, value in _level_tensors(memory, index, named).items():
+                yield named(index, name), value
 
 
 def check_alike(memories: Sequence[MemoryFile]) -> None:
@@ -209,6 +218,9 @@ def check_alike(memories: Sequence[MemoryFile]) -> None:
     about = [memory.about for memory in memories]
     if len({record["base"] for record in about}) > 1:
         raise UserError("these memories belong to different base models; they cannot be compared")
-    periods = {str([level["period"] for level in record["levels"]]) for record in about}
+    periods = {
+        str([(level["period"], level.get("share")) for level in record["levels"]])
+        for record in about
+    }
     if len(periods) > 1:
         raise UserError("these memories have different levels; they cannot be compared")

@@ -15,6 +15,7 @@ from nestling.continual.storage import EXACT, packed, parse_storage, unpacked
 from nestling.core.cms import LevelState
 from nestling.core.descent import RULES
 from nestling.core.error import UserError
+from nestling.models.pretrained import LevelSpec
 
 if TYPE_CHECKING:
     from nestling.continual.learner import ContinualLearner
@@ -25,6 +26,11 @@ def moved_name(level: int, parameter: str) -> str:
     return f"level.{level}.moved.{parameter}"
 
 
+def begin_name(level: int, parameter: str) -> str:
+    """The name in a file of where a nested level begins in one parameter."""
+    return f"level.{level}.begin.{parameter}"
+
+
 def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
     """Write the memory of a learner."""
     form = parse_storage(storage)
@@ -33,7 +39,7 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
     for index, names in enumerate(learner.parameters):
         level = learner.state.levels[index]
         for name, value in _kept(index, names, level, learner.levels[index].rule):
-            if name.startswith(f"level.{index}.moved."):
+            if name.startswith((moved_name(index, ""), begin_name(index, ""))):
                 tensors.update(packed(name, value[0], form))
             elif exact:
                 tensors[name] = value[0]
@@ -51,6 +57,9 @@ def _kept(
     for i, name in enumerate(names):
         if bool(level.moved[i].any()):
             yield moved_name(index, name), level.moved[i]
+        if level.begin and bool(level.begin[i].any()):
+            # a copy: right after a reset both are one tensor, which no file holds twice
+            yield begin_name(index, name), level.begin[i].clone()
         if bool(level.writes > 0):
             for buffer, value in zip(RULES[rule].buffers, level.buffers[i], strict=True):
                 yield f"level.{index}.buffer.{buffer}.{name}", value
@@ -140,15 +149,18 @@ def restore_state(learner: "ContinualLearner", path: Path) -> State:
 
 def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> None:
     """Raise UserError unless the file's levels and options are those of the learner."""
-    there = [(level["period"], level["rule"]) for level in about["levels"]]
-    here = [(level.period, level.rule) for level in learner.levels]
-    if there != here:
-        said = ", ".join(f"{period}:{rule}" for period, rule in there)
+    there = [LevelSpec.of(level) for level in about["levels"]]
+    if list(map(_kind, there)) != list(map(_kind, learner.levels)):
+        said = ", ".join(level.text for level in there)
         raise UserError(f"{path} was learned with other levels ({said}); name those, or none")
     for name in ("segment", "window"):
         old, new = about["options"][name], getattr(learner.sizes, name)
         if old != new:
             raise UserError(f"{path} was learned with {name} {old}, not {new}; name that")
+
+
+def _kind(level: LevelSpec) -> tuple[Any, ...]:
+    return level.period, level.rule, level.share
 
 
 def _level(
@@ -179,6 +191,10 @@ def _level(
         gram=tuple(
             found(f"level.{index}.gram.{name}", gram)
             for name, gram in zip(names, fresh.gram, strict=True)
+        ),
+        begin=tuple(
+            found(begin_name(index, name), begin)
+            for name, begin in zip(names, fresh.begin, strict=False)
         ),
         buffers=buffers,
         terms=torch.full_like(fresh.terms, record["terms"]),

@@ -119,11 +119,12 @@ class Session:
             lines.append("nothing new to read: the memory has read these texts (--again)")
         for index, level in enumerate(self.learner.levels):
             state = self.learner.state.levels[index]
+            since = "" if level.share is None else " since it was reset"
             moved = share_moved(self.learner.start[index], state)
             waits = int(state.seen) % int(level.period) + len(self.learner.state.stream.open_ids)
             lines.append(
-                f"level {level.text}: {int(state.writes)} writes, moved {100 * moved:.3f} % of its "
-                f"base, {waits} tokens wait for {level.period}"
+                f"level {level.text}: {int(state.writes)} writes{since}, moved {100 * moved:.3f} % "
+                f"of its base, {waits} tokens wait for {level.period}"
             )
         if self.before is not None:
             lines.append(f"probe before: {self.before:.4f} nats a token")

@@ -8,6 +8,7 @@ pretrained network) and its state holds how far it has moved from there, row by 
     weights = moved(start, state)                              # read with these until the write
     state = gathered(state, gradients, seen=..., terms=...)    # as often as one likes
     state = written(level, start, state)                       # rows whose period is full
+    state = rewound(state, share)                              # nested: a slower level was written
 
 Source: arXiv 2512.24695, Eq 71. Deviates: the sum has C terms, where C + 1 are printed, and is
 divided by their number, so that a learning rate means the same at every period.
@@ -82,7 +83,8 @@ class LevelState(NamedTuple):
     buffers: tuple[Tensors, ...]  # the rule's memories of gradients, for each tensor
     terms: Float[Tensor, " B"]  # gradients in ``total``
     seen: Int[Tensor, " B"]  # tokens since the row's start
-    writes: Int[Tensor, " B"]  # writes since the row's start
+    writes: Int[Tensor, " B"]  # writes since the row's start, or since the level was rewound
+    begin: Tensors = ()  # where ``rewound`` puts it, minus start; (): at the start
 
 
 def new_level(
@@ -166,7 +168,7 @@ def written(
     eta = level.lr if lr is None else lr
     gradients, grams, sound = _evidence(level, state)
     number = state.writes + 1
-    base = moved(start, state) if level.options.erase_whole else state.moved
+    base = moved(start, state) if level.options.erase_whole else since(state)
     steps = [
         RULES[level.rule].step(level.options, eta, Evidence(g, w, gram), buffers, number)
         for g, w, gram, buffers in zip(gradients, base, grams, state.buffers, strict=True)
@@ -185,7 +187,13 @@ def written(
         state.terms.masked_fill(rows, 0),
         state.seen,
         state.writes + step.long(),
+        state.begin,
     )
+
+
+def since(state: LevelState) -> Tensors:
+    """How far the weights have moved from where the level was last put."""
+    return tuple(map(torch.sub, state.moved, state.begin)) if state.begin else state.moved
 
 
 def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Bool[Tensor, " B"]]:
@@ -241,7 +249,36 @@ def restarted(
         zero(state.terms),
         state.seen if keep_seen else zero(state.seen),
         zero(state.writes),
+        each(state.begin),
     )
+
+
+def rewound(state: LevelState, share: float) -> LevelState:
+    """The level back where it begins, in every row, for the next context of a slower level.
+
+    What begins takes up a share of the way the level went, as a slower level learns it:
+
+        begin <- begin + e (moved - begin);  moved <- begin;  gathered gradients, moments <- 0
+
+    ``share`` e is from 0 (always back to the start) to 1 (the weights stay, the rule forgets).
+    Within the trust bound ``begin`` is as ``moved`` is: it lies between points that are.
+
+    Source: arXiv 2512.24695, Eq 72, with the step of arXiv 1803.02999 (Reptile) for the inner
+    argmin. Deviates: e is given, not learned.
+    """
+    zeros = tuple(map(torch.zeros_like, state.moved))
+    begin = tuple(
+        torch.lerp(old, new, share)
+        for old, new in zip(state.begin or zeros, state.moved, strict=True)
+    )
+    rows = torch.ones_like(state.writes, dtype=torch.bool)
+    return restarted(state, rows, keep_seen=True)._replace(moved=begin, begin=begin)
+
+
+def check_share(share: float | None, name: str) -> None:
+    """Raise UserError unless a share is a fraction, or None."""
+    if share is not None and not 0 <= share <= 1:
+        raise UserError(f"{name} is {share}; give a fraction from 0 to 1")
 
 
 def chosen(rows: Bool[Tensor, " B"] | None, new: Tensors, old: Tensors) -> Tensors:

@@ -146,3 +146,15 @@ def test_a_model_trained_here_learns_without_adapt(trained, tmp_path, capsys):
     out = run(capsys, "learn", trained, TEXT, "--memory", tmp_path / "m", "--quiet", "--finish")
     assert "level 256" in out
     assert run(capsys, "ask", trained, "The", "--memory", tmp_path / "m", "--tokens", 4)
+
+
+def test_nested_levels_from_adapt_to_show(adapted, tmp_path, capsys):
+    base, model, memory = adapted.parent / "base", tmp_path / "model", tmp_path / "m"
+    levels = "8:1e-2:adam:0.1,32:1e-2"
+    run(capsys, "adapt", base, "--levels", levels, "--out", model)
+    out = run(capsys, "learn", model, TEXT, "--memory", memory, "--quiet")
+    assert "level 8:0.01:adam:0.1: 1 writes since it was reset" in out
+    assert "8:0.01:adam:0.1" in run(capsys, "memory", "show", memory)
+    assert any(".begin." in name for name in read_memory(memory).tensors)
+    told = failed(capsys, "adapt", base, "--levels", "8:1:adam:2,32", "--out", tmp_path / "no")
+    assert "fraction" in told

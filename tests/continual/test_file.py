@@ -10,7 +10,7 @@ from learner_states import equal
 from tiny_bases import tiny_base
 
 from nestling.continual import ContinualLearner, Options
-from nestling.continual.file import FORMAT, KIND, MemoryFile, read_memory, write_memory
+from nestling.continual.file import FORMAT, KIND, PLAIN, MemoryFile, read_memory, write_memory
 from nestling.core.error import UserError
 from nestling.models.pretrained import parse_levels
 
@@ -160,5 +160,5 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, models):
 def test_what_is_written_is_what_is_read(tmp_path):
     memory = MemoryFile({"a": [1, None, "b"]}, {"x": torch.arange(3.0), "y": torch.zeros(0)})
     again = read_memory(write_memory(tmp_path / "m", memory))
-    assert again.about == {**memory.about, "format": FORMAT}
+    assert again.about == {**memory.about, "format": PLAIN}
     assert all(torch.equal(again.tensors[name], memory.tensors[name]) for name in memory.tensors)

@@ -238,7 +238,7 @@ def test_a_long_document_goes_through_windows(models, ids):
         ("8:0.1:adm", {}, "did you mean 'adam'"),
         ("8:0.1:dgd", {"surprise": 1.0}, "dgd"),
         ("8:x", {}, "cannot be read"),
-        ("8:1:adam:3", {}, "too many parts"),
+        ("8:1:adam:0.1:3", {}, "too many parts"),
         ("8", {"segment": 3}, "divide"),
         ("8", {"window": 65}, "65"),
         ("8", {"window": 8}, None),
@@ -258,7 +258,7 @@ def test_levels_that_cannot_be_are_one_line(models, levels, options, message):
 
 
 def test_a_spec_survives_its_record():
-    spec = LevelSpec(period=64, lr=0.5, rule="m3", clip=None, trust=None, layers=(1, 2))
+    spec = LevelSpec(period=64, lr=0.5, rule="m3", clip=None, trust=None, layers=(1, 2), share=0.5)
     assert LevelSpec.of(spec.record()) == spec
-    frozen = dataclasses.replace(spec, period=float("inf"))
+    frozen = dataclasses.replace(spec, period=float("inf"), share=None)
     assert LevelSpec.of(frozen.record()) == frozen

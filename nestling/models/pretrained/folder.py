@@ -22,7 +22,7 @@ from nestling.models.pretrained.level import LevelSpec, in_order
 from nestling.models.pretrained.stacking import shared_out, stack
 
 FILE = "levels.json"  # beside the model's own files
-FORMAT = 1
+PLAIN, FORMAT = 1, 2  # 2: a level is reset, which an older nestling would leave out
 NO_LEVELS = "this model has no levels yet; name some, as in --levels 64,512"
 
 
@@ -113,7 +113,8 @@ def save_stacked(base: Base, levels: Sequence[LevelSpec], variant: str, director
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"cannot save the model in {directory} ({reason})") from error
-    record = {"format": FORMAT, "variant": variant, "levels": [s.record() for s in ordered]}
+    form = PLAIN if all(level.share is None for level in ordered) else FORMAT
+    record = {"format": form, "variant": variant, "levels": [s.record() for s in ordered]}
     write_json(directory / FILE, record)
     return whole
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from nestling.core.cms import CMSLevel
+from nestling.core.cms import CMSLevel, check_share
 from nestling.core.error import UserError
 
 FROZEN = ("inf", "frozen")
@@ -21,12 +21,18 @@ class LevelSpec:
     clip: float | None = 1.0  # longest gradient of a write; None: any
     trust: float | None = 0.1  # farthest from the base, as a fraction of its length; None: any
     layers: tuple[int, ...] | None = None  # whose MLPs it holds; None: a share of all
+    # nested: whenever the next slower level is written this one goes back to where it begins, which
+    # has taken up this fraction of the way it went (``nestling.core.cms.rewound``); None: never
+    share: float | None = None
 
     def __post_init__(self):
+        check_share(self.share, "the share of a level")
         if math.isnan(self.period) or not (self.frozen or self.period == int(self.period)):
             raise UserError(f"a level's period is {self.period}: give whole tokens, or inf")
         if not self.frozen:
             self.writer()
+        elif self.share is not None:
+            raise UserError("a level that is never written is never reset; leave its share out")
 
     @property
     def frozen(self) -> bool:
@@ -42,7 +48,8 @@ class LevelSpec:
     @property
     def text(self) -> str:
         """As `--levels` writes it."""
-        return "inf" if self.frozen else f"{self.period}:{self.lr:g}:{self.rule}"
+        share = "" if self.share is None else f":{self.share:g}"
+        return "inf" if self.frozen else f"{self.period}:{self.lr:g}:{self.rule}{share}"
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -53,6 +60,7 @@ class LevelSpec:
             "clip": self.clip,
             "trust": self.trust,
             "layers": None if self.layers is None else list(self.layers),
+            "share": self.share,
         }
 
     @classmethod
@@ -66,29 +74,32 @@ class LevelSpec:
             clip=record["clip"],
             trust=record["trust"],
             layers=None if layers is None else tuple(layers),
+            share=record.get("share"),  # files of before there were nested levels have none
         )
 
 
 def parse_levels(text: str) -> tuple[LevelSpec, ...]:
-    """Levels from ``period[:lr[:rule]],...``, slow to fast.
+    """Levels from ``period[:lr[:rule[:share]]],...``, slow to fast.
 
-    >>> [level.text for level in parse_levels("64:1e-3,512,inf")]
-    ['inf', '512:0.0001:adam', '64:0.001:adam']
+    >>> [level.text for level in parse_levels("64:1e-3::0.1,512,inf")]
+    ['inf', '512:0.0001:adam', '64:0.001:adam:0.1']
     """
     return in_order(tuple(_parse(part.strip()) for part in text.split(",")))
 
 
 def _parse(part: str) -> LevelSpec:
     period, *rest = part.split(":")
-    if len(rest) > 2:
-        raise UserError(f"level {part!r} has too many parts; write period[:lr[:rule]]")
+    if len(rest) > 3:
+        raise UserError(f"level {part!r} has too many parts; write period[:lr[:rule[:share]]]")
     try:
         values: dict[str, Any] = {"period": math.inf if period in FROZEN else int(period)}
         if rest and rest[0]:
             values["lr"] = float(rest[0])
+        if len(rest) > 2 and rest[2]:
+            values["share"] = float(rest[2])
     except ValueError as error:
         raise UserError(
-            f"level {part!r} cannot be read; write period[:lr[:rule]], as in 512:1e-4:adam"
+            f"level {part!r} cannot be read; write period[:lr[:rule[:share]]], as in 512:1e-4:adam"
         ) from error
     if len(rest) > 1 and rest[1]:
         values["rule"] = rest[1]
@@ -96,7 +107,10 @@ def _parse(part: str) -> LevelSpec:
 
 
 def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
-    """The levels slow to fast; periods of which one does not divide the next raise UserError."""
+    """The levels slow to fast; periods of which one does not divide the next raise UserError.
+
+    So does a share of the slowest level that is written: nothing would ever reset it.
+    """
     ordered = tuple(sorted(levels, key=lambda level: -level.period))
     finite = [int(level.period) for level in ordered if not level.frozen]
     if not finite:
@@ -106,6 +120,12 @@ def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
             raise UserError(f"periods must differ and divide each other: {fast} and {slow} do not")
     if len(ordered) - len(finite) > 1:
         raise UserError("give at most one level that is never written")
+    slowest = ordered[len(ordered) - len(finite)]
+    if slowest.share is not None:
+        raise UserError(
+            f"level {slowest.text} is the slowest that is written, so nothing resets it; leave its "
+            "share out"
+        )
     return ordered
 
 
