@@ -152,7 +152,7 @@ class Tasks:
     json: Path | None = None
     """File for the figures, a Result."""
     quiet: bool = False
-    """Do not say which task is under way."""
+    """Do not say which task is under way, and how far."""
 
     def run(self) -> None:
         """Measure, print a table, and write the Result where --json says."""
@@ -160,9 +160,8 @@ class Tasks:
             raise UserError("name a folder with a model, or a preset, with --model")
         if self.count < 1 or self.fit < 0 or any(length < 1 for length in self.lengths):
             raise UserError("count and lengths must be at least 1, fit at least 0")
-        import sys
-
         from nestling.cli.train import settings
+        from nestling.evals.progress import Progress
         from nestling.evals.run import plan_of, run_tasks
         from nestling.evals.suite import suite
         from nestling.report import Table
@@ -179,18 +178,18 @@ class Tasks:
             segment=self.segment,
         )
 
-        def say(text: str) -> None:
-            if not self.quiet:
-                print(text, file=sys.stderr, flush=True)
-
-        result = run_tasks(self.model, names, plan, device=self.device, say=say)
+        with Progress(quiet=self.quiet) as on:
+            result = run_tasks(
+                self.model, names, plan, device=self.device, say=on.say, tell=on.tell
+            )
         if self.json is not None:
             result.write(self.json)
         rows = []
         for name, found in result.metrics["tasks"].items():
-            for part, figures in found.get("parts", {"": found}).items():
+            parts = found.get("parts", {"": found})
+            for part, figures in parts.items():
                 rows.append((name, part, *(figures.get(column) for column in TASK_COLUMNS)))
-            if "mean_score" in found:
+            if len(parts) > 1:
                 rows.append((name, "mean", None, found["mean_score"], *[None] * 5))
         print(Table(columns=("task", "part", *TASK_COLUMNS), rows=rows).text())
 

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 SIGNS = 16  # pairs up to which all ways to flip signs are counted
+NOISE = 1e-12  # of a value: differences below are its rounding, not a spread
 
 
 class Interval(NamedTuple):
@@ -44,6 +45,11 @@ def interval(values: Sequence[float]) -> Interval:
     2 +/- 2.5
     >>> print(interval([1.0]))
     1
+
+    Values that differ by their rounding alone have no spread.
+
+    >>> print(interval([0.35, 0.35, 0.35]), interval([0.1 + 0.2, 0.3]))
+    0.35 +/- 0 0.3 +/- 0
     """
     count = len(values)
     if count == 0:
@@ -51,6 +57,8 @@ def interval(values: Sequence[float]) -> Interval:
     mean = sum(values) / count
     if count == 1:
         return Interval(mean, math.nan, 1)
+    if max(values) - min(values) <= NOISE * max(map(abs, values)):
+        return Interval(mean, 0.0, count)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     return Interval(mean, t95(count - 1) * spread / math.sqrt(count), count)
 
@@ -118,7 +126,7 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Paired:
     """
     if len(one) != len(other):
         raise ValueError(f"{len(one)} values and {len(other)}: no pairs")
-    gaps = [a - b for a, b in zip(one, other, strict=True)]
+    gaps = [gap(a, b) for a, b in zip(one, other, strict=True)]
     found = interval(gaps)
     if len(gaps) < 2:
         return Paired(found, None, None)
@@ -130,11 +138,21 @@ def paired(one: Sequence[float], other: Sequence[float]) -> Paired:
     return Paired(found, p_t, _flipped(gaps) if len(gaps) <= SIGNS else None)
 
 
+def gap(one: float, other: float) -> float:
+    """Their difference, 0 where it is but their rounding.
+
+    >>> gap(0.1 + 0.2, 0.3), gap(0.5, 0.25)
+    (0.0, 0.25)
+    """
+    found = one - other
+    return 0.0 if abs(found) <= NOISE * max(abs(one), abs(other)) else found
+
+
 def _flipped(gaps: Sequence[float]) -> float:
     """The share of all ways to flip signs whose sum is as far from zero as the one found."""
-    own = abs(sum(gaps)) * (1 - 1e-12)
+    own = abs(sum(gaps)) * (1 - NOISE)
     sums = (
-        sum(sign * gap for sign, gap in zip(signs, gaps, strict=True))
+        sum(sign * one for sign, one in zip(signs, gaps, strict=True))
         for signs in itertools.product((1, -1), repeat=len(gaps))
     )
     return sum(abs(total) >= own for total in sums) / 2 ** len(gaps)

@@ -136,9 +136,21 @@ def answer_to(
     if task.kind == "generate":
         tokens = min(task.new_tokens, new_tokens or task.new_tokens)
         return memory.write(context, tokens=tokens, stops=task.stop)
-    texts = question.choices if task.kind == "choose" else question.answers[:1]
-    asks = [
-        Ask(tuple(context), tuple(reader.encode(question.joint + text) or [0])) for text in texts
-    ]
+    asks = [Ask(tuple(context), tuple(ids)) for ids in said(reader, task, question)]
     scores = [score for score, _ in memory.score(asks)]
     return scores.index(max(scores)) if task.kind == "choose" else scores[0]
+
+
+def said(reader: Reader, task: TextTask, question: Question) -> list[list[int]]:
+    """The texts whose likelihood a question of choices, or of likelihood, asks for, as tokens."""
+    texts = question.choices if task.kind == "choose" else question.answers[:1]
+    return [reader.encode(question.joint + text) or [0] for text in texts]
+
+
+def room_of(reader: Reader, task: TextTask, question: Question) -> int:
+    """Tokens that a question and its answer take up after what was read before."""
+    prompt = len(reader.encode(question.prompt) or reader.start)
+    if task.kind == "generate":
+        return prompt + task.new_tokens
+    # the last token of a continuation is predicted and not read
+    return prompt + max(map(len, said(reader, task, question))) - 1

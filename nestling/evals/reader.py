@@ -1,7 +1,6 @@
 """One way to read with any causal language model, in segments, its memory carried along."""
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.core.error import UserError
-from nestling.models.cache import MemoryCache
 from nestling.models.decode import write_on
 from nestling.models.foreign import load_causal_lm
+from nestling.models.fork import fork, size_of
 from nestling.models.hf import HopeForCausalLM
 
 SEGMENT = 512  # tokens a call
+COPIES = 2**30  # bytes of memories side by side, where one is copied for many continuations
 
 
 class Reader:
@@ -108,7 +108,7 @@ class Reader:
     @staticmethod
     def fork(cache: Any) -> Any:
         """A memory that goes on by itself, the given one left as it is."""
-        return cache.fork() if isinstance(cache, MemoryCache) else copy.deepcopy(cache)
+        return fork(cache)
 
     def score(
         self, cache: Any, logits: Float[Tensor, "1 V"], continuations: list[list[int]]
@@ -118,6 +118,10 @@ class Reader:
         ``cache`` and ``logits`` are those of ``read`` over the text before; both are left as they
         are.
         """
+        step = max(1, COPIES // max(1, size_of(cache)))
+        if len(continuations) > step:
+            parts = [continuations[i : i + step] for i in range(0, len(continuations), step)]
+            return [found for part in parts for found in self.score(cache, logits, part)]
         rows, width = len(continuations), max(map(len, continuations))
         ids = torch.zeros(rows, width, dtype=torch.long)
         for row, tokens in enumerate(continuations):
@@ -138,18 +142,24 @@ class Reader:
         ]
 
     def write(
-        self, ids: list[int], *, tokens: int, stops: tuple[str, ...] = (), cache: Any = None
+        self,
+        ids: list[int],
+        *,
+        tokens: int,
+        stops: tuple[str, ...] = (),
+        cache: Any = None,
+        seen: Sequence[int] = (),
     ) -> str:
         """What ``generate`` writes after ``ids``: the likeliest tokens, at most so many.
 
-        With ``cache`` (of our models only) ``ids`` go on after what it has read. The text ends
-        before the first of ``stops``.
+        With ``cache`` ``ids`` go on after what it has read, which is ``seen``: models of
+        transformers look back at it. The text ends before the first of ``stops``.
         """
         given = torch.tensor([ids], device=self.model.device)
         if len(ids) > 1:
             _, cache = self.read(given[:, :-1], cache)
         # generate takes its input for the whole text; ours goes on from the cache alone
-        ask = given[:, -1:] if self.ours else given
+        ask = given[:, -1:] if self.ours else given.new_tensor([[*seen, *ids]])
         begin = ask.shape[1]
 
         def stopped(found: Tensor, scores: Any) -> Tensor:
@@ -166,9 +176,9 @@ class Reader:
             cache = self.model.new_cache() if cache is None else cache
             found = write_on(self.model, ask, cache, **options)
         else:
-            seen = torch.ones_like(ask)
+            mask = torch.ones_like(ask)
             found = self.model.generate(
-                ask, attention_mask=seen, past_key_values=cache, use_cache=True, **options
+                ask, attention_mask=mask, past_key_values=cache, use_cache=True, **options
             )
         text = self.decode(found[0, begin:].tolist())
         for stop in stops:

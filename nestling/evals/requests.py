@@ -23,10 +23,17 @@ class Memory:
     ``carry``: the context of a request is read after those of all requests before it, of whichever
     kind; what is scored or written leaves no trace. Requests that follow each other with the same
     context (the choices of one question) read it once. Only a model without a horizon carries.
-    ``before``: every request is read after this memory, which stays as it is.
+    ``before``: every request is read after this memory, which has read ``seen`` and stays as it is.
     """
 
-    def __init__(self, reader: Reader, *, carry: bool = False, before: Any = None):
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        carry: bool = False,
+        before: Any = None,
+        seen: Sequence[int] = (),
+    ):
         if carry and reader.horizon is not None:
             raise UserError(
                 f"{reader.name} reads {reader.horizon} tokens at most, so its memory cannot be "
@@ -34,21 +41,24 @@ class Memory:
             )
         self.reader, self.carry = reader, carry
         self.cache: Any = before
+        self.seen = list(seen)
 
     def _room(self, context: Sequence[int], more: int) -> list[int]:
         """The end of a context that leaves room for ``more`` tokens; where it must be cut."""
         horizon = self.reader.horizon
         if horizon is None:
             return list(context)
-        if more >= horizon:
+        room = horizon - len(self.seen) - more
+        if room < 1:
             raise UserError(f"{more} tokens do not fit into the {horizon} that the model reads")
-        return list(context[-(horizon - more) :])
+        return list(context[-room:])
 
     def _read(self, context: list[int]) -> tuple[torch.Tensor, Any]:
         before = None if self.cache is None else self.reader.fork(self.cache)
         logits, cache = self.reader.read(torch.tensor([context]), before)
         if self.carry:
             self.cache = self.reader.fork(cache)
+            self.seen += context
         return logits, cache
 
     def score(self, asks: Sequence[Ask]) -> list[tuple[float, bool]]:
@@ -77,7 +87,8 @@ class Memory:
             first = float(logits.log_softmax(-1)[0, ids[1]])
             nats = sum(float(x.sum()) for x in reader.losses(torch.tensor([ids[1:]]), cache))
             if self.carry:
-                self.cache = cache
+                _, self.cache = reader.read(torch.tensor([ids[-1:]]), cache)
+                self.seen += ids
             return first - nats
         rows = windows(reader, reader.encode(text))
         lead = len(reader.start)
@@ -91,8 +102,9 @@ class Memory:
         """The likeliest continuation, at most ``tokens`` long, up to the first of ``stops``."""
         ids = self._room(context, tokens)
         before = None if self.cache is None else self.reader.fork(self.cache)
-        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before)
+        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before, seen=self.seen)
         if self.carry:
             before = None if self.cache is None else self.reader.fork(self.cache)
             _, self.cache = self.reader.read(torch.tensor([ids]), before)
+            self.seen += ids
         return text

@@ -144,13 +144,14 @@ def run_tasks(
     *,
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
+    tell: Tell = silent,
 ) -> Result:
     """Measure a model on each of ``tasks``, at each of the plan's lengths, or each difficulty.
 
     ``model`` is a folder (or what else ``load_causal_lm`` reads), or the name of a preset, which is
     then trained on each task from fresh weights (``fit`` must say how). One of several tasks that
     cannot be put to the model has a note in the place of a score. A fitted model of a folder is a
-    copy; the folder stays as it is.
+    copy; the folder stays as it is. ``say`` names each measurement, ``tell`` counts its answers.
     """
     here = Path(model).exists() or lies_outside(model)
     if not here and model not in preset_names():
@@ -172,7 +173,7 @@ def run_tasks(
             about = about or reader.about()
             version = {"version": task.version, "kind": task.kind, "source": task.source}
             say(f"{name}{label and ', '}{label}")
-            parts[label] = measure(reader, task, plan, own=own)
+            parts[label] = measure(reader, task, plan, own=own, tell=tell)
         return together(parts) | version
 
     for name in tasks:

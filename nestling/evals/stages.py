@@ -1,12 +1,13 @@
 """Learning stage after stage, by reading or by training, and what is forgotten on the way."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from nestling.core.statistics import interval
-from nestling.evals.answer import Tell, answer_to, silent
+from nestling.evals.answer import Tell, answer_to, figures, room_of, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Memory
 from nestling.tasks import Question, Stage, StageTask
@@ -15,37 +16,45 @@ BETWEEN = "\n"  # between two lessons, and before a question
 
 
 class Learned:
-    """What a reader has learned so far, to be asked from: its memory, or the end of the text."""
+    """What a reader has learned so far, to be asked from: its memory of the lessons.
+
+    Lessons are read once, when first asked about, and questions go on from forks of the memory.
+    """
 
     def __init__(self, reader: Reader):
         self.reader = reader
-        self.ids: list[int] = list(reader.start)
+        self.ids: list[int] = list(reader.start)  # all that was to be learned
+        self.seen: list[int] = []  # what the memory has read: the end of it
         self.cache: Any = None
 
     def read(self, lessons: Sequence[Question]) -> None:
-        """Read lessons after all that was read before."""
-        reader = self.reader
-        fresh = [token for x in lessons for token in reader.encode(x.told + BETWEEN)]
-        if reader.horizon is None:
-            begin = self.ids if self.cache is None else []
-            _, self.cache = reader.read(torch.tensor([[*begin, *fresh]]), self.cache)
-        else:
-            self.ids += fresh
+        """Take up lessons after all before."""
+        self.ids += [token for x in lessons for token in self.reader.encode(x.told + BETWEEN)]
 
-    def ask(self, task: StageTask, questions: Sequence[Question]) -> list[float]:
+    def ask(self, task: StageTask, questions: Sequence[Question]) -> Iterator[float]:
         """The score of each question, asked after everything learned and leaving no trace.
 
-        A model with a horizon sees as much of the end of the lessons as leaves room.
+        A model with a horizon sees as much of the end of the lessons as leaves room for the
+        longest of the questions with its answer: the same lessons at all of them.
         """
-        reader, found = self.reader, []
+        reader = self.reader
+        memory = self._memory(max(room_of(reader, task, question) for question in questions))
         for question in questions:
-            prompt = reader.encode(question.prompt)
-            if self.cache is not None:
-                memory = Memory(reader, before=self.cache)
-                found.append(answer_to(memory, task, prompt or reader.start, question))
-            else:
-                found.append(answer_to(Memory(reader), task, [*self.ids, *prompt], question))
-        return task.scores(found, questions)
+            prompt = reader.encode(question.prompt) or reader.start
+            yield from task.scores([answer_to(memory, task, prompt, question)], [question])
+
+    def _memory(self, room: int) -> Memory:
+        """The memory of the lessons that leave so many tokens of ``room``."""
+        reader, ids = self.reader, list(self.ids)
+        if reader.horizon is not None:
+            ids = ids[max(0, len(ids) + room - reader.horizon) :]
+        if ids[: len(self.seen)] != self.seen:
+            self.seen, self.cache = [], None
+        fresh = ids[len(self.seen) :]
+        if fresh:
+            _, self.cache = reader.read(torch.tensor([fresh]), self.cache)
+        self.seen = ids
+        return Memory(reader, before=self.cache, seen=ids)
 
 
 def by_reading(reader: Reader, task: StageTask) -> Callable[[int, Stage], Learned]:
@@ -79,38 +88,38 @@ def ask_stages(
     stage told) Momeni et al., arXiv 2412.15563.
     """
     stages = task.stages(seed)
+    rounds = [[part[:count] for part in task.asked(stages, t)] for t in range(len(stages))]
+    total = sum(len(part) for parts in rounds for part in parts)
+    done = 0
     table: list[list[float]] = []
     scores: list[float] = []
     for t, stage in enumerate(stages):
         learned = learn(t, stage)
-        row, scores = [], []
-        for questions in task.asked(stages, t):
-            found = learned.ask(task, questions[:count])
-            row.append(sum(found) / len(found))
-            scores += found
-        table.append(row)
-        tell(t + 1, len(stages))
-    return figures_of(table, scores) | {
-        "stages": [stage.name for stage in stages],
-        "chance": task.chance,
-    }
+        scores = []
+        for score in learned.ask(task, [question for part in rounds[t] for question in part]):
+            scores.append(score)
+            done += 1
+            tell(done, total)
+        of_stage = iter(scores)
+        table.append([fmean(itertools.islice(of_stage, len(part))) for part in rounds[t]])
+    return figures_of(table, scores, task.chance) | {"stages": [stage.name for stage in stages]}
 
 
-def figures_of(table: Sequence[Sequence[float]], scores: Sequence[float]) -> dict[str, Any]:
+def figures_of(
+    table: Sequence[Sequence[float]], scores: Sequence[float], chance: float
+) -> dict[str, Any]:
     """Last average, what was learned and what was forgotten, of a table of scores.
 
-    >>> found = figures_of([[1.0], [0.5, 0.75]], [0.5, 0.75])
+    The interval is that of the single ``scores`` after the last stage.
+
+    >>> found = figures_of([[1.0], [0.5, 0.75]], [0.5, 0.75], 0.1)
     >>> found["score"], found["learned"], found["forgotten"]
     (0.625, 0.875, 0.5)
     """
     last = table[-1]
     lost = [max(row[i] for row in table[i:]) - last[i] for i in range(len(last) - 1)]
-    questions = interval(scores)
-    return {
+    return figures(scores, chance) | {
         "score": sum(last) / len(last),
-        "low_95": None if questions.count < 2 else questions.low,
-        "high_95": None if questions.count < 2 else questions.high,
-        "count": questions.count,
         "learned": sum(row[i] for i, row in enumerate(table)) / len(table),
         "forgotten": sum(lost) / len(lost) if lost else 0.0,
         "table": [list(row) for row in table],

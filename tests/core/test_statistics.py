@@ -23,6 +23,15 @@ def test_it_covers_the_mean_19_times_in_20(count):
     assert 0.935 < covered < 0.98
 
 
+@pytest.mark.parametrize("value", [0.35, 1e-9, -1e12, 0.0])
+def test_values_that_differ_by_their_rounding_alone_have_no_spread(value):
+    values = [value, value * (1 + 2e-16), value]
+    assert interval(values).half == 0 and str(interval(values)).endswith("+/- 0")
+    found = paired([value + value, value], [2 * value * (1 + 2e-16), value])
+    assert found.difference == (0, 0, 2) and found.p_t == 1
+    assert interval([1.0, 1.0 + 1e-9]).half > 0
+
+
 def test_one_value_has_no_interval_and_none_no_mean():
     assert math.isnan(interval([3.0]).half) and interval([3.0]).record()["half_width_95"] is None
     assert math.isnan(interval([]).mean)

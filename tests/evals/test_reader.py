@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from readers import KINDS, ids_of, reader
+from readers import KINDS, ids_of, reader, sharpened
+from transformers import MistralConfig, MistralForCausalLM
 
 from nestling.core.error import UserError
+from nestling.data import byte_tokenizer
 from nestling.evals import Reader
 from nestling.models.folder import save_model
+from nestling.models.fork import size_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,13 +54,44 @@ def test_writing_is_the_likeliest_token_again_and_again(kind):
         )
 
 
-def test_our_model_writes_on_after_a_memory():
-    found = reader("hope-tiny")
+@pytest.mark.parametrize("kind", [*KINDS, "mistral"])
+def test_a_fork_goes_on_by_itself(kind):
+    found = sliding() if kind == "mistral" else reader(kind)
     ids = ids_of(found)
     _, cache = found.read(torch.tensor([ids[:20]]))
-    kept = found.fork(cache)
-    assert found.write(ids[20:], tokens=5, cache=cache) == found.write(ids, tokens=5)
-    assert kept.columns == 20
+    fork, other = found.fork(cache), found.fork(cache)
+    wanted = found.write(ids, tokens=5)
+    assert found.write(ids[20:], tokens=5, cache=fork, seen=ids[:20]) == wanted
+    found.read(torch.tensor([[7] * 30]), other)
+    assert cache.get_seq_length() == 20
+    assert found.write(ids[20:], tokens=5, cache=cache, seen=ids[:20]) == wanted
+
+
+def sliding():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=258, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, sliding_window=8, bos_token_id=0,
+        eos_token_id=0,
+    )  # fmt: skip
+    return Reader(sharpened(MistralForCausalLM(config)), byte_tokenizer(), name="m", segment=7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_continuations_are_scored_a_few_at_a_time(kind, monkeypatch):
+    found = reader(kind)
+    logits, cache = found.read(torch.tensor([ids_of(found)]))
+    rest = [[i, i + 1, i + 2] for i in range(5)]
+    whole = found.score(cache, logits, rest)
+    assert size_of(cache) > 0
+    monkeypatch.setattr("nestling.evals.reader.COPIES", 2 * size_of(cache))
+    sizes, call = [], Reader.call
+    monkeypatch.setattr(
+        Reader, "call", lambda self, ids, own: sizes.append(len(ids)) or call(self, ids, own)
+    )
+    parts = found.score(cache, logits, rest)
+    assert sizes == [2, 2, 1]
+    assert [score for score, _ in parts] == pytest.approx([score for score, _ in whole], rel=1e-5)
 
 
 def test_special_tokens_spelt_out_are_ordinary_text():

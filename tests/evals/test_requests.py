@@ -45,9 +45,11 @@ def test_a_carried_memory_has_read_the_contexts_before_and_nothing_else(kind):
         assert score == pytest.approx(alone(found.model, context, ask.continuation), rel=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
 @pytest.mark.parametrize("carry", [False, True])
-def test_texts_and_writing_follow_the_same_rule(carry):
-    found, text = reader("hope-tiny"), "a text of its own"
+def test_texts_and_writing_follow_the_same_rule(carry, kind):
+    found, text = reader(kind), "a text of its own"
+    found.horizon = None  # as of a model without positions
     memory = Memory(found, carry=carry)
     ids = tuple(found.start + found.encode(text))
     assert memory.score_text(text) == pytest.approx(alone(found.model, ids[:1], ids[1:]), rel=1e-3)

@@ -3,10 +3,14 @@
 import importlib.util
 
 import pytest
-from readers import reader
+from readers import llama, reader, sharpened
 
 from nestling.core.error import UserError
+from nestling.data import byte_tokenizer
+from nestling.evals import Reader
+from nestling.evals.answer import answer_to, room_of
 from nestling.evals.fit import by_training
+from nestling.evals.requests import Memory
 from nestling.evals.stages import Learned, ask_stages, by_reading, figures_of
 from nestling.tasks import TASKS, Question, Stage, StageTask
 from nestling.train import TrainConfig
@@ -57,12 +61,14 @@ def test_after_each_stage_all_of_them_so_far_are_asked():
     )
     assert found["table"] == [[1.0], [0.0, 1.0]]
     assert (found["score"], found["learned"], found["forgotten"]) == (0.5, 1.0, 1.0)
-    assert found["stages"] == ["a", "b"] and found["chance"] == 0.25 and told == [(1, 2), (2, 2)]
+    assert found["stages"] == ["a", "b"] and found["chance"] == 0.25
+    assert told == [(done, 6) for done in range(1, 7)]
     assert ask_stages(Colours(), lambda t, s: Forgetful("b"), count=1)["count"] == 2
 
 
 def test_forgetting_counts_from_the_best_moment():
-    found = figures_of([[0.5], [1.0, 0.5], [0.25, 0.5, 1.0]], [1.0])
+    found = figures_of([[0.5], [1.0, 0.5], [0.25, 0.5, 1.0]], [1.0, 0.0, 1.0, 1.0], 0.25)
+    assert 0 < found["low_95"] < 0.75 < found["high_95"] < 1 and found["count"] == 4
     assert found["forgotten"] == pytest.approx((0.75 + 0.0) / 2)
 
 
@@ -77,8 +83,83 @@ def test_reading_puts_the_lessons_before_the_question(kind):
     own = Learned(found)
     own.ids = found.start + found.encode(text)
     questions = [question for stage in stages for question in stage.ask]
-    first = learned.ask(task, questions)
-    assert first == own.ask(task, questions) and first == learned.ask(task, questions)
+    first = list(learned.ask(task, questions))
+    assert first == list(own.ask(task, questions)) and first == list(learned.ask(task, questions))
+
+
+class Kept(Colours):
+    """The same, and the answers are kept."""
+
+    new_tokens = 6
+
+    def __init__(self):
+        super().__init__()
+        self.answers = []
+
+    def scores(self, answers, questions):
+        self.answers += answers
+        return [0.0] * len(answers)
+
+
+class Written(Kept):
+    """Answers are written."""
+
+    kind = "generate"
+
+
+class Likely(Kept):
+    """Answers are likelihoods."""
+
+    kind = "perplexity"
+
+
+@pytest.mark.parametrize("kept", (Kept, Written, Likely))
+@pytest.mark.parametrize("kind", ["hope-tiny", "transformer-tiny", "llama"])
+def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, kept, monkeypatch):
+    found, sizes, task = reader(kind), [], kept()
+    stages, learned, read = task.stages(0), Learned(found), Reader.read
+
+    def counted(self, ids, cache=None):
+        sizes.append(ids.numel())
+        return read(self, ids, cache)
+
+    monkeypatch.setattr(Reader, "read", counted)
+    questions = [question for stage in stages for question in stage.ask] * 3
+    for stage in stages:
+        learned.read(stage.learn)
+        task.answers = []
+        list(learned.ask(task, questions))
+    # all questions twice, once a stage, and no lesson twice
+    prompts = sum(len(found.encode(question.prompt)) for question in questions)
+    assert sum(sizes) <= len(learned.ids) + 2 * prompts
+    afresh = [
+        answer_to(Memory(found), task, learned.ids + found.encode(question.prompt), question)
+        for question in questions
+    ]
+    assert task.answers == (pytest.approx(afresh, rel=1e-4) if kept is Likely else afresh)
+
+
+@pytest.mark.parametrize("kept", (Kept, Written))
+def test_what_a_model_has_no_room_for_is_left_out_at_the_beginning(kept):
+    found = Reader(sharpened(llama(positions=48)), byte_tokenizer(), name="small", segment=7)
+    task = kept()
+    stages = task.stages(0)
+    learned = Learned(found)
+    questions = stages[0].ask + (Question("and which is it", ("red",), CHOICES),)
+    room = max(room_of(found, task, question) for question in questions)
+    for stage in stages:
+        learned.read(stage.learn)
+        task.answers = []
+        list(learned.ask(task, questions))
+        # the same end of the lessons at the longest question and at the others
+        end = learned.ids[room - 48 :]
+        assert learned.seen == end
+        assert task.answers == [
+            answer_to(Memory(found), task, end + found.encode(question.prompt), question)
+            for question in questions
+        ]
+    long = Question("x" * 60, ("red",), CHOICES)
+    assert len(list(learned.ask(task, [long]))) == 1 and learned.seen == []
 
 
 def test_training_learns_the_lessons_and_forgets_them():

@@ -60,10 +60,11 @@ def write(model, path):
     writer.close()
 
 
-def test_a_gguf_file_is_read_saved_and_read_again(tmp_path):
+def test_a_gguf_file_is_read_saved_and_read_again(tmp_path, capsys):
     model = tiny_base("llama")
     write(model, tmp_path / "tiny.gguf")
     base = load_base(tmp_path / "tiny.gguf")
+    assert capsys.readouterr() == ("", "")
     ids = torch.arange(40)[None] % VOCABULARY
     with torch.no_grad():
         expected = model(ids).logits

@@ -1,7 +1,10 @@
 """A model that others trained: from a folder, a GGUF file, the hub, or a package."""
 
+import contextlib
+import importlib
 import json
 import warnings
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +69,7 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        with no_bars():
+        with no_bars(), no_gguf_bar():
             about = AutoConfig.from_pretrained(folder, **where)
             family_of(about.model_type)
             model, keys = AutoModelForCausalLM.from_pretrained(  # ty: ignore[not-iterable]
@@ -82,6 +85,18 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
             name = sorted(map(str, keys[kind]))[0]
             raise UserError(f"the weights in {folder} lack {name}: they are of another model")
     return model, about
+
+
+@contextlib.contextmanager
+def no_gguf_bar() -> Generator[None]:
+    """The reader of GGUF files draws a bar of its own, which no setting of transformers stops."""
+    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+    drawn = reader.tqdm
+    reader.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reader.tqdm = drawn
 
 
 def _dequantized(model: Any) -> Any:
