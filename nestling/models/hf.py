@@ -280,6 +280,20 @@ class HopeForCausalLM(PreTrainedModel, GenerationMixin):
         }
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
 
+    def parameter_shares(self) -> dict[str, float]:
+        """For each parameter of a nested level the share that its start takes up at a reset."""
+        shares = {
+            id(parameter): share
+            for module in self.modules()
+            if isinstance(module, CMS)
+            for share, (_, parameters) in zip(
+                module.shares(), module.level_parameters(), strict=True
+            )
+            if share is not None
+            for parameter in parameters
+        }
+        return {n: shares[id(p)] for n, p in self.named_parameters() if id(p) in shares}
+
 
 def kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:
     """The last so many positions (0: all), or these."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nestling.core.error import UserError
+from nestling.optim.restarts import Starts, slower_periods
 
 
 def steps_of(period: float | int, tokens_per_step: int) -> int:
@@ -22,16 +23,22 @@ def steps_of(period: float | int, tokens_per_step: int) -> int:
 class Leveled(Optimizer):
     """Writes a group once every ``period`` tokens, from the mean of the gradients since then.
 
-    A group of ``inner`` may have ``period`` (tokens of one stream; default 0) and ``name``. Periods
-    are rounded up to whole steps. Between two firings a group's gradients are taken out of
-    ``p.grad`` into an accumulator of the optimizer, so ``zero_grad`` of the optimizer or the model
-    never loses any; its weights, its moments and its weight decay rest. At the firing ``p.grad`` is
-    the mean gradient, clipped to ``max_norm`` over all groups of that period together.
+    A group of ``inner`` may have ``period`` (tokens of one stream; default 0), ``name`` and
+    ``share``. Periods are rounded up to whole steps. Between two firings a group's gradients are
+    taken out of ``p.grad`` into an accumulator of the optimizer, so ``zero_grad`` of the optimizer
+    or the model never loses any; its weights, its moments and its weight decay rest. At the firing
+    ``p.grad`` is the mean gradient, clipped to ``max_norm`` over all groups of that period.
 
-    Source: arXiv 2512.24695, Eq 71, training regime R2. Deviates: the printed sum has C + 1 terms,
-    here C; the mean takes the place of the sum, so that a learning rate means the same at every
-    period; the error component f is that of ``inner``.
-    Cost: one more gradient for each parameter of a group that does not fire every step.
+    A group with a ``share`` (fraction) is nested: at every step at which the groups of the next
+    longer period fire, and at no other, it goes back to where it begins, after its own write; what
+    begins takes up that share of the way it went, and ``inner`` forgets its moments
+    (``nestling.optim.restarts``). Its steps must divide those of that period.
+
+    Source: arXiv 2512.24695, Eq 71-72, training regime R2. Deviates: the printed sum has C + 1
+    terms, here C; the mean takes the place of the sum, so that a learning rate means the same at
+    every period; the error component f is that of ``inner``.
+    Cost: one more gradient for each parameter of a group that does not fire every step, and one
+    more weight for each of a nested group.
 
     >>> slow, fast = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
     >>> groups = [{"params": [fast]}, {"params": [slow], "period": 16, "name": "slow"}]
@@ -55,8 +62,10 @@ class Leveled(Optimizer):
         self.fired: tuple[str, ...] = ()
         self._sums: dict[Tensor, Tensor] = {}
         self._waited: dict[int, int] = {}
+        self._starts = Starts()
         # Hooks and profiling of torch's own class are set up with the groups of the inner one.
         super().__init__(inner.param_groups, inner.defaults)
+        self.resets()
 
     # torch.optim.Optimizer assigns these three; here they are always those of the inner optimizer.
     @property
@@ -91,6 +100,10 @@ class Leveled(Optimizer):
         """Whether each group fires at the coming step."""
         return [self._waited.get(i, 0) + 1 >= steps for i, steps in enumerate(self.periods())]
 
+    def resets(self) -> list[float | int | None]:
+        """The period (tokens) whose writes reset each group; None: it is not nested."""
+        return slower_periods(self.param_groups, self.periods())
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Count one step; write the groups that fire, keep the gradients of the others."""
@@ -98,7 +111,10 @@ class Leveled(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        firing = self.next_firing()
+        firing, resets = self.next_firing(), self.resets()
+        for group, period in zip(self.param_groups, resets, strict=True):
+            if period is not None:
+                self._starts.keep(group["params"])
         for number, (group, fires) in enumerate(zip(self.param_groups, firing, strict=True)):
             self._waited[number] = self._waited.get(number, 0) + 1
             self._collect(group["params"], self._waited[number], fires)
@@ -108,10 +124,19 @@ class Leveled(Optimizer):
         for number, fires in enumerate(firing):
             if fires:
                 self._waited[number] = 0
+        self._restart(firing, resets)
         names = [str(group.get("name", i)) for i, group in enumerate(self.param_groups)]
         fired = (name for name, fires in zip(names, firing, strict=True) if fires)
         self.fired = tuple(dict.fromkeys(fired))
         return loss
+
+    def _restart(self, firing: list[bool], resets: list[float | int | None]) -> None:
+        """Put back the groups whose next slower level has been written."""
+        pairs = zip(self.param_groups, firing, strict=True)
+        written = {group.get("period", 0) for group, fires in pairs if fires}
+        for group, period in zip(self.param_groups, resets, strict=True):
+            if period is not None and period in written:
+                self._starts.restart(group["params"], group["share"], self.inner)
 
     def _collect(self, parameters: Iterable[Tensor], steps: int, fires: bool) -> None:
         """Move gradients into the sums, or at a firing the mean of the sums into the gradients."""
@@ -144,11 +169,21 @@ class Leveled(Optimizer):
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The inner state, the gathered gradients and the steps waited: exact at any step."""
+        """All that the next step depends on, exact at any step.
+
+        The inner state, the gathered gradients, the steps waited and where nested levels begin.
+        """
         order = [p for group in self.param_groups for p in group["params"]]
         sums = {str(i): self._sums[p] for i, p in enumerate(order) if p in self._sums}
         waited = [self._waited.get(i, 0) for i in range(len(self.param_groups))]
-        return {"inner": self.inner.state_dict(), "sums": sums, "waited": waited}
+        begun = self._starts.values
+        starts = {str(i): begun[p] for i, p in enumerate(order) if p in begun}
+        return {
+            "inner": self.inner.state_dict(),
+            "sums": sums,
+            "waited": waited,
+            "starts": starts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave, gathered gradients included."""
@@ -158,4 +193,8 @@ class Leveled(Optimizer):
         for index, total in state_dict["sums"].items():
             parameter = order[int(index)]
             self._sums[parameter] = total.to(parameter.device, copy=True)
+        self._starts = Starts()
+        for index, start in state_dict.get("starts", {}).items():
+            parameter = order[int(index)]
+            self._starts.values[parameter] = start.to(parameter.device, copy=True)
         self._waited = dict(enumerate(state_dict["waited"]))

@@ -32,23 +32,29 @@ def parameter_groups(
     *,
     weight_decay: float,
     periods: Mapping[str, int] | None = None,
+    shares: Mapping[str, float] | None = None,
     matrices: bool = False,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: one for each period and kind, with ``name``, ``period``, ``weight_decay``.
 
     ``periods`` gives tokens between two writes by parameter name; a name without one is written at
-    every step. Frozen parameters are left out. With ``matrices`` the groups are split besides by
-    ``orthogonal``, True for the matrices of hidden layers (``nestling.optim.param_groups``).
+    every step. ``shares`` makes parameters nested: their groups have a ``share``, and are reset
+    when the next slower period is written (``nestling.optim.Leveled``). Frozen parameters are left
+    out. With ``matrices`` the groups are split besides by ``orthogonal``, True for the matrices of
+    hidden layers (``nestling.optim.param_groups``).
     """
-    periods = periods or {}
-    if unknown := set(periods) - {name for name, _ in model.named_parameters()}:
-        raise UserError(f"periods name no parameter of the model: {', '.join(sorted(unknown)[:3])}")
+    periods, shares = periods or {}, shares or {}
+    if unknown := (set(periods) | set(shares)) - {name for name, _ in model.named_parameters()}:
+        raise UserError(
+            f"periods or shares name no parameter of the model: {', '.join(sorted(unknown)[:3])}"
+        )
     decay = decays(model)
     kinds = parameter_kinds(model) if matrices else {}
-    groups: dict[tuple[int, bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, bool, float | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = (periods.get(name, 0), decay[name], kinds.get(name) == "matrices")
+            matrix = kinds.get(name) == "matrices"
+            kind = (periods.get(name, 0), decay[name], matrix, shares.get(name))
             groups.setdefault(kind, []).append(parameter)
     return [
         {
@@ -58,7 +64,8 @@ def parameter_groups(
             "weight_decay": weight_decay if decayed else 0.0,
         }
         | ({"orthogonal": orthogonal} if matrices else {})
-        for (period, decayed, orthogonal), parameters in sorted(
-            groups.items(), key=lambda item: item[0]
+        | ({} if share is None else {"share": share})
+        for (period, decayed, orthogonal, share), parameters in sorted(
+            groups.items(), key=lambda item: item[0][:3]
         )
     ]

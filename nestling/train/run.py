@@ -67,6 +67,7 @@ def optimizer_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str = A
         model,
         weight_decay=config.weight_decay,
         periods=model.parameter_periods(),
+        shares=model.parameter_shares(),
         matrices=optimizer != ADAMW,
     )
     betas = (config.beta1, config.beta2)

@@ -3,12 +3,20 @@
 import pytest
 import torch
 from learner_states import equal
+from tiny_bases import VOCABULARY
 
 from nestling.continual import Options
 from nestling.continual.file import FORMAT, PLAIN, read_memory
 from nestling.continual.memory import fork, merge
 from nestling.core.error import UserError
-from nestling.models.pretrained import load_base, load_stacked, parse_levels, save_stacked
+from nestling.models import create
+from nestling.models.pretrained import (
+    load_base,
+    load_stacked,
+    parse_levels,
+    save_stacked,
+    stacked,
+)
 
 SHARE = 0.25
 NESTED = f"8:1e-2:adam:{SHARE},32:1e-2:momentum"
@@ -211,3 +219,17 @@ def test_shares_that_cannot_be_are_one_line(new_learner, levels, message):
     with pytest.raises(UserError, match=message) as caught:
         new_learner(levels)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_with_nested_levels_reads_with_them():
+    model = create(
+        "hope-tiny",
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_heads=2,
+        intermediate_size=16,
+        periods=(8, 32, 64),
+        shares=(SHARE, None),
+    )
+    assert [level.share for level in stacked(model, None).levels] == [None, None, SHARE]

@@ -66,6 +66,10 @@ def test_levels_share_the_width_of_one_network():
         ({"intermediate_size": 0}, "intermediate_size"),
         ({"regime": "trainign"}, "did you mean 'training'"),
         ({"regime": "context"}, "regime"),
+        ({"shares": (0.1, 0.1)}, "each of the 1 levels"),
+        ({"shares": (1.5,)}, "fraction"),
+        ({"periods": (4, 8, 16), "shares": (None, -0.1)}, "fraction"),
+        ({"periods": (4,), "shares": (0.1,)}, "each of the 0 levels"),
     ],
 )
 def test_what_cannot_be_is_refused(options, word):

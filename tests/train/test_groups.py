@@ -44,6 +44,22 @@ def test_groups_follow_the_periods_of_the_model():
         assert all((number in name) if number else ("chain." not in name) for name in names)
 
 
+def test_nested_levels_have_the_share_of_the_model():
+    model = tiny_model(periods=[32, 64, 128], shares=[None, 0.5])
+    groups = parameter_groups(
+        model,
+        weight_decay=0.1,
+        periods=model.parameter_periods(),
+        shares=model.parameter_shares(),
+        matrices=True,
+    )
+    shares = {group["period"]: group.get("share") for group in groups}
+    assert shares == {0: None, 32: None, 64: 0.5, 128: None}
+    assert not tiny_model().parameter_shares()
+    told = [level.transfer for level in model.levels().values() if "cms" in level.name]
+    assert ["reset" in text for text in told] == [False, True, False]
+
+
 def test_a_period_for_no_parameter_is_refused():
     with pytest.raises(UserError, match="no parameter"):
         parameter_groups(tiny_model(), weight_decay=0.1, periods={"blocks.7.weight": 4})

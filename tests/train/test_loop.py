@@ -18,9 +18,17 @@ from nestling.train.job import held_out_of, loader_of
 NAMES = ("transformer-tiny", "hope-attention-tiny", "hope-tiny")
 
 
-def start(name="hope-attention-tiny", directory=None, *, resume=False, after_step=None, **settings):
-    """Train a tiny model; the model and its metrics."""
-    model, text, config = tiny_model(name), tiny_text(), tiny_config(**settings)
+def start(
+    name="hope-attention-tiny",
+    directory=None,
+    *,
+    resume=False,
+    after_step=None,
+    model=None,
+    **settings,
+):
+    """Train a tiny model, made with some options; the model and its metrics."""
+    model, text, config = tiny_model(name, **model or {}), tiny_text(), tiny_config(**settings)
     loader = loader_of(text, model, config)
     metrics = train(
         model,
@@ -50,6 +58,37 @@ def test_the_loss_of_a_counting_text_falls(name):
     assert metrics["val_loss"] < 2.3
     assert metrics["val_perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
     assert not metrics["interrupted"] and metrics["tokens"] > 60 * 100
+
+
+def test_a_nested_level_is_reset_at_the_slower_period_and_resumes_bitwise(tmp_path):
+    """Periods of one and three steps: of the fast level only steps 3 and 6 leave a quarter."""
+    nested = {"periods": [64, 192], "shares": [0.25]}
+    settings = {"steps": 7, "model": nested}
+    starts, seen = [], []
+
+    def watch(run):
+        values = [p.detach().clone() for n, p in run.model.named_parameters() if "chain.0." in n]
+        begun = run.optimizer.state_dict()["starts"]
+        starts.append([value.clone() for value in begun.values()])
+        seen.append(values)
+
+    whole, _ = start(directory=tmp_path / "whole", after_step=watch, **settings)
+    model = tiny_model("hope-attention-tiny", **nested)
+    first = sorted(starts[0], key=torch.numel)
+    at_first = [p.detach() for n, p in model.named_parameters() if "chain.0." in n]
+    assert all(map(torch.equal, first, sorted(at_first, key=torch.numel)))
+    for step in range(1, 8):
+        rests = step % 3 == 0
+        moved = not all(map(torch.equal, starts[step - 1], starts[max(step - 2, 0)]))
+        assert moved == rests, step
+        begins = {tuple(value.flatten().tolist()) for value in starts[step - 1]}
+        there = {tuple(value.flatten().tolist()) for value in seen[step - 1]}
+        assert (begins == there) == rests, step
+    start(directory=tmp_path / "cut", after_step=lambda run: run.totals.step == 4, **settings)
+    resumed, _ = start(directory=tmp_path / "cut", resume=True, **settings)
+    assert same_weights(whole, resumed)
+    with pytest.raises(UserError, match="architecture"):
+        start(directory=tmp_path / "cut", resume=True, steps=7, model={"periods": [64, 192]})
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nestling.core.cms import check_periods
+from nestling.core.cms import check_periods, check_share
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
@@ -35,10 +35,11 @@ class CMS(Memory):
 
     ``x <- x + MLP_l(RMSNorm_l(x))`` for the levels l from fast to slow. In the regime "training"
     (R2) the levels are plain parameters that an optimizer wrapper steps at their periods with the
-    gradient accumulated since; the context itself writes nothing. A chain of one level of period
+    gradient accumulated since; the context itself writes nothing. With ``shares`` the levels are
+    nested: the wrapper resets one when the next slower is written. A chain of one level of period
     one step is the feed-forward block of a Transformer.
 
-    Source: arXiv 2512.24695, Eq 70-71, with the residuals the paper leaves out. Deviates: the sum
+    Source: arXiv 2512.24695, Eq 70-72, with the residuals the paper leaves out. Deviates: the sum
     of Eq 71 runs over C tokens, not the C + 1 that are printed; the order is fast to slow (Fig 5).
     """
 
@@ -53,9 +54,19 @@ class CMS(Memory):
         periods: tuple[int, ...] = (512, 2048)  # tokens between two writes; each divides the next
         intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
         regime: str = "training"  # who writes: "training" = the optimizer, at each level's period
+        # nested: for each level but the slowest the fraction of its way that its start takes up
+        # whenever the next slower level is written and resets it; None, or no shares: never reset
+        shares: tuple[float | None, ...] = ()
 
         def __post_init__(self):
             check_periods(self.periods, "cms.periods")
+            if self.shares and len(self.shares) != len(self.periods) - 1:
+                raise UserError(
+                    f"cms.shares must name a share, or null, for each of the "
+                    f"{len(self.periods) - 1} levels that have a slower one, or none at all"
+                )
+            for share in self.shares:
+                check_share(share, "a share in cms.shares")
             if self.intermediate_size is not None and self.intermediate_size < 1:
                 raise UserError("cms.intermediate_size must be at least 1")
             if self.regime not in REGIMES:
@@ -95,12 +106,18 @@ class CMS(Memory):
             for level, module in zip(self.levels(), self.chain, strict=True)
         ]
 
+    def shares(self) -> list[float | None]:
+        """The share of each level, fast to slow; None: it is not reset."""
+        return [*(self.config.shares or (None,) * (len(self.chain) - 1)), None]
+
     def levels(self) -> list[Level]:
         """The levels of the chain, fast to slow."""
         return [self._level(index) for index in range(len(self.chain))]
 
     def _level(self, index: int) -> Level:
         slower = index + 1 < len(self.chain)
+        nested = self.shares()[index] is not None
+        reset = "; its start is moved and it is reset to it when that one is written"
         return Level(
             name=f"cms.{index}",
             period=self.config.periods[index],
@@ -108,7 +125,7 @@ class CMS(Memory):
             objective="next-token prediction",
             rule="the outer optimizer, with the gradient accumulated over the period",
             context=f"{self.config.periods[index]} tokens of the training stream",
-            transfer=f"reads through cms.{index + 1}"
+            transfer=f"reads through cms.{index + 1}{reset if nested else ''}"
             if slower
             else "none: the slowest of the chain",
         )

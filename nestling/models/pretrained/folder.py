@@ -45,8 +45,8 @@ def stacked(
     """Divide a model into levels.
 
     The CMS levels of a model of this library are levels already, one for each period; ``levels``
-    then replaces how they are written, slow to fast, and None leaves their own periods. One without
-    CMS levels has its feed-forward networks shared out. Any other model is stacked as
+    then replaces how they are written, slow to fast, and None leaves their own periods and shares.
+    One without CMS levels has its feed-forward networks shared out. Any other model is stacked as
     ``nestling.models.pretrained.stacking.stack`` says.
     """
     if isinstance(model, HopeForCausalLM):
@@ -66,13 +66,15 @@ def _of_hope(
     model: HopeForCausalLM, tokenizer: Any | None, levels: Sequence[LevelSpec] | None
 ) -> Stacked:
     groups: dict[int, list[str]] = {}
+    shares = model.parameter_shares()
     for name, period in model.parameter_periods().items():
         if period:
             groups.setdefault(period, []).append(name)
     if not groups:
         return _of_feed_forward(model, tokenizer, levels)
     periods = sorted(groups, reverse=True)
-    chosen = [LevelSpec(period=p) for p in periods] if levels is None else list(levels)
+    own = [LevelSpec(period=p, share=shares.get(groups[p][0])) for p in periods]
+    chosen = own if levels is None else list(levels)
     if len(chosen) != len(periods):
         raise UserError(f"the model has {len(periods)} CMS levels and {len(chosen)} are named")
     ordered = in_order(tuple(chosen))

@@ -1,0 +1,76 @@
+"""Nested levels in training: when a slower level is written a faster one goes back to its start."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from nestling.core.error import UserError
+
+
+class Starts:
+    """Where the weights of nested groups begin: what they were before their first step, at first.
+
+    At a restart, after the group's own write,
+
+        start <- start + e (theta - start);  theta <- start;  the optimizer forgets theta's moments
+
+    Source: arXiv 2512.24695, Eq 72, regime R2, with the step of arXiv 1803.02999 (Reptile) for the
+    inner argmin. Deviates: e is given, not learned. Cost: one more copy of each weight of a nested
+    group, float32 or wider.
+    """
+
+    def __init__(self):
+        self.values: dict[Tensor, Tensor] = {}
+
+    def keep(self, parameters: Iterable[Tensor]) -> None:
+        """Take up where weights begin, unless that is known already."""
+        for parameter in parameters:
+            if parameter not in self.values:
+                wide = torch.promote_types(parameter.dtype, torch.float32)
+                self.values[parameter] = parameter.detach().to(wide, copy=True)
+
+    def restart(self, parameters: Iterable[Tensor], share: float | int, inner: Optimizer) -> None:
+        """Move the starts of weights by a share of the way these went, and the weights to them."""
+        for parameter in parameters:
+            start = self.values[parameter]
+            start.lerp_(parameter.detach().to(start.dtype), share)
+            parameter.copy_(start)
+            inner.state.pop(parameter, None)
+
+
+def slower_periods(
+    groups: Sequence[dict[str, Any]], steps: Sequence[int]
+) -> list[float | int | None]:
+    """For each group the period (tokens) of the next slower level, which resets it; None: never.
+
+    ``steps`` is how many steps each group's period lasts. Shares, or periods, that cannot be raise
+    UserError.
+
+    >>> slower_periods([{}, {"period": 8, "share": 0.1}, {"period": 16}], [1, 1, 2])
+    [None, 16, None]
+    """
+    lasts = {group.get("period", 0): count for group, count in zip(groups, steps, strict=True)}
+    found: list[float | int | None] = []
+    for group in groups:
+        share, period = group.get("share"), group.get("period", 0)
+        if share is None:
+            found.append(None)
+            continue
+        if not 0 <= share <= 1:
+            raise UserError(f"the share of a group is {share}; give a fraction from 0 to 1")
+        slower = min((other for other in lasts if other > period), default=None)
+        if slower is None:
+            raise UserError(
+                f"the group of period {period} is the slowest, so nothing resets it; leave its "
+                "share out"
+            )
+        if lasts[slower] % lasts[period]:
+            raise UserError(
+                f"a nested level is reset at a write of its own: {lasts[period]} steps (period "
+                f"{period}) must divide {lasts[slower]} (period {slower})"
+            )
+        found.append(slower)
+    return found
