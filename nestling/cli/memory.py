@@ -133,7 +133,9 @@ class Export:
 
         learner = open_learner(self.model, self.file, must_exist=True)
         save_with(learner.base, learner.weights(), self.out)
-        print(f"{self.out}: the base and {self.file} in one model")
+        wide = learner.base.variant == "independent"
+        told = f", its MLPs {len(learner.base.levels)} times as wide" if wide else ""
+        print(f"{self.out}: the base and {self.file} in one model{told}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,3 +158,21 @@ def test_nested_levels_from_adapt_to_show(adapted, tmp_path, capsys):
     assert any(".begin." in name for name in read_memory(memory).tensors)
     told = failed(capsys, "adapt", base, "--levels", "8:1:adam:2,32", "--out", tmp_path / "no")
     assert "fraction" in told
+
+
+@pytest.mark.parametrize("variant", ["independent", "chain"])
+def test_added_levels_are_exported_or_refused(adapted, tmp_path, capsys, variant):
+    base, model, memory = adapted.parent / "base", tmp_path / "model", tmp_path / "m"
+    run(capsys, "adapt", base, "--levels", "8:1e-2,32", "--variant", variant, "--out", model)
+    run(capsys, "learn", model, TEXT, "--memory", memory, "--quiet")
+    export = ["memory", "export", memory, model, "--out", tmp_path / "out"]
+    if variant == "chain":
+        assert "consolidate" in failed(capsys, *export)
+        return
+    assert "2 times as wide" in run(capsys, *export)
+    learner = open_learner(model, memory)
+    ids = torch.tensor([learner.text.encode(TEXT)[:60]])
+    with torch.no_grad():
+        expected, _ = learner.reader.read(learner.weights(), ids)
+        found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

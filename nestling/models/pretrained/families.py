@@ -13,6 +13,8 @@ class Family(NamedTuple):
     layers: str  # dotted name of the list of layers
     mlp: str  # name of the feed-forward network in a layer
     output: str  # name of its map back to the residual stream
+    width: str = "intermediate_size"  # option of the configuration with the width of that network
+    fused: int = 1  # maps into that width that its others hold, one after the other
 
 
 # by model_type of transformers; SmolLM and SmolLM2 are of type llama
@@ -22,12 +24,12 @@ FAMILIES = {
     "qwen2": Family("model.layers", "mlp", "down_proj"),
     "qwen3": Family("model.layers", "mlp", "down_proj"),
     "smollm3": Family("model.layers", "mlp", "down_proj"),
-    "phi3": Family("model.layers", "mlp", "down_proj"),
+    "phi3": Family("model.layers", "mlp", "down_proj", fused=2),
     "olmo2": Family("model.layers", "mlp", "down_proj"),
     "gemma": Family("model.layers", "mlp", "down_proj"),
     "gemma2": Family("model.layers", "mlp", "down_proj"),
     "gemma3_text": Family("model.layers", "mlp", "down_proj"),
-    "gpt2": Family("transformer.h", "mlp", "c_proj"),
+    "gpt2": Family("transformer.h", "mlp", "c_proj", width="n_inner"),
 }
 
 

@@ -1,0 +1,93 @@
+"""Added levels folded into MLPs of the plain architecture, where such MLPs compute the same."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.error import UserError
+from nestling.models.pretrained.families import Family, family_of, mlp_names
+from nestling.models.pretrained.folder import Stacked
+
+ADDED = ("chain", "independent")  # variants with networks that transformers does not know
+
+Parts = dict[str, Tensor]  # of one MLP, by their names in it
+
+
+def folded(base: Stacked, weights: Mapping[str, Tensor]) -> Any:
+    """A model of transformers' own class that computes what ``base`` does with ``weights``.
+
+    ``independent``: levels side by side are one MLP that is as many times as wide,
+
+        sum_l a_l W_l act(V_l x) = [a_1 W_1 ... a_k W_k] act([V_1; ...; V_k] x)
+
+    and gated ones likewise, as the activation works on every number by itself. ``chain``: a level
+    whose output is zero, as of one that was never written, adds nothing and is left out. A written
+    one raises UserError: it reads what the slower ones answer, which one MLP cannot. ``base`` stays
+    as it is. Cost: a second model in memory.
+    """
+    model, family = base.model, family_of(base.model.config.model_type)
+    state = {**model.state_dict(), **weights}
+    config, count = copy.deepcopy(model.config), len(base.levels)
+    for name in mlp_names(model, config.model_type):
+        if base.variant == "independent":
+            heads = [f"{name}.levels.{index}." for index in range(count)]
+            levels = [_taken(state, f"{head}mlp.") for head in heads]
+            shares = [state.pop(f"{head}weight") for head in heads]
+            linear = isinstance(_output_map(model, heads[0] + "mlp", family), nn.Linear)
+            mlp = _side_by_side(levels, shares, family, linear)
+            output = mlp[f"{family.output}.weight"]
+            setattr(config, family.width, output.shape[1 if linear else 0])
+        else:
+            mlp, *added = [_taken(state, f"{name}.levels.{index}.") for index in range(count)]
+            for level, parts in zip(base.levels[1:], added, strict=True):
+                if any(part.any() for key, part in parts.items() if _map(key) == family.output):
+                    raise UserError(
+                        f"level {level.text} of this chain has been written, and reads what slower "
+                        "levels answer, as no MLP of transformers does; consolidate it into level "
+                        "0 first (nestling memory consolidate), or adapt with --variant independent"
+                    )
+        state.update({f"{name}.{inner}": part for inner, part in mlp.items()})
+    with torch.random.fork_rng(devices=[]):
+        plain = type(model)(config).to(model.dtype)
+    plain.load_state_dict(state)
+    plain.generation_config = model.generation_config
+    return plain.eval()
+
+
+def _taken(state: dict[str, Tensor], head: str) -> Parts:
+    """Take the tensors under a name out of a state."""
+    return {name.removeprefix(head): state.pop(name) for name in [*state] if name.startswith(head)}
+
+
+def _map(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _output_map(model: nn.Module, name: str, family: Family) -> nn.Module:
+    return model.get_submodule(f"{name}.{family.output}")
+
+
+def _side_by_side(
+    levels: Sequence[Parts], shares: Sequence[Tensor], family: Family, linear: bool
+) -> Parts:
+    """One MLP of several: their hidden numbers side by side, their outputs weighted and summed.
+
+    ``linear``: maps are [out, in], as torch has them; otherwise [in, out], as GPT-2.
+    """
+    rows, columns = (0, 1) if linear else (1, 0)
+    found = {}
+    for name in levels[0]:
+        parts = [level[name] for level in levels]
+        if _map(name) == family.output:
+            scaled = [share * part for share, part in zip(shares, parts, strict=True)]
+            matrix = parts[0].ndim == 2
+            found[name] = torch.cat(scaled, columns) if matrix else torch.stack(scaled).sum(0)
+            continue
+        axis = rows if parts[0].ndim == 2 else 0
+        # a map that holds several, one after the other, goes on doing so
+        each = zip(*(part.chunk(family.fused, axis) for part in parts), strict=True)
+        found[name] = torch.cat([part for group in each for part in group], axis)
+    return found
