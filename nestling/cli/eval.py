@@ -30,6 +30,8 @@ class Lm:
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
     """File for the figures, a Result."""
+    quiet: bool = False
+    """Do not say how far it is."""
 
     def run(self) -> None:
         """Measure, print the figures, and write the Result where --json says."""
@@ -40,6 +42,7 @@ class Lm:
         from nestling.data.textfiles import read_text
         from nestling.evals import Reader
         from nestling.evals.lm import choose, lm
+        from nestling.evals.progress import Progress
         from nestling.report import Table
 
         if self.text is None:
@@ -48,7 +51,9 @@ class Lm:
         else:
             texts, tag = choose([read_text(self.text)], None), str(self.text)
         reader = Reader.load(self.model, self.device, segment=self.segment)
-        metrics = lm(reader, texts, batch_size=self.batch)
+        with Progress(done="tokens read", quiet=self.quiet) as on:
+            on.say(f"{len(texts):,} documents of {tag}")
+            metrics = lm(reader, texts, batch_size=self.batch, tell=on.tell)
         config = {"size": self.size, "segment": self.segment, "batch": self.batch}
         if self.json is not None:
             Result(
@@ -72,7 +77,7 @@ LM_FIGURES = ("tokens", "loss", "perplexity", "word_perplexity", "byte_perplexit
 
 @dataclass(frozen=True, kw_only=True)
 class Commonsense:
-    """Multiple-choice questions through lm-eval (pip install 'nestling[eval]')."""
+    """Commonsense through lm-eval (pip install 'nestling[eval]'; BIG-bench needs none of it)."""
 
     model: Path
     """Folder with a model of ours or any causal language model of transformers; or
@@ -91,6 +96,8 @@ class Commonsense:
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
     """File for the figures, a Result."""
+    quiet: bool = False
+    """Do not say how far it is."""
 
     def run(self) -> None:
         """Measure, print a table, and write the Result where --json says."""
@@ -99,13 +106,21 @@ class Commonsense:
         from nestling.core.result import Result, provenance
         from nestling.evals import Reader
         from nestling.evals.commonsense import commonsense
+        from nestling.evals.progress import Progress
         from nestling.report import Table
 
         reader = Reader.load(self.model, self.device, segment=self.segment)
         names = [name for name in self.tasks.split(",") if name]
-        metrics = commonsense(
-            reader, data=self.data, tasks=names, limit=self.limit, carry=self.carry
-        )
+        with Progress(quiet=self.quiet) as on:
+            metrics = commonsense(
+                reader,
+                data=self.data,
+                tasks=names,
+                limit=self.limit,
+                carry=self.carry,
+                say=on.say,
+                tell=on.tell,
+            )
         if self.json is not None:
             config = {"data": metrics["data"], "limit": self.limit, "carry": self.carry}
             Result(
@@ -114,12 +129,13 @@ class Commonsense:
                 metrics=metrics,
                 provenance=provenance(self.device),
             ).write(self.json)
-        columns = ("questions", "acc", "acc_norm", "chance", "perplexity", "word_perplexity")
-        rows = [
-            (name, *(found.get(column) for column in columns))
-            for name, found in metrics["tasks"].items()
-        ]
+        found = metrics["tasks"]
+        columns = [name for name in COMMONSENSE if any(name in part for part in found.values())]
+        rows = [(name, *(part.get(column) for column in columns)) for name, part in found.items()]
         print(Table(columns=("task", *columns), rows=rows).text())
+
+
+COMMONSENSE = ("questions", "acc", "acc_norm", "chance", "perplexity", "word_perplexity")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,8 +179,8 @@ class Tasks:
         from nestling.cli.train import settings
         from nestling.evals.progress import Progress
         from nestling.evals.run import plan_of, run_tasks
+        from nestling.evals.show import task_table
         from nestling.evals.suite import suite
-        from nestling.report import Table
 
         names = [name for name in self.tasks.split(",") if name] or suite(self.suite)
         plan = plan_of(
@@ -184,17 +200,12 @@ class Tasks:
             )
         if self.json is not None:
             result.write(self.json)
-        rows = []
-        for name, found in result.metrics["tasks"].items():
-            parts = found.get("parts", {"": found})
-            for part, figures in parts.items():
-                rows.append((name, part, *(figures.get(column) for column in TASK_COLUMNS)))
-            if len(parts) > 1:
-                rows.append((name, "mean", None, found["mean_score"], *[None] * 5))
-        print(Table(columns=("task", "part", *TASK_COLUMNS), rows=rows).text())
-
-
-TASK_COLUMNS = ("count", "score", "low_95", "high_95", "chance", "forgotten", "seconds")
+        found = result.metrics["tasks"]
+        print(task_table(found).text())
+        for name, figures in found.items():
+            for part, measured in figures.get("parts", {"": figures}).items():
+                if "note" in measured:
+                    print(f"{name}{part and ', '}{part}: {measured['note']}")
 
 
 def of_suite(name: str, summary: str) -> Any:

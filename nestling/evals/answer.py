@@ -1,7 +1,7 @@
 """A model asked what a task asks, and its answers handed back to the task."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,15 +10,10 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.statistics import interval, wilson
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Ask, Memory
 from nestling.tasks import UNSEEN, Answer, Question, QuestionTask, TextTask, TokenTask
-
-Tell = Callable[[int, int], None]  # questions answered, of so many
-
-
-def silent(done: int, count: int) -> None:
-    """A Tell that tells nobody."""
 
 
 def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Commonsense through lm-eval: the paper's eight tasks from the hub, or BIG-bench's offline."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nestling.core.error import UserError, did_you_mean
 from nestling.data.bigbench import TASKS as OFFLINE
 from nestling.data.bigbench import Choice, read
-from nestling.evals.harness import run_harness, with_rows
+from nestling.evals.harness import run_harness, version, with_rows
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Ask, Memory
 
@@ -43,47 +44,77 @@ def commonsense(
     tasks: Sequence[str] = (),
     limit: int | None = None,
     carry: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    tell: Tell = silent,
 ) -> dict[str, Any]:
     """The figures of each task, and the mean accuracy.
 
     ``data`` "hub": the paper's tasks, defined as in lm-eval. "bigbench": multiple-choice
     tasks of BIG-bench, asked as lm-eval asks social_iqa ("Q: ... A:"), nothing fetched; figures
     have ``chance`` as well. "auto": the hub where it can be reached. ``tasks`` takes some of them,
-    ``limit`` the first questions of each.
+    ``limit`` the first questions of each. BIG-bench is asked the same way where lm-eval is not
+    installed; ``harness`` says by which version of it, or None. ``say`` names what is measured,
+    ``tell`` counts what is answered.
     """
     if data not in SOURCES:
         raise UserError(f"unknown data {data!r}: {did_you_mean(data, SOURCES)}")
     if data == "auto":
         data = "hub" if hub_is_reachable() else "bigbench"
+        say(f"data: {data}" + (" (the hub cannot be reached)" if data == "bigbench" else ""))
     known = PAPER if data == "hub" else OFFLINE
     for name in tasks:
         if name not in known:
             raise UserError(f"unknown task {name!r} of {data}: {did_you_mean(name, known)}")
     chosen = list(tasks or known)
     if data == "hub":
-        found = run_harness(reader, chosen, limit=limit, carry=carry)
+        say(", ".join(chosen))
+        found = run_harness(reader, chosen, limit=limit, carry=carry, tell=tell)
     else:
         rows = {name: read(name)[:limit] for name in chosen}
-        found = run_harness(reader, [offline(name, rows[name]) for name in chosen], carry=carry)
-        for name in chosen:
-            found[name]["chance"] = chance(rows[name])
+        say(", ".join(chosen))
+        found = _offline(reader, rows, carry, tell)
     heads = {name: found[name][PAPER[name] if data == "hub" else "acc"] for name in chosen}
     accuracies = [value for name, value in heads.items() if name != "wikitext"]
     mean = sum(accuracies) / len(accuracies) if accuracies else None
-    return {"data": data, "tasks": found, "headline": heads, "mean_accuracy": mean}
+    return {
+        "data": data,
+        "harness": version(),
+        "tasks": found,
+        "headline": heads,
+        "mean_accuracy": mean,
+    }
 
 
-def choose(reader: Reader, questions: Sequence[Choice]) -> dict[str, Any]:
+def _offline(
+    reader: Reader, rows: Mapping[str, Sequence[Choice]], carry: bool, tell: Tell
+) -> dict[str, dict[str, Any]]:
+    """The figures of tasks of BIG-bench: by lm-eval where it is installed."""
+    if version() is None:
+        memory = Memory(reader, carry=carry)
+        return {name: choose(reader, asked, memory, tell) for name, asked in rows.items()}
+    tasks = [offline(name, asked) for name, asked in rows.items()]
+    found = run_harness(reader, tasks, carry=carry, tell=tell)
+    return {name: found[name] | {"chance": chance(asked)} for name, asked in rows.items()}
+
+
+def choose(
+    reader: Reader,
+    questions: Sequence[Choice],
+    memory: Memory | None = None,
+    tell: Tell = silent,
+) -> dict[str, Any]:
     """What ``commonsense`` finds on BIG-bench's questions, without lm-eval.
 
     ``acc`` takes the likeliest choice, ``acc_norm`` the likeliest for each of its characters.
+    ``memory``: what answers; none given, a fresh one for each question.
     """
-    memory = Memory(reader)
+    memory = memory or Memory(reader)
     right = {"acc": 0, "acc_norm": 0}
-    for item in questions:
+    for done, item in enumerate(questions, 1):
         context = (*reader.lead, *reader.encode(f"Q: {item.question}\nA:"))
         asks = [Ask(context, tuple(reader.encode(f" {text}"))) for text in item.choices]
         scores = [score for score, _ in memory.score(asks)]
+        tell(done, len(questions))
         each = [x / len(text) for x, text in zip(scores, item.choices, strict=True)]
         right["acc"] += scores.index(max(scores)) == item.answer
         right["acc_norm"] += each.index(max(each)) == item.answer

@@ -1,11 +1,12 @@
 """The adapter to lm-eval: its tasks and its scoring, our way of reading."""
 
-import importlib
+import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nestling.core.error import UserError
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Ask, Memory
 
@@ -22,11 +23,12 @@ def library(name: str) -> Any:
         ) from error
 
 
-def adapter(reader: Reader, *, carry: bool = False) -> Any:
+def adapter(reader: Reader, *, carry: bool = False, tell: Tell = silent) -> Any:
     """The reader as an ``LM`` of lm-eval, to be handed to its ``simple_evaluate``.
 
     Each request is read from a fresh memory; with ``carry`` one memory goes on through all of them
-    in the order of the task. A text is led by what the tokenizer itself puts before one.
+    in the order of the task. A text is led by what the tokenizer itself puts before one. ``tell``
+    counts the answered requests of one kind.
     """
     template: Any = library("lm_eval.api.model").TemplateLM
     memory = Memory(reader, carry=carry)
@@ -55,10 +57,14 @@ def adapter(reader: Reader, *, carry: bool = False) -> Any:
             self, requests: Sequence[Any], **_: Any
         ) -> list[tuple[float, bool]]:
             asks = [Ask(tuple(context), tuple(rest)) for _, context, rest in requests]
-            return memory.score(asks)
+            return memory.score(asks, tell)
 
         def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
-            return [memory.score_text(request.args[0]) for request in requests]
+            found = []
+            for request in requests:
+                found.append(memory.score_text(request.args[0]))
+                tell(len(found), len(requests))
+            return found
 
         def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
             found = []
@@ -69,6 +75,7 @@ def adapter(reader: Reader, *, carry: bool = False) -> Any:
                 tokens = int(options.get("max_gen_toks", NEW_TOKENS))
                 ids = self.tok_encode(context)
                 found.append(memory.write(ids, tokens=tokens, stops=stops))
+                tell(len(found), len(requests))
             return found
 
     return Nestling()
@@ -81,6 +88,7 @@ def run_harness(
     limit: int | None = None,
     carry: bool = False,
     include: str | None = None,
+    tell: Tell = silent,
 ) -> dict[str, dict[str, Any]]:
     """The figures of lm-eval for each task: a name it knows, or a configuration of one.
 
@@ -93,7 +101,7 @@ def run_harness(
     manager = library("lm_eval.tasks").TaskManager(include_path=include)
     try:
         found = evaluate(
-            model=adapter(reader, carry=carry),
+            model=adapter(reader, carry=carry, tell=tell),
             tasks=[task if isinstance(task, str) else dict(task) for task in tasks],
             task_manager=manager,
             limit=limit,
@@ -110,6 +118,14 @@ def run_harness(
         name: figures_of(record) | {"questions": found["n-samples"][name]["effective"]}
         for name, record in found["results"].items()
     }
+
+
+def version() -> str | None:
+    """The version of lm-eval; None where it is not installed."""
+    try:
+        return importlib.metadata.version("lm_eval")
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def with_rows(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.train.evaluate import edges, perplexity
 
@@ -48,14 +49,16 @@ def windows(reader: Reader, ids: list[int]) -> list[list[int]]:
     return [start + ids[at : at + room] for at in range(0, len(ids), room)]
 
 
-def lm(reader: Reader, texts: Sequence[str], *, batch_size: int = 4) -> dict[str, Any]:
+def lm(
+    reader: Reader, texts: Sequence[str], *, batch_size: int = 4, tell: Tell = silent
+) -> dict[str, Any]:
     """The figures of a model on documents, each read from a fresh memory, from its first token.
 
     With ``L`` the sum of -ln p over the tokens of all documents: ``loss = L / tokens`` (nats),
     ``perplexity = e^loss``, ``word_perplexity = e^(L / words)``, ``byte_perplexity =
     e^(L / bytes)``, ``bits_per_byte = L / (bytes ln 2)``; the last three do not depend on how a
     tokenizer cuts the text. ``by_position`` has the loss of stretches that widen with the tokens
-    read since the start of the document.
+    read since the start of the document. ``tell`` counts the tokens that are read.
 
     Source: word, byte and bit figures as lm-eval defines them for ``loglikelihood_rolling``, with
     one memory along the whole document instead of windows where the model can read it whole.
@@ -78,6 +81,7 @@ def lm(reader: Reader, texts: Sequence[str], *, batch_size: int = 4) -> dict[str
             sums.index_add_(0, bucket, losses.double()[scored])
             counts.index_add_(0, bucket, torch.ones_like(bucket))
             place += losses.shape[1]
+            tell(int(counts.sum()), sum(map(len, rows)) - lead * len(rows))
     words, size = sum(map(words_of, texts)), sum(len(text.encode()) for text in texts)
     total, tokens = float(sums.sum()), int(counts.sum())
     return {

@@ -2,19 +2,26 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+Tell = Callable[[int, int], None]  # done, of so many
+
+
+def silent(done: int, count: int) -> None:
+    """A Tell that tells nobody."""
+
 
 class Progress:
-    """A line for each task, and how many of its questions are answered.
+    """A line for each task, and how many of its questions are ``done``: answered, or else.
 
     On a terminal one line is redrawn; elsewhere a plain line appears every ``every`` seconds, on
     the error stream. ``quiet`` keeps silent.
     """
 
-    def __init__(self, *, quiet: bool = False, every: float = 10.0):
-        self.quiet, self.every = quiet, every
+    def __init__(self, *, done: str = "answered", quiet: bool = False, every: float = 10.0):
+        self.done, self.quiet, self.every = done, quiet, every
         self._name = ""
         self._begin = self._last = time.monotonic()
         self._bar: Any = None
@@ -40,7 +47,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def tell(self, done: int, count: int) -> None:
-        """So many questions are answered, of so many."""
+        """So many are done, of so many."""
         if self.quiet:
             return
         if sys.stderr.isatty():
@@ -50,7 +57,7 @@ class Progress:
         if now - self._last >= self.every:
             self._last = now
             left = (now - self._begin) / done * (count - done)
-            line = f"{self._name} | {done} of {count} answered | {left:,.0f} s left"
+            line = f"{self._name} | {done:,} of {count:,} {self.done} | {left:,.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
     def _draw(self, done: int, count: int) -> None:
@@ -60,7 +67,7 @@ class Progress:
 
             columns = (
                 progress.BarColumn(bar_width=20),
-                progress.TextColumn("{task.completed} of {task.total} answered"),
+                progress.TextColumn(f"{{task.completed}} of {{task.total}} {self.done}"),
                 progress.TimeRemainingColumn(),
             )
             self._bar = progress.Progress(

@@ -7,6 +7,7 @@ import torch
 
 from nestling.core.error import UserError
 from nestling.evals.lm import windows
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 
 
@@ -61,8 +62,11 @@ class Memory:
             self.seen += context
         return logits, cache
 
-    def score(self, asks: Sequence[Ask]) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether it is the likeliest at each token."""
+    def score(self, asks: Sequence[Ask], tell: Tell = silent) -> list[tuple[float, bool]]:
+        """Log-probability of each continuation, and whether it is the likeliest at each token.
+
+        ``tell`` counts the asks that are answered.
+        """
         found: list[tuple[float, bool]] = []
         start = 0
         while start < len(asks):
@@ -75,6 +79,7 @@ class Memory:
             logits, cache = self._read(context)
             found += self.reader.score(cache, logits, group)
             start = end
+            tell(end, len(asks))
         return found
 
     def score_text(self, text: str) -> float:

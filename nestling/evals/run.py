@@ -10,8 +10,9 @@ from typing import Any
 
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance
-from nestling.evals.answer import Tell, ask_positions, ask_texts, silent
+from nestling.evals.answer import ask_positions, ask_texts
 from nestling.evals.fit import apart, by_training, check_ours, fit, fresh, rows_of
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import SEGMENT, Reader
 from nestling.evals.readout import ask_readout, fit_readout
 from nestling.evals.stages import ask_stages, by_reading

@@ -9,6 +9,7 @@ from nestling.core.result import Result
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length, forgetting_matrix, perplexity_by_position
 
+TASK_COLUMNS = ("count", "score", "low_95", "high_95", "chance", "forgotten", "seconds")
 LM = ("tokens", "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
@@ -88,6 +89,20 @@ def _task(task: str, results: Mapping[str, Result]) -> Section:
     figures += [accuracy_by_length(lengths)] if lengths else []
     table = Table(columns=("model", "part", *columns), rows=rows)
     return Section(task, " ".join(notes), [table], figures)
+
+
+def task_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Figures of tasks, a row for each measurement, and the mean of several; full columns only."""
+    rows: list[tuple[Any, ...]] = []
+    for name, found in tasks.items():
+        parts = found.get("parts", {"": found})
+        for part, figures in parts.items():
+            rows.append((name, part, *(figures.get(column) for column in TASK_COLUMNS)))
+        if len(parts) > 1:
+            rows.append((name, "mean", None, found["mean_score"], *[None] * 5))
+    columns = ("task", "part", *TASK_COLUMNS)
+    kept = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
+    return Table(columns=[columns[i] for i in kept], rows=[[row[i] for i in kept] for row in rows])
 
 
 def origin(results: Mapping[str, Result]) -> dict[str, Any]:

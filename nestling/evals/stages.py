@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from nestling.evals.answer import Tell, answer_to, figures, room_of, silent
+from nestling.evals.answer import answer_to, figures, room_of
+from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Memory
 from nestling.tasks import Question, Stage, StageTask

@@ -57,6 +57,17 @@ def test_a_suite_of_a_preset_is_fitted_measured_and_written(tmp_path, capsys):
     assert json.loads(record.read_text())["metrics"]["tasks"]["recall"]["count"] == 4
 
 
+def test_a_table_has_the_columns_that_say_something_and_what_could_not_be_put(trained, capsys):
+    small = ["--set", "vocab_size=16", "--set", "length=16"]
+    more = ["--tasks", "mad-compress,mad-recall", "--count", "3", "--quiet", *small]
+    assert main(["eval", "mad", "--model", str(trained), *more]) == 0
+    out = capsys.readouterr()
+    head, _, first, second, note = out.out.splitlines()
+    assert head.split() == ["task", "count", "score", "low_95", "high_95", "chance", "seconds"]
+    assert first.split() == ["mad-compress", *"------"] and second.split()[1] == "3"
+    assert note.startswith("mad-compress: decoded from the last position") and not out.err
+
+
 def test_an_unknown_task_is_named_with_the_nearest(trained, capsys):
     assert main(["eval", "niah", "--model", str(trained), "--tasks", "niah-one"]) == 2
     assert "did you mean" in capsys.readouterr().err

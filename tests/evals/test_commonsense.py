@@ -64,8 +64,28 @@ def test_mistakes_are_user_errors():
 
 
 @needs_it
+@pytest.mark.parametrize("carry", [False, True])
+def test_lm_eval_and_asking_without_it_find_the_same(carry, monkeypatch):
+    asked = {"tasks": ["social_iqa", "timedial"], "limit": 4, "carry": carry}
+    found = commonsense(reader("hope-tiny"), **asked)
+    monkeypatch.setattr(room, "version", lambda: None)
+    own = commonsense(reader("hope-tiny"), **asked)
+    assert found["harness"] and own["harness"] is None
+    for name, figures in own["tasks"].items():
+        assert figures == {key: pytest.approx(found["tasks"][name][key]) for key in figures}
+
+
 def test_offline_tasks_are_scored_with_their_chance():
-    figures = commonsense(reader("hope-tiny"), tasks=["social_iqa", "timedial"], limit=4)
+    said, told = [], []
+    figures = commonsense(
+        reader("hope-tiny"),
+        tasks=["social_iqa", "timedial"],
+        limit=4,
+        say=said.append,
+        tell=lambda *done: told.append(done),
+    )
+    assert said == ["data: bigbench (the hub cannot be reached)", "social_iqa, timedial"]
+    assert told and told[-1][0] == told[-1][1]
     assert figures["data"] == "bigbench" and list(figures["tasks"]) == ["social_iqa", "timedial"]
     found = figures["tasks"]["social_iqa"]
     assert found["questions"] == 4 and found["chance"] == 0.5
