@@ -11,6 +11,8 @@ def equal(a, b):
         for one, two in zip(mine.levels, other.levels, strict=True)
         for x, y in zip(flat(one), flat(two), strict=True)
     )
+    pairs = zip(flat(mine.averages), flat(other.averages), strict=True)
+    same = same and all(torch.equal(x, y) for x, y in pairs)
     left, right = a.reader.tensors(mine.stream.context), b.reader.tensors(other.stream.context)
     return (
         same
@@ -21,9 +23,7 @@ def equal(a, b):
 
 
 def flat(state):
-    return [
-        tensor
-        for field in state
-        for group in (field if isinstance(field, tuple) else (field,))
-        for tensor in (group if isinstance(group, tuple) else (group,))
-    ]
+    """The tensors in nested tuples."""
+    if isinstance(state, tuple):
+        return [tensor for part in state for tensor in flat(part)]
+    return [state]

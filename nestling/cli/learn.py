@@ -26,6 +26,9 @@ class Command:
     """At the end write what waits in open periods, too."""
     surprise: float | None = None
     """Learn only from tokens predicted with at least this loss (nats)."""
+    averages: str | None = None
+    """Tokens of running averages to keep of what levels write, such as 2048,8192; `ask --gate
+    levels` mixes them in."""
     segment: int | None = None
     """Tokens read with one set of weights; a divisor of every period."""
     window: int | None = None
@@ -45,6 +48,7 @@ class Command:
 
     def run(self) -> None:
         """Read, save and print what came of it."""
+        from nestling.continual.average import parse_spans
         from nestling.continual.guard import Guard
         from nestling.continual.opening import open_learner, read_documents
         from nestling.continual.session import Session
@@ -57,7 +61,12 @@ class Command:
             raise UserError("--max-forgetting needs --probe: a text that must be kept")
         documents = read_documents(self.texts)
         probe = tuple(text for _, text in read_documents(self.probe))
-        options = Options(segment=self.segment, window=self.window, surprise=self.surprise)
+        options = Options(
+            segment=self.segment,
+            window=self.window,
+            surprise=self.surprise,
+            averages=parse_spans(self.averages) if self.averages else None,
+        )
         learner = open_learner(
             self.model, self.memory, levels=self.levels, options=options, device=self.device
         )

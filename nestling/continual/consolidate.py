@@ -117,6 +117,8 @@ def _without_faster(learner: ContinualLearner, into: int) -> ContinualLearner:
     student = learner.fork()
     for index in range(into + 1, len(learner.levels)):
         student.reset(index)
+    # averages are of what the levels have been: that stays
+    student.state = student.state._replace(averages=learner.state.averages)
     return student
 
 

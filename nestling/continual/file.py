@@ -18,7 +18,8 @@ from nestling.core.result import write_whole
 KIND = "nestling-learned"
 STALE = 3600  # seconds
 PLAIN = 1  # what the first nestling reads
-FORMAT = 2  # with levels that are reset; raised when an older one could not read what is written
+# with levels that are reset, or averages; raised when an older one could not read what is written
+FORMAT = 2
 
 
 class MemoryFile(NamedTuple):
@@ -31,7 +32,8 @@ class MemoryFile(NamedTuple):
 def write_memory(path: str | Path, memory: MemoryFile) -> Path:
     """Write a memory; the file appears whole or not at all."""
     nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
-    about = {**memory.about, "format": FORMAT if nested else PLAIN}
+    plain = not nested and not memory.about.get("options", {}).get("averages")
+    about = {**memory.about, "format": PLAIN if plain else FORMAT}
     tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
     header = {"about": about, "sha256": content_digest(about, tensors.items())}
     # one entry: safetensors writes several in an order of chance

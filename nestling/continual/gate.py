@@ -1,7 +1,9 @@
 """The gate over levels: which states of a memory speak where it is asked.
 
 A learner with L written levels is L + 1 experts: expert l is the model with its l slowest levels as
-they are now and the others at the base. A gate seats some of them in a mixture
+they are now and the others at the base. Averages over what it has been
+(``nestling.continual.average``), if it keeps any, are experts between the first and these. A gate
+seats some of them in a mixture
 (``nestling.core.mixture.followed``) that follows whoever predicts the text of the context best. Its
 weights begin alike in every context, and nothing of them is stored.
 """

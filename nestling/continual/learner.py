@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nestling.continual.average import Average, at_base, moved_on, spans, without
 from nestling.continual.digest import model_digest, token_digest
 from nestling.continual.gate import check_gate, seats
 from nestling.continual.record import restore_state, save_state
@@ -49,7 +50,10 @@ class ContinualLearner:
     or a ``Stacked`` one. ``levels`` is text as in ``--levels`` or a sequence of LevelSpec; None
     takes those the model has. ``gate`` (``nestling.continual.gate``) mixes, where text is scored or
     generated, the model of now with itself as it is without its levels, so that what was learned
-    does not weigh on text it does not help with. One thread uses a learner at a time.
+    does not weigh on text it does not help with. ``Options.averages`` are further, slower experts
+    of it: running averages over so many tokens of all that levels write, each moved at every write
+    of the fastest level by its period's part of the way to the weights just written. One thread
+    uses a learner at a time.
 
     Source: arXiv 2512.24695, Eq 71-72 and section 7.3. Deviates: the gradient is cut where a
     segment begins (``Options.segment``), and cached keys and values of earlier tokens are not
@@ -81,6 +85,7 @@ class ContinualLearner:
         self.parameters = tuple(model.parameters[i] for i in chosen)  # names, for each level
         self.writers = tuple(level.writer() for level in self.levels)
         self.sizes = cut(options, [writer.period for writer in self.writers], self.reader)
+        self.spans = spans(options.averages, self.writers[-1].period)  # tokens, slow to fast
         own = dict(model.model.named_parameters())
         self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
         erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
@@ -92,7 +97,8 @@ class ContinualLearner:
         self.state = self._fresh()
 
     def _fresh(self) -> State:
-        return State(tuple(self.fresh_level(index) for index in range(len(self.levels))))
+        levels = tuple(self.fresh_level(index) for index in range(len(self.levels)))
+        return State(levels, averages=(at_base(levels),) * len(self.spans))
 
     def fresh_level(self, index: int) -> LevelState:
         """A level at the base: nothing moved, nothing gathered."""
@@ -179,9 +185,9 @@ class ContinualLearner:
         """
         reading = self._segment(self.state, write=False)
         firing = [bool(level.terms > 0) for level in self.state.levels]
-        levels, writes = self._written(self.state.levels, firing)
+        levels, averages, writes = self._written(self.state, self.state.levels, firing)
         fresh = [level._replace(seen=torch.zeros_like(level.seen)) for level in levels]
-        self.state = self.state._replace(levels=tuple(fresh))
+        self.state = self.state._replace(levels=tuple(fresh), averages=averages)
         return reading + Reading(writes=writes)
 
     def _segment(self, state: State, write: bool = True) -> Reading:
@@ -201,16 +207,16 @@ class ContinualLearner:
         levels = self._gathered(state.levels, read, len(waiting.open_ids), grams)
         pairs = zip(self.writers, levels, strict=True)
         firing = [write and bool(due(writer, level)) for writer, level in pairs]
-        after, writes = self._written(levels, firing)
-        self.state = state._replace(levels=after, stream=read.stream)
+        after, averages, writes = self._written(state, levels, firing)
+        self.state = state._replace(levels=after, averages=averages, stream=read.stream)
         return Reading(scored=read.scored, nats=read.nats, learned=read.learned, writes=writes)
 
     def _written(
-        self, old: Sequence[LevelState], firing: Sequence[bool]
-    ) -> tuple[tuple[LevelState, ...], tuple[int, ...]]:
+        self, state: State, old: Sequence[LevelState], firing: Sequence[bool]
+    ) -> tuple[tuple[LevelState, ...], tuple[Average, ...], tuple[int, ...]]:
         """Write the levels that fire; each then resets the next faster one, if that is nested.
 
-        With it how often each was written.
+        Between both the averages take up what was written. With them how often each level was.
         """
         rows = torch.ones(1, dtype=torch.bool, device=self.device)
         levels = [
@@ -219,12 +225,16 @@ class ContinualLearner:
                 self.writers, self.start, old, firing, strict=True
             )
         ]
-        writes = _writes(old, levels)
+        writes, averages = _writes(old, levels), state.averages
+        if firing[-1]:  # as the fastest does whenever any does
+            parts = [self.writers[-1].period / span for span in self.spans]
+            pairs = zip(averages, parts, strict=True)
+            averages = tuple(moved_on(average, levels, part) for average, part in pairs)
         for slow, fires in enumerate(firing[:-1]):
             share = self.levels[slow + 1].share
             if fires and share is not None:
                 levels[slow + 1] = rewound(levels[slow + 1], share)
-        return tuple(levels), writes
+        return tuple(levels), averages, writes
 
     def _gathered(
         self,
@@ -270,11 +280,20 @@ class ContinualLearner:
         return found
 
     def experts(self) -> tuple[dict[str, Tensor], ...]:
-        """The weights with only the slowest levels as they are now: with none of them, one, all."""
+        """The base, the averages, and the model with its slowest level alone, with two, with all.
+
+        Each as the weights of all levels.
+        """
         now, made, found = self.weights(), {}, []
         for names, start in zip(self.parameters, self.start, strict=True):
             made.update(zip(names, start, strict=True))
         found.append(dict(made))
+        for average in self.state.averages:
+            whole = {}
+            for names, start, own in zip(self.parameters, self.start, average, strict=True):
+                values = [(s.to(m.dtype) + m).to(s.dtype) for s, m in zip(start, own, strict=True)]
+                whole.update(zip(names, values, strict=True))
+            found.append(whole)
         for names in self.parameters:
             made.update({name: now[name] for name in names})
             found.append(dict(made))
@@ -362,7 +381,8 @@ class ContinualLearner:
         levels = list(self.state.levels)
         seen = levels[level].seen
         levels[level] = restarted(levels[level], rows)._replace(seen=seen)
-        self.state = self.state._replace(levels=tuple(levels))
+        averages = tuple(without(average, level) for average in self.state.averages)
+        self.state = self.state._replace(levels=tuple(levels), averages=averages)
 
     def save(self, path: str | Path, *, storage: str = "exact") -> Path:
         """Write the memory; the file appears whole or not at all.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from nestling.continual.file import MemoryFile, read_memory, write_memory
-from nestling.continual.record import begin_name, moved_name
+from nestling.continual.record import moved_name, tensor_names
 from nestling.continual.storage import packed, parse_storage, unpacked
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec
@@ -117,7 +117,7 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
         raise UserError(f"{len(memories)} memories need as many weights, not {len(shares)}")
     tensors: dict[str, Tensor] = {}
     for index, record in enumerate(memories[0].about["levels"]):
-        for named in (moved_name, begin_name):
+        for named in tensor_names(memories[0].about):
             parts = [_level_tensors(memory, index, named) for memory in memories]
             for name in record["parameters"]:
                 pairs = zip(shares, parts, strict=True)
@@ -206,9 +206,9 @@ def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
 
 
 def _all_moved(memory: MemoryFile) -> Iterator[tuple[str, Tensor]]:
-    """What levels have moved, and where nested ones begin."""
+    """What levels have moved, where nested ones begin, and the averages."""
     for index in range(len(memory.about["levels"])):
-        for named in (moved_name, begin_name):
+        for named in tensor_names(memory.about):
             for name, value in _level_tensors(memory, index, named).items():
                 yield named(index, name), value
 
@@ -224,3 +224,5 @@ def check_alike(memories: Sequence[MemoryFile]) -> None:
     }
     if len(periods) > 1:
         raise UserError("these memories have different levels; they cannot be compared")
+    if len({str(record["options"].get("averages")) for record in about}) > 1:
+        raise UserError("these memories keep different averages; they cannot be compared")

@@ -4,6 +4,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nestling.continual.file import read_memory
 from nestling.continual.learner import ContinualLearner
@@ -34,7 +35,11 @@ def open_learner(
     variant = about["variant"]
     if specs is None and variant in VARIANTS:
         specs = tuple(LevelSpec.of(level) for level in about["stacking"])
-    there = {name: value for name, value in about["options"].items() if value is not None}
+    there: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in about["options"].items()
+        if value is not None
+    }
     said = {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
     base = _stacked(model, specs, variant if variant in VARIANTS else "partition", device)
     learner = ContinualLearner(base, options=Options(**(there | said)))

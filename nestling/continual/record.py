@@ -1,6 +1,7 @@
 """The state of a learner as the record and the tensors of a memory file, and back."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,20 @@ def moved_name(level: int, parameter: str) -> str:
     return f"level.{level}.moved.{parameter}"
 
 
+def average_name(span: int, level: int, parameter: str) -> str:
+    """The name in a file of what an average over so many tokens has moved in one parameter."""
+    return f"level.{level}.average.{span}.{parameter}"
+
+
+def tensor_names(about: Mapping[str, Any]) -> list[Callable[[int, str], str]]:
+    """How what a memory knows is named in its file, given a level and a parameter.
+
+    What levels have moved, where nested ones begin, and the averages.
+    """
+    averages = about["options"].get("averages") or ()
+    return [moved_name, begin_name, *(partial(average_name, span) for span in averages)]
+
+
 def begin_name(level: int, parameter: str) -> str:
     """The name in a file of where a nested level begins in one parameter."""
     return f"level.{level}.begin.{parameter}"
@@ -43,6 +58,10 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
                 tensors.update(packed(name, value[0], form))
             elif exact:
                 tensors[name] = value[0]
+        for span, average in zip(learner.spans, learner.state.averages, strict=True):
+            for name, value in zip(names, average[index], strict=True):
+                if bool(value.any()):
+                    tensors.update(packed(average_name(span, index, name), value, form))
     stream = learner.state.stream
     if exact:
         context = learner.reader.tensors(stream.context)
@@ -87,6 +106,7 @@ def _about(learner: "ContinualLearner", storage: str) -> dict[str, Any]:
             "segment": learner.sizes.segment,
             "window": learner.sizes.window,
             "surprise": learner.options.surprise,
+            "averages": list(learner.spans) or None,
         },
         "levels": [
             {
@@ -127,6 +147,10 @@ def restore_state(learner: "ContinualLearner", path: Path) -> State:
         _level(learner, index, record, tensors, exact)
         for index, record in enumerate(about["levels"])
     )
+    averages = tuple(
+        tuple(_average(learner, span, index, tensors) for index in range(len(levels)))
+        for span in learner.spans
+    )
     context = {
         name.removeprefix("context."): value.to(learner.device)
         for name, value in tensors.items()
@@ -144,7 +168,20 @@ def restore_state(learner: "ContinualLearner", path: Path) -> State:
             context=learner.reader.restore(context),
         ),
         tuple(Document(*document) for document in about["documents"]),
+        averages,
     )
+
+
+def _average(
+    learner: "ContinualLearner", span: int, index: int, tensors: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """What an average has moved in one level."""
+    found = []
+    for name, start in zip(learner.parameters[index], learner.start[index], strict=True):
+        value = unpacked(average_name(span, index, name), tensors)
+        wide = torch.zeros_like(start, dtype=torch.promote_types(start.dtype, torch.float32))
+        found.append(wide if value is None else value.to(wide))
+    return tuple(found)
 
 
 def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> None:
@@ -157,6 +194,8 @@ def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> No
         old, new = about["options"][name], getattr(learner.sizes, name)
         if old != new:
             raise UserError(f"{path} was learned with {name} {old}, not {new}; name that")
+    if (old := about["options"].get("averages") or []) != list(learner.spans):
+        raise UserError(f"{path} keeps averages over {old} tokens; name those, or none")
 
 
 def _kind(level: LevelSpec) -> tuple[Any, ...]:

@@ -142,6 +142,7 @@ class Session:
             "segment": self.learner.sizes.segment,
             "window": self.learner.sizes.window,
             "surprise": self.learner.options.surprise,
+            "averages": list(self.learner.spans),
         }
         read = [
             {"name": name, "tokens": r.tokens, "loss": r.loss, "writes": list(r.writes)}

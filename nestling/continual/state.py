@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from nestling.continual.average import Average
 from nestling.core.cms import LevelState
 from nestling.core.error import UserError
 
@@ -19,6 +20,9 @@ class Options:
     window: int | None = None
     # nats: tokens that were predicted with less loss write nothing; None: every token writes
     surprise: float | None = None
+    # tokens of running averages of all that levels write: each is an expert of the gate "levels"
+    # (``nestling.continual.average``); None: there are none
+    averages: tuple[int, ...] | None = None
 
     def __post_init__(self):
         for name in ("segment", "window"):
@@ -52,6 +56,7 @@ class State(NamedTuple):
     levels: tuple[LevelState, ...]  # of the levels that are written, slow to fast
     stream: Stream = Stream()
     documents: tuple[Document, ...] = ()
+    averages: tuple[Average, ...] = ()  # slow to fast
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,3 +176,16 @@ def test_added_levels_are_exported_or_refused(adapted, tmp_path, capsys, variant
         expected, _ = learner.reader.read(learner.weights(), ids)
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "out")(ids).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_averages_are_kept_in_the_memory_and_asked_through_the_gate(adapted, tmp_path, capsys):
+    memory, record = tmp_path / "m", tmp_path / "m.json"
+    learn = ["learn", adapted, TEXT, "--memory", memory, "--quiet"]
+    run(capsys, *learn, "--averages", "16,64", "--json", record)
+    assert json.loads(record.read_text())["config"]["averages"] == [64, 16]
+    assert "averages [64, 16]" in run(capsys, "memory", "show", memory)
+    ask = ["ask", adapted, "The pump", "--memory", memory, "--tokens", 4]
+    assert run(capsys, *ask, "--gate", "levels") and run(capsys, *ask)
+    assert "averages over [64, 16]" in failed(capsys, *learn, "--averages", "16")
+    told = failed(capsys, "learn", adapted, TEXT, "--memory", tmp_path / "no", "--averages", "x")
+    assert "such as 2048,8192" in told

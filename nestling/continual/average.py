@@ -1,0 +1,63 @@
+"""Running averages of the weights: slower levels that no gradient writes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nestling.core.cms import LevelState
+from nestling.core.error import UserError
+
+# what an average has moved from the base: of each written level, its tensors
+Average = tuple[tuple[Tensor, ...], ...]
+
+
+def spans(asked: Sequence[int] | None, period: int) -> tuple[int, ...]:
+    """The tokens that averages go over, slow to fast, given the fastest period of a level.
+
+    What is no larger multiple of that, or comes twice, raises UserError.
+
+    >>> spans((16, 64), 8)
+    (64, 16)
+    """
+    found = tuple(sorted(asked or (), reverse=True))
+    for span in found:
+        if span <= period or span % period:
+            raise UserError(
+                f"an average over {span} tokens has too few writes: give a multiple of the fastest "
+                f"period, {period}, of at least two"
+            )
+    if len(set(found)) < len(found):
+        raise UserError("two averages go over as many tokens; name each once")
+    return found
+
+
+def parse_spans(text: str) -> tuple[int, ...]:
+    """Spans from ``tokens,...``; anything else raises UserError.
+
+    >>> parse_spans("2048,8192")
+    (2048, 8192)
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"averages {text!r} cannot be read; write tokens, such as 2048,8192")
+    return tuple(map(int, parts))
+
+
+def at_base(levels: Sequence[LevelState]) -> Average:
+    """An average before the first write."""
+    return tuple(tuple(torch.zeros_like(m[0]) for m in level.moved) for level in levels)
+
+
+def moved_on(average: Average, levels: Sequence[LevelState], part: float) -> Average:
+    """The average a part of its way nearer to the weights of now: ``a <- a + part (W - a)``."""
+    return tuple(
+        tuple(torch.lerp(old, m[0], part) for old, m in zip(own, level.moved, strict=True))
+        for own, level in zip(average, levels, strict=True)
+    )
+
+
+def without(average: Average, index: int) -> Average:
+    """The average with one level at the base."""
+    own = tuple(map(torch.zeros_like, average[index]))
+    return (*average[:index], own, *average[index + 1 :])

@@ -1,0 +1,214 @@
+"""Running averages of what levels write: slower levels that no gradient writes."""
+
+import pytest
+import torch
+from learner_states import equal, flat
+from tiny_bases import tiny_base
+
+from nestling.continual import ContinualLearner, Options
+from nestling.continual.consolidate import Plan, consolidate
+from nestling.continual.file import FORMAT, PLAIN, read_memory
+from nestling.continual.memory import fork, merge
+from nestling.continual.memory import reset as reset_file
+from nestling.continual.methods import GradientMethod
+from nestling.continual.opening import open_learner
+from nestling.core.error import UserError
+from nestling.data import byte_tokenizer
+from nestling.models.pretrained import LevelSpec, load_base, parse_levels
+
+KEPT = Options(averages=(16, 64))
+NESTED = "8:1e-2:adam:0.25,32:1e-2:momentum"
+only_llama = pytest.mark.parametrize("kind", ["llama"])
+
+
+def moved(learner):
+    """What each level has moved, without the row."""
+    return [[m[0] for m in level.moved] for level in learner.state.levels]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
+
+
+def test_an_average_moves_at_every_write_of_the_fastest_level_and_at_no_other_time(
+    new_learner, ids
+):
+    """Token by token, in loops; the levels are as they are without averages."""
+    learner, plain = new_learner(options=KEPT), new_learner()
+    assert learner.spans == (64, 16)
+    expected = [[[torch.zeros_like(m) for m in level] for level in moved(learner)] for _ in "ab"]
+    for count, token in enumerate(ids[:100], start=1):
+        before = learner.state.averages
+        for one in (learner, plain):
+            one.read_tokens([token], begins=count == 1)
+        if count % 8:
+            assert same(before, learner.state.averages)
+            continue
+        for span, average in zip((64, 16), expected, strict=True):
+            for own, now in zip(average, moved(learner), strict=True):
+                own[:] = [old + 8 / span * (new - old) for old, new in zip(own, now, strict=True)]
+        found = flat(learner.state.averages)
+        wanted = [x for average in expected for level in average for x in level]
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b)
+    assert same(
+        tuple(level.moved for level in learner.state.levels),
+        tuple(level.moved for level in plain.state.levels),
+    )
+
+
+def test_they_are_the_averages_of_fine_tuning(models, ids):
+    """One level of all weights under Adam is full fine-tuning, its averages those of that."""
+    levels = (LevelSpec(period=8, lr=1e-2, trust=None),)
+    learner = ContinualLearner(models["llama"], levels=levels, variant="whole", options=KEPT)
+    method = GradientMethod(models["llama"], lr=1e-2, sizes=learner.sizes, averages=(8, 2))
+    learner.read_tokens(ids[:96])
+    method.read(ids[:96])
+    text = ids[100:160]
+    experts, rows = learner.losses(text, "levels"), method.losses(text)
+    assert experts.shape == rows.shape == (4, 59)
+    torch.testing.assert_close(experts, rows, rtol=1e-3, atol=1e-4)
+    assert all((experts[i] - experts[i + 1]).abs().max() > 1e-2 for i in range(3))
+
+
+def test_experts_are_the_base_the_averages_and_the_levels(new_learner, ids):
+    learner, plain = new_learner(options=KEPT), new_learner()
+    for one in (learner, plain):
+        one.read_tokens(ids)
+    rows, levels = (one.losses(ids[:60], "levels") for one in (learner, plain))
+    assert len(rows) == 5 and torch.equal(rows[[0, 3, 4]], levels)
+    for row, average in zip(rows[1:3], learner.state.averages, strict=True):
+        other = new_learner()
+        states = zip(other.state.levels, average, strict=True)
+        other.state = other.state._replace(
+            levels=tuple(state._replace(moved=tuple(x[None] for x in own)) for state, own in states)
+        )
+        assert torch.equal(row, other.losses(ids[:60])[0])
+    assert torch.equal(learner.losses(ids[:60], "base"), rows[[0, 4]])
+    assert not torch.equal(rows[1], rows[2]) and not torch.equal(rows[2], rows[4])
+    # without a gate they say nothing
+    assert torch.equal(learner.losses(ids[:60]), plain.losses(ids[:60]))
+
+
+@pytest.mark.parametrize("pieces", [(1,) * 200, (3, 5, 92, 100)])
+def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
+    whole, parts = new_learner(NESTED, options=KEPT), new_learner(NESTED, options=KEPT)
+    whole.read_tokens(ids)
+    first = 0
+    for size in pieces:
+        parts.read_tokens(ids[first : first + size], begins=first == 0)
+        first += size
+    assert equal(whole, parts)
+
+
+@pytest.mark.parametrize("at", [5, 32, 77])
+def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
+    whole, first, then = (new_learner(NESTED, options=KEPT) for _ in range(3))
+    whole.read_tokens(ids[:at])
+    first.read_tokens(ids[:at])
+    then.load(first.save(tmp_path / "memory"))
+    twin = first.fork()
+    for learner in (whole, then, twin):
+        learner.read_tokens(ids[at:], begins=False)
+    assert equal(then, whole) and equal(twin, whole)
+    again = new_learner(NESTED, options=KEPT)
+    again.read_tokens(ids[:at])
+    assert equal(first, again)
+
+
+def test_a_reset_by_a_slower_level_comes_after_the_average(new_learner, ids):
+    """What the fast level learned is taken up before it is forgotten."""
+    levels = "8:1e-2:adam:0,32:1e-2:momentum"
+    nested, never = new_learner(levels, options=KEPT), new_learner(options=KEPT)
+    for one in (nested, never):
+        one.read_tokens(ids[:32])
+    assert not any(m.any() for m in moved(nested)[1])
+    assert same(nested.state.averages, never.state.averages)
+
+
+def test_at_learning_rate_zero_every_expert_is_the_base(new_learner, ids):
+    learner = new_learner("8:0,32:0:momentum", options=KEPT)
+    learner.read_tokens(ids)
+    rows = learner.losses(ids[:50], "levels")
+    assert len(rows) == 5 and all(torch.equal(row, rows[0]) for row in rows)
+
+
+@only_llama
+def test_resets_by_hand_reach_the_averages(new_learner, ids, tmp_path):
+    learner = new_learner(options=KEPT)
+    learner.read_tokens(ids)
+    file = read_memory(learner.save(tmp_path / "memory"))
+    learner.reset(1)
+    for average in learner.state.averages:
+        assert all(x.any() for x in average[0]) and not any(x.any() for x in average[1])
+    names = reset_file(file, 1).tensors
+    assert any(name.startswith("level.0.average.64.") for name in names)
+    assert not any(name.startswith("level.1.") for name in names)
+    learner.reset()
+    assert equal(learner, new_learner(options=KEPT))
+
+
+@only_llama
+def test_files_keep_averages_small_summed_and_of_a_newer_format(new_learner, ids, tmp_path):
+    learner, other = new_learner(options=KEPT), new_learner(options=KEPT)
+    learner.read_tokens(ids)
+    file = learner.save(tmp_path / "memory")
+    assert fork(file, tmp_path / "small", "16bit").error < 1e-3
+    other.load(tmp_path / "small")
+    for a, b in zip(flat(learner.state.averages), flat(other.state.averages), strict=True):
+        assert a.any() and (a - b).abs().max() <= a.abs().max() * 2.0**-10
+    memory = read_memory(file)
+    both = merge([memory, memory], [0.5, 1.0])
+    name = f"level.1.average.16.{learner.parameters[1][0]}"
+    torch.testing.assert_close(both.tensors[name], 1.5 * memory.tensors[name])
+    assert memory.about["format"] == FORMAT
+    plain = new_learner()
+    plain_file = plain.save(tmp_path / "plain")
+    assert read_memory(plain_file).about["format"] == PLAIN
+    with pytest.raises(UserError, match=r"averages over \[64, 16\] tokens"):
+        plain.load(file)
+    with pytest.raises(UserError, match="averages over"):
+        learner.load(plain_file)
+    with pytest.raises(UserError, match="different averages"):
+        merge([memory, read_memory(plain_file)])
+
+
+def test_consolidation_leaves_the_averages(ids):
+    model = tiny_base("llama", vocab_size=258)
+    levels = parse_levels("8:1e-2,32:1e-2")
+    learner = ContinualLearner(model, byte_tokenizer(), levels=levels, options=KEPT)
+    learner.read("abcabdabcabe" * 12)
+    before = learner.state.averages
+    consolidate(learner, Plan(budget=500, batch=160, length=16), ("abcabdabcabe" * 12,))
+    assert same(before, learner.state.averages)
+
+
+def test_a_memory_brings_its_averages_to_the_gate(folder, tmp_path):
+    text = "The keys hang in the blue shed. " * 8
+    model, tokenizer, *_ = load_base(folder)
+    learner = ContinualLearner(
+        model, tokenizer, levels="8:3e-2,32:3e-2", gate="levels", options=KEPT
+    )
+    learner.read(text)
+    file = learner.save(tmp_path / "memory")
+    again = open_learner(folder, file, must_exist=True)
+    again.gate = "levels"
+    assert again.spans == (64, 16) and equal(learner, again)
+    assert again.score(text).nats == learner.score(text).nats
+    assert again.generate("The", tokens=6) == learner.generate("The", tokens=6)
+
+
+@only_llama
+@pytest.mark.parametrize(
+    ("averages", "message"),
+    [
+        ((8,), "average over 8 tokens .* multiple of the fastest period, 8"),
+        ((20,), "average over 20"),
+        ((0,), "average over 0"),
+        ((16, 16), "name each once"),
+    ],
+)
+def test_averages_that_cannot_be_are_one_line(new_learner, averages, message):
+    with pytest.raises(UserError, match=message) as caught:
+        new_learner(options=Options(averages=averages))
+    assert "\n" not in str(caught.value)
