@@ -54,7 +54,7 @@ class Command:
     """NAME=VALUE: a setting of the run (batch_size=4) or of the model (writes=false); may be
     repeated."""
     tokenizer: str = "bpe"
-    """"bpe", trained on the corpus, or "bytes"."""
+    """How text becomes tokens: "bpe" (trained on the corpus), "bpe-digits" or "bytes"."""
     vocab_size: int = 4096
     """Tokens of the vocabulary, at most."""
     optimizer: str = "adamw"

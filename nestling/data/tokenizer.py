@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 END = "<|endoftext|>"  # stands before and after every document
 PAD = "<|pad|>"
-KINDS = ("bpe", "bytes")
+KINDS = ("bpe", "bpe-digits", "bytes")
 LEAST = 258  # tokens: the bytes, END and PAD
 
 
-def _bare(model) -> "Tokenizer":
+def _bare(model, *, digits: bool = False) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    apart = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, words]) if digits else words
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, 0)]
@@ -38,10 +40,10 @@ def _alphabet() -> list[str]:
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def _trained(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+def _trained(texts: Iterable[str], vocab_size: int, *, digits: bool = False) -> "Tokenizer":
     from tokenizers import models, trainers
 
-    tokenizer = _bare(models.BPE())
+    tokenizer = _bare(models.BPE(), digits=digits)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END, PAD],
@@ -74,18 +76,21 @@ def _wrapped(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
     )
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096) -> "PreTrainedTokenizerFast":
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int = 4096, *, digits: bool = False
+) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE on texts; any string can be encoded and comes back unchanged.
 
-    The end token (bos and eos) has id 0, the padding 1. Little text may give fewer tokens than
-    ``vocab_size``: the length of the tokenizer is what the model needs.
+    With ``digits`` every digit is a token of its own, as in Llama 2 and SmolLM2. The end token (bos
+    and eos) has id 0, the padding 1. Little text may give fewer tokens than ``vocab_size``: the
+    length of the tokenizer is what the model needs.
     """
     if vocab_size < LEAST:
         raise UserError(
             f"a vocabulary of {vocab_size} cannot hold the 256 bytes and 2 special tokens; "
             f"choose {LEAST} or more"
         )
-    return _wrapped(_trained(texts, vocab_size))
+    return _wrapped(_trained(texts, vocab_size, digits=digits))
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerFast":
@@ -98,15 +103,18 @@ def load_tokenizer(
 ) -> "PreTrainedTokenizerFast":
     """The tokenizer of a corpus, trained on its training documents once and then kept.
 
-    ``kind`` is "bpe" or "bytes"; the latter has 258 tokens and takes no ``vocab_size``.
+    ``kind`` is "bpe", "bpe-digits" (each digit a token) or "bytes"; the last has 258 tokens and
+    takes no ``vocab_size``.
     """
     if kind not in KINDS:
         raise UserError(f"unknown tokenizer {kind!r}: choose one of {', '.join(KINDS)}")
     if kind == "bytes":
         return byte_tokenizer()
-    path = cache_folder() / "tokenizers" / f"{corpus.sha256[:16]}-{vocab_size}.json"
+    digits = kind == "bpe-digits"
+    name = f"{corpus.sha256[:16]}-{vocab_size}{'-digits' if digits else ''}.json"
+    path = cache_folder() / "tokenizers" / name
     if not path.exists():
-        trained = train_tokenizer(corpus.documents, vocab_size)
+        trained = train_tokenizer(corpus.documents, vocab_size, digits=digits)
         keep(path, trained.backend_tokenizer.to_str().encode())
     return _wrapped(_read(path))
 

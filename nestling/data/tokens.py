@@ -125,7 +125,8 @@ def load_tokens(
 def prepare(name: str, *, tokenizer: str = "bpe", vocab_size: int = 4096) -> Prepared:
     """Corpus, tokenizer and token ids by name, from the cache where they are in it.
 
-    ``tokenizer`` is "bpe" (trained on the corpus, at most ``vocab_size`` tokens) or "bytes".
+    ``tokenizer`` is "bpe" (trained on the corpus, at most ``vocab_size`` tokens), "bpe-digits"
+    (the same, each digit a token of its own) or "bytes".
     """
     corpus = load_corpus(name)
     made = load_tokenizer(corpus, tokenizer, vocab_size)

@@ -3,65 +3,50 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval, paired
-from nestling.data import Batch, prepare
+from nestling.core.statistics import Interval, interval, paired
+from nestling.data import prepare
 from nestling.evals import Reader
-from nestling.evals.answer import ask_texts
-from nestling.evals.fit import words
-from nestling.evals.questions import Questions, TextQuestions
-from nestling.evals.requests import Ask, Memory
 from nestling.models import create
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length
 from nestling.report.published import published
 from nestling.studies.figure_lm import MODELS as SHAPES
 from nestling.studies.figure_lm import SIZE
+from nestling.studies.needles import Lesson, answer_loss, asked, course, task_of
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.studies.text import embedding_parameters
 from nestling.studies.tuned import Tuned
-from nestling.tasks import TASKS, UNSEEN, QuestionTask
+from nestling.tasks import QuestionTask
 from nestling.train import NotFinite, TrainConfig, train, train_config
 from nestling.train.flops import flops_per_token
 
 HOPE = "hope"
-WINDOWED = "transformer-window"
+FULL = "transformer"
+WINDOWED = "transformer-window"  # the same weights, looking back one length of training
 # as in figure-lm, but that the head is no embedding: else it draws together what it never has to
-# tell apart. Transformer++ sees all of the text, or a window of the length it was trained at
+# tell apart
 MODELS: dict[str, dict[str, Any]] = {
     HOPE: {**SHAPES[HOPE]},
     "titans-lmm": {**SHAPES["titans-lmm"]},
     "ttt-mlp": {**SHAPES["ttt-mlp"]},
     "mamba2": {**SHAPES["mamba2"]},
-    "transformer": {**SHAPES["transformer"], "attention.window": None},
-    WINDOWED: {**SHAPES["transformer"], "attention.window": 256},
+    FULL: {**SHAPES["transformer"], "attention.window": None},
 }
-PRESET = {WINDOWED: "transformer"}
 TITLES = {
     "niah-1": "S-NIAH-1 (pass key in noise)",
     "niah-2": "S-NIAH-2 (number in prose)",
     "niah-3": "S-NIAH-3 (UUID in prose)",
 }
-SPARE = 2  # tokens that may be generated beyond those of the right answer
-
-
-class Mixed(Questions):
-    """Batches of several sources in turn."""
-
-    def __init__(self, sources: list[TextQuestions]):
-        self.sources, self.batches = sources, 0
-
-    def __next__(self) -> Batch:
-        """The next batch of the source whose turn it is; there always is one."""
-        rounds, turn = divmod(self.batches, len(self.sources))
-        self.batches += 1
-        source = self.sources[turn]
-        source.batches = rounds
-        return next(source)
+LESSONS = (
+    Lesson(steps=420, rows=24, length=72, bare=True),
+    Lesson(steps=150, rows=12, length=256),
+)
 
 
 class FigureNiah(Study):
@@ -77,20 +62,27 @@ class FigureNiah(Study):
         models: tuple[str, ...] = tuple(MODELS)
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the examples
         # the same grid for every model
-        learning_rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+        learning_rates: tuple[float, ...] = (4e-3, 8e-3)
         tasks: tuple[str, ...] = tuple(TITLES)  # one model learns all of them
         corpus: str = "anarchism"  # of the tokenizer and of the prose
-        vocab_size: int = 2048  # tokens of the BPE trained on it
-        length: int = 256  # tokens of a training text, its answer included
-        answer_room: int = 24  # of the length, for the answer
+        vocab_size: int = 2048  # tokens of the BPE trained on it, each digit one
+        lessons: tuple[Lesson, ...] = LESSONS  # the last is of the length of training
+        answer_room: tuple[int, ...] = (12, 12, 40)  # tokens for the answer, task by task
         times: tuple[int, ...] = (1, 2, 4, 8, 16)  # lengths of the tests, in training lengths
         count: int = 20  # questions of each task and length
-        # the seed and the learning rate in it are replaced, cell by cell
-        train: TrainConfig = field(
-            default_factory=lambda: TrainConfig(
-                steps=600, batch_size=8, sequence_length=256, carry=False, save_every=0
-            )
-        )
+        # rate and seed are replaced cell by cell; steps, rows and lengths are those of the lessons
+        train: TrainConfig = field(default_factory=lambda: TrainConfig(carry=False, save_every=0))
+
+        def __post_init__(self) -> None:
+            if len(self.answer_room) != len(self.tasks):
+                raise UserError("figure-niah needs an answer_room for each of its tasks")
+            if not self.lessons:
+                raise UserError("figure-niah needs a lesson at least")
+
+        @property
+        def length(self) -> int:
+            """Tokens of a text of the last lesson."""
+            return self.lessons[-1].length
 
     def __init__(self, config: Config | None = None):
         self.config = config or FigureNiah.Config()
@@ -107,9 +99,16 @@ class FigureNiah(Study):
         config = dataclasses.asdict(self.config)
         for name in ("models", "seeds", "learning_rates"):
             del config[name]
-        config |= {"model": model, "preset": f"{PRESET.get(model, model)}-tiny"}
+        config |= {"model": model, "preset": f"{model}-tiny"}
         config["overrides"] = {**MODELS[model], "tie_word_embeddings": False}
-        config["train"] |= {"learning_rate": rate, "seed": seed}
+        last = self.config.lessons[-1]
+        config["train"] |= {
+            "learning_rate": rate,
+            "seed": seed,
+            "steps": sum(lesson.steps for lesson in self.config.lessons),
+            "batch_size": last.rows,
+            "sequence_length": last.length,
+        }
         return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
@@ -119,28 +118,21 @@ class FigureNiah(Study):
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train on texts of one length, ask at every length."""
         config = cell.config
-        prepared = prepare(config["corpus"], vocab_size=config["vocab_size"])
+        prepared = prepare(
+            config["corpus"], tokenizer="bpe-digits", vocab_size=config["vocab_size"]
+        )
         size = len(prepared.tokenizer)
         model = create(config["preset"], vocab_size=size, seed=cell.seed, **config["overrides"])
         reader = Reader(model.to(device), prepared.tokenizer, name=config["model"])
         trained = train_config(config["train"])
+        room = dict(zip(config["tasks"], config["answer_room"], strict=True))
+        lessons = [Lesson(**lesson) for lesson in config["lessons"]]
+        shape = {"room": room, "prose": prepared.corpus}
+        loader = course(reader, config["tasks"], lessons, seed=cell.seed, **shape)
 
         def task(name: str, length: int) -> QuestionTask:
-            kind = TASKS.load(name)
-            shape = kind.Config(length=length, answer_room=config["answer_room"])
-            return kind(shape, material=prepared.corpus, count=lambda x: len(reader.encode(x)))
+            return task_of(reader, name, length, room=room[name], prose=prepared.corpus)
 
-        loader = Mixed(
-            [
-                TextQuestions(
-                    task(name, config["length"]),
-                    batch_size=trained.batch_size,
-                    seed=cell.seed,
-                    **words(reader),
-                )
-                for name in config["tasks"]
-            ]
-        )
         metrics: dict[str, Any] = {
             "num_parameters": model.num_parameters(),
             "num_non_embedding": model.num_parameters() - embedding_parameters(model),
@@ -156,16 +148,17 @@ class FigureNiah(Study):
             found = train(model, loader, trained, quiet=True, after_step=after_step)
             metrics |= found | {"seconds_fit": time.monotonic() - begin}
             model.eval()
-            here = [task(name, config["length"]) for name in config["tasks"]]
-            losses = [answer_loss(reader, one, cell.seed, config["count"]) for one in here]
+            metrics["accuracy"] = self._measured(reader, task, cell)
+            if config["model"] == FULL:
+                window = {"attention.window": lessons[-1].length}
+                options = config["overrides"] | window
+                same = create(config["preset"], vocab_size=size, **options).to(device).eval()
+                same.load_state_dict(model.state_dict())
+                seen = Reader(same, prepared.tokenizer, name=WINDOWED)
+                metrics["windowed"] = self._measured(seen, task, cell)
+            first = str(lessons[-1].length)
+            losses = [found[first]["loss"] for found in metrics["accuracy"].values()]
             metrics["answer_loss"] = sum(losses) / len(losses)
-            metrics["accuracy"] = {
-                name: {
-                    str(length): asked(reader, task(name, length), cell.seed, config["count"])
-                    for length in (times * config["length"] for times in config["times"])
-                }
-                for name in config["tasks"]
-            }
         except NotFinite as error:
             metrics |= {"diverged": True, "reason": str(error)}
         return Result(
@@ -177,6 +170,20 @@ class FigureNiah(Study):
             provenance=provenance(device),
         )
 
+    @staticmethod
+    def _measured(
+        reader: Reader, task: Callable[[str, int], QuestionTask], cell: Cell
+    ) -> dict[str, dict[str, Any]]:
+        """By task and length: score and cost of generated answers, and the loss of the right."""
+        config = cell.config
+        lengths = [times * config["lessons"][-1]["length"] for times in config["times"]]
+        found: dict[str, dict[str, Any]] = {name: {} for name in config["tasks"]}
+        for name in config["tasks"]:
+            for length in lengths:
+                asking = (reader, task(name, length), cell.seed, config["count"])
+                found[name][str(length)] = asked(*asking) | {"loss": answer_loss(*asking)}
+        return found
+
     def find(self, done: Mapping[str, Result]) -> Finding:
         """A heat map and a table for each task, costs, the paper's numbers, every run."""
         runs = {name: self.tuned.chosen(name, done) for name in self.config.models}
@@ -185,12 +192,17 @@ class FigureNiah(Study):
             for name, found in runs.items()
         }
         sound = {name: found for name, found in sound.items() if found}
+        if FULL in sound:
+            sound[WINDOWED] = {
+                seed: one | {"accuracy": one["windowed"]} for seed, one in sound[FULL].items()
+            }
         sections = [Section("What was asked", self._about())]
         metrics: dict[str, Any] = {"models": {}}
         for name, found in sound.items():
+            tuned = FULL if name == WINDOWED else name
             metrics["models"][name] = {
-                "learning_rate": self.tuned.best(name, done),
-                "rate_at_edge_of_grid": self.tuned.at_edge(name, done),
+                "learning_rate": self.tuned.best(tuned, done),
+                "rate_at_edge_of_grid": self.tuned.at_edge(tuned, done),
                 "seeds": sorted(found),
                 "num_parameters": next(iter(found.values()))["num_parameters"],
                 "accuracy": {
@@ -209,7 +221,8 @@ class FigureNiah(Study):
         else:
             sections.append(Section("What held", self._verdict(sound)))
             sections += [self._task(task, sound) for task in self.config.tasks]
-            sections.append(Section("Cost of a run", tables=[self._cost(sound, done)]))
+            trained = {name: found for name, found in sound.items() if name != WINDOWED}
+            sections.append(Section("Cost of a run", tables=[self._cost(trained, done)]))
         columns = tuple(f"S-NIAH-{i} {length}" for i in (1, 2, 3) for length in ("4K", "8K", "16K"))
         paper = published("niah", columns=columns)
         sections += [
@@ -228,9 +241,9 @@ class FigureNiah(Study):
         rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
         return (
             f"One model learns {', '.join(TITLES[task] for task in config.tasks)} together: "
-            f"{config.train.steps:,} steps of {config.train.batch_size} texts of at most "
-            f"{config.length} tokens (a BPE of {config.vocab_size:,} on {config.corpus}, whose "
-            "training documents are the haystack); only the answer is a label. Then it is asked "
+            f"{lessons_told(config.lessons)} A BPE of {config.vocab_size:,} on {config.corpus}, "
+            "each digit a token of its own; the haystack is its training documents; only the "
+            "answer is a label. Then the model is asked "
             f"{config.count} unseen questions of each task at {config.length} tokens and at up to "
             f"{max(config.times)} times as many, from held-out documents; a text is read in "
             "segments with the memory carried along, and the answer generated. A score is the "
@@ -238,9 +251,9 @@ class FigureNiah(Study):
             f"Every model is tuned alike: learning rates {rates} with seed {config.seeds[0]}, the "
             "best by the loss of the right answers to unseen questions at the length of training "
             "goes on with the other seeds. "
-            "Intervals are 95 %, by Student's t over the seeds. Transformer++ is there twice: "
-            "seeing all of the text, and through a window of "
-            f"{MODELS[WINDOWED]['attention.window']} tokens. Width {SIZE['hidden_size']}, "
+            "Intervals are 95 %, by Student's t over the seeds. Transformer++ is there twice, with "
+            f"the same weights: seeing all of the text, and through a window of {config.length} "
+            f"tokens, which in training are one. Width {SIZE['hidden_size']}, "
             f"{SIZE['num_hidden_layers']} layers."
         )
 
@@ -264,21 +277,28 @@ class FigureNiah(Study):
         return "\n\n".join(sentences)
 
     def _task(self, task: str, runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Section:
-        scores = {
-            model: {
-                length: interval(
-                    [one["accuracy"][task][str(length)]["score"] for one in found.values()]
-                )
-                for length in self.lengths
+        def over_seeds(figure: str) -> dict[str, dict[int, Interval]]:
+            return {
+                model: {
+                    length: interval(
+                        [one["accuracy"][task][str(length)][figure] for one in found.values()]
+                    )
+                    for length in self.lengths
+                }
+                for model, found in runs.items()
             }
-            for model, found in runs.items()
-        }
-        rows = [(model, *(str(found[n]) for n in self.lengths)) for model, found in scores.items()]
-        table = Table(columns=("model", *(f"{n:,} tokens" for n in self.lengths)), rows=rows)
+
+        def table(figures: Mapping[str, Mapping[int, Interval]], title: str) -> Table:
+            rows = [(name, *(str(one[n]) for n in self.lengths)) for name, one in figures.items()]
+            columns = (title, *(f"{n:,} tokens" for n in self.lengths))
+            return Table(columns=columns, rows=rows)
+
+        scores, losses = over_seeds("score"), over_seeds("loss")
+        tables = [table(scores, "score"), table(losses, "nats a token of the right answer")]
         means = {
             model: {n: one.mean for n, one in found.items()} for model, found in scores.items()
         }
-        return Section(TITLES[task], tables=[table], figures=[accuracy_by_length(means)])
+        return Section(TITLES[task], tables=tables, figures=[accuracy_by_length(means)])
 
     def _cost(
         self, runs: Mapping[str, Mapping[int, Mapping[str, Any]]], done: Mapping[str, Result]
@@ -331,21 +351,14 @@ PAPER = (
 )
 
 
-def asked(reader: Reader, task: QuestionTask, seed: int, count: int) -> dict[str, Any]:
-    """The figures of one task at one length."""
-    (example,) = task.examples(seed, 1)
-    room = len(reader.encode(example.joint + example.answers[0])) + SPARE
-    return ask_texts(reader, task, seed=seed, count=count, new_tokens=2 * room)
-
-
-def answer_loss(reader: Reader, task: QuestionTask, seed: int, count: int) -> float:
-    """Nats for each token of the right answers to unseen questions: falls before a score rises."""
-    asks = []
-    for question in task.examples(UNSEEN + seed, count):
-        context = (*reader.start, *reader.encode(question.prompt))
-        asks.append(Ask(context, tuple(reader.encode(question.joint + question.answers[0]))))
-    found = Memory(reader).score(asks)
-    return -sum(score for score, _ in found) / sum(len(ask.continuation) for ask in asks)
+def lessons_told(lessons: Sequence[Lesson]) -> str:
+    """The lessons in words."""
+    told = [
+        f"{lesson.steps:,} steps of {lesson.rows} texts of at most {lesson.length} tokens"
+        + (" that are a bare value, prose and the end of a question" if lesson.bare else "")
+        for lesson in lessons
+    ]
+    return f"{', then '.join(told)}."
 
 
 def loss_of(result: Result) -> float:

@@ -31,7 +31,7 @@ class Job:
 
     preset: str = "hope-tiny"  # a name of nestling.models.preset_names()
     corpus: str = "stdlib"  # a name of nestling.data.CORPORA
-    tokenizer: str = "bpe"  # "bpe", trained on the corpus, or "bytes"
+    tokenizer: str = "bpe"  # "bpe" or "bpe-digits", trained on the corpus, or "bytes"
     vocab_size: int = 4096  # tokens, at most; little text may give fewer
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the preset
     train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, batch, seed ...

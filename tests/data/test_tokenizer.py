@@ -17,13 +17,20 @@ from nestling.data import (
     read_tokenizer,
     train_tokenizer,
 )
+from nestling.data.tokenizer import fingerprint
 
-TEXTS = ["the cat sat on the mat", "a cat and a mat, caf\u00e9", "<|endoftext|> spelt out"] * 3
+TEXTS = [
+    "the cat sat on the mat",
+    "1995 cats in 1995",
+    "a cat and a mat, caf\u00e9",
+    "<|endoftext|> spelt out",
+] * 3
 BPE = train_tokenizer(TEXTS, 300)
+DIGITS = train_tokenizer(TEXTS, 300, digits=True)
 BYTES = byte_tokenizer()
 
 
-@pytest.mark.parametrize("tokenizer", [BPE, BYTES], ids=["bpe", "bytes"])
+@pytest.mark.parametrize("tokenizer", [BPE, DIGITS, BYTES], ids=["bpe", "digits", "bytes"])
 @given(text=st.text())
 def test_any_text_comes_back(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
@@ -39,6 +46,12 @@ def test_ids_of_bytes():
     assert (BYTES.eos_token_id, BYTES.bos_token_id, BYTES.pad_token_id) == (0, 0, 1)
     ids = encode(["abc\u00e9"], BYTES).ids
     assert len(ids) == 2 + 5 and ids.unique().numel() == 6
+
+
+def test_each_digit_is_a_token_of_its_own_where_that_is_asked_for():
+    text = "in 1995 and 1995"
+    assert len(BPE.tokenize("1995")) < 4
+    assert [one for one in DIGITS.tokenize(text) if one.isdigit()] == list("19951995")
 
 
 def test_special_tokens_in_a_text_are_text():
@@ -95,6 +108,15 @@ def test_everything_is_cached_by_the_hash_of_the_corpus(pages, cache, monkeypatc
         assert a.ids.dtype == b.ids.dtype and a.pad_id == b.pad_id
     with pytest.raises(UserError, match="unknown tokenizer"):
         load_tokenizer(first.corpus, "words")
+
+
+def test_a_tokenizer_of_digits_is_kept_apart(pages):
+    plain, digits = (
+        prepare(str(pages), tokenizer=k, vocab_size=300) for k in ("bpe", "bpe-digits")
+    )
+    again = prepare(str(pages), tokenizer="bpe-digits", vocab_size=300)
+    assert fingerprint(digits.tokenizer) == fingerprint(again.tokenizer)
+    assert fingerprint(digits.tokenizer) != fingerprint(plain.tokenizer)
 
 
 def test_bytes_need_no_training(pages):

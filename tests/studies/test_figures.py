@@ -7,19 +7,22 @@ import math
 import pytest
 import torch
 
+from nestling.core.error import UserError
 from nestling.core.result import Result
-from nestling.data import bigbench, byte_tokenizer
+from nestling.data import bigbench, byte_tokenizer, load_corpus
 from nestling.evals.questions import TextQuestions
 from nestling.models import create
 from nestling.studies import Shard, Store, run_study
 from nestling.studies.figure_lm import MODELS as LM_MODELS
 from nestling.studies.figure_lm import FigureLm, compared, verdict
 from nestling.studies.figure_niah import MODELS as NIAH_MODELS
-from nestling.studies.figure_niah import FigureNiah, Mixed
+from nestling.studies.figure_niah import FigureNiah
+from nestling.studies.needles import Bare, Course, Lesson, Mixed
 from nestling.studies.status import status
 from nestling.studies.text import Text
 from nestling.studies.tuned import Tuned
 from nestling.tasks import TASKS
+from nestling.tasks.words import made_prose
 from nestling.train import TrainConfig
 
 TRAIN = TrainConfig(steps=2, batch_size=2, sequence_length=64, evaluate_tokens=256, save_every=0)
@@ -47,8 +50,7 @@ def corpus(tmp_path, monkeypatch):
 def test_parameters_are_equal_within_2_percent(models):
     sizes = {}
     for name, options in models.items():
-        preset = f"{name.removesuffix('-window')}-tiny"
-        sizes[name] = create(preset, vocab_size=4096, **options).num_parameters()
+        sizes[name] = create(f"{name}-tiny", vocab_size=4096, **options).num_parameters()
     for name, size in sizes.items():
         assert size == pytest.approx(sizes["transformer"], rel=0.02), name
 
@@ -132,13 +134,17 @@ def test_sentences_say_what_is_known_and_no_more():
 def test_figure_niah_in_small_form(corpus, tmp_path):
     study = FigureNiah(
         FigureNiah.Config(
-            models=("hope", "transformer-window"),
+            models=("hope", "transformer"),
             seeds=(0,),
             learning_rates=(1e-3,),
             tasks=("niah-1", "niah-2"),
             corpus=corpus,
             vocab_size=300,
-            length=400,
+            lessons=(
+                Lesson(steps=1, rows=3, length=150, bare=True),
+                Lesson(steps=2, rows=2, length=400),
+            ),
+            answer_room=(12, 12),
             times=(1, 2),
             count=2,
             train=dataclasses.replace(TRAIN, carry=False),
@@ -152,7 +158,7 @@ def test_figure_niah_in_small_form(corpus, tmp_path):
     scores = found.finding.metrics["models"]["hope"]["accuracy"]["niah-2"]
     assert set(scores) == {"400", "800"} and 0 <= scores["800"]["mean"] <= 1
     metrics = found.done["hope-lr0.001-seed0"].metrics
-    assert metrics["steps"] == 2 and metrics["accuracy"]["niah-1"]["800"]["count"] == 2
+    assert metrics["steps"] == 3 and metrics["accuracy"]["niah-1"]["800"]["count"] == 2
     assert 0 < metrics["answer_loss"] < 20 and "loss of unseen answers" in found.text()
     # a text of so many tokens at most, nearly full
     tokens = metrics["accuracy"]["niah-2"]["800"]["tokens"] / 2
@@ -174,6 +180,46 @@ def test_turns_are_taken_and_places_kept():
     assert all(torch.equal(next(loader).input_ids, ids) for ids in turns)
     loader.load_state_dict({"batches": 3})
     assert torch.equal(next(loader).input_ids, alone[1][1])
+
+
+def test_lessons_follow_each_other_and_the_last_goes_on():
+    task = Bare(Bare.Config(length=100, answer_room=12), material=made_prose())
+
+    def source(seed):
+        shape = {"encode": byte_tokenizer().encode, "start": [0], "end": 0, "batch_size": 1}
+        return TextQuestions(task, seed=seed, **shape)
+
+    alone = {seed: [next(one).input_ids for one in [source(seed)] * 2] for seed in (1, 2, 3)}
+    wanted = [*alone[1], alone[2][0], *alone[3]]
+    loader = Course([(source(1), 2), (source(2), 1), (source(3), 1)])
+    assert all(torch.equal(next(loader).input_ids, ids) for ids in wanted)
+    loader.load_state_dict({"batches": 1})
+    assert all(torch.equal(next(loader).input_ids, ids) for ids in wanted[1:])
+
+
+def test_a_bare_text_is_a_value_prose_and_the_end_of_a_question(corpus):
+    task = Bare(Bare.Config(length=200, answer_room=12), material=load_corpus(corpus))
+    for question in task.examples(0, 5):
+        (value,) = question.answers
+        assert question.prompt.startswith(f"is: {value}. ") and question.prompt.endswith(". is:")
+        assert 100 < len(question.prompt) <= 188
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"answer_room": (12,)}, "an answer_room for each"),
+        ({"lessons": ()}, "a lesson at least"),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        FigureNiah.Config(**options)
+
+
+def test_a_lesson_without_rows_is_refused():
+    with pytest.raises(UserError, match="rows >= 1"):
+        Lesson(steps=1, rows=0, length=8)
 
 
 def test_the_best_rate_of_each_model_goes_on():
