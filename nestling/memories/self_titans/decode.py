@@ -5,7 +5,7 @@ as the equation says, and vectors are columns: a product with one column costs h
 one row. Most of what is left is the cost of starting an operation, so there are few of them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,20 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.memories.parts import unit
-from nestling.memories.self_titans.layers import Layers
-
-
-class Readouts(NamedTuple):
-    """The weights and biases that make the rates, of each head."""
-
-    eta_weight: Float[Tensor, "H D"]
-    eta_bias: Float[Tensor, " H"]
-    alpha_weight: Float[Tensor, "H D"]
-    alpha_bias: Float[Tensor, " H"]
+from nestling.memories.self_titans.layers import Layers, Readouts
+from nestling.memories.self_titans.options import SelfTitansOptions
 
 
 def one_token(
-    config: Any,  # SelfTitans.Config
+    config: SelfTitansOptions,
     names: list[str],
     initial: Layers,
     readouts: Readouts,
@@ -82,7 +74,10 @@ def one_token(
 
 
 def rates(
-    config: Any, names: list[str], made: Float[Tensor, "B H M D 1"], readouts: Readouts
+    config: SelfTitansOptions,
+    names: list[str],
+    made: Float[Tensor, "B H M D 1"],
+    readouts: Readouts,
 ) -> tuple[Float[Tensor, "B H 1 1 1"], Float[Tensor, "B H 1 1 1"]]:
     """Write strength and retention, from what their two memories make."""
     assert names[1:3] == ["eta", "alpha"]
@@ -131,7 +126,7 @@ def answer(
 
 
 def gradients_of(
-    config: Any, anchor: Layers, pair: Float[Tensor, "B H 2 D"]
+    config: SelfTitansOptions, anchor: Layers, pair: Float[Tensor, "B H 2 D"]
 ) -> tuple[Layers, Float[Tensor, "B H M 1 E"] | None]:
     """Gradient of the objective for each layer's output, and the second layer's input at k.
 
@@ -158,7 +153,7 @@ def gradients_of(
 
 
 def write(
-    config: Any,
+    config: SelfTitansOptions,
     weight: Float[Tensor, "B H M V K"],
     momentum: Float[Tensor, "B H M V K"],
     u: Float[Tensor, "B H #M 1 K"],
@@ -182,7 +177,7 @@ def write(
     return new, kept.addcmul_(step, u, value=-1)
 
 
-def move_on(config: Any, memories: int, state: Any, base: Layers | None) -> Any:
+def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers | None) -> Any:
     """One token more, and the anchors at the running weights where a period has ended.
 
     The host asks once whether any has; compiled, and on an accelerator, where asking would break

@@ -27,6 +27,15 @@ class Layers(NamedTuple):
         return Layers(first, function(self.second, *(x.second for x in others)))
 
 
+class Readouts(NamedTuple):
+    """The weights and biases that make the rates, of each head."""
+
+    eta_weight: Float[Tensor, "H D"]
+    eta_bias: Float[Tensor, " H"]
+    alpha_weight: Float[Tensor, "H D"]
+    alpha_bias: Float[Tensor, " H"]
+
+
 def apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:
     """The residual network M(x) = x + W_1 gelu(W_2 x), or x + W x, with these weights."""
     z = x @ weights.first.mT

@@ -2,17 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
-from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import (
     ShortConvolution,
     half_life_bias,
@@ -20,52 +19,15 @@ from nestling.memories.parts import (
     unit,
 )
 from nestling.memories.segments import segments
-from nestling.memories.self_titans.decode import Readouts, move_on, one_token
-from nestling.memories.self_titans.layers import Layers, apply, apply_through, shift_through
-from nestling.ops.momentum_gated_delta_rule import DeltaState
-from nestling.ops.momentum_gated_delta_rule.chunk import (
-    Coefficients,
-    close,
-    coefficients,
-    erase,
-    erased_inverse,
-    read,
-)
-from nestling.ops.momentum_gated_delta_rule.passes import (
-    read_rows,
-    read_rows_back,
-    read_rows_of_last,
-)
-from nestling.ops.self_titans import LONGEST, TOKENS, Options, available, cut, group_of, scan
+from nestling.memories.self_titans.chunk import read_chunk
+from nestling.memories.self_titans.decode import one_token
+from nestling.memories.self_titans.kernel import all_by_kernel, fits, one_by_kernel
+from nestling.memories.self_titans.layers import Layers, Readouts, apply
+from nestling.memories.self_titans.levels import levels_of
+from nestling.memories.self_titans.options import SelfTitansOptions
+from nestling.memories.self_titans.state import SelfTitansState, begun
+from nestling.ops.self_titans import available
 from nestling.ops.self_titans.token import available as token_available
-from nestling.ops.self_titans.token import token
-
-CHOICES = {
-    "network": ("mlp", "matrix"),
-    "objective": ("l2", "dot"),
-    "rule": ("dgd", "gd"),
-    "read": ("post", "pre", "anchor"),
-    "decay_to": ("init", "zero"),
-    "erase": ("deviation", "whole"),
-}
-
-
-class SelfTitansState(NamedTuple):
-    """All that a row carries from one call to the next.
-
-    Weights are deviations from the learned initial state (with ``decay_to="zero"``: the weights
-    themselves). ``anchor`` opened the running period, ``weight`` and ``momentum`` are where the
-    recurrence stands inside it, ``count`` is the tokens of the row's document so far. ``opened``
-    is the anchor added to the initial state, once decoding has needed it: it holds nothing of its
-    own, and without it (None) it is summed anew.
-    """
-
-    tail: Float[Tensor, "B W C"]
-    anchor: Layers
-    weight: Layers
-    momentum: Layers
-    count: Int[Tensor, " B"]
-    opened: Layers | None = None
 
 
 class SelfTitans(Memory):
@@ -106,46 +68,8 @@ class SelfTitans(Memory):
     source: ClassVar[str] = "arXiv 2512.24695 Eq 83-93"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(SelfTitansOptions):
         """Options of SelfTitans."""
-
-        period: int = 32  # tokens between two anchors of the output memory
-        projection_period: int = 32  # tokens between two anchors of all other memories
-        writes: bool = True  # False: every memory stays at its initial state
-        momentum: bool = True  # normalised momentum, from a head on the input
-        adaptive_q: bool = False  # True: q comes from a memory as well
-        network: str = "mlp"  # "mlp": two layers; "matrix": one
-        memory_hidden: int | None = None  # units of the hidden layer; None: the head width
-        objective: str = "l2"  # what a write minimises: "l2" or "dot"
-        rule: str = "dgd"  # "dgd": with the eraser; "gd": without
-        read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
-        decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
-        erase: str = "deviation"  # what the eraser sees: what was written, or the whole weight
-        eta_max: float = 1.0  # largest write strength, at most 2
-        eta_init: float = 0.2  # write strength at the start of training
-        half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
-        momentum_init: float = 0.5  # mu at the start of training
-        initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
-        convolution: int = 4  # tokens the short convolution sees
-        epsilon: float = 1.0  # added to |u|^2 of the hidden layer
-        clip: float = 4.0  # largest length of an output gradient
-
-        def __post_init__(self):
-            for name, known in CHOICES.items():
-                if getattr(self, name) not in known:
-                    raise UserError(
-                        f"self_titans: {name}={getattr(self, name)!r} is none of {', '.join(known)}"
-                    )
-            short, long = sorted((self.period, self.projection_period))
-            if short < 1 or long % short:
-                raise UserError(
-                    f"self_titans: period={self.period} and projection_period="
-                    f"{self.projection_period} must be positive and one divide the other"
-                )
-            if not 0 < self.eta_max <= 2 or not 0 < self.eta_init < min(self.eta_max, 1):
-                raise UserError("self_titans: need 0 < eta_init < eta_max <= 2 and eta_init < 1")
-            if self.convolution < 1:
-                raise UserError("self_titans: convolution must be at least 1 token")
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()
@@ -225,6 +149,10 @@ class SelfTitans(Memory):
         dtype = torch.promote_types(self.initial_first.dtype, torch.float32)
         return Layers(self.initial_first, self.initial_second).map(lambda x: x.to(dtype))
 
+    def _rates(self) -> Readouts:
+        """What makes the rates."""
+        return Readouts(self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
+
     def _start(self, batch: int) -> Layers:
         """What the state's weights are at a document's start."""
         initial = self._initial()
@@ -253,9 +181,11 @@ class SelfTitans(Memory):
             mu = None if mu is None else mu.to(dtype)
             alone = x.shape[1] == 1 and flow.reset is None and flow.mask is None
             if mu is not None and fits(self.config) and alone and token_available(projected):
-                y, state = self._token(projected, mu, state)
+                fixed = (self.config, self._initial(), self._rates())
+                y, state = one_by_kernel(*fixed, projected, mu, state)
             elif mu is not None and fits(self.config) and x.shape[1] > 1 and available(projected):
-                y, state = self._compiled(projected, mu, state, flow)
+                fixed = (self.config, self._initial(), self._rates())
+                y, state = all_by_kernel(*fixed, projected, mu, state, flow)
             else:
                 q, k, v = unit(projected.permute(2, 0, 3, 1, 4))
                 if self.config.writes:
@@ -266,58 +196,6 @@ class SelfTitans(Memory):
         y = self.norm(y.to(x.dtype)).flatten(2)
         y = self.output(y * functional.silu(self.gate(x)))
         return y, state._replace(tail=tail)
-
-    def _token(
-        self,
-        projected: Float[Tensor, "B 1 3 H D"],
-        mu: Float[Tensor, "B 1 H"],
-        state: SelfTitansState,
-    ) -> tuple[Float[Tensor, "B 1 H D"], SelfTitansState]:
-        """One token of every row by the kernel."""
-        config, dtype = self.config, projected.dtype
-        pairs = (self._initial(), state.anchor, state.weight, state.momentum)
-        states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
-        rates = (self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
-        options = Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot")
-        y, new = token(projected, mu, states[:2], [x.to(dtype) for x in rates], states[2:], options)
-        weight, momentum = Layers(*new[:2]), Layers(*new[2:])
-        after = state._replace(weight=weight, momentum=momentum, opened=None)
-        return y, move_on(config, len(self.names), after, None)
-
-    def _compiled(
-        self,
-        projected: Float[Tensor, "B T 3 H D"],
-        mu: Float[Tensor, "B T H"],
-        state: SelfTitansState,
-        flow: Flow,
-    ) -> tuple[Float[Tensor, "B T H D"], SelfTitansState]:
-        """All rows by the kernel."""
-        config, dtype = self.config, projected.dtype
-        pairs = (self._initial(), state.anchor, state.weight, state.momentum)
-        states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
-        rates = (self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
-        cuts = cut(
-            state.count,
-            flow.reset,
-            flow.mask,
-            length=projected.shape[1],
-            period=config.period,
-            tokens=TOKENS,
-            group=group_of(*self.initial_first.shape[:0:-1]),
-        )
-        y, after = scan(
-            projected,
-            mu,
-            states[:2],
-            [x.to(dtype) for x in rates],
-            states[2:],
-            cuts=cuts,
-            options=Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot"),
-        )
-        anchor, weight, momentum = (Layers(*after[i : i + 2]) for i in (0, 2, 4))
-        if bool(cuts.closes.all()):
-            anchor = weight
-        return y, SelfTitansState(state.tail, anchor, weight, momentum, cuts.tokens)
 
     def _frozen(
         self, q: Float[Tensor, "B H T D"], state: SelfTitansState, flow: Flow
@@ -344,9 +222,8 @@ class SelfTitans(Memory):
     ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
         """Segment by segment; in none does a period of any row end but at its last token."""
         config = self.config
-        initial = self._initial()
+        initial, rates = self._initial(), self._rates()
         if q.shape[2] == 1 and flow.reset is None and flow.mask is None:
-            rates = Readouts(self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
             return one_token(config, self.names, initial, rates, q, k, v, mu, state)
         start = self._start(len(q))
         shortest = min(config.period, config.projection_period)
@@ -355,10 +232,13 @@ class SelfTitans(Memory):
         for begin, end, ends in segments(state.count, flow, q.shape[2], shortest):
             here = slice(begin, end)
             if flow.reset is not None:
-                state = self._reset(state, start, flow.reset[:, begin])
+                state = begun(state, start, flow.reset[:, begin])
             valid = None if flow.mask is None else flow.mask[:, here]
-            y, state = self._segment(
+            y, state = read_chunk(
+                config,
+                self.names,
                 initial,
+                rates,
                 q[:, :, here],
                 k[:, :, here],
                 v[:, :, here],
@@ -369,175 +249,6 @@ class SelfTitans(Memory):
             )
             outputs.append(y)
         return (torch.cat(outputs, dim=2) if outputs else q), state
-
-    def _reset(
-        self, state: SelfTitansState, start: Layers, reset: Bool[Tensor, " B"]
-    ) -> SelfTitansState:
-        """Rows that start a document go back to the initial state."""
-        if not bool(reset.any()):
-            return state
-
-        def choose(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
-
-        return SelfTitansState(
-            state.tail,
-            start.map(choose, state.anchor),
-            start.map(choose, state.weight),
-            state.momentum.map(lambda x: choose(torch.zeros_like(x), x)),
-            torch.where(reset, 0, state.count),
-        )
-
-    def _segment(
-        self,
-        initial: Layers,
-        q: Float[Tensor, "B H C D"],
-        k: Float[Tensor, "B H C D"],
-        v: Float[Tensor, "B H C D"],
-        mu: Float[Tensor, "B H C"] | None,
-        state: SelfTitansState,
-        valid: Bool[Tensor, "B C"] | None,
-        ends: bool | None,
-    ) -> tuple[Float[Tensor, "B H C D"], SelfTitansState]:
-        """Produce k, v and the rates at the anchor, write every memory, read the last one."""
-        config = self.config
-        base = initial if config.decay_to == "init" else None
-        anchor, running = self._anchor(state, base)
-        inputs = {"k": k, "eta": k, "alpha": k, "v": v, "q": q, "memory": q}
-        read_at_anchor, anchor = apply_through(
-            anchor, torch.stack([inputs[name] for name in self.names], dim=2)
-        )
-        made = dict(zip(self.names, read_at_anchor.unbind(2), strict=True))
-        k, v = unit(made["k"]), unit(made["v"])
-        alpha = torch.sigmoid(_readout(made["alpha"], self.alpha_weight, self.alpha_bias))
-        eta = _readout(made["eta"], self.eta_weight, self.eta_bias)
-        eta = torch.sigmoid(eta) * (1 + alpha).clamp(max=config.eta_max)
-        mask = None
-        if valid is not None:
-            mask = valid[:, None].expand_as(alpha)
-            eta = eta * mask
-        gates = coefficients(alpha, mu, None, mask)
-        gradients, hidden = self._gradients(anchor, k, v)
-        q = unit(made["q"]) if config.adaptive_q else q
-        wide = gates.map(lambda x: x.unsqueeze(2))
-        beta, scale = eta[:, :, None], (eta if mu is None else eta * (1 - mu))[:, :, None]
-        old = DeltaState(running.first, state.momentum.first)
-        written = -scale[..., None] * gradients.first
-        fixed = None if base is None else base.first
-        first, y = self._write(k[:, :, None], beta, written, wide, old, fixed, q)
-        weight, momentum = Layers(first.weight, None), Layers(first.momentum, None)
-        if hidden is not None:
-            assert running.second is not None and state.momentum.second is not None
-            assert gradients.second is not None
-            energy = config.epsilon + hidden.square().sum(-1)
-            old = DeltaState(running.second, state.momentum.second)
-            written = -(scale / energy)[..., None] * gradients.second
-            fixed = None if base is None else base.second
-            second, y = self._write(
-                hidden, beta / energy, written, wide, old, fixed, functional.gelu(y)
-            )
-            weight = Layers(first.weight, second.weight)
-            momentum = Layers(first.momentum, second.momentum)
-        y = made["memory"] if config.read == "anchor" else q + y
-        return y, self._advance(state, weight, momentum, valid, k.shape[2], ends)
-
-    def _anchor(self, state: SelfTitansState, base: Layers | None) -> tuple[Layers, Layers]:
-        """The whole weights that opened the period, and the running ones, to be used once."""
-        if base is None:
-            return state.anchor, state.weight
-        if state.anchor.first is not state.weight.first:
-            return state.anchor.map(torch.add, base), state.weight
-        return shift_through(state.weight, base)
-
-    def _gradients(
-        self, anchor: Layers, k: Float[Tensor, "B H C D"], v: Float[Tensor, "B H C D"]
-    ) -> tuple[Layers, Float[Tensor, "B H M C E"] | None]:
-        """Gradient of the objective for each layer's output, and the second layer's input.
-
-        Targets are what each memory makes of v; they are constants of the inner problem.
-        """
-        config = self.config
-        count = k.shape[2]
-        both = torch.cat([v, k], dim=2)[:, :, None]
-        z, _ = read_rows(anchor.first, both)
-        hidden = slope = back = None
-        if anchor.second is None:
-            mapped = both + z
-        else:
-            h, slope = gelu_and_slope(z)
-            mapped, back = read_rows(anchor.second, h)
-            mapped = both + mapped
-            hidden, slope = h[:, :, :, count:], slope[:, :, :, count:]
-        target = unit(mapped[:, :, :, :count])
-        gradient = mapped[:, :, :, count:] - target if config.objective == "l2" else -target
-        length = gradient.norm(dim=-1, keepdim=True)
-        gradient = gradient * (config.clip / length.clamp(min=config.clip))
-        if back is None or slope is None:
-            return Layers(gradient, None), None
-        return Layers(slope * read_rows_back(back, gradient)[0], gradient), hidden
-
-    def _write(
-        self,
-        u: Float[Tensor, "B H M1 C X"],
-        beta: Float[Tensor, "B H M1 C"],
-        written: Float[Tensor, "B H M C Y"],
-        gates: Coefficients,
-        state: DeltaState,
-        fixed: Float[Tensor, "H M Y X"] | None,
-        q: Float[Tensor, "B H C X"],
-    ) -> tuple[DeltaState, Float[Tensor, "B H C Y"]]:
-        """Write one layer of all memories, and read that of the last one at q.
-
-        ``fixed`` is what the state is the deviation from; None if it is the weight itself.
-        """
-        config = self.config
-        if config.rule == "dgd":
-            inverse = erased_inverse(gates.before, u @ u.mT, beta)
-            seen = fixed if config.erase == "whole" else None
-            gone, state = erase(u, u, written, beta, gates.before, inverse, state, base=seen)
-        else:
-            gone = torch.zeros_like(written)
-        span = gates.after if config.read == "post" else gates.before
-        here = span.map(lambda x: x[:, :, -1])
-        y, state = read(
-            q,
-            u[:, :, -1],
-            written[:, :, -1],
-            gone[:, :, -1],
-            here,
-            state,
-            product=read_rows_of_last,
-        )
-        if fixed is not None:
-            y = y + q @ fixed[:, -1].mT
-        return close(u, written, gone, gates, state), y
-
-    def _advance(
-        self,
-        state: SelfTitansState,
-        weight: Layers,
-        momentum: Layers,
-        valid: Bool[Tensor, "B C"] | None,
-        length: int,
-        ends: bool | None,
-    ) -> SelfTitansState:
-        """Move the anchor of every memory whose period has ended.
-
-        ``ends`` says it for all rows and memories at once where that is known.
-        """
-        config = self.config
-        added = length if valid is None else valid.sum(1)
-        count = state.count + added
-        if ends is not None:
-            anchor = weight if ends else state.anchor
-            return SelfTitansState(state.tail, anchor, weight, momentum, count)
-        periods = [config.projection_period] * (len(self.names) - 1) + [config.period]
-        moves = count[:, None] % torch.tensor(periods, device=count.device) == 0
-        if valid is not None:
-            moves = moves & valid.any(1)[:, None]
-        moves = moves[:, None, :, None, None]
-        anchor = weight.map(lambda new, old: torch.where(moves, new, old), state.anchor)
-        return SelfTitansState(state.tail, anchor, weight, momentum, count)
 
     @torch.no_grad()
     def reach(self, state: SelfTitansState | None = None, samples: int = 256) -> dict[str, float]:
@@ -558,68 +269,6 @@ class SelfTitans(Memory):
         return dict(zip(self.names, lengths.tolist(), strict=True))
 
     def levels(self) -> list[Level]:
-        """Every memory, and the momentum that goes before it.
-
-        Running weights and momenta are written at every token. What is read of the output memory
-        is the running weight; of the others it is the anchor, which moves once a period.
-        """
-        config = self.config
-        if not config.writes:
-            return []
+        """Every memory, and the momentum that goes before it."""
         layers = [x for x in (self.initial_first, self.initial_second) if x is not None]
-        size = sum(x[:, 0].numel() for x in layers)
-        objective = {"l2": "|M(k) - v_hat|^2 / 2", "dot": "-<M(k), v_hat>"}[config.objective]
-        rule = {"dgd": "delta gradient descent with decay", "gd": "gradient descent with decay"}
-        found = []
-        for name in self.names:
-            period = config.period if name == "memory" else config.projection_period
-            running = name == "memory" and config.read != "anchor"
-            shared: dict[str, Any] = {
-                "parameters": size,
-                "per_sequence": True,
-                "objective": objective,
-                "context": f"pairs (k, v_hat = M_{name}(v)) that the memories make of each token",
-            }
-            momentum = f"momentum of M_{name}"
-            if config.momentum:
-                found.append(
-                    Level(
-                        name=momentum,
-                        period=1,
-                        rule="normalised momentum",
-                        transfer="direct: added to the weight",
-                        **shared,
-                    )
-                )
-            found.append(
-                Level(
-                    name=f"M_{name}",
-                    period=1 if running else period,
-                    rule=f"{rule[config.rule]}, gradients at the state of every {period} tokens",
-                    transfer="initialisation: the initial state is learned through the writes",
-                    depends_on=(momentum,) if config.momentum else (),
-                    **shared,
-                )
-            )
-        return found
-
-
-def fits(config: SelfTitans.Config) -> bool:
-    """Whether the compiled kernel computes the memory of these options."""
-    return (
-        config.writes
-        and config.network == "mlp"
-        and config.rule == "dgd"
-        and config.read == "post"
-        and config.decay_to == "init"
-        and config.erase == "deviation"
-        and config.momentum
-        and not config.adaptive_q
-        and config.period == config.projection_period <= LONGEST
-    )
-
-
-def _readout(
-    x: Float[Tensor, "B H C D"], weight: Float[Tensor, "H D"], bias: Float[Tensor, " H"]
-) -> Float[Tensor, "B H C"]:
-    return (x @ weight.to(x.dtype)[..., None])[..., 0] + bias.to(x.dtype)[:, None]
+        return levels_of(self.config, self.names, sum(x[:, 0].numel() for x in layers))

@@ -1,0 +1,83 @@
+"""The self-modifying Titans by the compiled kernels of ops/self_titans."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nestling.core.memory import Flow
+from nestling.memories.self_titans.decode import move_on
+from nestling.memories.self_titans.layers import Layers, Readouts
+from nestling.memories.self_titans.options import SelfTitansOptions
+from nestling.memories.self_titans.state import SelfTitansState
+from nestling.ops.self_titans import LONGEST, TOKENS, Options, cut, group_of, scan
+from nestling.ops.self_titans.token import token
+
+
+def fits(config: SelfTitansOptions) -> bool:
+    """Whether the compiled kernel computes the memory of these options."""
+    return (
+        config.writes
+        and config.network == "mlp"
+        and config.rule == "dgd"
+        and config.read == "post"
+        and config.decay_to == "init"
+        and config.erase == "deviation"
+        and config.momentum
+        and not config.adaptive_q
+        and config.period == config.projection_period <= LONGEST
+    )
+
+
+def one_by_kernel(
+    config: SelfTitansOptions,
+    initial: Layers,
+    rates: Readouts,
+    projected: Float[Tensor, "B 1 3 H D"],
+    mu: Float[Tensor, "B 1 H"],
+    state: SelfTitansState,
+) -> tuple[Float[Tensor, "B 1 H D"], SelfTitansState]:
+    """One token of every row by the kernel."""
+    dtype = projected.dtype
+    pairs = (initial, state.anchor, state.weight, state.momentum)
+    states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
+    options = Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot")
+    y, new = token(projected, mu, states[:2], [x.to(dtype) for x in rates], states[2:], options)
+    weight, momentum = Layers(*new[:2]), Layers(*new[2:])
+    after = state._replace(weight=weight, momentum=momentum, opened=None)
+    return y, move_on(config, initial.first.shape[1], after, None)
+
+
+def all_by_kernel(
+    config: SelfTitansOptions,
+    initial: Layers,
+    rates: Readouts,
+    projected: Float[Tensor, "B T 3 H D"],
+    mu: Float[Tensor, "B T H"],
+    state: SelfTitansState,
+    flow: Flow,
+) -> tuple[Float[Tensor, "B T H D"], SelfTitansState]:
+    """All rows by the kernel."""
+    dtype = projected.dtype
+    pairs = (initial, state.anchor, state.weight, state.momentum)
+    states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
+    cuts = cut(
+        state.count,
+        flow.reset,
+        flow.mask,
+        length=projected.shape[1],
+        period=config.period,
+        tokens=TOKENS,
+        group=group_of(*initial.first.shape[:0:-1]),
+    )
+    y, after = scan(
+        projected,
+        mu,
+        states[:2],
+        [x.to(dtype) for x in rates],
+        states[2:],
+        cuts=cuts,
+        options=Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot"),
+    )
+    anchor, weight, momentum = (Layers(*after[i : i + 2]) for i in (0, 2, 4))
+    if bool(cuts.closes.all()):
+        anchor = weight
+    return y, SelfTitansState(state.tail, anchor, weight, momentum, cuts.tokens)

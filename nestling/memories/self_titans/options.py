@@ -1,0 +1,57 @@
+"""The options of the self-modifying Titans."""
+
+from dataclasses import dataclass
+
+from nestling.core.error import UserError
+
+CHOICES = {
+    "network": ("mlp", "matrix"),
+    "objective": ("l2", "dot"),
+    "rule": ("dgd", "gd"),
+    "read": ("post", "pre", "anchor"),
+    "decay_to": ("init", "zero"),
+    "erase": ("deviation", "whole"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTitansOptions:
+    """What the memory is made of, how it is written and how it starts."""
+
+    period: int = 32  # tokens between two anchors of the output memory
+    projection_period: int = 32  # tokens between two anchors of all other memories
+    writes: bool = True  # False: every memory stays at its initial state
+    momentum: bool = True  # normalised momentum, from a head on the input
+    adaptive_q: bool = False  # True: q comes from a memory as well
+    network: str = "mlp"  # "mlp": two layers; "matrix": one
+    memory_hidden: int | None = None  # units of the hidden layer; None: the head width
+    objective: str = "l2"  # what a write minimises: "l2" or "dot"
+    rule: str = "dgd"  # "dgd": with the eraser; "gd": without
+    read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
+    decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
+    erase: str = "deviation"  # what the eraser sees: what was written, or the whole weight
+    eta_max: float = 1.0  # largest write strength, at most 2
+    eta_init: float = 0.2  # write strength at the start of training
+    half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
+    momentum_init: float = 0.5  # mu at the start of training
+    initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
+    convolution: int = 4  # tokens the short convolution sees
+    epsilon: float = 1.0  # added to |u|^2 of the hidden layer
+    clip: float = 4.0  # largest length of an output gradient
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"self_titans: {name}={getattr(self, name)!r} is none of {', '.join(known)}"
+                )
+        short, long = sorted((self.period, self.projection_period))
+        if short < 1 or long % short:
+            raise UserError(
+                f"self_titans: period={self.period} and projection_period="
+                f"{self.projection_period} must be positive and one divide the other"
+            )
+        if not 0 < self.eta_max <= 2 or not 0 < self.eta_init < min(self.eta_max, 1):
+            raise UserError("self_titans: need 0 < eta_init < eta_max <= 2 and eta_init < 1")
+        if self.convolution < 1:
+            raise UserError("self_titans: convolution must be at least 1 token")
