@@ -83,7 +83,8 @@ def ask_stages(
     so many questions of each stage. ``table[t][i]`` is the score on stage i after stage t. With T
     stages, ``score = mean_i table[T-1][i]`` (the last average) and ``forgotten = mean_{i<T-1}
     (max_t table[t][i] - table[T-1][i])``; ``learned = mean_i table[i][i]``, what was known right
-    after its stage.
+    after its stage. ``tokens`` are those of all lessons that were read, ``tokens_seen`` those at
+    their end that the model had room for when it was asked last.
 
     Source: last and forgetting as in Chaudhry et al., arXiv 1801.10112; the protocol (no replay, no
     stage told) Momeni et al., arXiv 2412.15563.
@@ -103,7 +104,11 @@ def ask_stages(
             tell(done, total)
         of_stage = iter(scores)
         table.append([fmean(itertools.islice(of_stage, len(part))) for part in rounds[t]])
-    return figures_of(table, scores, task.chance) | {"stages": [stage.name for stage in stages]}
+    return figures_of(table, scores, task.chance) | {
+        "stages": [stage.name for stage in stages],
+        "tokens": len(learned.ids),
+        "tokens_seen": len(learned.seen),
+    }
 
 
 def figures_of(

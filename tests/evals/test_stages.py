@@ -48,7 +48,7 @@ class Forgetful(Learned):
     """Knows the last stage only."""
 
     def __init__(self, last):
-        self.last = last
+        self.last, self.ids, self.seen = last, [1, 2, 3], [3]
 
     def ask(self, task, questions):
         return [float(q.prompt.startswith(self.last)) for q in questions]
@@ -62,6 +62,7 @@ def test_after_each_stage_all_of_them_so_far_are_asked():
     assert found["table"] == [[1.0], [0.0, 1.0]]
     assert (found["score"], found["learned"], found["forgotten"]) == (0.5, 1.0, 1.0)
     assert found["stages"] == ["a", "b"] and found["chance"] == 0.25
+    assert found["tokens"] == 3 and found["tokens_seen"] == 1
     assert told == [(done, 6) for done in range(1, 7)]
     assert ask_stages(Colours(), lambda t, s: Forgetful("b"), count=1)["count"] == 2
 
