@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from nestling.continual.file import MemoryFile, read_memory, write_memory
-from nestling.continual.record import moved_name, tensor_names
+from nestling.continual.record import begin_name, moved_name, tensor_names
 from nestling.continual.storage import packed, parse_storage, unpacked
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec
@@ -54,13 +54,15 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
     ]
     for index, record in enumerate(about["levels"]):
         moved = level_moved(memory, index)
+        begins = length(_level_tensors(memory, index, begin_name))
+        nested = "" if record.get("share") is None else f" since its reset to {begins:.4g}"
         open_for = record["seen"] % record["period"] if record["period"] else 0
         rows.append(
             (
                 f"level {index}",
-                f"{level_name(record)}: {record['writes']} writes, moved {length(moved):.4g} in "
-                f"{len(moved)} of {len(record['parameters'])} tensors, {open_for} tokens of its "
-                "period gathered",
+                f"{level_name(record)}: {record['writes']} writes{nested}, moved "
+                f"{length(moved):.4g} in {len(moved)} of {len(record['parameters'])} tensors, "
+                f"{open_for} tokens of its period gathered",
             )
         )
     for name, digest, tokens, read in about["documents"]:

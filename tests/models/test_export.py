@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tiny_bases import VOCABULARY, tiny_base
+from tolerances import assert_close
 from transformers import AutoModelForCausalLM
 
 from nestling.continual import ContinualLearner
@@ -17,6 +18,7 @@ from nestling.models.pretrained import (
     save_with,
     stacked,
 )
+from nestling.models.pretrained.fold import folded
 from nestling.models.reader import Reader
 
 
@@ -59,6 +61,21 @@ def test_levels_side_by_side_are_one_wider_mlp(family, ids, tmp_path):
     # it is as any other model: it can be divided into levels again
     again = load_stacked(tmp_path, parse_levels("8,32"))
     torch.testing.assert_close(logits(again.model, ids), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
+def test_the_wider_mlp_is_the_sum_in_float64(family, ids):
+    """What differs in float32 is rounding alone."""
+    base = stacked(tiny_base(family).double(), None, parse_levels("8,32,inf"), "independent")
+    own = dict(base.model.named_parameters())
+    generator = torch.Generator().manual_seed(1)
+    weights = {
+        name: own[name].detach() + torch.randn(own[name].shape, generator=generator).double()
+        for group in base.parameters
+        for name in group
+    }
+    expected, _ = Reader(base.model).read(weights, ids)
+    assert_close(logits(folded(base, weights), ids), expected)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
