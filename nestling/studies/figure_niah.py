@@ -44,8 +44,9 @@ TITLES = {
     "niah-3": "S-NIAH-3 (UUID in prose)",
 }
 LESSONS = (
-    Lesson(steps=420, rows=24, length=72, bare=True),
-    Lesson(steps=150, rows=12, length=256),
+    Lesson(steps=320, rows=32, length=72, bare=True, tasks=("niah-2",)),
+    Lesson(steps=90, rows=24, length=72, bare=True),
+    Lesson(steps=180, rows=12, length=256),
 )
 
 
@@ -62,7 +63,7 @@ class FigureNiah(Study):
         models: tuple[str, ...] = tuple(MODELS)
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the examples
         # the same grid for every model
-        learning_rates: tuple[float, ...] = (4e-3, 8e-3)
+        learning_rates: tuple[float, ...] = (3e-3, 6e-3)
         tasks: tuple[str, ...] = tuple(TITLES)  # one model learns all of them
         corpus: str = "anarchism"  # of the tokenizer and of the prose
         vocab_size: int = 2048  # tokens of the BPE trained on it, each digit one
@@ -71,13 +72,18 @@ class FigureNiah(Study):
         times: tuple[int, ...] = (1, 2, 4, 8, 16)  # lengths of the tests, in training lengths
         count: int = 20  # questions of each task and length
         # rate and seed are replaced cell by cell; steps, rows and lengths are those of the lessons
-        train: TrainConfig = field(default_factory=lambda: TrainConfig(carry=False, save_every=0))
+        train: TrainConfig = field(
+            default_factory=lambda: TrainConfig(carry=False, save_every=0, schedule="wsd")
+        )
 
         def __post_init__(self) -> None:
             if len(self.answer_room) != len(self.tasks):
                 raise UserError("figure-niah needs an answer_room for each of its tasks")
             if not self.lessons:
                 raise UserError("figure-niah needs a lesson at least")
+            named = {name for lesson in self.lessons for name in lesson.tasks}
+            for name in sorted(named - set(self.tasks)):
+                raise UserError(f"a lesson names {name!r}, which is not among the tasks")
 
         @property
         def length(self) -> int:
@@ -355,7 +361,8 @@ def lessons_told(lessons: Sequence[Lesson]) -> str:
     """The lessons in words."""
     told = [
         f"{lesson.steps:,} steps of {lesson.rows} texts of at most {lesson.length} tokens"
-        + (" that are a bare value, prose and the end of a question" if lesson.bare else "")
+        + (" between a bare value and the end of a question" if lesson.bare else "")
+        + (f" ({', '.join(lesson.tasks)} alone)" if lesson.tasks else "")
         for lesson in lessons
     ]
     return f"{', then '.join(told)}."

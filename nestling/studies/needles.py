@@ -60,6 +60,7 @@ class Lesson:
     rows: int  # texts a step
     length: int  # tokens of a text, its answer included; of a bare one without value and answer
     bare: bool = False  # needles without keys and instructions, at the beginning
+    tasks: tuple[str, ...] = ()  # none named: all of them, in turn
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "length"):
@@ -125,7 +126,7 @@ def course(
     prose: Corpus,
     seed: int,
 ) -> Course:
-    """All lessons on all tasks, the tasks of each in turn."""
+    """All lessons, the tasks of each in turn; ``names`` are those of a lesson that names none."""
     parts = []
     for lesson in lessons:
         sources = [
@@ -137,7 +138,7 @@ def course(
                 seed=seed,
                 **words(reader),
             )
-            for name in names
+            for name in lesson.tasks or names
         ]
         parts.append((Mixed(sources), lesson.steps))
     return Course(parts)

@@ -141,7 +141,7 @@ def test_figure_niah_in_small_form(corpus, tmp_path):
             corpus=corpus,
             vocab_size=300,
             lessons=(
-                Lesson(steps=1, rows=3, length=150, bare=True),
+                Lesson(steps=1, rows=3, length=150, bare=True, tasks=("niah-2",)),
                 Lesson(steps=2, rows=2, length=400),
             ),
             answer_room=(12, 12),
@@ -210,6 +210,10 @@ def test_a_bare_text_is_a_value_prose_and_the_end_of_a_question(corpus):
     [
         ({"answer_room": (12,)}, "an answer_room for each"),
         ({"lessons": ()}, "a lesson at least"),
+        (
+            {"lessons": (Lesson(steps=1, rows=1, length=8, tasks=("niah-4",)),)},
+            "'niah-4', which is not among",
+        ),
     ],
 )
 def test_a_grid_that_cannot_be_run_is_refused(options, message):
