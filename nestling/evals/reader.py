@@ -14,6 +14,7 @@ from nestling.models.decode import write_on
 from nestling.models.foreign import load_causal_lm
 from nestling.models.fork import fork, size_of
 from nestling.models.hf import HopeForCausalLM
+from nestling.models.roomy import roomy
 
 SEGMENT = 512  # tokens a call
 COPIES = 2**30  # bytes of memories side by side, where one is copied for many continuations
@@ -103,7 +104,7 @@ class Reader:
         )
         if out.past_key_values is None:
             raise UserError(f"{self.name} gives no cache back, so it cannot read in segments")
-        return out.logits, out.past_key_values
+        return out.logits, roomy(out.past_key_values) if cache is None else out.past_key_values
 
     @staticmethod
     def fork(cache: Any) -> Any:

@@ -6,22 +6,27 @@ from typing import Any
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from nestling.models.cache import MemoryCache
+from nestling.models.roomy import RoomyLayer
 
-GROWING = (DynamicLayer, DynamicSlidingWindowLayer)  # replace what they hold at every token
+# replace what they hold at every token, or write behind it
+GROWING = (DynamicLayer, DynamicSlidingWindowLayer, RoomyLayer)
 
 
 def fork(cache: Any) -> Any:
     """A memory that goes on by itself, the given one left as it is.
 
-    Keys and values of transformers' growing caches are shared, as the states of ours are: both
-    are replaced by new ones and never written into. Any other cache is copied.
+    Keys and values of transformers' growing caches are shared, as the states of ours are: neither
+    is written into. Any other cache is copied.
     """
     if isinstance(cache, MemoryCache):
         return cache.fork()
     if type(cache) is not DynamicCache or not all(type(x) in GROWING for x in cache.layers):
         return copy.deepcopy(cache)
     other = copy.copy(cache)
-    other.layers = [copy.copy(layer) for layer in cache.layers]
+    other.layers = [
+        layer.apart() if isinstance(layer, RoomyLayer) else copy.copy(layer)
+        for layer in cache.layers
+    ]
     return other
 
 
