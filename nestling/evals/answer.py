@@ -17,12 +17,17 @@ from nestling.tasks import UNSEEN, Answer, Question, QuestionTask, TextTask, Tok
 
 
 def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
-    """The mean with its 95 % interval: Wilson's where scores are 0 or 1, else Student's t."""
+    """The mean with its 95 % interval: Wilson's where scores are 0 or 1, else Student's t.
+
+    A few shares that happen to be equal have Wilson's as well: none of their mean spreads wider
+    than zeros and ones do.
+    """
     found = interval(scores)
     low, high = found.low, found.high
-    if all(score in (0.0, 1.0) for score in scores):
+    shares = all(0 <= score <= 1 for score in scores)
+    if shares and (found.half == 0 or all(score in (0.0, 1.0) for score in scores)):
         low, high = wilson(sum(scores), len(scores))
-    elif len(scores) > 1 and all(0 <= score <= 1 for score in scores):
+    elif shares and len(scores) > 1:
         low, high = max(0.0, low), min(1.0, high)
     ends = {"low_95": low, "high_95": high}
     return {

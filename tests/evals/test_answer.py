@@ -116,3 +116,6 @@ def test_figures_have_wilsons_interval_for_right_or_wrong_and_students_otherwise
     assert figures([0.25, 0.75], 0.0)["low_95"] == 0.0
     assert figures([-1.0, 0.0], 0.0)["low_95"] == pytest.approx(-0.5 - 12.7062047 * 0.5)
     assert figures([0.5], 0.0)["low_95"] is None
+    # a few that are equal by chance: as of two right and two wrong
+    equal, mixed = figures([0.5] * 4, 0.0), figures([0.0, 1.0, 0.0, 1.0], 0.0)
+    assert equal == mixed and equal["low_95"] < 0.2
