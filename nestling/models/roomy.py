@@ -12,7 +12,7 @@ class RoomyLayer(DynamicLayer):
     """The keys and values of a layer, at the beginning of a longer place.
 
     transformers' own layer copies all of them for every token: on a CPU a quarter of the time of a
-    token of SmolLM2-135M after 4,000 others. ``apart`` shares what is there: whoever holds it writes
+    token of SmolLM2-135M after 4,000 others. ``apart`` shares what is there: its holder writes
     behind it in a place of its own.
     """
 

@@ -3,21 +3,27 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import Interval, interval, paired
 from nestling.data import prepare
 from nestling.evals import Reader
 from nestling.models import create
-from nestling.report import Section, Table
-from nestling.report.plots import accuracy_by_length
-from nestling.report.published import published
+from nestling.report import Section
 from nestling.studies.figure_lm import MODELS as SHAPES
 from nestling.studies.figure_lm import SIZE
+from nestling.studies.needle_report import (
+    FULL,
+    TITLES,
+    WINDOWED,
+    Report,
+    every_run,
+    lessons_told,
+    sound,
+)
 from nestling.studies.needles import Lesson, answer_loss, asked, course, task_of
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 from nestling.studies.text import embedding_parameters
@@ -27,8 +33,6 @@ from nestling.train import NotFinite, TrainConfig, train, train_config
 from nestling.train.flops import flops_per_token
 
 HOPE = "hope"
-FULL = "transformer"
-WINDOWED = "transformer-window"  # the same weights, looking back one length of training
 # as in figure-lm, but that the head is no embedding: else it draws together what it never has to
 # tell apart
 MODELS: dict[str, dict[str, Any]] = {
@@ -37,11 +41,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "ttt-mlp": {**SHAPES["ttt-mlp"]},
     "mamba2": {**SHAPES["mamba2"]},
     FULL: {**SHAPES["transformer"], "attention.window": None},
-}
-TITLES = {
-    "niah-1": "S-NIAH-1 (pass key in noise)",
-    "niah-2": "S-NIAH-2 (number in prose)",
-    "niah-3": "S-NIAH-3 (UUID in prose)",
 }
 LESSONS = (
     Lesson(steps=320, rows=32, length=72, bare=True, tasks=("niah-2",)),
@@ -192,55 +191,29 @@ class FigureNiah(Study):
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """A heat map and a table for each task, costs, the paper's numbers, every run."""
-        runs = {name: self.tuned.chosen(name, done) for name in self.config.models}
-        sound = {
-            name: {seed: r.metrics for seed, r in found.items() if not r.metrics["diverged"]}
-            for name, found in runs.items()
-        }
-        sound = {name: found for name, found in sound.items() if found}
-        if FULL in sound:
-            sound[WINDOWED] = {
-                seed: one | {"accuracy": one["windowed"]} for seed, one in sound[FULL].items()
-            }
-        sections = [Section("What was asked", self._about())]
-        metrics: dict[str, Any] = {"models": {}}
-        for name, found in sound.items():
-            tuned = FULL if name == WINDOWED else name
-            metrics["models"][name] = {
-                "learning_rate": self.tuned.best(tuned, done),
-                "rate_at_edge_of_grid": self.tuned.at_edge(tuned, done),
+        chosen = {name: self.tuned.chosen(name, done) for name in self.config.models}
+        runs = sound(chosen)
+        lengths = [times * self.config.length for times in self.config.times]
+        report = Report(runs=runs, tasks=self.config.tasks, lengths=lengths)
+        trained = {name: FULL if name == WINDOWED else name for name in runs}
+        rates = {name: self.tuned.best(own, done) for name, own in trained.items()}
+        edges = {name: self.tuned.at_edge(own, done) for name, own in trained.items()}
+        metrics = {
+            name: {
+                "learning_rate": rates[name],
+                "rate_at_edge_of_grid": edges[name],
                 "seeds": sorted(found),
                 "num_parameters": next(iter(found.values()))["num_parameters"],
-                "accuracy": {
-                    task: {
-                        str(length): interval(
-                            [one["accuracy"][task][str(length)]["score"] for one in found.values()]
-                        ).record()
-                        for length in self.lengths
-                    }
-                    for task in self.config.tasks
-                },
+                "accuracy": {task: report.scores(task, name) for task in self.config.tasks},
             }
-        if not sound:
-            none = "No model has finished its grid of learning rates yet."
-            sections.append(Section("What held", none))
-        else:
-            sections.append(Section("What held", self._verdict(sound)))
-            sections += [self._task(task, sound) for task in self.config.tasks]
-            trained = {name: found for name, found in sound.items() if name != WINDOWED}
-            sections.append(Section("Cost of a run", tables=[self._cost(trained, done)]))
-        columns = tuple(f"S-NIAH-{i} {length}" for i in (1, 2, 3) for length in ("4K", "8K", "16K"))
-        paper = published("niah", columns=columns)
-        sections += [
-            Section("What the paper prints", PAPER, [paper]),
-            Section("Every run", tables=[self._runs(done)]),
+            for name, found in runs.items()
+        }
+        sections = [
+            Section("What was asked", self._about()),
+            *report.sections(rates, edges),
+            Section("Every run", tables=[every_run(self.cells(done), done, lengths[0])]),
         ]
-        return Finding(metrics, sections)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of the texts asked about."""
-        return [times * self.config.length for times in self.config.times]
+        return Finding({"models": metrics}, sections)
 
     def _about(self) -> str:
         config = self.config
@@ -262,110 +235,6 @@ class FigureNiah(Study):
             f"tokens, which in training are one. Width {SIZE['hidden_size']}, "
             f"{SIZE['num_hidden_layers']} layers."
         )
-
-    def _verdict(self, runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
-        """What is kept of the score from the length of training to the longest, model by model."""
-        first, last = (str(length) for length in (self.lengths[0], self.lengths[-1]))
-        sentences = []
-        for task in self.config.tasks:
-            parts = []
-            for model, found in runs.items():
-                pairs = [
-                    (one["accuracy"][task][last]["score"], one["accuracy"][task][first]["score"])
-                    for one in found.values()
-                ]
-                ends, starts = zip(*pairs, strict=True)
-                gap = paired(ends, starts)
-                note = "" if gap.p_t is None else f", p = {gap.p_t:.2g}"
-                start, end = (sum(x) / len(x) for x in (starts, ends))
-                parts.append(f"{model} {start:.2f} to {end:.2f}{note}")
-            sentences.append(f"{TITLES[task]}, from {first} to {last} tokens: {'; '.join(parts)}.")
-        return "\n\n".join(sentences)
-
-    def _task(self, task: str, runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Section:
-        def over_seeds(figure: str) -> dict[str, dict[int, Interval]]:
-            return {
-                model: {
-                    length: interval(
-                        [one["accuracy"][task][str(length)][figure] for one in found.values()]
-                    )
-                    for length in self.lengths
-                }
-                for model, found in runs.items()
-            }
-
-        def table(figures: Mapping[str, Mapping[int, Interval]], title: str) -> Table:
-            rows = [(name, *(str(one[n]) for n in self.lengths)) for name, one in figures.items()]
-            columns = (title, *(f"{n:,} tokens" for n in self.lengths))
-            return Table(columns=columns, rows=rows)
-
-        scores, losses = over_seeds("score"), over_seeds("loss")
-        tables = [table(scores, "score"), table(losses, "nats a token of the right answer")]
-        means = {
-            model: {n: one.mean for n, one in found.items()} for model, found in scores.items()
-        }
-        return Section(TITLES[task], tables=tables, figures=[accuracy_by_length(means)])
-
-    def _cost(
-        self, runs: Mapping[str, Mapping[int, Mapping[str, Any]]], done: Mapping[str, Result]
-    ) -> Table:
-        rows = []
-        for model, found in runs.items():
-            one = next(iter(found.values()))
-            edge = " *" if self.tuned.at_edge(model, done) else ""
-            rate = self.tuned.best(model, done) or math.nan
-            rows.append(
-                (
-                    model,
-                    one["num_parameters"],
-                    one["num_non_embedding"],
-                    f"{rate:g}{edge}",
-                    len(found),
-                    one["flops_per_token"] / 1e6,
-                    interval([x["seconds_fit"] for x in found.values()]).mean,
-                    interval([x["seconds"] for x in found.values()]).mean,
-                )
-            )
-        columns = (
-            "model", "parameters", "non-embedding", "rate (*: edge of the grid)", "seeds",
-            "Mflop a token", "seconds of training", "seconds in all",
-        )  # fmt: skip
-        return Table(columns=columns, rows=rows)
-
-    def _runs(self, done: Mapping[str, Result]) -> Table:
-        rows = []
-        for cell in self.cells(done):
-            result = done.get(cell.name)
-            if result is None or result.metrics["diverged"]:
-                rows.append((cell.name, "to do" if result is None else "diverged", None, None))
-            else:
-                found = result.metrics
-                first = str(self.lengths[0])
-                scores = [one[first]["score"] for one in found["accuracy"].values()]
-                mean = sum(scores) / len(scores)
-                rows.append((cell.name, "finished", found["answer_loss"], mean))
-        columns = (
-            "cell", "state", "loss of unseen answers (nats a token)",
-            "mean score at the length of training",
-        )  # fmt: skip
-        return Table(columns=columns, rows=rows)
-
-
-PAPER = (
-    "Models trained as language models on 50 billion tokens, not on the task; size not stated, one "
-    "run each, no interval. Their lengths are 4K, 8K and 16K tokens."
-)
-
-
-def lessons_told(lessons: Sequence[Lesson]) -> str:
-    """The lessons in words."""
-    told = [
-        f"{lesson.steps:,} steps of {lesson.rows} texts of at most {lesson.length} tokens"
-        + (" between a bare value and the end of a question" if lesson.bare else "")
-        + (f" ({', '.join(lesson.tasks)} alone)" if lesson.tasks else "")
-        for lesson in lessons
-    ]
-    return f"{', then '.join(told)}."
 
 
 def loss_of(result: Result) -> float:
