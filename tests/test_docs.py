@@ -54,9 +54,10 @@ def names(path: Path) -> set[str]:
     return found
 
 
-def commands() -> list[str]:
-    lines = (line for block in blocks(README, "sh") for line in block.splitlines())
-    return [line for line in lines if line.startswith("nestling ")]
+def commands(*pages: Path) -> list[str]:
+    lines = (line for page in pages for block in blocks(page, "sh") for line in block.splitlines())
+    shown = [line for line in lines if line.startswith("nestling ")]
+    return [command for line in shown for command in line.split(" && ")]
 
 
 @every_page
@@ -111,11 +112,11 @@ def test_every_entry_of_every_table_is_mentioned(kind, entries):
 
 
 def test_every_verb_is_shown():
-    assert {shlex.split(command)[1] for command in commands()} == set(VERBS)
+    assert {shlex.split(command)[1] for command in commands(README)} == set(VERBS)
 
 
-@pytest.mark.parametrize("command", commands())
-def test_every_command_of_the_readme_can_be_parsed(command):
+@pytest.mark.parametrize("command", commands(*PAGES))
+def test_every_command_that_is_shown_can_be_parsed(command):
     _, verb, *arguments = shlex.split(command, comments=True)
     module = importlib.import_module(f"nestling.cli.{verb}")
     assert hasattr(_parse(module.Command, verb, arguments), "run")
