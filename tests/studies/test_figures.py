@@ -14,9 +14,10 @@ from nestling.evals.questions import TextQuestions
 from nestling.models import create
 from nestling.studies import Shard, Store, run_study
 from nestling.studies.figure_lm import MODELS as LM_MODELS
-from nestling.studies.figure_lm import FigureLm, compared, verdict
+from nestling.studies.figure_lm import FigureLm
 from nestling.studies.figure_niah import MODELS as NIAH_MODELS
 from nestling.studies.figure_niah import FigureNiah
+from nestling.studies.lm_report import compared, verdict
 from nestling.studies.needles import Bare, Course, Lesson, Mixed
 from nestling.studies.status import status
 from nestling.studies.text import Text
