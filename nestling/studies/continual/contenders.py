@@ -48,13 +48,20 @@ def rates(*values: float) -> tuple[Setting, ...]:
     return tuple({"lr": value} for value in values)
 
 
-def levels(periods: Sequence[int], variant: str = "whole", trust: float | None = None) -> Build:
-    """A learner with levels of these periods, in tokens."""
+def levels(
+    periods: Sequence[int],
+    variant: str = "whole",
+    trust: float | None = None,
+    averages: tuple[int, ...] | None = None,
+) -> Build:
+    """A learner with levels of these periods and averages over so many tokens."""
 
     def build(place: Place, setting: Setting) -> Method:
         text = ",".join(f"{period}:{setting['lr']}" for period in periods)
         wanted = tuple(replace(level, trust=trust) for level in parse_levels(text))
-        options = Options(segment=place.sizes.segment, window=place.sizes.window)
+        options = Options(
+            segment=place.sizes.segment, window=place.sizes.window, averages=averages
+        )
         return Levels(
             ContinualLearner(
                 place.base.model, place.base.tokenizer, wanted, variant=variant, options=options
@@ -200,6 +207,12 @@ CONTENDERS = {
     "averages": Contender(
         title="full fine-tuning and its averages over 8,192, 2,048 and 512 tokens",
         build=tuned("all", (128, 32, 8)),
+        settings=RATES,
+        gates=LEVELS,
+    ),
+    "levels-1-averages": Contender(
+        title="1 level and its averages over 8,192, 2,048 and 512 tokens",
+        build=levels([64], averages=(512, 2048, 8192)),
         settings=RATES,
         gates=LEVELS,
     ),
