@@ -59,9 +59,7 @@ def levels(
     def build(place: Place, setting: Setting) -> Method:
         text = ",".join(f"{period}:{setting['lr']}" for period in periods)
         wanted = tuple(replace(level, trust=trust) for level in parse_levels(text))
-        options = Options(
-            segment=place.sizes.segment, window=place.sizes.window, averages=averages
-        )
+        options = Options(segment=place.sizes.segment, window=place.sizes.window, averages=averages)
         return Levels(
             ContinualLearner(
                 place.base.model, place.base.tokenizer, wanted, variant=variant, options=options
