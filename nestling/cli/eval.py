@@ -196,7 +196,13 @@ class Tasks:
 
         with Progress(quiet=self.quiet) as on:
             result = run_tasks(
-                self.model, names, plan, device=self.device, say=on.say, tell=on.tell
+                self.model,
+                names,
+                plan,
+                device=self.device,
+                say=on.say,
+                tell=on.tell,
+                quiet=self.quiet,
             )
         if self.json is not None:
             result.write(self.json)

@@ -100,16 +100,25 @@ def make_task(name: str, options: Mapping[str, Any], reader: Reader | None = Non
 
 
 def measure(
-    reader: Reader, task: Task, plan: Plan, *, own: bool = False, tell: Tell = silent
+    reader: Reader,
+    task: Task,
+    plan: Plan,
+    *,
+    own: bool = False,
+    tell: Tell = silent,
+    quiet: bool = True,
 ) -> dict[str, Any]:
-    """The figures of a model on a task; ``own``: its vocabulary is the task's."""
+    """The figures of a model on a task; ``own``: its vocabulary is the task's.
+
+    ``tell`` counts what is answered; not ``quiet``: the training on the task is shown.
+    """
     begin = time.monotonic()
     if isinstance(task, TokenTask) and task.readout == "last":
         return decoded(reader, task, plan)
     trained: dict[str, Any] = {}
     if plan.fit is not None and not isinstance(task, StageTask):
         assert isinstance(task, TokenTask | QuestionTask)
-        trained = {"fit": fit(reader, task, plan.fit)}
+        trained = {"fit": fit(reader, task, plan.fit, quiet=quiet)}
     ready = time.monotonic()
     if isinstance(task, TokenTask):
         found = ask_positions(reader, task, seed=plan.seed, count=plan.count, own=own, tell=tell)
@@ -146,13 +155,15 @@ def run_tasks(
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
     tell: Tell = silent,
+    quiet: bool = True,
 ) -> Result:
     """Measure a model on each of ``tasks``, at each of the plan's lengths, or each difficulty.
 
     ``model`` is a folder (or what else ``load_causal_lm`` reads), or the name of a preset, which is
     then trained on each task from fresh weights (``fit`` must say how). One of several tasks that
     cannot be put to the model has a note in the place of a score. A fitted model of a folder is a
-    copy; the folder stays as it is. ``say`` names each measurement, ``tell`` counts its answers.
+    copy; the folder stays as it is. ``say`` names each measurement, ``tell`` counts its answers;
+    not ``quiet``: training is shown.
     """
     here = Path(model).exists() or lies_outside(model)
     if not here and model not in preset_names():
@@ -174,7 +185,7 @@ def run_tasks(
             about = about or reader.about()
             version = {"version": task.version, "kind": task.kind, "source": task.source}
             say(f"{name}{label and ', '}{label}")
-            parts[label] = measure(reader, task, plan, own=own, tell=tell)
+            parts[label] = measure(reader, task, plan, own=own, tell=tell, quiet=quiet)
         return together(parts) | version
 
     for name in tasks:

@@ -41,9 +41,11 @@ def train(
     Batches come from ``loader`` (an endless iterable with ``state_dict``); ``held_out`` gives fresh
     evaluation batches. With ``directory`` checkpoints and ``log.jsonl`` are written there, and
     ``resume`` goes on from the newest of them, to the same bits on a CPU as a run that never
-    stopped. Ctrl-C finishes the step, saves and returns with ``interrupted`` True; so does
-    ``after_step`` by returning True. A loss or gradient that is not finite raises NotFinite after
-    the last good state has been saved. Other errors: UserError where a file cannot be written.
+    stopped. Ctrl-C finishes the step, saves and returns with ``interrupted`` True, or raises
+    KeyboardInterrupt where there is no ``directory``; ``after_step`` ends the run by returning
+    True, which is ``interrupted`` as well. A loss or gradient that is not finite raises NotFinite
+    after the last good state has been saved. Other errors: UserError where a file cannot be
+    written.
     """
     torch.manual_seed(config.seed)
     run = Run(model, loader, config, optimizer)
@@ -52,9 +54,9 @@ def train(
         run.restore(folder)
     log = Log(None if directory is None else directory / LOG, after=run.totals.step)
     figures: Evaluation | None = None
-    saved = run.totals.step
+    saved, ended = run.totals.step, False
     with ctrl_c() as stopped, Live(config.steps, done=run.totals.step, quiet=quiet) as live:
-        while run.totals.step < config.steps and not stopped.is_set():
+        while run.totals.step < config.steps and not (ended or stopped.is_set()):
             _guarded_step(run, folder)
             step = run.totals.step
             live.show(step, run.totals.loss, speed(run), run.optimizer.fired)
@@ -64,13 +66,16 @@ def train(
                 figures = None
             log.write(**_line(run, figures))
             if after_step is not None and after_step(run):
-                stopped.set()
+                ended = True
             if folder and _due(step, config.save_every, config.steps):
                 run.save(folder)
                 saved = step
         interrupted = run.totals.step < config.steps
         if folder and saved != run.totals.step:
             run.save(folder)
+    if folder is None and stopped.is_set():
+        # nobody could go on from here, and what is half trained is not to be measured
+        raise KeyboardInterrupt
     if held_out and figures is None and not interrupted:
         figures = _evaluate(run, held_out)
     return _metrics(run, figures, interrupted)

@@ -205,6 +205,12 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
     assert [p.name for p in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
     assert "stopping after this step" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
+    # where nobody could go on, whoever called must not take it for trained
+    with pytest.raises(KeyboardInterrupt):
+        start(after_step=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before
+    _, metrics = start(after_step=lambda run: run.totals.step == 2)
+    assert metrics["interrupted"] and metrics["steps"] == 2
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient norm"])
