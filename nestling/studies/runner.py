@@ -58,6 +58,8 @@ def _alone(store: Store, pending: list[Cell], device: str, board: Board) -> None
     torch.set_num_threads(1)
     try:
         for cell in pending:
+            if store.matching([cell]):
+                continue  # another process has finished it meanwhile
             tell = board.teller(cell.name)
             _keep(store, cell, store.study.run(cell, tell=tell, device=device), board)
     finally:

@@ -37,6 +37,20 @@ def test_a_filter_leaves_the_rest_for_others(tmp_path, trace):
     assert [cell.name for cell in store.pending(store.finished())] == ["sum"]
 
 
+def test_what_another_process_finishes_meanwhile_is_not_run_again(tmp_path, trace):
+    ran = []
+
+    class Beside(Counting):
+        def run(self, cell, **options):
+            ran.append(cell.name)
+            if cell.name == "n1":
+                run_study(Store(tmp_path, Counting(trace)), cells="n2", quiet=True)
+            return super().run(cell, **options)
+
+    run_study(Store(tmp_path, Beside(trace)), quiet=True)
+    assert ran == ["n1", "n3", "sum"]
+
+
 def test_a_result_of_other_settings_is_none(tmp_path, trace):
     run_study(Store(tmp_path, Counting(trace)), quiet=True)
     changed = Store(tmp_path, Counting(trace, factor=2))
