@@ -62,7 +62,7 @@ class FigureNiah(Study):
         models: tuple[str, ...] = tuple(MODELS)
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the examples
         # the same grid for every model
-        learning_rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
+        learning_rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3)
         tasks: tuple[str, ...] = tuple(TITLES)  # one model learns all of them
         corpus: str = "anarchism"  # of the tokenizer and of the prose
         vocab_size: int = 2048  # tokens of the BPE trained on it, each digit one
