@@ -116,6 +116,19 @@ def test_averages_follow_the_weights_of_now(model, document):
     assert float(after[3].double().sum()) == pytest.approx(method.score(document).nats)
 
 
+@pytest.mark.parametrize("finishing", [False, True])
+def test_a_short_document_is_learned_at_its_end_only_by_levels_that_finish(
+    model, document, finishing
+):
+    short = document[:7]  # of a period of 16
+    method = Levels(ContinualLearner(model, levels="16:1e-2"), finishing=finishing)
+    before = float(method.score(document).nats)
+    method.read(short)
+    assert method.updates == int(finishing)
+    assert (float(method.score(document).nats) != before) == finishing
+    assert len(method.learner.state.stream.open_ids) == (0 if finishing else 7)
+
+
 def test_lora_trains_few_numbers_and_only_those(model, document):
     method = methods(model)["lora"]
     frozen = {n: p.clone() for n, p in method.model.named_parameters() if not p.requires_grad}

@@ -65,7 +65,7 @@ def test_no_question_stands_in_its_document_and_strangers_are_strangers(base):
 
 def test_every_reader_that_is_tuned_has_as_many_settings():
     counts = {len(reader.settings) for name, reader in READERS.items() if name not in facts.STILL}
-    assert counts == {2}
+    assert counts == {3}
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
         for cell in small.cells(done):
             if cell.name not in done:
                 done[cell.name] = small.run(cell)
-    assert len(done) == len(small.cells(done)) == 9 + 11 * 2
+    assert len(done) == len(small.cells(done)) == 11 + 13 * 2
     cell = next(c for c in small.cells(done) if c.name == "levels-2-seed0")
     assert small.run(cell).metrics == done[cell.name].metrics
     control = done["frozen-seed0"].metrics

@@ -11,16 +11,24 @@ from nestling.continual.state import Reading
 
 
 class Levels(Gateable):
-    """A ContinualLearner: every level is written at its period, nothing is told of tasks."""
+    """A ContinualLearner: every level is written at its period, nothing is told of tasks.
 
-    def __init__(self, learner: ContinualLearner):
+    With ``finishing`` all are written at the end of a document too, and their periods start anew:
+    then all of it is learned before the next.
+    """
+
+    def __init__(self, learner: ContinualLearner, *, finishing: bool = False):
         self.keeps_documents = False
         self.learner = learner
+        self.finishing = finishing
         self._updates = 0
 
     def read(self, ids: Sequence[int]) -> None:
         """Read and write the levels that are due."""
-        self._updates += max(self.learner.read_tokens(ids).writes)
+        reading = self.learner.read_tokens(ids)
+        if self.finishing:
+            reading += self.learner.finish()
+        self._updates += max(reading.writes)
 
     def end_task(self) -> None:
         """Nothing: levels know no tasks."""

@@ -53,8 +53,12 @@ def levels(
     variant: str = "whole",
     trust: float | None = None,
     averages: tuple[int, ...] | None = None,
+    finishing: bool = False,
 ) -> Build:
-    """A learner with levels of these periods and averages over so many tokens."""
+    """A learner with levels of these periods and averages over so many tokens.
+
+    With ``finishing`` all levels are written at the end of a document too.
+    """
 
     def build(place: Place, setting: Setting) -> Method:
         text = ",".join(f"{period}:{setting['lr']}" for period in periods)
@@ -63,7 +67,8 @@ def levels(
         return Levels(
             ContinualLearner(
                 place.base.model, place.base.tokenizer, wanted, variant=variant, options=options
-            )
+            ),
+            finishing=finishing,
         )
 
     return build

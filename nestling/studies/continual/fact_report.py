@@ -117,8 +117,8 @@ BESIDES = (
     "model would write, token for token. Known: rise of the loss of held-out Python documentation."
 )
 TRIED = (
-    "Loss over the choices on documents of their own; the least goes on (ln 4 = 1.386: chance). Of "
-    "two the best is always at the edge of what was tried: a better one may lie beyond."
+    "Loss over the choices on documents of their own; the least goes on (ln 4 = 1.386: chance). "
+    "Where that is the least or the greatest value tried, a better one may lie beyond."
 )
 
 
@@ -234,12 +234,13 @@ def about(config: Any) -> str:
         f"{', '.join(map(str, config.distances))}. Whoever writes weights reads a document "
         f"{times} before the next, and none comes back; the fastest weights are written every "
         f"{config.segment} tokens, levels every 1, 4 and 16 segments. Levels hold MLPs alone and "
-        "stay within a tenth of their length of the base, which nothing else is held to. "
-        "Fine-tuning writes a shorter segment too at a document's end; in a level it waits for the "
-        "next document, so that just "
+        "stay within a tenth of their length of the base, which nothing else is held to, unless "
+        "they are said to be of whole layers. "
+        "Fine-tuning, and levels of whole layers, write a shorter segment too at a document's end; "
+        "in the other levels it waits for the next document, so that just "
         "after a document the end of it is not yet learned. Rehearsal reads a stored segment "
         "beside every new one, twice the reading of the others; it and elastic weight "
-        f"consolidation begin with {config.known} documents of Python. Two settings for each, "
+        f"consolidation begin with {config.known} documents of Python. Three settings for each, "
         "chosen on documents of their own. Intervals: 95 %, over target documents and seeds; gaps "
         "pair documents, their probabilities are raised for the number of readers (Holm). The "
         "accuracy over six questions takes few values, so that Student's t is rough for it; the "

@@ -45,7 +45,7 @@ class Facts(Study):
 
         model: str = "smollm2-135m-instruct"
         readers: tuple[str, ...] = tuple(READERS)
-        seeds: tuple[int, ...] = (0,)  # of the documents
+        seeds: tuple[int, ...] = (0, 1)  # of the documents
         targets: int = 6  # documents that are asked about, the first ones
         distances: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 24)  # documents read since
         passes: int = 1  # how often a document is read, one after the other, by what is written
