@@ -29,7 +29,7 @@ def test_figures_of_a_matrix():
 def test_every_method_has_as_many_settings_but_the_frozen_one():
     counts = {name: len(c.settings) for name, c in CONTENDERS.items()}
     assert counts.pop("frozen") == 1
-    assert set(counts.values()) == {5}
+    assert set(counts.values()) == {6}
     assert {len(c.settings) for name, c in LARGE.items() if name != "large-frozen"} == {2}
 
 

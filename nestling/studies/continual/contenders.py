@@ -155,9 +155,9 @@ def retrieval(place: Place, setting: Setting) -> Method:
     )
 
 
-# five settings each, the last where most were best at the least of four; the frozen model has
-# nothing to tune. Levels have no trust bound here, as nothing else has one
-RATES = rates(3e-4, 7e-4, 1.5e-3, 3e-3, 1.5e-4)
+# six settings each, the last two where most were best at the least of those before; the frozen
+# model has nothing to tune. Levels have no trust bound here, as nothing else has one
+RATES = rates(3e-4, 7e-4, 1.5e-3, 3e-3, 1.5e-4, 7e-5)
 GATED = (NONE, "base")
 LEVELS = (NONE, "base", "levels")
 CONTENDERS = {
@@ -165,7 +165,7 @@ CONTENDERS = {
     "in-context": Contender(
         title="frozen, last text in context",
         build=frozen,
-        settings=tuple({"kept": kept} for kept in (32, 64, 128, 256, 16)),
+        settings=tuple({"kept": kept} for kept in (32, 64, 128, 256, 16, 8)),
     ),
     "fine-tuning": Contender(
         title="full fine-tuning", build=tuned("all"), settings=RATES, gates=GATED
@@ -173,7 +173,7 @@ CONTENDERS = {
     "lora": Contender(
         title="LoRA",
         build=tuned("lora"),
-        settings=rates(1e-3, 2e-3, 5e-3, 1e-2, 5e-4),
+        settings=rates(1e-3, 2e-3, 5e-3, 1e-2, 5e-4, 2.5e-4),
         gates=GATED,
     ),
     "ewc": Contender(
@@ -187,6 +187,7 @@ CONTENDERS = {
                 (7e-4, 10.0),
                 (1.5e-3, 10.0),
                 (3e-4, 0.1),
+                (1.5e-4, 0.1),
             )
         ),
         gates=GATED,
@@ -199,7 +200,7 @@ CONTENDERS = {
         build=retrieval,
         settings=tuple(
             {"passage": passage, "found": found}
-            for passage, found in ((16, 1), (32, 1), (32, 2), (64, 1), (8, 1))
+            for passage, found in ((16, 1), (32, 1), (32, 2), (64, 1), (8, 1), (4, 1))
         ),
     ),
     "levels-1": Contender(title="1 level", build=levels([64]), settings=RATES, gates=LEVELS[:2]),

@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 class Domains(Study):
-    """A small Llama of one text reads five others; every method chooses among five settings."""
+    """A small Llama of one text reads five others; every method chooses among six settings."""
 
     name = "continual-domains"
     question = "does a model of levels learn one domain after another and keep those before"
