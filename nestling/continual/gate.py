@@ -8,6 +8,11 @@ seats some of them in a mixture
 weights begin alike in every context, and nothing of them is stored.
 """
 
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from nestling.continual.average import Average
 from nestling.core.error import UserError, did_you_mean
 
 GATES = ("levels", "base")  # every expert; the first and the last
@@ -29,3 +34,30 @@ def seats(gate: str | None, experts: int) -> tuple[int, ...]:
     if gate is None:
         return (experts - 1,)
     return tuple(range(experts)) if gate == "levels" else (0, experts - 1)
+
+
+def experts(
+    parameters: Sequence[Sequence[str]],
+    start: Sequence[Sequence[Tensor]],
+    averages: Sequence[Average],
+    now: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], ...]:
+    """The base, the averages, then the levels of now from the slowest alone to all of them.
+
+    Each as the weights of all levels, by name; ``start`` are those of the base, ``now`` the present
+    ones.
+    """
+    made = {}
+    for names, base in zip(parameters, start, strict=True):
+        made.update(zip(names, base, strict=True))
+    found = [dict(made)]
+    for average in averages:
+        whole = {}
+        for names, base, own in zip(parameters, start, average, strict=True):
+            values = [(b.to(m.dtype) + m).to(b.dtype) for b, m in zip(base, own, strict=True)]
+            whole.update(zip(names, values, strict=True))
+        found.append(whole)
+    for names in parameters:
+        made.update({name: now[name] for name in names})
+        found.append(dict(made))
+    return tuple(found)

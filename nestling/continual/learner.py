@@ -1,7 +1,6 @@
 """A model that goes on learning from what it reads, and keeps what it learned apart from itself."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nestling.continual.average import Average, at_base, moved_on, spans, without
+from nestling.continual.average import at_base, spans, without
 from nestling.continual.digest import model_digest, token_digest
-from nestling.continual.gate import check_gate, seats
+from nestling.continual.gate import check_gate, experts, seats
 from nestling.continual.record import restore_state, save_state
-from nestling.continual.state import Document, Options, Reading, State, Stream
-from nestling.continual.stream import SEGMENT, Gradients, cut, read_segment, segment_gradients
+from nestling.continual.state import Document, Options, Reading, State
+from nestling.continual.stream import cut, read_alone, segment_gradients
 from nestling.continual.text import Text
-from nestling.core.cms import (
-    LevelState,
-    due,
-    gathered,
-    moved,
-    new_level,
-    restarted,
-    rewound,
-    written,
-)
+from nestling.continual.writing import gathered_all, written_all
+from nestling.core.cms import LevelState, due, moved, new_level, restarted
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
 from nestling.models.mixed import generate_mixed
@@ -185,9 +176,9 @@ class ContinualLearner:
         """
         reading = self._segment(self.state, write=False)
         firing = [bool(level.terms > 0) for level in self.state.levels]
-        levels, averages, writes = self._written(self.state, self.state.levels, firing)
-        fresh = [level._replace(seen=torch.zeros_like(level.seen)) for level in levels]
-        self.state = self.state._replace(levels=tuple(fresh), averages=averages)
+        state, writes = self._written(self.state, firing)
+        fresh = [level._replace(seen=torch.zeros_like(level.seen)) for level in state.levels]
+        self.state = state._replace(levels=tuple(fresh))
         return reading + Reading(writes=writes)
 
     def _segment(self, state: State, write: bool = True) -> Reading:
@@ -204,61 +195,17 @@ class ContinualLearner:
                 self.options.surprise,
                 self.device,
             )
-        levels = self._gathered(state.levels, read, len(waiting.open_ids), grams)
+        levels = gathered_all(state.levels, self.parameters, read, len(waiting.open_ids), grams)
         pairs = zip(self.writers, levels, strict=True)
         firing = [write and bool(due(writer, level)) for writer, level in pairs]
-        after, averages, writes = self._written(state, levels, firing)
-        self.state = state._replace(levels=after, averages=averages, stream=read.stream)
+        state = state._replace(levels=levels, stream=read.stream)
+        self.state, writes = self._written(state, firing)
         return Reading(scored=read.scored, nats=read.nats, learned=read.learned, writes=writes)
 
-    def _written(
-        self, state: State, old: Sequence[LevelState], firing: Sequence[bool]
-    ) -> tuple[tuple[LevelState, ...], tuple[Average, ...], tuple[int, ...]]:
-        """Write the levels that fire; each then resets the next faster one, if that is nested.
-
-        Between both the averages take up what was written. With them how often each level was.
-        """
-        rows = torch.ones(1, dtype=torch.bool, device=self.device)
-        levels = [
-            written(writer, start, level, rows=rows) if fires else level
-            for writer, start, level, fires in zip(
-                self.writers, self.start, old, firing, strict=True
-            )
-        ]
-        writes, averages = _writes(old, levels), state.averages
-        if firing[-1]:  # as the fastest does whenever any does
-            parts = [self.writers[-1].period / span for span in self.spans]
-            pairs = zip(averages, parts, strict=True)
-            averages = tuple(moved_on(average, levels, part) for average, part in pairs)
-        for slow, fires in enumerate(firing[:-1]):
-            share = self.levels[slow + 1].share
-            if fires and share is not None:
-                levels[slow + 1] = rewound(levels[slow + 1], share)
-        return tuple(levels), averages, writes
-
-    def _gathered(
-        self,
-        old: Sequence[LevelState],
-        read: Gradients,
-        tokens: int,
-        grams: Mapping[str, Tensor],
-    ) -> tuple[LevelState, ...]:
-        """The levels with the gradients of a segment of so many tokens."""
-        seen = torch.tensor([tokens], device=self.device)
-        if read.sums is None:
-            return tuple(level._replace(seen=level.seen + seen) for level in old)
-        levels, first = [], 0
-        terms = torch.full((1,), float(read.learned), device=self.device)
-        for level, names in zip(old, self.parameters, strict=True):
-            own = [g[None] for g in read.sums[first : first + len(names)]]
-            first += len(names)
-            pairs = zip(names, level.gram, strict=True)
-            gram = [
-                grams[name][None] if name in grams else torch.zeros_like(zero)
-                for name, zero in pairs
-            ]
-            levels.append(gathered(level, own, seen=seen, terms=terms, gram=gram))
-        return tuple(levels)
+    def _written(self, state: State, firing: Sequence[bool]) -> tuple[State, tuple[int, ...]]:
+        """The levels that fire and the averages are written; with them how often each level was."""
+        shares = [level.share for level in self.levels]
+        return written_all(self.writers, self.start, shares, self.spans, state, firing)
 
     # what was learned
 
@@ -284,44 +231,23 @@ class ContinualLearner:
 
         Each as the weights of all levels.
         """
-        now, made, found = self.weights(), {}, []
-        for names, start in zip(self.parameters, self.start, strict=True):
-            made.update(zip(names, start, strict=True))
-        found.append(dict(made))
-        for average in self.state.averages:
-            whole = {}
-            for names, start, own in zip(self.parameters, self.start, average, strict=True):
-                values = [(s.to(m.dtype) + m).to(s.dtype) for s, m in zip(start, own, strict=True)]
-                whole.update(zip(names, values, strict=True))
-            found.append(whole)
-        for names in self.parameters:
-            made.update({name: now[name] for name in names})
-            found.append(dict(made))
-        return tuple(found)
+        return experts(self.parameters, self.start, self.state.averages, self.weights())
 
     @torch.no_grad()
     def losses(self, ids: Sequence[int], gate: str | None = None) -> Float[Tensor, "K N"]:
         """The losses of a document by itself, in nats, for each of the K experts of a gate."""
         ids = tuple(map(int, ids))
-        rows = []
-        for weights in self._seated(gate):
-            stream, parts = Stream(), [torch.zeros(0, device=self.device)]
-            for first in range(0, len(ids), SEGMENT):
-                starts = (0,) if first == 0 else ()
-                part = ids[first : first + SEGMENT]
-                for piece in read_segment(
-                    self.reader, weights, stream, part, starts, self.sizes, self.device
-                ):
-                    stream = piece.stream
-                    parts.append(piece.losses)
-            rows.append(torch.cat(parts))
+        rows = [
+            read_alone(self.reader, weights, ids, self.sizes, self.device)
+            for weights in self._seated(gate)
+        ]
         return torch.stack(rows)
 
     def _seated(self, gate: str | None) -> list[dict[str, Tensor]]:
         if gate is None:
             return [self.weights()]
-        experts = self.experts()
-        return [experts[index] for index in seats(gate, len(experts))]
+        every = self.experts()
+        return [every[index] for index in seats(gate, len(every))]
 
     @torch.no_grad()
     def score(self, text: str | Sequence[int]) -> Reading:
@@ -357,8 +283,8 @@ class ContinualLearner:
             if self.gate is None:
                 out = self.reader.generate(self.weights(), given, **options)
             else:
-                experts = self._seated(self.gate)
-                out = generate_mixed(self.reader, experts, given, SHARE, **options)
+                mixed = self._seated(self.gate)
+                out = generate_mixed(self.reader, mixed, given, SHARE, **options)
         return self.text.decode(out[0])
 
     # memories as values and files
@@ -407,14 +333,3 @@ def _counted(state: State, tokens: int) -> State:
     last = state.documents[-1]
     last = last._replace(read=min(last.read + tokens, last.tokens))
     return state._replace(documents=(*state.documents[:-1], last))
-
-
-def _writes(before: Sequence[LevelState], after: Sequence[LevelState]) -> tuple[int, ...]:
-    return tuple(int(new.writes) - int(old.writes) for old, new in zip(before, after, strict=True))
-
-
-def share_moved(start: Sequence[Tensor], level: LevelState) -> float:
-    """How far a level has moved, as a fraction of the length of its base."""
-    far = math.sqrt(sum(float(m.double().square().sum()) for m in level.moved))
-    base = math.sqrt(sum(float(s.double().square().sum()) for s in start))
-    return far / base if base else 0.0

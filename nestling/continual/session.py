@@ -9,8 +9,9 @@ from typing import Any
 
 from nestling.continual.file import sweep
 from nestling.continual.guard import Guard, Kept
-from nestling.continual.learner import ContinualLearner, share_moved
+from nestling.continual.learner import ContinualLearner
 from nestling.continual.state import Reading
+from nestling.continual.writing import share_moved
 from nestling.core.error import UserError
 from nestling.core.result import Result
 

@@ -88,6 +88,25 @@ def read_segment(
     yield Piece(torch.zeros(0, device=device), stream)
 
 
+@torch.no_grad()
+def read_alone(
+    reader: Reader,
+    weights: Mapping[str, Tensor],
+    ids: tuple[int, ...],
+    sizes: Cut,
+    device: Any,
+) -> Float[Tensor, " N"]:
+    """The losses of a document by itself, all but its first token, read with some weights."""
+    stream, parts = Stream(), [torch.zeros(0, device=device)]
+    for first in range(0, len(ids), SEGMENT):
+        starts = (0,) if first == 0 else ()
+        part = ids[first : first + SEGMENT]
+        for piece in read_segment(reader, weights, stream, part, starts, sizes, device):
+            stream = piece.stream
+            parts.append(piece.losses)
+    return torch.cat(parts)
+
+
 class Gradients(NamedTuple):
     """What a segment gave: sums over the tokens that count."""
 

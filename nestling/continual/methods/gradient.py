@@ -5,7 +5,7 @@ tasks, and rehearsal, which reads stored text again beside the new.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from nestling.continual.methods.elastic import Elastic
 from nestling.continual.methods.method import Gateable
 from nestling.continual.methods.rehearsal import Rehearsal
 from nestling.continual.state import Reading, Stream
-from nestling.continual.stream import SEGMENT, Cut, Piece, read_segment
+from nestling.continual.stream import Cut, read_alone, read_segment
 from nestling.core.error import UserError
 from nestling.models.reader import Reader
 
@@ -103,24 +103,14 @@ class GradientMethod(Gateable):
     def _backward(self, stream: Stream, ids: tuple[int, ...], starts: tuple[int, ...]) -> Stream:
         """Add the gradient of the mean loss of some tokens."""
         losses: list[Tensor] = []
-        for piece in self._pieces(self.reader, {}, stream, ids, starts):
+        device = self.parameters[0].device
+        for piece in read_segment(self.reader, {}, stream, ids, starts, self.sizes, device):
             stream = piece.stream
             losses.append(piece.losses)
         loss = torch.cat(losses)
         if len(loss):
             loss.mean().backward()
         return stream
-
-    def _pieces(
-        self,
-        reader: Reader,
-        weights: Mapping[str, Tensor],
-        stream: Stream,
-        ids: tuple[int, ...],
-        starts: tuple[int, ...],
-    ) -> Iterator[Piece]:
-        device = self.parameters[0].device
-        return read_segment(reader, weights, stream, ids, starts, self.sizes, device)
 
     def end_task(self) -> None:
         """Elastic weights take up what mattered in the task."""
@@ -142,18 +132,10 @@ class GradientMethod(Gateable):
             ]
         )
 
-    @torch.no_grad()
     def _losses(
         self, reader: Reader, weights: Mapping[str, Tensor], ids: Sequence[int]
     ) -> Float[Tensor, " N"]:
-        stream, size = Stream(), SEGMENT
-        parts = [torch.zeros(0, device=self.parameters[0].device)]
-        for first in range(0, len(ids), size):
-            part, starts = tuple(ids[first : first + size]), (0,) if first == 0 else ()
-            for piece in self._pieces(reader, weights, stream, part, starts):
-                stream = piece.stream
-                parts.append(piece.losses)
-        return torch.cat(parts)
+        return read_alone(reader, weights, tuple(ids), self.sizes, self.parameters[0].device)
 
     @property
     def updates(self) -> int:

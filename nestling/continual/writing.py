@@ -1,0 +1,82 @@
+"""The levels of a learner as they gather gradients, are written and reset each other."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nestling.continual.average import moved_on
+from nestling.continual.state import State
+from nestling.continual.stream import Gradients
+from nestling.core.cms import CMSLevel, LevelState, gathered, rewound, written
+
+
+def gathered_all(
+    old: Sequence[LevelState],
+    parameters: Sequence[Sequence[str]],
+    read: Gradients,
+    tokens: int,
+    grams: Mapping[str, Tensor],
+) -> tuple[LevelState, ...]:
+    """The levels with the gradients of a segment of so many tokens.
+
+    ``parameters`` are the names of each level's, ``grams`` the sums of outer products of the inputs
+    of those whose rule erases.
+    """
+    if read.sums is None:
+        return tuple(level._replace(seen=level.seen + tokens) for level in old)
+    levels, first = [], 0
+    for level, names in zip(old, parameters, strict=True):
+        own = [g[None] for g in read.sums[first : first + len(names)]]
+        first += len(names)
+        gram = [
+            grams[name][None] if name in grams else torch.zeros_like(zero)
+            for name, zero in zip(names, level.gram, strict=True)
+        ]
+        seen = torch.full_like(level.seen, tokens)
+        terms = torch.full_like(level.terms, read.learned)
+        levels.append(gathered(level, own, seen=seen, terms=terms, gram=gram))
+    return tuple(levels)
+
+
+def written_all(
+    writers: Sequence[CMSLevel],
+    start: Sequence[Sequence[Tensor]],
+    shares: Sequence[float | None],
+    spans: Sequence[int],
+    state: State,
+    firing: Sequence[bool],
+) -> tuple[State, tuple[int, ...]]:
+    """Write the levels that fire; each then resets the next faster one, if that is nested.
+
+    All are slow to fast. Between both the averages, over ``spans`` tokens, take up what was
+    written: whenever the fastest level is, as that is whenever any is. With the state how often
+    each level was written.
+    """
+    levels = [
+        written(writer, own, level, rows=torch.ones_like(level.seen, dtype=torch.bool))
+        if fires
+        else level
+        for writer, own, level, fires in zip(writers, start, state.levels, firing, strict=True)
+    ]
+    # before resets, which start a count anew
+    counts = [(int(b.writes), int(a.writes)) for b, a in zip(state.levels, levels, strict=True)]
+    averages = state.averages
+    if firing[-1]:
+        averages = tuple(
+            moved_on(average, levels, writers[-1].period / span)
+            for average, span in zip(averages, spans, strict=True)
+        )
+    for slow, fires in enumerate(firing[:-1]):
+        if fires and (share := shares[slow + 1]) is not None:
+            levels[slow + 1] = rewound(levels[slow + 1], share)
+    after = state._replace(levels=tuple(levels), averages=averages)
+    return after, tuple(now - then for then, now in counts)
+
+
+def share_moved(start: Sequence[Tensor], level: LevelState) -> float:
+    """How far a level has moved, as a fraction of the length of its base."""
+    far = math.sqrt(sum(float(m.double().square().sum()) for m in level.moved))
+    base = math.sqrt(sum(float(s.double().square().sum()) for s in start))
+    return far / base if base else 0.0
