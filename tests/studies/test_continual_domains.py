@@ -7,7 +7,8 @@ import pytest
 from nestling.studies.continual import base, domains, journey
 from nestling.studies.continual.base import Pretraining, encoded
 from nestling.studies.continual.contenders import CONTENDERS, EVERY, LARGE
-from nestling.studies.continual.domains import Domains, LargeDomains, figures, summary
+from nestling.studies.continual.domain_report import Journeys, figures, seed_by_seed, summary
+from nestling.studies.continual.domains import Domains, LargeDomains
 
 
 def test_figures_of_a_matrix():
@@ -24,6 +25,20 @@ def test_figures_of_a_matrix():
         8 / 3
     )
     assert figures([half], None)["shares"] is None
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have():
+    def ending(contender, finals):
+        return Journeys(
+            contender, "none", {}, {seed: [[2.0, 2.0], [end, end]] for seed, end in finals}
+        )
+
+    whole = ending("fine-tuning", ((0, 1.0), (1, 2.0), (2, 1.5)))
+    other = ending("lora", ((2, 1.8), (0, 1.2)))
+    table = seed_by_seed([whole, other, ending("frozen", ())], [whole])
+    # mean of 0.2 and 0.3; t = 0.25 / 0.05 with one degree of freedom
+    assert table.rows[0] == ("full fine-tuning", "-")
+    assert table.rows[1] == ("LoRA", "0.25 +/- 0.64 (p = 0.13)") and len(table.rows) == 2
 
 
 def test_every_method_has_as_many_settings_but_the_frozen_one():
@@ -125,7 +140,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(tiny):
     assert learned["matrix"][0] == pytest.approx(frozen[0], rel=1e-4)
     finding = tiny.find(done)
     assert finding.metrics["frozen"]["gain"]["mean"] == 0
-    assert len(finding.sections) == 3 + 1 + 2 + 3
+    assert len(finding.sections) == 4 + 1 + 2 + 3
     assert finding.metrics["fine-tuning"]["shares"] == pytest.approx([1, 1])
 
 
