@@ -74,6 +74,21 @@ def test_a_gguf_file_is_read_saved_and_read_again(tmp_path, capsys):
         torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-5)
 
 
+def test_a_file_is_parsed_once_in_a_load_and_anew_in_the_next(tmp_path, monkeypatch):
+    write(tiny_base("llama"), tmp_path / "tiny.gguf")
+    parsed = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path):
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    for count in (1, 2):
+        load_base(tmp_path / "tiny.gguf")
+        assert len(parsed) == count and gguf.GGUFReader is Counting
+
+
 def test_a_file_or_a_known_name_is_measured_like_a_folder(tmp_path, monkeypatch):
     model = tiny_base("llama")
     write(model, tmp_path / "tiny.gguf")

