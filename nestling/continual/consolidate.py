@@ -60,7 +60,8 @@ def consolidate(
     any, on sequences it writes itself; and *before*, the model without the fast levels, on
     sequences that one writes. The student has the fast levels emptied and learns by the mean KL
     divergence from the teacher of each sequence. Open periods are left as they are, but those of
-    the emptied levels.
+    the emptied levels. A nested level that took over begins there from now on, so that its resets
+    keep it.
 
     Source: the offline stage of arXiv 2606.03979 (consolidation against the model before the
     update, with its own samples). Deviates: the whole slower level learns, not a low-rank expert;
@@ -100,7 +101,8 @@ def consolidate(
         level = written(writer, start, gathered(level, grads, seen=one))
         tokens, writes = tokens + size, writes + 1
     levels = list(student.state.levels)
-    levels[plan.into] = old._replace(moved=level.moved)
+    # a nested level begins from here on with what it took over: else its next reset would lose it
+    levels[plan.into] = old._replace(moved=level.moved, begin=level.moved if old.begin else ())
     student.state = student.state._replace(levels=tuple(levels))
     learner.state = student.state
     now = learner.weights()

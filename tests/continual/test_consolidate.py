@@ -54,6 +54,23 @@ def test_a_slow_level_takes_over_and_the_fast_one_is_emptied(learned, texts):
             assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
 
 
+def test_what_a_nested_level_took_over_outlasts_its_resets(learned):
+    """With share 0 a write of the slowest level takes it back to where it begins."""
+    levels = (
+        LevelSpec(period=64, lr=0.0),
+        LevelSpec(period=32, lr=0.0, share=0.0),
+        LevelSpec(period=8, lr=1e-2, trust=None),
+    )
+    learner = ContinualLearner(learned.base.model, byte_tokenizer(), levels=levels)
+    learner.read_tokens(learner.text.encode(TEXT)[:56])
+    consolidate(learner, Plan(into=1, budget=900, batch=160, length=16), (TEXT,))
+    own = learner.state.levels[1].moved
+    assert any(value.any() for value in own) and learner.state.levels[1].writes.any()
+    assert learner.read_tokens(learner.text.encode(TEXT)[56:72]).writes == (1, 1, 2)
+    assert not learner.state.levels[1].writes.any()  # it was reset
+    assert all(map(torch.equal, learner.state.levels[1].moved, own))
+
+
 def test_the_original_is_left_alone(learned):
     before = learned.weights()
     consolidate(learned.fork(), Plan(budget=500, batch=160, length=16), (TEXT,))
