@@ -17,6 +17,8 @@ import torch
 from nestling.core.error import UserError
 
 FORMAT = 1
+# what a study itself writes beside the source
+UNCOUNTED = (":(exclude)results", ":(exclude)docs/results", ":(exclude)benchmarks/results")
 
 
 def _version(package: str) -> str:
@@ -26,13 +28,22 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+def commit(root: Path = Path(__file__).resolve().parents[2]) -> str:
+    """The commit of the source, with "-dirty" where other files than Results differ from it.
+
+    "unknown" where there is no repository, as for an installed package.
+    """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        name = _git(root, "describe", "--always", "--abbrev=12")
+        changes = _git(root, "status", "--porcelain", "-uno", "--", ".", *UNCOUNTED)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    return f"{name}-dirty" if changes else name
+
+
+def _git(root: Path, *asked: str) -> str:
+    command = ["git", "-C", str(root), *asked]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()
 
 
@@ -40,7 +51,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     """Where a figure comes from: commit, versions, device, threads, date."""
     cuda = device.startswith("cuda") and torch.cuda.is_available()
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("nestling", "torch", "transformers")},

@@ -1,0 +1,34 @@
+"""Where a Result says it comes from."""
+
+import subprocess
+
+import pytest
+
+from nestling.core.result import commit
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A source file and a Result, committed."""
+    for name in ("source.py", "results/study/cell.json"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    who = ["-c", "user.name=n", "-c", "user.email=e"]
+    for asked in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *asked], check=True)
+    return tmp_path
+
+
+def test_a_new_result_makes_no_commit_dirty_and_new_source_does(repository):
+    name = commit(repository)
+    assert len(name) == 12
+    (repository / "results/study/cell.json").write_text("2")
+    (repository / "results/study/other.json").write_text("1")
+    assert commit(repository) == name
+    (repository / "source.py").write_text("2")
+    assert commit(repository) == f"{name}-dirty"
+
+
+def test_without_a_repository_the_commit_is_unknown(tmp_path):
+    assert commit(tmp_path) == "unknown"
