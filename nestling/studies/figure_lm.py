@@ -70,7 +70,7 @@ class FigureLm(Study):
         models: tuple[str, ...] = tuple(MODELS)
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the order of documents
         # the same grid for every model
-        learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+        learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
         text: Text = field(default_factory=lambda: Text(corpus="standard"))
         # the seed and the learning rate in it are replaced, cell by cell
         train: TrainConfig = field(
