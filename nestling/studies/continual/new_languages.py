@@ -20,7 +20,7 @@ from nestling.studies.continual.languages import LANGUAGES, Lessons, lessons
 from nestling.studies.study import Cell, Finding, Study, Tell, silent
 
 READERS = ("frozen", "in-context", "fine-tuning", "levels-1", "levels-2", "levels-3")
-EVERY = 2  # of the settings of continual-domains, beginning with the second
+TAKEN = slice(1, 4, 2)  # of the settings of continual-domains: the second and the fourth
 VERSES = "verses"
 BATCH = 8  # questions asked at once
 
@@ -128,7 +128,7 @@ class NewLanguages(Study):
 def settings_of(reader: str) -> list[dict[str, Any]]:
     """What a reader is tuned over."""
     settings = CONTENDERS[reader].settings
-    return [dict(setting) for setting in (settings[1::EVERY] if len(settings) > 1 else settings)]
+    return [dict(setting) for setting in (settings[TAKEN] if len(settings) > 1 else settings)]
 
 
 def travel(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
