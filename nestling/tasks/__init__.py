@@ -26,6 +26,7 @@ TASKS = Registry(
         "facts-documents": "nestling.tasks.facts:Documents",
         "facts-far": "nestling.tasks.facts:Far",
         "facts-unread": "nestling.tasks.facts:Unread",
+        "manuals": "nestling.tasks.manuals:Manuals",
         "incremental-intents": "nestling.tasks.incremental:Intents",
         "incremental-sections": "nestling.tasks.incremental:Sections",
         "incremental-clinc150": "nestling.tasks.incremental:Clinc150",
