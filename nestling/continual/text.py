@@ -3,6 +3,15 @@
 from typing import Any
 
 from nestling.core.error import UserError
+from nestling.data import prompt_ids
+
+
+def _utf8(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError("the text is not UTF-8; pass it in UTF-8") from error
+    return text
 
 
 class Text:
@@ -19,19 +28,15 @@ class Text:
         return self._tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a document, with the special tokens its tokenizer puts before one."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError("the text is not UTF-8; pass it in UTF-8") from error
-        return list(self.tokenizer(text, verbose=False)["input_ids"])
+        """Token ids of a document, with the special tokens its tokenizer puts around one."""
+        return list(self.tokenizer(_utf8(text), verbose=False)["input_ids"])
 
     def prompt(self, text: str, chat: bool = False) -> list[int]:
         """Token ids to go on after; with ``chat`` as a user's message in the chat template."""
         if not text:
             raise UserError("the prompt is empty; give at least one character to go on with")
         if not chat:
-            return self.encode(text)
+            return prompt_ids(self.tokenizer, _utf8(text))
         if not self.tokenizer.chat_template:
             raise UserError("the model's tokenizer has no chat template; leave chat out")
         message = [{"role": "user", "content": text}]

@@ -1,6 +1,7 @@
 """Text to batches: corpora, tokenizers, packing, and a loader that can be resumed."""
 
 from nestling.data.corpus import CORPORA, Corpus, load_corpus
+from nestling.data.framing import Frame, frame, prompt_ids
 from nestling.data.loader import Loader, evaluation_batches
 from nestling.data.pack import IGNORED, Batch, Packer, positions
 from nestling.data.packages import fetch
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "Corpus",
     "Documents",
+    "Frame",
     "Labelled",
     "Loader",
     "Packer",
@@ -33,12 +35,14 @@ __all__ = [
     "evaluation_batches",
     "fetch",
     "fetch_set",
+    "frame",
     "load_corpus",
     "load_set",
     "load_tokenizer",
     "load_tokens",
     "positions",
     "prepare",
+    "prompt_ids",
     "read_tokenizer",
     "train_tokenizer",
 ]

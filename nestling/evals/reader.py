@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.core.error import UserError
+from nestling.data import frame
 from nestling.models.decode import write_on
 from nestling.models.foreign import load_causal_lm
 from nestling.models.fork import fork, size_of
@@ -39,8 +40,7 @@ class Reader:
         self.horizon: int | None = (
             None if self.ours else getattr(model.config, "max_position_embeddings", None)
         )
-        # what the tokenizer itself puts before a text
-        self.lead: list[int] = tokenizer("")["input_ids"]
+        self.lead: list[int] = frame(tokenizer).before
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu", *, segment: int = SEGMENT):

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.data import frame
 from nestling.models.cache import MemoryCache
 from nestling.models.decode import read
 from nestling.models.hf import HopeForCausalLM
@@ -34,7 +35,9 @@ def continue_text(
         prompt.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError("the prompt is not UTF-8 text; pass it in UTF-8") from error
-    ids = tokenizer(prompt, add_special_tokens=cache is None)["input_ids"]
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if cache is None:
+        ids = [*frame(tokenizer).before, *ids]
     if not ids:
         raise UserError("the prompt is empty; give at least one character to go on with")
     generator = torch.Generator(model.device).manual_seed(seed)

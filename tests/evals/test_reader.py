@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from readers import KINDS, ids_of, reader, sharpened
+from ending import ending_tokenizer
+from readers import KINDS, TEXT, ids_of, reader, sharpened
 from transformers import MistralConfig, MistralForCausalLM
 
 from nestling.core.error import UserError
@@ -122,3 +123,11 @@ def test_a_folder_without_a_model_is_a_user_error(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         Reader.load(tmp_path)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_an_end_that_the_tokenizer_appends_is_before_no_text(begins):
+    tokenizer = ending_tokenizer(begins=begins)
+    found = Reader(reader("llama").model, tokenizer, name="ending", segment=7)
+    assert found.lead == ([1] if begins else [])
+    assert 0 not in [*found.lead, *found.encode(TEXT)]

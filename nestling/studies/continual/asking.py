@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nestling.continual.methods import GradientMethod, InContext, Levels, Method, Retrieval
+from nestling.data import prompt_ids
 from nestling.models.reader import Reader
 from nestling.tasks.task import Question
 
@@ -74,13 +75,12 @@ def _(method: Retrieval) -> View:
 def asked(tokenizer: Any, question: Question) -> Asked:
     """The question in the tokens of a model."""
 
-    def ids(text: str, begins: bool) -> Ids:
-        found = tokenizer(text, add_special_tokens=begins, verbose=False)
-        return tuple(found["input_ids"])
+    def ids(text: str) -> Ids:
+        return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
-    choices = tuple(ids(question.joint + choice, False) for choice in question.choices)
+    choices = tuple(ids(question.joint + choice) for choice in question.choices)
     right = question.choices.index(question.answers[0])
-    return Asked(ids(question.prompt, True), choices, right)
+    return Asked(tuple(prompt_ids(tokenizer, question.prompt)), choices, right)
 
 
 def answers(how: View, questions: Sequence[Asked]) -> list[Answered]:
