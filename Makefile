@@ -30,21 +30,21 @@ test-kernels: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/ops/test_momentum_gated_delta_rule_triton.py
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff format --check nestling tests
-	$(BIN)/ruff check nestling tests
+	$(BIN)/ruff format --check nestling lab tests
+	$(BIN)/ruff check nestling lab tests
 	$(BIN)/ty check
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format nestling tests
-	$(BIN)/ruff check --fix nestling tests
+	$(BIN)/ruff format nestling lab tests
+	$(BIN)/ruff check --fix nestling lab tests
 
-$(VENV)/.run: pyproject.toml constraints.txt
+$(VENV)/.run: pyproject.toml lab/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable .
+	$(PIP) --editable . --editable lab
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[dev]' --editable lab
 	touch $@
 
 clean:

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import functools
-import importlib
 import os
 import re
 import shlex
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nestling.cli import eval as eval_verb
-from nestling.cli.main import VERBS, _parse
+from nestling.cli.main import VERBS, _parse, added, module_of
 from nestling.cli.train import settings
 from nestling.data import CORPORA
 from nestling.evals.run import plan_of, variants
@@ -22,8 +21,8 @@ from nestling.evals.suite import suite
 from nestling.memories import MEMORIES
 from nestling.models import configure, preset_names
 from nestling.optim.build import CHOICES
-from nestling.studies import STUDIES
 from nestling.tasks import TASKS
+from nestling_lab.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -63,7 +62,7 @@ def commands(*pages: Path) -> list[str]:
 @every_page
 def test_every_path_and_name_exists(page):
     """`nestling/room/file.py:Name` and `tests/file.py::test_name`; <...> stands for a new name."""
-    pattern = r"(?<![\w/])((?:nestling|tests)/[\w./<>-]*)(:{1,2}[A-Za-z_][\w.]*)?"
+    pattern = r"(?<![\w/])((?:nestling|lab|tests)/[\w./<>-]*)(:{1,2}[A-Za-z_][\w.]*)?"
     for path, name in re.findall(pattern, read(page)):
         if "<" in path:
             continue
@@ -74,7 +73,8 @@ def test_every_path_and_name_exists(page):
 
 @every_page
 def test_every_test_named_without_its_file_exists(page):
-    known = {name for path in (ROOT / "tests").rglob("test_*.py") for name in names(path)}
+    files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "lab").rglob("test_*.py")]
+    known = {name for path in files for name in names(path)}
     assert set(re.findall(r"`(test_\w+)`", read(page))) <= known
 
 
@@ -90,7 +90,7 @@ def test_every_row_of_the_equations_names_code_and_test():
     for row in rows[2:]:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert len(cells) == 5, row
-        assert "nestling/" in cells[3] and "tests/" in cells[4], row
+        assert "nestling" in cells[3] and "tests/" in cells[4], row
 
 
 @pytest.mark.parametrize(
@@ -112,13 +112,13 @@ def test_every_entry_of_every_table_is_mentioned(kind, entries):
 
 
 def test_every_verb_is_shown():
-    assert {shlex.split(command)[1] for command in commands(README)} == set(VERBS)
+    assert {shlex.split(command)[1] for command in commands(README)} == {*VERBS, *added()}
 
 
 @pytest.mark.parametrize("command", commands(*PAGES))
 def test_every_command_that_is_shown_can_be_parsed(command):
     _, verb, *arguments = shlex.split(command, comments=True)
-    module = importlib.import_module(f"nestling.cli.{verb}")
+    module = module_of(verb)
     assert hasattr(_parse(module.Command, verb, arguments), "run")
 
 
@@ -132,7 +132,7 @@ def test_every_command_of_the_experiments_can_be_parsed_and_planned(command):
     _, verb, *arguments = shlex.split(command)
     if verb == "report" or "..." in command:
         return
-    module = importlib.import_module(f"nestling.cli.{verb}")
+    module = module_of(verb)
     parsed = _parse(module.Command, verb, arguments)
     if isinstance(parsed, eval_verb.Tasks):
         names = parsed.tasks.split(",") if parsed.tasks else suite(parsed.suite)

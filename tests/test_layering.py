@@ -1,4 +1,4 @@
-"""A room imports only rooms of a lower floor, and the vocabulary imports nothing of ours."""
+"""A room imports only rooms of a lower floor; nothing of the library imports the laboratory."""
 
 import ast
 import sys
@@ -14,7 +14,6 @@ FLOORS = [
     ("models",),
     ("train",),
     ("evals", "continual"),
-    ("studies", "bench"),
     ("demo",),
     ("cli",),
 ]
@@ -65,6 +64,11 @@ def test_imports_go_down(path: Path):
         assert FLOOR[other] < FLOOR[room], f"{room} must not import {name}"
 
 
+def test_the_library_knows_nothing_of_the_laboratory():
+    for path in PACKAGE.rglob("*.py"):
+        assert "nestling_lab" not in path.read_text(encoding="utf-8"), path
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda p: p.name)
 def test_core_imports_torch_and_jaxtyping_only(path: Path):
     allowed = set(sys.stdlib_module_names) | {"torch", "jaxtyping", "nestling"}
@@ -72,14 +76,10 @@ def test_core_imports_torch_and_jaxtyping_only(path: Path):
 
 
 def test_only_the_models_and_the_data_meet_transformers():
-    """The tokenizer is wrapped for saving in data/; everything else goes through models/.
-
-    But for the models of others that are timed beside ours.
-    """
+    """The tokenizer is wrapped for saving in data/; everything else goes through models/."""
     users = {
         path.relative_to(PACKAGE).parts[0]
         for path in FILES
         if any(name.split(".")[0] == "transformers" for name in imported(path))
-        and path != PACKAGE / "bench" / "peers.py"
     }
     assert users <= {"models", "data"}

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Name every preset, memory, corpus, task and study, each with a line about it."""
+    """Name every preset, memory, corpus, task and optimizer, each with a line about it."""
 
     kind: tyro.conf.Positional[str | None] = None
-    """presets, memories, corpora, tasks, optimizers or studies; all of them by default."""
+    """presets, memories, corpora, tasks or optimizers; all of them by default."""
 
     def run(self) -> None:
         """Print a table for each kind."""
@@ -129,18 +129,10 @@ def optimizers() -> Rows:
     ]
 
 
-def studies() -> Rows:
-    """Grids of measurements, each with its question."""
-    from nestling.studies import STUDIES
-
-    return [(name, STUDIES.load(name).question) for name in STUDIES.names()]
-
-
 KINDS: dict[str, Callable[[], Rows]] = {
     "presets": presets,
     "memories": memories,
     "corpora": corpora,
     "tasks": tasks,
     "optimizers": optimizers,
-    "studies": studies,
 }

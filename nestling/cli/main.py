@@ -2,7 +2,9 @@
 
 A verb's module has a ``Command``: a frozen dataclass whose fields are the options, or a union of
 such for a verb with verbs of its own; ``run()`` does the work. Mistakes of the user end as one
-line, ``error: ...``, and exit code 2.
+line, ``error: ...``, and exit code 2. A package adds a verb by an entry point of the group
+``nestling.verbs``: its name is the verb, its value the module, whose docstring begins with
+``nestling VERB: what it does``.
 """
 
 import contextlib
@@ -13,6 +15,8 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 from nestling import __version__
@@ -26,25 +30,52 @@ VERBS = {
     "eval": "measure any causal language model: lm, commonsense, niah and other tasks",
     "generate": "continue a text with a trained model",
     "levels": "print the nested system of a model and its optimizer",
-    "study": "run grids of measurements: list, run, status, merge, report",
-    "report": "write the reports of all studies from their results",
-    "bench": "measure: streaming of a trained model, and what everything costs",
+    "report": "lay results of eval side by side on one page",
     "adapt": "make a pretrained model one that goes on learning",
     "learn": "read texts and keep what was learned in a memory file",
     "ask": "go on after a prompt with what a model has learned",
     "memory": "look at, copy, join, reset, export and consolidate memory files",
-    "list": "name every preset, memory, corpus, task and study",
+    "list": "name every preset, memory, corpus, task and optimizer",
 }
+GROUP = "nestling.verbs"  # entry points: verbs of other packages
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 # what the file system refuses: nothing a program can put right
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+def added() -> dict[str, EntryPoint]:
+    """The verbs that other installed packages add; none takes the place of one of ours."""
+    return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in VERBS}
+
+
+def module_of(verb: str) -> ModuleType:
+    """The module of a verb; an unknown one, or one that cannot be loaded, raises UserError."""
+    if verb in VERBS:
+        return importlib.import_module(f"nestling.cli.{verb}")
+    others = added()
+    if verb not in others:
+        raise UserError(f"unknown command {verb!r}: {did_you_mean(verb, [*VERBS, *others])}")
+    try:
+        return others[verb].load()
+    except ImportError as error:
+        raise UserError(f"{others[verb].value} cannot be loaded: {error}") from error
+
+
+def summary(verb: str) -> str:
+    """What a verb of another package does, in its own words."""
+    try:
+        told = (module_of(verb).__doc__ or "").strip().partition("\n")[0]
+    except UserError as error:
+        return str(error)
+    return told.removeprefix(f"nestling {verb}: ").rstrip(".")
+
+
 def usage() -> str:
     """The help of the program itself."""
-    width = max(map(len, VERBS))
-    lines = [f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()]
+    verbs = VERBS | {verb: summary(verb) for verb in sorted(added())}
+    width = max(map(len, verbs))
+    lines = [f"  {verb:<{width}}  {what}" for verb, what in verbs.items()]
     return "\n".join(
         ["usage: nestling VERB ...", "", *lines, "", "nestling VERB --help tells more"]
     )
@@ -85,10 +116,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb in ("-V", "--version"):
         print(f"nestling {__version__}")
         return 0
-    if verb not in VERBS:
-        raise UserError(f"unknown command {verb!r}: {did_you_mean(verb, VERBS)}")
-    module = importlib.import_module(f"nestling.cli.{verb}")
-    command = _parse(module.Command, verb, rest)
+    command = _parse(module_of(verb).Command, verb, rest)
     if command is not None:
         keep_freed_memory()
         command.run()

@@ -1,4 +1,4 @@
-"""nestling report: the reports of all studies, from what is committed."""
+"""nestling report: results of `nestling eval`, side by side on one page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,35 +6,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Write the report of every study that has results: pages, Markdown, figures, LaTeX."""
+    """Lay Results of `nestling eval` side by side on one page that stands alone."""
 
-    out: Path = Path("results")
-    """Folder of the results."""
-    to: Path = Path("docs/results")
-    """Folder for the files of the reports."""
-
-    evals: tuple[Path, ...] = ()
-    """Instead of studies: Results of `nestling eval`, side by side on one page."""
+    evals: tuple[Path, ...]
+    """The Results: files that `nestling eval --json` wrote."""
     page: Path = Path("report.html")
-    """File of that page."""
+    """File of the page."""
 
     def run(self) -> None:
-        """One line a study: what was written, or that nothing has been run."""
-        if self.evals:
-            return self._evaluations()
-        from nestling.studies import STUDIES, Store, load_study
-        from nestling.studies.reports import write_report
-        from nestling.studies.status import status
-
-        for name in STUDIES.names():
-            found = status(Store(self.out, load_study(name)))
-            if not found.done:
-                print(f"{name}: no results in {self.out / name}")
-                continue
-            files = write_report(found, self.to)
-            print(f"{name}: {len(files)} files in {self.to}. {found.progress}")
-
-    def _evaluations(self) -> None:
+        """Write the page and print where it is."""
         from nestling.evals.show import named, origin, sections
         from nestling.report import write_page
 

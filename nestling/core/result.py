@@ -18,7 +18,7 @@ from nestling.core.error import UserError
 
 FORMAT = 1
 # what a study itself writes beside the source
-UNCOUNTED = (":(exclude)results", ":(exclude)docs/results", ":(exclude)benchmarks/results")
+UNCOUNTED = (":(exclude)results", ":(exclude)benchmarks/results")
 
 
 def _version(package: str) -> str:

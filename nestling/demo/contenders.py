@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from nestling.core.device import find_device
 from nestling.data import Loader, Prepared
 from nestling.models import create
+from nestling.models.factory import embedding_parameters
 from nestling.models.hf import HopeForCausalLM
-from nestling.studies.text import embedding_parameters
 from nestling.train import TrainConfig, held_out_batches, train
 from nestling.train.job import IDS, memory_period
 

@@ -10,7 +10,7 @@ from nestling.demo.contenders import CONTENDERS, FROZEN, HOPE, TRANSFORMER, WIND
 from nestling.models.hf import HopeForCausalLM
 from nestling.report import Curve, Section, Table, lines, write_page
 from nestling.report.levels import levels_svg
-from nestling.studies.demo_gap import position_curve
+from nestling.report.plots import position_curve
 from nestling.train.evaluate import perplexity
 from nestling.train.levels import nested_system
 

@@ -60,3 +60,9 @@ def create(
     model.tie_weights()
     model.initialize_weights(torch.Generator().manual_seed(seed))
     return model.eval()
+
+
+def embedding_parameters(model: HopeForCausalLM) -> int:
+    """Numbers in the embedding and the head; once if they are one matrix."""
+    ends: set[Any] = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    return sum(weight.numel() for weight in ends)

@@ -7,7 +7,6 @@ from nestling.data import CORPORA
 from nestling.memories import MEMORIES
 from nestling.models import preset_names
 from nestling.optim.build import CHOICES
-from nestling.studies import STUDIES
 from nestling.tasks import TASKS
 
 NAMES = {
@@ -16,7 +15,6 @@ NAMES = {
     "corpora": CORPORA.names(),
     "tasks": TASKS.names(),
     "optimizers": list(CHOICES),
-    "studies": STUDIES.names(),
 }
 
 

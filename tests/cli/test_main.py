@@ -5,6 +5,7 @@ import subprocess
 import sys
 import types
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Annotated
 
@@ -120,3 +121,24 @@ def test_help_imports_neither_torch_nor_transformers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys):
+    module = types.ModuleType("plugin", "nestling greet: say something.")
+    module.Command = Say
+    monkeypatch.setitem(sys.modules, "plugin", module)
+    found = [
+        EntryPoint("greet", "plugin", program.GROUP),
+        EntryPoint("gone", "no.such.module", program.GROUP),
+        EntryPoint("train", "plugin", program.GROUP),
+    ]
+    monkeypatch.setattr(program, "entry_points", lambda group: found)
+    assert program.main(["greet", "hope", "--steps", "3"]) == 0
+    assert capsys.readouterr().out == "hope 3\n"
+    assert program.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert "greet     say something\n" in told and "train     train a language model\n" in told
+    assert program.main(["gone"]) == 2
+    assert "no.such.module cannot be loaded" in capsys.readouterr().err
+    assert program.main(["greeet"]) == 2
+    assert "did you mean 'greet'?" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from nestling.continual.opening import open_learner, read_documents
 from nestling.continual.session import Session
 from nestling.core.error import UserError
 
-TESTS = Path(__file__).resolve().parents[1]
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
 TEXTS = [("one", "a text about one thing. " * 4), ("two", "and one about another! " * 4)]
 
 
@@ -24,7 +24,7 @@ def learner(folder):
 
 def test_twenty_kills_lose_the_open_period_at_most_and_never_the_file(folder, tmp_path):
     done = subprocess.run(
-        [sys.executable, str(TESTS / "continual_killed.py"), str(folder), str(tmp_path), "20"],
+        [sys.executable, str(SUPPORT / "continual_killed.py"), str(folder), str(tmp_path), "20"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

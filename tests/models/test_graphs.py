@@ -4,12 +4,12 @@ import pytest
 import torch
 from small_models import small
 
-from nestling.bench.gate import relative
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.models import create
 from nestling.models.decode import read
 from nestling.models.graphs import Replay
+from nestling_lab.bench.gate import relative
 
 FAMILIES = ("hope", "gated-delta-net", "mamba2", "rwkv7")
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -93,7 +93,7 @@ def test_a_compiled_step_is_the_same_step(tmp_path):
     """Traced in a process without the type checks of the tests, which cannot be."""
     path = tmp_path / "program.py"
     path.write_text(COMPILED, encoding="utf-8")
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[1] / "support")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), tests])}
     done = subprocess.run(
         [sys.executable, str(path), *SHARDED],

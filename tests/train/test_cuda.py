@@ -3,9 +3,9 @@
 import pytest
 from small_models import SMALL
 
-from nestling.bench.training_cost import RandomText
 from nestling.models import create
 from nestling.train import Run, TrainConfig
+from nestling_lab.bench.training_cost import RandomText
 
 
 @pytest.mark.gpu

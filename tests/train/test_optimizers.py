@@ -6,12 +6,12 @@ import pytest
 import torch
 from tiny_training import tiny_config, tiny_model
 
-from nestling.bench.training_cost import RandomText
 from nestling.core.error import UserError
 from nestling.optim.build import CHOICES
 from nestling.optim.levels import BUFFERS
 from nestling.train.job import make_job
 from nestling.train.run import Run
+from nestling_lab.bench.training_cost import RandomText
 
 
 def run_of(name):

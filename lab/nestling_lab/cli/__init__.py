@@ -1,0 +1,1 @@
+"""Verbs that a checkout adds to the command line."""

@@ -1,0 +1,90 @@
+"""nestling bench train: what a training step costs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nestling_lab.cli.bench.measurement import Measurement
+
+COLUMNS = {
+    "preset": None,
+    "tokens/s": "tokens_per_second",
+    "slowest": "slowest",
+    "fastest": "fastest",
+    "over the first": "over_reference",
+    "peak MiB": "peak_mib",
+    "parameters": "num_parameters",
+    "non-embedding": "num_non_embedding",
+    "state bytes": "state_bytes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Measurement):
+    """Time a training step of many presets, taking turns in one run."""
+
+    presets: str = "all"
+    """all, or names of families or presets with commas between; Transformer++ is always there."""
+    size: str = "tiny"
+    """Size of the families that are named without one."""
+    shapes: tuple[str, ...] = ("4x256",)
+    """ROWSxLENGTH, in tokens, of each shape to measure at."""
+    peers: str | None = None
+    """all, or models by others with commas between: llama, mamba2, qwen3-next, titans-mac."""
+    rounds: int = 5
+    """Steps of each preset that are timed."""
+    peak: bool = True
+    """Whether to measure the memory of a step too; it takes a step more."""
+
+    def run(self) -> None:
+        """Measure, print a table a shape, and write the Result where --json says."""
+        from nestling.report import Table
+        from nestling_lab.bench.training_cost import Shape, resolve, training
+
+        self.prepare()
+        names = resolve(self.presets, self.size)
+        others = chosen(self.peers)
+        shapes = [Shape.parse(text) for text in dict.fromkeys(self.shapes)]
+        metrics = training(
+            names,
+            shapes,
+            others=others,
+            rounds=self.rounds,
+            device=self.device,
+            peak=self.peak,
+            quiet=self.quiet,
+        )
+        config = {
+            "presets": names,
+            "peers": others,
+            "shapes": list(map(str, shapes)),
+            "rounds": self.rounds,
+        }
+        self.keep("bench train", config, metrics)
+        for shape, found in metrics["shapes"].items():
+            table = Table(columns=tuple(COLUMNS), rows=rows_of(found["presets"]), title=shape)
+            print(table.text(), end="\n\n")
+            for name, ratio in found["over_peer"].items():
+                print(f"ours over {name}: {ratio:.3g}")
+        for name, ratios in metrics["time_per_token"].items():
+            for where, ratio in ratios.items():
+                print(f"{name}: time per token at {where}: {ratio:.3g}")
+
+
+def chosen(text: str | None) -> list[str]:
+    """The names of the peers that are asked for; missing packages are told at once."""
+    from nestling_lab.bench.peers import PEERS, find
+
+    if text is None:
+        return []
+    names = list(PEERS) if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        find(name)
+    return names
+
+
+def rows_of(presets: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of the table of one shape."""
+    return [
+        (name, *(figures[key] for key in COLUMNS.values() if key))
+        for name, figures in presets.items()
+    ]

@@ -1,0 +1,36 @@
+"""Studies: grids of models, tasks and seeds, with one Result for each cell."""
+
+from nestling.core.registry import Registry
+from nestling_lab.studies.runner import run_study
+from nestling_lab.studies.shard import Shard
+from nestling_lab.studies.store import Store
+from nestling_lab.studies.study import Cell, Finding, Study
+
+STUDIES = Registry(
+    "study",
+    {
+        "recall-smoke": "nestling_lab.studies.recall_smoke:RecallSmoke",
+        "demo-gap": "nestling_lab.studies.demo_gap:DemoGap",
+        "recall-after-text": "nestling_lab.studies.recall_after_text:RecallAfterText",
+        "figure-lm": "nestling_lab.studies.figure_lm:FigureLm",
+        "figure-niah": "nestling_lab.studies.figure_niah:FigureNiah",
+        "continual-domains": "nestling_lab.studies.continual.domains:Domains",
+        "facts": "nestling_lab.studies.continual.facts:Facts",
+        "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
+        "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",
+        "ladder-smoke": "nestling_lab.studies.ladder_smoke:LadderSmoke",
+        "optim-curvature": "nestling_lab.studies.optimizers.curvature:Curvature",
+        "optim-forgetting": "nestling_lab.studies.optimizers.forgetting:Forgetting",
+        "optim-messy": "nestling_lab.studies.optimizers.messy:Messy",
+        "optim-vision": "nestling_lab.studies.optimizers.vision:Vision",
+        "optim-language": "nestling_lab.studies.optimizers.language:Language",
+    },
+)
+
+
+def load_study(name: str) -> Study:
+    """The study of that name in its committed form; an unknown name raises UserError."""
+    return STUDIES.load(name)()
+
+
+__all__ = ["STUDIES", "Cell", "Finding", "Shard", "Store", "Study", "load_study", "run_study"]

@@ -1,0 +1,135 @@
+"""Five domains read one after the other: what is gained on each, what is lost on the others."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nestling.core.result import Result, provenance
+from nestling.data import load_corpus
+from nestling_lab.studies.continual.base import Pretraining
+from nestling_lab.studies.continual.contenders import CONTENDERS, EVERY, LARGE
+from nestling_lab.studies.continual.domain_report import Journeys, report
+from nestling_lab.studies.continual.journey import OLD, travel
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+DOMAINS = ("anarchism", "stdlib-code", "kjv", "python-doc", "stdlib")
+
+
+class Domains(Study):
+    """A small Llama of one text reads five others; every method chooses among six settings."""
+
+    name = "continual-domains"
+    question = "does a model of levels learn one domain after another and keep those before"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        domains: tuple[str, ...] = DOMAINS  # in the order they are read
+        contenders: tuple[str, ...] = tuple(CONTENDERS)
+        seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the model, and of which documents are read
+        base: Pretraining | str = field(  # or the name of a pretrained one, of any seed the same
+            default_factory=lambda: Pretraining(corpus=OLD, vocabulary=(OLD, *DOMAINS))
+        )
+        tokens: int = 8192  # read of each domain
+        longest: int = 2048  # tokens of a document that is read
+        test_tokens: int = 2048  # of each domain, and as many to choose the setting
+        test_longest: int = 256  # tokens of a document that is scored
+        segment: int = 64  # tokens between two writes of the fastest weights
+        window: int = 512  # tokens of context, while reading and scoring
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or Domains.Config()
+
+    def cell(self, contender: str, setting: int, seed: int) -> Cell:
+        """One journey of a method with one of its settings (its number)."""
+        config = dataclasses.asdict(self.config)
+        del config["contenders"], config["seeds"]
+        chosen = EVERY[contender]
+        config |= {
+            "method": contender,
+            "setting": dict(chosen.settings[setting]),
+            "gates": list(chosen.gates),
+        }
+        return Cell(f"{contender}-{setting}-seed{seed}", config, seed)
+
+    def grid(self, contender: str) -> list[Cell]:
+        """Every setting of a method, with the first seed."""
+        numbers = range(len(EVERY[contender].settings))
+        return [self.cell(contender, number, self.config.seeds[0]) for number in numbers]
+
+    def chosen(self, contender: str, done: Mapping[str, Result]) -> dict[str, int]:
+        """The setting of least loss for each gate; none before every one has been tried."""
+        grid = self.grid(contender)
+        if any(cell.name not in done for cell in grid):
+            return {}
+        found = [done[cell.name].metrics for cell in grid]
+        gates = EVERY[contender].gates
+        return {gate: _best([metrics[gate]["validation"] for metrics in found]) for gate in gates}
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """The grid of every method, then what was chosen with the other seeds."""
+        contenders, others = self.config.contenders, self.config.seeds[1:]
+        return [cell for c in contenders for cell in self.grid(c)] + [
+            self.cell(c, setting, seed)
+            for c in contenders
+            for setting in sorted(set(self.chosen(c, done).values()))
+            for seed in others
+        ]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Read all domains with one method."""
+        runs = travel(cell.config, cell.seed, tell)
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=cell.config,
+            metrics={gate: run._asdict() for gate, run in runs.items()},
+            seed=cell.seed,
+            corpus=", ".join(load_corpus(name).tag for name in (OLD, *cell.config["domains"])),
+            provenance=provenance(device),
+        )
+
+    def journeys(self, done: Mapping[str, Result]) -> list[Journeys]:
+        """Of every method and gate the chosen setting, and the matrices of the seeds done."""
+        found = []
+        for c in self.config.contenders:
+            for gate, number in self.chosen(c, done).items():
+                names = {seed: self.cell(c, number, seed).name for seed in self.config.seeds}
+                matrices = {
+                    seed: done[name].metrics[gate]["matrix"]
+                    for seed, name in names.items()
+                    if name in done
+                }
+                found.append(Journeys(c, gate, EVERY[c].settings[number], matrices))
+        return found
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Final averages, forgetting and transfer of every method, and the matrix of each."""
+        return report(self.config, self.journeys(done))
+
+
+class LargeDomains(Domains):
+    """The same of SmolLM2-135M, whose own text is not at hand: ``web`` is one it is to keep."""
+
+    name = "continual-domains-smollm2"
+    question = "is it so of a large pretrained model, as far as few tokens show"
+
+    def __init__(self, config: Domains.Config | None = None):
+        super().__init__(
+            config
+            or Domains.Config(
+                contenders=tuple(LARGE),
+                seeds=(0,),
+                base="smollm2-135m-instruct",
+                tokens=512,
+                longest=512,
+                test_tokens=128,
+                test_longest=128,
+            )
+        )
+
+
+def _best(losses: Sequence[float]) -> int:
+    finite = [math.inf if math.isnan(loss) else loss for loss in losses]
+    return finite.index(min(finite))

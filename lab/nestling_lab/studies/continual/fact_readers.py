@@ -1,0 +1,82 @@
+"""Who reads made-up facts, each with as many settings to choose from."""
+
+from collections.abc import Sequence
+
+from nestling.continual.methods import Method
+from nestling.models.pretrained import LevelSpec
+from nestling_lab.studies.continual.contenders import (
+    Build,
+    Contender,
+    Place,
+    Setting,
+    elastic,
+    frozen,
+    levels,
+    rates,
+    rehearsal,
+    retrieval,
+    tuned,
+)
+
+
+def segments(growth: Sequence[int]) -> Build:
+    """Levels of MLPs with a level's own bound of trust; periods of so many segments."""
+
+    def build(place: Place, setting: Setting) -> Method:
+        periods = [place.sizes.segment * count for count in growth]
+        return levels(periods, "partition", LevelSpec.trust)(place, setting)
+
+    return build
+
+
+def finishing(growth: Sequence[int]) -> Build:
+    """Levels of whole layers without a bound, written at a document's end too."""
+
+    def build(place: Place, setting: Setting) -> Method:
+        periods = [place.sizes.segment * count for count in growth]
+        return levels(periods, finishing=True)(place, setting)
+
+    return build
+
+
+# three settings for all who have any to choose; the third where the better of two was an edge
+RATES = rates(1e-3, 2e-3, 3e-4)
+FASTER = rates(1e-3, 2e-3, 4e-3)
+NONE: tuple[Setting, ...] = ({"kept": 0},)
+READERS = {
+    "frozen": Contender(title="frozen, nothing read (control)", build=frozen, settings=NONE),
+    "document": Contender(title="frozen, the document in context", build=frozen, settings=NONE),
+    "in-context": Contender(
+        title="frozen, last text in context",
+        build=frozen,
+        settings=tuple({"kept": kept} for kept in (256, 512, 128)),
+    ),
+    "retrieval": Contender(
+        title="frozen, with retrieval",
+        build=retrieval,
+        settings=tuple({"passage": passage} for passage in (64, 128, 256)),
+    ),
+    "fine-tuning": Contender(title="full fine-tuning", build=tuned("all"), settings=RATES),
+    "lora": Contender(title="LoRA", build=tuned("lora"), settings=rates(1e-2, 2e-2, 3e-3)),
+    "ewc": Contender(
+        title="elastic weight consolidation",
+        build=elastic,
+        settings=tuple(
+            {"lr": lr, "strength": s} for lr, s in ((1e-3, 0.1), (1e-3, 10.0), (3e-4, 0.1))
+        ),
+    ),
+    "replay": Contender(title="fine-tuning with rehearsal", build=rehearsal, settings=RATES),
+    "levels-1": Contender(title="1 level", build=segments([1]), settings=FASTER),
+    "levels-2": Contender(title="2 levels", build=segments([1, 4]), settings=FASTER),
+    "levels-3": Contender(title="3 levels", build=segments([1, 4, 16]), settings=FASTER),
+    "levels-1-whole": Contender(
+        title="1 level of whole layers, written at the end too",
+        build=finishing([1]),
+        settings=RATES,
+    ),
+    "levels-2-whole": Contender(
+        title="2 levels of whole layers, written at the end too",
+        build=finishing([1, 4]),
+        settings=RATES,
+    ),
+}

@@ -1,0 +1,261 @@
+"""What the writes are worth: Hope against three models of its size, on the same tokens."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from nestling.core.result import Result
+from nestling.core.statistics import Interval, interval
+from nestling.report import Section, Table, lines
+from nestling.report.plots import position_curve
+from nestling.train import TrainConfig
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.text import Text, text_result
+
+
+class Contender(NamedTuple):
+    """A model under comparison."""
+
+    title: str
+    preset: str
+    overrides: dict[str, Any]
+
+
+HOPE = "hope"
+# half the width and depth of the tiny presets, so that twenty runs take an hour of two cores;
+# the widths of the feed-forward networks make the parameters equal to within 1 %
+SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
+HOPE_SIZE = {**SIZE, "cms.intermediate_size": 128}
+# the documents are up to tens of thousands of tokens long; four training rows are kept in sight
+TRANSFORMER_SIZE = {**SIZE, "mlp.intermediate_size": 452, "attention.window": 1024}
+CONTENDERS = {
+    HOPE: Contender("Hope", "hope-tiny", HOPE_SIZE),
+    "hope-frozen": Contender(
+        "Hope trained with writes off", "hope-tiny", {**HOPE_SIZE, "writes": False}
+    ),
+    "transformer": Contender("Transformer++", "transformer-tiny", TRANSFORMER_SIZE),
+    "transformer-conv": Contender(
+        "Transformer++ with short convolutions",
+        "transformer-tiny",
+        {**TRANSFORMER_SIZE, "short_convolution": True},
+    ),
+}
+
+
+class DemoGap(Study):
+    """First every model at every learning rate with the first seed, then its best at all seeds."""
+
+    name = "demo-gap"
+    question = "held-out perplexity of Hope, of Hope trained without writes, and of Transformer++"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the order of documents
+        # the same grid for every model
+        learning_rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
+        text: Text = field(default_factory=lambda: Text(corpus="stdlib-code"))
+        # the seed and the learning rate in it are replaced, cell by cell
+        train: TrainConfig = field(
+            default_factory=lambda: TrainConfig(
+                steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
+            )
+        )
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or DemoGap.Config()
+
+    def cell(self, model: str, rate: float, seed: int) -> Cell:
+        """One training run."""
+        contender = CONTENDERS[model]
+        train = dataclasses.replace(self.config.train, learning_rate=rate, seed=seed)
+        config = {
+            "model": model,
+            "preset": contender.preset,
+            "overrides": contender.overrides,
+            "text": dataclasses.asdict(self.config.text),
+            "train": dataclasses.asdict(train),
+        }
+        return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
+
+    def grid(self, model: str) -> list[Cell]:
+        """The first stage: every learning rate, with the first seed."""
+        return [self.cell(model, rate, self.config.seeds[0]) for rate in self.config.learning_rates]
+
+    def best_rate(self, model: str, done: Mapping[str, Result]) -> float | None:
+        """The learning rate of lowest held-out loss; None while the grid is not finished."""
+        cells = self.grid(model)
+        if any(cell.name not in done for cell in cells):
+            return None
+        losses = [loss_of(done[cell.name]) for cell in cells]
+        return self.config.learning_rates[losses.index(min(losses))]
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """The grid, and for each model whose grid is finished the other seeds at its best rate."""
+        cells = [cell for model in CONTENDERS for cell in self.grid(model)]
+        for model in CONTENDERS:
+            rate = self.best_rate(model, done)
+            if rate is not None:
+                cells += [self.cell(model, rate, seed) for seed in self.config.seeds[1:]]
+        return cells
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Train and measure one model."""
+        return text_result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
+
+    def chosen(self, model: str, done: Mapping[str, Result]) -> dict[int, Result]:
+        """Finished runs of a model at its best learning rate, by seed."""
+        rate = self.best_rate(model, done)
+        if rate is None:
+            return {}
+        cells = (self.cell(model, rate, seed) for seed in self.config.seeds)
+        return {cell.seed: done[cell.name] for cell in cells if cell.name in done}
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Means with intervals, differences to Hope paired by seed, and the curves."""
+        chosen = {model: self.chosen(model, done) for model in CONTENDERS}
+        chosen = {model: runs for model, runs in chosen.items() if runs}
+        metrics = {
+            model: self._figures(model, runs, chosen.get(HOPE, {}), done)
+            for model, runs in chosen.items()
+        }
+        sections = [
+            Section("What was asked", self._about()),
+            self._comparison(metrics),
+            Section("Every run", tables=[self._runs(done)]),
+        ]
+        if metrics:
+            sections.insert(2, by_position(chosen))
+        return Finding({"models": metrics, "learning_rates": self._rates(done)}, sections)
+
+    def _figures(
+        self,
+        model: str,
+        runs: dict[int, Result],
+        hope: dict[int, Result],
+        done: Mapping[str, Result],
+    ) -> dict[str, Any]:
+        rates = self.config.learning_rates
+        rate = self.best_rate(model, done)
+        both = sorted(runs.keys() & hope.keys())
+        pairs = [loss_of(runs[seed]) - loss_of(hope[seed]) for seed in both]
+        first = next(iter(runs.values())).metrics
+        return {
+            "learning_rate": rate,
+            "rate_at_edge_of_grid": len(rates) > 1 and rate in (min(rates), max(rates)),
+            "seeds": sorted(runs),
+            "num_parameters": first["num_parameters"],
+            "num_non_embedding": first["num_non_embedding"],
+            "val_perplexity": interval([math.exp(loss_of(r)) for r in runs.values()]).record(),
+            "val_loss": interval([loss_of(result) for result in runs.values()]).record(),
+            "loss_above_hope": None if model == HOPE else interval(pairs).record(),
+            "tokens_per_second": interval(
+                [result.metrics.get("tokens_per_second", 0.0) for result in runs.values()]
+            ).mean,
+        }
+
+    def _about(self) -> str:
+        text, train = self.config.text, self.config.train
+        tokens = train.steps * train.batch_size * train.sequence_length * train.accumulation
+        return (
+            f"Each model reads the same tokens of {text.corpus} in the same order: {train.steps:,} "
+            f"steps of {train.batch_size} x {train.sequence_length} positions, {tokens:,} in all. "
+            f"Learning rates {', '.join(f'{rate:g}' for rate in self.config.learning_rates)} with "
+            f"seed {self.config.seeds[0]}; the best of each model by held-out loss goes on with "
+            f"seeds {', '.join(map(str, self.config.seeds[1:])) or 'none'}. Intervals are 95 %, "
+            "by Student's t over the seeds; differences are paired by seed, so they leave out what "
+            "a seed does to all models alike. The rate is chosen on the text that is reported, "
+            "for every model alike; every figure is over all of the held-out text. "
+            "With writes off only the output memory is read, so the "
+            "initial states of the other memories count among the parameters but are not used. "
+            "Every model carries its memory along a document from row to row: Transformer++ sees "
+            f"the last {TRANSFORMER_SIZE['attention.window']:,} tokens of it."
+        )
+
+    def _comparison(self, metrics: dict[str, Any]) -> Section:
+        rows = [
+            (
+                CONTENDERS[model].title,
+                figures["num_parameters"],
+                figures["num_non_embedding"],
+                f"{figures['learning_rate']:g}" + (" *" if figures["rate_at_edge_of_grid"] else ""),
+                len(figures["seeds"]),
+                spelt(figures["val_perplexity"]),
+                spelt(figures["val_loss"]),
+                spelt(figures["loss_above_hope"]),
+                round(figures["tokens_per_second"]),
+            )
+            for model, figures in metrics.items()
+        ]
+        columns = (
+            "model", "parameters", "non-embedding", "rate", "seeds",
+            "held-out perplexity", "held-out loss", "loss above Hope", "tokens/s",
+        )  # fmt: skip
+        edge = any(figures["rate_at_edge_of_grid"] for figures in metrics.values())
+        note = "* the best rate is at the edge of the grid: a better one may lie beyond. "
+        text = note if edge else ""
+        if not rows:
+            text = "No model has finished its grid of learning rates yet."
+        return Section("Held-out text", text, [Table(columns=columns, rows=rows)])
+
+    def _rates(self, done: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
+        return {
+            model: {
+                f"{cell.config['train']['learning_rate']:g}": finite(loss_of(done[cell.name]))
+                for cell in self.grid(model)
+                if cell.name in done
+            }
+            for model in CONTENDERS
+        }
+
+    def _runs(self, done: Mapping[str, Result]) -> Table:
+        rows = []
+        for cell in self.cells(done):
+            result = done.get(cell.name)
+            loss = None if result is None else loss_of(result)
+            state = "to do" if loss is None else "diverged" if math.isinf(loss) else "finished"
+            perplexity = None if loss is None or math.isinf(loss) else math.exp(loss)
+            rows.append((cell.name, state, finite(loss), perplexity))
+        return Table(columns=("cell", "state", "held-out loss", "perplexity"), rows=rows)
+
+
+def loss_of(result: Result) -> float:
+    """Held-out loss in nats a token; infinite for a run that diverged."""
+    return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
+
+
+def finite(value: float | None) -> float | None:
+    """None for what JSON cannot hold."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def spelt(record: dict[str, Any] | None) -> str:
+    """An interval's record as "mean +/- half width"."""
+    if record is None:
+        return "-"
+    half = math.nan if record["half_width_95"] is None else record["half_width_95"]
+    return str(Interval(record["mean"], half, record["count"]))
+
+
+def by_position(chosen: Mapping[str, Mapping[int, Result]]) -> Section:
+    """Perplexity along unseen documents, the mean over seeds in each stretch of positions."""
+    curves = {}
+    for model, runs in chosen.items():
+        stretches = [result.metrics["val_by_position"] for result in runs.values()]
+        curves[CONTENDERS[model].title] = position_curve(stretches)
+    figure = lines(
+        curves,
+        x_label="tokens of the document read so far",
+        y_label="perplexity",
+        log_x=True,
+        log_y=True,
+    )
+    text = (
+        "Perplexity of held-out documents by the place in the document. Each memory reads on "
+        "from the document's start, whatever the length of a training batch; a point is the mean "
+        "of a stretch of positions, drawn at its middle."
+    )
+    return Section("As a document is read", text, figures=[figure])

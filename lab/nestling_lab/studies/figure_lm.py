@@ -1,0 +1,211 @@
+"""Eight systems after the same tokens: perplexity of held-out text, and commonsense."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nestling.core.result import Result, provenance
+from nestling.core.statistics import interval
+from nestling.data import bigbench
+from nestling.evals import Reader
+from nestling.evals.commonsense import choose as answer
+from nestling.evals.lm import choose as choose_text
+from nestling.evals.lm import lm
+from nestling.report import Section
+from nestling.train import TrainConfig, train_config
+from nestling.train.flops import flops_per_token
+from nestling_lab.published import published
+from nestling_lab.studies.lm_report import (
+    COMMONSENSE,
+    COST,
+    HOPE,
+    PAPER,
+    commonsense_table,
+    compared,
+    cost_table,
+    curves,
+    every_run,
+    loss_of,
+    notes,
+    text_table,
+    verdict,
+)
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.text import Text, train_on_text
+from nestling_lab.studies.tuned import Tuned
+
+# half the width and depth of the tiny presets; the widths of the feed-forward networks (of mamba2
+# its own) bring the parameters to those of Transformer++ within 2 %
+SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
+ATTENTION = {"attention.num_kv_heads": 2, "attention.window": 1024}
+MODELS: dict[str, dict[str, Any]] = {
+    HOPE: {**SIZE, "cms.intermediate_size": 96},
+    "hope-attention": {**SIZE, **ATTENTION, "cms.intermediate_size": 192},
+    "transformer": {**SIZE, **ATTENTION, "mlp.intermediate_size": 384},
+    "samba": {
+        **SIZE,
+        "num_hidden_layers": 1,
+        "attention.num_kv_heads": 2,
+        "mlp.intermediate_size": 296,
+    },
+    "titans-lmm": {**SIZE, "mlp.intermediate_size": 200},
+    "ttt-mlp": {**SIZE, "mlp.intermediate_size": 248},
+    "mamba2": {**SIZE, "mamba2.inner_size": 192, "mamba2.state_size": 88},
+    "gated-delta-net": {**SIZE, "mlp.intermediate_size": 248},
+}
+
+
+class FigureLm(Study):
+    """First every model at every learning rate with the first seed, then its best at all seeds."""
+
+    name = "figure-lm"
+    question = "held-out perplexity and offline commonsense of eight systems after the same tokens"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        models: tuple[str, ...] = tuple(MODELS)
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the order of documents
+        # the same grid for every model
+        learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+        text: Text = field(default_factory=lambda: Text(corpus="standard"))
+        # the seed and the learning rate in it are replaced, cell by cell
+        train: TrainConfig = field(
+            default_factory=lambda: TrainConfig(
+                steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
+            )
+        )
+        lm_bytes: int = 100_000  # of held-out text for the figures by word and byte
+        questions: int = 200  # of each task of BIG-bench, from its beginning; 0: none
+        tasks: tuple[str, ...] = ("social_iqa", "goal_inference", "step_inference")
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or FigureLm.Config()
+        self.tuned = Tuned(
+            models=self.config.models,
+            rates=self.config.learning_rates,
+            seeds=self.config.seeds,
+            cell=self.cell,
+            loss=loss_of,
+        )
+
+    def cell(self, model: str, rate: float, seed: int) -> Cell:
+        """One training run with its measurements."""
+        own = self.config
+        config = {
+            "model": model,
+            "preset": f"{model}-tiny",
+            "overrides": MODELS[model],
+            "text": dataclasses.asdict(own.text),
+            "train": dataclasses.asdict(
+                dataclasses.replace(own.train, learning_rate=rate, seed=seed)
+            ),
+            "lm_bytes": own.lm_bytes,
+            "questions": own.questions,
+            "tasks": list(own.tasks),
+        }
+        return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """The grids, and the other seeds at each best rate."""
+        return self.tuned.cells(done)
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Train one model; measure it on held-out text and on questions."""
+        config = cell.config
+        text = Text(**config["text"])
+        prepared = text.prepare()
+        # the questions are looked up before the training, which takes minutes
+        asked = {name: bigbench.read(name)[: config["questions"]] for name in config["tasks"]}
+        model, metrics = train_on_text(
+            config["preset"],
+            config["overrides"],
+            text,
+            train_config(config["train"]),
+            tell=tell,
+            device=device,
+        )
+        metrics["flops_per_token"] = flops_per_token(model)
+        if not metrics["diverged"]:
+            reader = Reader(model.eval(), prepared.tokenizer, name=config["preset"])
+            texts = choose_text(prepared.corpus.held_out, config["lm_bytes"])
+            metrics["lm"] = lm(reader, texts)
+            metrics["commonsense"] = {
+                name: answer(reader, questions) for name, questions in asked.items() if questions
+            }
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=config,
+            metrics=metrics,
+            seed=cell.seed,
+            corpus=prepared.corpus.tag,
+            provenance=provenance(device),
+        )
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Means with intervals, differences to Hope paired by seed, curves, the paper's numbers."""
+        runs = {name: self.tuned.chosen(name, done) for name in self.config.models}
+        # a model of which a seed diverged has no mean: the seed is named
+        sound = {
+            name: {seed: r for seed, r in found.items() if not r.metrics["diverged"]}
+            for name, found in runs.items()
+        }
+        sound = {name: found for name, found in sound.items() if found}
+        figures = {name: self._figures(name, found, done) for name, found in sound.items()}
+        against = compared(sound)
+        accuracies = commonsense_table(sound, self.config.tasks)
+        sections = [
+            Section("What was asked", self._about()),
+            Section("What held", verdict(against, figures)),
+            Section("Held-out text", notes(figures), [text_table(figures, against)]),
+            Section("Cost of a run", COST, [cost_table(figures)]),
+            Section("Commonsense, offline", COMMONSENSE, [accuracies]),
+        ]
+        if sound:
+            sections += curves(sound)
+        sections += [
+            Section("What the paper prints", PAPER, [published("language-760m")]),
+            Section("Every run", tables=[every_run(self.cells(done), done)]),
+        ]
+        metrics = {"models": figures, "above_hope": {k: v.record() for k, v in against.items()}}
+        return Finding(metrics, sections)
+
+    def _figures(
+        self, model: str, runs: Mapping[int, Result], done: Mapping[str, Result]
+    ) -> dict[str, Any]:
+        found = [result.metrics for result in runs.values()]
+        return {
+            "learning_rate": self.tuned.best(model, done),
+            "rate_at_edge_of_grid": self.tuned.at_edge(model, done),
+            "seeds": sorted(runs),
+            "num_parameters": found[0]["num_parameters"],
+            "num_non_embedding": found[0]["num_non_embedding"],
+            "tokens": found[0]["tokens"],
+            "flops_per_token": found[0]["flops_per_token"],
+            "val_loss": interval([m["val_loss"] for m in found]).record(),
+            "val_perplexity": interval([math.exp(m["val_loss"]) for m in found]).record(),
+            "word_perplexity": interval([m["lm"]["word_perplexity"] for m in found]).record(),
+            "bits_per_byte": interval([m["lm"]["bits_per_byte"] for m in found]).record(),
+            "tokens_per_second": interval([m["tokens_per_second"] for m in found]).mean,
+        }
+
+    def _about(self) -> str:
+        text, train = self.config.text, self.config.train
+        tokens = train.steps * train.batch_size * train.sequence_length * train.accumulation
+        rates = ", ".join(f"{rate:g}" for rate in self.config.learning_rates)
+        return (
+            f"Each model reads the same tokens of {text.corpus} in the same order: {train.steps:,} "
+            f"steps of {train.batch_size} x {train.sequence_length} positions, {tokens:,} in all. "
+            f"Every model is tuned alike: learning rates {rates} with seed {self.config.seeds[0]}, "
+            "the best by held-out loss goes on with the other seeds. Everything else is the "
+            "preset's. The rate is chosen on the text that is reported, for every model alike. "
+            "Parameters are equal within 2 %. Intervals are 95 %, by Student's t over the seeds; "
+            "differences are paired by seed, and their p-values raised for the number of models "
+            "(Holm). Attention of Transformer++ and Hope-Attention sees the last "
+            f"{ATTENTION['attention.window']:,} tokens of a document, Samba's the last 128; every "
+            "other memory has no such limit. Operations are those of matrix products, forward and "
+            "backward, for each token trained on."
+        )

@@ -1,0 +1,242 @@
+"""Needles in a haystack: trained at one length, asked at up to sixteen times that length."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nestling.core.error import UserError
+from nestling.core.result import Result, provenance
+from nestling.data import prepare
+from nestling.evals import Reader
+from nestling.models import create
+from nestling.models.factory import embedding_parameters
+from nestling.report import Section
+from nestling.tasks import QuestionTask
+from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling.train.flops import flops_per_token
+from nestling_lab.studies.figure_lm import MODELS as SHAPES
+from nestling_lab.studies.figure_lm import SIZE
+from nestling_lab.studies.needle_report import (
+    FULL,
+    TITLES,
+    WINDOWED,
+    Report,
+    every_run,
+    lessons_told,
+    sound,
+)
+from nestling_lab.studies.needles import Lesson, answer_loss, asked, course, task_of
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.tuned import Tuned
+
+HOPE = "hope"
+# as in figure-lm, but that the head is no embedding: else it draws together what it never has to
+# tell apart
+MODELS: dict[str, dict[str, Any]] = {
+    HOPE: {**SHAPES[HOPE]},
+    "titans-lmm": {**SHAPES["titans-lmm"]},
+    "ttt-mlp": {**SHAPES["ttt-mlp"]},
+    "mamba2": {**SHAPES["mamba2"]},
+    FULL: {**SHAPES["transformer"], "attention.window": None},
+}
+LESSONS = (
+    Lesson(steps=320, rows=32, length=72, bare=True, tasks=("niah-2",)),
+    Lesson(steps=90, rows=24, length=72, bare=True),
+    Lesson(steps=180, rows=12, length=256),
+)
+
+
+class FigureNiah(Study):
+    """First every model at every learning rate with the first seed, then its best at all seeds."""
+
+    name = "figure-niah"
+    question = "are needles found in texts up to sixteen times as long as those of training"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        models: tuple[str, ...] = tuple(MODELS)
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of the examples
+        # the same grid for every model
+        learning_rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3)
+        tasks: tuple[str, ...] = tuple(TITLES)  # one model learns all of them
+        corpus: str = "anarchism"  # of the tokenizer and of the prose
+        vocab_size: int = 2048  # tokens of the BPE trained on it, each digit one
+        lessons: tuple[Lesson, ...] = LESSONS  # the last is of the length of training
+        answer_room: tuple[int, ...] = (12, 12, 40)  # tokens for the answer, task by task
+        times: tuple[int, ...] = (1, 2, 4, 8, 16)  # lengths of the tests, in training lengths
+        count: int = 20  # questions of each task and length
+        # rate and seed are replaced cell by cell; steps, rows and lengths are those of the lessons
+        train: TrainConfig = field(
+            default_factory=lambda: TrainConfig(carry=False, save_every=0, schedule="wsd")
+        )
+
+        def __post_init__(self) -> None:
+            if len(self.answer_room) != len(self.tasks):
+                raise UserError("figure-niah needs an answer_room for each of its tasks")
+            if not self.lessons:
+                raise UserError("figure-niah needs a lesson at least")
+            named = {name for lesson in self.lessons for name in lesson.tasks}
+            for name in sorted(named - set(self.tasks)):
+                raise UserError(f"a lesson names {name!r}, which is not among the tasks")
+
+        @property
+        def length(self) -> int:
+            """Tokens of a text of the last lesson."""
+            return self.lessons[-1].length
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or FigureNiah.Config()
+        self.tuned = Tuned(
+            models=self.config.models,
+            rates=self.config.learning_rates,
+            seeds=self.config.seeds,
+            cell=self.cell,
+            loss=loss_of,
+        )
+
+    def cell(self, model: str, rate: float, seed: int) -> Cell:
+        """One model, trained on all tasks and asked at all lengths."""
+        config = dataclasses.asdict(self.config)
+        for name in ("models", "seeds", "learning_rates"):
+            del config[name]
+        config |= {"model": model, "preset": f"{model}-tiny"}
+        config["overrides"] = {**MODELS[model], "tie_word_embeddings": False}
+        last = self.config.lessons[-1]
+        config["train"] |= {
+            "learning_rate": rate,
+            "seed": seed,
+            "steps": sum(lesson.steps for lesson in self.config.lessons),
+            "batch_size": last.rows,
+            "sequence_length": last.length,
+        }
+        return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """The grids, and the other seeds at each best rate."""
+        return self.tuned.cells(done)
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Train on texts of one length, ask at every length."""
+        config = cell.config
+        prepared = prepare(
+            config["corpus"], tokenizer="bpe-digits", vocab_size=config["vocab_size"]
+        )
+        size = len(prepared.tokenizer)
+        model = create(config["preset"], vocab_size=size, seed=cell.seed, **config["overrides"])
+        reader = Reader(model.to(device), prepared.tokenizer, name=config["model"])
+        trained = train_config(config["train"])
+        room = dict(zip(config["tasks"], config["answer_room"], strict=True))
+        lessons = [Lesson(**lesson) for lesson in config["lessons"]]
+        shape = {"room": room, "prose": prepared.corpus}
+        loader = course(reader, config["tasks"], lessons, seed=cell.seed, **shape)
+
+        def task(name: str, length: int) -> QuestionTask:
+            return task_of(reader, name, length, room=room[name], prose=prepared.corpus)
+
+        metrics: dict[str, Any] = {
+            "num_parameters": model.num_parameters(),
+            "num_non_embedding": model.num_parameters() - embedding_parameters(model),
+            "flops_per_token": flops_per_token(model),
+            "diverged": False,
+        }
+
+        def after_step(run: Any) -> None:
+            tell(run.totals.step, trained.steps, run.totals.loss)
+
+        begin = time.monotonic()
+        try:
+            found = train(model, loader, trained, quiet=True, after_step=after_step)
+            metrics |= found | {"seconds_fit": time.monotonic() - begin}
+            model.eval()
+            metrics["accuracy"] = self._measured(reader, task, cell)
+            if config["model"] == FULL:
+                window = {"attention.window": lessons[-1].length}
+                options = config["overrides"] | window
+                same = create(config["preset"], vocab_size=size, **options).to(device).eval()
+                same.load_state_dict(model.state_dict())
+                seen = Reader(same, prepared.tokenizer, name=WINDOWED)
+                metrics["windowed"] = self._measured(seen, task, cell)
+            first = str(lessons[-1].length)
+            losses = [found[first]["loss"] for found in metrics["accuracy"].values()]
+            metrics["answer_loss"] = sum(losses) / len(losses)
+        except NotFinite as error:
+            metrics |= {"diverged": True, "reason": str(error)}
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=config,
+            metrics=metrics | {"seconds": time.monotonic() - begin},
+            seed=cell.seed,
+            corpus=prepared.corpus.tag,
+            provenance=provenance(device),
+        )
+
+    @staticmethod
+    def _measured(
+        reader: Reader, task: Callable[[str, int], QuestionTask], cell: Cell
+    ) -> dict[str, dict[str, Any]]:
+        """By task and length: score and cost of generated answers, and the loss of the right."""
+        config = cell.config
+        lengths = [times * config["lessons"][-1]["length"] for times in config["times"]]
+        found: dict[str, dict[str, Any]] = {name: {} for name in config["tasks"]}
+        for name in config["tasks"]:
+            for length in lengths:
+                asking = (reader, task(name, length), cell.seed, config["count"])
+                found[name][str(length)] = asked(*asking) | {"loss": answer_loss(*asking)}
+        return found
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """A heat map and a table for each task, costs, the paper's numbers, every run."""
+        chosen = {name: self.tuned.chosen(name, done) for name in self.config.models}
+        runs = sound(chosen)
+        lengths = [times * self.config.length for times in self.config.times]
+        report = Report(runs=runs, tasks=self.config.tasks, lengths=lengths)
+        trained = {name: FULL if name == WINDOWED else name for name in runs}
+        rates = {name: self.tuned.best(own, done) for name, own in trained.items()}
+        edges = {name: self.tuned.at_edge(own, done) for name, own in trained.items()}
+        metrics = {
+            name: {
+                "learning_rate": rates[name],
+                "rate_at_edge_of_grid": edges[name],
+                "seeds": sorted(found),
+                "num_parameters": next(iter(found.values()))["num_parameters"],
+                "accuracy": {task: report.scores(task, name) for task in self.config.tasks},
+            }
+            for name, found in runs.items()
+        }
+        sections = [
+            Section("What was asked", self._about()),
+            *report.sections(rates, edges),
+            Section("Every run", tables=[every_run(self.cells(done), done, lengths[0])]),
+        ]
+        return Finding({"models": metrics}, sections)
+
+    def _about(self) -> str:
+        config = self.config
+        rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
+        return (
+            f"One model learns {', '.join(TITLES[task] for task in config.tasks)} together: "
+            f"{lessons_told(config.lessons)} A BPE of {config.vocab_size:,} on {config.corpus}, "
+            "each digit a token of its own; the haystack is its training documents; only the "
+            "answer is a label. Then the model is asked "
+            f"{config.count} unseen questions of each task at {config.length} tokens and at up to "
+            f"{max(config.times)} times as many, from held-out documents; a text is read in "
+            "segments with the memory carried along, and the answer generated. A score is the "
+            "share of answers that hold the value. "
+            f"Every model is tuned alike: learning rates {rates} with seed {config.seeds[0]}, the "
+            "best by the loss of the right answers to unseen questions at the length of training "
+            "goes on with the other seeds. "
+            "Intervals are 95 %, by Student's t over the seeds. Transformer++ is there twice, with "
+            f"the same weights: seeing all of the text, and through a window of {config.length} "
+            f"tokens, which in training are one. Width {SIZE['hidden_size']}, "
+            f"{SIZE['num_hidden_layers']} layers."
+        )
+
+
+def loss_of(result: Result) -> float:
+    """The mean over tasks of ``answer_loss``; infinite for a run that diverged."""
+    return math.inf if result.metrics["diverged"] else result.metrics["answer_loss"]

@@ -1,0 +1,184 @@
+"""What is said of models after the same tokens: text, costs, commonsense, curves, every run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nestling.core.result import Result
+from nestling.core.statistics import holm, interval, paired
+from nestling.report import Section, Table
+from nestling.report.plots import loss_curves, perplexity_by_position
+from nestling_lab.studies.study import Cell
+
+HOPE = "hope"
+COMMONSENSE = (
+    "Multiple-choice questions of BIG-bench, the first of each task, for measuring only; the "
+    "likeliest choice for each of its characters is the answer, as lm-eval's acc_norm. Models of "
+    "this size are not expected to be above chance."
+)
+COST = (
+    "Seconds are those of runs beside others on shared cores; what a step costs beside another "
+    "model's is measured by `nestling bench train`, in turns on a quiet machine."
+)
+PAPER = (
+    "Other sizes, data, vocabulary and tokens, one run each and no interval: nothing here can be "
+    "compared with a row above."
+)
+
+
+def loss_of(result: Result) -> float:
+    """Held-out loss in nats a token; infinite for a run that diverged."""
+    return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
+
+
+def spelt(record: Mapping[str, Any]) -> str:
+    """An interval's record as "mean +/- half width"."""
+    half = record["half_width_95"]
+    return f"{record['mean']:.4g}" + ("" if half is None else f" +/- {half:.2g}")
+
+
+def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
+    """The loss of each other model above Hope's, paired by the seeds that both have."""
+    hope, found = runs.get(HOPE, {}), {}
+    for model, own in runs.items():
+        both = sorted(own.keys() & hope.keys())
+        if model != HOPE and both:
+            found[model] = paired(
+                [loss_of(own[seed]) for seed in both], [loss_of(hope[seed]) for seed in both]
+            )
+    return found
+
+
+def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """What can be said of Hope against each other model, in sentences."""
+    tests = {model: found for model, found in against.items() if found.p_t is not None}
+    raised = dict(zip(tests, holm([found.p_t for found in tests.values()]), strict=True))
+    below = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean > 0]
+    above = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean < 0]
+    open_ = [m for m, p in raised.items() if p >= 0.05]
+    parts = []
+    if below:
+        parts.append(f"Hope's held-out loss is lower than that of {', '.join(below)}.")
+    if above:
+        parts.append(f"Hope's held-out loss is higher than that of {', '.join(above)}.")
+    if open_:
+        signed = ", ".join(
+            f"{m} ({tests[m].difference.mean:+.3g}, p = {raised[m]:.2g})" for m in open_
+        )
+        parts.append(f"Not told apart at 5 % (their loss above Hope's in brackets): {signed}.")
+    rest = [model for model in figures if model not in raised and model != HOPE]
+    if rest or not parts:
+        parts.append(f"Not yet compared, for want of seeds: {', '.join(rest) or 'any'}.")
+    return " ".join(parts)
+
+
+def curves(runs: Mapping[str, Mapping[int, Result]]) -> list[Section]:
+    """Loss as it is trained, and perplexity as a document is read."""
+    trained: dict[str, Sequence[Mapping[float, float] | Mapping[int, float]]] = {
+        model: [dict(map(tuple, r.metrics["loss_curve"])) for r in found.values()]
+        for model, found in runs.items()
+    }
+    by_place = {
+        model: [
+            [part for part in result.metrics["val_by_position"] if part["tokens"]]
+            for result in found.values()
+        ]
+        for model, found in runs.items()
+    }
+    return [
+        Section(
+            "As it is trained",
+            "Loss of the batch of a step; the mean over seeds with its 95 % interval.",
+            figures=[loss_curves(trained)],
+        ),
+        Section(
+            "As a document is read",
+            "Perplexity of held-out documents by the place in the document; a point is a stretch "
+            "of positions, drawn at its middle.",
+            figures=[perplexity_by_position(by_place)],
+        ),
+    ]
+
+
+def notes(figures: Mapping[str, Any]) -> str:
+    """What the marks of the table say."""
+    edge = any(found["rate_at_edge_of_grid"] for found in figures.values())
+    if not figures:
+        return "No model has finished its grid of learning rates yet."
+    return (
+        "* the best rate is at the edge of the grid: a better one may lie beyond." if edge else ""
+    )
+
+
+def text_table(figures: Mapping[str, Any], against: Mapping[str, Any]) -> Table:
+    """Sizes, rates and figures of held-out text."""
+    rows = [
+        (
+            model,
+            found["num_parameters"],
+            found["num_non_embedding"],
+            f"{found['learning_rate']:g}" + (" *" if found["rate_at_edge_of_grid"] else ""),
+            len(found["seeds"]),
+            spelt(found["val_perplexity"]),
+            spelt(found["word_perplexity"]),
+            spelt(found["bits_per_byte"]),
+            str(against[model]) if model in against else "-",
+        )
+        for model, found in figures.items()
+    ]
+    columns = (
+        "model", "parameters", "non-embedding", "rate", "seeds", "perplexity",
+        "by word", "bits a byte", "loss above Hope",
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def cost_table(figures: Mapping[str, Any]) -> Table:
+    """Operations and times of training."""
+    rows = [
+        (
+            model,
+            found["tokens"],
+            found["flops_per_token"] / 1e6,
+            found["flops_per_token"] * found["tokens"] / 1e12,
+            found["tokens"] / found["tokens_per_second"],
+            round(found["tokens_per_second"]),
+        )
+        for model, found in figures.items()
+    ]
+    columns = (
+        "model", "tokens", "Mflop a token", "Tflop", "seconds of training", "tokens/s",
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def commonsense_table(runs: Mapping[str, Mapping[int, Result]], tasks: Sequence[str]) -> Table:
+    """Accuracies over seeds, and those of chance."""
+    rows = []
+    for model, found in runs.items():
+        each = [result.metrics["commonsense"] for result in found.values()]
+        cells = [
+            str(interval([one[task]["acc_norm"] for one in each])) if each[0] else "-"
+            for task in tasks
+        ]
+        rows.append((model, *cells))
+    if rows:
+        each = next(iter(next(iter(runs.values())).values())).metrics["commonsense"]
+        chance = [f"{each[task]['chance']:.4g}" if each else "-" for task in tasks]
+        rows.append(("chance", *chance))
+    return Table(columns=("model", *tasks), rows=rows)
+
+
+def every_run(cells: Sequence[Cell], done: Mapping[str, Result]) -> Table:
+    """The state of each cell, with its loss."""
+    rows = []
+    for cell in cells:
+        result = done.get(cell.name)
+        if result is None:
+            rows.append((cell.name, "to do", None, None))
+        elif result.metrics["diverged"]:
+            rows.append((cell.name, "diverged", None, None))
+        else:
+            loss = result.metrics["val_loss"]
+            rows.append((cell.name, "finished", loss, math.exp(loss)))
+    return Table(columns=("cell", "state", "held-out loss", "perplexity"), rows=rows)

@@ -1,0 +1,170 @@
+"""What is said of needles found: scores and losses by length, costs, every run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nestling.core.result import Result
+from nestling.core.statistics import Interval, interval, paired
+from nestling.report import Section, Table
+from nestling.report.plots import accuracy_by_length
+from nestling_lab.published import published
+from nestling_lab.studies.needles import Lesson
+from nestling_lab.studies.study import Cell
+
+FULL = "transformer"
+WINDOWED = "transformer-window"  # the same weights, looking back one length of training
+TITLES = {
+    "niah-1": "S-NIAH-1 (pass key in noise)",
+    "niah-2": "S-NIAH-2 (number in prose)",
+    "niah-3": "S-NIAH-3 (UUID in prose)",
+}
+PAPER = (
+    "Models trained as language models on 50 billion tokens, not on the task; size not stated, one "
+    "run each, no interval. Their lengths are 4K, 8K and 16K tokens."
+)
+Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # figures by model and seed
+
+
+def sound(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, dict[int, Any]]:
+    """The runs that did not diverge; of Transformer++ as it looks back through a window, too."""
+    runs = {
+        name: {seed: r.metrics for seed, r in found.items() if not r.metrics["diverged"]}
+        for name, found in chosen.items()
+    }
+    runs = {name: found for name, found in runs.items() if found}
+    if FULL in runs:
+        runs[WINDOWED] = {
+            seed: one | {"accuracy": one["windowed"]} for seed, one in runs[FULL].items()
+        }
+    return runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Figures of runs by model and seed, on these tasks, at these lengths in tokens."""
+
+    runs: Runs
+    tasks: Sequence[str]
+    lengths: Sequence[int]
+
+    def sections(
+        self, rates: Mapping[str, float | None], edges: Mapping[str, bool]
+    ) -> list[Section]:
+        """What held, each task, costs and the paper's numbers."""
+        columns = tuple(f"S-NIAH-{i} {length}" for i in (1, 2, 3) for length in ("4K", "8K", "16K"))
+        paper = Section("What the paper prints", PAPER, [published("niah", columns=columns)])
+        if not self.runs:
+            none = "No model has finished its grid of learning rates yet."
+            return [Section("What held", none), paper]
+        return [
+            Section("What held", self.verdict()),
+            *(self.task(task) for task in self.tasks),
+            Section("Cost of a run", tables=[self.cost(rates, edges)]),
+            paper,
+        ]
+
+    def scores(self, task: str, model: str) -> dict[str, Any]:
+        """Mean and interval over seeds, by length."""
+        return {
+            str(n): found.record() for n, found in self._by_length(task, model, "score").items()
+        }
+
+    def _by_length(self, task: str, model: str, figure: str) -> dict[int, Interval]:
+        found = self.runs[model].values()
+        return {
+            length: interval([one["accuracy"][task][str(length)][figure] for one in found])
+            for length in self.lengths
+        }
+
+    def verdict(self) -> str:
+        """What is kept of the score from the length of training to the longest, by model."""
+        first, last = (str(length) for length in (self.lengths[0], self.lengths[-1]))
+        sentences = []
+        for task in self.tasks:
+            parts = []
+            for model, found in self.runs.items():
+                by_length = [one["accuracy"][task] for one in found.values()]
+                starts = [one[first]["score"] for one in by_length]
+                ends = [one[last]["score"] for one in by_length]
+                gap = paired(ends, starts)
+                note = "" if gap.p_t is None else f", p = {gap.p_t:.2g}"
+                start, end = (sum(x) / len(x) for x in (starts, ends))
+                parts.append(f"{model} {start:.2f} to {end:.2f}{note}")
+            sentences.append(f"{TITLES[task]}, from {first} to {last} tokens: {'; '.join(parts)}.")
+        return "\n\n".join(sentences)
+
+    def task(self, task: str) -> Section:
+        """Scores and losses of one task by length."""
+        scores, losses = (
+            {model: self._by_length(task, model, figure) for model in self.runs}
+            for figure in ("score", "loss")
+        )
+        means = {model: {n: x.mean for n, x in found.items()} for model, found in scores.items()}
+        return Section(
+            TITLES[task],
+            tables=[
+                self._table(scores, "score"),
+                self._table(losses, "nats a token of the right answer"),
+            ],
+            figures=[accuracy_by_length(means)],
+        )
+
+    def _table(self, figures: Mapping[str, Mapping[int, Interval]], title: str) -> Table:
+        rows = [(name, *(str(one[n]) for n in self.lengths)) for name, one in figures.items()]
+        return Table(columns=(title, *(f"{n:,} tokens" for n in self.lengths)), rows=rows)
+
+    def cost(self, rates: Mapping[str, float | None], edges: Mapping[str, bool]) -> Table:
+        """Sizes, rates and times of those that were trained."""
+        rows = []
+        for model, found in self.runs.items():
+            if model == WINDOWED:
+                continue
+            one = next(iter(found.values()))
+            rows.append(
+                (
+                    model,
+                    one["num_parameters"],
+                    one["num_non_embedding"],
+                    f"{rates[model] or math.nan:g}{' *' if edges[model] else ''}",
+                    len(found),
+                    one["flops_per_token"] / 1e6,
+                    interval([x["seconds_fit"] for x in found.values()]).mean,
+                    interval([x["seconds"] for x in found.values()]).mean,
+                )
+            )
+        columns = (
+            "model", "parameters", "non-embedding", "rate (*: edge of the grid)", "seeds",
+            "Mflop a token", "seconds of training", "seconds in all",
+        )  # fmt: skip
+        return Table(columns=columns, rows=rows)
+
+
+def every_run(cells: Sequence[Cell], done: Mapping[str, Result], length: int) -> Table:
+    """The state of each cell, with its figures at one length."""
+    rows = []
+    for cell in cells:
+        result = done.get(cell.name)
+        if result is None or result.metrics["diverged"]:
+            rows.append((cell.name, "to do" if result is None else "diverged", None, None))
+        else:
+            found = result.metrics
+            scores = [one[str(length)]["score"] for one in found["accuracy"].values()]
+            rows.append((cell.name, "finished", found["answer_loss"], sum(scores) / len(scores)))
+    columns = (
+        "cell", "state", "loss of unseen answers (nats a token)",
+        "mean score at the length of training",
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def lessons_told(lessons: Sequence[Lesson]) -> str:
+    """The lessons in words."""
+    told = [
+        f"{lesson.steps:,} steps of {lesson.rows} texts of at most {lesson.length} tokens"
+        + (" between a bare value and the end of a question" if lesson.bare else "")
+        + (f" ({', '.join(lesson.tasks)} alone)" if lesson.tasks else "")
+        for lesson in lessons
+    ]
+    return f"{', then '.join(told)}."

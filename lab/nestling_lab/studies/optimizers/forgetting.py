@@ -1,0 +1,218 @@
+"""Forgetting by the optimizer's own memory: tasks one after the other, on directions of their own.
+
+Each task draws its inputs along one direction, which overlaps with those of the others by a cosine
+rho. Whatever an optimizer remembers of a task's gradients at its end is still applied in the next
+one; the same optimizer made afresh at every switch shows how much of the forgetting that is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nestling.core.result import Result, provenance
+from nestling.report import Section, Table
+from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
+from nestling_lab.studies.optimizers.tuned import Figures, over_seeds, spelt, tuned
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+CONTENDERS = (
+    "gd", "momentum", "adamw", "muon", "delta-scalar", "delta-row", "delta-matrix", "m3", "deep",
+    "delta-gd",
+)  # fmt: skip
+
+
+class Forgetting(Study):
+    """Linear regression on tasks in sequence; carried state against fresh state."""
+
+    name = "optim-forgetting"
+    question = "how much of forgetting comes from what the optimizer itself remembers"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        contenders: tuple[str, ...] = CONTENDERS
+        overlaps: tuple[float, ...] = (0.0, 0.5)  # cosine between the directions of two tasks
+        seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of directions, targets and noise
+        tasks: int = 4
+        inputs: int = 16
+        outputs: int = 8
+        steps: int = 100  # of each task
+        batch_size: int = 16
+        noise: float = 0.1  # of inputs off the task's direction, and of targets
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or Forgetting.Config()
+
+    def cell(self, overlap: float, contender: str) -> Cell:
+        """One optimizer at one overlap."""
+        config = dataclasses.asdict(self.config)
+        del config["contenders"], config["overlaps"]
+        config |= {
+            "overlap": overlap,
+            "optimizer": contender,
+            "rates": list(ENTRANTS[contender].rates),
+        }
+        return Cell(f"overlap{overlap:g}-{contender}", config, self.config.seeds[0])
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """Every optimizer at every overlap."""
+        return [self.cell(o, c) for o in self.config.overlaps for c in self.config.contenders]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Tune with the state carried; then the same rate with fresh state at every switch."""
+        seeds = cell.config["seeds"]
+
+        def attempt(rate: float, seed: int) -> Figures:
+            figures = learn(cell.config, rate, seed, fresh=False)
+            tell(seed, len(seeds), figures["final_loss"])
+            return figures
+
+        carried = tuned(attempt, rates=cell.config["rates"], seeds=seeds, chosen_by="final_loss")
+        fresh = tuned(
+            lambda rate, seed: learn(cell.config, rate, seed, fresh=True),
+            rates=[carried["rate"]],
+            seeds=seeds,
+            chosen_by="final_loss",
+        )
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=cell.config,
+            metrics={"carried": carried, "fresh": fresh},
+            seed=cell.seed,
+            provenance=provenance(device),
+        )
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Loss at the end, forgetting, and the part of it that a fresh state takes away."""
+        sections = [Section("What was asked", self._about())]
+        metrics: dict[str, Any] = {}
+        for overlap in self.config.overlaps:
+            rows = []
+            for contender in self.config.contenders:
+                cell = self.cell(overlap, contender)
+                if cell.name not in done:
+                    continue
+                record = done[cell.name].metrics
+                carried, fresh = record["carried"], record["fresh"]
+                own = [
+                    None if a is None or b is None else a - b
+                    for a, b in zip(
+                        over_seeds(carried, "forgetting"),
+                        over_seeds(fresh, "forgetting"),
+                        strict=True,
+                    )
+                ]
+                metrics[cell.name] = {"carried": carried, "own_memory": own}
+                rows.append(
+                    (
+                        ENTRANTS[contender].title,
+                        f"{carried['rate']:g}" + (" *" if carried["rate_at_edge_of_grid"] else ""),
+                        spelt(over_seeds(carried, "final_loss")),
+                        spelt(over_seeds(carried, "forgetting")),
+                        spelt(own),
+                        spelt(over_seeds(carried, "pull")),
+                        spelt(over_seeds(carried, "recovery")),
+                    )
+                )
+            columns = (
+                "optimizer", "rate", "loss over all tasks at the end", "forgetting",
+                "of it by the optimizer's state", "pull of the last task", "steps to recover",
+            )  # fmt: skip
+            table = Table(columns=columns, rows=rows)
+            sections.append(Section(f"Directions with cosine {overlap:g}", tables=[table]))
+        return Finding(metrics, sections)
+
+    def _about(self) -> str:
+        c = self.config
+        return (
+            f"{c.tasks} tasks of {c.steps} steps of {c.batch_size} examples, one after the other: "
+            f"x = s u_i + noise in {c.inputs} dimensions, targets from a linear map of the task's "
+            f"own, {c.outputs} outputs, one matrix learned; losses are squared errors without "
+            "noise. Forgetting: the rise of the loss of all but the last task from its end to the "
+            "end of all. The same with the optimizer made anew at every switch: the difference is "
+            "what its own memory forgets. Pull: cosine of the first step after a switch with the "
+            "task left behind. Recovery: steps on the first task, at the end, until its loss is "
+            f"below one and a half times what it was at its own end (at most {c.steps}). Rate by "
+            "loss at the end, five rates, first seed (* at the edge); intervals 95 % over the "
+            "seeds. Every output direction of a task is its own: at cosine 0 gradients of two "
+            "tasks meet in the noise only."
+        )
+
+
+class Tasks:
+    """Directions and targets of all tasks, drawn from the seed."""
+
+    def __init__(self, config: Mapping[str, Any], seed: int):
+        self.config = config
+        self.generator = torch.Generator().manual_seed(1000 + seed)
+        count, width = config["tasks"], config["inputs"]
+        basis = torch.linalg.qr(torch.randn(width, count + 1, generator=self.generator)).Q.T
+        shared, rho = basis[0], config["overlap"]
+        self.directions = math.sqrt(rho) * shared + math.sqrt(1 - rho) * basis[1:]
+        self.targets = torch.randn(
+            count, config["outputs"], generator=self.generator
+        )  # of a unit step along the direction
+
+    def batch(self, task: int) -> tuple[Tensor, Tensor]:
+        """Inputs along the task's direction, noisy targets."""
+        c = self.config
+        s = torch.randn(c["batch_size"], 1, generator=self.generator)
+        x = s * self.directions[task]
+        x = x + c["noise"] * torch.randn(x.shape, generator=self.generator)
+        y = s * self.targets[task]
+        return x, y + c["noise"] * torch.randn(y.shape, generator=self.generator)
+
+    @torch.no_grad()
+    def loss(self, module: nn.Linear, task: int) -> float:
+        """Squared error along the task's direction, for unit variance there."""
+        return (module(self.directions[task]) - self.targets[task]).square().mean().item()
+
+
+def learn(config: Mapping[str, Any], rate: float, seed: int, *, fresh: bool) -> Figures:
+    """All tasks in sequence; ``fresh`` makes the optimizer anew at every switch."""
+    tasks = Tasks(config, seed)
+    module = nn.Linear(config["inputs"], config["outputs"], bias=False)
+    nn.init.zeros_(module.weight)
+    build = ENTRANTS[config["optimizer"]].build
+    optimizers = build(module, rate)
+    ends, pulls = [], []
+    for task in range(config["tasks"]):
+        if fresh and task:
+            optimizers = build(module, rate)
+        for step in range(config["steps"]):
+            before = module.weight.detach().clone()
+            train(module, optimizers, *tasks.batch(task))
+            if task and not step:
+                pulls.append(pull(module.weight.detach() - before, tasks.directions[task - 1]))
+        ends.append(tasks.loss(module, task))
+    finals = [tasks.loss(module, task) for task in range(config["tasks"])]
+    lost = [final - end for final, end in zip(finals[:-1], ends[:-1], strict=True)]
+    figures = {
+        "final_loss": sum(finals) / len(finals),
+        "forgetting": sum(lost) / len(lost),
+        "pull": sum(pulls) / len(pulls),
+        "recovery": float(config["steps"]),
+    }
+    for step in range(config["steps"]):
+        if tasks.loss(module, 0) <= 1.5 * ends[0]:
+            return figures | {"recovery": float(step)}
+        train(module, optimizers, *tasks.batch(0))
+    return figures
+
+
+def train(module: nn.Linear, optimizers: list, x: Tensor, y: Tensor) -> None:
+    """One step."""
+    clear_all(optimizers)
+    (module(x) - y).square().mean().backward()
+    step_all(optimizers)
+
+
+def pull(step: Tensor, direction: Tensor) -> float:
+    """How much of a step of the weight lies along an input direction."""
+    return ((step @ direction).norm() / step.norm().clamp(min=1e-12)).item()

@@ -1,0 +1,258 @@
+"""Do the new momenta handle messy data better? Clothes in pictures, with five kinds of mess."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nestling.core.error import UserError
+from nestling.core.result import Result, provenance
+from nestling.data.fashion import CLASSES, Pictures, pictures
+from nestling.report import Section, Table
+from nestling_lab.studies.optimizers.entrants import ENTRANTS, SIZE, around, clear_all, step_all
+from nestling_lab.studies.optimizers.tuned import Figures, against, over_seeds, spelt, tuned
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+MESS = {
+    "clean": "nothing is wrong",
+    "label-noise": "four labels in ten are drawn at random",
+    "heavy-tails": "every gradient gets noise of Student's t with 1.5 degrees of freedom",
+    "outliers": "one batch in twenty is ten times too bright and has random labels",
+    "drift": "the classes change places four times; the loss is that of the stream as it comes",
+}
+CONTENDERS = (
+    "momentum", "adamw", "muon", "delta-scalar", "delta-row", "delta-matrix", "deep", "delta-gd",
+    "m3",
+)  # fmt: skip
+NEW = ("delta-scalar", "delta-row", "delta-matrix", "deep", "delta-gd", "m3")
+OLD = ("momentum", "adamw", "muon")
+DIVERGED: Figures = {"validation_loss": math.nan, "test_loss": math.nan, "test_accuracy": 0.0}
+
+
+class Messy(Study):
+    """A network of two layers; every optimizer tuned by the same grid for every mess."""
+
+    name = "optim-messy"
+    question = "does momentum as a memory learn better from messy data than momentum, Adam, Muon"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        messes: tuple[str, ...] = tuple(MESS)
+        contenders: tuple[str, ...] = CONTENDERS
+        seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of weights, order and mess
+        steps: int = 400
+        batch_size: int = 64
+        hidden: int = 128  # units
+        validation: int = 5000  # training pictures kept aside; they choose the learning rate
+        lower: int = 1  # learning rates below those of the other studies, for every optimizer
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        load: Callable[[str], Pictures] = pictures,
+    ):
+        self.config = config or Messy.Config()
+        self.load = load
+
+    def cell(self, mess: str, contender: str) -> Cell:
+        """One optimizer on one mess: the grid, and the seeds."""
+        sizes = dataclasses.asdict(self.config)
+        del sizes["messes"], sizes["contenders"], sizes["lower"]
+        config = {
+            **sizes,
+            "mess": mess,
+            "optimizer": contender,
+            "rates": list(around(ENTRANTS[contender].middle, self.config.lower)),
+        }
+        return Cell(f"{mess}-{contender}", config, self.config.seeds[0])
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """Every optimizer on every mess."""
+        return [self.cell(m, c) for m in self.config.messes for c in self.config.contenders]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Tune one optimizer on one mess, then repeat its best rate."""
+        train, test = self.load("train"), self.load("test")
+        count = cell.config["validation"]
+        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(1))
+        kept, rest = train.pick(order[:count]), train.pick(order[count:])
+
+        def attempt(rate: float, seed: int) -> Figures:
+            try:
+                figures = learn(cell.config, rest, kept, test, rate, seed)
+            except UserError:  # an optimizer that cannot go on has diverged
+                figures = DIVERGED
+            tell(seed, len(cell.config["seeds"]), figures["validation_loss"])
+            return figures
+
+        metrics = tuned(
+            attempt,
+            rates=cell.config["rates"],
+            seeds=cell.config["seeds"],
+            chosen_by="validation_loss",
+        )
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=cell.config,
+            metrics=metrics,
+            seed=cell.seed,
+            corpus="fashion-mnist",
+            provenance=provenance(device),
+        )
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Losses of every optimizer on every mess, and what is new against what is old."""
+        records = {
+            mess: {
+                c: done[self.cell(mess, c).name].metrics
+                for c in self.config.contenders
+                if self.cell(mess, c).name in done
+            }
+            for mess in self.config.messes
+        }
+        verdicts = {mess: compare(found) for mess, found in records.items()}
+        sections = [Section("What was asked", self._about())]
+        for mess, found in records.items():
+            rows = [
+                (
+                    ENTRANTS[c].title,
+                    f"{record['rate']:g}" + (" *" if record["rate_at_edge_of_grid"] else ""),
+                    spelt(over_seeds(record, "test_loss")),
+                    spelt(over_seeds(record, "test_accuracy")),
+                    *(verdicts[mess].get(c, {}).get(o, "-") for o in OLD),
+                )
+                for c, record in found.items()
+            ]
+            columns = ("optimizer", "rate", "loss", "accuracy", *(f"against {o}" for o in OLD))
+            sections.append(
+                Section(mess, MESS[mess].capitalize() + ".", [Table(columns=columns, rows=rows)])
+            )
+        return Finding({"verdicts": verdicts, "records": records}, sections)
+
+    def _about(self) -> str:
+        config = self.config
+        return (
+            f"Fashion-MNIST (MIT licence), a network of one hidden layer of {config.hidden} units, "
+            f"{config.steps} steps of {config.batch_size} pictures at a constant rate. For every "
+            f"mess each optimizer tries {SIZE + config.lower} learning rates with one seed; the "
+            f"one of lowest loss on {config.validation:,} clean training pictures kept aside goes "
+            f"on with the other of {len(config.seeds)} seeds (* it is at the edge of the grid). "
+            "Loss and accuracy are of the clean test pictures, mean and 95 % interval; with drift, "
+            "of each batch of the stream before it is learned. Against: paired by seed; wins or "
+            "loses where the 95 % interval of the difference in loss leaves out zero."
+        )
+
+
+def compare(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """What each new optimizer does against each old one: wins, ties or loses."""
+    return {
+        new: {
+            old: str(against(found[new], found[old], "test_loss")["verdict"] or "-")
+            for old in OLD
+            if old in found
+        }
+        for new in NEW
+        if new in found
+    }
+
+
+def network(hidden: int, seed: int, features: int = 784) -> nn.Module:
+    """The network, with weights of the seed; torch's own generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, CLASSES)
+        )
+
+
+def learn(
+    config: Mapping[str, Any],
+    train: Pictures,
+    kept: Pictures,
+    test: Pictures,
+    rate: float,
+    seed: int,
+) -> Figures:
+    """Train once; loss and accuracy on pictures never trained on (with drift: of the stream)."""
+    features = train.values[0].numel()
+    module = network(config["hidden"], seed, features)
+    optimizers = ENTRANTS[config["optimizer"]].build(module, rate)
+    generator = torch.Generator().manual_seed(seed)
+    mess, steps, size = config["mess"], config["steps"], config["batch_size"]
+    losses, right = [], []
+    for step in range(steps):
+        batch = train.pick(torch.randint(len(train.labels), (size,), generator=generator))
+        batch = spoiled(batch, mess, step, steps, generator)
+        clear_all(optimizers)
+        logits = module(batch.values)
+        loss = functional.cross_entropy(logits, batch.labels)
+        losses.append(loss.item())
+        right.append((logits.argmax(-1) == batch.labels).float().mean().item())
+        if not math.isfinite(losses[-1]):
+            return DIVERGED
+        loss.backward()
+        if mess == "heavy-tails":
+            for p in module.parameters():
+                add_heavy_tails(p, generator)
+        step_all(optimizers)
+    if mess == "drift":
+        # half of the stream chooses the rate, the other half is reported
+        return {
+            "validation_loss": mean(losses[0::2]),
+            "test_loss": mean(losses[1::2]),
+            "test_accuracy": mean(right[1::2]),
+        }
+    return {
+        "validation_loss": judged(module, kept)[0],
+        "test_loss": judged(module, test)[0],
+        "test_accuracy": judged(module, test)[1],
+    }
+
+
+def spoiled(
+    batch: Pictures, mess: str, step: int, steps: int, generator: torch.Generator
+) -> Pictures:
+    """The batch as the mess leaves it."""
+    values, labels = batch
+    random = torch.randint(CLASSES, labels.shape, generator=generator)
+    draws = torch.rand(len(labels) + 1, generator=generator)
+    if mess == "label-noise":
+        return Pictures(values, torch.where(draws[1:] < 0.4, random, labels))
+    if mess == "outliers" and draws[0] < 0.05:
+        return Pictures(10 * values, random)
+    if mess == "drift":
+        return Pictures(values, (labels + 3 * (5 * step // steps)) % CLASSES)
+    return batch
+
+
+def add_heavy_tails(parameter: Tensor, generator: torch.Generator) -> None:
+    """Noise of Student's t with 1.5 degrees of freedom, scaled by the gradient's own size."""
+    gradient = parameter.grad
+    if gradient is None:
+        return
+    normal = torch.randn(gradient.shape, generator=generator)
+    # chi-square with 1.5 degrees of freedom is a gamma variable; one for the whole tensor, so that
+    # a step is far off as a whole now and then
+    gamma = torch._standard_gamma(torch.tensor(0.75), generator=generator)
+    scale = gradient.square().mean().sqrt()
+    gradient.add_(scale * normal * torch.rsqrt(2 * gamma.clamp(min=1e-12) / 1.5))
+
+
+@torch.no_grad()
+def judged(module: nn.Module, data: Pictures) -> tuple[float, float]:
+    """Mean loss and accuracy."""
+    logits = module(data.values)
+    loss = functional.cross_entropy(logits, data.labels).item()
+    return loss, (logits.argmax(-1) == data.labels).float().mean().item()
+
+
+def mean(values: list[float]) -> float:
+    """Of a list that is not empty."""
+    return sum(values) / len(values)

@@ -1,0 +1,251 @@
+"""Whether a memory that has read a long text still takes up what it reads next."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nestling.core.result import Result, provenance
+from nestling.core.statistics import interval
+from nestling.data import prepare
+from nestling.evals.questions import Questions, unseen_examples
+from nestling.memories.self_titans import SelfTitans
+from nestling.models import HopeForCausalLM, create
+from nestling.models.cache import MemoryCache
+from nestling.models.decode import read
+from nestling.report import Section, Table
+from nestling.tasks import Examples
+from nestling.tasks.recall import Recall
+from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling_lab.studies.in_text import InText
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+PERIOD = 32  # tokens; the one of the preset's memories
+TASK = Recall.Config(period=PERIOD)
+
+
+@torch.no_grad()
+def recalled(
+    model: HopeForCausalLM, task: Recall, test: Examples, cache: MemoryCache | None
+) -> float:
+    """Accuracy on sequences that are read after what ``cache`` remembers, each on its own."""
+    correct = []
+    for part in test.input_ids.split(50):
+        rows = None if cache is None else cache.fork()
+        if rows is not None:
+            rows.batch_repeat_interleave(len(part))
+        out = model(input_ids=part.to(model.device), past_key_values=rows, use_cache=True)
+        correct.append(out.logits.argmax(-1).cpu())
+    return task.score(torch.cat(correct), test.labels)
+
+
+def reach(model: HopeForCausalLM, cache: MemoryCache) -> dict[str, float]:
+    """|M(x) - x| of every memory of every layer, over what it is before the first token."""
+    found = {}
+    for index, (block, state) in enumerate(
+        zip(model.backbone.each(), cache.states or [], strict=True)
+    ):
+        if isinstance(block.memory, SelfTitans):
+            before, now = block.memory.reach(), block.memory.reach(state)
+            found |= {f"{index}.{name}": now[name] / before[name] for name in now}
+    return found
+
+
+def after_text(
+    model: HopeForCausalLM, task: Recall, test: Examples, text: Tensor, marks: tuple[int, ...]
+) -> dict[str, Any]:
+    """Accuracy after each of ``marks`` tokens of a text, and how alive the memories are at the end.
+
+    The text goes through once, without a reset; at each mark copies of the memory read the test.
+    """
+    model.eval()
+    accuracy, cache, begin = {0: recalled(model, task, test, None)}, model.new_cache(), 0
+    for mark in marks:
+        with torch.no_grad():
+            _, cache = read(model, text[None, begin:mark], cache, segment=64 * PERIOD)
+        accuracy[mark] = recalled(model, task, test, cache)
+        begin = mark
+    return {"accuracy": {str(n): value for n, value in accuracy.items()}} | {
+        "reach": reach(model, cache)
+    }
+
+
+class RecallAfterText(Study):
+    """A small Hope learns to recall, then to do so in the midst of text; then reads a long one."""
+
+    name = "recall-after-text"
+    question = "does a Hope that has read 100,000 tokens of real text still recall what comes next"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights, examples and places in the text
+        preset: str = "hope-tiny"  # where the memories and their options come from
+        overrides: dict[str, Any] = field(
+            default_factory=lambda: {
+                "num_hidden_layers": 2,
+                "hidden_size": 128,
+                "num_heads": 4,
+                # else the head draws together what it never has to tell apart
+                "tie_word_embeddings": False,
+            }
+        )
+        task: Recall.Config = field(default_factory=lambda: TASK)
+        corpus: str = "stdlib"  # read as bytes: trained on, and what was held out of it
+        spans: tuple[int, ...] = (1, 2, 4, 8)  # batches between two fresh starts in the text
+        thin: int = 8  # one position of the text in so many is a label
+        test_count: int = 200  # sequences, of seeds that training never uses
+        marks: tuple[int, ...] = (1024, 4096, 16384, 100_000)  # tokens of held-out text read
+        alone: TrainConfig = field(
+            default_factory=lambda: TrainConfig(
+                steps=250,
+                batch_size=32,
+                sequence_length=Recall(TASK).length,
+                learning_rate=3e-3,
+                carry=False,
+                save_every=0,
+            )
+        )
+        in_text: TrainConfig = field(
+            default_factory=lambda: TrainConfig(
+                steps=150, batch_size=32, sequence_length=256, learning_rate=3e-3, save_every=0
+            )
+        )
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or RecallAfterText.Config()
+
+    def cell(self, seed: int) -> Cell:
+        """One model, trained in two stages."""
+        config = dataclasses.asdict(self.config)
+        del config["seeds"]
+        for stage in ("alone", "in_text"):
+            config[stage]["seed"] = seed
+        return Cell(f"seed{seed}", config, seed)
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """Every seed."""
+        return [self.cell(seed) for seed in self.config.seeds]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Train on recall alone and measure, train in text and measure again."""
+        config = cell.config
+        task = Recall(Recall.Config(**config["task"]))
+        prepared = prepare(config["corpus"], tokenizer="bytes")
+        vocabulary = task.vocab_size + len(prepared.tokenizer)
+        model = create(
+            config["preset"], vocab_size=vocabulary, seed=cell.seed, **config["overrides"]
+        ).to(device)
+        alone, in_text = train_config(config["alone"]), train_config(config["in_text"])
+        stages = {
+            "alone": (alone, Questions(task, batch_size=alone.batch_size, seed=cell.seed)),
+            "in_text": (
+                in_text,
+                InText(
+                    task,
+                    prepared.train.ids,
+                    batch_size=in_text.batch_size,
+                    length=in_text.sequence_length,
+                    spans=tuple(config["spans"]),
+                    thin=config["thin"],
+                    seed=cell.seed,
+                ),
+            ),
+        }
+        test = unseen_examples(task, seed=cell.seed, count=config["test_count"])
+        text = prepared.held_out.ids.long() + task.vocab_size
+        metrics: dict[str, Any] = {"diverged": False, "chance": task.chance}
+        total, past = alone.steps + in_text.steps, 0
+        try:
+            for name, (stage, loader) in stages.items():
+
+                def after_step(run: Any, past: int = past) -> None:
+                    tell(past + run.totals.step, total, run.totals.loss)
+
+                trained = train(model, loader, stage, quiet=True, after_step=after_step)
+                marks = tuple(config["marks"])
+                metrics[name] = trained | after_text(model, task, test, text.to(device), marks)
+                past += stage.steps
+        except NotFinite as error:
+            metrics |= {"diverged": True, "reason": str(error)}
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=config,
+            metrics=metrics,
+            seed=cell.seed,
+            corpus=prepared.corpus.tag,
+            provenance=provenance(device),
+        )
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Accuracy by tokens read, after each stage, and the least living memory."""
+        runs = {
+            seed: done[self.cell(seed).name].metrics
+            for seed in self.config.seeds
+            if self.cell(seed).name in done
+        }
+        sound = {seed: found for seed, found in runs.items() if not found["diverged"]}
+        marks = [0, *self.config.marks]
+        rows, means = [], []
+        for stage, title in STAGES.items():
+            curves = {
+                seed: [found[stage]["accuracy"][str(n)] for n in marks]
+                for seed, found in sound.items()
+            }
+            rows += [(title, seed, *curve) for seed, curve in curves.items()]
+            if curves:
+                columns = zip(*curves.values(), strict=True)
+                means.append((title, *(str(interval(list(column))) for column in columns)))
+        last = str(marks[-1])
+        final = [found["in_text"] for found in sound.values()]
+        metrics = {
+            "seeds": list(sound),
+            "diverged": sorted(runs.keys() - sound.keys()),
+            "accuracy_before": [found["accuracy"]["0"] for found in final],
+            "accuracy_after": [found["accuracy"][last] for found in final],
+            "points_lost": [
+                100 * (found["accuracy"]["0"] - found["accuracy"][last]) for found in final
+            ],
+            "least_reach": [min(found["reach"].values()) for found in final],
+        }
+        alive = list(zip(metrics["seeds"], metrics["least_reach"], strict=True))
+        read_columns = [f"after {n:,}" for n in marks]
+        sections = [
+            Section("What was asked", self._about()),
+            Section(
+                "Recall of fresh pairs",
+                tables=[
+                    Table(columns=("trained on", *read_columns), rows=means),
+                    Table(columns=("trained on", "seed", *read_columns), rows=rows),
+                ],
+            ),
+            Section(
+                "Are the memories alive?",
+                "Length of M(x) - x over random unit x after the text, as a share of what it was "
+                "before the first token: the least of all memories of all layers.",
+                [Table(columns=("seed", "least share"), rows=alive)],
+            ),
+        ]
+        return Finding(metrics, sections)
+
+    def _about(self) -> str:
+        config, task = self.config, Recall(self.config.task)
+        return (
+            f"A two-layer Hope first learns to recall {task.config.keys} pairs that it reads once "
+            f"({config.alone.steps:,} steps of {config.alone.batch_size} sequences, each from a "
+            f"fresh memory), then to read {config.corpus}, byte by byte, and to recall pairs told "
+            f"in the midst of it ({config.in_text.steps:,} steps of "
+            f"{config.in_text.batch_size} x {config.in_text.sequence_length} tokens; the memory "
+            f"goes on for up to {max(config.spans) * config.in_text.sequence_length:,} tokens). "
+            f"Then it reads held-out text without a reset, and after so many tokens copies of its "
+            f"memory are told {config.test_count} unseen sequences of pairs and asked for them; "
+            f"chance is {task.chance:g}. Intervals are 95 % over the seeds. After the first stage "
+            "the bytes of the text have been in no training."
+        )
+
+
+STAGES = {"alone": "recall alone", "in_text": "recall alone, then in text"}

@@ -1,0 +1,144 @@
+"""Whether the writes work at all: in-context recall with them and without."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nestling.core.result import Result, provenance
+from nestling.core.statistics import interval
+from nestling.evals.questions import Questions, answers, unseen_examples
+from nestling.models import create
+from nestling.report import Section, Table
+from nestling.tasks.recall import Recall
+from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+PERIOD = 32  # tokens; the one of the preset's memories
+ARMS = {"on": True, "off": False}
+
+
+class RecallSmoke(Study):
+    """The same small Hope, trained alike with writes on and off, asked for what it has read."""
+
+    name = "recall-smoke"
+    question = "does a two-layer Hope recall pairs it has read once, and only with its writes on"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of examples
+        preset: str = "hope-tiny"  # where the memories and their options come from
+        overrides: dict[str, Any] = field(
+            default_factory=lambda: {"num_hidden_layers": 2, "hidden_size": 128, "num_heads": 4}
+        )
+        task: Recall.Config = field(default_factory=lambda: Recall.Config(period=PERIOD))
+        test_count: int = 200  # sequences, of seeds that training never uses
+        train: TrainConfig = field(
+            default_factory=lambda: TrainConfig(
+                steps=400,
+                batch_size=32,
+                sequence_length=Recall(Recall.Config(period=PERIOD)).length,
+                learning_rate=3e-3,
+                carry=False,
+                save_every=0,
+            )
+        )
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or RecallSmoke.Config()
+
+    def cell(self, arm: str, seed: int) -> Cell:
+        """One training run."""
+        train = dataclasses.replace(self.config.train, seed=seed)
+        config = {
+            "preset": self.config.preset,
+            "overrides": {**self.config.overrides, "writes": ARMS[arm]},
+            "task": dataclasses.asdict(self.config.task),
+            "test_count": self.config.test_count,
+            "train": dataclasses.asdict(train),
+        }
+        return Cell(f"writes-{arm}-seed{seed}", config, seed)
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """Both arms at every seed."""
+        return [self.cell(arm, seed) for seed in self.config.seeds for arm in ARMS]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Train on fresh sequences, then answer others."""
+        task = Recall(Recall.Config(**cell.config["task"]))
+        config = train_config(cell.config["train"])
+        model = create(
+            cell.config["preset"],
+            vocab_size=task.vocab_size,
+            seed=cell.seed,
+            **cell.config["overrides"],
+        ).to(device)
+        loader = Questions(task, batch_size=config.batch_size, seed=cell.seed)
+
+        def after_step(run: Any) -> None:
+            tell(run.totals.step, config.steps, run.totals.loss)
+
+        try:
+            metrics = train(model, loader, config, quiet=True, after_step=after_step)
+        except NotFinite as error:
+            metrics = {"diverged": True, "reason": str(error), "accuracy": 0.0}
+        else:
+            test = unseen_examples(task, seed=cell.seed, count=cell.config["test_count"])
+            accuracy = task.score(answers(model.eval(), test.input_ids), test.labels)
+            metrics |= {"diverged": False, "accuracy": accuracy, "chance": task.chance}
+        return Result(
+            name=f"{self.name}/{cell.name}",
+            config=cell.config,
+            metrics=metrics,
+            seed=cell.seed,
+            corpus=None,
+            provenance=provenance(device),
+        )
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Accuracies of both arms, seed by seed."""
+        found = {
+            arm: {
+                seed: done[self.cell(arm, seed).name].metrics["accuracy"]
+                for seed in self.config.seeds
+                if self.cell(arm, seed).name in done
+            }
+            for arm in ARMS
+        }
+        task = Recall(self.config.task)
+        rows = [
+            (f"writes {arm}", seed, accuracy)
+            for arm, by_seed in found.items()
+            for seed, accuracy in by_seed.items()
+        ]
+        means = [
+            (f"writes {arm}", len(by_seed), str(interval(list(by_seed.values()))), task.chance)
+            for arm, by_seed in found.items()
+        ]
+        metrics = {
+            "accuracy_writes_on": list(found["on"].values()),
+            "accuracy_writes_off": list(found["off"].values()),
+            "seeds_writes_on": list(found["on"]),
+            "seeds_writes_off": list(found["off"]),
+            "chance": task.chance,
+        }
+        columns = ("model", "seeds", "accuracy, mean and 95 % interval", "chance")
+        sections = [
+            Section("What was asked", self._about(task)),
+            Section("Answers", tables=[Table(columns=columns, rows=means)]),
+            Section("Every run", tables=[Table(columns=("model", "seed", "accuracy"), rows=rows)]),
+        ]
+        return Finding(metrics, sections)
+
+    def _about(self, task: Recall) -> str:
+        config, train = self.config, self.config.train
+        return (
+            f"{task.config.keys} keys, each paired with one of {task.config.values} values drawn "
+            f"anew in every sequence of {task.length} tokens; each pair is written once and asked "
+            f"for once, at least {2 * task.config.period} tokens later; only answers are scored. "
+            f"Training: {train.steps:,} steps of {train.batch_size} fresh sequences; test: "
+            f"{config.test_count} others. With writes off every memory stays at its learned "
+            "initial state; everything else is the same."
+        )

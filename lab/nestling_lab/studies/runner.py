@@ -1,0 +1,132 @@
+"""Runs the cells of a study that have no Result yet, side by side where there are workers."""
+
+import fnmatch
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from typing import Any
+
+import torch
+
+from nestling.core.allocator import keep_freed_memory
+from nestling.core.error import UserError
+from nestling.core.result import Result
+from nestling_lab.studies.board import Board
+from nestling_lab.studies.shard import Shard
+from nestling_lab.studies.store import Store
+from nestling_lab.studies.study import Cell, Study
+
+_told: Any = None  # in a worker process: the queue to the parent
+
+
+def run_study(
+    store: Store,
+    *,
+    workers: int = 1,
+    cells: str = "*",
+    shard: Shard = Shard(),
+    device: str = "cpu",
+    quiet: bool = False,
+) -> dict[str, Result]:
+    """Run what is missing and return all Results by cell name.
+
+    ``cells`` is a shell pattern of cell names, ``shard`` a share of them: machines can share a
+    study, with one folder or with one each (``Store.take_in``). Every worker is a
+    process with one torch thread. A finished cell is on disk before the next one begins, so a
+    stopped study goes on where it was.
+    """
+    if workers < 1:
+        raise UserError(f"{workers} workers; give at least 1")
+    done = store.finished()
+    with Board(quiet=quiet) as board:
+        board.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
+        run = _alone if workers == 1 else _side_by_side(workers)
+        while pending := shard.take(store.study, _chosen(store.pending(done), cells)):
+            run(store, pending, device, board)
+            done = store.finished()
+    return done
+
+
+def _chosen(pending: list[Cell], pattern: str) -> list[Cell]:
+    return [cell for cell in pending if fnmatch.fnmatch(cell.name, pattern)]
+
+
+def _alone(store: Store, pending: list[Cell], device: str, board: Board) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for cell in pending:
+            if store.matching([cell]):
+                continue  # another process has finished it meanwhile
+            tell = board.teller(cell.name)
+            _keep(store, cell, store.study.run(cell, tell=tell, device=device), board)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _keep(store: Store, cell: Cell, result: Result, board: Board) -> None:
+    store.write(cell, result)
+    board.finish(cell.name, result)
+
+
+def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Board], None]:
+    def run(store: Store, pending: list[Cell], device: str, board: Board) -> None:
+        # fork would copy torch's threads in whatever state they are
+        context = multiprocessing.get_context("spawn")
+        told = context.Queue()
+        listener = threading.Thread(target=_listen, args=(told, board), daemon=True)
+        listener.start()
+        pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(told,))
+        try:
+            _collect(store, pool, pending, device, board)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+        finally:
+            told.put(None)
+        pool.shutdown()
+
+    return run
+
+
+def _collect(
+    store: Store, pool: ProcessPoolExecutor, pending: list[Cell], device: str, board: Board
+) -> None:
+    waiting: dict[Future[Result], Cell] = {
+        pool.submit(_work, store.study, cell, device): cell for cell in pending
+    }
+    while waiting:
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            cell = waiting.pop(future)
+            _keep(store, cell, future.result(), board)
+
+
+def _begin(told: Any) -> None:
+    global _told
+    _told = told
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def _work(study: Study, cell: Cell, device: str) -> Result:
+    return study.run(
+        cell,
+        tell=lambda step, steps, loss: _told.put((cell.name, step, steps, loss)),
+        device=device,
+    )
+
+
+def _listen(told: Any, board: Board) -> None:
+    while True:
+        try:
+            word = told.get(timeout=60)
+        except queue.Empty:
+            continue
+        if word is None:
+            return
+        name, step, steps, loss = word
+        board.show(name, step, steps, loss)

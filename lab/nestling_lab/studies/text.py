@@ -1,0 +1,93 @@
+"""One model trained on one text and measured on what was held out of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from nestling.core.result import Result, provenance
+from nestling.data import Loader, Prepared, evaluation_batches, prepare
+from nestling.models import HopeForCausalLM, create
+from nestling.models.factory import embedding_parameters
+from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling_lab.studies.study import Tell, silent
+
+CURVE = 50  # points of a loss curve, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """What is read, and how it is laid out; the same for every model that is compared."""
+
+    corpus: str = "stdlib"  # name of a corpus
+    vocab_size: int = 4096  # tokens of the BPE trained on it
+    align: int = 32  # documents start at multiples of so many tokens
+
+    def prepare(self) -> Prepared:
+        """Corpus, tokenizer and token ids, from the cache where they are in it."""
+        return prepare(self.corpus, vocab_size=self.vocab_size)
+
+
+def train_on_text(
+    preset: str,
+    overrides: dict[str, Any],
+    text: Text,
+    config: TrainConfig,
+    *,
+    tell: Tell = silent,
+    device: str = "cpu",
+    quiet: bool = True,
+) -> tuple[HopeForCausalLM, dict[str, Any]]:
+    """Train a preset from ``config.seed`` and return it with its metrics.
+
+    The tokens and their order depend on the text, the shape of the batches and the seed only,
+    never on the model. A run whose loss is no longer finite gives ``diverged`` and no figures.
+    """
+    prepared = text.prepare()
+    model = create(preset, vocab_size=len(prepared.tokenizer), seed=config.seed, **overrides)
+    model.to(device)
+    shape = {
+        "batch_size": config.batch_size,
+        "sequence_length": config.sequence_length,
+        "align": text.align,
+    }
+    loader = Loader(prepared.train, seed=config.seed, **shape)
+    size = {
+        "num_parameters": model.num_parameters(),
+        "num_non_embedding": model.num_parameters() - embedding_parameters(model),
+    }
+
+    curve: list[tuple[int, float]] = []
+    every = max(1, config.steps // CURVE)
+
+    def after_step(run: Any) -> None:
+        tell(run.totals.step, config.steps, run.totals.loss)
+        if run.totals.step % every == 0:
+            curve.append((run.totals.tokens, run.totals.loss))
+
+    try:
+        metrics = train(
+            model,
+            loader,
+            config,
+            held_out=lambda: evaluation_batches(prepared.held_out, **shape),
+            quiet=quiet,
+            after_step=after_step,
+        )
+    except NotFinite as error:
+        return model, {**size, "diverged": True, "reason": str(error)}
+    return model, {**metrics, **size, "loss_curve": curve, "diverged": False}
+
+
+def text_result(name: str, cell: dict[str, Any], *, tell: Tell, device: str) -> Result:
+    """The Result of a cell whose config has ``preset``, ``overrides``, ``text`` and ``train``."""
+    text, config = Text(**cell["text"]), train_config(cell["train"])
+    _, metrics = train_on_text(
+        cell["preset"], cell["overrides"], text, config, tell=tell, device=device
+    )
+    return Result(
+        name=name,
+        config=cell,
+        metrics=metrics,
+        seed=config.seed,
+        corpus=text.prepare().corpus.tag,
+        provenance=provenance(device),
+    )

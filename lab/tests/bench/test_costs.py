@@ -1,0 +1,120 @@
+"""Memory and ops: what is counted, and that nothing wrong is timed."""
+
+import importlib.util
+from typing import Any
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.ops.momentum_gated_delta_rule.tiling import chunk_for
+from nestling_lab.bench import Shape, op_speed, peers
+from nestling_lab.bench.document_cost import Document, documents
+from nestling_lab.bench.memory_cost import memory
+from nestling_lab.bench.op_speed import ops
+from nestling_lab.bench.tilings import KINDS, Tokens, tilings
+from nestling_lab.bench.training_cost import training
+
+SMALL = {"batch": 1, "length": 20, "heads": 2, "width": 8, "chunks": [4], "rounds": 1}
+
+
+def test_each_token_more_takes_its_bytes():
+    found = memory(["transformer-tiny", "hope-tiny"], Shape(2, 256), vocab_size=64, quiet=True)
+    first, ours = found["presets"].values()
+    assert first["over_reference"] == first["tokens_over_reference"] == 1
+    assert ours["over_reference"] == ours["peak_mib"] / first["peak_mib"]
+    # at least the stream of every block is kept for the backward pass
+    assert first["bytes_per_token"] > 8 * 4 * 256
+
+
+def test_a_longer_document_takes_no_more_memory_by_segments():
+    small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
+                             "hidden_size": 32, "num_heads": 2}  # fmt: skip
+    names = ["hope-tiny", "transformer-tiny"]
+    found = documents(names, [256, 64], segment=32, **small)
+    assert list(found["hope-tiny"]) == ["64", "256"]
+    assert found["hope-tiny"]["64"]["over_shortest"] == 1
+    assert found["hope-tiny"]["256"]["over_shortest"] < 1.02
+    # what attention keeps of a document grows with it, and so does what is read at once
+    assert found["transformer-tiny"]["256"]["over_shortest"] > 1.05
+    whole = documents(["hope-tiny"], [256], segment=256, **small)["hope-tiny"]["256"]
+    assert whole["peak_mib"] > 2 * found["hope-tiny"]["256"]["peak_mib"]
+
+
+def test_a_document_is_read_from_its_first_token_to_its_last():
+    document = Document(10, 7, 3)
+    pieces = [next(document) for _ in range(4)]
+    assert [piece.input_ids.shape[1] for piece in pieces] == [3, 3, 1, 3]
+    assert torch.equal(torch.cat([piece.input_ids for piece in pieces[:3]], 1), document.ids[:, :7])
+    assert torch.equal(torch.cat([piece.labels for piece in pieces[:3]], 1), document.ids[:, 1:])
+    assert [piece.reset.nonzero().tolist() for piece in pieces] == [[[0, 0]], [], [], [[0, 0]]]
+
+
+def test_every_form_of_the_kernel_is_timed_behind_its_gate(monkeypatch):
+    found = ops(**SMALL, others=True, quiet=True)["kernel"]
+    assert set(found["momentum"]) == {"step", "chunk 4"}
+    assert set(found["no momentum"]) == {"step", "chunk 4", "peer:transformers"}
+    for rows in found.values():
+        for row in rows.values():
+            assert row["tokens_per_second"] > 0 and max(row["gate"].values()) < 1e-5
+    right = op_speed.transformers_form
+    monkeypatch.setattr(op_speed, "transformers_form", lambda tokens: 1.1 * right(tokens))
+    with pytest.raises(UserError, match="peer:transformers: outputs"):
+        ops(**SMALL, others=True, quiet=True)
+
+
+def test_the_chunk_that_is_chosen_is_set_against_the_fastest():
+    found = tilings([Tokens(1, 40, 2, 8)], rounds=1, quiet=True)
+    assert set(found) == set(KINDS)
+    for kind, (erases, momentum) in KINDS.items():
+        row = found[kind]["1x40x2x8"]
+        assert set(row["milliseconds"]) == {"16", "32", "40"}, "no chunk is longer than the row"
+        size = chunk_for(rows=2, key=8, value=8, erases=erases, momentum=momentum)
+        assert row["chosen"] == min(size, 40)
+        times = row["milliseconds"]
+        assert row["over_best"] == times[str(row["chosen"])] / min(times.values())
+    with pytest.raises(UserError, match="ROWSxLENGTHxHEADSxWIDTH"):
+        Tokens.parse("4x512")
+
+
+def test_peers_of_transformers_have_the_parameters_of_ours():
+    from nestling.models import create
+
+    for name in ("llama", "mamba2", "qwen3-next"):
+        peer = peers.PEERS[name]
+        theirs = sum(p.numel() for p in peer.build(64).parameters())
+        ours = create(f"{peer.beside}-tiny", vocab_size=64).num_parameters()
+        assert theirs == pytest.approx(ours, rel=0.01), name
+
+
+def test_a_peer_takes_its_turn_and_is_set_against_ours():
+    found = training(
+        ["transformer-tiny"], [Shape(1, 16)], others=["llama"], rounds=1, vocab_size=64, quiet=True
+    )["shapes"]["1x16"]
+    assert set(found["presets"]) == {"transformer-tiny", "peer:llama"}
+    assert found["over_peer"]["llama"] > 0
+    assert found["presets"]["peer:llama"]["peak_mib"] > 0
+
+
+def test_a_missing_peer_is_a_line_that_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"titans-pytorch is not installed: pip install"):
+        peers.find("titans-mac")
+    with pytest.raises(UserError, match="did you mean 'llama'"):
+        peers.find("lama")
+
+
+def test_a_peer_that_is_no_number_is_not_timed(monkeypatch):
+    class Nothing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+    nothing = peers.Peer(
+        package="torch", beside="hope", build=lambda v: Nothing(),
+        logits=lambda m, ids: torch.full((*ids.shape, 64), float("nan")) * m.weight,
+    )  # fmt: skip
+    monkeypatch.setitem(peers.PEERS, "nothing", nothing)
+    with pytest.raises(UserError, match="peer:nothing: first loss"):
+        training(["hope-tiny"], [Shape(1, 8)], others=["nothing"], rounds=1, vocab_size=64,
+                 quiet=True)  # fmt: skip

@@ -1,0 +1,57 @@
+"""Timing of decoding: what is measured, where, and that nothing wrong is timed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nestling.core.error import UserError
+from nestling_lab.bench import decoding as module
+from nestling_lab.bench.decoding import batched, decoding
+
+SMALL = {"tokens": 2, "rounds": 2, "vocab_size": 64, "quiet": True}
+
+
+def test_each_context_is_timed_and_set_against_the_first_and_the_peer():
+    found = decoding(
+        ["transformer-tiny", "hope-tiny"], [8, 24], reference_context=16, others=["llama"], **SMALL
+    )
+    rows = found["presets"]
+    assert {name: set(row["contexts"]) for name, row in rows.items()} == {
+        "transformer-tiny": {"16"},
+        "hope-tiny": {"8", "16", "24"},
+        "peer:llama": {"16"},
+    }
+    for row in rows["hope-tiny"]["contexts"].values():
+        assert 0 < row["fastest"] <= row["ms_per_token"] <= row["slowest"]
+    assert set(rows["hope-tiny"]["over"]) == {"transformer-tiny", "peer:llama"}
+    assert rows["transformer-tiny"]["over"]["transformer-tiny"] == 1
+    assert set(rows["hope-tiny"]["flat"]) == {"24 over 8"}
+
+
+def test_requests_of_different_lengths_are_held_to_themselves_alone(monkeypatch):
+    shape = {"rows": 3, "shortest": 5, "longest": 20}
+    found = batched("hope-tiny", **shape, **SMALL)
+    assert found["lengths"] == [5, 12, 20] and found["tokens_per_second"] > 0
+    assert found["gate"]["rows of a batch and alone"] < 1e-5
+    monkeypatch.setattr(module, "relative", lambda found, expected: 0.1)
+    with pytest.raises(UserError, match="rows of a batch and alone differ"):
+        batched("hope-tiny", **shape, **SMALL)
+
+
+def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch):
+    monkeypatch.setattr(module, "decoding_error", lambda model: 0.1)
+    with pytest.raises(UserError, match="token by token"):
+        decoding(["hope-tiny"], [8], **SMALL)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_step_compiles_whole_and_once_for_all_lengths(backend):
+    """In a process of its own: here every call is checked, and the checks cannot be traced."""
+    program = Path(__file__).parents[3] / "tests" / "support" / "compiled_decoding.py"
+    done = subprocess.run(
+        [sys.executable, str(program), backend], capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.startswith("ok 15"), done.stderr

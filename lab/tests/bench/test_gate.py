@@ -1,0 +1,33 @@
+"""The gates: what they see, and that nothing passes that is no number."""
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.models import create
+from nestling_lab.bench.gate import decoding_error, hold, streaming_error
+
+
+@pytest.mark.parametrize("error", [1e-3, float("inf"), float("nan")])
+def test_a_red_gate_is_one_line(error):
+    with pytest.raises(UserError, match="hope: the two differ by .* mend it first"):
+        hold("hope", {"the first two": 0.0, "the two": error})
+
+
+@pytest.mark.parametrize("measure", [streaming_error, decoding_error])
+def test_a_cache_that_forgets_is_seen(measure):
+    model = create("hope-tiny", vocab_size=64, num_hidden_layers=1)
+    assert measure(model) < 1e-5
+    forward = model.backbone.forward
+
+    def forgetful(x, states=None, flow=None):
+        return forward(x, None, flow)
+
+    model.backbone.forward = forgetful
+    assert measure(model) > 1e-3
+
+
+def test_errors_are_relative():
+    from nestling_lab.bench.gate import relative
+
+    assert relative(torch.tensor([3.0, 4.5]), torch.tensor([3.0, 4.0])) == pytest.approx(0.1)

@@ -1,0 +1,44 @@
+"""The cost of optimizers: every entrant is measured, in a small form."""
+
+import pytest
+
+from nestling.cli.main import main
+from nestling.core.error import UserError
+from nestling.core.result import Result
+from nestling.optim import OPTIMIZERS
+from nestling_lab.bench.optimizers import ENTRANTS, optimizers
+
+SMALL = {"layers": 1, "width": 8, "feed_forward": 12, "rounds": 2, "steps": 16}
+
+
+def test_every_optimizer_of_the_table_is_an_entrant():
+    assert {n for n in OPTIMIZERS.names() if any(e.startswith(n) for e in ENTRANTS)} == set(
+        OPTIMIZERS.names()
+    )
+
+
+def test_figures_of_every_entrant():
+    found = optimizers(**SMALL, rows=4, quiet=True)["optimizers"]
+    assert list(found) == list(ENTRANTS)
+    for name, figures in found.items():
+        assert 0 < figures["fastest"] <= figures["seconds"] <= figures["slowest"]
+        assert (figures["over_reference"] == 1) == (figures["reference"] == name)
+    # beside the counts of steps, which a tiny model does not hide
+    assert found["m3 (matrices)"]["bytes_per_parameter"] == pytest.approx(18, abs=0.2)
+    assert found["delta_momentum, row"]["bytes_per_parameter"] == pytest.approx(4, abs=0.2)
+    assert found["torch AdamW"]["bytes_per_parameter"] == pytest.approx(8, abs=0.2)
+
+
+def test_the_verb_writes_a_result(tmp_path, capsys):
+    path = tmp_path / "optim.json"
+    options = [f"--{k.replace('_', '-')}={v}" for k, v in SMALL.items()]
+    assert main(["bench", "optim", *options, "--quiet", "--json", str(path)]) == 0
+    assert "torch Muon" in capsys.readouterr().out
+    assert Result.read(path).config["width"] == 8
+
+
+def test_nothing_to_measure_is_refused():
+    with pytest.raises(UserError, match="at least one"):
+        optimizers(layers=0)
+    with pytest.raises(UserError, match="no entrant"):
+        optimizers(names=("adam",))

@@ -1,0 +1,78 @@
+"""Side by side timing: what is counted, and that nothing wrong is timed."""
+
+import gc
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.models import create
+from nestling.models.presets import FAMILIES
+from nestling_lab.bench import Shape, peak_of, resolve, training
+from nestling_lab.bench.gate import streaming_error
+from nestling_lab.bench.training_cost import state_bytes
+
+SMALL = {"shapes": [Shape(2, 32)], "rounds": 2, "vocab_size": 64, "quiet": True}
+
+
+def test_every_preset_is_measured_against_the_first():
+    found = training(["transformer-tiny", "hope-tiny"], **SMALL)
+    assert found["reference"] == "transformer-tiny"
+    assert found["presets"]["transformer-tiny"]["over_reference"] == 1
+    for row in found["presets"].values():
+        assert 0 < row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
+        assert row["num_non_embedding"] < row["num_parameters"]
+        # the gradients of the blocks are among what a step takes
+        assert row["peak_mib"] * 2**20 > 4 * row["num_non_embedding"]
+
+
+def test_the_peak_is_what_is_held_at_once():
+    def work() -> None:
+        first = torch.ones(2**20)
+        del first
+        second, third = torch.ones(2**20), torch.ones(2**19)
+        assert len(second) + len(third)
+
+    assert peak_of(work) == pytest.approx(4 * (2**20 + 2**19), rel=0.01)
+
+
+def test_what_others_left_behind_is_not_freed_in_the_midst_of_the_work():
+    def leave_behind() -> None:
+        circle = [torch.ones(2**21)]
+        circle.append(circle)
+        gc.collect()  # it has grown old before nobody has it any more
+
+    def work() -> None:
+        gc.collect()
+        kept = torch.ones(2**20)
+        assert len(kept)
+
+    leave_behind()
+    assert peak_of(work) == pytest.approx(4 * 2**20, rel=0.01)
+    assert gc.isenabled()
+
+
+def test_a_state_is_counted_whole():
+    model = create("transformer-tiny", vocab_size=64, num_hidden_layers=1)
+    grown = state_bytes(model, 20) - state_bytes(model, 10)
+    # keys and values of half the heads, and two numbers of eight bytes for the place
+    assert grown == 10 * (2 * 128 * 4 + 16)
+
+
+def test_what_streams_wrongly_is_not_timed(monkeypatch):
+    model = create("hope-tiny", vocab_size=64, num_hidden_layers=1)
+    assert streaming_error(model) < 1e-5
+    monkeypatch.setattr("nestling_lab.bench.training_cost.streaming_error", lambda model: 0.1)
+    with pytest.raises(UserError, match="reading in two pieces and at once differ"):
+        training(["hope-tiny"], **SMALL)
+
+
+def test_names_stand_for_families_and_presets():
+    assert resolve("all", "small") == sorted(
+        (f"{family}-small" for family in FAMILIES), key=lambda n: not n.startswith("transformer-")
+    )
+    assert resolve("hope-attention", "tiny") == ["transformer-tiny", "hope-attention-tiny"]
+    with pytest.raises(UserError, match="did you mean 'hope-tiny'"):
+        resolve("hop", "tiny")
+    with pytest.raises(UserError, match="choose one of"):
+        resolve("all", "huge")

@@ -1,0 +1,23 @@
+"""Taking turns: the order, and what is made of the seconds."""
+
+import pytest
+
+from nestling_lab.bench.turns import Contestant, over, spread, take_turns
+
+
+def test_every_round_has_everybody_once_and_turns_round():
+    calls = []
+    entrants = [Contestant(name=n, work=lambda n=n: calls.append(n)) for n in "abc"]
+    take_turns(entrants, rounds=3, quiet=True)
+    assert "".join(calls) == "abc" + "cba" + "abc"
+    assert all(len(entrant.seconds) == 3 for entrant in entrants)
+
+
+def test_a_ratio_is_taken_round_by_round():
+    ours = Contestant(name="ours", work=int, seconds=[1.0, 10.0, 2.0])
+    theirs = Contestant(name="theirs", work=int, seconds=[2.0, 20.0, 6.0])
+    # a load that slows a whole round down leaves the ratio alone
+    assert over(ours, theirs) == (2.0, 2.0, 3.0)
+    assert spread([5.0]) == (5.0, 5.0, 5.0)
+    with pytest.raises(ValueError):
+        over(ours, Contestant(name="short", work=int, seconds=[1.0]))

@@ -1,0 +1,112 @@
+"""The study of made-up facts, small, and how questions are answered."""
+
+import random
+
+import pytest
+import torch
+from small_facts import Made, tiny_reader
+
+from nestling.continual.methods import InContext
+from nestling.tasks.facts import document
+from nestling_lab.studies.continual import facts
+from nestling_lab.studies.continual.asking import FILL, Asked, View, answers, view
+from nestling_lab.studies.continual.fact_readers import READERS
+from nestling_lab.studies.continual.fact_report import by_document
+from nestling_lab.studies.continual.facts import Facts, told
+
+
+@pytest.fixture
+def base():
+    return tiny_reader()
+
+
+def test_answers_are_those_of_every_choice_read_by_itself(base):
+    reader = view(InContext(base.model, kept=0, window=64, segment=8)).reader
+    asked = [
+        Asked((5, 6, 7), ((8,), (9, 10), (9, 11, 12), (FILL,)), 1),
+        Asked((5, 6), ((12, 3), (4,)), 0),
+    ]
+    for prefix in ((), (20, 21, 22)):
+        for question, found in zip(
+            asked, answers(View(reader, {}, lambda prompt, p=prefix: p), asked), strict=True
+        ):
+            nats, said = [], []
+            for choice in question.choices:
+                row = [*prefix, *question.prompt, *choice]
+                with torch.no_grad():
+                    logits = base.model(torch.tensor([row])).logits[0].double()
+                own = logits[-len(choice) - 1 : -1].log_softmax(-1)
+                nats.append(sum(float(own[i, token]) for i, token in enumerate(choice)))
+                said.append(all(int(own[i].argmax()) == t for i, t in enumerate(choice)))
+            others = [n for i, n in enumerate(nats) if i != question.right]
+            assert found.right == (nats[question.right] > max(others))
+            assert found.margin == pytest.approx(
+                nats[question.right] - sum(others) / len(others), abs=1e-4
+            )
+            assert found.said == said[question.right]
+            total = torch.tensor(nats).double().logsumexp(0)
+            assert found.nats == pytest.approx(float(total) - nats[question.right], abs=1e-4)
+
+
+def test_no_question_stands_in_its_document_and_strangers_are_strangers(base):
+    for seed in range(20):
+        one = document(random.Random(seed))
+        for question in one.questions:
+            assert question.prompt not in one.text
+            assert question.prompt.split("\n")[0].removeprefix("Question: ") not in one.text
+    for one in told(base, 0, 5):
+        person = base.tokenizer.decode(one.ids).splitlines()[0].split("About ")[1]
+        for near, far in zip(one.questions, one.strangers, strict=True):
+            assert person in base.tokenizer.decode(list(near.prompt))
+            assert person not in base.tokenizer.decode(list(far.prompt))
+            assert near.choices == far.choices and near.right == far.right
+            assert not any(base.tokenizer.bos_token_id in choice for choice in near.choices)
+
+
+def test_every_reader_that_is_tuned_has_as_many_settings():
+    counts = {len(reader.settings) for name, reader in READERS.items() if name not in facts.STILL}
+    assert counts == {3}
+
+
+@pytest.fixture
+def small(monkeypatch, base):
+    monkeypatch.setattr(facts, "load_corpus", Made)
+    monkeypatch.setattr(facts, "real", lambda name: base)
+    return Facts(
+        Facts.Config(
+            readers=tuple(READERS),
+            targets=2,
+            distances=(0, 2),
+            passes=1,
+            segment=128,
+            tuning=1,
+            seeds=(0, 1),
+            known=2,
+            probe=24,
+        )
+    )
+
+
+def test_a_small_study_runs_alike_twice_and_is_reported(small):
+    done = {}
+    for _ in range(2):  # the trials, then the runs they make known
+        for cell in small.cells(done):
+            if cell.name not in done:
+                done[cell.name] = small.run(cell)
+    assert len(done) == len(small.cells(done)) == 11 + 13 * 2
+    cell = next(c for c in small.cells(done) if c.name == "levels-2-seed0")
+    assert small.run(cell).metrics == done[cell.name].metrics
+    control = done["frozen-seed0"].metrics
+    assert control["known"][0] == control["known"][1] and control["updates"] == 0
+    read = done["levels-2-seed0"].metrics
+    assert read["updates"] > 0 and len(read["replies"]["2"]) == 2
+    assert read["replies"]["0"] != control["replies"]["0"]
+    finding = small.find(done)
+    assert set(finding.metrics) == set(READERS)
+    words = finding.sections[1].text
+    assert "2 documents later" in words and "full fine-tuning" in words
+    assert len(by_document([done["frozen-seed0"]], 2, 0)) == 2
+
+
+def test_nothing_done_has_a_page():
+    assert Facts().find({}).sections[0].title == "What was asked"

@@ -1,0 +1,247 @@
+"""figure-lm and figure-niah in small form: run, resumed, concluded from, with cells missing too."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from nestling.core.error import UserError
+from nestling.core.result import Result
+from nestling.data import bigbench, byte_tokenizer, load_corpus
+from nestling.evals.questions import TextQuestions
+from nestling.models import create
+from nestling.tasks import TASKS
+from nestling.tasks.words import made_prose
+from nestling.train import TrainConfig
+from nestling_lab.studies import Shard, Store, run_study
+from nestling_lab.studies.figure_lm import MODELS as LM_MODELS
+from nestling_lab.studies.figure_lm import FigureLm
+from nestling_lab.studies.figure_niah import MODELS as NIAH_MODELS
+from nestling_lab.studies.figure_niah import FigureNiah
+from nestling_lab.studies.lm_report import compared, verdict
+from nestling_lab.studies.needles import Bare, Course, Lesson, Mixed
+from nestling_lab.studies.status import status
+from nestling_lab.studies.text import Text
+from nestling_lab.studies.tuned import Tuned
+
+TRAIN = TrainConfig(steps=2, batch_size=2, sequence_length=64, evaluate_tokens=256, save_every=0)
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Prose of one's own, and made questions in the place of BIG-bench's."""
+    monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "cache"))
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for i in range(40):
+        lines = (f"The {i}th house has {n * i} doors and {n} stairs." for n in range(1, 12))
+        (folder / f"{i}.txt").write_text(" ".join(lines))
+    examples = [
+        {"input": f"{i}?", "target_scores": {"yes": i % 2, "no": 1 - i % 2}} for i in (1, 2)
+    ]
+    path = bigbench.place("social_iqa")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"examples": examples}))
+    return str(folder)
+
+
+@pytest.mark.parametrize("models", [LM_MODELS, NIAH_MODELS], ids=["figure-lm", "figure-niah"])
+def test_parameters_are_equal_within_2_percent(models):
+    sizes = {}
+    for name, options in models.items():
+        sizes[name] = create(f"{name}-tiny", vocab_size=4096, **options).num_parameters()
+    for name, size in sizes.items():
+        assert size == pytest.approx(sizes["transformer"], rel=0.02), name
+
+
+def figure_lm(corpus):
+    return FigureLm(
+        FigureLm.Config(
+            models=("hope", "transformer"),
+            seeds=(0, 1),
+            learning_rates=(1e-3,),
+            text=Text(corpus=corpus, vocab_size=300, align=1),
+            train=TRAIN,
+            lm_bytes=300,
+            questions=2,
+            tasks=("social_iqa",),
+        )
+    )
+
+
+def test_figure_lm_in_small_form(corpus, tmp_path):
+    study = figure_lm(corpus)
+    whole = Store(tmp_path / "whole", study)
+    nothing = status(whole).text()
+    assert "No model has finished its grid" in nothing and "To do: hope-lr0.001-seed0" in nothing
+    run_study(whole, cells="hope-*", quiet=True)
+    part = status(whole)
+    assert "transformer-lr0.001-seed0" in part.missing and "Not yet compared" in part.text()
+    # the rest in two shares and a last call
+    for index in (1, 2, 1, 2):
+        run_study(whole, shard=Shard(index, 2), quiet=True)
+    found = status(whole)
+    assert not found.pending and len(found.done) == 4
+    hope = found.finding.metrics["models"]["hope"]
+    assert hope["seeds"] == [0, 1] and hope["flops_per_token"] > 6 * 100_000
+    assert hope["tokens"] == 2 * 2 * 64 and not hope["rate_at_edge_of_grid"]
+    above = found.finding.metrics["above_hope"]["transformer"]
+    assert above["count"] == 2 and 0 <= above["p_t"] <= 1
+    result = next(iter(found.done.values()))
+    assert result.metrics["lm"]["bytes"] >= 300 and len(result.metrics["loss_curve"]) == 2
+    assert result.metrics["commonsense"]["social_iqa"]["questions"] == 2
+    text = found.text()
+    assert "arXiv 2512.24695v1, Table 2" in text and "+/-" in text
+    assert found.latex().count(r"\begin{tabular}") == 5
+
+
+def test_a_seed_that_diverged_is_named_and_left_out(corpus, tmp_path):
+    study = figure_lm(corpus)
+    done = {}
+    for cell in [c for model in study.config.models for c in study.tuned.grid(model)]:
+        metrics = {"diverged": True, "reason": "loss is nan", "num_parameters": 1}
+        done[cell.name] = Result(name=cell.name, config=cell.config, metrics=metrics, seed=0)
+    finding = study.find(done)
+    assert finding.metrics["models"] == {}
+    assert sum(row[1] == "diverged" for row in finding.sections[-1].tables[0].rows) == 2
+
+
+def made(losses):
+    """Results of seeds with these losses."""
+    return {
+        seed: Result(name="x", config={}, metrics={"val_loss": loss, "diverged": False})
+        for seed, loss in enumerate(losses)
+    }
+
+
+def test_sentences_say_what_is_known_and_no_more():
+    runs = {
+        "hope": made([5.0, 5.1, 5.05]),
+        "transformer": made([5.5, 5.61, 5.54]),
+        "samba": made([4.0, 4.12, 4.04]),
+        "mamba2": made([5.0, 5.3, 4.9]),
+        "ttt-mlp": made([6.0]),
+    }
+    text = verdict(compared(runs), runs)
+    assert "Hope's held-out loss is lower than that of transformer." in text
+    assert "Hope's held-out loss is higher than that of samba." in text
+    assert "Not told apart at 5 % (their loss above Hope's in brackets): mamba2" in text
+    assert text.endswith("Not yet compared, for want of seeds: ttt-mlp.")
+    assert verdict({}, {}) == "Not yet compared, for want of seeds: any."
+
+
+def test_figure_niah_in_small_form(corpus, tmp_path):
+    study = FigureNiah(
+        FigureNiah.Config(
+            models=("hope", "transformer"),
+            seeds=(0,),
+            learning_rates=(1e-3,),
+            tasks=("niah-1", "niah-2"),
+            corpus=corpus,
+            vocab_size=300,
+            lessons=(
+                Lesson(steps=1, rows=3, length=150, bare=True, tasks=("niah-2",)),
+                Lesson(steps=2, rows=2, length=400),
+            ),
+            answer_room=(12, 12),
+            times=(1, 2),
+            count=2,
+            train=dataclasses.replace(TRAIN, carry=False),
+        )
+    )
+    store = Store(tmp_path / "results", study)
+    assert "No model has finished" in status(store).text()
+    run_study(store, quiet=True)
+    found = status(store)
+    assert not found.pending
+    scores = found.finding.metrics["models"]["hope"]["accuracy"]["niah-2"]
+    assert set(scores) == {"400", "800"} and 0 <= scores["800"]["mean"] <= 1
+    metrics = found.done["hope-lr0.001-seed0"].metrics
+    assert metrics["steps"] == 3 and metrics["accuracy"]["niah-1"]["800"]["count"] == 2
+    assert 0 < metrics["answer_loss"] < 20 and "loss of unseen answers" in found.text()
+    # a text of so many tokens at most, nearly full
+    tokens = metrics["accuracy"]["niah-2"]["800"]["tokens"] / 2
+    assert 600 < tokens <= 800
+    assert "S-NIAH-1 4K" in found.text() and "hope 0" in found.text()
+
+
+def test_turns_are_taken_and_places_kept():
+    encode = byte_tokenizer().encode
+
+    def sources():
+        for name in ("niah-1", "niah-3"):
+            task = TASKS.load(name).tiny()
+            yield TextQuestions(task, encode=encode, start=[0], end=0, batch_size=1, seed=1)
+
+    alone = [[next(source).input_ids for _ in range(2)] for source in sources()]
+    loader = Mixed(list(sources()))
+    turns = [alone[0][0], alone[1][0], alone[0][1], alone[1][1]]
+    assert all(torch.equal(next(loader).input_ids, ids) for ids in turns)
+    loader.load_state_dict({"batches": 3})
+    assert torch.equal(next(loader).input_ids, alone[1][1])
+
+
+def test_lessons_follow_each_other_and_the_last_goes_on():
+    task = Bare(Bare.Config(length=100, answer_room=12), material=made_prose())
+
+    def source(seed):
+        shape = {"encode": byte_tokenizer().encode, "start": [0], "end": 0, "batch_size": 1}
+        return TextQuestions(task, seed=seed, **shape)
+
+    alone = {seed: [next(one).input_ids for one in [source(seed)] * 2] for seed in (1, 2, 3)}
+    wanted = [*alone[1], alone[2][0], *alone[3]]
+    loader = Course([(source(1), 2), (source(2), 1), (source(3), 1)])
+    assert all(torch.equal(next(loader).input_ids, ids) for ids in wanted)
+    loader.load_state_dict({"batches": 1})
+    assert all(torch.equal(next(loader).input_ids, ids) for ids in wanted[1:])
+
+
+def test_a_bare_text_is_a_value_prose_and_the_end_of_a_question(corpus):
+    task = Bare(Bare.Config(length=200, answer_room=12), material=load_corpus(corpus))
+    for question in task.examples(0, 5):
+        (value,) = question.answers
+        assert question.prompt.startswith(f"is: {value}. ") and question.prompt.endswith(". is:")
+        assert 100 < len(question.prompt) <= 188
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"answer_room": (12,)}, "an answer_room for each"),
+        ({"lessons": ()}, "a lesson at least"),
+        (
+            {"lessons": (Lesson(steps=1, rows=1, length=8, tasks=("niah-4",)),)},
+            "'niah-4', which is not among",
+        ),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        FigureNiah.Config(**options)
+
+
+def test_a_lesson_without_rows_is_refused():
+    with pytest.raises(UserError, match="rows >= 1"):
+        Lesson(steps=1, rows=0, length=8)
+
+
+def test_the_best_rate_of_each_model_goes_on():
+    def cell(model, rate, seed):
+        return study.cell("hope", rate, seed)._replace(name=f"{model}-{rate}-{seed}")
+
+    study = FigureLm()
+    tuned = Tuned(
+        models=("a", "b"), rates=(1.0, 2.0, 3.0), seeds=(0, 1), cell=cell,
+        loss=lambda r: r.metrics["loss"],
+    )  # fmt: skip
+    losses = {1.0: 3.0, 2.0: 1.0, 3.0: math.inf}
+    done = {
+        f"a-{rate}-0": Result(name="", config={}, metrics={"loss": x}) for rate, x in losses.items()
+    }
+    assert (
+        len(tuned.cells({})) == 6 and tuned.best("b", done) is None and tuned.best("a", done) == 2.0
+    )
+    assert [c.name for c in tuned.cells(done)][6:] == ["a-2.0-1"] and not tuned.at_edge("a", done)
+    assert list(tuned.chosen("a", done)) == [0] and tuned.chosen("b", done) == {}

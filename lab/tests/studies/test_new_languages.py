@@ -1,0 +1,120 @@
+"""The study of new languages, small; lessons, cipher and cloze."""
+
+import random
+
+import pytest
+from small_facts import Made, tiny_reader
+
+from nestling.data import Pair
+from nestling_lab.studies.continual import new_languages
+from nestling_lab.studies.continual.languages import (
+    BLOCK,
+    LANGUAGES,
+    PARTS,
+    cloze,
+    invented,
+    lessons,
+)
+from nestling_lab.studies.continual.new_languages import NewLanguages
+
+WORDS = ["alpha", "beta", "gamma", "delta", "lumen", "rosa", "terra", "unda", "ventus", "ignis"]
+VERSES = [
+    Pair(
+        " ".join(word + "os" for word in random.Random(i).sample(WORDS, 6)) + ".",
+        " ".join(random.Random(-i).sample(WORDS, 6)) + ".",
+        "es",
+    )
+    for i in range(BLOCK * PARTS * 2)
+]
+SIZES = {"tokens": 400, "longest": 200, "test_tokens": 60, "test_longest": 30, "cloze": 10}
+
+
+class MadeSet:
+    """A made set of verses."""
+
+    rows = VERSES
+    tag = "verses@0"
+
+    def __init__(self, name):
+        assert name == "verses"
+
+
+@pytest.fixture
+def base():
+    return tiny_reader()
+
+
+def test_the_cipher_can_be_read_back_and_keeps_marks():
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    back = str.maketrans("".join(map(invented, letters)), letters)
+    assert invented("And, lo! the sea.").lower().translate(back) == "and, lo! the sea."
+    assert invented("Sea.").endswith(".") and invented("Sea")[0].isupper()
+
+
+def test_what_is_measured_is_never_read_and_both_languages_cut_alike(base):
+    for name in LANGUAGES:
+        one, other = (lessons(base.tokenizer, name, VERSES, SIZES, seed) for seed in (0, 1))
+        assert one.test == other.test and one.validation == other.validation
+        assert one.read != other.read
+        whole = SIZES | {"tokens": 10**6, "longest": 10**4}
+        found = lessons(base.tokenizer, name, VERSES, whole, 0)
+        assert len(found.read) == 2 * (PARTS - 2)
+        told = [LANGUAGES[name](pair) for pair in VERSES]
+        blocks = ["\n".join(told[i : i + BLOCK]) for i in range(0, len(told), BLOCK)]
+
+        def ids(block):
+            return base.tokenizer(block)["input_ids"]
+
+        assert ids(blocks[0]) not in found.read and ids(blocks[2]) in found.read
+        assert ids(blocks[0])[:30] in found.test
+
+
+def test_a_cloze_asks_for_the_last_word(base):
+    asked = cloze(base.tokenizer, [pair.text for pair in VERSES], 10)
+    assert len(asked) == 10
+    for one, pair in zip(asked, VERSES, strict=False):
+        words = [base.tokenizer.decode(list(choice)).strip() for choice in one.choices]
+        assert words[one.right] == pair.text.rstrip(".").split()[-1]
+        assert len(set(words)) == 4
+        assert base.tokenizer.decode(list(one.prompt)).endswith(pair.text.rsplit(" ", 1)[0])
+
+
+@pytest.fixture
+def small(monkeypatch, base):
+    monkeypatch.setattr(new_languages, "load_corpus", Made)
+    monkeypatch.setattr(new_languages, "load_set", MadeSet)
+    monkeypatch.setattr(new_languages, "small", lambda config, seed, tell: base)
+    readers = ("frozen", "in-context", "fine-tuning", "levels-1", "levels-2", "levels-3")
+    return NewLanguages(NewLanguages.Config(readers=readers, seeds=(0, 1), **SIZES))
+
+
+def test_a_small_study_runs_alike_twice_and_is_reported(small):
+    done = {}
+    for _ in range(2):  # the grid, then what it makes known
+        for cell in small.cells(done):
+            if cell.name not in done:
+                done[cell.name] = small.run(cell)
+    assert len(done) == len(small.cells(done)) == 5 * 2 + 1 + 6 * 3
+    again = small.grid("levels-2")[0]
+    assert small.run(again).metrics == done[again.name].metrics
+    frozen = done[small.grid("frozen")[0].name].metrics["stages"]
+    assert frozen[0] == frozen[1] == frozen[2]
+    learned = done[again.name].metrics["stages"]
+    assert learned[0]["bits"]["spanish"] == pytest.approx(frozen[0]["bits"]["spanish"], rel=1e-4)
+    assert learned[1]["bits"]["spanish"] < learned[0]["bits"]["spanish"]
+    finding = small.find(done)
+    assert set(finding.metrics) == set(small.config.readers)
+    assert finding.metrics["frozen"]["lost"]["mean"] == 0
+    assert "With one, two and three levels" in finding.sections[1].text
+
+
+def test_cells_that_are_not_there_are_left_out(small):
+    done = {cell.name: small.run(cell) for cell in small.grid("frozen")}
+    found = small.find(done).metrics["frozen"]
+    assert found["bits invented both"]["count"] == 1 and found["bits invented alone"]["count"] == 0
+    for cell in small.cells(done):
+        if cell.name.startswith("frozen"):
+            done[cell.name] = small.run(cell)
+    found = small.find(done).metrics
+    assert set(found) == {"frozen"} and found["frozen"]["bits invented alone"]["count"] == 2
+    assert NewLanguages().find({}).sections[0].title == "What was asked"

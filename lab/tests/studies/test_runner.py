@@ -1,0 +1,79 @@
+"""Studies run what is missing, once, and keep it."""
+
+import pytest
+from counting_study import Counting
+
+from nestling.core.error import UserError
+from nestling_lab.studies import Store, run_study
+
+
+def traces(folder) -> list[str]:
+    return sorted(path.name.split("-")[0] for path in folder.iterdir())
+
+
+@pytest.fixture
+def trace(tmp_path):
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_cell_runs_once_and_a_later_stage_follows(tmp_path, trace, workers):
+    store = Store(tmp_path / "results", Counting(trace))
+    done = run_study(store, workers=workers, quiet=True)
+    assert {name: result.metrics["value"] for name, result in done.items()} == {
+        "n1": 1, "n2": 2, "n3": 3, "sum": 6,
+    }  # fmt: skip
+    assert all(result.metrics["threads"] == 1 for result in done.values())
+    run_study(store, workers=workers, quiet=True)
+    assert traces(trace) == ["n1", "n2", "n3", "sum"], "nothing is run twice"
+
+
+def test_a_filter_leaves_the_rest_for_others(tmp_path, trace):
+    store = Store(tmp_path, Counting(trace))
+    assert sorted(run_study(store, cells="n[12]", quiet=True)) == ["n1", "n2"]
+    assert sorted(run_study(store, cells="n3", quiet=True)) == ["n1", "n2", "n3"]
+    assert [cell.name for cell in store.pending(store.finished())] == ["sum"]
+
+
+def test_what_another_process_finishes_meanwhile_is_not_run_again(tmp_path, trace):
+    ran = []
+
+    class Beside(Counting):
+        def run(self, cell, **options):
+            ran.append(cell.name)
+            if cell.name == "n1":
+                run_study(Store(tmp_path, Counting(trace)), cells="n2", quiet=True)
+            return super().run(cell, **options)
+
+    run_study(Store(tmp_path, Beside(trace)), quiet=True)
+    assert ran == ["n1", "n3", "sum"]
+
+
+def test_a_result_of_other_settings_is_none(tmp_path, trace):
+    run_study(Store(tmp_path, Counting(trace)), quiet=True)
+    changed = Store(tmp_path, Counting(trace, factor=2))
+    assert changed.finished() == {}
+    assert changed.outdated() == ["n1", "n2", "n3", "sum"]
+    assert run_study(changed, quiet=True)["sum"].metrics["value"] == 12
+
+
+def test_a_cut_file_is_a_user_error_not_a_number(tmp_path, trace):
+    store = Store(tmp_path, Counting(trace))
+    run_study(store, cells="n1", quiet=True)
+    path = store.folder / "n1.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(UserError, match="delete it and run again"):
+        store.finished()
+
+
+def test_no_workers_is_a_user_error(tmp_path, trace):
+    with pytest.raises(UserError, match="at least 1"):
+        run_study(Store(tmp_path, Counting(trace)), workers=0)
+
+
+def test_progress_is_said_in_plain_lines_away_from_a_terminal(tmp_path, trace, capsys):
+    run_study(Store(tmp_path, Counting(trace)))
+    said = capsys.readouterr().err
+    assert "n1: step 1/1, loss 0.500" in said and "n3: finished" in said

@@ -1,7 +1,0 @@
-"""Measurements: of a trained model as it is used, and of what everything costs."""
-
-from nestling.bench.memory import peak_of
-from nestling.bench.stream import stream
-from nestling.bench.training_cost import Shape, resolve, training
-
-__all__ = ["Shape", "peak_of", "resolve", "stream", "training"]
