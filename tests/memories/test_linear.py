@@ -13,6 +13,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 from nestling.core.error import UserError
 from nestling.core.memory import Flow
 from nestling.memories import MEMORIES
+from nestling.memories.linear import delta as delta_frame
 from nestling.memories.linear.comba import Comba
 from nestling.memories.linear.delta_net import DeltaNet
 from nestling.memories.linear.gated_delta_net import GatedDeltaNet
@@ -119,9 +120,13 @@ def naive_delta_family(memory, x):
                 step = torch.log1p(torch.exp(x[t] @ r.step.weight[h] + r.alpha_bias[h]))
                 alpha = torch.exp(-torch.exp(r.log_rate[h]) * step)
             if isinstance(memory, Comba):
-                p = torch.sigmoid(memory.erase_logit[h]) * unit_k
+                b, d = torch.sigmoid(memory.erase_logit[h]), memory.correction[h]
+                p, unit_q = b * unit_k, unit_q - d * unit_k
+                if memory.config.form == "code":
+                    unit_q, p = (
+                        u / torch.sqrt(u @ u + 1e-6) for u in (q[h] - d * b * k[h], b * k[h])
+                    )
                 M[h] = alpha * M[h] + beta * torch.outer(v[h] - M[h] @ p, unit_k)
-                unit_q = unit_q - memory.correction[h] * unit_k
             else:
                 M[h] = alpha * M[h]
                 M[h] = M[h] - beta * torch.outer(M[h] @ unit_k - v[h], unit_k)
@@ -145,6 +150,7 @@ VARIANTS = [
     ("gated_delta_net", {"allow_neg_eigval": True, "output_gate": False}, 9, naive_delta_family),
     ("comba", {"key_share": 0.5}, 67, naive_delta_family),
     ("comba", {"output_gate": False, "convolution": 2}, 9, naive_delta_family),
+    ("comba", {"form": "paper"}, 67, naive_delta_family),
 ]
 
 
@@ -167,6 +173,25 @@ def test_equals_the_equations_token_by_token(name, options, length, naive):
     for key, got, want in zip(wanted, *grads, strict=True):
         assert want.norm() > 0, key
         assert (got - want).norm() <= 1e-9 * want.norm(), key
+
+
+@pytest.fixture
+def exact_units(monkeypatch):
+    """Unit length without the small number that keeps it finite at zero."""
+    monkeypatch.setattr(delta_frame, "UNIT_EPS", 0.0)
+
+
+@torch.no_grad()
+def test_comba_corrects_its_query_before_it_gets_unit_length(exact_units):
+    """As its public code does; the lengths that q and k have before decide how much."""
+    comba, x = build(Comba), sequence(5)
+    q, k, v = (heads_of(m, x, 2) for m in (comba.query, comba.key, comba.value))
+    b, d = torch.sigmoid(comba.erase_logit)[:, None], comba.correction[:, None]
+    tokens = comba.tokens(x, q, k, v)
+    assert_close(tokens.q, functional.normalize(q - d * b * k, dim=-1))
+    assert_close(tokens.erase_key, functional.normalize(k, dim=-1))
+    assert_close(comba.tokens(x, 3 * q, 3 * k, v).q, tokens.q)
+    assert (comba.tokens(x, 3 * q, k, v).q - tokens.q).norm(dim=-1).min() > 0.01
 
 
 # transformers
@@ -290,11 +315,12 @@ def test_comba_with_the_decay_as_feedback_is_gated_delta_net():
     with torch.no_grad():
         gated.retention.step.weight.zero_()
         alpha = gated.retention(sequence(1))[0, 0]
-    assert_same(feedback(copy_shared(plain(Comba), gated), torch.logit(alpha)), gated)
+    comba = copy_shared(plain(Comba, form="paper"), gated)
+    assert_same(feedback(comba, torch.logit(alpha)), gated)
 
 
 def test_comba_without_feedback_and_decay_only_adds():
-    comba = keep_all(feedback(plain(Comba), -math.inf))
+    comba = keep_all(feedback(plain(Comba, form="paper"), -math.inf))
     x = sequence(9)
     weight = comba(x)[1].weight
     q, k, v = (heads_of(m, x, 2) for m in (comba.query, comba.key, comba.value))
@@ -397,7 +423,7 @@ def test_self_titans_gd_dot_without_decay_is_linear_attention():
 
 
 @torch.no_grad()
-def test_self_titans_gd_l2_at_every_token_is_delta_net():
+def test_self_titans_gd_l2_at_every_token_is_delta_net(exact_units):
     """Its value is the target it makes for itself, less the key that M(k) = k + W k begins with."""
     module, x = self_titans("gd", "l2", 1, alpha_is_one=True), sequence(20)
     k, v, _, eta = made(module, x)
@@ -410,7 +436,7 @@ def test_self_titans_gd_l2_at_every_token_is_delta_net():
 
 
 @torch.no_grad()
-def test_self_titans_dgd_dot_without_decay_is_delta_net():
+def test_self_titans_dgd_dot_without_decay_is_delta_net(exact_units):
     module, x = self_titans("dgd", "dot", 32, alpha_is_one=True), sequence(20)
     k, v, _, eta = made(module, x)
     delta = build(DeltaNet)
@@ -419,7 +445,7 @@ def test_self_titans_dgd_dot_without_decay_is_delta_net():
 
 
 @torch.no_grad()
-def test_self_titans_dgd_dot_is_comba_and_gated_delta_net():
+def test_self_titans_dgd_dot_is_comba_and_gated_delta_net(exact_units):
     """Of Gated DeltaNet the rate is eta / alpha and the value alpha v: its decay comes first."""
     module, x = self_titans("dgd", "dot", 32, alpha_is_one=False), sequence(20)
     module.alpha_bias.fill_(2.0)
@@ -472,6 +498,7 @@ def test_the_matrix_is_float32_in_a_bfloat16_model_and_under_autocast(name):
         ("delta_net", {"allow_neg_eigval": True}),
         ("gated_delta_net", {"allow_neg_eigval": True}),
         ("comba", {}),
+        ("comba", {"form": "paper"}),
     ],
 )
 @torch.no_grad()

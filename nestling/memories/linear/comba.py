@@ -1,35 +1,37 @@
 """Comba as a memory: the delta rule with an erase key of its own and a corrected query."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nestling.memories.linear.delta import DeltaMemory, Retention
+from nestling.memories.linear.delta import DeltaMemory, Retention, soft_unit
 from nestling.memories.linear.matrix import Tokens, head_width, in_full
 
 
 class Comba(DeltaMemory):
     """Closed-loop control of a matrix: feedback of the state (p) and of the output (d).
 
-        M <- alpha M + beta (v - M p) k^T,   p = b k    b = sigmoid(erase_logit), of each head
-        y = RMSNorm(M (q - d k) / sqrt K) * sigmoid(W_G x)      d of each head, learned
+        M <- alpha M + beta (v - M p) k^T          b = sigmoid(erase_logit), d: learned, of a head
+        y = RMSNorm(M q / sqrt K) * sigmoid(W_G x)
         alpha = exp(-A softplus(w_a.x + alpha_bias)),  beta = sigmoid(w_b.x)
+        form "code":   q = u(W_q x - d b W_k x),  k = u(W_k x),  p = u(b W_k x)
+        form "paper":  q = u(W_q x) - d k,        k = u(W_k x),  p = b k
 
-    M p is read from the matrix before its decay: the transition is a scalar plus a matrix of low
-    rank, alpha I - beta b k k^T, where Gated DeltaNet has their product.
+    W_q and W_k stand for map, convolution and SiLU; u gives unit length. In the form of the public
+    code b is thus lost again in p, and only corrects the query. M p is read from the matrix before
+    its decay: the transition is a scalar plus a matrix of low rank, alpha I - beta p k^T, where
+    Gated DeltaNet has their product.
 
-    Source: arXiv 2506.02475 (transition, feedback, q - d k) and its public code (what M p reads,
-    sigmoid gate, initial values). Deviates from that code: q - d k, there q - d p; b is not lost
-    again in a normalisation of p, as it is there; as many heads as the backbone has.
+    Source: arXiv 2506.02475 and its public code. Deviates: as many heads as the backbone has.
     Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
     tokens; state H K V numbers a row.
     """
 
     kind: ClassVar[str] = "comba"
-    update: ClassVar[str] = "M <- alpha M + beta (v - M p) k^T, p = b k; y = M (q - d k)"
+    update: ClassVar[str] = "M <- alpha M + beta (v - M p) k^T, p ~ k; y = M q, q corrected by k"
     source: ClassVar[str] = "arXiv 2506.02475"
 
     @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Comba(DeltaMemory):
         convolution: int = 4  # tokens the short convolutions see
         output_gate: bool = True  # False: what is read is normalised, not gated
         correction_init: float = 1.0  # d at the start of training; 0.02 suits small models
+        form: Literal["code", "paper"] = "code"  # the public code's, or as the paper prints it
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         key_width = config.key_share * hidden_size
@@ -64,11 +67,16 @@ class Comba(DeltaMemory):
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
     ) -> Tokens:
-        """What is erased is read with a shorter key, from the matrix before its decay."""
+        """What is erased is read with a key of its own, from the matrix before its decay."""
         beta = torch.sigmoid(in_full(self.beta(x)))
-        shorter = torch.sigmoid(in_full(self.erase_logit))[:, None] * k
-        q = q - self.correction[:, None] * k
-        return Tokens(q, k, beta[..., None] * v, self.retention(x), beta, shorter)
+        b, d = torch.sigmoid(in_full(self.erase_logit))[:, None], self.correction[:, None]
+        if self.config.form == "code":
+            p = b * k
+            q, k, p = soft_unit(q - d * p), soft_unit(k), soft_unit(p)
+        else:
+            q, k = soft_unit(q), soft_unit(k)
+            q, p = q - d * k, b * k
+        return Tokens(q, k, beta[..., None] * v, self.retention(x), beta, p)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

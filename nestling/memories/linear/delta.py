@@ -73,8 +73,8 @@ class Retention(nn.Module):
 class DeltaMemory(Memory):
     """A matrix for each head that is corrected towards each token's value, not added to.
 
-    Queries, keys and values are linear maps of the input, a short convolution and SiLU; queries
-    and keys then get unit length. A member says in ``tokens`` what is written and erased. The read
+    Queries, keys and values are linear maps of the input, a short convolution and SiLU. A member
+    says in ``tokens`` what is written and erased, and gives queries and keys unit length. The read
     is scaled by 1 / sqrt K, normalised for each head (RMS, weights shared by the heads) and, if the
     member has one, multiplied by a gate. Stable: beta |k| |p| <= 1 + alpha in every member.
     """
@@ -118,7 +118,7 @@ class DeltaMemory(Memory):
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
     ) -> Tokens:
-        """What the recurrence takes, from the input and unit q and k."""
+        """What the recurrence takes, from the input, and q, k, v as the convolution leaves them."""
 
     def init_state(self, batch: int) -> MatrixState:
         """A zero matrix, and nothing before the first token."""
@@ -135,7 +135,7 @@ class DeltaMemory(Memory):
         narrow = self.num_heads * self.keys
         parts = joined.split((narrow, narrow, self.num_heads * self.values), dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in parts)
-        tokens = self.tokens(x, soft_unit(q), soft_unit(k), v)
+        tokens = self.tokens(x, q, k, v)
         y, weight = scan(tokens._replace(q=tokens.q * self.keys**-0.5), state.weight, flow)
         y = self.norm(y.to(x.dtype)).flatten(-2)
         if self.gate is not None and self.activation is not None:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nestling.memories.linear.delta import DeltaMemory
+from nestling.memories.linear.delta import DeltaMemory, soft_unit
 from nestling.memories.linear.matrix import Tokens, head_width, in_full
 
 
@@ -55,7 +55,8 @@ class DeltaNet(DeltaMemory):
     ) -> Tokens:
         """Nothing fades; as much is erased as written."""
         beta = torch.sigmoid(in_full(self.beta(x))) * (1 + self.config.allow_neg_eigval)
-        return Tokens(q, k, beta[..., None] * v, torch.ones_like(beta), beta)
+        keep = torch.ones_like(beta)
+        return Tokens(soft_unit(q), soft_unit(k), beta[..., None] * v, keep, beta)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:

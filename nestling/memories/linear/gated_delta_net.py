@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from nestling.memories.linear.delta import DeltaMemory, Retention
+from nestling.memories.linear.delta import DeltaMemory, Retention, soft_unit
 from nestling.memories.linear.matrix import Tokens, head_width, in_full
 
 
@@ -62,7 +62,7 @@ class GatedDeltaNet(DeltaMemory):
     ) -> Tokens:
         """What is erased is read from the matrix after its decay."""
         beta = torch.sigmoid(in_full(self.beta(x))) * (1 + self.config.allow_neg_eigval)
-        alpha = self.retention(x)
+        alpha, q, k = self.retention(x), soft_unit(q), soft_unit(k)
         return Tokens(q, k, beta[..., None] * v, alpha, alpha * beta)
 
     @torch.no_grad()
