@@ -93,6 +93,24 @@ def test_every_row_of_the_equations_names_code_and_test():
         assert "nestling" in cells[3] and "tests/" in cells[4], row
 
 
+def numbers(text: str) -> set[int]:
+    """The equations that a cell names: "10-13, 33"; numbers of definitions and tables are none."""
+    for name in ("Def", "section", "sec.", "Table", "Algorithm"):
+        text = re.sub(rf"{re.escape(name)} [\d., ]+", "", text)
+    spans = re.findall(r"(\d+)(?:-(\d+))?", text)
+    return {n for a, b in spans for n in range(int(a), int(b or a) + 1)}
+
+
+def test_every_equation_of_the_paper_is_in_the_table_or_in_the_list():
+    """121 of them in the long version; what is not computed is listed with the reason."""
+    page = read(ROOT / "docs" / "equations.md")
+    rows = [line for line in page.splitlines() if line[:1] == "|"][2:]
+    found = set().union(*(numbers(row.strip("|").split(" | ")[0]) for row in rows))
+    _, _, listed = page.partition("## Not implemented yet")
+    assert not set(range(1, 122)) - found - numbers(listed)
+    assert not found - set(range(1, 122))
+
+
 @pytest.mark.parametrize(
     ("kind", "entries"),
     [

@@ -27,11 +27,12 @@ class DeepMomentum(GradientMemory):
 
     Every gradient is divided by its running root mean square (a number for each tensor), laid out
     in rows of ``width`` and sent through one network for the group, which first learns from at most
-    ``learn_rows`` rows, evenly spaced over all. theta_0 has W_2 = 0: the first step is that of
-    gradient descent of length ``skip``. ``inner`` is L: "l2" (and "huber", bounded), with the
-    target -u: rows along directions seen often are passed on whole, others at ``skip``; "dot":
-    <m(u), 1> as printed, which knows no descent and is held by alpha alone: it grows. With skip=1
-    "l2" is satisfied from the start, and W_2 stays zero: momentum without memory.
+    ``learn_rows`` rows, evenly spaced over all. theta_0 has W_2 = 0, but has learned before it is
+    first read: the first step of a single row u is -(skip + (1 - skip) p / (1 + p)) u, p = eta
+    |gelu(W_1 u)|^2 ("l2"). ``inner`` is L: "l2" (and "huber", bounded), with the target -u: rows
+    along directions seen often are passed on whole, others at ``skip``; "dot": <m(u), 1> as
+    printed, which knows no descent and is held by alpha alone: it grows. With skip=1 "l2" is
+    satisfied from the start, and W_2 stays zero: momentum without memory.
 
     A loss times c takes the same steps.
 

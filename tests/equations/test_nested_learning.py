@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from argmin import drawn, minimum, outer
 from tolerances import assert_close
 from torch import nn
 
@@ -20,23 +21,6 @@ from nestling.optim import (
 )
 
 
-def drawn(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def minimum(loss, start, steps=200):
-    """The minimiser of a smooth convex function, by Newton's method."""
-    x = start.clone().flatten()
-    for _ in range(steps):
-        gradient = torch.func.grad(lambda x: loss(x.view(start.shape)))(x)
-        if gradient.norm() < 1e-13:
-            break
-        hessian = torch.func.hessian(lambda x: loss(x.view(start.shape)))(x)
-        x = x - torch.linalg.solve(hessian, gradient)
-    return x.view(start.shape)
-
-
 def follow(optimizer, weight, gradients):
     """The weights after each of the given gradients."""
     seen = []
@@ -45,10 +29,6 @@ def follow(optimizer, weight, gradients):
         optimizer.step()
         seen.append(weight.detach().clone())
     return seen
-
-
-def outer(a, b):
-    return torch.stack([torch.stack([x * y for y in b]) for x in a])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -289,6 +269,19 @@ def test_v1_eq50_deep_momentum(inner):
         moves = torch.cat([-skip * row + second @ gelu(first @ row) for row in u])
         W = W + lr * moves[:15].view(3, 5)
         assert_close(now, W)
+
+
+@pytest.mark.parametrize("skip", [0.0, 0.5, 1.0])
+def test_v1_eq50_the_first_step_of_deep_momentum(skip):
+    """It has learned from the gradient that it makes a step of: longer than ``skip`` says."""
+    weight, eta = nn.Parameter(torch.zeros(8, dtype=torch.float64)), 0.7
+    optimizer = DeepMomentum([weight], lr=1.0, skip=skip, eta=eta, width=8, hidden=5)
+    gradient = drawn(8)
+    (moved,) = follow(optimizer, weight, [gradient])
+    u = gradient / gradient.square().mean().sqrt()
+    hidden = torch.nn.functional.gelu(optimizer.state[weight]["start"] @ u)
+    p = eta * (hidden @ hidden)
+    assert_close(moved, -(skip + (1 - skip) * p / (1 + p)) * u)
 
 
 @pytest.mark.parametrize("length", [0.1, 1.0, 3.0])
