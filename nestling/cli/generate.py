@@ -1,5 +1,6 @@
 """nestling generate: continue a text with a trained model."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,12 @@ class Command:
         if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
             raise UserError("tokens must be at least 1, temperature and top-k at least 0")
 
+        from nestling.data.lock import locked
+
+        with locked(self.save_memory, "nestling generate") if self.save_memory else nullcontext():
+            self._write()
+
+    def _write(self) -> None:
         from nestling.models.cache import MemoryCache
         from nestling.models.folder import load_model
         from nestling.train.inference import continue_text

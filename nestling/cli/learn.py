@@ -54,6 +54,7 @@ class Command:
         from nestling.continual.session import Session
         from nestling.continual.state import Options
         from nestling.core.error import UserError
+        from nestling.data.lock import locked
 
         if self.passes < 1:
             raise UserError("passes must be at least 1")
@@ -67,20 +68,22 @@ class Command:
             surprise=self.surprise,
             averages=parse_spans(self.averages) if self.averages else None,
         )
-        learner = open_learner(
-            self.model, self.memory, levels=self.levels, options=options, device=self.device
-        )
-        session = Session(
-            learner=learner,
-            memory=self.memory,
-            save_every=self.save_every,
-            guard=Guard(probe=probe, limit=self.max_forgetting) if probe else None,
-        )
-        with session.shown(self.quiet):
-            for number in range(self.passes):
-                session.read(documents, again=self.again or number > 0)
-        if self.finish:
-            session.finish()
+        # from before the memory is read to after it is written, or what one of two learns is lost
+        with locked(self.memory, "nestling learn"):
+            learner = open_learner(
+                self.model, self.memory, levels=self.levels, options=options, device=self.device
+            )
+            session = Session(
+                learner=learner,
+                memory=self.memory,
+                save_every=self.save_every,
+                guard=Guard(probe=probe, limit=self.max_forgetting) if probe else None,
+            )
+            with session.shown(self.quiet):
+                for number in range(self.passes):
+                    session.read(documents, again=self.again or number > 0)
+            if self.finish:
+                session.finish()
         print(session.summary())
         if self.json is not None:
             session.result(self.model).write(self.json)

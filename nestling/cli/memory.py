@@ -86,6 +86,7 @@ class Merge:
         from nestling.continual.file import read_memory, write_memory
         from nestling.continual.memory import merge
         from nestling.core.error import UserError
+        from nestling.data.lock import locked
 
         try:
             weights = [float(part) for part in self.weights.split(",")] if self.weights else None
@@ -93,8 +94,10 @@ class Merge:
             raise UserError(f"weights {self.weights!r} are no numbers; write 0.5,0.5") from error
         if len(self.files) < 2:
             raise UserError("merge needs at least two memory files")
-        merged = merge([read_memory(file) for file in self.files], weights)
-        print(f"{write_memory(self.out, merged)}: {len(merged.about['documents'])} documents")
+        with locked(self.out, "nestling memory merge"):
+            merged = merge([read_memory(file) for file in self.files], weights)
+            write_memory(self.out, merged)
+        print(f"{self.out}: {len(merged.about['documents'])} documents")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +113,10 @@ class Reset:
         """Write the file anew."""
         from nestling.continual.file import read_memory, write_memory
         from nestling.continual.memory import reset
+        from nestling.data.lock import locked
 
-        write_memory(self.file, reset(read_memory(self.file), self.level))
+        with locked(self.file, "nestling memory reset"):
+            write_memory(self.file, reset(read_memory(self.file), self.level))
         print(f"{self.file}: {'everything' if self.level is None else f'level {self.level}'} reset")
 
 
@@ -167,11 +172,14 @@ class Consolidate:
         """Distil, write the new file and print the distances from what was known."""
         from nestling.continual.consolidate import Plan, consolidate
         from nestling.continual.opening import open_learner, read_documents
+        from nestling.data.lock import locked
 
         plan = Plan(into=self.into, budget=self.budget, keep=self.keep, lr=self.lr, seed=self.seed)
-        learner = open_learner(self.model, self.file, device=self.device, must_exist=True)
-        done = consolidate(learner, plan, [text for _, text in read_documents(self.texts)])
-        learner.save(self.out)
+        texts = [text for _, text in read_documents(self.texts)]
+        with locked(self.out, "nestling memory consolidate"):
+            learner = open_learner(self.model, self.file, device=self.device, must_exist=True)
+            done = consolidate(learner, plan, texts)
+            learner.save(self.out)
         print(
             f"{done.writes} writes, {done.tokens:,} tokens; KL from what was learned "
             f"{done.learned_before:.4g} -> {done.learned_after:.4g}, from what was known before "

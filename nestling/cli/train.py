@@ -66,6 +66,7 @@ class Command:
 
     def run(self) -> None:
         """Train, report on one page, and write the Result where --json says."""
+        from nestling.data.lock import locked
         from nestling.train.job import make_job, run_job
 
         chosen = settings(self.set)
@@ -81,7 +82,8 @@ class Command:
             device=self.device,
             optimizer=self.optimizer,
         )
-        _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet)
+        with locked(self.out, "nestling train"):
+            _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet)
         if result.metrics["interrupted"]:
             print(f"interrupted; saved in {self.out}, go on with --resume", file=sys.stderr)
             raise SystemExit(INTERRUPTED)

@@ -67,6 +67,20 @@ def read_memory(path: str | Path) -> MemoryFile:
     return MemoryFile(about, tensors)
 
 
+def checksum(path: str | Path) -> str | None:
+    """The checksum a memory file states, none of its tensors read; None: there is no file.
+
+    A file that states none is "damaged".
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return str(json.loads((file.metadata() or {})[KIND])["sha256"])
+    except FileNotFoundError:
+        return None
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return "damaged"
+
+
 def sweep(path: str | Path) -> None:
     """Remove drafts of a memory that processes killed an hour or more ago have left beside it."""
     path = Path(path)

@@ -12,6 +12,7 @@ from nestling.continual.average import at_base, spans, without
 from nestling.continual.digest import model_digest, token_digest
 from nestling.continual.gate import check_gate, experts, seats
 from nestling.continual.record import restore_state, save_state
+from nestling.continual.seen import Seen
 from nestling.continual.state import Document, Options, Reading, State
 from nestling.continual.stream import cut, read_alone, segment_gradients
 from nestling.continual.text import Text
@@ -19,6 +20,7 @@ from nestling.continual.writing import gathered_all, written_all
 from nestling.core.cms import LevelState, due, moved, new_level, restarted
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
+from nestling.data.lock import locked
 from nestling.models.mixed import generate_mixed
 from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
 from nestling.models.reader import Reader
@@ -83,6 +85,7 @@ class ContinualLearner:
         if erasing and options.surprise is not None:
             raise UserError("rule dgd erases along every input; leave surprise out")
         self._watched = tuple(name for i in erasing for name in self.parameters[i])
+        self.seen = Seen()  # memory files read and written
         self._digest: str | None = None
         self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
         self.state = self._fresh()
@@ -294,6 +297,7 @@ class ContinualLearner:
         other = object.__new__(ContinualLearner)
         other.__dict__.update(self.__dict__)
         other._made = dict(self._made)
+        other.seen = self.seen.fork()
         return other
 
     def reset(self, level: int | None = None) -> None:
@@ -314,16 +318,25 @@ class ContinualLearner:
         """Write the memory; the file appears whole or not at all.
 
         ``storage`` "exact" goes on to the bit after ``load``. "16bit" and "rank:R" hold what was
-        learned only, rounded or of low rank: open periods and moments start anew.
+        learned only, rounded or of low rank: open periods and moments start anew. A file that this
+        learner has read or written, and another has written since, raises UserError, and so does
+        one that another process is at work on.
         """
-        return save_state(self, Path(path), storage)
+        with locked(path):
+            self.seen.check(Path(path))
+            save_state(self, Path(path), storage)
+            self.seen.note(Path(path))
+        return Path(path)
 
     def load(self, path: str | Path) -> None:
         """Take up the memory in a file; one of another model raises UserError and changes nothing.
 
         The file's levels must be those of this learner, but for their learning rates.
         """
+        seen = self.seen.fork()
+        seen.note(Path(path))  # first: what is written while it is read counts as another's
         self.state = restore_state(self, Path(path))
+        self.seen = seen
 
 
 def _counted(state: State, tokens: int) -> State:

@@ -11,6 +11,7 @@ from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.record import begin_name, moved_name, tensor_names
 from nestling.continual.storage import packed, parse_storage, unpacked
 from nestling.core.error import UserError
+from nestling.data.lock import locked
 from nestling.models.pretrained import LevelSpec
 
 Moved = dict[str, Tensor]  # what a level has moved, by the names of its parameters
@@ -185,6 +186,11 @@ def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
 
     A smaller form holds what has moved; open periods and moments are left out.
     """
+    with locked(target, "nestling memory fork"):
+        return _fork(source, target, storage)
+
+
+def _fork(source: Path, target: Path, storage: str | None) -> Fork:
     memory = read_memory(source)
     if target.exists():
         raise UserError(f"{target} is there already; choose another name")

@@ -30,7 +30,10 @@ def open_learner(
     """
     specs = parse_levels(levels) if levels else None
     if memory is None or not (must_exist or memory.exists()):
-        return ContinualLearner(_stacked(model, specs, "partition", device), options=options)
+        learner = ContinualLearner(_stacked(model, specs, "partition", device), options=options)
+        if memory is not None:
+            learner.seen.note(memory)
+        return learner
     about = read_memory(memory).about
     variant = about["variant"]
     if specs is None and variant in VARIANTS:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from held import WHAT, held
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
@@ -189,3 +190,23 @@ def test_averages_are_kept_in_the_memory_and_asked_through_the_gate(adapted, tmp
     assert "averages over [64, 16]" in failed(capsys, *learn, "--averages", "16")
     told = failed(capsys, "learn", adapted, TEXT, "--memory", tmp_path / "no", "--averages", "x")
     assert "such as 2048,8192" in told
+
+
+def test_a_memory_that_another_process_writes_is_left_alone(adapted, learned, tmp_path, capsys):
+    memory, kept = tmp_path / "m", learned.read_bytes()
+    memory.write_bytes(kept)
+    with held(memory) as child:
+        for arguments in (
+            ["learn", adapted, "another text", "--memory", memory],
+            ["memory", "reset", memory],
+            ["memory", "fork", learned, memory],
+            ["memory", "merge", learned, learned, "--out", memory],
+            ["memory", "consolidate", learned, adapted, "--out", memory],
+            ["generate", "--model", adapted, "--save-memory", memory],
+            ["train", "--steps", 1, "--out", memory],
+        ):
+            told = failed(capsys, *arguments)
+            assert f"{memory} is in use: {WHAT} (process {child.pid}" in told
+        assert "level 0" in run(capsys, "memory", "show", memory)
+        assert run(capsys, "ask", adapted, "The pump", "--memory", memory, "--tokens", 2)
+    assert memory.read_bytes() == kept

@@ -1,0 +1,105 @@
+"""Several that write one memory file: one at a time, and nothing is overwritten unseen."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nestling.continual.file import read_memory
+from nestling.continual.opening import open_learner
+from nestling.continual.session import Session
+from nestling.core.error import UserError
+from nestling.models.pretrained import load_base, parse_levels, save_stacked
+
+TESTS = Path(__file__).resolve().parents[1]
+LEVELS = "8:1e-2,32:1e-2"
+TEXT, OTHER = "a text about one thing. " * 4, "and one about another! " * 4
+
+
+def test_processes_that_learn_at_once_lose_nothing(folder, tmp_path):
+    model = tmp_path / "model"
+    save_stacked(load_base(folder), parse_levels(LEVELS), "partition", model)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(TESTS / "support" / "continual_together.py"),
+            model,
+            tmp_path / "m",
+            "3",
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok 3 refused "), done.stdout
+
+
+@pytest.fixture
+def open_both(folder, tmp_path):
+    """Two learners of one file, both opened before either writes; with ``first`` it is there."""
+
+    def make(first: bool):
+        if first:
+            learner = open_learner(folder, tmp_path / "m", levels=LEVELS)
+            learner.read("what both know. " * 4)
+            learner.save(tmp_path / "m")
+        return [open_learner(folder, tmp_path / "m", levels=LEVELS) for _ in range(2)]
+
+    return make
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_what_another_has_written_since_is_not_overwritten(open_both, tmp_path, first):
+    one, two = open_both(first)
+    one.read(TEXT)
+    two.read(OTHER)
+    one.save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    with pytest.raises(UserError, match="another has written it"):
+        two.save(tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == before
+    two.save(tmp_path / "other")
+    one.read(OTHER)
+    one.save(tmp_path / "m")  # its own version may be written again
+    two.load(tmp_path / "m")
+    two.save(tmp_path / "m")
+    assert len(read_memory(tmp_path / "m").about["documents"]) == 2 + first
+
+
+def test_a_fork_knows_what_it_was_forked_with_and_no_more(open_both, tmp_path):
+    one, _ = open_both(True)
+    trial = one.fork()
+    trial.read(TEXT)
+    trial.save(tmp_path / "m")
+    with pytest.raises(UserError, match="another has written it"):
+        one.save(tmp_path / "m")
+    trial.save(tmp_path / "m")
+
+
+def test_a_session_does_not_begin_over_a_memory_its_learner_has_not_read(open_both, tmp_path):
+    learner, _ = open_both(True)
+    Session(learner=learner, memory=tmp_path / "m")
+    (tmp_path / "m").rename(tmp_path / "n")
+    with pytest.raises(UserError, match="load it first"):
+        Session(learner=learner, memory=tmp_path / "n")
+
+
+def test_a_memory_that_is_gone_is_written_anew(open_both, tmp_path):
+    learner, _ = open_both(True)
+    (tmp_path / "m").unlink()
+    learner.save(tmp_path / "m")
+    assert read_memory(tmp_path / "m").about["documents"]
+
+
+def test_a_memory_that_could_not_be_loaded_is_not_known(open_both, folder, tmp_path):
+    open_both(True)
+    other = open_learner(folder, tmp_path / "new", levels="16,64")
+    with pytest.raises(UserError, match="other levels"):
+        other.load(tmp_path / "m")
+    with pytest.raises(UserError, match="load it first"):
+        Session(learner=other, memory=tmp_path / "m")

@@ -1,0 +1,69 @@
+"""Locks: one process at a time, which is named, and none that a dead one holds."""
+
+import threading
+
+import pytest
+from held import WHAT, held
+
+from nestling.core.error import UserError
+from nestling.data.lock import locked
+
+
+def test_what_another_process_holds_is_refused_by_its_name_until_it_ends(tmp_path):
+    file = tmp_path / "notes.memory"
+    with held(file) as child:
+        for name in (file, tmp_path / "." / "notes.memory"):
+            with pytest.raises(UserError, match="in use") as raised, locked(name):
+                pass
+            assert f"{WHAT} (process {child.pid}, since 2" in str(raised.value)
+            assert "\n" not in str(raised.value)
+        child.kill()
+        child.wait()
+        with locked(file):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_the_file_it_leads_to(tmp_path):
+    (tmp_path / "real").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    real = tmp_path / "real"
+    with held(tmp_path / "link"), pytest.raises(UserError, match="in use"), locked(real):
+        pass
+
+
+def test_a_thread_may_take_its_own_lock_again_and_no_other_thread_may(tmp_path):
+    told = []
+
+    def other():
+        try:
+            with locked(tmp_path / "m"):
+                told.append("taken")
+        except UserError as error:
+            told.append(str(error))
+
+    def ask():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        return told.pop()
+
+    with locked(tmp_path / "m", "the first"):
+        with locked(tmp_path / "m"):
+            assert "the first (process" in ask()
+        assert "the first (process" in ask()
+    assert ask() == "taken"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_goes_when_its_block_fails(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "m"):
+        raise KeyError
+    with locked(tmp_path / "m"):
+        pass
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot lock"), locked(tmp_path / "file" / "m"):
+        pass

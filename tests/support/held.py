@@ -1,0 +1,33 @@
+"""A file that another process holds; as a program it holds the one it is given until input ends."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+WHAT = "nestling rehearse"
+
+
+@contextlib.contextmanager
+def held(path):
+    """A child that holds ``path``; yields the process, killed in the end if it still runs."""
+    command = [sys.executable, str(Path(__file__).resolve()), str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    ) as child:
+        try:
+            assert child.stdout.readline() == "held\n"
+            yield child
+        finally:
+            if child.poll() is None:
+                child.send_signal(signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    from nestling.data.lock import locked
+
+    with locked(sys.argv[1], WHAT):
+        print("held", flush=True)
+        sys.stdin.read()
