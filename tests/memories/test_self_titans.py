@@ -48,6 +48,7 @@ VARIANTS = {
     "whole eraser": {"erase": "whole"},
     "wide": {"memory_hidden": 7},
     "clipped": {"clip": 0.3},
+    "clipped projections": {"clip": 0.6, "projection_clip": 0.2},
 }
 
 
@@ -98,7 +99,15 @@ def test_one_token_at_a_time_is_the_same(name):
         torch.testing.assert_close(one, whole, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("options", [{}, {"objective": "dot", "eta_max": 2.0}, {"clip": 0.3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"objective": "dot", "eta_max": 2.0},
+        {"clip": 0.3},
+        {"clip": 0.6, "projection_clip": 0.2},
+    ],
+)
 @pytest.mark.parametrize(("width", "hidden"), [(8, None), (10, 7), (64, 33)])
 def test_decoding_equals_the_whole_on_the_way(options, width, hidden):
     """Without gradients a token goes by a compiled step, where there is a compiler."""
@@ -277,6 +286,11 @@ def test_writes_off_is_the_initial_memory_at_every_token():
         ({"objective": "l3"}, "l2, dot"),
         ({"eta_init": 1.5}, "eta_init"),
         ({"convolution": 0}, "convolution"),
+        ({"clip": 0.0}, "clip"),
+        ({"projection_clip": -1.0}, "projection_clip"),
+        ({"momentum_init": 1.0}, "momentum_init"),
+        ({"half_life": (0.0, 8.0)}, "half_life"),
+        ({"memory_hidden": 0}, "memory_hidden"),
     ],
 )
 def test_bad_options_say_what_to_do(options, message):

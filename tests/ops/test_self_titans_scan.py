@@ -18,6 +18,7 @@ CASES = {
     "split, packed": ({}, 13, 6, ((0, 3), (1, 7), (1, 12))),
     "group of segments": ({"period": 64, "projection_period": 64}, 150, 70, ((0, 99),)),
     "dot, wide": ({"objective": "dot", "memory_hidden": 19}, 9, None, ()),
+    "clipped projections": ({"clip": 0.6, "projection_clip": 0.2}, 13, 6, ((1, 7),)),
     "clipped, partial vectors": ({"period": 16, "projection_period": 16, "clip": 0.3}, 70, 41, ()),
 }
 

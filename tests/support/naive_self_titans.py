@@ -101,7 +101,10 @@ def one_head(module, head, x, qs, ks, vs, reset):
         new_weight, new_momentum = {}, {}
         for n in names:
             target = unit(network(anchor[n], v))  # Eq 84: its own target
-            grads = gradients_of_outputs(anchor[n], k, target, config.objective, config.clip)
+            longest = config.clip
+            if n != "memory" and config.projection_clip is not None:
+                longest = config.projection_clip
+            grads = gradients_of_outputs(anchor[n], k, target, config.objective, longest)
             layer_inputs = inputs_of_layers(anchor[n], k)
             new_weight[n], new_momentum[n] = [], []
             for i, (u, g) in enumerate(zip(layer_inputs, grads, strict=True)):

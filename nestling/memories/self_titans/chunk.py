@@ -10,7 +10,13 @@ from torch.nn import functional
 
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import unit
-from nestling.memories.self_titans.layers import Layers, Readouts, apply_through, shift_through
+from nestling.memories.self_titans.layers import (
+    Layers,
+    Readouts,
+    apply_through,
+    longest,
+    shift_through,
+)
 from nestling.memories.self_titans.options import SelfTitansOptions
 from nestling.memories.self_titans.state import SelfTitansState, advance
 from nestling.ops.momentum_gated_delta_rule import DeltaState
@@ -117,7 +123,8 @@ def gradients_of(
     target = unit(mapped[:, :, :, :count])
     gradient = mapped[:, :, :, count:] - target if config.objective == "l2" else -target
     length = gradient.norm(dim=-1, keepdim=True)
-    gradient = gradient * (config.clip / length.clamp(min=config.clip))
+    most = longest(config, gradient)
+    gradient = gradient * (most / length.clamp(min=most))
     if back is None or slope is None:
         return Layers(gradient, None), None
     return Layers(slope * read_rows_back(back, gradient)[0], gradient), hidden

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.memories.parts import unit
-from nestling.memories.self_titans.layers import Layers, Readouts
+from nestling.memories.self_titans.layers import Layers, Readouts, longest
 from nestling.memories.self_titans.options import SelfTitansOptions
 
 
@@ -144,7 +144,7 @@ def gradients_of(
     own, target = both[..., :1], functional.normalize(both[..., 1:], dim=-2, eps=1e-6)
     gradient = own - target if config.objective == "l2" else -target
     length = torch.linalg.vector_norm(gradient, dim=-2, keepdim=True)
-    gradient = gradient / (length / config.clip).clamp(min=1)
+    gradient = gradient / (length / longest(config, gradient)).clamp(min=1)
     if anchor.second is None or z is None or hidden is None:
         return Layers(gradient, None), None
     back = times(anchor.second.mT, gradient)

@@ -27,6 +27,11 @@ def fits(config: SelfTitansOptions) -> bool:
     )
 
 
+def options_of(config: SelfTitansOptions) -> Options:
+    """What the kernel has to know of them."""
+    return Options(config.epsilon, *config.clips(), config.eta_max, config.objective == "dot")
+
+
 def one_by_kernel(
     config: SelfTitansOptions,
     initial: Layers,
@@ -39,8 +44,8 @@ def one_by_kernel(
     dtype = projected.dtype
     pairs = (initial, state.anchor, state.weight, state.momentum)
     states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
-    options = Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot")
-    y, new = token(projected, mu, states[:2], [x.to(dtype) for x in rates], states[2:], options)
+    rates_now = [x.to(dtype) for x in rates]
+    y, new = token(projected, mu, states[:2], rates_now, states[2:], options_of(config))
     weight, momentum = Layers(*new[:2]), Layers(*new[2:])
     after = state._replace(weight=weight, momentum=momentum, opened=None)
     return y, move_on(config, initial.first.shape[1], after, None)
@@ -75,7 +80,7 @@ def all_by_kernel(
         [x.to(dtype) for x in rates],
         states[2:],
         cuts=cuts,
-        options=Options(config.epsilon, config.clip, config.eta_max, config.objective == "dot"),
+        options=options_of(config),
     )
     anchor, weight, momentum = (Layers(*after[i : i + 2]) for i in (0, 2, 4))
     if bool(cuts.closes.all()):

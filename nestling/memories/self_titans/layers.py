@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from nestling.memories.self_titans.options import SelfTitansOptions
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows, shift
 
 
@@ -34,6 +35,17 @@ class Readouts(NamedTuple):
     eta_bias: Float[Tensor, " H"]
     alpha_weight: Float[Tensor, "H D"]
     alpha_bias: Float[Tensor, " H"]
+
+
+def longest(config: SelfTitansOptions, gradient: Float[Tensor, "B H M _ _"]) -> Tensor | float:
+    """The length at which each memory's output gradients are cut; one number if it is the same."""
+    output, others = config.clips()
+    if output == others:
+        return output
+    # made on the device: a copy from the host cannot be captured in a CUDA graph
+    lengths = gradient.new_full((gradient.shape[2], 1, 1), others)
+    lengths[-1].fill_(output)
+    return lengths
 
 
 def apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:

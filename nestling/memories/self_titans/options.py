@@ -38,6 +38,9 @@ class SelfTitansOptions:
     convolution: int = 4  # tokens the short convolution sees
     epsilon: float = 1.0  # added to |u|^2 of the hidden layer
     clip: float = 4.0  # largest length of an output gradient
+    # the same of all memories but the output memory, in its place; None: clip. Keys are read of a
+    # memory that is written at them: below about .5 rounding does not grow along a text
+    projection_clip: float | None = None
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -53,5 +56,18 @@ class SelfTitansOptions:
             )
         if not 0 < self.eta_max <= 2 or not 0 < self.eta_init < min(self.eta_max, 1):
             raise UserError("self_titans: need 0 < eta_init < eta_max <= 2 and eta_init < 1")
+        for name in ("clip", "projection_clip", "epsilon", "initial_length"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UserError(f"self_titans: {name}={value} must be above 0")
+        if not 0 < self.momentum_init < 1:
+            raise UserError("self_titans: momentum_init must lie between 0 and 1")
+        if min(self.half_life) <= 0:
+            raise UserError("self_titans: half_life must be two numbers of tokens above 0")
+        if self.memory_hidden is not None and self.memory_hidden < 1:
+            raise UserError("self_titans: memory_hidden must be at least 1")
         if self.convolution < 1:
             raise UserError("self_titans: convolution must be at least 1 token")
+
+    def clips(self) -> tuple[float, float]:
+        """Largest length of an output gradient: of the output memory, and of all others."""
+        return self.clip, self.clip if self.projection_clip is None else self.projection_clip

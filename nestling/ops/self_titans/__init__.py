@@ -46,7 +46,8 @@ class Options(NamedTuple):
     """What the kernel leaves to choose."""
 
     epsilon: float
-    clip: float
+    clip: float  # largest length of an output gradient of the last memory
+    projection_clip: float  # the same of the others
     eta_max: float
     dot: bool  # the objective is the dot product, not the squared error
 
@@ -69,7 +70,7 @@ class _Problem(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in INTEGERS),
-        *((name, ctypes.c_double) for name in ("epsilon", "clip", "eta_max")),
+        *((name, ctypes.c_double) for name in ("epsilon", "clip", "projection_clip", "eta_max")),
         *((name, ctypes.c_void_p) for name in POINTERS),
     ]
 
@@ -115,6 +116,7 @@ def _call(
         dot=int(options.dot),
         epsilon=options.epsilon,
         clip=options.clip,
+        projection_clip=options.projection_clip,
         eta_max=options.eta_max,
     )
     # q, k and v lie side by side in one tensor

@@ -109,7 +109,7 @@ class BackwardWorker : public Worker<T, N> {
     product<true, N>(d_target, A2, e, 1, d_back, d, e);
     to_tokens<N>(tokens_e, d_back, e);
     outer_add<N>(dA2, w.second_gradient, tokens_e, d, e, s.count);
-    clip_back(d_target);
+    clip_back(d_target, this->clip_of(i));
     if (!p.dot) {
       for (int64_t r = 0; r < d * N; ++r) dk[r] += d_target[r];
       product<true, N>(d_hidden, A2, 1, e, d_target, e, d);
@@ -137,10 +137,9 @@ class BackwardWorker : public Worker<T, N> {
     outer_add<N>(dA1, other, x_tokens, e, d, s.count);
   }
 
-  void clip_back(T* grad) {
+  void clip_back(T* grad, T most) {
     T along[N] = {};
     dots<N>(along, grad, w.second_gradient, d);
-    const T most = static_cast<T>(p.clip);
     for (int t = 0; t < N; ++t) along[t] = w.clip[t] < 1 ? along[t] / (most * most) : T(0);
     for (int64_t r = 0; r < d; ++r)
       for (int t = 0; t < N; ++t) {

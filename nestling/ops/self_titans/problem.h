@@ -9,7 +9,7 @@ struct Problem {
   int64_t batch, heads, memories, width, hidden, length;
   int64_t stride_batch, stride_head, stride_token;       // of q, k, v and their gradients, in values
   int64_t groups, threads, dot;
-  double epsilon, clip, eta_max;
+  double epsilon, clip, projection_clip, eta_max;         // clip: of the last memory
   const int64_t *rows, *begin, *count, *flags, *closes;  // segments of row b: rows[b] to rows[b+1]
   const void *q, *k, *v, *mu;                            // q, k, v of any length; mu [B, T, H]
   const void *first, *second;                            // learned initial states [H, M, ...]

@@ -92,6 +92,7 @@ class Worker {
     for (int64_t i = 0; i < whole; ++i) anchor.second[i] = initial.second[i] + deviation.second[i];
   }
 
+  T clip_of(int i) const { return static_cast<T>(i + 1 == m ? p.clip : p.projection_clip); }
   const T* first_of(int i) const { return anchor.first + i * size; }
   const T* second_of(int i) const { return anchor.second + i * size; }
 
@@ -163,7 +164,7 @@ class Worker {
     T square[N] = {};
     dots<N>(square, g, g, d);
     for (int t = 0; t < N; ++t) {
-      const T length = std::sqrt(square[t]), most = static_cast<T>(p.clip);
+      const T length = std::sqrt(square[t]), most = clip_of(i);
       w.clip[t] = most / std::max(length, most);
     }
     scaled<false, N>(g, w.clip, g, d);

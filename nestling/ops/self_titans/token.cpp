@@ -8,7 +8,7 @@ namespace {
 
 struct Token {
   int64_t batch, heads, memories, width, hidden, threads, dot;
-  double epsilon, clip, eta_max;
+  double epsilon, clip, projection_clip, eta_max;        // clip: of the last memory
   const void *projected, *mu;                            // [B, 3, H, d] (q, k, v); [B, H]
   const void *first, *second;                            // learned initial states [H, M, ...]
   const void *eta_weight, *eta_bias, *alpha_weight, *alpha_bias;
@@ -122,7 +122,8 @@ class Worker {
       times(g, key, second + i * size, hidden, d, e);
       for (int64_t c = 0; c < d; ++c) g[c] -= target[c];
     }
-    const T most = static_cast<T>(p.clip), length = std::sqrt(dot(g, g, d));
+    const T most = static_cast<T>(i + 1 == m ? p.clip : p.projection_clip);
+    const T length = std::sqrt(dot(g, g, d));
     for (int64_t c = 0; c < d; ++c) g[c] *= most / std::max(length, most);
     std::fill(back, back + e, T(0));
     for (int64_t r = 0; r < d; ++r)

@@ -13,7 +13,7 @@ from nestling.ops.self_titans import SUFFIX, Options
 
 HERE = Path(__file__).parent
 INTEGERS = ("batch", "heads", "memories", "width", "hidden", "threads", "dot")
-NUMBERS = ("epsilon", "clip", "eta_max")
+NUMBERS = ("epsilon", "clip", "projection_clip", "eta_max")
 POINTERS = ("projected", "mu", "first", "second")
 POINTERS += ("eta_weight", "eta_bias", "alpha_weight", "alpha_bias")
 STATE = tuple(f"{name}_{i}" for name in ("anchor", "weight", "momentum") for i in (0, 1))
@@ -76,6 +76,7 @@ def token(
         dot=int(options.dot),
         epsilon=options.epsilon,
         clip=options.clip,
+        projection_clip=options.projection_clip,
         eta_max=options.eta_max,
     )
     for name, tensor in zip((*POINTERS, *STATE, *NEW, "y"), (*tensors, *new, y), strict=True):
