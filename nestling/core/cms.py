@@ -132,8 +132,11 @@ def gathered(
     """Take up the gradients of more tokens: sums over ``terms`` of them (None: over ``seen``).
 
     ``seen`` is the tokens the rows have read since the last call. Gradients are taken at the
-    weights of the open period, ``moved``.
+    weights of the open period, ``moved``. ``gram`` holds the sums of x x^T over the inputs of the
+    same terms; without it a level of the rule dgd would go by the plain gradient: a ValueError.
     """
+    if not gram and any(x.shape[-1] for x in state.gram):
+        raise ValueError("the rule dgd needs the Gram matrices of what the level was given")
     added = seen.to(state.terms.dtype) if terms is None else terms.to(state.terms.dtype)
     return state._replace(
         total=tuple(a + b.to(a.dtype) for a, b in zip(state.total, gradients, strict=True)),

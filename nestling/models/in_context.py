@@ -282,10 +282,15 @@ def _written(
     """Gather the moves of a segment of ``length`` tokens, and write the levels that are due."""
     after = list(states)
     for index, memory in memories.items():
+        first = memory.config.through == "first"
+        levels = memory.each(), memory.owned(states[index]), memory.starts(states[index])
         owned = []
-        for own, move in zip(memory.owned(states[index]), moves[index], strict=True):
-            if memory.config.through == "first":
+        for level, own, start, move in zip(*levels, moves[index], strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not first):
+                gram = level.grams(own, done, start)
+            if first:
                 move = tuple(map(Tensor.detach, move))
-            owned.append(own._replace(level=gathered(own.level, move, seen=done * length)))
+            taken = gathered(own.level, move, seen=done * length, gram=gram)
+            owned.append(own._replace(level=taken))
         after[index] = memory.write(memory.with_owned(states[index], tuple(owned)), done)
     return after

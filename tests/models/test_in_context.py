@@ -65,7 +65,7 @@ def reference(model: HopeForCausalLM, ids: torch.Tensor, objective: str) -> torc
     }
     start = {key: [own[name] for name in names[key]] for key in names}
     theta = {key: list(values) for key, values in start.items()}
-    gathered = {key: [] for key in names}
+    gathered, read = {key: [] for key in names}, {key: [] for key in names}
     cache, rows, fast = plain.new_cache(), [], config.periods[0]
     for begin in range(0, len(ids), fast):
         theta = {key: [w * 1 for w in values] for key, values in theta.items()}
@@ -90,29 +90,36 @@ def reference(model: HopeForCausalLM, ids: torch.Tensor, objective: str) -> torc
                 break
             place = t - begin
             for key in names:
+                gate, up, output = theta[key]
+                h = inputs[key][0, place]
+                z = gate @ h
+                hidden = z * z.sigmoid() * (up @ h)
+                read[key].append((h, h, hidden))
                 if objective == "ntp":
                     loss = functional.cross_entropy(out[place], ids[t + 1])
                 else:
                     error = out[place].softmax(-1) - functional.one_hot(ids[t + 1], 19)
                     signal = (error @ model.lm_head.weight).detach()
-                    gate, up, output = theta[key]
-                    h = inputs[key][0, place]
-                    z = gate @ h
-                    loss = signal @ (output @ (z * z.sigmoid() * (up @ h)))
+                    loss = signal @ (output @ hidden)
                 gathered[key].append(torch.autograd.grad(loss, theta[key], create_graph=True))
         for key in names:
             if gathered[key] and (begin + fast) % config.periods[key[1]] == 0:
                 level = model.backbone.blocks[key[0]].memory.chain[key[1]]
-                theta[key] = written(theta[key], start[key], gathered[key], config, level.rate())
-                gathered[key] = []
+                pairs = gathered[key], read[key]
+                theta[key] = written(theta[key], start[key], *pairs, config, level.rate())
+                gathered[key], read[key] = [], []
     return torch.cat(rows)
 
 
-def written(theta, start, gradients, config, rate):
+def written(theta, start, gradients, inputs, config, rate):
     mean = [torch.stack(g).mean(0) for g in zip(*gradients, strict=True)]
     norm = sum(g.square().sum() for g in mean).sqrt()
     scale = config.clip / norm if norm > config.clip else 1
     away = [w - rate * scale * g - s for w, g, s in zip(theta, mean, start, strict=True)]
+    if config.rule == "dgd":
+        mean = [sum(torch.outer(x, x) for x in xs) / len(xs) for xs in zip(*inputs, strict=True)]
+        eye = [torch.eye(len(g), dtype=g.dtype) for g in mean]
+        away = [a @ torch.linalg.inv(i + rate * g) for a, i, g in zip(away, eye, mean, strict=True)]
     radius = config.trust * sum(s.square().sum() for s in start).sqrt()
     reach = sum(a.square().sum() for a in away).sqrt()
     return [
@@ -121,9 +128,10 @@ def written(theta, start, gradients, config, rate):
 
 
 @OUTSIDE
-def test_the_reference_loop(objective):
+@pytest.mark.parametrize("rule", ["gradient", "dgd"])
+def test_the_reference_loop(objective, rule):
     """SPEC of the regime: outputs, and outer gradients through all writes."""
-    model, ids = build(objective), tokens(2, 11)
+    model, ids = build(objective, rule=rule), tokens(2, 11)
     logits = logits_of(model, ids)
     with sdpa_kernel(SDPBackend.MATH):
         expected = torch.stack([reference(model, row, objective) for row in ids])

@@ -21,7 +21,7 @@ class WrittenState(NamedTuple):
 
     level: LevelState
     last: Float[Tensor, "B D"]  # what the level was given at the last token; zero before the first
-    inputs: Float[Tensor, "B W D"]  # teach: given in the running segment, for the head's signal
+    inputs: Float[Tensor, "B W D"]  # given in the running segment, where ``keeps_inputs``
     probe: tuple[Tensor, ...] = ()  # ntp: a zero beside every weight, to take gradients in
 
 
@@ -61,6 +61,11 @@ class WrittenLevel(nn.Module):
         network = self.network
         matrices = (network.gate.weight, network.up.weight, network.output.weight)
         return Weights(*(m.to(torch.promote_types(m.dtype, torch.float32)) for m in matrices))
+
+    def keeps_inputs(self) -> bool:
+        """Whether what the level was given is needed when the loss or signal from above comes."""
+        waits = self.level.objective != "local"
+        return waits and (self.level.objective == "teach" or self.level.rule == "dgd")
 
     def rate(self) -> Float[Tensor, ""]:
         """The learning rate, as learned."""
@@ -106,7 +111,7 @@ class WrittenLevel(nn.Module):
             if state.probe:
                 weights = Weights(*map(torch.add, weights, state.probe))
             inputs = state.inputs
-            if self.level.objective == "teach":
+            if self.keeps_inputs():
                 inputs = torch.cat((inputs, h * valid[..., None]), dim=1)
             return read(weights, h).answer, state._replace(inputs=inputs)
         line = torch.cat((state.last[:, None], h), dim=1)
@@ -131,6 +136,21 @@ class WrittenLevel(nn.Module):
         weights = Weights(*moved(start, state.level))
         inputs = state.inputs
         return gradients(weights, inputs, read(weights, inputs), signal[:, : inputs.shape[1]])
+
+    def grams(
+        self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights
+    ) -> tuple[Tensor, ...]:
+        """dgd: sums of x x^T over the inputs of each matrix in the running segment of these rows.
+
+        Empty for all other rules, which do not read them.
+        """
+        if self.level.rule != "dgd":
+            return ()
+        weights = Weights(*moved(start, state.level))
+        # inputs at masked positions are zero, and with them the hidden ones
+        inputs = state.inputs
+        valid = rows[:, None, None].to(inputs.dtype).expand(-1, inputs.shape[1], -1)
+        return grams(inputs, read(weights, inputs), valid)
 
     def write(self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights) -> WrittenState:
         """Write these rows, if they have gathered anything."""
