@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from nestling.core.transfer import Transfer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
@@ -23,7 +25,7 @@ class Level:
     objective: str = ""  # what a write minimises
     rule: str = ""  # how the write is made
     context: str = ""  # the context flow: the key-value pairs it is written from
-    transfer: str = ""  # how knowledge moves to and from the next slower level
+    transfer: tuple[Transfer, ...] = ()  # how knowledge moves between this box and others
     depends_on: tuple[str, ...] = ()  # names of levels whose new state this one's write needs
 
     @property

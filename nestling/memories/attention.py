@@ -11,6 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import MADE, Transfer
 from nestling.memories.parts import ShortConvolution, positions_of
 
 INITIAL_STD = 0.02
@@ -273,7 +274,12 @@ class Attention(Memory):
                 objective="weighted least squares on all pairs (Nadaraya-Watson)",
                 rule="closed form at every token",
                 context="the keys and values of the document so far",
-                transfer="projections learned by the outer optimizer",
+                transfer=(
+                    Transfer(
+                        kind="non-parametric", partner="weights", what="the pairs themselves answer"
+                    ),
+                    MADE,
+                ),
             )
         ]
 

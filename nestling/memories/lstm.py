@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import Transfer
 
 INITIAL_STD = 0.02
 
@@ -131,7 +132,12 @@ class LSTM(Memory):
                 objective="none of its own",
                 rule="gated addition, the gates made of x and the last output",
                 context="the inputs of the document so far",
-                transfer="gate weights learned by the outer optimizer",
+                transfer=(
+                    Transfer(kind="direct", partner="weights", what="the output gate reads it"),
+                    Transfer(
+                        kind="context generation", partner="weights", what="weights make the gates"
+                    ),
+                ),
             )
         ]
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import Transfer
 
 INITIAL_STD = 0.02
 
@@ -93,6 +94,10 @@ class MLP(Memory):
                 objective="next-token prediction",
                 rule="the outer optimizer, in training only",
                 context="the training data",
-                transfer="none: frozen in context",
+                transfer=(
+                    Transfer(
+                        kind="back-propagation", partner="weights", what="trained with them at once"
+                    ),
+                ),
             )
         ]

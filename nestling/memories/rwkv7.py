@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import MADE, READ
 from nestling.memories.parts import document_starts, unit, valid_lengths
 from nestling.ops.diagonal_delta_rule import DiagonalState, diagonal_delta_rule
 
@@ -207,7 +208,7 @@ class RWKV7(Memory):
                 objective="|S k - v|^2 / 2",
                 rule="delta rule with decay, rate and decay by channel",
                 context="the pairs (k, v) of the document so far",
-                transfer="projections learned by the outer optimizer",
+                transfer=(READ, MADE),
             )
         ]
 

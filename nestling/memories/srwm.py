@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import LEARNED, Transfer
 
 INITIAL_STD = 0.02
 STRETCH = 32  # tokens between two matrices kept for the backward pass; tiling only
@@ -155,7 +156,10 @@ class SRWM(Memory):
                 objective="|W phi(k) - v|^2 / 2 with v = W phi(q)",
                 rule="delta rule; keys, values and rates are made by the matrix itself",
                 context="the inputs of the document so far",
-                transfer="initial matrix learned through all writes that follow",
+                transfer=(
+                    Transfer(kind="direct", partner="weights", what="the input itself reads it"),
+                    LEARNED,
+                ),
             )
         ]
 

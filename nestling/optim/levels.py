@@ -6,6 +6,7 @@ from torch.optim import Optimizer
 
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
+from nestling.core.transfer import Transfer
 
 
 class Buffer(NamedTuple):
@@ -14,13 +15,13 @@ class Buffer(NamedTuple):
     name: str
     objective: str
     rule: str
-    transfer: str
+    what: str  # what the weights' step takes from it
     steps: int = 1  # of the weights it is written in, between two writes of its own
 
 
-DIRECTION = "direct: the direction of the weights' step"
+DIRECTION = "the direction of their step"
 READ = f"{DIRECTION}, made orthogonal"
-SIZE = "direct: the size of the weights' step"
+SIZE = "the size of their step"
 # Nested Learning, Eq 10-13 (momentum) and appendix B, Eq 100-111 (Adam)
 BUFFERS: dict[str, tuple[Buffer, ...]] = {
     "sgd": (),
@@ -64,7 +65,7 @@ BUFFERS: dict[str, tuple[Buffer, ...]] = {
             "m(u)",
             "|m(u) + u|^2 / 2",
             "gradient descent with decay of a network: theta <- alpha theta - eta grad",
-            "direct: the weights' step is its output",
+            "their step is its output",
         ),
     ),
     # Eq 56-57: the weights themselves are what is written, nothing is kept beside them
@@ -84,8 +85,12 @@ def name_of(optimizer: Optimizer) -> str:
     return {name.replace("_", ""): name for name in BUFFERS}.get(kind.lower(), kind.lower())
 
 
-def optimizer_levels(optimizer: str, *, period: int, parameters: int) -> list[Level]:
+def optimizer_levels(
+    optimizer: str, *, period: int, parameters: int, of: tuple[str, ...] = ("weights",)
+) -> list[Level]:
     """The boxes an optimizer keeps for ``parameters`` weights written every ``period`` tokens.
+
+    ``of`` names the boxes of these weights.
 
     All share one level; the weights' own box depends on them (Def 2: same frequency, and the new
     weights need the new buffers). An unknown optimizer raises UserError.
@@ -100,7 +105,18 @@ def optimizer_levels(optimizer: str, *, period: int, parameters: int) -> list[Le
             objective=buffer.objective,
             rule=buffer.rule,
             context=f"gradients of the weights, one for each {period} tokens of a stream",
-            transfer=buffer.transfer,
+            transfer=tuple(move for name in of for move in between(name, buffer.what)),
         )
         for buffer in BUFFERS[optimizer]
     ]
+
+
+def between(weights: str, what: str) -> tuple[Transfer, Transfer]:
+    """The step that a memory of gradients gives to weights, and the gradients they give to it.
+
+    Source: arXiv 2512.24695, Eq 22-23, section 3.3: a model makes the context of its optimizer.
+    """
+    return (
+        Transfer(kind="direct", partner=weights, what=what),
+        Transfer(kind="context generation", partner=weights, what="their gradients are its keys"),
+    )

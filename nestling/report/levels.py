@@ -50,7 +50,7 @@ def rows(level: Level) -> list[tuple[str, str]]:
         ("objective", level.objective),
         ("rule", level.rule),
         ("context", level.context),
-        ("transfer", level.transfer),
+        *(("transfer", str(move)) for move in level.transfer),
         ("after", ", ".join(level.depends_on)),
     ]
     return [(name, text) for name, text in told if text]

@@ -7,12 +7,18 @@ from typing import Any
 
 from nestling.core.level import Level
 from nestling.core.nested import ordered
+from nestling.core.transfer import KINDS
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim.leveled import Leveled, steps_of
 from nestling.optim.levels import name_of, optimizer_levels
 from nestling.train.config import TrainConfig
 
 WEIGHTS = "weights"
+# what the weights do for a box that names them, told of the weights too
+MIRRORED = {
+    "initialisation": "they learn where it starts",
+    "back-propagation": "the same gradients write both",
+}
 
 
 def nested_system(
@@ -38,11 +44,14 @@ def nested_system(
     boxes = [box for box in boxes if box.per_sequence]
     trained = [_clocked(box, tokens_per_step) for box in trained]
     total = sum(parameter.numel() for parameter in model.parameters())
-    trained.append(_weights(total - sum(box.parameters for box in trained), tokens_per_step))
+    rest = total - sum(box.parameters for box in trained)
+    trained.append(_weights(rest, tokens_per_step, [*boxes, *trained]))
     for period in sorted({int(box.period) for box in trained}):
         group = [box for box in trained if box.period == period]
         count = sum(box.parameters for box in group)
-        buffers = optimizer_levels(optimizer, period=period, parameters=count)
+        buffers = optimizer_levels(
+            optimizer, period=period, parameters=count, of=tuple(box.name for box in group)
+        )
         names = tuple(buffer.name for buffer in buffers)
         boxes += buffers
         boxes += [dataclasses.replace(b, depends_on=b.depends_on + names) for b in group]
@@ -64,6 +73,10 @@ def merged(levels: Iterable[Level]) -> list[Level]:
             name=named[kind],
             parameters=sum(level.parameters for level in group),
             depends_on=tuple(renamed.get(name, name) for name in kind.depends_on),
+            transfer=tuple(
+                dataclasses.replace(move, partner=renamed.get(move.partner, move.partner))
+                for move in kind.transfer
+            ),
         )
         for kind, group in groups.items()
     ]
@@ -75,7 +88,9 @@ def _clocked(box: Level, tokens_per_step: int) -> Level:
     return dataclasses.replace(box, period=steps_of(period, tokens_per_step) * tokens_per_step)
 
 
-def _weights(parameters: int, tokens_per_step: int) -> Level:
+def _weights(parameters: int, tokens_per_step: int, others: Iterable[Level]) -> Level:
+    """All that training writes and no memory declares; what moves between it and these boxes."""
+    moves = [(move, box.name) for box in others for move in box.transfer]
     return Level(
         name=WEIGHTS,
         period=tokens_per_step,
@@ -83,7 +98,11 @@ def _weights(parameters: int, tokens_per_step: int) -> Level:
         objective="next-token prediction",
         rule="gradient descent, the step taken from the optimizer's memories",
         context=f"{tokens_per_step} tokens of every stream of the training text",
-        transfer="initialisation of the memories' states; back-propagation to the levels between",
+        transfer=tuple(
+            dataclasses.replace(move, partner=name, what=MIRRORED[move.kind])
+            for move, name in moves
+            if move.partner == WEIGHTS and move.kind in MIRRORED
+        ),
     )
 
 
@@ -97,7 +116,17 @@ def as_record(levels: Iterable[Level]) -> list[dict[str, Any]]:
             "level": number,
             "period": boxes[0].period,
             "frequency": boxes[0].frequency if boxes[0].period else None,
-            "boxes": [dataclasses.asdict(box) for box in boxes],
+            "boxes": [_as_record(box) for box in boxes],
         }
         for number, boxes in enumerate(ordered(levels), start=1)
     ]
+
+
+def _as_record(box: Level) -> dict[str, Any]:
+    """A box, each of its transfers with where its kind is defined and whether gradients flow."""
+    moves = [
+        dataclasses.asdict(move)
+        | {"equations": KINDS[move.kind].equations, "gradient": KINDS[move.kind].gradient}
+        for move in box.transfer
+    ]
+    return dataclasses.asdict(box) | {"transfer": moves}

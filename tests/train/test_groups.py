@@ -57,7 +57,8 @@ def test_nested_levels_have_the_share_of_the_model():
     assert shares == {0: None, 32: None, 64: 0.5, 128: None}
     assert not tiny_model().parameter_shares()
     told = [level.transfer for level in model.levels().values() if "cms" in level.name]
-    assert ["reset" in text for text in told] == [False, True, False]
+    resets = [[m.partner for m in moves if m.kind == "initialisation"] for moves in told]
+    assert resets == [[], ["cms.2"], []]
 
 
 def test_a_period_for_no_parameter_is_refused():

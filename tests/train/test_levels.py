@@ -4,11 +4,15 @@ import json
 import math
 
 import pytest
+import torch
 from tiny_training import tiny_config, tiny_model
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.nested import ordered
+from nestling.core.transfer import Transfer
+from nestling.models import HopeForCausalLM, configure
+from nestling.models.presets import FAMILIES
 from nestling.optim.build import CHOICES
 from nestling.optim.levels import BUFFERS
 from nestling.train import optimizer_of
@@ -76,6 +80,51 @@ def test_periods_are_those_the_optimizer_keeps():
     assert set(optimizer.periods()) == {1, 2, 5}
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_transfer_names_a_box_of_the_system(family):
+    with torch.device("meta"):
+        model = HopeForCausalLM(configure(f"{family}-tiny", vocab_size=64))
+    system = nested_system(model, "adamw", 64)
+    names = {box.name for box in system}
+    moves = [move for box in system for move in box.transfer]
+    assert {move.partner for move in moves} <= names
+    assert all(box.transfer for box in system if box.name != "weights")
+    # what is learned of a box is told of both
+    starts = {box.name for box in system for m in box.transfer if m.partner == "weights"
+              and m.kind == "initialisation"}  # fmt: skip
+    (weights,) = (box for box in system if box.name == "weights")
+    assert starts == {m.partner for m in weights.transfer if m.kind == "initialisation"}
+
+
+def kinds(preset, box, **options):
+    with torch.device("meta"):
+        model = HopeForCausalLM(configure(preset, vocab_size=64, num_hidden_layers=1, **options))
+    system = nested_system(model, "adamw", 64)
+    return {(m.kind, m.partner) for b in system if b.name == box for m in b.transfer}
+
+
+def test_v1_eq22_28_the_papers_examples_of_transfer():
+    """Linear attention, softmax attention, CMS, learned first states, optimizers (section 3.3)."""
+    assert ("direct", "weights") in kinds("linear-attention-tiny", "linear attention")
+    assert ("non-parametric", "weights") in kinds("transformer-tiny", "attention")
+    chain = kinds("hope-tiny", "cms.0", periods=[128, 512])
+    assert chain == {("back-propagation", "cms.1")}
+    nested = kinds("hope-tiny", "cms.0", periods=[128, 512], shares=[0.5])
+    assert nested == chain | {("initialisation", "cms.1")}
+    assert ("initialisation", "weights") in kinds("titans-lmm-tiny", "M")
+    assert kinds("transformer-tiny", "adamw m, period 64") >= {
+        ("context generation", "weights"),
+        ("direct", "weights"),
+    }
+    # what makes the keys of all makes the context of the output memory
+    assert ("context generation", "M_memory") in kinds("hope-tiny", "M_k")
+
+
+def test_a_kind_of_transfer_that_nobody_defined_is_an_error():
+    with pytest.raises(ValueError, match="unknown kind of transfer 'osmosis'"):
+        Transfer(kind="osmosis", partner="weights", what="")
+
+
 def test_layers_of_a_kind_are_one_box():
     two = tiny_model("hope-tiny", num_hidden_layers=2)
     one = merged(tiny_model("hope-tiny").levels().values())
@@ -93,6 +142,14 @@ def test_the_record_is_plain_json():
     assert record[0]["period"] == 0 and record[0]["frequency"] is None
     told = {"name", "rule", "objective", "context", "transfer", "parameters", "depends_on"}
     assert all(told <= set(box) for entry in record for box in entry["boxes"])
+    (attention,) = record[0]["boxes"]
+    assert attention["transfer"][0] == {
+        "kind": "non-parametric",
+        "partner": "weights",
+        "what": "the pairs themselves answer",
+        "equations": "27",
+        "gradient": False,
+    }
 
 
 def test_an_unknown_optimizer_is_named():

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import Transfer
 from nestling.memories.cms.network import Weights
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenLevel, WrittenState
@@ -54,7 +55,13 @@ class ContextMemory(Memory):
             level.init_weights(generator)
         self.target.weight.normal_(std=INITIAL_STD / 10, generator=generator)
 
-    def boxes(self, name: str, transfers: Sequence[str]) -> list[Level]:
+    def handed_on(self, name: str) -> list[Transfer]:
+        """Of levels in series: each is read through the next slower one, the last by the layer."""
+        slower = [f"{name}.{i}" for i in range(1, len(self.chain))]
+        what = "its answer goes through it"
+        return [Transfer(kind="direct", partner=p, what=what) for p in (*slower, "weights")]
+
+    def boxes(self, name: str, transfers: Sequence[tuple[Transfer, ...]]) -> list[Level]:
         """The boxes of every level, fast to slow, each behind what its rule remembers."""
         return [
             box

@@ -11,6 +11,7 @@ from nestling.core.cms import check_periods, check_share
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import Transfer
 from nestling.memories.mlp import SwiGLU, default_intermediate_size
 
 # R1 (written in the context, through the outer loop) and R3 (written at test time) are to join it.
@@ -114,10 +115,19 @@ class CMS(Memory):
         """The levels of the chain, fast to slow."""
         return [self._level(index) for index in range(len(self.chain))]
 
+    def _transfer(self, index: int) -> tuple[Transfer, ...]:
+        """One flow of gradients along the chain; a nested level starts where the next has moved."""
+        if index + 1 == len(self.chain):
+            what = "it is read with them, and written less often"
+            return (Transfer(kind="back-propagation", partner="weights", what=what),)
+        slower = f"cms.{index + 1}"
+        flow = Transfer(kind="back-propagation", partner=slower, what="it is read through that")
+        if self.shares()[index] is None:
+            return (flow,)
+        what = "its start is moved and it is reset to it when that one is written"
+        return flow, Transfer(kind="initialisation", partner=slower, what=what)
+
     def _level(self, index: int) -> Level:
-        slower = index + 1 < len(self.chain)
-        nested = self.shares()[index] is not None
-        reset = "; its start is moved and it is reset to it when that one is written"
         return Level(
             name=f"cms.{index}",
             period=self.config.periods[index],
@@ -125,7 +135,5 @@ class CMS(Memory):
             objective="next-token prediction",
             rule="the outer optimizer, with the gradient accumulated over the period",
             context=f"{self.config.periods[index]} tokens of the training stream",
-            transfer=f"reads through cms.{index + 1}{reset if nested else ''}"
-            if slower
-            else "none: the slowest of the chain",
+            transfer=self._transfer(index),
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.transfer import LEARNED
 from nestling.memories.cms.base import ContextMemory, along
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenState
@@ -66,6 +67,4 @@ class CMSContext(ContextMemory):
 
     def levels(self) -> list[Level]:
         """The levels of the chain, fast to slow, each behind what its rule remembers."""
-        slower = [f"reads through cms_context.{i + 1}" for i in range(len(self.chain) - 1)]
-        learned = "initialisation: learned through the writes; "
-        return self.boxes("cms_context", [learned + text for text in (*slower, "the slowest")])
+        return self.boxes("cms_context", [(LEARNED, on) for on in self.handed_on("cms_context")])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.transfer import LEARNED, Transfer
 from nestling.memories.cms.base import ContextMemory, along
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenState
@@ -69,5 +70,7 @@ class CMSHeadwise(ContextMemory):
 
     def levels(self) -> list[Level]:
         """The levels, fast to slow, each behind what its rule remembers."""
-        learned = "initialisation: learned through the writes; mixed with the others in each head"
-        return self.boxes("cms_headwise", [learned] * len(self.chain))
+        mixed = Transfer(
+            kind="direct", partner="weights", what="weights mix what the levels answer"
+        )
+        return self.boxes("cms_headwise", [(LEARNED, mixed)] * len(self.chain))

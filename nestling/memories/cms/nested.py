@@ -12,6 +12,7 @@ from nestling.core.cms import trusted
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.transfer import LEARNED, Transfer
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.network import Weights
 from nestling.memories.cms.options import ContextConfig
@@ -165,11 +166,13 @@ class CMSNested(ContextMemory):
 
     def levels(self) -> list[Level]:
         """The levels of the chain, fast to slow, each behind what its rule remembers."""
-        text = (
-            "initialisation: its start is moved and it is reset to it when cms_nested.{} is written"
-        )
-        transfers = [text.format(i + 1) for i in range(len(self.chain) - 1)]
-        return self.boxes("cms_nested", [*transfers, "initialisation: learned through the writes"])
+        what = "its start is moved and it is reset to it when that one is written"
+        *faster, slowest = self.handed_on("cms_nested")
+        transfers = [
+            (Transfer(kind="initialisation", partner=on.partner, what=what), LEARNED, on)
+            for on in faster
+        ]
+        return self.boxes("cms_nested", [*transfers, (LEARNED, slowest)])
 
 
 def starts(level: WrittenLevel, state: NestedState) -> Weights:

@@ -12,6 +12,7 @@ from nestling.core.cms import CMSLevel, LevelState, gathered, moved, new_level, 
 from nestling.core.descent import RULES
 from nestling.core.level import Level
 from nestling.core.objective import objective
+from nestling.core.transfer import Transfer, added_to
 from nestling.memories.cms.network import Weights, gradients, grams, read
 from nestling.memories.mlp import SwiGLU
 
@@ -158,7 +159,7 @@ class WrittenLevel(nn.Module):
         level = written(self.level, start, state.level, rows=rows, lr=self.rate())
         return state._replace(level=level)
 
-    def boxes(self, name: str, transfer: str) -> Iterable[Level]:
+    def boxes(self, name: str, transfer: tuple[Transfer, ...]) -> Iterable[Level]:
         """The level's boxes of the nested system: what its rule remembers, and its weights."""
         text = {
             "local": f"{self.loss} of f(h_{{t-1}}) and V h_t",
@@ -183,7 +184,7 @@ class WrittenLevel(nn.Module):
                 weights,
                 name=memory,
                 rule="its part of the rule",
-                transfer="direct: the direction of the level's step",
+                transfer=(added_to(name),),
                 depends_on=(),
             )
         yield weights

@@ -13,6 +13,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import LEARNED, MADE, READ, added_to
 from nestling.memories.deep.features import Polynomial, width
 from nestling.memories.deep.network import Weights, Write
 from nestling.memories.parts import ShortConvolution, half_life_bias, start_with_recall, unit
@@ -342,11 +343,11 @@ def levels_of(memory: DeepMemory, objective: str, rule: str, momentum: str | Non
     network = Level(
         name="M",
         rule=f"{rule}, gradients at the state of every {memory.options.period} tokens",
-        transfer="initialisation: the initial memory is learned through the writes",
+        transfer=(READ, MADE, LEARNED),
         depends_on=("momentum of M",) if momentum else (),
         **shared,
     )
     if momentum is None:
         return [network]
-    transfer = "direct: added to the weight"
-    return [Level(name="momentum of M", rule=momentum, transfer=transfer, **shared), network]
+    added = (added_to("M"),)
+    return [Level(name="momentum of M", rule=momentum, transfer=added, **shared), network]

@@ -9,6 +9,7 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.transfer import MADE, READ
 from nestling.ops.momentum_gated_delta_rule import DeltaState, momentum_gated_delta_rule
 
 INITIAL_STD = 0.02
@@ -74,5 +75,5 @@ def matrix_level(name: str, objective: str, rule: str, parameters: int) -> Level
         objective=objective,
         rule=rule,
         context="the key and the value of each token",
-        transfer="direct: read by the query; the projections are learned by the outer optimizer",
+        transfer=(READ, MADE),
     )

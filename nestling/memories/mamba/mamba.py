@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import MADE, READ
 from nestling.memories.mamba.start import (
     check_steps,
     init_convolution,
@@ -136,6 +137,6 @@ class Mamba(Memory):
                 objective="-<h^T k, delta x>",
                 rule="gradient descent (Hebbian) with a decay for every number",
                 context="pairs (k, delta x) of every token",
-                transfer="none: starts at zero; projections learned by the outer optimizer",
+                transfer=(READ, MADE),
             )
         ]

@@ -11,6 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import MADE, READ
 from nestling.memories.mamba.start import (
     check_steps,
     init_convolution,
@@ -172,6 +173,6 @@ class Mamba2(Memory):
                 objective="-<W k, delta x>",
                 rule="gradient descent (Hebbian) with a decay for every head",
                 context="pairs (k, delta x) of every token",
-                transfer="none: starts at zero; projections learned by the outer optimizer",
+                transfer=(READ, MADE),
             )
         ]

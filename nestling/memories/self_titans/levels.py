@@ -3,7 +3,25 @@
 from typing import Any
 
 from nestling.core.level import Level
+from nestling.core.transfer import LEARNED, READ, Transfer, added_to
 from nestling.memories.self_titans.options import SelfTitansOptions
+
+# what a memory gives to all others, the output memory among them
+GIVES = {
+    "k": ("context generation", "the keys of all memories"),
+    "v": ("context generation", "the values that all memories make targets of"),
+    "eta": ("direct", "the rate of all memories' writes"),
+    "alpha": ("direct", "what all memories keep"),
+    "q": ("direct", "the query that reads it"),
+}
+
+
+def given(name: str) -> tuple[Transfer, ...]:
+    """What the memory of this name hands to the output memory, or that one to the layer."""
+    if name == "memory":
+        return (READ,)
+    kind, what = GIVES[name]
+    return (Transfer(kind=kind, partner="M_memory", what=what),)
 
 
 def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Level]:
@@ -34,7 +52,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
                     name=momentum,
                     period=1,
                     rule="normalised momentum",
-                    transfer="direct: added to the weight",
+                    transfer=(added_to(f"M_{name}"),),
                     **shared,
                 )
             )
@@ -43,7 +61,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
                 name=f"M_{name}",
                 period=1 if running else period,
                 rule=f"{rule[config.rule]}, gradients at the state of every {period} tokens",
-                transfer="initialisation: the initial state is learned through the writes",
+                transfer=(*given(name), LEARNED),
                 depends_on=(momentum,) if config.momentum else (),
                 **shared,
             )

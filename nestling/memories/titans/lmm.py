@@ -11,6 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.transfer import LEARNED, MADE, READ, added_to
 from nestling.memories.parts import (
     ShortConvolution,
     half_life_bias,
@@ -300,12 +301,10 @@ class LongTermMemory(nn.Module):
         rule = (
             f"gradient descent with decay, gradients at the state of every {config.period} tokens"
         )
-        initial = "initialisation: the initial memory is learned through the writes"
+        initial = (READ, MADE, LEARNED)
         if not config.momentum:
             return [Level(name="M", rule=rule, transfer=initial, **shared)]
-        momentum = Level(
-            name="momentum of M", rule="momentum", transfer="direct: added to the weight", **shared
-        )
+        momentum = Level(name="momentum of M", rule="momentum", transfer=(added_to("M"),), **shared)
         network = Level(
             name="M", rule=rule, transfer=initial, depends_on=("momentum of M",), **shared
         )

@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.transfer import LEARNED, MADE, READ
 from nestling.memories.grid import Grid, grid
 from nestling.memories.parts import ShortConvolution
 from nestling.memories.ttt.inner import (
@@ -367,7 +368,7 @@ class TTT(Memory):
                 objective="|f(k) - v|^2 / 2",
                 rule=f"gradient descent, gradients at the weights of every {period} tokens",
                 context="pairs (k, v) of the tokens of the document so far",
-                transfer="initialisation: the initial model is learned through the writes",
+                transfer=(READ, MADE, LEARNED),
             )
         ]
 

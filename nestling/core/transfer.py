@@ -1,0 +1,63 @@
+"""How knowledge moves between the boxes of a nested system (Nested Learning, section 3.3)."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A kind of transfer: where it is defined, whether gradients flow along it, what it means."""
+
+    equations: str
+    gradient: bool
+    meaning: str
+
+
+# Source: arXiv 2512.24695, section 3.3. Deviates: where the paper says that no gradient flows, the
+# outer optimizer's does flow through a recurrence into the projections; what is meant is that the
+# state has no parameters of its own there.
+KINDS = {
+    "direct": Kind("24-26", False, "one answers with the other's weights or answer"),
+    "non-parametric": Kind("27", False, "one answers with what the other has read, kept as it is"),
+    "back-propagation": Kind("section 3.3", True, "one flow of gradients, written at two clocks"),
+    "initialisation": Kind("28", True, "one learns where the other starts"),
+    "weight generation": Kind("section 3.3", True, "one makes the other's weights"),
+    "context generation": Kind("22-23", False, "one makes what the other is written from"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Knowledge that moves between a box and another: how, which one, and what it is.
+
+    ``partner`` is the name of a box, "weights" for what training writes and no box of its own
+    holds. A ``kind`` that is not in KINDS raises ValueError.
+
+    >>> print(Transfer(kind="initialisation", partner="weights", what="the first state"))
+    initialisation, weights: the first state
+    """
+
+    kind: str
+    partner: str
+    what: str
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of transfer {self.kind!r}: one of {', '.join(KINDS)}")
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.partner}: {self.what}"
+
+
+# what memories of the context have in common: the layer before and after them is trained weights
+READ = Transfer(kind="direct", partner="weights", what="a query made by projections reads it")
+MADE = Transfer(
+    kind="context generation", partner="weights", what="projections make its keys and values"
+)
+LEARNED = Transfer(
+    kind="initialisation", partner="weights", what="its first state, learned through all writes"
+)
+
+
+def added_to(name: str) -> Transfer:
+    """Of a momentum: it is the step of the box of this name."""
+    return Transfer(kind="direct", partner=name, what="it is the step")
