@@ -13,6 +13,7 @@ from nestling.report.plots import position_curve
 from nestling.train import TrainConfig
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
+from nestling_lab.studies.tuned import Tuned, is_edge
 
 
 class Contender(NamedTuple):
@@ -67,6 +68,13 @@ class DemoGap(Study):
 
     def __init__(self, config: Config | None = None):
         self.config = config or DemoGap.Config()
+        self.tuned = Tuned(
+            models=tuple(CONTENDERS),
+            settings=lambda model: self.config.learning_rates,
+            seeds=self.config.seeds,
+            cell=self.cell,
+            loss=loss_of,
+        )
 
     def cell(self, model: str, rate: float, seed: int) -> Cell:
         """One training run."""
@@ -81,42 +89,17 @@ class DemoGap(Study):
         }
         return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
 
-    def grid(self, model: str) -> list[Cell]:
-        """The first stage: every learning rate, with the first seed."""
-        return [self.cell(model, rate, self.config.seeds[0]) for rate in self.config.learning_rates]
-
-    def best_rate(self, model: str, done: Mapping[str, Result]) -> float | None:
-        """The learning rate of lowest held-out loss; None while the grid is not finished."""
-        cells = self.grid(model)
-        if any(cell.name not in done for cell in cells):
-            return None
-        losses = [loss_of(done[cell.name]) for cell in cells]
-        return self.config.learning_rates[losses.index(min(losses))]
-
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """The grid, and for each model whose grid is finished the other seeds at its best rate."""
-        cells = [cell for model in CONTENDERS for cell in self.grid(model)]
-        for model in CONTENDERS:
-            rate = self.best_rate(model, done)
-            if rate is not None:
-                cells += [self.cell(model, rate, seed) for seed in self.config.seeds[1:]]
-        return cells
+        return self.tuned.cells(done)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train and measure one model."""
         return text_result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
 
-    def chosen(self, model: str, done: Mapping[str, Result]) -> dict[int, Result]:
-        """Finished runs of a model at its best learning rate, by seed."""
-        rate = self.best_rate(model, done)
-        if rate is None:
-            return {}
-        cells = (self.cell(model, rate, seed) for seed in self.config.seeds)
-        return {cell.seed: done[cell.name] for cell in cells if cell.name in done}
-
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Means with intervals, differences to Hope paired by seed, and the curves."""
-        chosen = {model: self.chosen(model, done) for model in CONTENDERS}
+        chosen = {model: self.tuned.chosen(model, done) for model in CONTENDERS}
         chosen = {model: runs for model, runs in chosen.items() if runs}
         metrics = {
             model: self._figures(model, runs, chosen.get(HOPE, {}), done)
@@ -138,14 +121,13 @@ class DemoGap(Study):
         hope: dict[int, Result],
         done: Mapping[str, Result],
     ) -> dict[str, Any]:
-        rates = self.config.learning_rates
-        rate = self.best_rate(model, done)
+        rate = self.tuned.best(model, done)
         both = sorted(runs.keys() & hope.keys())
         pairs = [loss_of(runs[seed]) - loss_of(hope[seed]) for seed in both]
         first = next(iter(runs.values())).metrics
         return {
             "learning_rate": rate,
-            "rate_at_edge_of_grid": len(rates) > 1 and rate in (min(rates), max(rates)),
+            "rate_at_edge_of_grid": is_edge(rate, self.config.learning_rates),
             "seeds": sorted(runs),
             "num_parameters": first["num_parameters"],
             "num_non_embedding": first["num_non_embedding"],
@@ -205,7 +187,7 @@ class DemoGap(Study):
         return {
             model: {
                 f"{cell.config['train']['learning_rate']:g}": finite(loss_of(done[cell.name]))
-                for cell in self.grid(model)
+                for cell in self.tuned.grid(model)
                 if cell.name in done
             }
             for model in CONTENDERS

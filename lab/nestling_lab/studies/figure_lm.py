@@ -34,7 +34,7 @@ from nestling_lab.studies.lm_report import (
 )
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, train_on_text
-from nestling_lab.studies.tuned import Tuned
+from nestling_lab.studies.tuned import Tuned, is_edge
 
 # half the width and depth of the tiny presets; the widths of the feed-forward networks (of mamba2
 # its own) bring the parameters to those of Transformer++ within 2 %
@@ -86,7 +86,7 @@ class FigureLm(Study):
         self.config = config or FigureLm.Config()
         self.tuned = Tuned(
             models=self.config.models,
-            rates=self.config.learning_rates,
+            settings=lambda model: self.config.learning_rates,
             seeds=self.config.seeds,
             cell=self.cell,
             loss=loss_of,
@@ -177,9 +177,10 @@ class FigureLm(Study):
         self, model: str, runs: Mapping[int, Result], done: Mapping[str, Result]
     ) -> dict[str, Any]:
         found = [result.metrics for result in runs.values()]
+        rate = self.tuned.best(model, done)
         return {
-            "learning_rate": self.tuned.best(model, done),
-            "rate_at_edge_of_grid": self.tuned.at_edge(model, done),
+            "learning_rate": rate,
+            "rate_at_edge_of_grid": is_edge(rate, self.config.learning_rates),
             "seeds": sorted(runs),
             "num_parameters": found[0]["num_parameters"],
             "num_non_embedding": found[0]["num_non_embedding"],

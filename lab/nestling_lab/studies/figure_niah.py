@@ -30,7 +30,7 @@ from nestling_lab.studies.needle_report import (
 )
 from nestling_lab.studies.needles import Lesson, answer_loss, asked, course, task_of
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
-from nestling_lab.studies.tuned import Tuned
+from nestling_lab.studies.tuned import Tuned, is_edge
 
 HOPE = "hope"
 # as in figure-lm, but that the head is no embedding: else it draws together what it never has to
@@ -93,7 +93,7 @@ class FigureNiah(Study):
         self.config = config or FigureNiah.Config()
         self.tuned = Tuned(
             models=self.config.models,
-            rates=self.config.learning_rates,
+            settings=lambda model: self.config.learning_rates,
             seeds=self.config.seeds,
             cell=self.cell,
             loss=loss_of,
@@ -197,7 +197,8 @@ class FigureNiah(Study):
         report = Report(runs=runs, tasks=self.config.tasks, lengths=lengths)
         trained = {name: FULL if name == WINDOWED else name for name in runs}
         rates = {name: self.tuned.best(own, done) for name, own in trained.items()}
-        edges = {name: self.tuned.at_edge(own, done) for name, own in trained.items()}
+        grid = self.config.learning_rates
+        edges = {name: is_edge(rate, grid) for name, rate in rates.items()}
         metrics = {
             name: {
                 "learning_rate": rates[name],

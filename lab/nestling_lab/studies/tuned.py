@@ -1,56 +1,66 @@
-"""Models tuned alike: the same grid for each with one seed, then its best at all seeds."""
+"""Contenders tuned alike: each tries its settings with one seed, its best gets all seeds."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from nestling.core.result import Result
 from nestling_lab.studies.study import Cell
 
+Setting = TypeVar("Setting")  # a learning rate, or the number of a setting
+
+
+def least(losses: Sequence[float | int]) -> int:
+    """The place of the least loss; one that is not finite is worse than all others.
+
+    >>> least([2.0, math.nan, 1.0, -math.inf])
+    2
+    """
+    ranked = [loss if math.isfinite(loss) else math.inf for loss in losses]
+    return ranked.index(min(ranked))
+
+
+def is_edge(value: float | None, grid: Sequence[float]) -> bool:
+    """Whether a value is the least or the greatest of several: a better one may lie beyond."""
+    return len(grid) > 1 and value in (min(grid), max(grid))
+
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class Tuned(Generic[Setting]):
     """The cells of such a study, and which of them count.
 
-    ``cell`` makes a cell of model, learning rate and seed; ``loss`` is what the rate is chosen by,
-    lower is better, infinite for a run that diverged.
+    ``settings`` gives what a model is tuned over, ``cell`` makes a cell of model, setting and seed;
+    ``loss`` is what the setting is chosen by, lower is better.
     """
 
     models: Sequence[str]
-    rates: Sequence[float]
+    settings: Callable[[str], Sequence[Setting]]
     seeds: Sequence[int]
-    cell: Callable[[str, float, int], Cell]
+    cell: Callable[[str, Setting, int], Cell]
     loss: Callable[[Result], float]
 
     def grid(self, model: str) -> list[Cell]:
-        """The first stage: every rate with the first seed."""
-        return [self.cell(model, rate, self.seeds[0]) for rate in self.rates]
+        """The first stage: every setting with the first seed."""
+        return [self.cell(model, setting, self.seeds[0]) for setting in self.settings(model)]
 
-    def best(self, model: str, done: Mapping[str, Result]) -> float | None:
-        """The rate of lowest loss; None while the grid is not finished."""
+    def best(self, model: str, done: Mapping[str, Result]) -> Setting | None:
+        """The setting of least loss; None while the grid is not finished."""
         cells = self.grid(model)
         if any(cell.name not in done for cell in cells):
             return None
-        losses = [self.loss(done[cell.name]) for cell in cells]
-        return self.rates[losses.index(min(losses))]
+        return self.settings(model)[least([self.loss(done[cell.name]) for cell in cells])]
 
-    def at_edge(self, model: str, done: Mapping[str, Result]) -> bool:
-        """Whether the best rate is the least or the greatest of several: one may lie beyond."""
-        best = self.best(model, done)
-        return len(self.rates) > 1 and best in (min(self.rates), max(self.rates))
+    def runs(self, model: str, done: Mapping[str, Result]) -> list[Cell]:
+        """The cells of all seeds at the best setting; none while the grid is not finished."""
+        setting = self.best(model, done)
+        return [] if setting is None else [self.cell(model, setting, seed) for seed in self.seeds]
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grids, and of each model whose grid is finished the other seeds at its best rate."""
-        cells = [cell for model in self.models for cell in self.grid(model)]
-        for model in self.models:
-            rate = self.best(model, done)
-            if rate is not None:
-                cells += [self.cell(model, rate, seed) for seed in self.seeds[1:]]
-        return cells
+        """The grids, and of each model whose grid is finished the other seeds at its best."""
+        grids = [cell for model in self.models for cell in self.grid(model)]
+        return grids + [cell for model in self.models for cell in self.runs(model, done)[1:]]
 
     def chosen(self, model: str, done: Mapping[str, Result]) -> dict[int, Result]:
-        """Finished runs of a model at its best rate, by seed; none while its grid is unfinished."""
-        rate = self.best(model, done)
-        if rate is None:
-            return {}
-        cells = {seed: self.cell(model, rate, seed).name for seed in self.seeds}
-        return {seed: done[name] for seed, name in cells.items() if name in done}
+        """Finished runs of a model at its best, by seed; none while its grid is unfinished."""
+        return {cell.seed: done[cell.name] for cell in self.runs(model, done) if cell.name in done}

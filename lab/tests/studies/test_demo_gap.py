@@ -30,7 +30,7 @@ def made_up(cell, loss):
 
 def grid_of(model, losses):
     """A finished grid; rates beyond the losses given have diverged."""
-    cells = STUDY.grid(model)
+    cells = STUDY.tuned.grid(model)
     losses = [*losses, *[None] * (len(cells) - len(losses))]
     return {c.name: made_up(c, loss) for c, loss in zip(cells, losses, strict=True)}
 
@@ -40,7 +40,7 @@ def whole():
     done = {}
     for m, model in enumerate(CONTENDERS):
         done |= grid_of(model, [3.0 + m, 2.0 + m])
-        rate = STUDY.best_rate(model, done)
+        rate = STUDY.tuned.best(model, done)
         for seed in STUDY.config.seeds[1:]:
             cell = STUDY.cell(model, rate, seed)
             done[cell.name] = made_up(cell, 2.0 + m + 0.1 * seed)
@@ -54,7 +54,9 @@ def test_models_differ_in_nothing_but_the_model():
         assert cell.config["text"] == cells[0].config["text"]
         train = cell.config["train"] | {"learning_rate": 0}
         assert train == cells[0].config["train"] | {"learning_rate": 0}
-    rates = {m: {c.config["train"]["learning_rate"] for c in STUDY.grid(m)} for m in CONTENDERS}
+    rates = {
+        m: {c.config["train"]["learning_rate"] for c in STUDY.tuned.grid(m)} for m in CONTENDERS
+    }
     assert len({frozenset(found) for found in rates.values()}) == 1
     assert len(rates[HOPE]) >= 3
 
@@ -71,10 +73,10 @@ def test_other_seeds_wait_for_the_grid_and_run_at_the_best_rate():
     low, middle, *_ = STUDY.config.learning_rates
     done = grid_of(HOPE, [3.0, 2.0])
     partial = dict(list(done.items())[:2])
-    assert STUDY.best_rate(HOPE, partial) is None
+    assert STUDY.tuned.best(HOPE, partial) is None
     assert {cell.seed for cell in STUDY.cells(partial)} == {0}
-    assert STUDY.best_rate(HOPE, done) == middle, "a run that diverged is the worst"
-    assert STUDY.best_rate(HOPE, grid_of(HOPE, [1.0, 2.0])) == low
+    assert STUDY.tuned.best(HOPE, done) == middle, "a run that diverged is the worst"
+    assert STUDY.tuned.best(HOPE, grid_of(HOPE, [1.0, 2.0])) == low
     later = [cell.name for cell in STUDY.cells(done) if cell.seed]
     assert later == [STUDY.cell(HOPE, middle, seed).name for seed in STUDY.config.seeds[1:]]
 

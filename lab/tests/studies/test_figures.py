@@ -24,7 +24,7 @@ from nestling_lab.studies.lm_report import compared, verdict
 from nestling_lab.studies.needles import Bare, Course, Lesson, Mixed
 from nestling_lab.studies.status import status
 from nestling_lab.studies.text import Text
-from nestling_lab.studies.tuned import Tuned
+from nestling_lab.studies.tuned import Tuned, is_edge
 
 TRAIN = TrainConfig(steps=2, batch_size=2, sequence_length=64, evaluate_tokens=256, save_every=0)
 
@@ -233,7 +233,7 @@ def test_the_best_rate_of_each_model_goes_on():
 
     study = FigureLm()
     tuned = Tuned(
-        models=("a", "b"), rates=(1.0, 2.0, 3.0), seeds=(0, 1), cell=cell,
+        models=("a", "b"), settings=lambda model: (1.0, 2.0, 3.0), seeds=(0, 1), cell=cell,
         loss=lambda r: r.metrics["loss"],
     )  # fmt: skip
     losses = {1.0: 3.0, 2.0: 1.0, 3.0: math.inf}
@@ -243,5 +243,8 @@ def test_the_best_rate_of_each_model_goes_on():
     assert (
         len(tuned.cells({})) == 6 and tuned.best("b", done) is None and tuned.best("a", done) == 2.0
     )
-    assert [c.name for c in tuned.cells(done)][6:] == ["a-2.0-1"] and not tuned.at_edge("a", done)
+    assert [c.name for c in tuned.cells(done)][6:] == ["a-2.0-1"]
+    assert (
+        is_edge(1.0, (1.0, 2.0)) and not is_edge(2.0, (1.0, 2.0, 3.0)) and not is_edge(1.0, (1.0,))
+    )
     assert list(tuned.chosen("a", done)) == [0] and tuned.chosen("b", done) == {}

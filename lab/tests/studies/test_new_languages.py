@@ -95,9 +95,9 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
             if cell.name not in done:
                 done[cell.name] = small.run(cell)
     assert len(done) == len(small.cells(done)) == 5 * 2 + 1 + 6 * 3
-    again = small.grid("levels-2")[0]
+    again = small.tuned.grid("levels-2")[0]
     assert small.run(again).metrics == done[again.name].metrics
-    frozen = done[small.grid("frozen")[0].name].metrics["stages"]
+    frozen = done[small.tuned.grid("frozen")[0].name].metrics["stages"]
     assert frozen[0] == frozen[1] == frozen[2]
     learned = done[again.name].metrics["stages"]
     assert learned[0]["bits"]["spanish"] == pytest.approx(frozen[0]["bits"]["spanish"], rel=1e-4)
@@ -109,7 +109,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
 
 
 def test_cells_that_are_not_there_are_left_out(small):
-    done = {cell.name: small.run(cell) for cell in small.grid("frozen")}
+    done = {cell.name: small.run(cell) for cell in small.tuned.grid("frozen")}
     found = small.find(done).metrics["frozen"]
     assert found["bits invented both"]["count"] == 1 and found["bits invented alone"]["count"] == 0
     for cell in small.cells(done):

@@ -1,17 +1,17 @@
 """Five domains read one after the other: what is gained on each, what is lost on the others."""
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
 from nestling_lab.studies.continual.base import Pretraining
-from nestling_lab.studies.continual.contenders import CONTENDERS, EVERY, LARGE
+from nestling_lab.studies.continual.contenders import CONTENDERS, EVERY, LARGE, NONE
 from nestling_lab.studies.continual.domain_report import Journeys, report
 from nestling_lab.studies.continual.journey import OLD, travel
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.tuned import Tuned
 
 DOMAINS = ("anarchism", "stdlib-code", "kjv", "python-doc", "stdlib")
 
@@ -54,19 +54,24 @@ class Domains(Study):
         }
         return Cell(f"{contender}-{setting}-seed{seed}", config, seed)
 
+    def tuned(self, gate: str) -> Tuned[int]:
+        """How every method chooses among its settings when it answers through a gate."""
+        return Tuned(
+            models=self.config.contenders,
+            settings=lambda contender: range(len(EVERY[contender].settings)),
+            seeds=self.config.seeds,
+            cell=self.cell,
+            loss=lambda result: result.metrics[gate]["validation"],
+        )
+
     def grid(self, contender: str) -> list[Cell]:
         """Every setting of a method, with the first seed."""
-        numbers = range(len(EVERY[contender].settings))
-        return [self.cell(contender, number, self.config.seeds[0]) for number in numbers]
+        return self.tuned(NONE).grid(contender)
 
     def chosen(self, contender: str, done: Mapping[str, Result]) -> dict[str, int]:
         """The setting of least loss for each gate; none before every one has been tried."""
-        grid = self.grid(contender)
-        if any(cell.name not in done for cell in grid):
-            return {}
-        found = [done[cell.name].metrics for cell in grid]
-        gates = EVERY[contender].gates
-        return {gate: _best([metrics[gate]["validation"] for metrics in found]) for gate in gates}
+        best = {gate: self.tuned(gate).best(contender, done) for gate in EVERY[contender].gates}
+        return {gate: setting for gate, setting in best.items() if setting is not None}
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """The grid of every method, then what was chosen with the other seeds."""
@@ -128,8 +133,3 @@ class LargeDomains(Domains):
                 test_longest=128,
             )
         )
-
-
-def _best(losses: Sequence[float]) -> int:
-    finite = [math.inf if math.isnan(loss) else loss for loss in losses]
-    return finite.index(min(finite))

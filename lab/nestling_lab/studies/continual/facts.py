@@ -18,6 +18,7 @@ from nestling_lab.studies.continual.fact_readers import READERS
 from nestling_lab.studies.continual.fact_report import report
 from nestling_lab.studies.continual.journey import bits
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.tuned import least
 
 KNOWN = "stdlib"  # what the model may be taken to know: Python's documentation
 STILL = ("frozen", "document")  # they read nothing: asked once
@@ -77,8 +78,7 @@ class Facts(Study):
             return dict(settings[0])
         if cell.name not in done:
             return None
-        losses = done[cell.name].metrics["losses"]
-        return dict(settings[losses.index(min(losses))])
+        return dict(settings[least(done[cell.name].metrics["losses"])])
 
     def runs(self, reader: str, done: Mapping[str, Result]) -> list[Cell]:
         """All seeds at the best setting; none while that is unknown."""

@@ -1,7 +1,6 @@
 """Two new languages, one after the other: what each gains, and what the second takes away."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from nestling_lab.studies.continual.journey import KNOWN, OLD, bits
 from nestling_lab.studies.continual.language_report import report
 from nestling_lab.studies.continual.languages import LANGUAGES, Lessons, lessons
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.tuned import Tuned
 
 READERS = ("frozen", "in-context", "fine-tuning", "levels-1", "levels-2", "levels-3")
 TAKEN = slice(1, 4, 2)  # of the settings of continual-domains: the second and the fourth
@@ -52,6 +52,13 @@ class NewLanguages(Study):
 
     def __init__(self, config: Config | None = None):
         self.config = config or NewLanguages.Config()
+        self.tuned = Tuned(
+            models=self.config.readers,
+            settings=lambda reader: range(len(settings_of(reader))),
+            seeds=self.config.seeds,
+            cell=lambda reader, n, seed: self.cell(reader, n, seed, self.config.languages),
+            loss=lambda result: result.metrics["validation"],
+        )
 
     def cell(self, reader: str, setting: int, seed: int, languages: Sequence[str]) -> Cell:
         """One reader with one of its settings (its number) learns some languages in their order."""
@@ -61,21 +68,6 @@ class NewLanguages(Study):
         config |= {"languages": list(languages)}
         alone = "" if len(languages) > 1 else f"-{languages[0]}-alone"
         return Cell(f"{reader}-{setting}{alone}-seed{seed}", config, seed)
-
-    def grid(self, reader: str) -> list[Cell]:
-        """Every setting, with the first seed, both languages."""
-        numbers = range(len(settings_of(reader)))
-        seed = self.config.seeds[0]
-        return [self.cell(reader, n, seed, self.config.languages) for n in numbers]
-
-    def best(self, reader: str, done: Mapping[str, Result]) -> int | None:
-        """The setting of least loss; None before every one has been tried."""
-        grid = self.grid(reader)
-        if any(cell.name not in done for cell in grid):
-            return None
-        losses = [done[cell.name].metrics["validation"] for cell in grid]
-        losses = [math.inf if math.isnan(loss) else loss for loss in losses]
-        return losses.index(min(losses))
 
     def sequence(self, reader: str, setting: int) -> list[Cell]:
         """Setup 2: all seeds learn one language after the other."""
@@ -89,9 +81,9 @@ class NewLanguages(Study):
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """The grid of every reader, then what was chosen: other seeds, and the second alone."""
-        cells = [cell for reader in self.config.readers for cell in self.grid(reader)]
+        cells = [cell for reader in self.config.readers for cell in self.tuned.grid(reader)]
         for reader in self.config.readers:
-            setting = self.best(reader, done)
+            setting = self.tuned.best(reader, done)
             if setting is not None:
                 cells += self.sequence(reader, setting)[1:] + self.alone(reader, setting)
         return cells
@@ -111,7 +103,7 @@ class NewLanguages(Study):
         """Each language alone and after both; what is kept of the first."""
         found = {}
         for reader in self.config.readers:
-            setting = self.best(reader, done)
+            setting = self.tuned.best(reader, done)
             if setting is None:
                 continue
             both, one = self.sequence(reader, setting), self.alone(reader, setting)

@@ -15,6 +15,7 @@ from nestling.core.statistics import interval
 from nestling.report import Curve, Section, Table, lines
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.tuned import least
 
 CONTENDERS = ("gd", "momentum", "adamw", "delta-scalar", "delta-row", "m3")
 REFERENCE = "momentum"
@@ -187,4 +188,5 @@ def walk(config: Curvature.Config, optimizer: str, rate: float, place: Tensor) -
 
 def best_rate(steps: Mapping[str, list[int | None]], limit: int) -> str:
     """The rate of fewest steps on average, one that never arrives counting the limit."""
-    return min(steps, key=lambda r: sum(limit if w is None else w for w in steps[r]))
+    sums = [sum(limit if w is None else w for w in walks) for walks in steps.values()]
+    return list(steps)[least(sums)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nestling.core.statistics import interval
+from nestling_lab.studies.tuned import is_edge, least
 
 Figures = dict[str, float]
 Attempt = Callable[[float, int], Figures]  # learning rate, seed -> figures; the lower the better
@@ -20,23 +21,16 @@ def tuned(
     """
     first, *others = seeds
     grid = {f"{rate:g}": attempt(rate, first) for rate in rates}
-    losses = [worth(grid[f"{rate:g}"], chosen_by) for rate in rates]
-    best = rates[losses.index(min(losses))]
+    best = rates[least([grid[f"{rate:g}"][chosen_by] for rate in rates])]
     runs = {str(first): grid[f"{best:g}"]}
     for seed in others:
         runs[str(seed)] = attempt(best, seed)
     return {
         "rate": best,
-        "rate_at_edge_of_grid": len(rates) > 1 and best in (min(rates), max(rates)),
+        "rate_at_edge_of_grid": is_edge(best, rates),
         "grid": {rate: finite(figures) for rate, figures in grid.items()},
         "runs": {seed: finite(figures) for seed, figures in runs.items()},
     }
-
-
-def worth(figures: Mapping[str, float], name: str) -> float:
-    """A figure to be small; infinite where it is no number."""
-    value = figures[name]
-    return value if math.isfinite(value) else math.inf
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
