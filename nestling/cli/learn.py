@@ -13,7 +13,8 @@ class Command:
     model: tyro.conf.Positional[str]
     """Adapted folder, folder of `nestling train`, or any model of a known family with --levels."""
     texts: tyro.conf.Positional[tuple[str, ...]]
-    """Text files, each a document; - reads the input; anything with a space is itself the text."""
+    """Files and folders of text, Markdown, HTML, JSONL or Parquet (FILE#FIELD: the field of its
+    records, otherwise "text"); - reads the input; anything with a space is itself the text."""
     memory: Path
     """Memory file; made new where there is none, else gone on with."""
     levels: str | None = None
@@ -35,8 +36,9 @@ class Command:
     """Most tokens of a document that a token sees."""
     save_every: int | None = None
     """Tokens between two writes of the file; by default the fastest period."""
-    probe: tuple[Path, ...] = ()
-    """Text files whose loss is measured before and after; nothing is learned from them."""
+    probe: tuple[str, ...] = ()
+    """Texts, named like those to learn, whose loss is measured before and after; nothing is learned
+    from them."""
     max_forgetting: float | None = None
     """Undo documents after which the loss of the probe has risen by more than this fraction."""
     device: str = "cpu"

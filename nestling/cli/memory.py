@@ -153,8 +153,9 @@ class Consolidate:
     """The model it was learned with."""
     out: Path
     """New memory file."""
-    texts: tuple[Path, ...] = ()
-    """Texts to replay; without any the model replays what it writes itself."""
+    texts: tuple[str, ...] = ()
+    """Texts to replay, named as for `nestling learn`; without any the model replays what it writes
+    itself."""
     into: int = 0
     """Number of the level that takes over, 0 the slowest."""
     budget: int = 20_000

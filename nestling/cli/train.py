@@ -39,7 +39,8 @@ class Command:
     preset: str = "hope-tiny"
     """Model to train; `nestling list` names them."""
     corpus: str = "stdlib"
-    """Text to train on; `nestling data list` names them."""
+    """Text to train on: a name of `nestling data list`, or a file or folder of text, Markdown,
+    HTML, JSONL or Parquet (FILE#FIELD: the field of its records, otherwise "text")."""
     steps: int = 1000
     """Optimizer steps of the whole run."""
     seed: int = 0

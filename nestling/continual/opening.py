@@ -1,6 +1,7 @@
 """From what a command line names to a learner and its documents."""
 
 import dataclasses
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from nestling.continual.file import read_memory
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.state import Options
 from nestling.core.error import UserError
+from nestling.data.textfiles import decoded, documents_in, named_field
 from nestling.models.pretrained import VARIANTS, LevelSpec, Stacked, load_stacked, parse_levels
 
 
@@ -57,22 +59,31 @@ def _stacked(
 
 
 def read_documents(texts: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """Name and text of each: a file, ``-`` for the input, or the text itself if it has a space."""
-    return [_document(str(text)) for text in texts]
+    """Name and text of each document in what is named, read as ``nestling train`` reads it.
+
+    A name is a file or folder (``nestling.data.textfiles.documents_in``; ``FILE#FIELD`` names the
+    field of records), ``-`` for the input, or the text itself if it has a space.
+    """
+    return [document for text in texts for document in _documents(str(text))]
 
 
-def _document(text: str) -> tuple[str, str]:
+def _documents(text: str) -> list[tuple[str, str]]:
     if text == "-":
-        return "-", sys.stdin.read()
-    path = Path(text)
+        return [("-", _input())]
     try:
-        if path.is_file():
-            return path.name, path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8; convert it first") from error
+        path, field = named_field(text)
+        if path.exists():
+            return [(document.name, document.text) for document in documents_in(path, field)]
     except OSError as error:
         if " " not in text:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise UserError(f"cannot read {text}: {error.strerror}") from error
     if any(map(str.isspace, text)):
-        return "text", text
+        return [("text", text)]
     raise UserError(f"there is no file {text}; a text given directly needs a space in it")
+
+
+def _input() -> str:
+    text = decoded(sys.stdin.buffer.read(), "the input")
+    if not text.strip():
+        raise UserError("the input is empty; give UTF-8 text with at least a word in it")
+    return re.sub("\r\n?", "\n", text)

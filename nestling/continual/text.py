@@ -28,8 +28,13 @@ class Text:
         return self._tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a document, with the special tokens its tokenizer puts around one."""
-        return list(self.tokenizer(_utf8(text), verbose=False)["input_ids"])
+        """Token ids of a document, with the special tokens its tokenizer puts around one.
+
+        Special tokens spelt out in the text are ordinary text: a document does not end where it
+        speaks of an end token.
+        """
+        found = self.tokenizer(_utf8(text), split_special_tokens=True, verbose=False)
+        return list(found["input_ids"])
 
     def prompt(self, text: str, chat: bool = False) -> list[int]:
         """Token ids to go on after; with ``chat`` as a user's message in the chat template."""

@@ -14,7 +14,7 @@ from nestling.data.cache import cache_folder, damaged, digest, keep
 from nestling.data.duplicates import near_duplicates
 from nestling.data.packages import check
 from nestling.data.source import Source
-from nestling.data.textfiles import own_files
+from nestling.data.textfiles import named_field, own_files
 
 CORPORA = Registry(
     "corpus",
@@ -97,14 +97,17 @@ def _hash(train: list[str], held_out: list[str]) -> str:
 
 
 def source(name: str) -> Source:
-    """The source called ``name``, or of the file or folder at that path; else UserError."""
+    """The source called ``name``, or of the file or folder at that path; else UserError.
+
+    ``PATH#FIELD`` names the field of JSONL and Parquet that holds the text.
+    """
     if name in CORPORA.names():
         return CORPORA.load(name)
-    path = Path(name).expanduser()
+    path, field = named_field(name)
     if path.exists():
-        return own_files(path)
+        return own_files(path, field)
     if os.sep in name or path.suffix:
-        raise UserError(f"no text at {name}; give the path of a UTF-8 file, folder or .jsonl")
+        raise UserError(f"no text at {name}; give the path of a file of text, or of a folder")
     raise UserError(
         f"unknown corpus {name!r}: {did_you_mean(name, CORPORA.names())} "
         "Or give the path of a text file"

@@ -1,47 +1,115 @@
-"""A corpus of one's own: a text file, a folder of text files, or JSONL with a "text" field."""
+"""Texts of one's own: files of text, Markdown, HTML, JSONL and Parquet, and folders of them."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from nestling.core.error import UserError
 from nestling.data.cache import digest, stamp
+from nestling.data.pages import html_text, markdown_text
+from nestling.data.records import FIELD, Record, json_records, parquet_records
 from nestling.data.source import Source
 
+JSONL = {".jsonl", ".ndjson"}
+PARQUET = {".parquet", ".pq"}
+PAGES = {
+    ".md": markdown_text,
+    ".markdown": markdown_text,
+    ".html": html_text,
+    ".htm": html_text,
+    ".xhtml": html_text,
+}
+READING = "2"  # raised whenever files are read as other text than before
 ENOUGH = 20  # documents; below this, files are cut into passages so that some can be held out
 PASSAGE = (200, 8000)  # characters: the least and the most that a cut aims at
 
 
-def read_text(path: Path) -> str:
-    """The text of a file; not UTF-8, binary or unreadable raises UserError."""
+class Named(NamedTuple):
+    """A document and what it is called: its file, and in a file of records its place there."""
+
+    name: str
+    text: str
+    record: bool = False  # one of several in its file
+
+
+def decoded(content: bytes, name: object) -> str:
+    """Bytes as text, a byte order mark left out; not UTF-8 or binary raises UserError."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 (byte {error.start}); convert it, for example with iconv"
+            f"{name} is not UTF-8 (byte {error.start}); convert it, for example with iconv"
         ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check path and rights") from error
     if "\0" in text:
-        raise UserError(f"{path} is binary, not text (it holds NUL bytes); give a UTF-8 text file")
+        raise UserError(f"{name} is binary, not text (it holds NUL bytes); give a UTF-8 text file")
     return text
 
 
-def _records(path: Path) -> Iterator[str]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path} line {number} is not JSON ({error}); mend the line") from error
-        text = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            raise UserError(f'{path} line {number} has no string "text"; name the field "text"')
-        if re.search("[\0\ud800-\udfff]", text):
-            raise UserError(f"{path} line {number} holds NUL or half a character; mend the line")
-        yield text
+def read_text(path: Path) -> str:
+    """The text of a file as it stands; not UTF-8, binary or unreadable raises UserError."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check path and rights") from error
+    return decoded(content, path)
+
+
+def named_field(text: str | Path) -> tuple[Path, str]:
+    """A path and the field of its records; ``FILE#FIELD`` names another than "text".
+
+    >>> named_field("notes.txt")
+    (PosixPath('notes.txt'), 'text')
+    """
+    path = Path(text).expanduser()
+    head, mark, field = str(text).rpartition("#")
+    if mark and head and field and not path.exists() and (file := Path(head).expanduser()).exists():
+        return file, field
+    return path, FIELD
+
+
+def documents_in(path: Path, field: str = FIELD) -> list[Named]:
+    """The documents of a file or folder: in JSONL and Parquet each record, else each file.
+
+    HTML and Markdown are read as the text in them, and lines end as in Unix. Hidden files and blank
+    documents are left out; UserError where nothing is left.
+    """
+    found = []
+    for file in _listed(path):
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        for document in _read(file, name, field):
+            text = re.sub("\r\n?", "\n", document.text)
+            if text.strip():
+                found.append(document._replace(text=text))
+    if not found:
+        raise UserError(f"{path} is empty; give UTF-8 text with at least a word in it")
+    return found
+
+
+def _read(file: Path, name: str, field: str) -> Iterator[Named]:
+    kind = file.suffix.lower()
+    if kind in JSONL:
+        yield from _named(name, json_records(file, read_text(file), field))
+    elif kind in PARQUET:
+        yield from _named(name, parquet_records(file, field))
+    else:
+        text = read_text(file)
+        yield Named(name, PAGES[kind](text) if kind in PAGES else text)
+
+
+def _named(name: str, records: Iterator[Record]) -> Iterator[Named]:
+    for place, text in records:
+        yield Named(f"{name} {place}", text, record=True)
+
+
+def _listed(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    inside = (entry for entry in path.rglob("*") if entry.is_file())
+    visible = [e for e in inside if not any(p.startswith(".") for p in e.relative_to(path).parts)]
+    if not visible:
+        raise UserError(f"{path} holds no files; give a folder with UTF-8 text in it")
+    return sorted(visible)
 
 
 def passages(text: str, size: int) -> list[str]:
@@ -65,41 +133,27 @@ def passages(text: str, size: int) -> list[str]:
     return ["".join(part) for part in cut if part]
 
 
-def _listed(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    inside = (entry for entry in path.rglob("*") if entry.is_file())
-    visible = [e for e in inside if not any(p.startswith(".") for p in e.relative_to(path).parts)]
-    if not visible:
-        raise UserError(f"{path} holds no files; give a folder with UTF-8 text in it")
-    return sorted(visible)
+def read_files(path: Path, field: str = FIELD) -> list[str]:
+    """The texts of ``documents_in`` to train on, records first.
 
-
-def read_files(path: Path) -> list[str]:
-    """The documents of a path: each file is one, in JSONL each line.
-
-    Fewer than 20 text documents are cut into passages (see ``passages``).
+    Fewer than 20 documents that are no records are cut into passages (see ``passages``).
     """
-    lines: list[str] = []
-    whole: list[str] = []
-    for file in _listed(path):
-        if file.suffix == ".jsonl":
-            lines += _records(file)
-        else:
-            whole.append(read_text(file))
-    if whole and len(whole) + len(lines) < ENOUGH:
+    documents = documents_in(path, field)
+    records = [document.text for document in documents if document.record]
+    whole = [document.text for document in documents if not document.record]
+    if whole and len(documents) < ENOUGH:
         least, most = PASSAGE
         size = min(max(sum(map(len, whole)) // (4 * ENOUGH), least), most)
         whole = [part for text in whole for part in passages(text, size)]
-    return lines + whole
+    return records + whole
 
 
-def own_files(path: Path) -> Source:
+def own_files(path: Path, field: str = FIELD) -> Source:
     """The source that reads a path of one's own."""
     return Source(
         name=path.name,
         summary=f"text under {path}",
         licence="as stated by its owner",
-        read=lambda: read_files(path),
-        version=lambda: digest([str(path.resolve()), stamp(_listed(path))]),
+        read=lambda: read_files(path, field),
+        version=lambda: digest([READING, field, str(path.resolve()), stamp(_listed(path))]),
     )

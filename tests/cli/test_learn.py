@@ -210,3 +210,24 @@ def test_a_memory_that_another_process_writes_is_left_alone(adapted, learned, tm
         assert "level 0" in run(capsys, "memory", "show", memory)
         assert run(capsys, "ask", adapted, "The pump", "--memory", memory, "--tokens", 2)
     assert memory.read_bytes() == kept
+
+
+def test_learn_reads_what_train_reads(adapted, tmp_path, capsys):
+    folder, memory, probe = tmp_path / "texts", tmp_path / "m", tmp_path / "probe.jsonl"
+    folder.mkdir()
+    (folder / "a.html").write_text("<title>no</title><p>The pump &amp; the shed.</p>")
+    (folder / "b.jsonl").write_text('{"text": "one of two"}\n{"text": "<|endoftext|> as text"}\n')
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfa mark before it")
+    probe.write_text('{"body": "to be kept in mind"}')
+    run(
+        capsys, "learn", adapted, folder, tmp_path / "bom.txt", "--memory", memory, "--quiet",
+        "--probe", f"{probe}#body",
+    )  # fmt: skip
+    found = [(name, tokens) for name, _, tokens, _ in read_memory(memory).about["documents"]]
+    texts = ("The pump & the shed.", "one of two", "<|endoftext|> as text", "a mark before it")
+    names = ("a.html", "b.jsonl line 1", "b.jsonl line 2", "bom.txt")
+    # bytes, and the token before each document
+    assert found == [(name, len(text) + 1) for name, text in zip(names, texts, strict=True)]
+    (folder / "c.txt").write_bytes(b"a\0b")
+    told = failed(capsys, "learn", adapted, folder, "--memory", tmp_path / "n")
+    assert "c.txt is binary" in told and not (tmp_path / "n").exists()

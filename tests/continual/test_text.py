@@ -3,6 +3,7 @@
 from ending import ending_tokenizer
 
 from nestling.continual.text import Text
+from nestling.data import byte_tokenizer
 
 
 def test_a_prompt_is_not_ended_and_a_document_is():
@@ -10,3 +11,14 @@ def test_a_prompt_is_not_ended_and_a_document_is():
     document, prompt = text.encode("Who?"), text.prompt("Who?")
     assert document[0] == prompt[0] == 1 and document[-1] == 0
     assert prompt == document[:-1]
+
+
+def test_control_tokens_spelt_out_in_a_document_are_ordinary_text():
+    spelt = "It ends with <|endoftext|> and <|pad|>."
+    for tokenizer, around in ((byte_tokenizer(), [0]), (ending_tokenizer(begins=True), [1, 0])):
+        text = Text(tokenizer)
+        ids = text.encode(spelt)
+        assert [i for i in ids if i < 2] == around
+        assert text.decode(ids) == spelt
+        # and the tokenizer is left as it was: prompts take control tokens
+        assert text.prompt("<|endoftext|>")[-1] == 0

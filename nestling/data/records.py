@@ -1,0 +1,69 @@
+"""Files with a text in each record: JSONL, and Parquet by pyarrow."""
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nestling.core.error import UserError
+
+FIELD = "text"  # where nothing else is named
+
+
+class Record(NamedTuple):
+    """A text and where it stands, such as "line 3"."""
+
+    place: str
+    text: str
+
+
+def json_records(path: Path, content: str, field: str) -> Iterator[Record]:
+    """The texts in a field of JSON objects, one a line; ``content`` is that of the file."""
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path} {place} is not JSON ({error}); mend the line") from error
+        found = record.get(field) if isinstance(record, dict) else None
+        yield Record(place, _text(path, place, field, found))
+
+
+def parquet_records(path: Path, field: str) -> Iterator[Record]:
+    """The texts in a column of a Parquet file; UserError without pyarrow."""
+    try:
+        arrow = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise UserError(f"{path} is read by pyarrow: pip install 'nestling[data]'") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if field not in names:
+                raise UserError(
+                    f'{path} has no column "{field}"; name one of its columns, as in '
+                    f"{path.name}#{names[0] if names else 'body'}"
+                )
+            batches = file.iter_batches(columns=[field])
+            values = (value for batch in batches for value in batch.column(0).to_pylist())
+            for number, value in enumerate(values, start=1):
+                place = f"row {number}"
+                yield Record(place, _text(path, place, field, value))
+    except (arrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path} cannot be read as Parquet ({reason})") from error
+
+
+def _text(path: Path, place: str, field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(
+            f'{path} {place} has no string "{field}"; name the field that holds the text, as in '
+            f"{path.name}#body"
+        )
+    if re.search("[\0\ud800-\udfff]", value):
+        raise UserError(f"{path} {place} holds NUL or half a character; mend the line")
+    return value
