@@ -10,26 +10,31 @@ import importlib.util
 import sys
 from types import ModuleType
 
-# what, once imported, is followed by an import of ours that registers with it
+# what, once imported, is followed by imports of ours that register with it
 FOLLOWED = {
-    "transformers.models.auto.configuration_auto": "nestling.models.config",
-    "transformers.models.auto.modeling_auto": "nestling.models.hf",
+    "transformers.models.auto.configuration_auto": ("nestling.models.config",),
+    "transformers.models.auto.modeling_auto": (
+        "nestling.models.model",
+        "nestling.models.hf",
+        "nestling.models.classification",
+    ),
 }
 
 
 class _Follow(importlib.abc.Loader):
     """Loads a module as its own loader would, then imports what follows it."""
 
-    def __init__(self, loader: importlib.abc.Loader, follower: str):
+    def __init__(self, loader: importlib.abc.Loader, followers: tuple[str, ...]):
         self.loader = loader
-        self.follower = follower
+        self.followers = followers
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        importlib.import_module(self.follower)
+        for follower in self.followers:
+            importlib.import_module(follower)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -39,20 +44,21 @@ class _Finder(importlib.abc.MetaPathFinder):
         self.waiting = dict(FOLLOWED)
 
     def find_spec(self, fullname, path=None, target=None):
-        follower = self.waiting.pop(fullname, None)
-        if follower is None:
+        followers = self.waiting.pop(fullname, None)
+        if followers is None:
             return None
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Follow(spec.loader, follower)
+            spec.loader = _Follow(spec.loader, followers)
         return spec
 
 
 def register() -> None:
     """Register Hope with transformers' Auto classes, now or when they are imported."""
     finder = _Finder()
-    for followed, follower in FOLLOWED.items():
+    for followed, followers in FOLLOWED.items():
         if followed in sys.modules:
             finder.waiting.pop(followed)
-            importlib.import_module(follower)
+            for follower in followers:
+                importlib.import_module(follower)
     sys.meta_path.insert(0, finder)

@@ -51,7 +51,7 @@ def sines(length: int, width: int) -> Float[Tensor, "T D"]:
 def last(model: HopeForCausalLM, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
     """What the backbone gives at the last position, each row from a fresh memory."""
     x = model.backbone.embed_tokens(input_ids.to(model.device))
-    return model.backbone(x, None, Flow())[0][:, -1]
+    return model.backbone.stream(x, None, Flow())[0][:, -1]
 
 
 def fit_readout(

@@ -5,9 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nestling.models.cache import MemoryCache
+    from nestling.models.classification import (
+        HopeForSequenceClassification,
+        HopeForTokenClassification,
+    )
     from nestling.models.config import HopeConfig
     from nestling.models.factory import configure, create
     from nestling.models.hf import HopeForCausalLM
+    from nestling.models.model import HopeModel
     from nestling.models.presets import preset, preset_names
 
 # imported when asked for: the presets need no transformers, and the configuration must be
@@ -15,6 +20,9 @@ if TYPE_CHECKING:
 _TABLE = {
     "HopeConfig": "config",
     "HopeForCausalLM": "hf",
+    "HopeForSequenceClassification": "classification",
+    "HopeForTokenClassification": "classification",
+    "HopeModel": "model",
     "MemoryCache": "cache",
     "configure": "factory",
     "create": "factory",
@@ -25,6 +33,9 @@ _TABLE = {
 __all__ = [
     "HopeConfig",
     "HopeForCausalLM",
+    "HopeForSequenceClassification",
+    "HopeForTokenClassification",
+    "HopeModel",
     "MemoryCache",
     "configure",
     "create",

@@ -1,6 +1,6 @@
-"""The backbone: embeddings and a stack of memories, tokens in, hidden states out."""
+"""The backbone: a stack of memories on the residual stream."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -10,74 +10,57 @@ from torch.utils.checkpoint import checkpoint
 from nestling.core.memory import Flow
 from nestling.memories import MEMORIES
 from nestling.models.block import Block
+from nestling.models.config import HopeConfig
 
 
-class Backbone(nn.Module):
-    """Embedding, the pattern of memories ``repeats`` times, and a last RMSNorm.
-
-    States are a list with one entry a block; None starts afresh.
-    """
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        hidden_size: int,
-        num_heads: int,
-        repeats: int,
-        memories: Sequence[tuple[str, Any]],
-        norm_eps: float = 1e-6,
-    ):
-        super().__init__()
-        self.embed_tokens = nn.Embedding(vocab_size, hidden_size)
-        self.blocks = nn.ModuleList(
-            Block(
-                name,
-                MEMORIES.load(name)(config, hidden_size=hidden_size, num_heads=num_heads),
-                hidden_size=hidden_size,
-                norm_eps=norm_eps,
-            )
-            for _ in range(repeats)
-            for name, config in memories
+def blocks_of(config: HopeConfig) -> nn.ModuleList:
+    """The pattern of memories ``num_hidden_layers`` times, each on the residual stream."""
+    configs = config.memory_configs()
+    return nn.ModuleList(
+        Block(
+            name,
+            MEMORIES.load(name)(
+                configs[name], hidden_size=config.hidden_size, num_heads=config.num_heads
+            ),
+            hidden_size=config.hidden_size,
+            norm_eps=config.norm_eps,
         )
-        self.norm = nn.RMSNorm(hidden_size, eps=norm_eps)
-        # the name Hugging Face switches; True: recompute each block in the backward pass
-        self.gradient_checkpointing = False
+        for _ in range(config.num_hidden_layers)
+        for name in config.pattern
+    )
 
-    def each(self) -> Iterator[Block]:
-        """The blocks, in order."""
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            yield block
 
-    def init_states(self, batch: int) -> list[Any]:
-        """The states of all blocks before the first token."""
-        return [block.memory.init_state(batch) for block in self.each()]
+def read(
+    blocks: Sequence[nn.Module] | nn.ModuleList,
+    x: Float[Tensor, "B T D"],
+    states: list[Any] | None,
+    flow: Flow,
+    *,
+    recompute: bool = False,  # each block again in the backward pass
+    passed: list[Tensor] | None = None,  # takes up the stream before every block
+) -> tuple[Float[Tensor, "B T D"], list[Any]]:
+    """Map embedded tokens to what the last block leaves, and move every memory on.
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], states: list[Any] | None = None, flow: Flow = Flow()
-    ) -> tuple[Float[Tensor, "B T D"], list[Any]]:
-        """Map embedded tokens to normalised hidden states, and move every memory on.
-
-        Masked positions may stand anywhere in a row: they are moved behind the valid ones of
-        their document before the memories see them, and back afterwards.
-        """
-        order = None
-        if flow.mask is not None and x.shape[1] > 1:
-            order = valid_first(flow)
-            x = along(x, order)
-            flow = flow._replace(mask=flow.mask.gather(1, order))
-        states = [None] * len(self.blocks) if states is None else states
-        after = []
-        for block, state in zip(self.blocks, states, strict=True):
-            if self.gradient_checkpointing and self.training:
-                x, state = checkpoint(block, x, state, flow, use_reentrant=False)
-            else:
-                x, state = block(x, state, flow)
-            after.append(state)
-        if order is not None:
-            x = along(x, order.argsort(1))
-        return self.norm(x), after
+    Masked positions may stand anywhere in a row: they are moved behind the valid ones of
+    their document before the memories see them, and back afterwards.
+    """
+    order = None
+    if flow.mask is not None and x.shape[1] > 1:
+        order = valid_first(flow)
+        x = along(x, order)
+        flow = flow._replace(mask=flow.mask.gather(1, order))
+    back = None if order is None else order.argsort(1)
+    states = [None] * len(blocks) if states is None else states
+    after = []
+    for block, state in zip(blocks, states, strict=True):
+        if passed is not None:
+            passed.append(x if back is None else along(x, back))
+        if recompute:
+            x, state = checkpoint(block, x, state, flow, use_reentrant=False)
+        else:
+            x, state = block(x, state, flow)
+        after.append(state)
+    return x if back is None else along(x, back), after
 
 
 def valid_first(flow: Flow) -> Int[Tensor, "B T"]:

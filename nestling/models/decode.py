@@ -70,7 +70,7 @@ def compiled_step(
     """
 
     def body(ids: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
-        hidden, states = model.backbone(model.backbone.embed_tokens(ids), states, Flow())
+        hidden, states = model.backbone.stream(model.backbone.embed_tokens(ids), states, Flow())
         return model.lm_head(hidden[:, -1]), states
 
     compiled = torch.compile(body, fullgraph=True, backend=backend)

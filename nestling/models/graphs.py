@@ -45,7 +45,7 @@ class Replay:
         return self.logits
 
     def _step(self) -> list[Any]:
-        hidden, states = self.model.backbone(
+        hidden, states = self.model.backbone.stream(
             self.model.backbone.embed_tokens(self.ids), self.states
         )
         self.logits = self.model.lm_head(hidden)[:, -1]

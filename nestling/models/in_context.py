@@ -22,6 +22,7 @@ from nestling.memories.cms.written import WrittenState
 from nestling.memories.grid import Grid, grid
 
 if TYPE_CHECKING:
+    from nestling.models.base import HopePreTrainedModel
     from nestling.models.hf import HopeForCausalLM
 
 
@@ -34,11 +35,11 @@ class Waiting(NamedTuple):
     opens: Bool[Tensor, " B"]  # a document starts with it
 
 
-def signalled(model: "HopeForCausalLM") -> dict[int, ContextMemory]:
+def signalled(model: "HopePreTrainedModel") -> dict[int, ContextMemory]:
     """The memories that wait for a loss or signal from above, by their block."""
     return {
         index: block.memory
-        for index, block in enumerate(model.backbone.each())
+        for index, block in enumerate(model.body.each())
         if isinstance(block.memory, ContextMemory) and block.memory.config.objective != "local"
     }
 
@@ -53,7 +54,12 @@ def init_states(model: "HopeForCausalLM", batch: int) -> list[Any]:
 
 
 def read(
-    model: "HopeForCausalLM", ids: Int[Tensor, "B T"], states: list[Any] | None, flow: Flow
+    model: "HopeForCausalLM",
+    ids: Int[Tensor, "B T"],
+    states: list[Any] | None,
+    flow: Flow,
+    *,
+    passed: list[Tensor] | None = None,
 ) -> tuple[Float[Tensor, "B T V"], list[Any]]:
     """Logits of every position, the levels written on the way, and all states after.
 
@@ -70,7 +76,8 @@ def read(
     and is read again when it ends, so that any split of a text gives the same.
 
     While gradients are recorded, they flow through the writes (``through="full"``: of second
-    order; the kernel of ``self_titans`` has none, and needs ``"first"``).
+    order; the kernel of ``self_titans`` has none, and needs ``"first"``). ``passed`` takes up the
+    stream before every block and after the last norm.
 
     Source: arXiv 2512.24695, Eq 71, regime R1. Deviates: gradients through the other memories'
     states end at the segment; the signal of the head is that of the residual stream for all levels.
@@ -79,7 +86,8 @@ def read(
     """
     *running, waiting = init_states(model, len(ids)) if states is None else states
     if not ids.shape[1]:
-        hidden, _ = model.backbone(model.backbone.embed_tokens(ids), running, flow)
+        x = model.backbone.embed_tokens(ids)
+        hidden, _ = model.backbone.stream(x, running, flow, passed=passed)
         return model.lm_head(hidden), [*running, waiting]
     memories = signalled(model)
     line, joined = _joined(waiting, ids, flow)
@@ -89,11 +97,15 @@ def read(
     places = last_together(grid(count, joined, line.shape[1], period))
     rows = places.spread(line), valid_places(places)
     if places.shape[0] == 1:
-        hidden, running = model.backbone(model.backbone.embed_tokens(ids), running, flow)
+        x = model.backbone.embed_tokens(ids)
+        hidden, running = model.backbone.stream(x, running, flow, passed=passed)
         logits, opened = model.lm_head(hidden), waiting.states
     else:
-        logits, running, opened = _segments(model, memories, waiting.states, places, *rows)
-        logits = places.collect(logits)[:, waiting.ids.shape[1] :]
+        start, old = waiting.states, waiting.ids.shape[1]
+        logits, running, opened = _segments(model, memories, start, places, *rows, passed)
+        logits = places.collect(logits)[:, old:]
+        if passed is not None:
+            passed[:] = [places.collect(layer)[:, old:] for layer in passed]
     open_ids, open_valid = rows[0][:, -1], rows[1][:, -1]
     after = Waiting(opened, open_ids, open_valid, places.opens[:, -1])
     return logits, [*_mapped(memories, running, _emptied), after]
@@ -141,10 +153,12 @@ def _segments(
     places: Grid,
     ids: Int[Tensor, "B M R"],
     valid: Bool[Tensor, "B M R"],
+    passed: list[Tensor] | None,
 ) -> tuple[Float[Tensor, "B M R V"], list[Any], list[Any]]:
     """Read and write segment by segment; logits, the states after, and before the last one."""
     learning = torch.is_grad_enabled()
     rows, opened = [], states
+    streams: list[list[Tensor]] = []
     going_on = valid[:, 1:].any(-1) & ~places.opens[:, 1:]
     done = places.closes[:, :-1] & going_on
     for number in range(places.shape[0]):
@@ -154,7 +168,8 @@ def _segments(
         with torch.set_grad_enabled(learning or not last), _twice(learning):
             states = states if last else _mapped(memories, states, _probed)
             x = model.backbone.embed_tokens(ids[:, number])
-            hidden, states = model.backbone(x, states, flow)
+            layers: list[Tensor] | None = None if passed is None else []
+            hidden, states = model.backbone.stream(x, states, flow, passed=layers)
             logits: Tensor = model.lm_head(hidden)
             if not last and bool((now := done[:, number]).any()):
                 following = torch.cat((ids[:, number, 1:], ids[:, number + 1, :1]), dim=1)
@@ -173,6 +188,10 @@ def _segments(
         if not learning:
             states, logits = map_state(Tensor.detach, states), logits.detach()
         rows.append(logits)
+        if layers is not None:
+            streams.append(layers if learning else [layer.detach() for layer in layers])
+    if passed is not None:
+        passed += [torch.stack(layer, dim=1) for layer in zip(*streams, strict=True)]
     return torch.stack(rows, dim=1), states, opened
 
 

@@ -1,0 +1,148 @@
+"""What all models of the library share as Hugging Face models: weights, levels, embeddings."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import PreTrainedModel
+
+from nestling.core.level import Level
+from nestling.core.memory import Memory
+from nestling.memories.cms.chain import CMS
+from nestling.models.block import scale_outputs
+from nestling.models.cache import MemoryCache
+from nestling.models.config import HopeConfig
+
+if TYPE_CHECKING:
+    from nestling.models.model import HopeModel
+
+ARCHITECTURE = ("hidden_size", "num_hidden_layers", "num_heads", "pattern", "memories")
+
+
+class HopePreTrainedModel(PreTrainedModel):
+    """A ``HopeModel``, or one called ``backbone`` with a head."""
+
+    config_class = HopeConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    # small sums decide over thousands of tokens: initial states and gates
+    _keep_in_fp32_modules_strict = [
+        "initial_first",
+        "initial_second",
+        "initial_layers",
+        "theta_weight",
+        "theta_bias",
+        "eta_weight",
+        "eta_bias",
+        "alpha_weight",
+        "alpha_bias",
+        "mu_weight",
+        "mu_bias",
+        "log_rate",
+        "erase_logit",
+        "correction",
+        "gamma_weight",
+        "gamma_bias",
+        "initial_weights",
+        "initial_biases",
+        "inner_scale",
+        "inner_shift",
+        "token_scale",
+        "initial_weight",
+        "share_logit",
+        "mixture",
+        "decay_bias",
+        "log_decay",
+        "step_bias",
+        "skip",
+    ]
+    _no_split_modules = ["Block"]
+    _supports_sdpa = True
+
+    @property
+    def body(self) -> "HopeModel":
+        """The model without its head."""
+        body: Any = self.base_model
+        return body
+
+    def new_cache(self) -> MemoryCache:
+        """An empty memory for this model."""
+        about = {key: getattr(self.config, key) for key in ARCHITECTURE}
+        return MemoryCache(json.dumps(about, sort_keys=True))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.body.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
+        assert isinstance(value, nn.Embedding)
+        self.body.embed_tokens = value
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module, generator: torch.Generator | None = None) -> None:
+        if isinstance(module, Memory):
+            module.init_weights(generator)
+            scale_outputs(module, len(self.body.blocks))
+        elif isinstance(module, nn.RMSNorm):
+            module.weight.fill_(1.0)
+        elif isinstance(module, nn.Embedding | nn.Linear):
+            module.weight.normal_(std=self.config.initializer_range, generator=generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+
+    @torch.no_grad()
+    def initialize_weights(self, generator: torch.Generator | None = None) -> None:
+        """Set every parameter that was not loaded, and every non-persistent buffer.
+
+        Called by the constructor and after loading; the generator is torch's own if None.
+        """
+        body = self.body
+        inside = [part for block in body.each() for part in (block.norm, block.memory)]
+        heads = [part for part in self.children() if part is not body] if body is not self else []
+        for part in (body.embed_tokens, *inside, body.norm, *heads):
+            if part is None:
+                continue
+            tensors = [*part.parameters(), *part.buffers()]
+            loaded = [t for t in tensors if getattr(t, "_is_hf_initialized", False)]
+            if len(loaded) == len(tensors):
+                continue
+            kept = [tensor.clone() for tensor in loaded]
+            self._init_weights(part, generator)
+            for tensor, value in zip(loaded, kept, strict=True):
+                tensor.copy_(value)
+
+    def levels(self) -> dict[str, Level]:
+        """The boxes of the nested system by the block they live in, in the order of the blocks."""
+        return {
+            f"{index}.{level.name}": level
+            for index, block in enumerate(self.body.each())
+            for level in block.memory.levels()
+        }
+
+    def parameter_periods(self) -> dict[str, int]:
+        """For each parameter the tokens between two writes by training; 0 = every step."""
+        periods = {
+            id(parameter): int(level.period)
+            for module in self.modules()
+            if isinstance(module, CMS)
+            for level, parameters in module.level_parameters()
+            for parameter in parameters
+        }
+        return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
+
+    def parameter_shares(self) -> dict[str, float]:
+        """For each parameter of a nested level the share that its start takes up at a reset."""
+        shares = {
+            id(parameter): share
+            for module in self.modules()
+            if isinstance(module, CMS)
+            for share, (_, parameters) in zip(
+                module.shares(), module.level_parameters(), strict=True
+            )
+            if share is not None
+            for parameter in parameters
+        }
+        return {n: shares[id(p)] for n, p in self.named_parameters() if id(p) in shares}

@@ -1,0 +1,140 @@
+"""What a call of a model reads and from where it goes on, from checked arguments."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from nestling.core.error import UserError
+from nestling.core.memory import Flow
+from nestling.models.cache import MemoryCache
+from nestling.models.documents import Packing, starts
+
+if TYPE_CHECKING:
+    from nestling.models.base import HopePreTrainedModel
+    from nestling.models.model import HopeModel
+
+
+class Entry(NamedTuple):
+    """The embedded tokens of a call, where documents start, what is masked, and the memory."""
+
+    x: Float[Tensor, "B T D"]
+    flow: Flow
+    cache: MemoryCache
+
+    def advance(self, states: list[Any]) -> MemoryCache:
+        """The cache, moved on to the states after the call."""
+        rows, length = self.x.shape[:2]
+        whole = torch.full((rows,), length, device=self.x.device)
+        mask = self.flow.mask
+        self.cache.advance(states, length, whole if mask is None else mask.sum(1))
+        return self.cache
+
+
+class Asked(NamedTuple):
+    """What a call is to return besides its result."""
+
+    cache: bool  # what is remembered after it
+    named: bool  # an object with names, not a tuple
+    passed: list[Tensor] | None  # takes up the stream between the blocks; None: not asked for
+
+    @classmethod
+    def of(
+        cls,
+        model: "HopePreTrainedModel",
+        *,
+        past_key_values: Cache | None,
+        use_cache: bool | None,
+        output_attentions: bool | None,
+        output_hidden_states: bool | None,
+        return_dict: bool | None,
+    ) -> "Asked":
+        """From the keywords of a call, or where they are None from the configuration."""
+        config = model.config
+        if config.output_attentions if output_attentions is None else output_attentions:
+            raise UserError(
+                "the memories have no attention weights to return: leave output_attentions out"
+            )
+        if use_cache is None:
+            use_cache = past_key_values is not None or (config.use_cache and not model.training)
+        hidden = (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        )
+        named = config.return_dict if return_dict is None else return_dict
+        return cls(cache=use_cache, named=bool(named), passed=[] if hidden else None)
+
+
+def enter(
+    model: "HopeModel",
+    input_ids: Int[Tensor, "B T"] | None,
+    inputs_embeds: Float[Tensor, "B T D"] | None,
+    attention_mask: Tensor | None,
+    past_key_values: Cache | None,
+    packing: Packing,
+) -> Entry:
+    """Check the arguments of a call; a mistake raises UserError."""
+    x = _embedded(model, input_ids, inputs_embeds)
+    cache = _cache(model, past_key_values, x)
+    mask = _mask(x, attention_mask)
+    reset = None
+    if any(value is not None for value in packing):
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        reset = starts(packing, valid)
+    if reset is not None and cache.states is None:
+        # nothing has been read that the first tokens could make it forget
+        reset = reset & (torch.arange(x.shape[1], device=x.device) > 0)
+    if reset is not None and not bool(reset.any()):
+        reset = None
+    return Entry(x, Flow(reset=reset, mask=mask), cache)
+
+
+def _embedded(
+    model: "HopeModel",
+    input_ids: Int[Tensor, "B T"] | None,
+    inputs_embeds: Float[Tensor, "B T D"] | None,
+) -> Float[Tensor, "B T D"]:
+    if inputs_embeds is not None and input_ids is None:
+        return inputs_embeds
+    if input_ids is None or inputs_embeds is not None:
+        raise UserError("give either input_ids or inputs_embeds")
+    vocabulary = model.embed_tokens.num_embeddings
+    # on an accelerator the check would wait for the device at every call
+    if input_ids.device.type == "cpu" and input_ids.numel():
+        low, high = (int(end) for end in torch.aminmax(input_ids))
+        if low < 0 or high >= vocabulary:
+            raise UserError(
+                f"token {low if low < 0 else high} is not in the model's vocabulary of "
+                f"{vocabulary}: use the tokenizer the model was trained with"
+            )
+    return model.embed_tokens(input_ids)
+
+
+def _mask(x: Float[Tensor, "B T D"], attention_mask: Tensor | None) -> Tensor | None:
+    if attention_mask is None:
+        return None
+    length = x.shape[1]
+    if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
+        raise UserError(
+            f"attention_mask must be [batch, {length}] or longer on the left, "
+            f"not {list(attention_mask.shape)}"
+        )
+    attention_mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
+    return None if bool(attention_mask.all()) else attention_mask
+
+
+def _cache(model: "HopeModel", cache: Cache | None, x: Float[Tensor, "B T D"]) -> MemoryCache:
+    if cache is None:
+        return model.new_cache()
+    if not isinstance(cache, MemoryCache):
+        raise UserError(
+            f"past_key_values must be a MemoryCache, not {type(cache).__name__}: "
+            "start with model.new_cache() or with none"
+        )
+    if cache.batch_size not in (-1, x.shape[0]):
+        raise UserError(
+            f"the memory holds {cache.batch_size} rows and the batch {x.shape[0]}: "
+            "use cache.batch_repeat_interleave or one cache a batch"
+        )
+    return cache
