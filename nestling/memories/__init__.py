@@ -17,6 +17,7 @@ MEMORIES = Registry(
         "retnet": "nestling.memories.linear.retnet:RetNet",
         "delta_net": "nestling.memories.linear.delta_net:DeltaNet",
         "gated_delta_net": "nestling.memories.linear.gated_delta_net:GatedDeltaNet",
+        "oja_net": "nestling.memories.linear.oja_net:OjaNet",
         "comba": "nestling.memories.linear.comba:Comba",
         "dla": "nestling.memories.deep:DLA",
         "titans_mac": "nestling.memories.titans:TitansMAC",

@@ -185,6 +185,10 @@ FAMILIES: dict[str, Family] = {
         pattern=("gated_delta_net", "mlp"),
         feed_forward={"tiny": 512, "small": 1008, "340m": 2032, "760m": 3056, "1.3b": 6128},
     ),
+    "oja-net": Family(
+        pattern=("oja_net", "mlp"),
+        feed_forward={"tiny": 672, "small": 1360, "340m": 2720, "760m": 4080, "1.3b": 7504},
+    ),
     "comba": Family(
         pattern=("comba", "mlp"),
         options=_corrected,

@@ -36,6 +36,7 @@ TINY = {
     "retnet": [{}, {"expand_value": 1.0}],
     "delta_net": [{}, {"allow_neg_eigval": True, "convolution": 1}],
     "gated_delta_net": [{}, {"allow_neg_eigval": True, "output_gate": False, "key_share": 0.5}],
+    "oja_net": [{}, {"decay": False, "convolution": 1}],
     "comba": [{}, {"output_gate": False, "expand_value": 1.0, "form": "paper"}],
     "dla": [
         {"period": 8, "expansion": 2},

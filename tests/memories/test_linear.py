@@ -17,10 +17,11 @@ from nestling.memories.linear import delta as delta_frame
 from nestling.memories.linear.comba import Comba
 from nestling.memories.linear.delta_net import DeltaNet
 from nestling.memories.linear.gated_delta_net import GatedDeltaNet
-from nestling.memories.linear.matrix import scan
+from nestling.memories.linear.matrix import Tokens, scan
+from nestling.memories.linear.oja_net import OjaNet
 from nestling.memories.self_titans import SelfTitans
 
-FAMILY = ("linear_attention", "retnet", "delta_net", "gated_delta_net", "comba")
+FAMILY = ("linear_attention", "retnet", "delta_net", "gated_delta_net", "comba", "oja_net")
 every_member = pytest.mark.parametrize("name", FAMILY)
 
 
@@ -115,7 +116,7 @@ def naive_delta_family(memory, x):
             if getattr(memory.config, "allow_neg_eigval", False):
                 beta = 2 * beta
             alpha = 1.0
-            if not isinstance(memory, DeltaNet):
+            if getattr(memory, "retention", None) is not None:
                 r = memory.retention
                 step = torch.log1p(torch.exp(x[t] @ r.step.weight[h] + r.alpha_bias[h]))
                 alpha = torch.exp(-torch.exp(r.log_rate[h]) * step)
@@ -127,10 +128,13 @@ def naive_delta_family(memory, x):
                         u / torch.sqrt(u @ u + 1e-6) for u in (q[h] - d * b * k[h], b * k[h])
                     )
                 M[h] = alpha * M[h] + beta * torch.outer(v[h] - M[h] @ p, unit_k)
+            elif isinstance(memory, OjaNet):
+                unit_v = v[h] / torch.sqrt(v[h] @ v[h] + 1e-6)
+                M[h] = alpha * M[h] + beta * torch.outer(unit_v, unit_k - M[h].T @ unit_v)
             else:
                 M[h] = alpha * M[h]
                 M[h] = M[h] - beta * torch.outer(M[h] @ unit_k - v[h], unit_k)
-            y = M[h] @ unit_q / math.sqrt(K)
+            y = M[h] @ unit_q / (1 if isinstance(memory, OjaNet) else math.sqrt(K))
             read.append(y / torch.sqrt(y.square().mean() + 1e-5) * memory.norm.weight)
         y = torch.cat(read)
         if memory.gate is not None:
@@ -148,6 +152,8 @@ VARIANTS = [
     ("delta_net", {"allow_neg_eigval": True, "convolution": 1}, 9, naive_delta_family),
     ("gated_delta_net", {"key_share": 0.5}, 67, naive_delta_family),
     ("gated_delta_net", {"allow_neg_eigval": True, "output_gate": False}, 9, naive_delta_family),
+    ("oja_net", {}, 67, naive_delta_family),
+    ("oja_net", {"decay": False, "convolution": 2}, 67, naive_delta_family),
     ("comba", {"key_share": 0.5}, 67, naive_delta_family),
     ("comba", {"output_gate": False, "convolution": 2}, 9, naive_delta_family),
     ("comba", {"form": "paper"}, 67, naive_delta_family),
@@ -192,6 +198,30 @@ def test_comba_corrects_its_query_before_it_gets_unit_length(exact_units):
     assert_close(tokens.erase_key, functional.normalize(k, dim=-1))
     assert_close(comba.tokens(x, 3 * q, 3 * k, v).q, tokens.q)
     assert (comba.tokens(x, 3 * q, k, v).q - tokens.q).norm(dim=-1).min() > 0.01
+
+
+@torch.no_grad()
+def test_v1_eq66_67_oja_is_a_gradient_step_and_the_delta_rule_of_the_transpose(exact_units):
+    """Of half of -2 <M phi(k), v> + |M^T v|^2. Slip: Eq 67 prints M^T v less v phi(k)^T."""
+    oja, x = build(OjaNet, decay=False), sequence(9)
+    q, k, v = (heads_of(m, x, 2) for m in (oja.query, oja.key, oja.value))
+    weight = oja.init_state(2).weight
+    eta, phi, unit_v = (
+        torch.sigmoid(oja.beta(x)),
+        *(functional.normalize(z, dim=-1) for z in (k, v)),
+    )
+    _, last = oja.recur(x, q, k, v, weight, Flow())
+    tokens = Tokens(unit_v, unit_v, eta[..., None] * phi, torch.ones_like(eta), eta)
+    assert_close(last.mT, scan(tokens, weight, Flow())[1])
+    for t in range(9):
+
+        def objective(M, t=t):
+            read = torch.einsum("bhvk,bhk->bhv", M, phi[:, t])
+            back = torch.einsum("bhvk,bhv->bhk", M, unit_v[:, t])
+            return (-(read * unit_v[:, t]).sum(-1) + back.square().sum(-1) / 2).sum()
+
+        weight = weight - eta[:, t, :, None, None] * torch.func.grad(objective)(weight)
+    assert_close(last, weight)
 
 
 # transformers
@@ -499,6 +529,7 @@ def test_the_matrix_is_float32_in_a_bfloat16_model_and_under_autocast(name):
         ("gated_delta_net", {"allow_neg_eigval": True}),
         ("comba", {}),
         ("comba", {"form": "paper"}),
+        ("oja_net", {}),
     ],
 )
 @torch.no_grad()

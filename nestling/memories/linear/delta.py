@@ -70,16 +70,16 @@ class Retention(nn.Module):
         self.alpha_bias.expm1_().log_()
 
 
-class DeltaMemory(Memory):
-    """A matrix for each head that is corrected towards each token's value, not added to.
+class CorrectedMemory(Memory):
+    """A matrix for each head that is corrected at each token, not added to.
 
     Queries, keys and values are linear maps of the input, a short convolution and SiLU. A member
-    says in ``tokens`` what is written and erased, and gives queries and keys unit length. The read
-    is scaled by 1 / sqrt K, normalised for each head (RMS, weights shared by the heads) and, if the
-    member has one, multiplied by a gate. Stable: beta |k| |p| <= 1 + alpha in every member.
+    says in ``recur`` what is written, erased and read. The read is normalised for each head (RMS,
+    weights shared by the heads) and, if the member has one, multiplied by a gate.
     """
 
     kind: ClassVar[str]  # name of the level
+    minimised: ClassVar[str]  # its objective
     convolution: ShortConvolution
 
     def __init__(
@@ -111,14 +111,17 @@ class DeltaMemory(Memory):
         self.output = nn.Linear(wide, hidden_size, bias=False)
 
     @abstractmethod
-    def tokens(
+    def recur(
         self,
         x: Float[Tensor, "B T D"],
         q: Float[Tensor, "B T H K"],
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
-    ) -> Tokens:
-        """What the recurrence takes, from the input, and q, k, v as the convolution leaves them."""
+        weight: Float[Tensor, "B H V K"],
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
+        """What is read after each token, and the matrix after the last; q, k, v are as the
+        convolution leaves them."""
 
     def init_state(self, batch: int) -> MatrixState:
         """A zero matrix, and nothing before the first token."""
@@ -135,8 +138,7 @@ class DeltaMemory(Memory):
         narrow = self.num_heads * self.keys
         parts = joined.split((narrow, narrow, self.num_heads * self.values), dim=-1)
         q, k, v = (split_heads(part, self.num_heads) for part in parts)
-        tokens = self.tokens(x, q, k, v)
-        y, weight = scan(tokens._replace(q=tokens.q * self.keys**-0.5), state.weight, flow)
+        y, weight = self.recur(x, q, k, v, state.weight, flow)
         y = self.norm(y.to(x.dtype)).flatten(-2)
         if self.gate is not None and self.activation is not None:
             y = y * self.activation(self.gate(x))
@@ -153,4 +155,37 @@ class DeltaMemory(Memory):
     def levels(self) -> list[Level]:
         """One matrix, written at every token."""
         size = self.num_heads * self.values * self.keys
-        return [matrix_level(self.kind, "|M k - v|^2 / 2", f"one step: {self.update}", size)]
+        return [matrix_level(self.kind, self.minimised, f"one step: {self.update}", size)]
+
+
+class DeltaMemory(CorrectedMemory):
+    """A matrix for each head that is corrected towards each token's value.
+
+    A member says in ``tokens`` what is written and erased, and gives queries and keys unit length.
+    The read is scaled by 1 / sqrt K. Stable: beta |k| |p| <= 1 + alpha in every member.
+    """
+
+    minimised: ClassVar[str] = "|M k - v|^2 / 2"
+
+    @abstractmethod
+    def tokens(
+        self,
+        x: Float[Tensor, "B T D"],
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T H K"],
+        v: Float[Tensor, "B T H V"],
+    ) -> Tokens:
+        """What the recurrence takes, from the input, and q, k, v as the convolution leaves them."""
+
+    def recur(
+        self,
+        x: Float[Tensor, "B T D"],
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T H K"],
+        v: Float[Tensor, "B T H V"],
+        weight: Float[Tensor, "B H V K"],
+        flow: Flow,
+    ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
+        """Write and erase as the member says."""
+        tokens = self.tokens(x, q, k, v)
+        return scan(tokens._replace(q=tokens.q * self.keys**-0.5), weight, flow)

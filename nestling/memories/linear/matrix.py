@@ -52,15 +52,20 @@ def zero_matrix(like: Tensor, *shape: int) -> Float[Tensor, "B H V K"]:
 
 
 def scan(
-    tokens: Tokens, weight: Float[Tensor, "B H V K"], flow: Flow
+    tokens: Tokens, weight: Float[Tensor, "B H V K"], flow: Flow, read: str = "post"
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
     """Write every token and read after its write; y and the matrix after the last one.
 
-    W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + w_t k_t^T;  y_t = W_t q_t.
+    W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + w_t k_t^T;  y_t = W_t q_t, or W_{t-1} q_t
+    with ``read="pre"``.
     """
     still = weight.new_zeros(()).expand_as(weight)
     y, state = momentum_gated_delta_rule(
-        **tokens._asdict(), state=DeltaState(weight, still), reset=flow.reset, mask=flow.mask
+        **tokens._asdict(),
+        state=DeltaState(weight, still),
+        reset=flow.reset,
+        mask=flow.mask,
+        read=read,
     )
     return y, state.weight
 
