@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from nestling import __version__
+from nestling.cli.terminal import show_everything, told
 from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError, did_you_mean
 
@@ -83,8 +84,9 @@ def usage() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
+    show_everything()
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        return _dispatch(told(sys.argv[1:]) if arguments is None else list(arguments))
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:

@@ -1,6 +1,8 @@
 """adapt, learn, ask and memory, on a tiny model with a tokenizer of bytes."""
 
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -231,3 +233,14 @@ def test_learn_reads_what_train_reads(adapted, tmp_path, capsys):
     (folder / "c.txt").write_bytes(b"a\0b")
     told = failed(capsys, "learn", adapted, folder, "--memory", tmp_path / "n")
     assert "c.txt is binary" in told and not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize("verb", ["ask", "generate"])
+def test_a_terminal_of_ascii_is_answered(adapted, trained, monkeypatch, verb):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    model = ["ask", str(adapted)] if verb == "ask" else ["generate", "--model", str(trained)]
+    prompt = ["caf\u00e9"] if verb == "ask" else ["--prompt", "caf\u00e9"]
+    assert main([*model, *prompt, "--tokens", "2"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().startswith(b"caf\\xe9")

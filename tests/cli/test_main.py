@@ -1,6 +1,7 @@
 """The program: exit codes, one-line errors, and that only one verb is imported."""
 
 import errno
+import io
 import subprocess
 import sys
 import types
@@ -142,3 +143,37 @@ def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys)
     assert "no.such.module cannot be loaded" in capsys.readouterr().err
     assert program.main(["greeet"]) == 2
     assert "did you mean 'greet'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
+    text = "caf\u00e9 \u2013 \U0001f426"
+    shown = text.encode(encoding, "backslashreplace").decode(encoding)
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert program.main(["say", text]) == 0
+    assert program.main(["say", "user", "--" + text]) == 2
+    for stream in (out, err):
+        stream.flush()
+        assert shown in stream.buffer.getvalue().decode(encoding)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="arguments are no bytes there")
+def test_a_terminal_of_ascii_gives_and_takes_any_character():
+    """The whole program in a locale without UTF-8."""
+    environment = {
+        "PYTHONPATH": str(Path(program.__file__).parents[2]),
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PATH": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "nestling", "caf\u00e9 \u2013"],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"error: unknown command 'caf\\xe9 \\u2013'" in done.stderr, done.stderr

@@ -1,0 +1,24 @@
+"""A terminal that knows fewer characters than there are."""
+
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+
+def show_everything() -> None:
+    r"""Let characters that a stream's encoding lacks be printed as escapes, such as \xe9."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def told(arguments: Sequence[str]) -> list[str]:
+    """Arguments of the command line; bytes that the locale's encoding lacks are read as UTF-8."""
+    return [
+        os.fsencode(text).decode("utf-8", "surrogateescape")
+        if re.search("[\udc80-\udcff]", text)
+        else text
+        for text in arguments
+    ]
