@@ -21,9 +21,9 @@ from nestling.core.cms import LevelState, due, moved, new_level, restarted
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
 from nestling.data.lock import locked
+from nestling.models.functional import FunctionalModel
 from nestling.models.mixed import generate_mixed
 from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
-from nestling.models.reader import Reader
 
 # called when a segment has been read, with the learner as it is then
 After = Callable[["ContinualLearner", Reading], None]
@@ -72,7 +72,7 @@ class ContinualLearner:
         self.text = Text(tokenizer if model.tokenizer is None else model.tokenizer)
         self.options = options
         self.gate = check_gate(gate)
-        self.reader = Reader(model.model.eval())
+        self.reader = FunctionalModel(model.model.eval())
         chosen = [i for i, level in enumerate(model.levels) if not level.frozen]
         self.levels = tuple(model.levels[i] for i in chosen)  # that are written, slow to fast
         self.parameters = tuple(model.parameters[i] for i in chosen)  # names, for each level

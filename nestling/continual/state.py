@@ -47,7 +47,9 @@ class Stream(NamedTuple):
     open_starts: tuple[int, ...] = ()  # which of them begin a document
     last: int | None = None  # the token before the next segment, if of the same document
     window: tuple[int, ...] = ()  # the tokens in the context
-    context: Any = None  # what the model remembers of them (nestling.models.reader.Reader)
+    context: Any = (
+        None  # what the model remembers of them (nestling.models.functional.FunctionalModel)
+    )
 
 
 class State(NamedTuple):

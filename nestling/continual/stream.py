@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nestling.continual.state import Options, Stream
 from nestling.core.error import UserError
-from nestling.models.reader import Reader
+from nestling.models.functional import FunctionalModel
 
 SEGMENT, WINDOW = 512, 1024  # tokens, where nothing else is asked for
 
@@ -27,7 +27,7 @@ class Cut(NamedTuple):
         return (self.window or 0) // 4
 
 
-def cut(options: Options, periods: list[int], reader: Reader) -> Cut:
+def cut(options: Options, periods: list[int], reader: FunctionalModel) -> Cut:
     """Segment and window for levels of these periods; what does not fit raises UserError."""
     limit = reader.limit
     window = options.window
@@ -51,7 +51,7 @@ class Piece(NamedTuple):
 
 
 def read_segment(
-    reader: Reader,
+    reader: FunctionalModel,
     weights: Mapping[str, Tensor],
     stream: Stream,
     ids: tuple[int, ...],
@@ -90,7 +90,7 @@ def read_segment(
 
 @torch.no_grad()
 def read_alone(
-    reader: Reader,
+    reader: FunctionalModel,
     weights: Mapping[str, Tensor],
     ids: tuple[int, ...],
     sizes: Cut,
@@ -118,7 +118,7 @@ class Gradients(NamedTuple):
 
 
 def segment_gradients(
-    reader: Reader,
+    reader: FunctionalModel,
     weights: Mapping[str, Tensor],
     stream: Stream,
     sizes: Cut,
@@ -146,7 +146,7 @@ def segment_gradients(
 
 
 def _with_room(
-    reader: Reader, weights: Mapping[str, Tensor], stream: Stream, sizes: Cut, device: Any
+    reader: FunctionalModel, weights: Mapping[str, Tensor], stream: Stream, sizes: Cut, device: Any
 ) -> Stream:
     """The stream with room in its window: once it is full a new one begins with its last part."""
     if sizes.window is None or len(stream.window) < sizes.window:

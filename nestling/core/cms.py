@@ -28,7 +28,7 @@ from nestling.core.error import UserError, did_you_mean
 
 # ntp: the loss of the next token, through the layers above; teach: the head's gradient at the
 # level's own output; local: the level's own reconstruction of what comes next
-OBJECTIVES = ("ntp", "local", "teach")
+LEVEL_OBJECTIVES = ("ntp", "local", "teach")
 
 Tensors = tuple[Tensor, ...]
 
@@ -51,7 +51,7 @@ class CMSLevel:
             raise UserError(f"the period of a level is {self.period}: give at least 1 token")
         if not self.lr >= 0:
             raise UserError(f"the learning rate of a level is {self.lr}: give at least 0")
-        choices = (("rule", RULES), ("objective", OBJECTIVES), ("reduction", ("mean", "sum")))
+        choices = (("rule", RULES), ("objective", LEVEL_OBJECTIVES), ("reduction", ("mean", "sum")))
         for name, known in choices:
             if (value := getattr(self, name)) not in known:
                 raise UserError(

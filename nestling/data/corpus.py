@@ -23,10 +23,11 @@ CORPORA = Registry(
         "stdlib-code": "nestling.data.stdlib:CODE",
         "anarchism": "nestling.data.debian:ANARCHISM",
         "kjv": "nestling.data.debian:KJV",
-        "web": "nestling.data.debian:WEB",
+        "world-english-bible": "nestling.data.debian:WORLD_ENGLISH_BIBLE",
         "python-doc": "nestling.data.debian:MANUAL",
         "standard": "nestling.data.debian:STANDARD",
     },
+    former={"web": "world-english-bible"},
 )
 FORMAT = 2  # of the cached file; raised whenever reading, normalising or splitting changes
 HELD_OUT = 0.08  # share of the documents kept for measuring

@@ -66,8 +66,8 @@ KJV = _source(
     "King James Bible by chapter, 4 MB",
     partial(_verse, "sword-text-kjv"),
 )
-WEB = _source(
-    "web",
+WORLD_ENGLISH_BIBLE = _source(
+    "world-english-bible",
     "sword-text-web",
     "public domain",
     "World English Bible by chapter, 5 MB",
@@ -77,11 +77,11 @@ MANUAL = _source(
     "python-doc", "python3.11-doc", "PSF-2.0", "the manual of Python 3.11 as reST, 11 MB", _manual
 )
 
-_PARTS = (ANARCHISM, KJV, WEB, MANUAL)
+_PARTS = (ANARCHISM, KJV, WORLD_ENGLISH_BIBLE, MANUAL)
 _ALL = tuple(chain.from_iterable(part.packages for part in _PARTS))
 STANDARD = Source(
     name="standard",
-    summary="anarchism, kjv, web and python-doc together",
+    summary="anarchism, kjv, world-english-bible and python-doc together",
     licence="; ".join(f"{part.name}: {part.licence}" for part in _PARTS),
     read=lambda: chain.from_iterable(part.read() for part in _PARTS),
     version=partial(_version, "standard", _ALL),

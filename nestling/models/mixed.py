@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.core.mixture import even, followed, updated
-from nestling.models.reader import Reader
+from nestling.models.functional import FunctionalModel
 
 
 class Followed:
@@ -18,7 +18,9 @@ class Followed:
     in a context of its own; what the model that generates says is not used. For one sequence.
     """
 
-    def __init__(self, reader: Reader, experts: Sequence[Mapping[str, Tensor]], share: float):
+    def __init__(
+        self, reader: FunctionalModel, experts: Sequence[Mapping[str, Tensor]], share: float
+    ):
         self.reader, self.experts, self.share = reader, experts, share
         self._contexts: list[Any] = [None] * len(experts)
         self._last: Float[Tensor, "K V"] | None = None  # log-probabilities of the next token
@@ -46,7 +48,7 @@ class Followed:
 
 
 def generate_mixed(
-    reader: Reader,
+    reader: FunctionalModel,
     experts: Sequence[Mapping[str, Tensor]],
     ids: Int[Tensor, "1 T"],
     share: float,

@@ -53,7 +53,7 @@ TASKS = Registry(
         "formal-shuffle-2": "nestling.tasks.formal:Shuffle2",
         "lm-stdlib": "nestling.tasks.lm:Stdlib",
         "lm-anarchism": "nestling.tasks.lm:Anarchism",
-        "lm-web": "nestling.tasks.lm:Bible",
+        "lm-world-english-bible": "nestling.tasks.lm:Bible",
         "lm-python-doc": "nestling.tasks.lm:Manual",
         "niah-1": "nestling.tasks.niah:Niah1",
         "niah-2": "nestling.tasks.niah:Niah2",
@@ -64,6 +64,7 @@ TASKS = Registry(
         "niah-multi-query": "nestling.tasks.niah:MultiQuery",
         "niah-multi-value": "nestling.tasks.niah:MultiValue",
     },
+    former={"lm-web": "lm-world-english-bible"},
 )
 
 __all__ = [

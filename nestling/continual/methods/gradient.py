@@ -18,7 +18,7 @@ from nestling.continual.methods.rehearsal import Rehearsal
 from nestling.continual.state import Reading, Stream
 from nestling.continual.stream import Cut, read_alone, read_segment
 from nestling.core.error import UserError
-from nestling.models.reader import Reader
+from nestling.models.functional import FunctionalModel
 
 TRAINED = ("all", "lora")
 
@@ -60,8 +60,8 @@ class GradientMethod(Gateable):
         self.clip = clip
         self.elastic = elastic
         self.rehearsal = rehearsal
-        self.reader = Reader(self.model.eval())
-        self._before = Reader(model)
+        self.reader = FunctionalModel(self.model.eval())
+        self._before = FunctionalModel(model)
         self._updates = 0
         self._moving = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         self.averages = {
@@ -133,7 +133,7 @@ class GradientMethod(Gateable):
         )
 
     def _losses(
-        self, reader: Reader, weights: Mapping[str, Tensor], ids: Sequence[int]
+        self, reader: FunctionalModel, weights: Mapping[str, Tensor], ids: Sequence[int]
     ) -> Float[Tensor, " N"]:
         return read_alone(reader, weights, tuple(ids), self.sizes, self.parameters[0].device)
 

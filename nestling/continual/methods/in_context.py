@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from nestling.continual.methods.method import Method
 from nestling.continual.state import Reading
-from nestling.models.reader import Reader
+from nestling.models.functional import FunctionalModel
 
 
 class InContext(Method):
@@ -22,7 +22,7 @@ class InContext(Method):
         if not 0 <= kept <= window - 2 * segment:
             raise ValueError("the prefix leaves no room for the document")
         self.keeps_documents = kept > 0
-        self.reader = Reader(model)
+        self.reader = FunctionalModel(model)
         self.kept, self.window, self.segment = kept, window, segment
         self.prefix: tuple[int, ...] = ()
 
@@ -45,7 +45,9 @@ class InContext(Method):
 
 
 @torch.no_grad()
-def scored(reader: Reader, ids: Sequence[int], window: int, segment: int, prefix) -> Reading:
+def scored(
+    reader: FunctionalModel, ids: Sequence[int], window: int, segment: int, prefix
+) -> Reading:
     """Losses of a document; ``prefix(before)`` is put before what is left of the window.
 
     ``before`` are the tokens of the document before a segment. The first token has no loss.

@@ -8,7 +8,7 @@ from typing import Any
 from nestling.continual.methods.in_context import scored
 from nestling.continual.methods.method import Method
 from nestling.continual.state import Reading
-from nestling.models.reader import Reader
+from nestling.models.functional import FunctionalModel
 
 K1, B = 1.5, 0.75  # of BM25
 
@@ -24,7 +24,7 @@ class Retrieval(Method):
 
     def __init__(self, model: Any, *, window: int, segment: int, passage: int = 64, found: int = 1):
         self.keeps_documents = True
-        self.reader = Reader(model)
+        self.reader = FunctionalModel(model)
         self.window, self.segment, self.passage, self.found = window, segment, passage, found
         if 2 * passage * found > window - 2 * segment:
             raise ValueError("the passages leave no room for the document")

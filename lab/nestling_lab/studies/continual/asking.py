@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nestling.continual.methods import GradientMethod, InContext, Levels, Method, Retrieval
 from nestling.data import prompt_ids
-from nestling.models.reader import Reader
+from nestling.models.functional import FunctionalModel
 from nestling.tasks.task import Question
 
 Ids = tuple[int, ...]
@@ -41,7 +41,7 @@ class Answered(NamedTuple):
 class View(NamedTuple):
     """With what a method answers: a model, its weights, and what stands before a prompt."""
 
-    reader: Reader
+    reader: FunctionalModel
     weights: Mapping[str, Tensor]
     prefix: Callable[[Ids], Ids]
 

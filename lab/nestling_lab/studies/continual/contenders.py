@@ -12,8 +12,8 @@ from nestling.continual.methods.elastic import Elastic
 from nestling.continual.methods.rehearsal import Rehearsal
 from nestling.continual.state import Options, Stream
 from nestling.continual.stream import Cut, read_segment
+from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import parse_levels
-from nestling.models.reader import Reader
 from nestling_lab.studies.continual.base import Ready
 
 Setting = dict[str, Any]
@@ -109,7 +109,7 @@ def gradients(place: Place) -> Iterator[list[torch.Tensor]]:
     One document after the other, for a gradient is as large as the model.
     """
     model, sizes = place.base.model, place.sizes
-    reader = Reader(model)
+    reader = FunctionalModel(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     for ids in place.known:
         part = tuple(ids[: sizes.segment])

@@ -115,7 +115,7 @@ class Domains(Study):
 
 
 class LargeDomains(Domains):
-    """The same of SmolLM2-135M, whose own text is not at hand: ``web`` is one it is to keep."""
+    """The same of SmolLM2-135M, whose own text is not at hand: it is to keep another, prose."""
 
     name = "continual-domains-smollm2"
     question = "is it so of a large pretrained model, as far as few tokens show"

@@ -21,7 +21,7 @@ from nestling_lab.studies.continual.base import (
 from nestling_lab.studies.continual.contenders import EVERY, NONE, Place
 from nestling_lab.studies.study import Tell, silent
 
-OLD = "web"
+OLD = "world-english-bible"
 KNOWN = 32  # documents of the old domain that EWC and rehearsal begin with
 
 Matrix = Sequence[Sequence[float]]

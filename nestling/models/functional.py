@@ -27,7 +27,7 @@ class _Called(nn.Module):
         return function(self.model)
 
 
-class Reader:
+class FunctionalModel:
     """Calls a model with weights that are handed in; the model itself is never changed.
 
     A context is what the model remembers of the text so far, a value: (keys, values) for each
