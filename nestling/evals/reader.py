@@ -1,6 +1,6 @@
 """One way to read with any causal language model, in segments, its memory carried along."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,17 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.data import frame
 from nestling.models.decode import write_on
-from nestling.models.foreign import load_causal_lm
-from nestling.models.fork import fork, size_of
+from nestling.models.foreign import horizon_of, load_causal_lm
+from nestling.models.held import Held, size_of
 from nestling.models.hf import HopeForCausalLM
-from nestling.models.roomy import roomy
+from nestling.models.pieces import Pieces
 
 SEGMENT = 512  # tokens a call
+# read once by a model of transformers to find out how it can be read in segments
+PROSE = (
+    "The keeper of the light wrote down what came: three ships before noon, a storm at 17:40, and "
+    "then, for the first time in that year, nothing at all. Who was to read it, he never asked."
+)
 COPIES = 2**30  # bytes of memories side by side, where one is copied for many continuations
 
 
@@ -37,10 +42,13 @@ class Reader:
         self.model, self.tokenizer = model, tokenizer
         self.name, self.segment = name, segment
         self.ours = isinstance(model, HopeForCausalLM)
-        self.horizon: int | None = (
-            None if self.ours else getattr(model.config, "max_position_embeddings", None)
-        )
+        self.horizon: int | None = None if self.ours else horizon_of(model)
         self.lead: list[int] = frame(tokenizer).before
+        self.pieces = (
+            None
+            if self.ours
+            else Pieces(model, text=self.encode(PROSE), horizon=self.horizon, name=name)
+        )
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu", *, segment: int = SEGMENT):
@@ -95,21 +103,22 @@ class Reader:
     def call(
         self, ids: Int[Tensor, "B T"], cache: Any, *, last: bool = False
     ) -> tuple[Float[Tensor, "B S V"], Any]:
-        """Logits of one call of the model (``last``: of its last position), and its memory."""
+        """Logits of one segment (``last``: of its last position), and the memory of it.
+
+        A model that does not predict token by token raises UserError.
+        """
+        ids = ids.to(self.model.device)
+        if self.pieces is not None:
+            return self.pieces(ids, cache, last=last)
         out = self.model(
-            input_ids=ids.to(self.model.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1 if last else 0,
+            input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1 if last else 0
         )
-        if out.past_key_values is None:
-            raise UserError(f"{self.name} gives no cache back, so it cannot read in segments")
-        return out.logits, roomy(out.past_key_values) if cache is None else out.past_key_values
+        return out.logits, out.past_key_values
 
     @staticmethod
     def fork(cache: Any) -> Any:
         """A memory that goes on by itself, the given one left as it is."""
-        return fork(cache)
+        return cache.fork()
 
     def score(
         self, cache: Any, logits: Float[Tensor, "1 V"], continuations: list[list[int]]
@@ -120,6 +129,8 @@ class Reader:
         are.
         """
         step = max(1, COPIES // max(1, size_of(cache)))
+        if isinstance(cache, Held) and not cache.repeats:
+            step = 1
         if len(continuations) > step:
             parts = [continuations[i : i + step] for i in range(0, len(continuations), step)]
             return [found for part in parts for found in self.score(cache, logits, part)]
@@ -130,7 +141,8 @@ class Reader:
         parts = [logits[:, None].expand(rows, -1, -1)]
         if width > 1:
             own = self.fork(cache)
-            own.batch_repeat_interleave(rows)
+            if rows > 1:
+                own.batch_repeat_interleave(rows)
             for piece in ids[:, :-1].split(self.segment, 1):
                 found, own = self.call(piece, own)
                 parts.append(found)
@@ -149,42 +161,42 @@ class Reader:
         tokens: int,
         stops: tuple[str, ...] = (),
         cache: Any = None,
-        seen: Sequence[int] = (),
     ) -> str:
         """What ``generate`` writes after ``ids``: the likeliest tokens, at most so many.
 
-        With ``cache`` ``ids`` go on after what it has read, which is ``seen``: models of
-        transformers look back at it. The text ends before the first of ``stops``.
+        With ``cache`` ``ids`` go on after what it has read. The text ends before the first of
+        ``stops``.
         """
         given = torch.tensor([ids], device=self.model.device)
-        if len(ids) > 1:
+        if len(ids) > 1 and (self.pieces is None or self.pieces.way.writes_on):
             _, cache = self.read(given[:, :-1], cache)
-        # generate takes its input for the whole text; ours goes on from the cache alone
-        ask = given[:, -1:] if self.ours else given.new_tensor([[*seen, *ids]])
-        begin = ask.shape[1]
-
-        def stopped(found: Tensor, scores: Any) -> Tensor:
-            text = self.decode(found[0, begin:].tolist())
-            return found.new_tensor([any(stop in text for stop in stops)], dtype=torch.bool)
-
+            given = given[:, -1:]
         options = {
             "max_new_tokens": tokens,
             "do_sample": False,
             "pad_token_id": self.tokenizer.eos_token_id,
-            "stopping_criteria": [stopped],
+            "stopping_criteria": [self._stopping(stops)],
         }
-        if self.ours:
-            cache = self.model.new_cache() if cache is None else cache
-            found = write_on(self.model, ask, cache, **options)
+        if self.pieces is not None:
+            written = self.pieces.write(given, cache, **options)
         else:
-            mask = torch.ones_like(ask)
-            found = self.model.generate(
-                ask, attention_mask=mask, past_key_values=cache, use_cache=True, **options
-            )
-        text = self.decode(found[0, begin:].tolist())
+            cache = self.model.new_cache() if cache is None else cache
+            written = write_on(self.model, given, cache, **options)[0, given.shape[1] :].tolist()
+        text = self.decode(written)
         for stop in stops:
             text = text.split(stop)[0]
         return text
+
+    def _stopping(self, stops: tuple[str, ...]) -> Callable[[Tensor, Any], Tensor]:
+        """Whether one of ``stops`` was written, for ``generate``; first called after one token."""
+        begin: list[int] = []
+
+        def stopped(found: Tensor, scores: Any) -> Tensor:
+            begin[:] = begin or [found.shape[1] - 1]
+            text = self.decode(found[0, begin[0] :].tolist())
+            return found.new_tensor([any(stop in text for stop in stops)], dtype=torch.bool)
+
+        return stopped
 
     def about(self) -> dict[str, Any]:
         """What a Result records of the model."""

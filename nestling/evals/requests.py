@@ -107,7 +107,7 @@ class Memory:
         """The likeliest continuation, at most ``tokens`` long, up to the first of ``stops``."""
         ids = self._room(context, tokens)
         before = None if self.cache is None else self.reader.fork(self.cache)
-        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before, seen=self.seen)
+        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before)
         if self.carry:
             before = None if self.cache is None else self.reader.fork(self.cache)
             _, self.cache = self.reader.read(torch.tensor([ids]), before)

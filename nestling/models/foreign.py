@@ -50,6 +50,13 @@ def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
     return model.to(place).eval(), tokenizer
 
 
+def horizon_of(model: Any) -> int | None:
+    """The most tokens that a model of transformers was made to read; None where it says none."""
+    config = model.config.get_text_config()
+    named = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
+    return next((size for size in named if isinstance(size, int) and size > 0), None)
+
+
 def kind_of(directory: Path) -> str:
     """The ``model_type`` of a folder's configuration; a folder without one raises UserError."""
     path = directory / "config.json"

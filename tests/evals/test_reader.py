@@ -10,7 +10,7 @@ from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.evals import Reader
 from nestling.models.folder import save_model
-from nestling.models.fork import size_of
+from nestling.models.held import size_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,10 +62,10 @@ def test_a_fork_goes_on_by_itself(kind):
     _, cache = found.read(torch.tensor([ids[:20]]))
     fork, other = found.fork(cache), found.fork(cache)
     wanted = found.write(ids, tokens=5)
-    assert found.write(ids[20:], tokens=5, cache=fork, seen=ids[:20]) == wanted
+    assert found.write(ids[20:], tokens=5, cache=fork) == wanted
     found.read(torch.tensor([[7] * 30]), other)
     assert cache.get_seq_length() == 20
-    assert found.write(ids[20:], tokens=5, cache=cache, seen=ids[:20]) == wanted
+    assert found.write(ids[20:], tokens=5, cache=cache) == wanted
 
 
 def sliding():

@@ -1,0 +1,191 @@
+"""Reading a text with any model of transformers in pieces that give what the whole text gives.
+
+A model's own cache cannot be trusted with pieces of any size: some models start their recurrence
+anew at every piece of more than one token, some lose count of the positions, some take the cache
+under another name or give none back. So a short text is read whole and in pieces first, and the
+model is then read in the first way in which both agree.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.models.held import Held
+from nestling.models.roomy import roomy
+
+NAMES = ("past_key_values", "cache_params", "state")  # under which models take and give a cache
+PROBE = 40  # tokens of the short text
+LEAST = 12  # tokens that are enough for pieces of all kinds
+# of the spread of the logits; a cache that is not gone on from differs by a tenth and more
+TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.1}
+FINE = 1e-3  # the same in float32 and finer
+STRAYS = 0.25  # share of the positions at which half precision may differ: another expert's, say
+
+
+class Way(NamedTuple):
+    """How a model is read in pieces."""
+
+    name: str | None  # of its cache; None: none, all is read again at every piece
+    steps: bool = False  # after the first piece one token a call
+    positions: bool = False  # the model has to be told the positions
+    single: bool = True  # a piece of a single token is read as one of several is
+    writes_on: bool = False  # generate can go on from the cache
+
+
+WHOLE = Way(None)
+
+
+class Pieces:
+    """Calls of a model of transformers, one for each piece of a text.
+
+    ``text`` is what is read to find the way, as token ids; ``horizon`` the most tokens that the
+    model reads. A model that gives other predictions for the beginning of a text than for the
+    text raises UserError at the first call: it looks ahead, or draws at random.
+    """
+
+    def __init__(
+        self, model: Any, *, text: Sequence[int], horizon: int | None = None, name: str = ""
+    ):
+        self.model, self.name = model, name
+        size = min(PROBE, horizon or PROBE)
+        copies = 1 + size // max(1, len(text))
+        self.text = (list(text) * copies)[:size]
+        self.takes = inspect.signature(model.forward).parameters
+
+    def __call__(
+        self, ids: Int[Tensor, "B S"], held: Held | None, *, last: bool = False
+    ) -> tuple[Float[Tensor, "B _ V"], Held]:
+        """Logits of a piece (``last``: of its last position) and what was read, moved on in place.
+
+        None: the piece begins a text.
+        """
+        held = Held(ids[:, :0]) if held is None else held
+        return self._read(self.way, ids, held, last), held
+
+    @cached_property
+    def way(self) -> Way:
+        """The first way in which pieces give what the whole gives."""
+        # two rows, since some models mix them up
+        ids = torch.tensor([self.text, self.text[::-1]], device=self.model.device)
+        begin = ids.shape[1] // 4
+        try:
+            whole = self._read(WHOLE, ids, Held(ids[:, :0]))
+            first = self._read(WHOLE, ids[:, :begin], Held(ids[:, :0]))
+        except Exception as error:  # whatever a model of another library raises
+            raise UserError(
+                f"{self.name} cannot be read as a causal language model ({brief(error)})"
+            ) from error
+        if apart(first, whole[:, :begin]) > 0.5:
+            raise UserError(
+                f"{self.name} predicts the beginning of a text otherwise once it is longer: it "
+                "looks ahead or draws at random, so no text can be measured token by token; take "
+                "a causal language model"
+            )
+        if ids.shape[1] < LEAST:
+            return WHOLE
+        several, single = (begin, 2, begin - 1), (begin, *[1] * (begin // 2))
+        for way in self._ways():
+            if held := self._read_alike(way, ids, whole, single if way.steps else several):
+                known = way.name != NAMES[0] or held.kept.get_seq_length() == held.ids.shape[1]
+                alone = self._read_alike(way, ids, whole, single) is not None
+                return way._replace(single=alone, writes_on=known)
+        return WHOLE
+
+    def _ways(self) -> Iterator[Way]:
+        open_ended = any(kind.kind is kind.VAR_KEYWORD for kind in self.takes.values())
+        names = [name for name in NAMES if name in self.takes] or list(NAMES[:1] * open_ended)
+        told = (True, False) if "position_ids" in self.takes else (False,)
+        for name in names:
+            for steps in (False, True):
+                yield from (Way(name, steps=steps, positions=positions) for positions in told)
+
+    def _read_alike(self, way: Way, ids: Tensor, whole: Tensor, cuts: Sequence[int]) -> Held | None:
+        """What is held after pieces of these sizes; None if they do not give what the whole did."""
+        held, found = Held(ids[:, :0]), []
+        try:
+            for piece in ids[:, : sum(cuts)].split(list(cuts), 1):
+                found.append(self._read(way, piece, held))
+        except Exception:  # not a way in which this model can be read
+            return None
+        allowed = STRAYS if whole.dtype in TOLERANCE else 0.0
+        return held if apart(torch.cat(found, 1), whole[:, : sum(cuts)]) <= allowed else None
+
+    @torch.no_grad()
+    def _read(self, way: Way, ids: Tensor, held: Held, last: bool = False) -> Tensor:
+        """The logits of a piece; ``held`` is moved on."""
+        seen, width = held.ids, ids.shape[1]
+        held.ids = torch.cat([seen, ids], 1)
+        if way.name is None:
+            return self._call(way, held.ids, None, 0, 1 if last else width)[0]
+        if seen.shape[1] == 0:
+            logits, kept = self._call(way, ids, None, 0, 1 if last else width)
+            held.kept = roomy(kept)
+            return logits
+        if way.steps:
+            found = [self._step(way, held, at) for at in range(seen.shape[1], held.ids.shape[1])]
+            return found[-1] if last else torch.cat(found, 1)
+        if width == 1 and not way.single and held.waits == 0:
+            # read beside another on a copy, and again with what comes next
+            other, held.waits = held.fork().kept, 1
+            twice = self._call(way, ids.expand(-1, 2).clone(), other, seen.shape[1], 2)[0]
+            return twice[:, :1]
+        begin = seen.shape[1] - held.waits
+        logits, held.kept = self._call(
+            way, held.ids[:, begin:], held.kept, begin, 1 if last else width
+        )
+        held.waits = 0
+        return logits
+
+    def _step(self, way: Way, held: Held, at: int) -> Tensor:
+        logits, held.kept = self._call(way, held.ids[:, at : at + 1], held.kept, at, 1)
+        return logits
+
+    def _call(self, way: Way, ids: Tensor, kept: Any, begin: int, keep: int) -> tuple[Tensor, Any]:
+        """One call of the model: the logits of the last ``keep`` tokens, and its cache."""
+        options: dict[str, Any] = {"use_cache": way.name is not None}
+        options |= {"logits_to_keep": keep if keep < ids.shape[1] else 0}
+        options = {name: value for name, value in options.items() if name in self.takes}
+        if way.name is not None:
+            options[way.name] = kept
+        if way.positions and begin:
+            places = torch.arange(begin, begin + ids.shape[1], device=ids.device)
+            options["position_ids"] = places.expand(len(ids), -1)
+        out = self.model(input_ids=ids, **options)
+        return out.logits[:, -keep:], None if way.name is None else out[way.name]
+
+    def write(self, ids: Int[Tensor, "1 S"], held: Held | None, **generation: Any) -> list[int]:
+        """Token ids that the model's ``generate`` writes after ``held`` and ``ids``.
+
+        Where the way ``writes_on`` the cache is gone on from; otherwise all is read again.
+        """
+        given = ids if held is None else torch.cat([held.ids, ids], 1)
+        options: dict[str, Any] = {"use_cache": self.way.name is not None}
+        if self.way.writes_on and held is not None:
+            assert self.way.name is not None
+            options[self.way.name] = held.kept
+            if self.way.name != NAMES[0]:  # generate does not know how much such a cache has read
+                given = torch.cat([held.waiting, ids], 1)
+        mask = torch.ones_like(given)
+        found = self.model.generate(given, attention_mask=mask, **options, **generation)
+        return found[0, given.shape[1] :].tolist()
+
+
+def apart(found: Float[Tensor, "B T V"], wanted: Float[Tensor, "B T V"]) -> float:
+    """The share of positions at which logits differ by more than their rounding may."""
+    tolerance = TOLERANCE.get(wanted.dtype, FINE)
+    sure = wanted.isfinite()
+    spread = wanted[sure].float().std()
+    near = (found.float() - wanted.float()).abs() <= tolerance * spread
+    same = torch.where(sure, near, found == wanted).all(-1)
+    return 1 - float(same.float().mean())
+
+
+def brief(error: Exception) -> str:
+    """The first words of what another library has to say."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
