@@ -6,7 +6,7 @@ from tiny_bases import tiny_base
 from transformers.cache_utils import DynamicCache
 
 from nestling.models import roomy as room
-from nestling.models.fork import fork
+from nestling.models.held import Held
 from nestling.models.roomy import RoomyLayer, roomy
 
 IDS = torch.arange(40)[None] % 100
@@ -35,6 +35,10 @@ def test_it_answers_as_the_cache_it_is_made_of(spare, monkeypatch):
         torch.testing.assert_close(call(model, IDS[:, begin:end], own), wanted)
     for one, other in zip(contents(own), contents(plain), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def fork(cache):
+    return Held(IDS[:, :0], cache).fork().kept
 
 
 def test_tokens_are_written_behind_and_forks_never_meet():
