@@ -40,12 +40,14 @@ def lines(
     for i, (name, curve) in enumerate(curves.items()):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
         dots = "o" if marks else ""
-        axes.plot(curve.x, curve.y, dots + style, color=colour, label=name, linewidth=1.8, ms=4)
+        # no scale reaches to what is infinite: there the line has a gap
+        y = [value if math.isfinite(value) else math.nan for value in curve.y]
+        axes.plot(curve.x, y, dots + style, color=colour, label=name, linewidth=1.8, ms=4)
         if curve.low is not None and curve.high is not None:
             axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.15, linewidth=0)
     if log_x:
         axes.set_xscale("log", base=2)
-    if log_y:
+    if log_y and any(0 < y < math.inf for curve in curves.values() for y in curve.y):
         axes.set_yscale("log")
     if curves:
         axes.legend(frameon=False)
@@ -83,8 +85,10 @@ def grid(
     for y, row in enumerate(values):
         for x, value in enumerate(row):
             if value is not None:
-                colour = "black" if value > middle else "white"
-                axes.text(x, y, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=9)
+                known = math.isfinite(value)
+                colour = "white" if known and value <= middle else "black"
+                text = f"{value:.2f}" if known else "diverged"
+                axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=9)
     return _svg(figure)
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
+
 from nestling.core.statistics import interval
 from nestling.report.figure import Curve, grid, lines
 
@@ -13,10 +15,13 @@ Points = Mapping[float, float] | Mapping[int, float]  # of one run: x and what w
 def band(runs: Sequence[Points]) -> Curve:
     """The mean of runs at each x that all of them have, with its 95 % interval as a band.
 
-    >>> band([{1: 2.0, 2: 4.0}, {1: 2.0}])
+    Where a run is no finite number there is no mean of them all, and no point.
+
+    >>> band([{1: 2.0, 2: 4.0, 3: 3.0}, {1: 2.0, 3: math.inf}])
     Curve(x=[1], y=[2.0], low=[2.0], high=[2.0])
     """
-    xs = sorted(set.intersection(*(set(run) for run in runs))) if runs else []
+    finite = [{x for x, y in run.items() if math.isfinite(y)} for run in runs]
+    xs = sorted(set.intersection(*finite)) if runs else []
     found = [interval([run[x] for run in runs]) for x in xs]
     curve = Curve(xs, [one.mean for one in found])
     if len(runs) < 2:
@@ -25,8 +30,11 @@ def band(runs: Sequence[Points]) -> Curve:
 
 
 def bands(models: Mapping[str, Sequence[Points]]) -> dict[str, Curve]:
-    """``band`` for every model that has a run with a point."""
-    found = {name: band(runs) for name, runs in models.items()}
+    """``band`` for every model that has a run with a point; the name says how many diverged."""
+    found = {}
+    for name, runs in models.items():
+        lost = sum(not all(map(math.isfinite, run.values())) for run in runs)
+        found[f"{name} ({lost} of {len(runs)} diverged)" if lost else name] = band(runs)
     return {name: curve for name, curve in found.items() if curve.x}
 
 
@@ -37,8 +45,8 @@ def position_curve(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve:
         if all(part["tokens"] for part in stretch):
             loss = sum(part["loss"] for part in stretch) / len(stretch)
             xs.append((stretch[0]["start"] + stretch[0]["end"]) / 2)
-            ys.append(math.exp(loss))
-    return Curve(xs, ys)
+            ys.append(loss)
+    return Curve(xs, _exp(ys))
 
 
 def loss_curves(models: Mapping[str, Sequence[Points]]) -> str:
@@ -59,12 +67,16 @@ def perplexity_by_position(models: Mapping[str, Sequence[Sequence[Mapping[str, A
             for name, runs in models.items()
         }
     ).items():
-        ends = [
-            None if end is None else list(map(math.exp, end)) for end in (curve.low, curve.high)
-        ]
-        curves[name] = Curve(curve.x, list(map(math.exp, curve.y)), *ends)
+        ends = [None if end is None else _exp(end) for end in (curve.low, curve.high)]
+        curves[name] = Curve(curve.x, _exp(curve.y), *ends)
     label = "tokens of the document read so far"
     return lines(curves, x_label=label, y_label="perplexity", log_x=True, log_y=True)
+
+
+def _exp(losses: Sequence[float]) -> list[float]:
+    """Infinite, which is not drawn, where it is too large for a float."""
+    with numpy.errstate(over="ignore"):
+        return numpy.exp(losses).tolist()
 
 
 def accuracy_by_length(models: Mapping[str, Mapping[int, float | None]]) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 
 def cell(value: Any) -> str:
-    """A value as it is printed: four significant digits, thousands apart.
+    """A value as it is printed: four significant digits, thousands apart; None is "-".
 
     >>> [cell(value) for value in (1234567, 0.123456, 12345.6, None, "a", float("nan"), 2.0)]
-    ['1,234,567', '0.1235', '12,346', '-', 'a', 'nan', '2.000']
+    ['1,234,567', '0.1235', '12,346', '-', 'a', 'diverged', '2.000']
     """
     if value is None:
         return "-"
@@ -20,7 +20,7 @@ def cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if not math.isfinite(value):
-        return str(value)
+        return "diverged"
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.3g}"
     digits = 3 - math.floor(math.log10(abs(value))) if value else 3

@@ -1,11 +1,23 @@
 """Intervals of few values."""
 
+import json
 import math
 
 import pytest
 import torch
 
-from nestling.core.statistics import holm, interval, paired, t95, t_probability, wilson
+from nestling.core.statistics import (
+    gap,
+    holm,
+    interval,
+    paired,
+    spelt,
+    t95,
+    t_probability,
+    wilson,
+)
+
+NOT_FINITE = (math.inf, -math.inf, math.nan)
 
 
 def test_three_values_by_the_tables():
@@ -28,7 +40,7 @@ def test_values_that_differ_by_their_rounding_alone_have_no_spread(value):
     values = [value, value * (1 + 2e-16), value]
     assert interval(values).half == 0 and str(interval(values)).endswith("+/- 0")
     found = paired([value + value, value], [2 * value * (1 + 2e-16), value])
-    assert found.difference == (0, 0, 2) and found.p_t == 1
+    assert found.difference == interval([0.0, 0.0]) and found.p_t == 1
     assert interval([1.0, 1.0 + 1e-9]).half > 0
 
 
@@ -80,3 +92,54 @@ def test_wilson_covers_the_share_and_holm_keeps_the_order():
         ends = [wilson(int(row.sum()), 40) for row in draws]
         assert 0.91 < sum(low <= p <= high for low, high in ends) / len(ends) <= 1
     assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE)
+def test_a_value_that_diverged_is_counted_and_shown_and_in_no_mean(bad):
+    found = interval([1.0, bad, 3.0])
+    assert found._replace(diverged=0) == interval([1.0, 3.0])
+    assert str(found) == "2 +/- 13 (1 of 3 diverged)" == spelt(found.record())
+    assert found.record()["diverged"] == 1
+    alone = interval([bad])
+    assert str(alone) == "diverged" == spelt(alone.record())
+    json.dumps(alone.record(), allow_nan=False)
+    assert interval([1e9]).rank() < found.rank() < alone.rank()
+    assert found.rank(larger_is_better=True) > interval([-1e9]).rank(larger_is_better=True)
+
+
+@pytest.mark.parametrize("bad", NOT_FINITE)
+def test_a_run_that_diverged_is_worse_than_any_that_did_not(bad):
+    assert gap(bad, 1.0) == math.inf and gap(1.0, bad) == -math.inf
+    assert gap(bad, 1.0, -math.inf) == -math.inf and math.isnan(gap(bad, math.inf))
+    # a mean of the finite pairs alone would say that the one is better
+    one, other = [1.0, bad, bad], [2.0, 2.0, 2.0]
+    found, turned = paired(one, other), paired(other, one)
+    assert (found.worse, found.better) == (2, 0) == (turned.better, turned.worse)
+    assert found.p_t is None and found.p_sign == turned.p_sign
+    assert found.difference.mean == -1 and str(found) == "-1 (diverged in 2 of 3)"
+    assert str(turned) == "1 (the other diverged in 2 of 3)"
+    assert found.record() | {"worse": 2, "better": 0, "diverged": 2} == found.record()
+    # of eight ways to flip the signs those two in which both that diverged lie on one side
+    # and the third, as here, on the other, and those in which it lies there too
+    assert found.p_sign == 4 / 8
+    assert paired([bad] * 6, [1.0] * 6).p_sign == 2 / 64
+    scores = paired([0.0, bad], [0.5, 0.5], larger_is_better=True)
+    assert (scores.worse, scores.better) == (1, 0)
+
+
+def test_pairs_that_diverged_in_both_tell_nothing():
+    found = paired([math.inf, math.nan, 1.0, 2.0], [math.nan, math.inf, 0.5, 1.0])
+    assert (found.worse, found.better, found.p_t) == (0, 0, None)
+    assert found.p_sign == paired([1.0, 2.0], [0.5, 1.0]).p_sign == 0.5
+    assert str(found) == "0.75 +/- 3.2 (both diverged in 2 of 4)"
+    assert paired([math.inf] * 2, [math.inf] * 2).p_sign == 1
+
+
+def test_what_is_no_probability_or_share_is_refused():
+    assert math.isnan(t_probability(math.nan, 3))
+    for p in (math.nan, -0.1, 1.1):
+        with pytest.raises(ValueError, match="no probabilities"):
+            holm([0.01, p])
+    for right in (math.nan, -1, 5):
+        with pytest.raises(ValueError, match="no share"):
+            wilson(right, 4)

@@ -1,5 +1,6 @@
 """Figures from plain numbers."""
 
+import math
 import xml.etree.ElementTree as tree
 
 import pytest
@@ -29,6 +30,15 @@ def test_a_band_is_the_interval_over_runs_where_all_have_a_point():
     assert (curve.x, curve.y) == ([1], [2.0])
     assert curve.low[0] == pytest.approx(2 - 12.706, abs=1e-3)
     assert plots.band([{1: 1.0}]).low is None and plots.bands({"a": [], "b": [{}]}) == {}
+
+
+def test_a_run_that_diverged_ends_the_mean_and_is_named():
+    models = {"hope": [{1: 3.0, 2: math.nan}, {1: 2.0, 2: 1.0}], "b": [{1: math.inf}]}
+    found = plots.bands(models)
+    assert list(found) == ["hope (1 of 2 diverged)"] and found.popitem()[1].x == [1]
+    assert "diverged" in plots.forgetting_matrix([[math.nan]], ["first"])
+    steep = plots.perplexity_by_position({"hope": [[{"start": 0, "end": 16, "loss": 1e4}]]})
+    assert tree.fromstring(steep).tag.endswith("svg")
 
 
 def test_numbers_stand_in_the_fields_and_nothing_where_nothing_is_known():

@@ -75,4 +75,5 @@ class Board:
         figures = {key: result.metrics.get(key) for key in HEADLINES}
         numbers = [f"{k} {x:.4g}" for k, x in figures.items() if isinstance(x, int | float)]
         figure = numbers[0] if numbers else "no figure"
-        self.note(f"{name}: finished, {figure}")
+        end = "diverged" if result.metrics.get("diverged") else f"finished, {figure}"
+        self.note(f"{name}: {end}")

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nestling.core.result import Result
-from nestling.core.statistics import Interval, interval
+from nestling.core.statistics import Paired, paired, spelt
 from nestling.report import Section, Table, lines
 from nestling.report.plots import position_curve
 from nestling.train import TrainConfig
+from nestling.train.evaluate import perplexity
+from nestling_lab.studies.diverged import over, sound, titled
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
 from nestling_lab.studies.tuned import Tuned, is_edge
@@ -101,13 +103,14 @@ class DemoGap(Study):
         """Means with intervals, differences to Hope paired by seed, and the curves."""
         chosen = {model: self.tuned.chosen(model, done) for model in CONTENDERS}
         chosen = {model: runs for model, runs in chosen.items() if runs}
+        against = above_hope(chosen)
         metrics = {
-            model: self._figures(model, runs, chosen.get(HOPE, {}), done)
+            model: self._figures(model, runs, against.get(model), done)
             for model, runs in chosen.items()
         }
         sections = [
             Section("What was asked", self._about()),
-            self._comparison(metrics),
+            self._comparison(metrics, against),
             Section("Every run", tables=[self._runs(done)]),
         ]
         if metrics:
@@ -118,25 +121,22 @@ class DemoGap(Study):
         self,
         model: str,
         runs: dict[int, Result],
-        hope: dict[int, Result],
+        against: Paired | None,
         done: Mapping[str, Result],
     ) -> dict[str, Any]:
         rate = self.tuned.best(model, done)
-        both = sorted(runs.keys() & hope.keys())
-        pairs = [loss_of(runs[seed]) - loss_of(hope[seed]) for seed in both]
-        first = next(iter(runs.values())).metrics
+        each = [result.metrics for result in runs.values()]
+        speeds = over(each, lambda run: run["tokens_per_second"])
         return {
             "learning_rate": rate,
             "rate_at_edge_of_grid": is_edge(rate, self.config.learning_rates),
             "seeds": sorted(runs),
-            "num_parameters": first["num_parameters"],
-            "num_non_embedding": first["num_non_embedding"],
-            "val_perplexity": interval([math.exp(loss_of(r)) for r in runs.values()]).record(),
-            "val_loss": interval([loss_of(result) for result in runs.values()]).record(),
-            "loss_above_hope": None if model == HOPE else interval(pairs).record(),
-            "tokens_per_second": interval(
-                [result.metrics.get("tokens_per_second", 0.0) for result in runs.values()]
-            ).mean,
+            "num_parameters": each[0]["num_parameters"],
+            "num_non_embedding": each[0]["num_non_embedding"],
+            "val_perplexity": over(each, lambda run: perplexity(run["val_loss"])).record(),
+            "val_loss": over(each, lambda run: run["val_loss"]).record(),
+            "loss_above_hope": None if against is None else against.record(),
+            "tokens_per_second": speeds.record()["mean"],
         }
 
     def _about(self) -> str:
@@ -157,7 +157,7 @@ class DemoGap(Study):
             f"the last {TRANSFORMER_SIZE['attention.window']:,} tokens of it."
         )
 
-    def _comparison(self, metrics: dict[str, Any]) -> Section:
+    def _comparison(self, metrics: dict[str, Any], against: Mapping[str, Paired]) -> Section:
         rows = [
             (
                 CONTENDERS[model].title,
@@ -167,8 +167,8 @@ class DemoGap(Study):
                 len(figures["seeds"]),
                 spelt(figures["val_perplexity"]),
                 spelt(figures["val_loss"]),
-                spelt(figures["loss_above_hope"]),
-                round(figures["tokens_per_second"]),
+                str(against[model]._replace(p_t=None)) if model in against else "-",
+                figures["tokens_per_second"] and round(figures["tokens_per_second"]),
             )
             for model, figures in metrics.items()
         ]
@@ -199,8 +199,8 @@ class DemoGap(Study):
             result = done.get(cell.name)
             loss = None if result is None else loss_of(result)
             state = "to do" if loss is None else "diverged" if math.isinf(loss) else "finished"
-            perplexity = None if loss is None or math.isinf(loss) else math.exp(loss)
-            rows.append((cell.name, state, finite(loss), perplexity))
+            known = finite(loss)
+            rows.append((cell.name, state, known, None if known is None else perplexity(known)))
         return Table(columns=("cell", "state", "held-out loss", "perplexity"), rows=rows)
 
 
@@ -214,20 +214,24 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def spelt(record: dict[str, Any] | None) -> str:
-    """An interval's record as "mean +/- half width"."""
-    if record is None:
-        return "-"
-    half = math.nan if record["half_width_95"] is None else record["half_width_95"]
-    return str(Interval(record["mean"], half, record["count"]))
+def above_hope(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
+    """Held-out loss of each other model less Hope's, paired by the seeds that both have."""
+    hope, found = chosen.get(HOPE, {}), {}
+    for model, runs in chosen.items():
+        both = sorted(runs.keys() & hope.keys())
+        if model != HOPE:
+            own, other = ([loss_of(some[seed]) for seed in both] for some in (runs, hope))
+            found[model] = paired(own, other)
+    return found
 
 
 def by_position(chosen: Mapping[str, Mapping[int, Result]]) -> Section:
     """Perplexity along unseen documents, the mean over seeds in each stretch of positions."""
     curves = {}
     for model, runs in chosen.items():
-        stretches = [result.metrics["val_by_position"] for result in runs.values()]
-        curves[CONTENDERS[model].title] = position_curve(stretches)
+        stretches = [result.metrics["val_by_position"] for result in sound(runs).values()]
+        each = [result.metrics for result in runs.values()]
+        curves[titled(CONTENDERS[model].title, each)] = position_curve(stretches)
     figure = lines(
         curves,
         x_label="tokens of the document read so far",

@@ -1,13 +1,11 @@
 """Eight systems after the same tokens: perplexity of held-out text, and commonsense."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval
 from nestling.data import bigbench
 from nestling.evals import Reader
 from nestling.evals.commonsense import choose as answer
@@ -15,8 +13,10 @@ from nestling.evals.lm import choose as choose_text
 from nestling.evals.lm import lm
 from nestling.report import Section
 from nestling.train import TrainConfig, train_config
+from nestling.train.evaluate import perplexity
 from nestling.train.flops import flops_per_token
 from nestling_lab.published import published
+from nestling_lab.studies.diverged import over
 from nestling_lab.studies.lm_report import (
     COMMONSENSE,
     COST,
@@ -148,15 +148,10 @@ class FigureLm(Study):
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Means with intervals, differences to Hope paired by seed, curves, the paper's numbers."""
         runs = {name: self.tuned.chosen(name, done) for name in self.config.models}
-        # a model of which a seed diverged has no mean: the seed is named
-        sound = {
-            name: {seed: r for seed, r in found.items() if not r.metrics["diverged"]}
-            for name, found in runs.items()
-        }
-        sound = {name: found for name, found in sound.items() if found}
-        figures = {name: self._figures(name, found, done) for name, found in sound.items()}
-        against = compared(sound)
-        accuracies = commonsense_table(sound, self.config.tasks)
+        runs = {name: found for name, found in runs.items() if found}
+        figures = {name: self._figures(name, found, done) for name, found in runs.items()}
+        against = compared(runs)
+        accuracies = commonsense_table(runs, self.config.tasks)
         sections = [
             Section("What was asked", self._about()),
             Section("What held", verdict(against, figures)),
@@ -164,8 +159,8 @@ class FigureLm(Study):
             Section("Cost of a run", COST, [cost_table(figures)]),
             Section("Commonsense, offline", COMMONSENSE, [accuracies]),
         ]
-        if sound:
-            sections += curves(sound)
+        if runs:
+            sections += curves(runs)
         sections += [
             Section("What the paper prints", PAPER, [published("language-760m")]),
             Section("Every run", tables=[every_run(self.cells(done), done)]),
@@ -178,19 +173,21 @@ class FigureLm(Study):
     ) -> dict[str, Any]:
         found = [result.metrics for result in runs.values()]
         rate = self.tuned.best(model, done)
+        speeds = over(found, lambda m: m["tokens_per_second"])
         return {
             "learning_rate": rate,
             "rate_at_edge_of_grid": is_edge(rate, self.config.learning_rates),
             "seeds": sorted(runs),
             "num_parameters": found[0]["num_parameters"],
             "num_non_embedding": found[0]["num_non_embedding"],
-            "tokens": found[0]["tokens"],
+            # of those that came to their end, if any
+            "tokens": max(one.get("tokens", 0) for one in found),
             "flops_per_token": found[0]["flops_per_token"],
-            "val_loss": interval([m["val_loss"] for m in found]).record(),
-            "val_perplexity": interval([math.exp(m["val_loss"]) for m in found]).record(),
-            "word_perplexity": interval([m["lm"]["word_perplexity"] for m in found]).record(),
-            "bits_per_byte": interval([m["lm"]["bits_per_byte"] for m in found]).record(),
-            "tokens_per_second": interval([m["tokens_per_second"] for m in found]).mean,
+            "val_loss": over(found, lambda m: m["val_loss"]).record(),
+            "val_perplexity": over(found, lambda m: perplexity(m["val_loss"])).record(),
+            "word_perplexity": over(found, lambda m: m["lm"]["word_perplexity"]).record(),
+            "bits_per_byte": over(found, lambda m: m["lm"]["bits_per_byte"]).record(),
+            "tokens_per_second": speeds.record()["mean"],
         }
 
     def _about(self) -> str:

@@ -26,7 +26,7 @@ from nestling_lab.studies.needle_report import (
     Report,
     every_run,
     lessons_told,
-    sound,
+    runs_of,
 )
 from nestling_lab.studies.needles import Lesson, answer_loss, asked, course, task_of
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
@@ -192,7 +192,7 @@ class FigureNiah(Study):
     def find(self, done: Mapping[str, Result]) -> Finding:
         """A heat map and a table for each task, costs, the paper's numbers, every run."""
         chosen = {name: self.tuned.chosen(name, done) for name in self.config.models}
-        runs = sound(chosen)
+        runs = runs_of(chosen)
         lengths = [times * self.config.length for times in self.config.times]
         report = Report(runs=runs, tasks=self.config.tasks, lengths=lengths)
         trained = {name: FULL if name == WINDOWED else name for name in runs}

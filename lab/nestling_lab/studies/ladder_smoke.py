@@ -1,7 +1,6 @@
 """Every system on the same real text for a short while: does each of them train?"""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from nestling.core.result import Result
 from nestling.models.presets import FAMILIES
 from nestling.report import Section, Table
 from nestling.train import TrainConfig
+from nestling.train.evaluate import perplexity
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
 
@@ -61,7 +61,7 @@ class LadderSmoke(Study):
             "diverged": [family for family, figures in found.items() if figures["diverged"]],
             "families": {
                 family: {key: figures.get(key) for key in (*COLUMNS.values(), "diverged")}
-                | {"val_perplexity": perplexity(figures)}
+                | {"val_perplexity": perplexity_of(figures)}
                 for family, figures in found.items()
             },
         }
@@ -69,7 +69,7 @@ class LadderSmoke(Study):
             (
                 family,
                 "diverged" if figures["diverged"] else "trained",
-                perplexity(figures),
+                perplexity_of(figures),
                 *(figures.get(key) for key in COLUMNS.values()),
             )
             for family, figures in found.items()
@@ -104,6 +104,6 @@ COLUMNS = {
 }
 
 
-def perplexity(figures: Mapping[str, Any]) -> float | None:
+def perplexity_of(figures: Mapping[str, Any]) -> float | None:
     """Of a run that came to its end."""
-    return None if figures["diverged"] else math.exp(figures["val_loss"])
+    return None if figures["diverged"] else perplexity(figures["val_loss"])

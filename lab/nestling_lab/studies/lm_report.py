@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nestling.core.result import Result
-from nestling.core.statistics import holm, interval, paired
+from nestling.core.statistics import holm, paired, spelt
 from nestling.report import Section, Table
 from nestling.report.plots import loss_curves, perplexity_by_position
+from nestling.train.evaluate import perplexity
+from nestling_lab.studies.diverged import over, sound, titled
 from nestling_lab.studies.study import Cell
 
 HOPE = "hope"
@@ -31,12 +33,6 @@ def loss_of(result: Result) -> float:
     return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
 
 
-def spelt(record: Mapping[str, Any]) -> str:
-    """An interval's record as "mean +/- half width"."""
-    half = record["half_width_95"]
-    return f"{record['mean']:.4g}" + ("" if half is None else f" +/- {half:.2g}")
-
-
 def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
     """The loss of each other model above Hope's, paired by the seeds that both have."""
     hope, found = runs.get(HOPE, {}), {}
@@ -56,7 +52,12 @@ def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     below = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean > 0]
     above = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean < 0]
     open_ = [m for m, p in raised.items() if p >= 0.05]
-    parts = []
+    parts = [
+        f"{one} diverged in {count} of {found.difference.every} runs in which {other} did not."
+        for model, found in against.items()
+        for one, other, count in ((model, "Hope", found.worse), ("Hope", model, found.better))
+        if count
+    ]
     if below:
         parts.append(f"Hope's held-out loss is lower than that of {', '.join(below)}.")
     if above:
@@ -66,7 +67,8 @@ def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
             f"{m} ({tests[m].difference.mean:+.3g}, p = {raised[m]:.2g})" for m in open_
         )
         parts.append(f"Not told apart at 5 % (their loss above Hope's in brackets): {signed}.")
-    rest = [model for model in figures if model not in raised and model != HOPE]
+    known = {*raised, HOPE, *(m for m, found in against.items() if found.worse or found.better)}
+    rest = [model for model in figures if model not in known]
     if rest or not parts:
         parts.append(f"Not yet compared, for want of seeds: {', '.join(rest) or 'any'}.")
     return " ".join(parts)
@@ -74,16 +76,20 @@ def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 
 def curves(runs: Mapping[str, Mapping[int, Result]]) -> list[Section]:
     """Loss as it is trained, and perplexity as a document is read."""
-    trained: dict[str, Sequence[Mapping[float, float] | Mapping[int, float]]] = {
-        model: [dict(map(tuple, r.metrics["loss_curve"])) for r in found.values()]
+    left = {
+        titled(model, [r.metrics for r in found.values()]): sound(found).values()
         for model, found in runs.items()
+    }
+    trained: dict[str, Sequence[Mapping[float, float] | Mapping[int, float]]] = {
+        model: [dict(map(tuple, r.metrics["loss_curve"])) for r in found]
+        for model, found in left.items()
     }
     by_place = {
         model: [
             [part for part in result.metrics["val_by_position"] if part["tokens"]]
-            for result in found.values()
+            for result in found
         ]
-        for model, found in runs.items()
+        for model, found in left.items()
     }
     return [
         Section(
@@ -145,6 +151,7 @@ def cost_table(figures: Mapping[str, Any]) -> Table:
             round(found["tokens_per_second"]),
         )
         for model, found in figures.items()
+        if found["tokens"]  # none where every run diverged
     ]
     columns = (
         "model", "tokens", "Mflop a token", "Tflop", "seconds of training", "tokens/s",
@@ -156,14 +163,16 @@ def commonsense_table(runs: Mapping[str, Mapping[int, Result]], tasks: Sequence[
     """Accuracies over seeds, and those of chance."""
     rows = []
     for model, found in runs.items():
-        each = [result.metrics["commonsense"] for result in found.values()]
+        each = [result.metrics for result in found.values()]
+        asked = any(one.get("commonsense") for one in each)
         cells = [
-            str(interval([one[task]["acc_norm"] for one in each])) if each[0] else "-"
+            str(over(each, lambda one, t=task: one["commonsense"][t]["acc_norm"])) if asked else "-"
             for task in tasks
         ]
         rows.append((model, *cells))
-    if rows:
-        each = next(iter(next(iter(runs.values())).values())).metrics["commonsense"]
+    left = [r.metrics["commonsense"] for found in runs.values() for r in sound(found).values()]
+    if left:
+        each = left[0]
         chance = [f"{each[task]['chance']:.4g}" if each else "-" for task in tasks]
         rows.append(("chance", *chance))
     return Table(columns=("model", *tasks), rows=rows)
@@ -180,5 +189,5 @@ def every_run(cells: Sequence[Cell], done: Mapping[str, Result]) -> Table:
             rows.append((cell.name, "diverged", None, None))
         else:
             loss = result.metrics["val_loss"]
-            rows.append((cell.name, "finished", loss, math.exp(loss)))
+            rows.append((cell.name, "finished", loss, perplexity(loss)))
     return Table(columns=("cell", "state", "held-out loss", "perplexity"), rows=rows)

@@ -10,6 +10,7 @@ from nestling.core.statistics import Interval, interval, paired
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length
 from nestling_lab.published import published
+from nestling_lab.studies.diverged import over, titled
 from nestling_lab.studies.needles import Lesson
 from nestling_lab.studies.study import Cell
 
@@ -27,16 +28,13 @@ PAPER = (
 Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # figures by model and seed
 
 
-def sound(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, dict[int, Any]]:
-    """The runs that did not diverge; of Transformer++ as it looks back through a window, too."""
-    runs = {
-        name: {seed: r.metrics for seed, r in found.items() if not r.metrics["diverged"]}
-        for name, found in chosen.items()
-    }
+def runs_of(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, dict[int, Any]]:
+    """Figures of finished runs; of Transformer++ as it looks back through a window, too."""
+    runs = {name: {seed: r.metrics for seed, r in found.items()} for name, found in chosen.items()}
     runs = {name: found for name, found in runs.items() if found}
     if FULL in runs:
         runs[WINDOWED] = {
-            seed: one | {"accuracy": one["windowed"]} for seed, one in runs[FULL].items()
+            seed: one | {"accuracy": one.get("windowed")} for seed, one in runs[FULL].items()
         }
     return runs
 
@@ -72,26 +70,31 @@ class Report:
         }
 
     def _by_length(self, task: str, model: str, figure: str) -> dict[int, Interval]:
-        found = self.runs[model].values()
-        return {
-            length: interval([one["accuracy"][task][str(length)][figure] for one in found])
-            for length in self.lengths
-        }
+        return {n: interval(self._values(task, model, n, figure)) for n in self.lengths}
+
+    def _values(self, task: str, model: str, length: int, figure: str) -> list[float]:
+        """By seed; NaN for a run that diverged."""
+        return [
+            math.nan if one["diverged"] else one["accuracy"][task][str(length)][figure]
+            for one in self.runs[model].values()
+        ]
 
     def verdict(self) -> str:
         """What is kept of the score from the length of training to the longest, by model."""
-        first, last = (str(length) for length in (self.lengths[0], self.lengths[-1]))
+        first, last = self.lengths[0], self.lengths[-1]
         sentences = []
         for task in self.tasks:
             parts = []
-            for model, found in self.runs.items():
-                by_length = [one["accuracy"][task] for one in found.values()]
-                starts = [one[first]["score"] for one in by_length]
-                ends = [one[last]["score"] for one in by_length]
-                gap = paired(ends, starts)
+            for model in self.runs:
+                starts, ends = (self._values(task, model, n, "score") for n in (first, last))
+                start, end = interval(starts), interval(ends)
+                if not start.count:
+                    parts.append(f"{model} diverged")
+                    continue
+                gap = paired(ends, starts, larger_is_better=True)
                 note = "" if gap.p_t is None else f", p = {gap.p_t:.2g}"
-                start, end = (sum(x) / len(x) for x in (starts, ends))
-                parts.append(f"{model} {start:.2f} to {end:.2f}{note}")
+                note += f" ({start.diverged} of {len(starts)} diverged)" if start.diverged else ""
+                parts.append(f"{model} {start.mean:.2f} to {end.mean:.2f}{note}")
             sentences.append(f"{TITLES[task]}, from {first} to {last} tokens: {'; '.join(parts)}.")
         return "\n\n".join(sentences)
 
@@ -101,7 +104,10 @@ class Report:
             {model: self._by_length(task, model, figure) for model in self.runs}
             for figure in ("score", "loss")
         )
-        means = {model: {n: x.mean for n, x in found.items()} for model, found in scores.items()}
+        means = {
+            titled(model, self.runs[model].values()): {n: x.mean for n, x in found.items()}
+            for model, found in scores.items()
+        }
         return Section(
             TITLES[task],
             tables=[
@@ -127,11 +133,11 @@ class Report:
                     model,
                     one["num_parameters"],
                     one["num_non_embedding"],
-                    f"{rates[model] or math.nan:g}{' *' if edges[model] else ''}",
+                    "-" if rates[model] is None else f"{rates[model]:g}" + " *" * edges[model],
                     len(found),
                     one["flops_per_token"] / 1e6,
-                    interval([x["seconds_fit"] for x in found.values()]).mean,
-                    interval([x["seconds"] for x in found.values()]).mean,
+                    over(found.values(), lambda run: run["seconds_fit"]).record()["mean"],
+                    over(found.values(), lambda run: run["seconds"]).record()["mean"],
                 )
             )
         columns = (

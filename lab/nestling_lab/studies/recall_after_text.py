@@ -1,7 +1,8 @@
 """Whether a memory that has read a long text still takes up what it reads next."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,10 +193,7 @@ class RecallAfterText(Study):
         marks = [0, *self.config.marks]
         rows, means = [], []
         for stage, title in STAGES.items():
-            curves = {
-                seed: [found[stage]["accuracy"][str(n)] for n in marks]
-                for seed, found in sound.items()
-            }
+            curves = {seed: accuracies(found.get(stage), marks) for seed, found in runs.items()}
             rows += [(title, seed, *curve) for seed, curve in curves.items()]
             if curves:
                 columns = zip(*curves.values(), strict=True)
@@ -246,6 +244,11 @@ class RecallAfterText(Study):
             f"chance is {task.chance:g}. Intervals are 95 % over the seeds. After the first stage "
             "the bytes of the text have been in no training."
         )
+
+
+def accuracies(stage: Mapping[str, Any] | None, marks: Sequence[int]) -> list[float]:
+    """At each mark; NaN where the run diverged before the end of the stage."""
+    return [math.nan if stage is None else stage["accuracy"][str(n)] for n in marks]
 
 
 STAGES = {"alone": "recall alone", "in_text": "recall alone, then in text"}

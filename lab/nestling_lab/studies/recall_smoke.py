@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval
 from nestling.evals.questions import Questions, answers, unseen_examples
 from nestling.models import create
 from nestling.report import Section, Table
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling_lab.studies.diverged import over
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 PERIOD = 32  # tokens; the one of the preset's memories
@@ -83,7 +83,7 @@ class RecallSmoke(Study):
         try:
             metrics = train(model, loader, config, quiet=True, after_step=after_step)
         except NotFinite as error:
-            metrics = {"diverged": True, "reason": str(error), "accuracy": 0.0}
+            metrics = {"diverged": True, "reason": str(error)}
         else:
             test = unseen_examples(task, seed=cell.seed, count=cell.config["test_count"])
             accuracy = task.score(answers(model.eval(), test.input_ids), test.labels)
@@ -101,7 +101,7 @@ class RecallSmoke(Study):
         """Accuracies of both arms, seed by seed."""
         found = {
             arm: {
-                seed: done[self.cell(arm, seed).name].metrics["accuracy"]
+                seed: done[self.cell(arm, seed).name].metrics
                 for seed in self.config.seeds
                 if self.cell(arm, seed).name in done
             }
@@ -109,17 +109,21 @@ class RecallSmoke(Study):
         }
         task = Recall(self.config.task)
         rows = [
-            (f"writes {arm}", seed, accuracy)
+            (f"writes {arm}", seed, "diverged" if run["diverged"] else run["accuracy"])
             for arm, by_seed in found.items()
-            for seed, accuracy in by_seed.items()
+            for seed, run in by_seed.items()
         ]
         means = [
-            (f"writes {arm}", len(by_seed), str(interval(list(by_seed.values()))), task.chance)
+            (
+                f"writes {arm}",
+                len(by_seed),
+                str(over(by_seed.values(), lambda run: run["accuracy"])),
+                task.chance,
+            )
             for arm, by_seed in found.items()
         ]
         metrics = {
-            "accuracy_writes_on": list(found["on"].values()),
-            "accuracy_writes_off": list(found["off"].values()),
+            **{f"accuracy_writes_{arm}": known(by_seed) for arm, by_seed in found.items()},
             "seeds_writes_on": list(found["on"]),
             "seeds_writes_off": list(found["off"]),
             "chance": task.chance,
@@ -142,3 +146,8 @@ class RecallSmoke(Study):
             f"{config.test_count} others. With writes off every memory stays at its learned "
             "initial state; everything else is the same."
         )
+
+
+def known(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
+    """Accuracies by seed; None for a run that diverged."""
+    return [None if run["diverged"] else run["accuracy"] for run in by_seed.values()]

@@ -7,7 +7,13 @@ import pytest
 from nestling_lab.studies.continual import base, domains, journey
 from nestling_lab.studies.continual.base import Pretraining, encoded
 from nestling_lab.studies.continual.contenders import CONTENDERS, EVERY, LARGE
-from nestling_lab.studies.continual.domain_report import Journeys, figures, seed_by_seed, summary
+from nestling_lab.studies.continual.domain_report import (
+    Journeys,
+    figures,
+    report,
+    seed_by_seed,
+    summary,
+)
 from nestling_lab.studies.continual.domains import Domains, LargeDomains
 
 
@@ -39,6 +45,24 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     # mean of 0.2 and 0.3; t = 0.25 / 0.05 with one degree of freedom
     assert table.rows[0] == ("full fine-tuning", "-")
     assert table.rows[1] == ("LoRA", "0.25 +/- 0.64 (p = 0.13)") and len(table.rows) == 2
+
+
+def test_a_journey_that_diverged_is_worse_and_keeps_nothing():
+    nan = float("nan")
+    sound, lost = [[1.0, 4.0], [1.0, 3.0]], [[1.0, 4.0], [nan, nan]]
+
+    def journeys(contender, matrices):
+        return Journeys(contender, "none", {}, dict(enumerate(matrices)))
+
+    whole = journeys("fine-tuning", [sound, sound, sound])
+    other = journeys("lora", [sound, lost, lost])
+    config = Domains.Config(domains=("cat",), contenders=("fine-tuning", "lora"), seeds=(0, 1, 2))
+    finding = report(config, [whole, other])
+    said = {section.title: section.tables for section in finding.sections if section.tables}
+    assert said["Seed by seed"][0].rows[1] == ("LoRA", "0 (diverged in 2 of 3)")
+    assert said["The targets"][0].rows[1] == ("LoRA", "diverged", "no")
+    assert said["LoRA"][0].rows[1] == ("after cat", *["1 (2 of 3 diverged)", "3 (2 of 3 diverged)"])
+    assert said["After the last domain"][0].rows[1][3] == "2 (2 of 3 diverged)"
 
 
 def test_every_method_has_as_many_settings_but_the_frozen_one():

@@ -95,6 +95,24 @@ def test_means_intervals_and_paired_differences():
     assert not hope["rate_at_edge_of_grid"]
 
 
+def test_seeds_that_diverged_are_said_and_worse():
+    done = whole()
+    for seed in (1, 2):
+        cell = STUDY.cell("transformer", STUDY.tuned.best("transformer", done), seed)
+        done[cell.name] = made_up(cell, None)
+    finding = STUDY.find(done)
+    json.dumps(finding.metrics, allow_nan=False)
+    found = finding.metrics["models"]["transformer"]
+    assert found["val_loss"]["diverged"] == 2 and found["loss_above_hope"]["worse"] == 2
+    row = finding.sections[1].tables[0].rows[2]
+    assert row[5].endswith("(2 of 3 diverged)") and row[7] == "2 (diverged in 2 of 3)"
+    assert "Transformer++ (2 of 3 diverged)" in finding.sections[2].figures[0]
+    hope = STUDY.cell(HOPE, STUDY.tuned.best(HOPE, done), 1)
+    done[hope.name] = made_up(hope, None)
+    above = STUDY.find(done).metrics["models"]["hope-frozen"]["loss_above_hope"]
+    assert (above["worse"], above["better"]) == (0, 1)
+
+
 def test_a_best_rate_at_the_edge_is_said():
     finding = STUDY.find(grid_of(HOPE, [1.0, 2.0, 3.0, 4.0]))
     assert finding.metrics["models"][HOPE]["rate_at_edge_of_grid"]

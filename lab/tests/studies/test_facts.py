@@ -1,5 +1,6 @@
 """The study of made-up facts, small, and how questions are answered."""
 
+import json
 import random
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 from small_facts import Made, tiny_reader
 
 from nestling.continual.methods import InContext
+from nestling.core.result import Result
 from nestling.tasks.facts import document
 from nestling_lab.studies.continual import facts
 from nestling_lab.studies.continual.asking import FILL, Asked, View, answers, view
 from nestling_lab.studies.continual.fact_readers import READERS
-from nestling_lab.studies.continual.fact_report import by_document
+from nestling_lab.studies.continual.fact_report import by_document, report
 from nestling_lab.studies.continual.facts import Facts, told
 
 
@@ -106,6 +108,40 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
     words = finding.sections[1].text
     assert "2 documents later" in words and "full fine-tuning" in words
     assert len(by_document([done["frozen-seed0"]], 2, 0)) == 2
+
+
+def test_a_reader_that_diverged_is_said_to_and_is_never_the_best():
+    nan = float("nan")
+
+    def runs(*means):
+        each = [[[m, m, 1.0, m]] * 2 for m in means]
+        metrics = {"replies": {"0": each, "2": each}, "strangers": each, "known": [1.0, means[-1]]}
+        config = {"setting": {}}
+        return [Result(name="x", config=config, metrics=metrics | {"updates": 1}, seed=0)]
+
+    readers = {
+        "frozen": runs(0.25, 0.25, 0.3),
+        "fine-tuning": runs(0.5, 0.5, 0.5),
+        "levels-2": runs(1.0, nan, nan),
+    }
+    config = Facts.Config(readers=tuple(readers), targets=3, distances=(0, 2))
+    finding = report(config, readers, {"fine-tuning": [({"rate": 1.0}, nan)]})
+    json.dumps(finding.metrics, allow_nan=False)
+    text = finding.sections[1].text
+    levels = READERS["levels-2"].title
+    assert f"with pairs that diverged: {levels} 0.75 (diverged in 2 of 3)." in text
+    assert "the best 2 documents later is full fine-tuning, 0.5 +/- 0." in text
+    assert finding.sections[-1].tables[0].text().endswith("diverged")
+    assert f"{levels} (in part diverged)" in finding.sections[2].figures[0]
+
+
+def test_a_setting_that_diverged_is_not_chosen():
+    study = Facts()
+    trial = study.trial("fine-tuning")
+    for losses, place in (([float("nan"), 1.0, 2.0], 1), ([2.0, float("nan"), 1.0], 2)):
+        result = Result(name=trial.name, config=trial.config, metrics={"losses": losses})
+        setting = study.best("fine-tuning", {trial.name: result})
+        assert setting == READERS["fine-tuning"].settings[place]
 
 
 def test_nothing_done_has_a_page():

@@ -97,23 +97,62 @@ def test_figure_lm_in_small_form(corpus, tmp_path):
     assert found.latex().count(r"\begin{tabular}") == 5
 
 
-def test_a_seed_that_diverged_is_named_and_left_out(corpus, tmp_path):
-    study = figure_lm(corpus)
+DIVERGED = {
+    "diverged": True, "reason": "loss is nan", "num_parameters": 1, "num_non_embedding": 1,
+    "flops_per_token": 6,
+}  # fmt: skip
+
+
+def with_diverged(study, seeds):
+    """Results of a study of two models, hope's of these seeds diverged."""
+    found = {"val_loss": 5.0, "tokens": 256, "tokens_per_second": 9.0, "loss_curve": [(128, 6.0)]}
+    found["val_by_position"] = [{"start": 0, "end": 16, "loss": 5.0, "tokens": 3}]
+    found["lm"] = {"word_perplexity": 300.0, "bits_per_byte": 2.0}
+    found["commonsense"] = {"social_iqa": {"acc_norm": 0.5, "chance": 0.5}}
     done = {}
-    for cell in [c for model in study.config.models for c in study.tuned.grid(model)]:
-        metrics = {"diverged": True, "reason": "loss is nan", "num_parameters": 1}
-        done[cell.name] = Result(name=cell.name, config=cell.config, metrics=metrics, seed=0)
-    finding = study.find(done)
-    assert finding.metrics["models"] == {}
-    assert sum(row[1] == "diverged" for row in finding.sections[-1].tables[0].rows) == 2
+    for model, cell in [(m, study.cell(m, 1e-3, s)) for m in study.config.models for s in (0, 1)]:
+        lost = model == "hope" and cell.seed in seeds
+        metrics = DIVERGED if lost else DIVERGED | found | {"diverged": False}
+        done[cell.name] = Result(
+            name=cell.name, config=cell.config, metrics=metrics, seed=cell.seed
+        )
+    return study.find(done)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (0, 1)])
+def test_a_seed_that_diverged_is_named_and_in_no_mean(corpus, seeds):
+    finding = with_diverged(figure_lm(corpus), seeds)
+    json.dumps(finding.metrics, allow_nan=False)
+    loss = finding.metrics["models"]["hope"]["val_loss"]
+    assert loss["diverged"] == len(seeds) and loss["mean"] == (5.0 if len(seeds) == 1 else None)
+    above = finding.metrics["above_hope"]["transformer"]
+    assert (above["worse"], above["better"]) == (0, len(seeds))
+    said = {section.title: section for section in finding.sections}
+    held = f"Hope diverged in {len(seeds)} of 2 runs in which transformer did not."
+    assert said["What held"].text == held
+    told = "diverged" if len(seeds) == 2 else "148.4 (1 of 2 diverged)"
+    assert said["Held-out text"].tables[0].rows[0][5] == told
+    assert ["diverged"] * len(seeds) == [
+        row[1] for row in said["Every run"].tables[0].rows if row[1] != "finished"
+    ]
+    assert "hope (1 of 2 diverged)" in said["As it is trained"].figures[0] or len(seeds) == 2
 
 
 def made(losses):
-    """Results of seeds with these losses."""
+    """Results of seeds with these losses; None for a run that diverged."""
     return {
-        seed: Result(name="x", config={}, metrics={"val_loss": loss, "diverged": False})
+        seed: Result(name="x", config={}, metrics={"val_loss": loss, "diverged": loss is None})
         for seed, loss in enumerate(losses)
     }
+
+
+def test_two_seeds_of_three_that_diverged_are_no_tie():
+    seeds = {"seeds": [0, 1, 2]}
+    for losses in ([4.9, None, None], [4.9, 5.0, None]):
+        runs = {"hope": made([5.0, 5.1, 5.05]), "mamba2": made(losses)}
+        text = verdict(compared(runs), dict.fromkeys(runs, seeds))
+        lost = losses.count(None)
+        assert text == f"mamba2 diverged in {lost} of 3 runs in which Hope did not."
 
 
 def test_sentences_say_what_is_known_and_no_more():
@@ -158,6 +197,10 @@ def test_figure_niah_in_small_form(corpus, tmp_path):
     assert not found.pending
     scores = found.finding.metrics["models"]["hope"]["accuracy"]["niah-2"]
     assert set(scores) == {"400", "800"} and 0 <= scores["800"]["mean"] <= 1
+    lost = dataclasses.replace(found.done["hope-lr0.001-seed0"], metrics=dict(DIVERGED, seconds=1))
+    part = study.find(found.done | {"hope-lr0.001-seed0": lost})
+    assert "hope diverged; transformer 0" in part.sections[1].text
+    assert part.metrics["models"]["hope"]["accuracy"]["niah-2"]["800"]["diverged"] == 1
     metrics = found.done["hope-lr0.001-seed0"].metrics
     assert metrics["steps"] == 3 and metrics["accuracy"]["niah-1"]["800"]["count"] == 2
     assert 0 < metrics["answer_loss"] < 20 and "loss of unseen answers" in found.text()

@@ -7,6 +7,7 @@ from small_facts import Made, tiny_reader
 
 from nestling.data import Pair
 from nestling_lab.studies.continual import new_languages
+from nestling_lab.studies.continual.language_report import report
 from nestling_lab.studies.continual.languages import (
     BLOCK,
     LANGUAGES,
@@ -106,6 +107,22 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
     assert set(finding.metrics) == set(small.config.readers)
     assert finding.metrics["frozen"]["lost"]["mean"] == 0
     assert "With one, two and three levels" in finding.sections[1].text
+
+
+def test_a_reader_that_diverged_is_never_the_best(small):
+    def stages(*values):
+        kinds = [{"web": v, "spanish": v, "invented": v} for v in values]
+        return {"stages": [{"bits": kind, "cloze": kind} for kind in kinds]}, None
+
+    nan = float("nan")
+    sound, lost = stages(5.0, 4.0, 3.0), stages(5.0, 1.0, nan)
+    found = {"fine-tuning": ({}, [sound, sound]), "levels-1": ({}, [sound, lost])}
+    finding = report(small.config, found)
+    text = finding.sections[1].text
+    assert "Invented after both: least bits a byte with full fine-tuning, 3 +/- 0." in text
+    assert "1 level diverged in part; it loses of spanish" in text
+    assert "3 (1 of 2 diverged)" in str(finding.sections[2].tables[0].rows[1])
+    assert "1 level (in part diverged)" in finding.sections[4].figures[0].lower()
 
 
 def test_cells_that_are_not_there_are_left_out(small):

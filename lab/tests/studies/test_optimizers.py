@@ -12,7 +12,7 @@ from nestling_lab.studies.optimizers.curvature import Curvature, Valley, best_ra
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, SIZE, split
 from nestling_lab.studies.optimizers.forgetting import Forgetting, Tasks, learn
 from nestling_lab.studies.optimizers.messy import MESS, Messy, add_heavy_tails, network, spoiled
-from nestling_lab.studies.optimizers.tuned import against, tuned
+from nestling_lab.studies.optimizers.tuned import against, over_seeds, spelt, tuned
 from nestling_lab.studies.optimizers.vision import Vision
 from nestling_lab.studies.optimizers.vit import VitConfig, create_vit
 
@@ -85,7 +85,21 @@ def test_a_difference_wins_or_loses_only_where_its_interval_leaves_out_zero():
     assert against(record([0.5, 1.5, 2.6]), base, "loss")["verdict"] == "wins"
     assert against(record([1.5, 2.6, 3.5]), base, "loss")["verdict"] == "loses"
     assert against(record([0.5, 2.5, 3.0]), base, "loss")["verdict"] == "ties"
-    assert against(record([0.5, None, None]), base, "loss")["verdict"] is None
+    assert against(record([0.5]), base, "loss")["verdict"] is None
+
+
+def test_who_diverges_more_often_loses_and_is_shown():
+    def record(values):
+        return {"runs": {str(i): {"loss": v, "right": v and 0.5} for i, v in enumerate(values)}}
+
+    base, lost = record([1.0, 2.0, 3.0]), record([0.5, None, None])
+    assert against(lost, base, "loss") == {"mean": -0.5, "half_width_95": None, "verdict": "loses"}
+    assert against(base, lost, "loss")["verdict"] == "wins"
+    assert against(lost, lost, "loss")["verdict"] is None
+    assert spelt(over_seeds(lost, "right")) == "0.5 (2 of 3 diverged)"
+    assert spelt(over_seeds(record([None]), "loss")) == "diverged"
+    # an accuracy of 0 beside a loss that is none is no accuracy
+    assert over_seeds({"runs": {"0": {"loss": None, "right": 0.0}}}, "right") == [None]
 
 
 def test_equation_53_and_its_minimum():

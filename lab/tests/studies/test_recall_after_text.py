@@ -122,3 +122,5 @@ def test_a_run_that_diverged_is_left_out_and_named(small):
     result = Result(name=cell.name, config=cell.config, metrics=metrics, seed=0)
     finding = small.find({"seed0": result})
     assert finding.metrics["diverged"] == [0] and finding.metrics["points_lost"] == []
+    means, runs = finding.sections[1].tables
+    assert means.rows[0][1:] == ("diverged",) * 3 and "diverged" in runs.text()

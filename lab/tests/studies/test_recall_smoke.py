@@ -66,6 +66,17 @@ def test_status_lists_the_accuracies_seed_by_seed():
     assert STUDY.find({}).metrics["accuracy_writes_on"] == []
 
 
+def test_a_run_that_diverged_is_no_accuracy_of_zero():
+    done = {}
+    for seed, metrics in enumerate(({"accuracy": 0.75, "diverged": False}, {"diverged": True})):
+        cell = STUDY.cell("on", seed)
+        done[cell.name] = Result(name=cell.name, config=cell.config, metrics=metrics, seed=seed)
+    finding = STUDY.find(done)
+    assert finding.metrics["accuracy_writes_on"] == [0.75, None]
+    means, runs = (section.tables[0].rows for section in finding.sections[1:])
+    assert means[0][2] == "0.75 (1 of 2 diverged)" and runs[1] == ("writes on", 1, "diverged")
+
+
 @pytest.mark.parametrize("arm", ["on", "off"])
 def test_a_small_one_runs(arm):
     task = Recall.Config(keys=3, values=4, period=4)

@@ -1,5 +1,6 @@
 """What the studies of domains say: tables and sentences from the matrices of all journeys."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,8 +63,8 @@ def report(config: Any, found: Sequence[Journeys]) -> Finding:
             )
         )
         if own["shares"] is not None:
-            parts = (f"{100 * s:.0f} %" for s in own["shares"])
-            shares.append((one.title, *parts, _both(own, min(own["shares"]))))
+            parts = (f"{100 * s:.0f} %" if s == s else "diverged" for s in own["shares"])
+            shares.append((one.title, *parts, _both(own)))
     sections = [
         Section("What was asked", about(config)),
         Section("After the last domain", tables=[Table(columns=COLUMNS, rows=rows)]),
@@ -102,12 +103,14 @@ def seed_by_seed(found: Sequence[Journeys], whole: Sequence[Journeys]) -> Table:
             seeds = sorted(one.finals.keys() & other.finals.keys())
             tests.append(paired([one.finals[s] for s in seeds], [other.finals[s] for s in seeds]))
         own = [one is other for one in found]
-        asked = [t.p_t for t, same in zip(tests, own, strict=True) if not same]
-        raised = iter(holm([1.0 if p is None else p for p in asked]))
+        asked = [
+            t.p_t for t, same in zip(tests, own, strict=True) if not same and t.p_t is not None
+        ]
+        raised = iter(holm(asked))
         columns.append(
             [
-                "-" if same else f"{test.difference} (p = {next(raised):.2g})"
-                for test, same in zip(tests, own, strict=True)
+                "-" if same else str(t if t.p_t is None else t._replace(p_t=next(raised)))
+                for t, same in zip(tests, own, strict=True)
             ]
         )
     rows = [(one.title, *cells) for one, *cells in zip(found, *columns, strict=True)]
@@ -118,9 +121,8 @@ def _matrix(config: Any, matrices: Sequence[Matrix]) -> Table:
     names = (OLD, *config.domains)
     rows = []
     for stage, label in enumerate(("before", *config.domains)):
-        means = [
-            sum(matrix[stage][i] for matrix in matrices) / len(matrices) for i in range(len(names))
-        ]
+        found = [interval([matrix[stage][i] for matrix in matrices]) for i in range(len(names))]
+        means = [str(one._replace(half=math.nan)) if one.diverged else one.mean for one in found]
         rows.append((f"after {label}" if stage else label, *means))
     return Table(columns=("bits a byte of", *names), rows=rows, title="mean over seeds")
 
@@ -190,5 +192,6 @@ def gained(matrices: Sequence[Matrix]) -> list[float]:
     ]
 
 
-def _both(own: Mapping[str, Any], least: float) -> str:
-    return "yes" if own["old_rise"].mean < 1 and least >= 0.5 else "no"
+def _both(own: Mapping[str, Any]) -> str:
+    old, shares = own["old_rise"], own["shares"]
+    return "yes" if not old.diverged and old.mean < 1 and all(s >= 0.5 for s in shares) else "no"

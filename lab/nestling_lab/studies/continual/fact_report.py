@@ -1,5 +1,6 @@
 """What the study of facts says: tables, figures and sentences from the replies."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +20,21 @@ Key = tuple[int, int]  # seed, target document
 
 
 def by_document(runs: Sequence[Result], distance: int, place: int) -> dict[Key, float]:
-    """Of each target document the mean over its questions; who reads nothing has one distance."""
+    """Of each target document the mean over its questions; who reads nothing has one distance.
+
+    NaN where a number of a reply is none: the reader diverged, and chose nothing.
+    """
     found = {}
     for run in runs:
         replies = run.metrics["replies"]
         for number, one in enumerate(replies.get(str(distance), replies["0"])):
-            found[int(run.seed or 0), number] = _mean([reply[place] for reply in one])
+            found[int(run.seed or 0), number] = _mean(one, place)
     return found
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(replies: Sequence[Sequence[float]], place: int) -> float:
+    sound = all(math.isfinite(number) for reply in replies for number in reply)
+    return sum(reply[place] for reply in replies) / len(replies) if sound else math.nan
 
 
 def over(runs: Sequence[Result], distance: int, place: int) -> Interval:
@@ -39,9 +44,7 @@ def over(runs: Sequence[Result], distance: int, place: int) -> Interval:
 
 def strangers(runs: Sequence[Result]) -> Interval:
     """Accuracy over the same questions about somebody who was never read of."""
-    return interval(
-        [_mean([r[RIGHT] for r in one]) for run in runs for one in run.metrics["strangers"]]
-    )
+    return interval([_mean(one, RIGHT) for run in runs for one in run.metrics["strangers"]])
 
 
 def above(found: Runs, distance: int, base: str, place: int = RIGHT) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def bound(found: Runs) -> dict[str, Any]:
     pairs = {}
     for name, runs in found.items():
         other = {
-            (int(run.seed or 0), number): _mean([reply[RIGHT] for reply in one])
+            (int(run.seed or 0), number): _mean(one, RIGHT)
             for run in runs
             for number, one in enumerate(run.metrics["strangers"])
         }
@@ -68,10 +71,11 @@ def _tested(pairs: Mapping[str, tuple[dict[Key, float], dict[Key, float]]]) -> d
     tests = {}
     for name, (one, other) in pairs.items():
         both = sorted(one.keys() & other.keys())
-        tests[name] = paired([one[key] for key in both], [other[key] for key in both])
+        values = [one[key] for key in both], [other[key] for key in both]
+        tests[name] = paired(*values, larger_is_better=True)
     known = {name: p for name, test in tests.items() if (p := test.p_t) is not None}
     raised = dict(zip(known, holm(list(known.values())), strict=True))
-    return {n: {"gap": test.difference, "p": raised.get(n)} for n, test in tests.items()}
+    return {n: {"test": test, "p": raised.get(n)} for n, test in tests.items()}
 
 
 def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
@@ -135,10 +139,15 @@ def curves(found: Runs, distances: Sequence[int], place: int, label: str) -> str
     """A line for each reader."""
     drawn = {}
     for name, runs in found.items():
-        drawn[READERS[name].title] = Curve(
+        drawn[_titled(name, runs, distances, place)] = Curve(
             distances, [over(runs, d, place).mean for d in distances]
         )
     return lines(drawn, x_label="documents read since", y_label=label, marks=True)
+
+
+def _titled(name: str, runs: Sequence[Result], distances: Sequence[int], place: int) -> str:
+    lost = any(over(runs, distance, place).diverged for distance in distances)
+    return READERS[name].title + (" (in part diverged)" if lost else "")
 
 
 def besides(found: Runs, far: int) -> Table:
@@ -168,7 +177,7 @@ def besides(found: Runs, far: int) -> Table:
 def settings(trials: Mapping[str, Any]) -> Table:
     """What each setting lost."""
     rows = [
-        (READERS[name].title, ", ".join(f"{k} {v:g}" for k, v in setting.items()), f"{loss:.4g}")
+        (READERS[name].title, ", ".join(f"{k} {v:g}" for k, v in setting.items()), loss)
         for name, tried in trials.items()
         for setting, loss in tried
     ]
@@ -186,7 +195,7 @@ def verdicts(config: Any, found: Runs) -> list[str]:
     said.append("Asked about the name that was read, against a stranger's: " + _gaps(bound(found)))
     without = [n for n in found if n not in (*STORING, CONTROL)]
     if without:
-        best = max(without, key=lambda n: over(found[n], far, RIGHT).mean)
+        best = min(without, key=lambda n: over(found[n], far, RIGHT).rank(larger_is_better=True))
         said.append(
             f"Of those that store no text the best {far} documents later is "
             f"{READERS[best].title}, {over(found[best], far, RIGHT)}."
@@ -201,23 +210,26 @@ def verdicts(config: Any, found: Runs) -> list[str]:
 
 
 def _gaps(tests: Mapping[str, Any]) -> str:
-    """Who lies above, who below, who cannot be told apart at one in twenty."""
+    """Who lies above, who below, who cannot be told apart at one in twenty, and who diverged."""
+    wild = [name for name, t in tests.items() if t["test"].difference.diverged]
 
     def those(rule: Callable[[float, float | None], bool]) -> str:
         chosen = [
-            f"{READERS[n].title} ({t['gap'].mean:+.2f})"
+            f"{READERS[n].title} ({t['test'].difference.mean:+.2f})"
             for n, t in tests.items()
-            if rule(t["gap"].mean, t["p"])
+            if n not in wild and rule(t["test"].difference.mean, t["p"])
         ]
         return ", ".join(chosen) or "none"
 
     def sure(p: float | None) -> bool:
         return p is not None and p < 0.05
 
+    diverged = ", ".join(f"{READERS[n].title} {tests[n]['test']}" for n in wild)
     return (
         f"above {those(lambda gap, p: sure(p) and gap > 0)}; "
         f"below {those(lambda gap, p: sure(p) and gap < 0)}; "
-        f"not told apart {those(lambda gap, p: not sure(p))}."
+        f"not told apart {those(lambda gap, p: not sure(p))}"
+        + (f"; with pairs that diverged: {diverged}." if diverged else ".")
     )
 
 

@@ -1,6 +1,7 @@
 """What the study of new languages says: tables, a figure and sentences."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def figures(config: Any, seeds: Pairs) -> dict[str, Interval]:
         gain = before["bits"][first] - middle["bits"][first]
         left = before["bits"][first] - last["bits"][first]
         values.setdefault("lost", []).append(last["bits"][first] - middle["bits"][first])
-        if gain > LEAST:
+        if gain > LEAST or not math.isfinite(gain):
             values.setdefault("kept", []).append(100 * left / gain)
         rise = last["bits"][OLD] / before["bits"][OLD] - 1
         values.setdefault("old", []).append(100 * rise)
@@ -71,7 +72,11 @@ def report(config: Any, found: Found) -> Finding:
                 figures=[
                     bars(
                         {
-                            CONTENDERS[reader].title: (values["lost"].mean, values["lost"].half)
+                            CONTENDERS[reader].title
+                            + " (in part diverged)" * bool(values["lost"].diverged): (
+                                values["lost"].mean,
+                                values["lost"].half,
+                            )
                             for reader, values in own.items()
                         },
                         x_label="bits a byte lost of the first language",
@@ -104,7 +109,7 @@ def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Tabl
 
 
 def _told(found: Interval) -> str:
-    return str(found) if found.count else "-"
+    return str(found) if found.every else "-"
 
 
 def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str]:
@@ -115,10 +120,10 @@ def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str
     for name in (first, second):
         for when, words in (("alone", "alone"), ("both", "after both")):
             key = f"bits {name} {when}"
-            there = [reader for reader in own if own[reader][key].count]
+            there = [reader for reader in own if own[reader][key].every]
             if len(there) < len(own):
                 continue
-            best = min(there, key=lambda r, k=key: own[r][k].mean)
+            best = min(there, key=lambda r, k=key: own[r][k].rank())
             said.append(
                 f"{name.capitalize()} {words}: least bits a byte with {CONTENDERS[best].title}, "
                 f"{own[best][key]}."
@@ -126,7 +131,8 @@ def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str
     for reader in writers + [r for r in own if r == "in-context"]:
         lost = own[reader]["lost"]
         word = "loses" if lost.low > 0 else "is not seen to lose"
-        word = word if lost.count > 1 else "loses (one seed, no interval)"
+        word = word if lost.every > 1 else "loses (one seed, no interval)"
+        word = "diverged in part; it loses" if lost.diverged else word
         kept = (
             f", {own[reader]['kept'].mean:.0f} % of its gain kept" if "kept" in own[reader] else ""
         )
@@ -138,7 +144,9 @@ def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str
     if len(levels) == 3:
         lost = [own[r]["lost"] for r in levels]
         # intervals of one seed are NaN and never apart
-        apart = all(more.low > less.high for more, less in itertools.pairwise(lost))
+        apart = not any(one.diverged for one in lost) and all(
+            more.low > less.high for more, less in itertools.pairwise(lost)
+        )
         said.append(
             f"With one, two and three levels the loss of {first} is "
             f"{', '.join(str(one) for one in lost)}: "

@@ -31,7 +31,7 @@ CONTENDERS = (
 )  # fmt: skip
 NEW = ("delta-scalar", "delta-row", "delta-matrix", "deep", "delta-gd", "m3")
 OLD = ("momentum", "adamw", "muon")
-DIVERGED: Figures = {"validation_loss": math.nan, "test_loss": math.nan, "test_accuracy": 0.0}
+DIVERGED: Figures = {"validation_loss": math.nan, "test_loss": math.nan, "test_accuracy": math.nan}
 
 
 class Messy(Study):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nestling.core.statistics import interval
+from nestling.core.statistics import interval, paired
 from nestling_lab.studies.tuned import is_edge, least
 
 Figures = dict[str, float]
@@ -39,15 +39,13 @@ def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def over_seeds(record: Mapping[str, Any], figure: str) -> list[float | None]:
-    """A figure of the chosen rate, seed by seed."""
-    return [run[figure] for run in record["runs"].values()]
+    """A figure of the chosen rate, seed by seed; None for a run any figure of which is none."""
+    return [None if None in run.values() else run[figure] for run in record["runs"].values()]
 
 
 def spelt(values: Sequence[float | None]) -> str:
-    """Mean and 95 % interval, and how many of the runs failed."""
-    good = [value for value in values if value is not None]
-    text = str(interval(good)) if good else "-"
-    return text if len(good) == len(values) else f"{text} ({len(values) - len(good)} failed)"
+    """Mean and 95 % interval, and how many of the runs diverged."""
+    return str(interval([math.nan if value is None else value for value in values]))
 
 
 def against(
@@ -56,13 +54,17 @@ def against(
     """The difference of a figure, paired by seed, and what its interval says of it.
 
     ``verdict``: "wins" where all of the 95 % interval is below zero (smaller is better), "loses"
-    where it is above, "ties" else; None where no interval can be given.
+    where it is above, "ties" else; None where no interval can be given. Who diverges with more
+    seeds than the other loses, whatever the rest of them say.
     """
-    shared = ours["runs"].keys() & theirs["runs"].keys()
-    pairs = [(ours["runs"][s][figure], theirs["runs"][s][figure]) for s in sorted(shared)]
-    differences = [a - b for a, b in pairs if a is not None and b is not None]
-    found = interval(differences)
-    if found.count < 2:
+    shared = sorted(ours["runs"].keys() & theirs["runs"].keys())
+    each = [[record["runs"][seed][figure] for seed in shared] for record in (ours, theirs)]
+    own, other = ([math.nan if value is None else value for value in values] for values in each)
+    found = paired(own, other)
+    record = {k: v for k, v in found.record().items() if k in ("mean", "half_width_95")}
+    if found.worse != found.better:
+        return record | {"verdict": "loses" if found.worse > found.better else "wins"}
+    gap = found.difference
+    if gap.count < 2:
         return {"mean": None, "half_width_95": None, "verdict": None}
-    verdict = "wins" if found.high < 0 else "loses" if found.low > 0 else "ties"
-    return {"mean": found.mean, "half_width_95": found.half, "verdict": verdict}
+    return record | {"verdict": "wins" if gap.high < 0 else "loses" if gap.low > 0 else "ties"}

@@ -157,8 +157,8 @@ def learn(
         loss = functional.cross_entropy(model(batch.values), batch.labels)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            names = ("train_loss", "validation_loss", "test_loss")
-            return dict.fromkeys(names, math.nan) | {"test_accuracy": 0.0}
+            names = ("train_loss", "validation_loss", "test_loss", "test_accuracy")
+            return dict.fromkeys(names, math.nan)
         loss.backward()
         step_all(optimizers)
         if step % 20 == 0:
