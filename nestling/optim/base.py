@@ -1,6 +1,7 @@
 """What all optimizers of this room share: which gradients they take and in which batches."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
@@ -30,6 +31,9 @@ class GradientMemory(Optimizer, ABC):
     UserError.
     """
 
+    # The option that schedulers which cycle a momentum (OneCycleLR, CyclicLR) mean; None: there is
+    # none. They write it into the groups as "momentum", which each step takes up
+    cycled: ClassVar[str | None] = None
     # True: the parameters of a batch have one shape
     alike: bool = False
     # True: all parameters of a group that lie on one device are written at once
@@ -59,21 +63,36 @@ class GradientMemory(Optimizer, ABC):
             raise UserError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(NONFINITE)}")
         at_least(0, lr=lr, weight_decay=weight_decay)
         self.nonfinite = nonfinite
+        self._warned = False  # that there is no momentum
         self.skipped = 0  # steps left out because a gradient was no number
         # of the gradients of this step, where they were looked at
         self._lengths: dict[Tensor, Tensor] = {}
         defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **options}
-        super().__init__(params, defaults)
+        # schedulers look for it in the defaults alone
+        super().__init__(params, defaults | {"momentum": options.get(self.cycled, 0.0)})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; a complex parameter raises UserError."""
+        self._take_momentum(param_group)
         super().add_param_group(param_group)
+        del self.param_groups[-1]["momentum"]
         for parameter in self.param_groups[-1]["params"]:
             if parameter.is_complex():
                 raise UserError(
                     "complex parameters have no order to descend in; give "
                     "torch.view_as_real of them"
                 )
+
+    def _take_momentum(self, group: dict[str, Any]) -> None:
+        """What a scheduler has written as momentum is the option that is one here."""
+        if (value := group.pop("momentum", None)) is None:
+            return
+        if self.cycled is not None:
+            group[self.cycled] = value
+        elif value and not self._warned:
+            self._warned = True
+            name = type(self).__name__
+            warnings.warn(f"{name} has no momentum; a scheduler cycles its rate only", stacklevel=3)
 
     @abstractmethod
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
@@ -100,6 +119,8 @@ class GradientMemory(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        for group in self.param_groups:
+            self._take_momentum(group)
         work = [
             (group, [p for p in group["params"] if p.grad is not None and p.numel()])
             for group in self.param_groups
@@ -165,12 +186,26 @@ class GradientMemory(Optimizer, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: torch's, and what it does about gradients that are no number."""
-        own = {"nonfinite": self.nonfinite, "skipped": self.skipped, "_lengths": {}}
-        return super().__getstate__() | own
+        own = {name: getattr(self, name) for name in ("nonfinite", "skipped", "_warned")}
+        return super().__getstate__() | own | {"_lengths": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave, on the parameters' devices, in the dtypes saved."""
-        super().load_state_dict(state_dict)
+        given = state_dict
+
+        def seen(_: Optimizer, state_dict: dict[str, Any]) -> None:
+            nonlocal given  # hooks that came before may have put another in its place
+            given = state_dict
+
+        before = self.register_load_state_dict_pre_hook(seen)
+        after = self.register_load_state_dict_post_hook(
+            lambda _: self._take_up(given), prepend=True
+        )
+        with before, after:
+            super().load_state_dict(state_dict)
+
+    def _take_up(self, state_dict: dict[str, Any]) -> None:
+        """Put in the place of what torch's own has loaded what it would make too narrow."""
         order = [p for group in self.param_groups for p in group["params"]]
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         for index, parameter in zip(indices, order, strict=True):

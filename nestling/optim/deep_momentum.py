@@ -51,6 +51,7 @@ class DeepMomentum(GradientMemory):
     """
 
     whole_groups = True
+    cycled = "alpha"
 
     def __init__(
         self,

@@ -81,6 +81,7 @@ class DeltaGD(GradientMemory):
         )
         self.layers = sum(isinstance(layer, LAYERS) for layer in module.modules())
         self._capture = Capture(module)
+        self.register_state_dict_post_hook(_with_contexts)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: a copy would not hear the layers of its weights."""
@@ -102,19 +103,16 @@ class DeltaGD(GradientMemory):
                     self._capture.contexts.pop(parameter, None)
         super().zero_grad(set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, with the inputs of slow levels whose gradients still wait."""
-        return super().state_dict() | {
-            "contexts": {
-                index: self._capture.contexts[p].state_dict()
-                for index, p in enumerate(self._order())
-                if p in self._capture.contexts and p.grad is None
-            }
+    def _contexts(self) -> dict[int, dict[str, Any]]:
+        """The inputs of slow levels whose gradients still wait."""
+        return {
+            index: self._capture.contexts[p].state_dict()
+            for index, p in enumerate(self._order())
+            if p in self._capture.contexts and p.grad is None
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
-        super().load_state_dict(state_dict)
+    def _take_up(self, state_dict: dict[str, Any]) -> None:
+        super()._take_up(state_dict)
         order = self._order()
         for index, saved in state_dict["contexts"].items():
             parameter = order[int(index)]
@@ -186,3 +184,8 @@ def exact(
     values, vectors = torch.linalg.eigh(gram)
     turned = (W - eta * G) @ vectors
     return (turned / (below + eta * scale * values[:, None, :])) @ vectors.mT
+
+
+def _with_contexts(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """As torch's, with the inputs of slow levels whose gradients still wait."""
+    return state_dict | {"contexts": optimizer._contexts()}

@@ -58,6 +58,7 @@ class DeltaMomentum(GradientMemory):
     """
 
     at_once = staticmethod(write_at_once)
+    cycled = "alpha"
 
     def __init__(
         self,

@@ -47,6 +47,8 @@ class ElementwiseMemory(GradientMemory):
     tensor([0.9000, 0.9000])
     """
 
+    cycled = "beta1"
+
     def __init__(
         self,
         params: Any,

@@ -41,6 +41,8 @@ class FeatureMomentum(GradientMemory):
     tensor([0.8000, 0.5000])
     """
 
+    cycled = "alpha"
+
     def __init__(
         self,
         params: Any,

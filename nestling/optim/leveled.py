@@ -1,6 +1,6 @@
 """Steps each parameter group of any torch optimizer only when its level fires."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -87,6 +87,14 @@ class Leveled(Optimizer):
         if state:
             self.inner.state = state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes along: the inner optimizer, gathered gradients and the clocks.
+
+        As of torch's own optimizers, registered hooks are left out.
+        """
+        names = ("inner", "tokens_per_step", "max_norm", "fired", "_sums", "_waited", "_starts")
+        return {name: getattr(self, name) for name in names} | {"defaults": self.defaults}
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
         if not any(param_group is group for group in self.inner.param_groups):
@@ -172,21 +180,27 @@ class Leveled(Optimizer):
         """All that the next step depends on, exact at any step.
 
         The inner state, the gathered gradients, the steps waited and where nested levels begin.
+        Hooks registered here see this dict, those of the inner optimizer its part.
         """
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
         order = [p for group in self.param_groups for p in group["params"]]
         sums = {str(i): self._sums[p] for i, p in enumerate(order) if p in self._sums}
         waited = [self._waited.get(i, 0) for i in range(len(self.param_groups))]
         begun = self._starts.values
         starts = {str(i): begun[p] for i, p in enumerate(order) if p in begun}
-        return {
+        found = {
             "inner": self.inner.state_dict(),
             "sums": sums,
             "waited": waited,
             "starts": starts,
         }
+        return _hooked(self._optimizer_state_dict_post_hooks, self, found)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave, gathered gradients included."""
+        hooks = self._optimizer_load_state_dict_pre_hooks
+        state_dict = _hooked(hooks, self, dict(state_dict))
         self.inner.load_state_dict(state_dict["inner"])
         order = [p for group in self.param_groups for p in group["params"]]
         self._sums = {}
@@ -198,3 +212,15 @@ class Leveled(Optimizer):
             parameter = order[int(index)]
             self._starts.values[parameter] = start.to(parameter.device, copy=True)
         self._waited = dict(enumerate(state_dict["waited"]))
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+
+def _hooked(
+    hooks: Mapping[int, Callable[..., Any]], optimizer: Optimizer, state_dict: dict[str, Any]
+) -> dict[str, Any]:
+    """The dict after hooks, each of which may change it or give another."""
+    for hook in hooks.values():
+        given = hook(optimizer, state_dict)
+        state_dict = state_dict if given is None else given
+    return state_dict

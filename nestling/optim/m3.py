@@ -60,6 +60,7 @@ class M3(GradientMemory):
     """
 
     alike = True
+    cycled = "beta1"
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class NonlinearMomentum(GradientMemory):
     """
 
     alike = True
+    cycled = "alpha"
 
     def __init__(
         self,

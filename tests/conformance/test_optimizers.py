@@ -8,6 +8,7 @@ import torch
 from optimizer_problems import PROBLEMS, MixedShapes, Network, Quadratic, build, descend
 from tolerances import assert_close
 from torch import nn
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from nestling.core import native
 from nestling.core.error import UserError
@@ -425,3 +426,84 @@ def test_an_empty_parameter_and_a_group_of_its_own(case):
     late.grad = torch.ones_like(late)
     optimizer.step()
     assert torch.equal(late, torch.ones(3, 2))
+
+
+SCHEDULES = {
+    "one cycle": lambda optimizer, **more: OneCycleLR(optimizer, 0.05, total_steps=8, **more),
+    "cyclic": lambda optimizer, **more: CyclicLR(optimizer, 0.01, 0.05, step_size_up=3, **more),
+}
+
+
+def scheduled(case, schedule, **more):
+    """Weights after six steps under a schedule, and what it had set before each."""
+    module, told = MixedShapes(), []
+    optimizer = made(case, module)
+    scheduler = SCHEDULES[schedule](optimizer, **more)
+    for _ in range(6):
+        group = optimizer.param_groups[0]
+        told.append((group["lr"], group.get("momentum")))
+        descend(optimizer, module, 1, falling=False)
+        scheduler.step()
+    return parameters_of(module), told
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@every_case
+@pytest.mark.filterwarnings("ignore:.*has no momentum")
+def test_schedulers_that_cycle_a_momentum_cycle_that_of_the_optimizer(case, schedule):
+    """The same as setting the rate and the option by hand."""
+    found, told = scheduled(case, schedule)
+    assert all(momentum is not None for _, momentum in told)
+    module = MixedShapes()
+    optimizer = made(case, module)
+    for rate, momentum in told:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+            if optimizer.cycled is not None:
+                group[optimizer.cycled] = momentum
+        descend(optimizer, module, 1, falling=False)
+    assert torch.equal(found, parameters_of(module))
+    without, _ = scheduled(case, schedule, cycle_momentum=False)
+    assert torch.equal(found, without) == (optimizer.cycled is None)
+
+
+@every_case
+def test_what_is_called_momentum_is_the_option_that_is_one(case):
+    optimizer = made(case, Network())
+    name = optimizer.cycled
+    if name is None:
+        optimizer.param_groups[0]["momentum"] = 0.0
+        optimizer.step()
+        with pytest.warns(UserWarning, match="has no momentum"):
+            SCHEDULES["one cycle"](optimizer)
+            optimizer.step()
+        return
+    assert optimizer.defaults["momentum"] == optimizer.defaults[name]
+    assert all("momentum" not in group for group in optimizer.param_groups)
+    extra = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    optimizer.add_param_group({"params": extra[:1], name: 0.25})
+    optimizer.add_param_group({"params": extra[1:2], "momentum": 0.75})
+    optimizer.add_param_group({"params": extra[2:]})
+    found = [group[name] for group in optimizer.param_groups[-3:]]
+    assert found == [0.25, 0.75, optimizer.defaults[name]]
+
+
+@every_case
+def test_hooks_of_the_state_dict_see_and_change_all_of_it(case):
+    module = Network()
+    optimizer = made(case, module)
+    descend(optimizer, module, 3, falling=False)
+    told = []
+    optimizer.register_state_dict_pre_hook(lambda _: told.append("before"))
+    optimizer.register_state_dict_post_hook(lambda _, state: {"kept": state})
+    saved = optimizer.state_dict()
+    assert told == ["before"] and set(saved) == {"kept"}
+    other = made(case, copy.deepcopy(module))
+    other.register_load_state_dict_pre_hook(lambda _, state: state["kept"])
+    other.register_load_state_dict_post_hook(lambda o: told.append(len(o.state)))
+    other.load_state_dict(saved)
+    assert told == ["before", len(optimizer.state)]
+    again = other.state_dict()
+    for index, state in saved["kept"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(torch.as_tensor(again["state"][index][name]), torch.as_tensor(value))

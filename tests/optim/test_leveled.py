@@ -1,13 +1,14 @@
 """The clock of levels around an optimizer: CMS regime R2."""
 
 import copy
+import pickle
 
 import pytest
 import torch
 from torch import nn
 
 from nestling.core.error import UserError
-from nestling.optim import Leveled
+from nestling.optim import Leveled, NonlinearMomentum
 
 
 def two_parameters() -> tuple[nn.Parameter, nn.Parameter]:
@@ -183,3 +184,54 @@ def test_closure_is_called_with_gradients_on():
 def test_no_tokens_for_a_step_is_refused():
     with pytest.raises(UserError, match="tokens_per_step"):
         Leveled(torch.optim.SGD(two_parameters(), lr=0.1), tokens_per_step=0)
+
+
+def test_a_copy_goes_on_as_the_first_in_the_midst_of_a_period():
+    """Copied or pickled with its parameters, gathered gradients, clocks and starts included."""
+    for take in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        fast, slow = two_parameters()
+        groups = [
+            {"params": [fast], "name": "fast", "period": 8, "share": 0.5},
+            {"params": [slow], "name": "slow", "period": 24},
+        ]
+        inner = torch.optim.AdamW(groups, lr=0.1)
+        optimizer = Leveled(inner, tokens_per_step=8, max_norm=1.0)
+        given = gradients(10)
+        drive(optimizer, fast, slow, given[:4])
+        other, fast_too, slow_too = take((optimizer, fast, slow))
+        assert other.inner is not inner and other.fired == optimizer.fired
+        assert drive(other, fast_too, slow_too, given[4:]) == drive(
+            optimizer, fast, slow, given[4:]
+        )
+        assert torch.equal(fast, fast_too) and torch.equal(slow, slow_too)
+        assert fast_too is other.param_groups[0]["params"][0]
+
+
+def test_hooks_of_the_state_dict_run():
+    fast, slow = two_parameters()
+    optimizer = leveled(fast, slow)
+    drive(optimizer, fast, slow, gradients(2))
+    told = []
+    optimizer.register_state_dict_pre_hook(lambda o: told.append(o is optimizer))
+    optimizer.register_state_dict_post_hook(lambda _, state: state.update(note="here"))
+    optimizer.register_state_dict_post_hook(lambda _, state: {"kept": state})
+    saved = optimizer.state_dict()
+    assert told == [True] and saved["kept"]["note"] == "here"
+    other = leveled(*two_parameters())
+    other.register_load_state_dict_pre_hook(lambda _, state: state["kept"])
+    other.register_load_state_dict_post_hook(lambda o: told.append(o is other))
+    other.load_state_dict(saved)
+    assert told == [True, True] and set(saved) == {"kept"}
+    assert other.next_firing() == optimizer.next_firing() == [True, True]
+
+
+def test_schedulers_that_cycle_a_momentum_reach_the_inner_optimizer():
+    fast, slow = two_parameters()
+    optimizer = leveled(fast, slow, inner=NonlinearMomentum)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=6)
+    seen = []
+    for gradient in gradients(5):
+        drive(optimizer, fast, slow, [gradient])
+        seen.append(optimizer.inner.param_groups[1]["alpha"])
+        scheduler.step()
+    assert seen[0] == 0.95 and 0.85 <= min(seen) < 0.86
