@@ -21,6 +21,8 @@ TINY = {
         {"period": 4, "projection_period": 8, "adaptive_q": True, "eta_init": 0.3},
         {"period": 4, "projection_period": 4, "network": "matrix", "momentum": False},
         {"writes": False},
+        {"period": 4, "projection_period": 8, "rates": "channel", "detach_target": False},
+        {"period": 8, "projection_period": 4, "decay": False, "adaptive_k": False},
     ],
     "lstm": [{}, {"forget_bias": -0.5}],
     "rwkv7": [{}, {"decay_rank": 3, "rate_rank": 2, "gate_rank": 5}],

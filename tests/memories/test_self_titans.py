@@ -19,9 +19,11 @@ def build(seed=0, hidden_size=8, num_heads=2, strong=True, **options):
         with torch.no_grad():
             module.projection.weight.normal_(0, 0.5, generator=generator)
             module.eta_bias.fill_(0)
-            module.alpha_bias.fill_(1)
-            for weight in (module.eta_weight, module.alpha_weight, module.output.weight):
-                weight.normal_(0, 0.7, generator=generator)
+            if module.config.decay:
+                module.alpha_bias.fill_(1)
+            for name, parameter in module.named_parameters():
+                if name in ("eta_weight", "alpha_weight", "output.weight"):
+                    parameter.normal_(0, 0.7, generator=generator)
             if module.initial_second is not None:
                 module.initial_second.normal_(0, 0.3, generator=generator)
     return module
@@ -48,6 +50,49 @@ VARIANTS = {
     "whole eraser": {"erase": "whole"},
     "wide": {"memory_hidden": 7},
     "clipped": {"clip": 0.3},
+    "no decay": {"decay": False, "eta_max": 1.5},
+    "projected keys": {"adaptive_k": False},
+    "projected values": {"adaptive_v": False, "projection_period": 2},
+    "projected rates": {"adaptive_eta": False, "adaptive_alpha": False},
+    "the output memory alone": {
+        **dict.fromkeys(("adaptive_k", "adaptive_v", "adaptive_eta"), False),
+        "decay": False,
+        "period": 6,
+        "projection_period": 32,
+    },
+    "plain momentum": {"normalised_momentum": False},
+    "raw step": {"step": "raw"},
+    "proximal step": {"step": "proximal"},
+    "through the targets": {"detach_target": False, "clip": 0.4},
+    "through the targets, dot": {
+        "detach_target": False,
+        "objective": "dot",
+        "rule": "gd",
+        "step": "proximal",
+        "clip": 0.4,
+    },
+    "through the targets, matrix": {
+        "detach_target": False,
+        "network": "matrix",
+        "momentum": False,
+        "decay_to": "zero",
+    },
+    "rates of rows": {"rates": "channel", "memory_hidden": 5},
+    "rates of rows, through the targets": {
+        "rates": "channel",
+        "detach_target": False,
+        "step": "proximal",
+        "erase": "whole",
+        "read": "pre",
+    },
+    "rates of rows of a matrix": {
+        "rates": "channel",
+        "network": "matrix",
+        "momentum": False,
+        "rule": "gd",
+        "objective": "dot",
+    },
+    "rates of rows, no decay": {"rates": "channel", "decay": False, "decay_to": "zero"},
     "clipped projections": {"clip": 0.6, "projection_clip": 0.2},
 }
 
@@ -225,6 +270,55 @@ def test_masked_positions_after_valid_ones_change_nothing():
     assert (y[1] - alone[0]).norm() <= 1e-12 * alone.norm()
 
 
+AT = ", gradients at the state of every 4 tokens"
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "field", "text"),
+    [
+        ({}, "M_k", "rule", f"delta gradient descent with decay{AT}"),
+        ({}, "momentum of M_k", "rule", "normalised momentum"),
+        ({"rule": "gd", "decay": False}, "M_k", "rule", f"gradient descent, no decay{AT}"),
+        (
+            {"rates": "channel", "step": "raw"},
+            "M_k",
+            "rule",
+            f"delta gradient descent with decay, rates of every row, steps as they are{AT}",
+        ),
+        (
+            {"step": "proximal", "projection_clip": 0.25},
+            "M_k",
+            "rule",
+            f"delta gradient descent with decay, proximal steps{AT} and no longer than 0.25",
+        ),
+        ({"normalised_momentum": False}, "momentum of M_k", "rule", "momentum"),
+        ({"detach_target": False}, "M_k", "objective", "|M(k) - M(v)|^2 / 2"),
+        (
+            {"adaptive_k": False},
+            "M_memory",
+            "context",
+            "pairs (k, v_hat = M_memory(v)) made of each token, v by a memory, "
+            "the other by the projection",
+        ),
+    ],
+)
+def test_levels_say_what_is_switched(options, name, field, text):
+    found = {level.name: level for level in build(**options).levels()}
+    assert getattr(found[name], field) == text
+    assert ("M_alpha" in found) == options.get("decay", True)
+    assert ("M_k" in found) == options.get("adaptive_k", True)
+
+
+def test_the_compiled_forms_are_for_the_options_they_know():
+    from nestling.memories.self_titans.kernel import fits
+
+    known = {"clip": 1.0, "projection_clip": 0.5, "objective": "dot", "eta_max": 2.0}
+    assert fits(SelfTitans.Config(**known))
+    for name, options in VARIANTS.items():
+        compiled = set(options) <= {*known, "memory_hidden", "epsilon"}
+        assert fits(build(**options).config) == compiled, name
+
+
 def test_state_dtype_is_float32_for_a_bfloat16_model():
     module = build(hidden_size=16).bfloat16()
     y, state = module(sequence(9, width=16).bfloat16())
@@ -291,6 +385,17 @@ def test_writes_off_is_the_initial_memory_at_every_token():
         ({"momentum_init": 1.0}, "momentum_init"),
         ({"half_life": (0.0, 8.0)}, "half_life"),
         ({"memory_hidden": 0}, "memory_hidden"),
+        ({"step": "prox"}, "energy, proximal, raw"),
+        ({"rates": "row"}, "head, channel"),
+        ({"momentum": False, "momentum_init": 0.9}, "momentum_init has no effect"),
+        ({"momentum": False, "normalised_momentum": False}, "normalised_momentum has no effect"),
+        ({"decay": False, "half_life": (1.0, 2.0)}, "half_life has no effect"),
+        ({"decay": False, "adaptive_alpha": False}, "adaptive_alpha has no effect"),
+        ({"step": "raw", "epsilon": 2.0}, "epsilon has no effect"),
+        ({"network": "matrix", "memory_hidden": 3}, "memory_hidden has no effect"),
+        ({"network": "matrix", "epsilon": 3.0}, "epsilon has no effect"),
+        ({"network": "matrix", "step": "raw"}, "step has no effect"),
+        ({"rule": "gd", "erase": "whole"}, "erase has no effect"),
     ],
 )
 def test_bad_options_say_what_to_do(options, message):

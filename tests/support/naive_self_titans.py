@@ -18,25 +18,46 @@ def inputs_of_layers(weights, x):
     return [x] if len(weights) == 1 else [x, functional.gelu(weights[0] @ x)]
 
 
+def divisor(config, layer, eta, u):
+    """What the step of a layer is divided by."""
+    power = u.square().sum()
+    if config.step == "proximal":
+        return 1 + eta * power
+    return config.epsilon + power if layer and config.step == "energy" else 1.0
+
+
+def rows_of(config, rate, layer, weights):
+    """A rate as what multiplies a weight of the layer: a number, or a column."""
+    if config.rates == "head":
+        return rate
+    first = weights[0].shape[0]
+    return (rate[first:] if layer else rate[:first])[:, None]
+
+
 def unit(x):
     return x / x.norm().clamp(min=1e-6)
 
 
-def gradients_of_outputs(weights, k, target, objective, clip):
-    """Gradient of the objective for each layer's output, at the anchor."""
+def gradients_of_outputs(weights, k, v, objective, clip):
+    """Gradients of the objective for each layer's output, at the anchor: at k, and at v.
 
-    def loss(shifts):
-        z = weights[0] @ k + shifts[0]
-        out = k + (z if len(weights) == 1 else weights[1] @ functional.gelu(z) + shifts[1])
+    Those at v go through the target that the memory makes of v.
+    """
+
+    def answer(x, shifts):
+        z = weights[0] @ x + shifts[0]
+        return x + (z if len(weights) == 1 else weights[1] @ functional.gelu(z) + shifts[1])
+
+    def loss(at_k, at_v):
+        out, target = answer(k, at_k), unit(answer(v, at_v))
         if objective == "dot":
             return -(out * target).sum()
         return 0.5 * (out - target).square().sum()
 
     shifts = [torch.zeros(w.shape[0], dtype=k.dtype) for w in weights]
-    last = torch.func.grad(loss)(shifts)[-1]
-    factor = clip / last.norm().clamp(min=clip)
+    both = torch.func.grad(loss, argnums=(0, 1))(shifts, shifts)
     # the clip scales the gradient at the output, and so at every layer
-    return [factor * g for g in torch.func.grad(loss)(shifts)]
+    return [[g * (clip / gs[-1].norm().clamp(min=clip)) for g in gs] for gs in both]
 
 
 def self_titans(module, x, *, reset=None):
@@ -84,35 +105,40 @@ def one_head(module, head, x, qs, ks, vs, reset):
             momentum, count = {n: zero for n in names}, 0
         x_q, x_k, x_v = unit(qs[t]), unit(ks[t]), unit(vs[t])
         # Eq 83: every quantity is the output of its own memory
-        k = unit(network(anchor["k"], x_k))
-        v = unit(network(anchor["v"], x_v))
-        q = unit(network(anchor["q"], x_q)) if config.adaptive_q else x_q
-        alpha = torch.sigmoid(
-            module.alpha_weight[head] @ network(anchor["alpha"], x_k) + module.alpha_bias[head]
-        )
-        eta = torch.sigmoid(
-            module.eta_weight[head] @ network(anchor["eta"], x_k) + module.eta_bias[head]
-        )
+        inputs = {"k": x_k, "eta": x_k, "alpha": x_k, "v": x_v, "q": x_q}
+        made = {n: network(anchor[n], x) if n in names else x for n, x in inputs.items()}
+        k, v = unit(made["k"]), unit(made["v"])
+        q = unit(made["q"]) if config.adaptive_q else x_q
+        eta = torch.sigmoid(module.eta_weight[head] @ made["eta"] + module.eta_bias[head])
+        alpha = torch.ones_like(eta)
+        if config.decay:
+            alpha = module.alpha_weight[head] @ made["alpha"] + module.alpha_bias[head]
+            alpha = torch.sigmoid(alpha)
         eta = eta * torch.minimum(1 + alpha, torch.tensor(config.eta_max, dtype=eta.dtype))
-        mu = torch.zeros_like(eta)
+        mu = torch.zeros((), dtype=eta.dtype)
         if config.momentum:
             mu = torch.sigmoid(module.mu_weight[head] @ x[t] + module.mu_bias[head])
         before = weight["memory"]
         new_weight, new_momentum = {}, {}
         for n in names:
-            target = unit(network(anchor[n], v))  # Eq 84: its own target
             longest = config.clip
             if n != "memory" and config.projection_clip is not None:
                 longest = config.projection_clip
-            grads = gradients_of_outputs(anchor[n], k, target, config.objective, longest)
-            layer_inputs = inputs_of_layers(anchor[n], k)
+            # Eq 84: each memory's own target
+            at_k, at_v = gradients_of_outputs(anchor[n], k, v, config.objective, longest)
+            us, targets = inputs_of_layers(anchor[n], k), inputs_of_layers(anchor[n], v)
             new_weight[n], new_momentum[n] = [], []
-            for i, (u, g) in enumerate(zip(layer_inputs, grads, strict=True)):
-                beta = eta if i == 0 else eta / (config.epsilon + u.square().sum())
+            for i, (u, g) in enumerate(zip(us, at_k, strict=True)):
                 w, s, start = weight[n][i], momentum[n][i], initial[n][i]
-                s = mu * s - (1 - mu) * beta * torch.outer(g, u)
+                rate, keep = (rows_of(config, x, i, anchor[n]) for x in (eta, alpha))
+                beta = rate / divisor(config, i, rate, u)
+                change = beta * torch.outer(g, u)
+                if not config.detach_target:
+                    more = rate / divisor(config, i, rate, targets[i])
+                    change = change + more * torch.outer(at_v[i], targets[i])
+                s = mu * s - ((1 - mu) if config.normalised_momentum else 1) * change
                 towards = start if config.decay_to == "init" else torch.zeros_like(start)
-                moved = towards + alpha * (w - towards) + s
+                moved = towards + keep * (w - towards) + s
                 if config.rule == "dgd":  # Eq 88
                     seen = w if config.erase == "whole" else w - towards
                     moved = moved - beta * torch.outer(seen @ u, u)

@@ -3,6 +3,8 @@
 Letters as in memory.py.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,11 +12,13 @@ from torch.nn import functional
 
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import unit
+from nestling.memories.self_titans.channel import write_rows
 from nestling.memories.self_titans.layers import (
     Layers,
     Readouts,
     apply_through,
     longest,
+    rows_of,
     shift_through,
 )
 from nestling.memories.self_titans.options import SelfTitansOptions
@@ -33,6 +37,32 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
     read_rows_back,
     read_rows_of_last,
 )
+
+
+class Slope(NamedTuple):
+    """Of one layer: the sum of g u^T over the rows is the gradient for its weight.
+
+    Rows are the C tokens, and the same once more where the gradient goes through the targets.
+    """
+
+    inputs: Float[Tensor, "B H M1 R X"]
+    outputs: Float[Tensor, "B H M R Y"]
+
+
+class Gates(NamedTuple):
+    """Retention, write strength, and what a write is taken times: of tokens, or of their rows."""
+
+    alpha: Float[Tensor, "B H C *Z"]
+    eta: Float[Tensor, "B H 1 C *Z"]
+    scale: Float[Tensor, "B H 1 C *Z"]  # eta, times 1 - mu where momentum is normalised
+    mu: Float[Tensor, "B H C"] | None
+    mask: Bool[Tensor, "B H C"] | None
+
+    def of_rows(self, layer: int, weights: Layers) -> "Gates":
+        """Those of the rows of one layer."""
+        rates = (self.alpha, self.eta, self.scale)
+        alpha, eta, scale = (rows_of(x, layer, weights, -1) for x in rates)
+        return Gates(alpha, eta, scale, self.mu, self.mask)
 
 
 def read_chunk(
@@ -55,38 +85,26 @@ def read_chunk(
     read_at_anchor, anchor = apply_through(
         anchor, torch.stack([inputs[name] for name in names], dim=2)
     )
-    made = dict(zip(names, read_at_anchor.unbind(2), strict=True))
+    made = inputs | dict(zip(names, read_at_anchor.unbind(2), strict=True))
     k, v = unit(made["k"]), unit(made["v"])
-    alpha = torch.sigmoid(readout(made["alpha"], rates.alpha_weight, rates.alpha_bias))
-    eta = readout(made["eta"], rates.eta_weight, rates.eta_bias)
-    eta = torch.sigmoid(eta) * (1 + alpha).clamp(max=config.eta_max)
-    mask = None
-    if valid is not None:
-        mask = valid[:, None].expand_as(alpha)
-        eta = eta * mask
-    gates = coefficients(alpha, mu, None, mask)
-    gradients, hidden = gradients_of(config, anchor, k, v)
-    q = unit(made["q"]) if config.adaptive_q else q
-    wide = gates.map(lambda x: x.unsqueeze(2))
-    beta, scale = eta[:, :, None], (eta if mu is None else eta * (1 - mu))[:, :, None]
-    old = DeltaState(running.first, state.momentum.first)
-    written = -scale[..., None] * gradients.first
-    fixed = None if base is None else base.first
-    first, y = write(config, k[:, :, None], beta, written, wide, old, fixed, q)
-    weight, momentum = Layers(first.weight, None), Layers(first.momentum, None)
-    if hidden is not None:
-        assert running.second is not None and state.momentum.second is not None
-        assert gradients.second is not None
-        energy = config.epsilon + hidden.square().sum(-1)
-        old = DeltaState(running.second, state.momentum.second)
-        written = -(scale / energy)[..., None] * gradients.second
-        fixed = None if base is None else base.second
-        second, y = write(
-            config, hidden, beta / energy, written, wide, old, fixed, functional.gelu(y)
+    gates = gates_of(config, made, rates, mu, valid)
+    together = None
+    if config.rates == "head":
+        together = coefficients(gates.alpha, mu, None, gates.mask).map(lambda x: x.unsqueeze(2))
+    slopes = slopes_of(config, anchor, k, v)
+    y = q = unit(made["q"]) if config.adaptive_q else q
+    after = []
+    for layer, slope in enumerate(slopes):
+        weight, momentum = running[layer], state.momentum[layer]
+        assert weight is not None and momentum is not None
+        old, fixed = DeltaState(weight, momentum), None if base is None else base[layer]
+        here = gates if together is not None else gates.of_rows(layer, initial)
+        new, y = write(
+            config, slope, layer, here, together, old, fixed, functional.gelu(y) if layer else y
         )
-        weight = Layers(first.weight, second.weight)
-        momentum = Layers(first.momentum, second.momentum)
+        after.append(new)
     y = made["memory"] if config.read == "anchor" else q + y
+    weight, momentum = (Layers(*parts) for parts in zip(*after, strict=True))
     return y, advance(config, len(names), state, weight, momentum, valid, k.shape[2], ends)
 
 
@@ -99,43 +117,92 @@ def opening(state: SelfTitansState, base: Layers | None) -> tuple[Layers, Layers
     return shift_through(state.weight, base)
 
 
-def gradients_of(
+def gates_of(
+    config: SelfTitansOptions,
+    made: dict[str, Tensor],
+    rates: Readouts,
+    mu: Float[Tensor, "B H C"] | None,
+    valid: Bool[Tensor, "B C"] | None,
+) -> Gates:
+    """All that scales what is kept and written, from what the memories make of the tokens."""
+    if rates.alpha_weight is None or rates.alpha_bias is None:
+        alpha = torch.ones_like(readout(made["eta"], rates.eta_weight, rates.eta_bias))
+    else:
+        alpha = torch.sigmoid(readout(made["alpha"], rates.alpha_weight, rates.alpha_bias))
+    eta = readout(made["eta"], rates.eta_weight, rates.eta_bias)
+    eta = torch.sigmoid(eta) * (1 + alpha).clamp(max=config.eta_max)
+    more = (1,) * (eta.ndim - 3)
+    mask = None
+    if valid is not None:
+        mask = valid[:, None].expand(eta.shape[:3])
+        eta = eta * mask.view(*mask.shape, *more)
+    scale = eta
+    if mu is not None and config.normalised_momentum:
+        scale = eta * (1 - mu.view(*mu.shape, *more))
+    return Gates(alpha, eta[:, :, None], scale[:, :, None], mu, mask)
+
+
+def slopes_of(
     config: SelfTitansOptions,
     anchor: Layers,
     k: Float[Tensor, "B H C D"],
     v: Float[Tensor, "B H C D"],
-) -> tuple[Layers, Float[Tensor, "B H M C E"] | None]:
-    """Gradient of the objective for each layer's output, and the second layer's input.
+) -> list[Slope]:
+    """Gradients of the objective for every layer's output, and the inputs of the layers.
 
-    Targets are what each memory makes of v; they are constants of the inner problem.
+    Targets are what each memory makes of v; unless ``detach_target`` is off they are constants of
+    the inner problem.
     """
     count = k.shape[2]
-    both = torch.cat([v, k], dim=2)[:, :, None]
+    both, keys = torch.cat([v, k], dim=2)[:, :, None], k[:, :, None]
     z, _ = read_rows(anchor.first, both)
     hidden = slope = back = None
     if anchor.second is None:
         mapped = both + z
     else:
-        h, slope = gelu_and_slope(z)
-        mapped, back = read_rows(anchor.second, h)
+        hidden, slope = gelu_and_slope(z)
+        mapped, back = read_rows(anchor.second, hidden)
         mapped = both + mapped
-        hidden, slope = h[:, :, :, count:], slope[:, :, :, count:]
     target = unit(mapped[:, :, :, :count])
     gradient = mapped[:, :, :, count:] - target if config.objective == "l2" else -target
+    if not config.detach_target:
+        of_target = -gradient if config.objective == "l2" else -mapped[:, :, :, count:]
+        of_target = unit_back(of_target, mapped[:, :, :, :count], target)
+        gradient = torch.cat([cut(config, gradient), cut(config, of_target)], dim=3)
+    else:
+        gradient = cut(config, gradient)
+
+    def tokens(x: Tensor) -> Tensor:  # of v, then of k: here k first, or alone
+        key = x[:, :, :, count:]
+        return key if config.detach_target else torch.cat([key, x[:, :, :, :count]], dim=3)
+
+    inputs = keys if config.detach_target else torch.cat([keys, v[:, :, None]], dim=3)
+    if back is None or slope is None or hidden is None:
+        return [Slope(inputs, gradient)]
+    hidden, slope = tokens(hidden), tokens(slope)
+    return [Slope(inputs, slope * read_rows_back(back, gradient)[0]), Slope(hidden, gradient)]
+
+
+def cut(config: SelfTitansOptions, gradient: Float[Tensor, "B H M C D"]) -> Tensor:
+    """No longer than the clip of each memory."""
     length = gradient.norm(dim=-1, keepdim=True)
     most = longest(config, gradient)
-    gradient = gradient * (most / length.clamp(min=most))
-    if back is None or slope is None:
-        return Layers(gradient, None), None
-    return Layers(slope * read_rows_back(back, gradient)[0], gradient), hidden
+    return gradient * (most / length.clamp(min=most))
+
+
+def unit_back(grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """The gradient for x of what has ``grad`` for y = unit(x)."""
+    return (grad - y * (grad * y).sum(-1, keepdim=True)) / x.norm(dim=-1, keepdim=True).clamp(
+        min=1e-6
+    )
 
 
 def write(
     config: SelfTitansOptions,
-    u: Float[Tensor, "B H M1 C X"],
-    beta: Float[Tensor, "B H M1 C"],
-    written: Float[Tensor, "B H M C Y"],
-    gates: Coefficients,
+    slope: Slope,
+    layer: int,
+    gates: Gates,
+    together: Coefficients | None,
     state: DeltaState,
     fixed: Float[Tensor, "H M Y X"] | None,
     q: Float[Tensor, "B H C X"],
@@ -143,18 +210,34 @@ def write(
     """Write one layer of all memories, and read that of the last one at q.
 
     ``fixed`` is what the state is the deviation from; None if it is the weight itself.
+    ``together`` are the products of the gates, where they are those of a head.
     """
+    inputs, count = slope.inputs, q.shape[2]
+    u = inputs if config.detach_target else inputs[:, :, :, :count]
+    beta, scale = strengths(config, gates, inputs, layer)
+    if together is None:
+        written = -scale * slope.outputs
+        return write_rows(
+            config, u, inputs, beta[:, :, :, :count], written, gates.alpha, gates.mu, gates.mask,
+            state, fixed, q,
+        )  # fmt: skip
+    written = -scale[..., None] * slope.outputs
+    every = together
+    if not config.detach_target:
+        beta, every = beta[..., :count], twice(together)
     if config.rule == "dgd":
-        inverse = erased_inverse(gates.before, u @ u.mT, beta)
+        inverse = erased_inverse(together.before, u @ u.mT, beta)
         seen = fixed if config.erase == "whole" else None
-        gone, state = erase(u, u, written, beta, gates.before, inverse, state, base=seen)
+        gone, state = erase(u, inputs, written, beta, every.before, inverse, state, base=seen)
     else:
-        gone = torch.zeros_like(written)
-    span = gates.after if config.read == "post" else gates.before
+        gone = torch.zeros_like(written[:, :, :, :count])
+    if not config.detach_target:
+        gone = torch.cat([gone, torch.zeros_like(gone)], dim=3)
+    span = every.after if config.read == "post" else every.before
     here = span.map(lambda x: x[:, :, -1])
     y, state = read(
         q,
-        u[:, :, -1],
+        inputs[:, :, -1],
         written[:, :, -1],
         gone[:, :, -1],
         here,
@@ -163,11 +246,47 @@ def write(
     )
     if fixed is not None:
         y = y + q @ fixed[:, -1].mT
-    return close(u, written, gone, gates, state), y
+    return close(inputs, written, gone, every, state), y
+
+
+def twice(gates: Coefficients) -> Coefficients:
+    """The coefficients of two writes a token, the first of all tokens before the second of any."""
+
+    def doubled(x: Tensor) -> Tensor:
+        return torch.cat([x, x], dim=-1)
+
+    after, before = (
+        span._replace(writes=doubled(span.writes), erased=doubled(span.erased))
+        for span in (gates.after, gates.before)
+    )
+    writes = gates.momentum_writes
+    writes = None if writes is None else doubled(writes)
+    return Coefficients(after, before, gates.momentum_start, writes)
+
+
+def strengths(
+    config: SelfTitansOptions, gates: Gates, u: Float[Tensor, "B H M1 R X"], layer: int
+) -> tuple[Tensor, Tensor]:
+    """The eraser's strength and the write's at inputs u: [B, H, M, R], with rows of their own
+    [B, H, M, R, Y]."""
+    eta, scale = gates.eta, gates.scale
+    if not config.detach_target:
+        eta, scale = (torch.cat([x, x], dim=3) for x in (eta, scale))
+    if config.step == "energy" and not layer:
+        return eta, scale
+    if config.step == "raw":
+        shape = (*u.shape[:-1], *eta.shape[4:])
+        return eta.expand(shape), scale.expand(shape)
+    power = u.square().sum(-1)
+    power = power[..., None] if eta.ndim > power.ndim else power
+    divisor = config.epsilon + power if config.step == "energy" else 1 + eta * power
+    return eta / divisor, scale / divisor
 
 
 def readout(
-    x: Float[Tensor, "B H C D"], weight: Float[Tensor, "H D"], bias: Float[Tensor, " H"]
-) -> Float[Tensor, "B H C"]:
-    """One number of each vector, by the weights of its head."""
-    return (x @ weight.to(x.dtype)[..., None])[..., 0] + bias.to(x.dtype)[:, None]
+    x: Float[Tensor, "B H C D"], weight: Float[Tensor, "H *R D"], bias: Float[Tensor, " H *R"]
+) -> Float[Tensor, "B H C *R"]:
+    """One number of each vector, or one for each row, by the weights of its head."""
+    if weight.ndim == 2:
+        return (x @ weight.to(x.dtype)[..., None])[..., 0] + bias.to(x.dtype)[:, None]
+    return x @ weight.to(x.dtype).mT + bias.to(x.dtype)[:, None]

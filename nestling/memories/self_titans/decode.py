@@ -5,7 +5,7 @@ as the equation says, and vectors are columns: a product with one column costs h
 one row. Most of what is left is the cost of starting an operation, so there are few of them.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.memories.parts import unit
-from nestling.memories.self_titans.layers import Layers, Readouts, longest
+from nestling.memories.self_titans.layers import Layers, Readouts, longest, rows_of
 from nestling.memories.self_titans.options import SelfTitansOptions
 
 
@@ -39,53 +39,60 @@ def one_token(
     anchor = state.opened
     if anchor is None or torch.is_grad_enabled():
         anchor = state.anchor if base is None else state.anchor.map(torch.add, base)
-    sources = {"v": v, "q": q, "memory": q}
-    columns = torch.stack([sources.get(name, k) for name in names], dim=2).mT
+    sources = {"k": k, "eta": k, "alpha": k, "v": v, "q": q, "memory": q}
+    columns = torch.stack([sources[name] for name in names], dim=2).mT
     made = mapped(anchor, columns)
-    key, value = names.index("k"), names.index("v")
-    pair = unit(made[:, :, key : value + 1 : value - key, :, 0])  # k, v
-    eta, alpha = rates(config, names, made, readouts)
-    gradients, hidden = gradients_of(config, anchor, pair)
-    mu = None if mu is None else mu[..., None, None]
-    scale = eta if mu is None else torch.addcmul(eta, eta, mu, value=-1)
-    old = [(state.weight.first, state.momentum.first)]
-    first = write(
-        config, *old[0], pair[:, :, None, :1], gradients.first, (alpha, eta, scale, mu),
-        None if base is None else base.first,
-    )  # fmt: skip
-    new, weight, momentum = [first], Layers(first[0], None), Layers(first[1], None)
-    if hidden is not None and gradients.second is not None:
-        energy = hidden.square().sum(-1, keepdim=True) + config.epsilon
-        old.append((state.weight.second, state.momentum.second))
-        second = write(
-            config, *old[1], hidden, gradients.second, (alpha, eta / energy, scale / energy, mu),
-            None if base is None else base.second,
+
+    def of(*wanted: str) -> Float[Tensor, "B H N D"]:
+        places = [names.index(name) for name in wanted if name in names]
+        if len(places) == len(wanted) and places[-1] > places[0]:
+            return made[:, :, places[0] : places[-1] + 1 : places[1] - places[0], :, 0]
+        return torch.cat(
+            [made[:, :, names.index(n), :, 0][:, :, None] if n in names else sources[n]
+             for n in wanted], dim=2,
         )  # fmt: skip
-        new.append(second)
-        weight, momentum = Layers(first[0], second[0]), Layers(first[1], second[1])
+
+    pair = unit(of("k", "v"))
+    eta, alpha = rates(config, of(*("eta", "alpha")[: 1 + config.decay]), readouts)
+    slopes = slopes_of(config, anchor, pair)
+    mu = None if mu is None else mu[..., None, None]
+    scale = eta
+    if mu is not None and config.normalised_momentum:
+        scale = torch.addcmul(eta, eta, mu, value=-1)
+    old, new = [], []
+    for layer, slope in enumerate(slopes):
+        weight, momentum = state.weight[layer], state.momentum[layer]
+        gates = [alpha, eta, scale]
+        if config.rates == "channel":
+            gates = [rows_of(x, layer, initial, 3) for x in gates]
+        fixed = None if base is None else base[layer]
+        old.append((weight, momentum))
+        new.append(write(config, layer, weight, momentum, slope, gates, mu, fixed))
     if config.read == "anchor":
         y = made[:, :, -1].mT
     else:
         asked = unit(made[:, :, names.index("q")].mT) if config.adaptive_q else q
         read = new if config.read == "post" else old
         y = answer([layer for layer, _ in read], base, asked)
+    weight, momentum = (Layers(*parts) for parts in zip(*new, strict=True))
     after = state._replace(weight=weight, momentum=momentum, opened=anchor)
     return y, move_on(config, len(names), after, base)
 
 
 def rates(
-    config: SelfTitansOptions,
-    names: list[str],
-    made: Float[Tensor, "B H M D 1"],
-    readouts: Readouts,
-) -> tuple[Float[Tensor, "B H 1 1 1"], Float[Tensor, "B H 1 1 1"]]:
-    """Write strength and retention, from what their two memories make."""
-    assert names[1:3] == ["eta", "alpha"]
-    weight = torch.stack((readouts.eta_weight, readouts.alpha_weight), dim=1)
-    bias = torch.stack((readouts.eta_bias, readouts.alpha_bias), dim=1)
-    seen = (made[:, :, 1:3, :, 0] * weight.to(made.dtype)).sum(-1) + bias.to(made.dtype)
-    both = torch.sigmoid(seen)[..., None, None]
-    eta, alpha = both[:, :, :1], both[:, :, 1:]
+    config: SelfTitansOptions, made: Float[Tensor, "B H N D"], readouts: Readouts
+) -> tuple[Float[Tensor, "B H 1 R 1"], Float[Tensor, "B H 1 R 1"]]:
+    """Write strength and retention, from what their memories make; R is 1, or all rows."""
+    weights = (readouts.eta_weight, readouts.alpha_weight)[: made.shape[2]]
+    biases = (readouts.eta_bias, readouts.alpha_bias)[: made.shape[2]]
+    weight = torch.stack([w for w in weights if w is not None], dim=1).to(made.dtype)
+    bias = torch.stack([b for b in biases if b is not None], dim=1).to(made.dtype)
+    if config.rates == "head":
+        both = torch.sigmoid((made * weight).sum(-1) + bias)[..., None, None]
+    else:
+        both = torch.sigmoid((weight @ made[..., None])[..., 0] + bias)[..., None]
+    eta = both[:, :, :1]
+    alpha = both[:, :, 1:] if config.decay else torch.ones_like(eta)
     if config.eta_max > 1:
         return eta * (1 + alpha).clamp(max=config.eta_max), alpha
     return (eta if config.eta_max == 1 else eta * config.eta_max), alpha
@@ -125,12 +132,20 @@ def answer(
     return q + x.mT
 
 
-def gradients_of(
-    config: SelfTitansOptions, anchor: Layers, pair: Float[Tensor, "B H 2 D"]
-) -> tuple[Layers, Float[Tensor, "B H M 1 E"] | None]:
-    """Gradient of the objective for each layer's output, and the second layer's input at k.
+class Slope(NamedTuple):
+    """The gradient g u^T of one layer; two of them where it goes through the targets too."""
 
-    ``pair`` holds k and v. Targets are what each memory makes of v, constants of the objective.
+    inputs: list[Float[Tensor, "B H #M 1 K"]]
+    outputs: list[Float[Tensor, "B H M V 1"]]
+
+
+def slopes_of(
+    config: SelfTitansOptions, anchor: Layers, pair: Float[Tensor, "B H 2 D"]
+) -> list[Slope]:
+    """Gradients of the objective for each layer's output, and the inputs of the layers.
+
+    ``pair`` holds k and v. Targets are what each memory makes of v; unless ``detach_target`` is
+    off they are constants of the objective.
     """
     columns = pair.mT[:, :, None]
     columns = columns.expand(*anchor.first.shape[:-2], *columns.shape[-2:]).contiguous()
@@ -143,27 +158,41 @@ def gradients_of(
         both = times(anchor.second, hidden, plus=columns)
     own, target = both[..., :1], functional.normalize(both[..., 1:], dim=-2, eps=1e-6)
     gradient = own - target if config.objective == "l2" else -target
-    length = torch.linalg.vector_norm(gradient, dim=-2, keepdim=True)
-    gradient = gradient / (length / longest(config, gradient)).clamp(min=1)
+    gradients = [gradient]
+    if not config.detach_target:
+        back = -gradient if config.objective == "l2" else -own
+        along = (back * target).sum(-2, keepdim=True)
+        length = torch.linalg.vector_norm(both[..., 1:], dim=-2, keepdim=True)
+        gradients.append((back - along * target) / length.clamp(min=1e-6))
+    for place, gradient in enumerate(gradients):
+        length = torch.linalg.vector_norm(gradient, dim=-2, keepdim=True)
+        gradients[place] = gradient / (length / longest(config, gradient)).clamp(min=1)
+    inputs = [pair[:, :, None, i : i + 1] for i in range(len(gradients))]
     if anchor.second is None or z is None or hidden is None:
-        return Layers(gradient, None), None
-    back = times(anchor.second.mT, gradient)
-    back = torch.ops.aten.gelu_backward(back, z[..., :1])
-    return Layers(back, gradient), hidden[..., :1].mT
+        return [Slope(inputs, gradients)]
+    firsts, seconds = [], []
+    for i, gradient in enumerate(gradients):
+        back = times(anchor.second.mT, gradient)
+        firsts.append(torch.ops.aten.gelu_backward(back, z[..., i : i + 1]))
+        seconds.append(hidden[..., i : i + 1].mT)
+    return [Slope(inputs, firsts), Slope(seconds, gradients)]
 
 
 def write(
     config: SelfTitansOptions,
+    layer: int,
     weight: Float[Tensor, "B H M V K"],
     momentum: Float[Tensor, "B H M V K"],
-    u: Float[Tensor, "B H #M 1 K"],
-    gradient: Float[Tensor, "B H M V 1"],
-    rate: tuple[Tensor, Tensor, Tensor, Tensor | None],  # alpha, beta, scale, mu
+    slope: Slope,
+    gates: list[Float[Tensor, "B H 1 _ 1"]],  # alpha, eta, scale
+    mu: Float[Tensor, "B H 1 1 1"] | None,
     fixed: Float[Tensor, "H M V K"] | None,
 ) -> tuple[Float[Tensor, "B H M V K"], Float[Tensor, "B H M V K"]]:
     """S <- mu S - scale g u^T; D <- alpha D - beta (D u) u^T + S: the new D and S."""
-    alpha, beta, scale, mu = rate
-    step = scale * gradient
+    alpha, eta, scale = gates
+    u, gradient = slope.inputs[0], slope.outputs[0]
+    beta, at_once = strengths(config, eta, scale, u, layer)
+    step = at_once * gradient
     change = step
     if config.rule == "dgd":
         seen = times(weight, u.mT)
@@ -171,10 +200,27 @@ def write(
             seen = seen + times(fixed.expand_as(weight), u.mT)
         change = torch.addcmul(step, beta, seen)
     if mu is None:
-        return (alpha * weight).addcmul_(change, u, value=-1), momentum
-    kept = mu * momentum
-    new = torch.addcmul(kept, alpha, weight).addcmul_(change, u, value=-1)
-    return new, kept.addcmul_(step, u, value=-1)
+        kept, new = momentum, (alpha * weight).addcmul_(change, u, value=-1)
+    else:
+        kept = mu * momentum
+        new = torch.addcmul(kept, alpha, weight).addcmul_(change, u, value=-1)
+        kept = kept.addcmul_(step, u, value=-1)
+    for u, gradient in zip(slope.inputs[1:], slope.outputs[1:], strict=True):
+        step = strengths(config, eta, scale, u, layer)[1] * gradient
+        new = torch.addcmul(new, step, u, value=-1)
+        kept = kept if mu is None else torch.addcmul(kept, step, u, value=-1)
+    return new, kept
+
+
+def strengths(
+    config: SelfTitansOptions, eta: Tensor, scale: Tensor, u: Tensor, layer: int
+) -> tuple[Tensor, Tensor]:
+    """The eraser's strength and the write's at an input u."""
+    if config.step == "raw" or (config.step == "energy" and not layer):
+        return eta, scale
+    power = u.square().sum(-1, keepdim=True)
+    divisor = power + config.epsilon if config.step == "energy" else 1 + eta * power
+    return eta / divisor, scale / divisor
 
 
 def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers | None) -> Any:
@@ -185,7 +231,8 @@ def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers |
     """
     count = state.count + 1
     state = state._replace(count=count, opened=None if torch.is_grad_enabled() else state.opened)
-    periods = [config.projection_period] * (memories - 1) + [config.period]
+    output, others = config.periods()
+    periods = [others] * (memories - 1) + [output]
     if count.device.type == "cpu" and not torch.compiler.is_compiling():
         ends = {n % period == 0 for n in count.tolist() for period in set(periods)}
         if ends == {False}:
@@ -194,7 +241,7 @@ def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers |
             return state._replace(anchor=state.weight, opened=None)
     # made on the device: a copy from the host cannot be captured in a CUDA graph
     faster = torch.arange(memories, device=count.device) < memories - 1
-    moves = count[:, None] % torch.where(faster, config.projection_period, config.period) == 0
+    moves = count[:, None] % torch.where(faster, others, output) == 0
     moves = moves[:, None, :, None, None]
 
     def choose(new: Tensor, old: Tensor) -> Tensor:

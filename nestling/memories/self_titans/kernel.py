@@ -11,20 +11,33 @@ from nestling.memories.self_titans.state import SelfTitansState
 from nestling.ops.self_titans import LONGEST, TOKENS, Options, cut, group_of, scan
 from nestling.ops.self_titans.token import token
 
+# options of which the kernels know one value alone; of all others the forms in torch compute
+COMPILED = {
+    "writes": True,
+    "momentum": True,
+    "normalised_momentum": True,
+    "decay": True,
+    "adaptive_k": True,
+    "adaptive_v": True,
+    "adaptive_q": False,
+    "adaptive_eta": True,
+    "adaptive_alpha": True,
+    "network": "mlp",
+    "detach_target": True,
+    "rule": "dgd",
+    "step": "energy",
+    "rates": "head",
+    "read": "post",
+    "decay_to": "init",
+    "erase": "deviation",
+}
+
 
 def fits(config: SelfTitansOptions) -> bool:
     """Whether the compiled kernel computes the memory of these options."""
-    return (
-        config.writes
-        and config.network == "mlp"
-        and config.rule == "dgd"
-        and config.read == "post"
-        and config.decay_to == "init"
-        and config.erase == "deviation"
-        and config.momentum
-        and not config.adaptive_q
-        and config.period == config.projection_period <= LONGEST
-    )
+    output, others = config.periods()
+    known = all(getattr(config, name) == value for name, value in COMPILED.items())
+    return known and output == others <= LONGEST
 
 
 def options_of(config: SelfTitansOptions) -> Options:
@@ -44,7 +57,7 @@ def one_by_kernel(
     dtype = projected.dtype
     pairs = (initial, state.anchor, state.weight, state.momentum)
     states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
-    rates_now = [x.to(dtype) for x in rates]
+    rates_now = [x.to(dtype) for x in rates if x is not None]
     y, new = token(projected, mu, states[:2], rates_now, states[2:], options_of(config))
     weight, momentum = Layers(*new[:2]), Layers(*new[2:])
     after = state._replace(weight=weight, momentum=momentum, opened=None)
@@ -77,7 +90,7 @@ def all_by_kernel(
         projected,
         mu,
         states[:2],
-        [x.to(dtype) for x in rates],
+        [x.to(dtype) for x in rates if x is not None],
         states[2:],
         cuts=cuts,
         options=options_of(config),

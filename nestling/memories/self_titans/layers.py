@@ -18,7 +18,7 @@ class Layers(NamedTuple):
     """
 
     first: Float[Tensor, "*B H M E D"]
-    second: Float[Tensor, "*B H M D E"] | None
+    second: Float[Tensor, "*B H M D E"] | None = None
 
     def map(self, function: Callable[..., Tensor], *others: "Layers") -> "Layers":
         """Apply to the layers of equal place; a missing second layer stays missing."""
@@ -29,12 +29,15 @@ class Layers(NamedTuple):
 
 
 class Readouts(NamedTuple):
-    """The weights and biases that make the rates, of each head."""
+    """The weights and biases that make the rates, of each head or each row of both layers.
 
-    eta_weight: Float[Tensor, "H D"]
-    eta_bias: Float[Tensor, " H"]
-    alpha_weight: Float[Tensor, "H D"]
-    alpha_bias: Float[Tensor, " H"]
+    There are none of alpha where nothing decays.
+    """
+
+    eta_weight: Float[Tensor, "H *R D"]
+    eta_bias: Float[Tensor, "H *R"]
+    alpha_weight: Float[Tensor, "H *R D"] | None
+    alpha_bias: Float[Tensor, "H *R"] | None
 
 
 def longest(config: SelfTitansOptions, gradient: Float[Tensor, "B H M _ _"]) -> Tensor | float:
@@ -46,6 +49,12 @@ def longest(config: SelfTitansOptions, gradient: Float[Tensor, "B H M _ _"]) -> 
     lengths = gradient.new_full((gradient.shape[2], 1, 1), others)
     lengths[-1].fill_(output)
     return lengths
+
+
+def rows_of(x: Tensor, layer: int, weights: Layers, dim: int) -> Tensor:
+    """Of numbers for the rows of all layers, the first layer's first, those of one layer."""
+    rows = weights.first.shape[-2]
+    return x.narrow(dim, rows, x.shape[dim] - rows) if layer else x.narrow(dim, 0, rows)
 
 
 def apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"]:

@@ -6,6 +6,9 @@ from nestling.core.level import Level
 from nestling.core.transfer import LEARNED, READ, Transfer, added_to
 from nestling.memories.self_titans.options import SelfTitansOptions
 
+RULES = {"dgd": "delta gradient descent", "gd": "gradient descent"}
+STEPS = {"energy": "", "proximal": ", proximal steps", "raw": ", steps as they are"}
+
 # what a memory gives to all others, the output memory among them
 GIVES = {
     "k": ("context generation", "the keys of all memories"),
@@ -33,17 +36,16 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
     """
     if not config.writes:
         return []
-    objective = {"l2": "|M(k) - v_hat|^2 / 2", "dot": "-<M(k), v_hat>"}[config.objective]
-    rule = {"dgd": "delta gradient descent with decay", "gd": "gradient descent with decay"}
     found = []
+    output, others = config.periods()
     for name in names:
-        period = config.period if name == "memory" else config.projection_period
+        period = output if name == "memory" else others
         running = name == "memory" and config.read != "anchor"
         shared: dict[str, Any] = {
             "parameters": size,
             "per_sequence": True,
-            "objective": objective,
-            "context": f"pairs (k, v_hat = M_{name}(v)) that the memories make of each token",
+            "objective": objective_of(config),
+            "context": context_of(config, name),
         }
         momentum = f"momentum of M_{name}"
         if config.momentum:
@@ -51,7 +53,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
                 Level(
                     name=momentum,
                     period=1,
-                    rule="normalised momentum",
+                    rule="normalised momentum" if config.normalised_momentum else "momentum",
                     transfer=(added_to(f"M_{name}"),),
                     **shared,
                 )
@@ -60,10 +62,40 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
             Level(
                 name=f"M_{name}",
                 period=1 if running else period,
-                rule=f"{rule[config.rule]}, gradients at the state of every {period} tokens",
+                rule=rule_of(config, name, period),
                 transfer=(*given(name), LEARNED),
                 depends_on=(momentum,) if config.momentum else (),
                 **shared,
             )
         )
     return found
+
+
+def objective_of(config: SelfTitansOptions) -> str:
+    """What a write makes smaller; a target that is not given has a gradient of its own."""
+    target = "v_hat" if config.detach_target else "M(v)"
+    if config.objective == "dot":
+        return f"-<M(k), {target}>"
+    return f"|M(k) - {target}|^2 / 2"
+
+
+def rule_of(config: SelfTitansOptions, name: str, period: int) -> str:
+    """How a memory is written."""
+    decay = " with decay" if config.decay else ", no decay"
+    rates = ", rates of every row" if config.rates == "channel" else ""
+    at = f", gradients at the state of every {period} tokens"
+    cut = ""
+    if name != "memory" and config.projection_clip is not None:
+        cut = f" and no longer than {config.projection_clip:g}"
+    return RULES[config.rule] + decay + rates + STEPS[config.step] + at + cut
+
+
+def context_of(config: SelfTitansOptions, name: str) -> str:
+    """What a memory learns from."""
+    target = f"v_hat = M_{name}(v)" if config.detach_target else f"M_{name}(v)"
+    adaptive = config.adaptive()
+    if "k" in adaptive and "v" in adaptive:
+        return f"pairs (k, {target}) that the memories make of each token"
+    made = [part for part in ("k", "v") if part in adaptive]
+    by = f"{made[0]} by a memory, the other by the projection" if made else "by the projection"
+    return f"pairs (k, {target}) made of each token, {by}"

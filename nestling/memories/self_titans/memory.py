@@ -53,6 +53,9 @@ class SelfTitans(Memory):
     eta_max <= 1, so a state stays below its largest write over 1 - rho whatever is read.
 
     Source: arXiv 2512.24695, Eq 83-93 (rule and form), section 8 (convolution, normalisation).
+    Options switch every part off or to another form (docs/switches.md); what is written here is the
+    default.
+
     Deviates: own projection and convolution for q, k, v before the memories; decay towards the
     learned initial state, and an eraser that spares it (``erase="whole"``: as printed; it then
     unlearns the first layer along every key that is read, docs/log.md); per-layer rule with each
@@ -76,11 +79,10 @@ class SelfTitans(Memory):
         if hidden_size % num_heads:
             raise UserError(f"hidden_size={hidden_size} must be a multiple of {num_heads} heads")
         self.config = config
-        self.alignment = max(config.period, config.projection_period) if config.writes else 1
+        self.alignment = max(config.periods()) if config.writes else 1
         self.num_heads = num_heads
         width = hidden_size // num_heads
-        names = ["k", "eta", "alpha", "v", "q", "memory"]
-        self.names = [n for n in names if n != "q" or config.adaptive_q]
+        self.names = [*config.adaptive(), "memory"]
         hidden = config.memory_hidden or width
         inner = width if config.network == "matrix" else hidden
         shape = (num_heads, len(self.names))
@@ -94,10 +96,12 @@ class SelfTitans(Memory):
             self.initial_second = nn.Parameter(torch.empty(*shape, width, hidden))
         else:
             self.register_parameter("initial_second", None)
-        self.eta_weight = nn.Parameter(torch.empty(num_heads, width))
-        self.eta_bias = nn.Parameter(torch.empty(num_heads))
-        self.alpha_weight = nn.Parameter(torch.empty(num_heads, width))
-        self.alpha_bias = nn.Parameter(torch.empty(num_heads))
+        rows = [] if config.rates == "head" else [inner + (config.network == "mlp") * width]
+        self.eta_weight = nn.Parameter(torch.empty(num_heads, *rows, width))
+        self.eta_bias = nn.Parameter(torch.empty(num_heads, *rows))
+        if config.decay:
+            self.alpha_weight = nn.Parameter(torch.empty(num_heads, *rows, width))
+            self.alpha_bias = nn.Parameter(torch.empty(num_heads, *rows))
         if config.momentum:
             self.mu_weight = nn.Parameter(torch.empty(num_heads, hidden_size))
             self.mu_bias = nn.Parameter(torch.empty(num_heads))
@@ -126,12 +130,15 @@ class SelfTitans(Memory):
                 std = config.initial_length / math.sqrt(0.425 * inner * width)
                 self.initial_first.normal_(0, 1, generator=generator)
                 self.initial_second.normal_(0, std, generator=generator)
-            for weight in (self.eta_weight, self.alpha_weight):
-                weight.normal_(0, 0.02, generator=generator)
+            rates = self._rates()
+            for weight in (rates.eta_weight, rates.alpha_weight):
+                if weight is not None:
+                    weight.normal_(0, 0.02, generator=generator)
             ratio = config.eta_init / min(config.eta_max, 2.0)
-            self.eta_bias.fill_(math.log(ratio / (1 - ratio)))
-            bias = half_life_bias(self.num_heads, *config.half_life)
-            self.alpha_bias.copy_(bias.to(self.alpha_bias))
+            rates.eta_bias.fill_(math.log(ratio / (1 - ratio)))
+            if rates.alpha_bias is not None:
+                bias = half_life_bias(self.num_heads, *config.half_life).to(rates.alpha_bias)
+                rates.alpha_bias.copy_(bias.view(-1, *(1,) * (rates.alpha_bias.ndim - 1)))
             if config.momentum:
                 self.mu_weight.normal_(0, 0.02, generator=generator)
                 start = config.momentum_init
@@ -151,7 +158,8 @@ class SelfTitans(Memory):
 
     def _rates(self) -> Readouts:
         """What makes the rates."""
-        return Readouts(self.eta_weight, self.eta_bias, self.alpha_weight, self.alpha_bias)
+        alpha = (self.alpha_weight, self.alpha_bias) if self.config.decay else (None, None)
+        return Readouts(self.eta_weight, self.eta_bias, *alpha)
 
     def _start(self, batch: int) -> Layers:
         """What the state's weights are at a document's start."""
@@ -226,9 +234,8 @@ class SelfTitans(Memory):
         if q.shape[2] == 1 and flow.reset is None and flow.mask is None:
             return one_token(config, self.names, initial, rates, q, k, v, mu, state)
         start = self._start(len(q))
-        shortest = min(config.period, config.projection_period)
+        shortest, longest = sorted(config.periods())
         outputs = []
-        one_period = config.period == config.projection_period
         for begin, end, ends in segments(state.count, flow, q.shape[2], shortest):
             here = slice(begin, end)
             if flow.reset is not None:
@@ -245,7 +252,7 @@ class SelfTitans(Memory):
                 None if mu is None else mu[:, :, here],
                 state,
                 valid,
-                ends if one_period else None,
+                ends if shortest == longest else None,
             )
             outputs.append(y)
         return (torch.cat(outputs, dim=2) if outputs else q), state

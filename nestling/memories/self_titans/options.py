@@ -3,15 +3,19 @@
 from dataclasses import dataclass
 
 from nestling.core.error import UserError
+from nestling.core.options import refuse_unread
 
 CHOICES = {
     "network": ("mlp", "matrix"),
     "objective": ("l2", "dot"),
     "rule": ("dgd", "gd"),
+    "step": ("energy", "proximal", "raw"),
+    "rates": ("head", "channel"),
     "read": ("post", "pre", "anchor"),
     "decay_to": ("init", "zero"),
     "erase": ("deviation", "whole"),
 }
+PROJECTIONS = ("k", "eta", "alpha", "v", "q")  # what memories can make, in their order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +25,26 @@ class SelfTitansOptions:
     period: int = 32  # tokens between two anchors of the output memory
     projection_period: int = 32  # tokens between two anchors of all other memories
     writes: bool = True  # False: every memory stays at its initial state
-    momentum: bool = True  # normalised momentum, from a head on the input
-    adaptive_q: bool = False  # True: q comes from a memory as well
+    momentum: bool = True  # momentum, from a head on the input
+    normalised_momentum: bool = True  # S <- mu S + (1 - mu) write; False: S <- mu S + write
+    decay: bool = True  # False: alpha = 1, and no memory makes it
+    # whether a memory makes k, v, q and the rates, or the projection (of k for rates) stands for it
+    adaptive_k: bool = True
+    adaptive_v: bool = True
+    adaptive_q: bool = False
+    adaptive_eta: bool = True
+    adaptive_alpha: bool = True
     network: str = "mlp"  # "mlp": two layers; "matrix": one
     memory_hidden: int | None = None  # units of the hidden layer; None: the head width
     objective: str = "l2"  # what a write minimises: "l2" or "dot"
+    detach_target: bool = (
+        True  # targets M(v) are given; False: a write's gradient goes through them
+    )
     rule: str = "dgd"  # "dgd": with the eraser; "gd": without
+    # the step eta of a layer with inputs u is divided by: "energy": epsilon + |u|^2 in the hidden
+    # layer, 1 in the first; "proximal": 1 + eta |u|^2 in both; "raw": 1 in both, with no bound
+    step: str = "energy"
+    rates: str = "head"  # eta and alpha are numbers of each "head", or of each row: "channel"
     read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
     decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
     erase: str = "deviation"  # what the eraser sees: what was written, or the whole weight
@@ -48,7 +66,7 @@ class SelfTitansOptions:
                 raise UserError(
                     f"self_titans: {name}={getattr(self, name)!r} is none of {', '.join(known)}"
                 )
-        short, long = sorted((self.period, self.projection_period))
+        short, long = sorted(self.periods())
         if short < 1 or long % short:
             raise UserError(
                 f"self_titans: period={self.period} and projection_period="
@@ -67,6 +85,34 @@ class SelfTitansOptions:
             raise UserError("self_titans: memory_hidden must be at least 1")
         if self.convolution < 1:
             raise UserError("self_titans: convolution must be at least 1 token")
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        unread = {}
+        if not self.momentum:
+            unread |= dict.fromkeys(("normalised_momentum", "momentum_init"), "momentum=false")
+        if not self.decay:
+            unread |= dict.fromkeys(("half_life", "adaptive_alpha"), "decay=false")
+        if self.step != "energy":
+            unread |= {"epsilon": f"step={self.step}"}
+        if self.network == "matrix":
+            unread |= dict.fromkeys(("memory_hidden", "epsilon"), "network=matrix")
+            if self.step == "raw":
+                unread |= {"step": "network=matrix"}
+        if self.rule == "gd":
+            unread |= {"erase": "rule=gd"}
+        if not self.adaptive():
+            unread |= dict.fromkeys(("projection_period", "projection_clip"), "no other memory")
+        refuse_unread("self_titans", self, unread)
+
+    def adaptive(self) -> list[str]:
+        """What a memory makes of k, eta, alpha, v and q, in the order of the memories."""
+        makes = [name for name in PROJECTIONS if getattr(self, f"adaptive_{name}")]
+        return [name for name in makes if name != "alpha" or self.decay]
+
+    def periods(self) -> tuple[int, int]:
+        """Tokens between two anchors: of the output memory, and of all others."""
+        return self.period, self.projection_period if self.adaptive() else self.period
 
     def clips(self) -> tuple[float, float]:
         """Largest length of an output gradient: of the output memory, and of all others."""

@@ -64,7 +64,8 @@ def advance(
     if ends is not None:
         anchor = weight if ends else state.anchor
         return SelfTitansState(state.tail, anchor, weight, momentum, count)
-    periods = [config.projection_period] * (memories - 1) + [config.period]
+    output, others = config.periods()
+    periods = [others] * (memories - 1) + [output]
     moves = count[:, None] % torch.tensor(periods, device=count.device) == 0
     if valid is not None:
         moves = moves & valid.any(1)[:, None]

@@ -166,8 +166,8 @@ def erased_inverse(
 
 def erase(
     p: Float[Tensor, "*N C K"],
-    k: Float[Tensor, "*N C K"],
-    w: Float[Tensor, "*M C V"],
+    k: Float[Tensor, "*N S K"],
+    w: Float[Tensor, "*M S V"],
     beta: Float[Tensor, "*N C"],
     before: Span,
     inverse: Float[Tensor, "*N C C"],
@@ -178,7 +178,8 @@ def erase(
     """What the eraser takes away at each token of one chunk, beta_t W_{t-1} p_t; the state on.
 
     ``base`` [*, V, K] is a weight that neither decays nor is written but that the eraser sees:
-    with it the state is the deviation from it. Leading dimensions broadcast.
+    with it the state is the deviation from it. The writes w k^T may be several a token, if
+    ``before.writes`` [*, C, S] has their coefficients. Leading dimensions broadcast.
     """
     seen, weight = read_rows(state.weight, before.start[..., None] * p)
     momentum = state.momentum
@@ -197,7 +198,7 @@ def read(
     q: Float[Tensor, "*M C K"],
     k: Float[Tensor, "*N S K"],
     w: Float[Tensor, "*M S V"],
-    erased: Float[Tensor, "*M C V"] | None,
+    erased: Float[Tensor, "*M S V"] | None,
     span: Span,
     state: DeltaState,
     initial: Tensor | None = None,
