@@ -1,16 +1,18 @@
 # make demo   train, measure and write demo/report.html
 # make test   format, lint, types, tests, doctests: what CI runs
+# make test-anywhere   the suite with other seeds, processors, threads, releases; hours, can be stopped
 # Everything lives in .venv, made from pyproject.toml and constraints.txt whenever they change.
 
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
 # one thread a test worker: two processes with two threads each would fight for two cores
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow test-gpu test-kernels lint format clean
+.PHONY: demo test test-slow test-gpu test-kernels test-anywhere lint format clean
 
 demo: $(VENV)/.run
 	$(BIN)/nestling demo --out demo
@@ -28,6 +30,10 @@ test-gpu: $(VENV)/.dev
 test-kernels: $(VENV)/.dev
 	$(PIP) --editable '.[kernels]'
 	$(BIN)/python -m pytest -q tests/ops/test_momentum_gated_delta_rule_triton.py
+
+# ONLY="seeds-1 loaded" for some of it; `python tests/support/anywhere.py --list` says what there is
+test-anywhere: $(VENV)/.dev $(OLDEST)/.dev
+	$(BIN)/python tests/support/anywhere.py --workers $(WORKERS) $(ONLY)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check nestling lab tests
@@ -47,5 +53,13 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]' --editable lab
 	touch $@
 
+# the oldest releases that pyproject.toml allows
+$(OLDEST)/.dev: pyproject.toml lab/pyproject.toml constraints.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/support/oldest.py > $(OLDEST)/constraints.txt
+	PIP_CONSTRAINT=$(OLDEST)/constraints.txt $(OLDEST)/bin/python -m pip install --quiet \
+		--editable '.[dev]' --editable lab
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) $(OLDEST) .anywhere demo runs

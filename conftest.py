@@ -1,11 +1,31 @@
-"""What pytest does with kernels: not imported without Triton, interpreted without a GPU."""
+"""Settings that every test runs under, and what pytest does with kernels."""
 
 import os
 from importlib.util import find_spec
 
+import hypothesis
+import pytest
 import torch
+import variation
 
 collect_ignore_glob = [] if find_spec("triton") else ["nestling/ops/*/triton*.py"]
 if not torch.cuda.is_available():
     # Triton reads this when it is first imported, by whatever test that is
     os.environ["TRITON_INTERPRET"] = "1"
+
+hypothesis.settings.register_profile(
+    "house", deadline=None, derandomize=not variation.seed(), max_examples=25, print_blob=True
+)
+hypothesis.settings.load_profile("house")
+torch.set_num_threads(variation.threads())
+if variation.seed():
+    variation.shift_seeds(variation.seed())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a device that is not there, and say so."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -1,0 +1,37 @@
+"""The switch of `make test-anywhere` for other seeds, and the parts it runs the suite in."""
+
+import random
+
+import anywhere
+import torch
+import variation
+
+
+def test_a_shifted_seed_is_the_seed_so_much_further_on():
+    Generator, Random = variation.generator(5), variation.generator_of_python(5)
+    torch.testing.assert_close(
+        torch.rand(3, generator=Generator().manual_seed(2)),
+        torch.rand(3, generator=torch.Generator().manual_seed(7)),
+        rtol=0,
+        atol=0,
+    )
+    shift = variation.seed()  # of this very run
+    assert Random(2).random() == random.Random(7).random()
+    assert Random("a").random() == random.Random(f"a {5 + shift}" if shift else "a 5").random()
+    assert Random("a").random() == Random("a").random() != Random("b").random()
+
+
+def test_every_test_file_is_in_one_part():
+    root = anywhere.ROOT
+    parts = [path for paths in anywhere.parts().values() for path in paths]
+    files = [path for folder in ("tests", "lab/tests") for path in root.glob(f"{folder}/**/*.py")]
+    for file in files:
+        if file.name.startswith("test_"):
+            assert sum(root / part in (file, *file.parents) for part in parts) == 1, file
+
+
+def test_programs_that_compile_are_told_from_others():
+    for name in ("c++", "g++-13", "cc", "x86_64-linux-gnu-gcc-12", "clang++", "clang-17", "nvcc"):
+        assert anywhere.COMPILER.fullmatch(name), name
+    for name in ("git", "python3", "ccache-swig", "clang-format", "gccgo-tool", "env"):
+        assert not anywhere.COMPILER.fullmatch(name), name
