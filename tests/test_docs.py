@@ -177,7 +177,6 @@ def test_the_examples_of_the_readme_run(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 # no value depends on these; without them the compiler must keep errno and traps exact
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-SECONDS = 120  # a compiler that takes longer is given up
+SECONDS = 900  # a compiler that takes longer is given up; on a busy machine it takes minutes
 PACKAGE = Path(__file__).parents[1]
 SWITCH = "NESTLING_NATIVE"  # environment; 0: nothing is compiled or loaded
 

@@ -112,12 +112,12 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, capsys):
     arguments = train_arguments(tmp_path / "out", "--steps", "100000")
     command = [sys.executable, "-m", "nestling", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    log, deadline = tmp_path / "out" / "log.jsonl", time.monotonic() + 60
+    log = tmp_path / "out" / "log.jsonl"
     while not (log.exists() and log.read_text().count("\n") > 2):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate()
     assert process.returncode == 130 and "--resume" in err
     done = json.loads(log.read_text().splitlines()[-1])["step"]
     resumed = train_arguments(tmp_path / "out", "--steps", str(done + 1), "--resume")
@@ -135,7 +135,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, capsys):
         "from nestling.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *train_arguments(out, "--steps", "3", "--resume")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: cannot save")
     assert done.stderr.count("\n") == 1
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before

@@ -28,7 +28,6 @@ def test_twenty_kills_lose_the_open_period_at_most_and_never_the_file(folder, tm
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -62,7 +62,6 @@ def test_sharded_steps_are_those_of_one_process(tmp_path):
         [*command, str(path), *SHARDED],
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -100,7 +99,6 @@ def test_a_compiled_step_is_the_same_step(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -61,9 +61,7 @@ def open_page(page: Path, folder: Path, *, width: int = 390) -> Opened:
     probe = folder / "probe.html"
     probe.write_text(PROBE % {"width": width, "page": text}, encoding="utf-8")
     command = [program, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
-    done = subprocess.run(
-        [*command, probe.as_uri()], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([*command, probe.as_uri()], capture_output=True, text=True, check=False)
     found = re.search(r'<pre id="found">(\{.*?\})</pre>', done.stdout)
     assert found, f"the page was not measured: {done.stderr[-500:]}"
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -1,4 +1,4 @@
-"""Children that learn and are killed at random moments; run as a program of its own.
+"""Children that learn and are killed at random places; run as a program of its own.
 
 Autograd does not work in a child of a process that has used it, and starting Python anew for every
 child would take minutes: this process loads the model, and only its children compute.
@@ -59,20 +59,31 @@ def check(memory: Path, log: Path) -> int:
     return tokens
 
 
+def wait_for(pid: int, log: Path, lines: int) -> float:
+    """Until the child has closed so many periods, or ended; seconds of the last of them."""
+    began = before = time.monotonic()
+    seen = 0
+    while seen < lines and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        now = log.read_text().count("\n") if log.exists() else 0
+        if now > seen:
+            seen, began, before = now, before, time.monotonic()
+        time.sleep(0.001)
+    return before - began
+
+
 def main(folder: str, work: str, kills: int) -> None:
     base = load_stacked(folder, parse_levels(LEVELS))
     place, draw = Path(work), random.Random(0)
     whole, memory, log = place / "whole", place / "killed", place / "log"
-    began = time.monotonic()
     _, status = os.waitpid(child(base, whole, log), 0)
     assert status == 0
-    span = time.monotonic() - began
     done = resumed = 0
     while done < kills:
         log.unlink(missing_ok=True)
         before = check(memory, log)
         pid = child(base, memory, log)
-        time.sleep(draw.random() * span * 0.6)
+        # anywhere in the period after the second to the fourth, on a machine of any speed
+        time.sleep(draw.random() * wait_for(pid, log, draw.randint(2, 4)))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         assert status in (0, signal.SIGKILL), status
