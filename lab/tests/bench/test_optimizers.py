@@ -20,7 +20,7 @@ def test_every_optimizer_of_the_table_is_an_entrant():
 def test_figures_of_every_entrant():
     found = optimizers(**SMALL, rows=4, quiet=True)["optimizers"]
     assert list(found) == list(ENTRANTS)
-    for name, figures in found.items():
+    for figures in found.values():
         assert 0 < figures["fastest"] <= figures["seconds"] <= figures["slowest"]
         own = found[figures["reference"]]
         assert own["over_reference"] == 1 and own["reference"] == figures["reference"]
