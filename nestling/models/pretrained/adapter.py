@@ -1,0 +1,132 @@
+"""Adapters of peft: one plain model is made of a base and what was trained beside it."""
+
+import contextlib
+import copy
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from nestling.core.error import UserError
+
+CONFIG = "adapter_config.json"
+Loaded = TypeVar("Loaded", bound=tuple)
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")  # of a whole model
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter, and no model that it belongs to."""
+    return (folder / CONFIG).is_file() and not any(
+        next(folder.glob(pattern), None) for pattern in WEIGHTS
+    )
+
+
+def base_of(folder: Path) -> str:
+    """The model that the adapter in a folder was trained beside, as its configuration names it."""
+    path = folder / CONFIG
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read; copy the adapter anew") from error
+    if not named:
+        raise UserError(f"{path} names no base_model_name_or_path; write the base's folder there")
+    return str(named)
+
+
+def load_merged(folder: Path, load: Callable[[str], Loaded]) -> tuple[Any, Loaded]:
+    """The base of the adapter in a folder merged with it, and what ``load`` gave.
+
+    ``load`` reads the base by its name, the model first in a tuple.
+    """
+    base = base_of(folder)
+    try:
+        peft = importlib.import_module("peft")
+    except ImportError as error:
+        raise UserError(
+            f"{folder} holds an adapter of peft: pip install 'nestling[continual]'"
+        ) from error
+    try:
+        found = load(base)
+    except UserError as error:
+        raise UserError(
+            f"{folder} is an adapter of {base}, which cannot be had ({error}); name the base's "
+            f"folder as base_model_name_or_path in {CONFIG}"
+        ) from error
+    with _told(str(folder)), warnings.catch_warnings():
+        # weights that the file lacks would be those an adapter begins with
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return _merged(peft.PeftModel.from_pretrained(found[0], folder)).eval(), found
+
+
+def plain(model: nn.Module) -> Any:
+    """A model without adapters: those that are active are merged into a copy, ``model`` is kept.
+
+    Any other model is given back itself. Weights that no adapter touches are shared with the copy.
+    An adapter that cannot be merged raises UserError.
+    """
+    peft = sys.modules.get("peft")  # who has such a model has imported it
+    if peft is None:
+        return model
+    wrapped = isinstance(model, (peft.PeftModel, peft.PeftMixedModel))
+    if not wrapped and not _tuned(model):
+        return model
+    touched = {id(p) for _, _, part in _tuned(model) for p in part.parameters()}
+    shared = {id(p): p for p in model.parameters() if id(p) not in touched}
+    with _told("the model"):
+        return _merged(copy.deepcopy(model, shared))
+
+
+def _merged(model: Any) -> Any:
+    """The base of a model with its active adapters in it, which is changed."""
+    layers = _tuned(model)
+    if not layers:
+        raise ValueError("what was trained is no part of its weights")
+    off = any(part.disable_adapters for _, _, part in layers)
+    if not off and hasattr(model.base_model, "merge_and_unload"):
+        return model.base_model.merge_and_unload()
+    for parent, name, part in layers:
+        setattr(parent, name, _alone(part, merge=not off))
+    model = getattr(model, "get_base_model", lambda: model)()
+    # a model of transformers into which adapters were put says so, and would save them alone
+    model._hf_peft_config_loaded = False
+    return model
+
+
+def _alone(part: Any, *, merge: bool) -> nn.Module:
+    """What a layer of peft stands in the place of, with what was trained or without it."""
+    whole = hasattr(part, "unload_and_optionally_merge_module")
+    if whole and merge:
+        return part.unload_and_optionally_merge_module(True, False, None)
+    if merge:
+        part.merge()
+    return part.original_module if whole else part.get_base_layer()
+
+
+def _tuned(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """The layers that peft has put in the place of others: parent, name, layer."""
+    kinds = importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer
+    others = importlib.import_module("peft.utils.other").AuxiliaryTrainingWrapper
+    return [
+        (parent, name, part)
+        for parent in model.modules()
+        for name, part in parent.named_children()
+        if isinstance(part, (kinds, others))
+    ]
+
+
+@contextlib.contextmanager
+def _told(what: str):
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # peft raises nearly every class for what it cannot read or merge
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"the adapter of {what} cannot be merged into its base ({reason}); merge it with peft"
+        ) from error
