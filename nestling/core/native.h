@@ -11,19 +11,31 @@
 #include <thread>
 #include <vector>
 
+// Bytes of a register of the processor that is compiled for, and how many there are: a longer vector
+// would be several of them, and what does not fit is kept in memory, at a tenth of the speed.
+#if defined(__AVX512F__)
+constexpr int BYTES = 64, REGISTERS = 32;
+#elif defined(__AVX__)
+constexpr int BYTES = 32, REGISTERS = 16;
+#elif defined(__aarch64__)
+constexpr int BYTES = 16, REGISTERS = 32;
+#else
+constexpr int BYTES = 16, REGISTERS = 16;
+#endif
+
 template <class T>
 struct Vector;
 template <>
 struct Vector<float> {
-  typedef float type __attribute__((vector_size(64), aligned(4), may_alias));
-  typedef int32_t places __attribute__((vector_size(64)));
-  static constexpr int lanes = 16;
+  typedef float type __attribute__((vector_size(BYTES), aligned(4), may_alias));
+  typedef int32_t places __attribute__((vector_size(BYTES)));
+  static constexpr int lanes = BYTES / sizeof(float);
 };
 template <>
 struct Vector<double> {
-  typedef double type __attribute__((vector_size(64), aligned(8), may_alias));
-  typedef int64_t places __attribute__((vector_size(64)));
-  static constexpr int lanes = 8;
+  typedef double type __attribute__((vector_size(BYTES), aligned(8), may_alias));
+  typedef int64_t places __attribute__((vector_size(BYTES)));
+  static constexpr int lanes = BYTES / sizeof(double);
 };
 
 template <class T>
@@ -66,7 +78,7 @@ inline T sum_of(typename Vector<T>::type x) {
 // exp(x) for x <= 0 by Cephes' polynomial; below -87 that of -87
 inline Vector<float>::type exp_of_negative(Vector<float>::type x) {
   typedef Vector<float>::type V;
-  typedef int32_t I __attribute__((vector_size(64)));
+  typedef int32_t I __attribute__((vector_size(BYTES)));
   x = x < -87.0f ? V{} - 87.0f : x;
   const I whole = __builtin_convertvector(x * 1.44269504f - 0.5f, I);
   const V n = __builtin_convertvector(whole, V);

@@ -5,10 +5,19 @@
 #pragma once
 #include "core/native.h"
 
+// How many rows of so many vectors each can be summed in registers, beside the vectors and the
+// number they are multiplied with: a power of two.
+constexpr int rows_of(int vectors) {
+  int rows = 1;
+  while ((2 * rows + 1) * vectors + 1 < REGISTERS) rows *= 2;
+  return rows;
+}
+
 template <class T, int N, bool ADD, int R>
 inline void product_rows(T* __restrict out, const T* __restrict a, long row, long column,
                          const T* __restrict b, long inner) {
   constexpr int L = Vector<T>::lanes, W = N / L;
+  static_assert(R == 1 || R * W < REGISTERS, "sums must stay in registers");
   typename Vector<T>::type sum[R][W];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
@@ -35,9 +44,9 @@ inline void product_rows(T* __restrict out, const T* __restrict a, long row, lon
 // out[r, t] = sum_i a(r, i) b[i, t], added to out if ADD; a(r, i) lies at a[r * row + i * column]
 template <bool ADD, int N, class T>
 __attribute__((noinline)) void product(T* out, const T* a, long row, long column, const T* b, long rows, long inner) {
-  constexpr int L = Vector<T>::lanes, R = sizeof(T) == 4 ? 8 : 4;
+  constexpr int L = Vector<T>::lanes, R = std::min(rows_of(N / L), sizeof(T) == 4 ? 8 : 4);
   long r = 0;
-  if (N == L && row == 1)  // whole cache lines of a
+  if (N == L && 2 * R + 2 <= REGISTERS && row == 1)  // whole cache lines of a
     for (; r + 2 * R <= rows; r += 2 * R)
       product_rows<T, N, ADD, 2 * R>(out + r * N, a + r, 1, column, b, inner);
   for (; r + R <= rows; r += R)
@@ -50,6 +59,7 @@ template <class T, int N, int R, int W>
 inline void outer_block(T* w, const T* w1, T f1, const T* w2, T f2, const T* y, const T* x,
                         long columns, long count) {
   constexpr int L = Vector<T>::lanes;
+  static_assert(R == 1 || R * W < REGISTERS, "sums must stay in registers");
   typename Vector<T>::type sum[R][W];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
@@ -80,7 +90,8 @@ inline void outer_block(T* w, const T* w1, T f1, const T* w2, T f2, const T* y, 
 template <int N, class T>
 __attribute__((noinline)) void outer(T* w, const T* w1, T f1, const T* w2, T f2, const T* y, const T* x, long rows,
                   long columns, long count) {
-  constexpr int L = Vector<T>::lanes, R = 4, W = sizeof(T) == 4 ? 4 : 2;
+  constexpr int L = Vector<T>::lanes, W = BYTES == 64 && sizeof(T) == 4 ? 4 : 2;
+  constexpr int R = std::min(rows_of(W), 4);
   for (long r = 0; r < rows; r += R) {
     const long left = std::min<long>(R, rows - r);
     long c = 0;
@@ -245,7 +256,7 @@ inline void gelu(double* value, double* slope, double* curvature, const double* 
 // The error function by Abramowitz and Stegun 7.1.26 (error 1.5e-7).
 inline void gelu(float* value, float* slope, float* curvature, const float* z, long count) {
   typedef Vector<float>::type V;
-  for (long i = 0; i < count; i += 16) {
+  for (long i = 0; i < count; i += Vector<float>::lanes) {
     const V x = load(z + i);
     const V e = exp_of_negative(V(-0.5f * x * x));
     const V size = x < 0.0f ? -x : x;
