@@ -46,9 +46,10 @@ template <bool ADD, int N, class T>
 __attribute__((noinline)) void product(T* out, const T* a, long row, long column, const T* b, long rows, long inner) {
   constexpr int L = Vector<T>::lanes, R = std::min(rows_of(N / L), sizeof(T) == 4 ? 8 : 4);
   long r = 0;
-  if (N == L && 2 * R + 2 <= REGISTERS && row == 1)  // whole cache lines of a
-    for (; r + 2 * R <= rows; r += 2 * R)
-      product_rows<T, N, ADD, 2 * R>(out + r * N, a + r, 1, column, b, inner);
+  if constexpr (N == L && 2 * R + 2 <= REGISTERS)
+    if (row == 1)  // whole cache lines of a
+      for (; r + 2 * R <= rows; r += 2 * R)
+        product_rows<T, N, ADD, 2 * R>(out + r * N, a + r, 1, column, b, inner);
   for (; r + R <= rows; r += R)
     product_rows<T, N, ADD, R>(out + r * N, a + r * row, row, column, b, inner);
   for (; r < rows; ++r)
