@@ -3,7 +3,7 @@
 from typing import Any
 
 from nestling.core.error import UserError
-from nestling.data import prompt_ids
+from nestling.data import chat_ids, prompt_ids
 
 
 def _utf8(text: str) -> str:
@@ -44,11 +44,7 @@ class Text:
             return prompt_ids(self.tokenizer, _utf8(text))
         if not self.tokenizer.chat_template:
             raise UserError("the model's tokenizer has no chat template; leave chat out")
-        message = [{"role": "user", "content": text}]
-        whole = self.tokenizer.apply_chat_template(
-            message, tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer(whole, add_special_tokens=False)["input_ids"])
+        return chat_ids(self.tokenizer, _utf8(text))
 
     def decode(self, ids: Any) -> str:
         """The text of token ids, without special tokens."""

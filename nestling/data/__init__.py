@@ -1,7 +1,7 @@
 """Text to batches: corpora, tokenizers, packing, and a loader that can be resumed."""
 
 from nestling.data.corpus import CORPORA, Corpus, load_corpus
-from nestling.data.framing import Frame, frame, prompt_ids
+from nestling.data.framing import Frame, chat_ids, frame, prompt_ids
 from nestling.data.loader import Loader, evaluation_batches
 from nestling.data.pack import IGNORED, Batch, Packer, positions
 from nestling.data.packages import fetch
@@ -30,6 +30,7 @@ __all__ = [
     "Prepared",
     "Records",
     "byte_tokenizer",
+    "chat_ids",
     "check_vocabulary",
     "encode",
     "evaluation_batches",

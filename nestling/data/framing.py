@@ -35,3 +35,27 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     """
     inside = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [*frame(tokenizer).before, *inside]
+
+
+def chat_ids(tokenizer: Any, message: str) -> list[int]:
+    """Token ids of a user's message in the chat template, up to where the answer begins.
+
+    Special tokens spelt out in the message are ordinary text: it cannot end its own turn.
+    """
+    spelt = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    mark = message
+    if any(token in message for token in spelt):
+        private = map(chr, range(0xE000, 0xF900))
+        mark = next(sign for sign in private if sign not in message)
+    turns = [{"role": "user", "content": mark}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+    def ids(text: str, *, plain: bool) -> list[int]:
+        options = {"add_special_tokens": False, "split_special_tokens": plain}
+        return list(tokenizer(text, verbose=False, **options)["input_ids"])
+
+    if mark is message:
+        return ids(whole, plain=False)
+    first, *rest = whole.split(mark)
+    inside = ids(message, plain=True)
+    return ids(first, plain=False) + [i for part in rest for i in inside + ids(part, plain=False)]
