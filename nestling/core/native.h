@@ -23,6 +23,14 @@ constexpr int BYTES = 16, REGISTERS = 32;
 constexpr int BYTES = 16, REGISTERS = 16;
 #endif
 
+// What the caller compares before its first call (core/bridge.py): the length of the struct that a
+// source is called with, the version of what its fields mean, to be raised with every change, and
+// how many tokens a piece of work has at most (0: it is not cut along time).
+#define LAYOUT(name, Struct, number, most)                     \
+  extern "C" int64_t name##_bytes() { return sizeof(Struct); } \
+  extern "C" int64_t name##_version() { return number; }       \
+  extern "C" int64_t name##_tokens() { return most; }
+
 template <class T>
 struct Vector;
 template <>

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
@@ -28,10 +28,15 @@ def allowed() -> bool:
     return os.environ.get(SWITCH, "1") != "0"
 
 
+def plain(x: Tensor) -> bool:
+    """Whether a tensor is of no class that behaves in its own way, such as DTensor."""
+    return type(x) in (Tensor, nn.Parameter)
+
+
 def usable(x: Tensor) -> bool:
     """Whether compiled forms compute in x's type and place at all, and it is not being traced."""
     known = x.dtype in (torch.float32, torch.float64)
-    return known and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return known and x.is_cpu and plain(x) and not torch.compiler.is_compiling()
 
 
 def library(folder: Path, source: str) -> ctypes.CDLL | None:

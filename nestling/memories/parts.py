@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.memory import Flow
-from nestling.ops.short_convolution import available, convolve
+from nestling.ops.short_convolution import available, convolve, plain
 
 
 def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
@@ -92,41 +92,17 @@ class ShortConvolution(nn.Module):
         if not length:
             return x, tail
         starts = document_starts(flow, length)
-        if length > 1 and available(x):
-            weight, bias = self.weight.to(x.dtype), self.bias
-            y = convolve(
-                x,
-                tail.to(x.dtype),
-                weight,
-                None if bias is None else bias.to(x.dtype),
-                starts=starts,
-                activation=self.activation,
-            )
-        else:
-            y = self._in_torch(x, tail, starts)
+        form = convolve if length > 1 and available(x) else plain
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = form(
+            x,
+            tail.to(x.dtype),
+            self.weight.to(x.dtype),
+            bias,
+            starts=starts,
+            activation=self.activation,
+        )
         return y, self._tail(x, tail, starts, flow)
-
-    def _in_torch(
-        self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W D"], starts: Tensor | None
-    ) -> Float[Tensor, "B T D"]:
-        """The form for accelerators, single tokens and machines without a compiler."""
-        length, before = x.shape[1], self.width - 1
-        padded = torch.cat([tail.to(x.dtype), x], dim=1)
-        if starts is None and length == 1:
-            y = (padded * self.weight.mT.to(x.dtype)).sum(1, keepdim=True)
-        elif starts is None:
-            y = functional.conv1d(
-                padded.mT, self.weight[:, None].to(x.dtype), groups=len(self.weight)
-            ).mT
-        else:
-            index = torch.arange(length, device=x.device)
-            y = x * self.weight[:, -1]
-            for lag in range(1, self.width):
-                inside = (index - lag >= starts)[..., None]
-                shifted = padded[:, before - lag : before - lag + length]
-                y = y + torch.where(inside, shifted, 0.0) * self.weight[:, -1 - lag]
-        y = y if self.bias is None else y + self.bias.to(x.dtype)
-        return functional.silu(y) if self.activation else y
 
     def _tail(
         self,

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nestling.core.cms import gathered
 from nestling.core.error import UserError
+from nestling.core.gradient import refused
 from nestling.core.memory import Flow, map_state
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
@@ -249,22 +250,11 @@ def _moves(
 
 def _check_order(moves: Iterable[Tensor]) -> None:
     """Raise UserError if these gradients cannot be differentiated."""
-    if "torch::autograd::Error" in _history(moves):
+    if refused(moves):
         raise UserError(
             "a memory of this pattern has gradients of the first order alone: "
             'set through="first" for the levels that learn by "ntp"'
         )
-
-
-def _history(tensors: Iterable[Tensor]) -> set[str]:
-    """Names of all that tensors were computed with, as autograd has recorded it."""
-    waiting, seen = [t.grad_fn for t in tensors if t.grad_fn is not None], set()
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            waiting += [above for above, _ in node.next_functions if above is not None]
-    return {node.name() for node in seen}
 
 
 def _mapped(

@@ -11,10 +11,11 @@ enum Kind : int64_t { UNIT, SOFT, CLAMP, NONE };  // what bounds the strength of
 struct Problem {
   int64_t count, threads;
   double alpha, eta, sign, kept, lr, smallest;  // kept: of the weights; smallest: a square
-  const int64_t *size, *width, *kind;  // of each tensor; width: of a row, 0: forgets as a whole
-  const void *const *g;
-  void *const *m, *const *p;
+  const int64_t* size;  // of each tensor
+  const void* const* g;
   double* squares;  // of each gradient; written by `look`, read by `write`
+  const int64_t *width, *kind;  // of each tensor; width: of a row, 0: forgets as a whole
+  void *const *m, *const *p;
 };
 
 struct Piece {
@@ -145,3 +146,4 @@ void sweep_look_double(const Problem* p) { look<double>(*p); }
 void sweep_write_float(const Problem* p) { write<float>(*p); }
 void sweep_write_double(const Problem* p) { write<double>(*p); }
 }
+LAYOUT(sweep, Problem, 1, 0)

@@ -1,43 +1,34 @@
 """Many gradients, momenta and weights at once, each read once (sweep.cpp); for the CPU."""
 
-import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nestling.core import native
+from nestling.core.bridge import COLUMN, Bridge
+from nestling.core.error import UserError
+from nestling.core.native import plain as plain
 from nestling.core.rule import SMALLEST
 
-SUFFIX = {torch.float32: "float", torch.float64: "double"}
 KINDS = ("unit", "soft", "clamp", "none")
 FEW = 2**16  # numbers that are not worth a second thread
 WIDEST = 2**18  # numbers of a row; a wider one is more than one thread's work
-SCALARS = ("alpha", "eta", "sign", "kept", "lr", "smallest")
-POINTERS = ("size", "width", "kind", "g", "m", "p", "squares")
-
-
-class _Problem(ctypes.Structure):
-    """As in sweep.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("count", "threads")),
-        *((name, ctypes.c_double) for name in SCALARS),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    ]
-
-
-def plain(x: Tensor) -> bool:
-    """Whether a tensor is of no class that behaves in its own way, such as DTensor."""
-    return type(x) in (Tensor, nn.Parameter)
+KERNEL = Bridge(
+    Path(__file__).parent / "sweep.cpp",
+    "sweep",
+    version=1,
+    integers="count threads",
+    numbers="alpha eta sign kept lr smallest",
+    inputs={"size": COLUMN, "g": COLUMN, "squares": "float64: count"},
+    works={"look": {}, "write": {"width": COLUMN, "kind": COLUMN, "m": COLUMN, "p": COLUMN}},
+)
 
 
 def available() -> bool:
     """Whether the compiled form is there, now, and nothing is being traced."""
-    traced = torch.compiler.is_compiling()
-    return not traced and native.library(Path(__file__).parent, "sweep.cpp") is not None
+    return not torch.compiler.is_compiling() and KERNEL.library() is not None
 
 
 def fits(first: Tensor, *others: Tensor) -> bool:
@@ -46,7 +37,7 @@ def fits(first: Tensor, *others: Tensor) -> bool:
         plain(x)
         and x.is_contiguous()
         and x.dtype == first.dtype
-        and x.device == first.device
+        and x.is_cpu
         and not x.is_inference()
         for x in (first, *others)
     )
@@ -54,8 +45,10 @@ def fits(first: Tensor, *others: Tensor) -> bool:
 
 def squares(gradients: Sequence[Tensor]) -> Tensor:
     """The sum of squares of each of these gradients, all of one dtype, held in float64."""
-    found = torch.zeros(len(gradients), dtype=torch.float64)
-    _call("look", found, gradients)
+    found, dtype = torch.zeros(len(gradients), dtype=torch.float64), _dtype(gradients)
+    columns = KERNEL.tensors(dtype, g=gradients) | KERNEL.whole(size=_sizes(gradients))
+    given = {**columns, "squares": found}
+    KERNEL.call("look", dtype, given, count=len(gradients), threads=_threads(gradients))
     return found
 
 
@@ -79,41 +72,36 @@ def write(
     ``squares``; then W <- kept W - lr m. ``kinds`` says what bounds k; ``maximize`` turns g round.
     All tensors have one dtype.
     """
-    lists = {"m": m, "p": parameters}
-    _call(
+    sizes, dtype = _sizes(g), _dtype(g)
+    if len(widths) != len(sizes) or any(w and n % w for n, w in zip(sizes, widths, strict=True)):
+        raise UserError(f"rows of {list(widths)} numbers do not divide tensors of {sizes}")
+    columns = KERNEL.tensors(dtype, p=parameters, g=g, m=m)
+    columns |= KERNEL.whole(size=sizes, width=widths, kind=[KINDS.index(kind) for kind in kinds])
+    KERNEL.call(
         "write",
-        squares,
-        g,
-        lists,
-        {"width": widths, "kind": [KINDS.index(kind) for kind in kinds]},
-        alpha=alpha,
-        eta=eta,
-        sign=-1.0 if maximize else 1.0,
-        kept=kept,
-        lr=lr,
-        smallest=SMALLEST**2,
+        dtype,
+        {**columns, "squares": squares},
+        numbers={
+            "alpha": alpha,
+            "eta": eta,
+            "sign": -1.0 if maximize else 1.0,
+            "kept": kept,
+            "lr": lr,
+            "smallest": SMALLEST**2,
+        },
+        count=len(g),
+        threads=_threads(g),
     )
     torch.autograd.graph.increment_version([*parameters, *m])
 
 
-def _call(
-    work: str,
-    squares: Tensor,
-    g: Sequence[Tensor],
-    lists: dict[str, Sequence[Tensor]] | None = None,
-    numbers: dict[str, Sequence[int]] | None = None,
-    **scalars: float,
-) -> None:
-    found = native.library(Path(__file__).parent, "sweep.cpp")
-    sizes = [x.numel() for x in g]
-    few = sum(sizes) <= FEW
-    problem = _Problem(count=len(g), threads=1 if few else torch.get_num_threads(), **scalars)
-    kept: list[Any] = []  # what the problem points to
-    for name, values in {"size": sizes, **(numbers or {})}.items():
-        kept.append((ctypes.c_int64 * len(g))(*values))
-        setattr(problem, name, ctypes.addressof(kept[-1]))
-    for name, tensors in {"g": g, **(lists or {})}.items():
-        kept.append((ctypes.c_void_p * len(g))(*(x.data_ptr() for x in tensors)))
-        setattr(problem, name, ctypes.addressof(kept[-1]))
-    problem.squares = squares.data_ptr()
-    getattr(found, f"sweep_{work}_{SUFFIX[g[0].dtype]}")(ctypes.byref(problem))
+def _dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    return tensors[0].dtype if tensors else torch.float32
+
+
+def _sizes(tensors: Sequence[Tensor]) -> list[int]:
+    return [x.numel() for x in tensors]
+
+
+def _threads(g: Sequence[Tensor]) -> int:
+    return 1 if sum(_sizes(g)) <= FEW else torch.get_num_threads()

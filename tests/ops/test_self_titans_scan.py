@@ -7,9 +7,11 @@ from tolerances import relative_rms
 from nestling.core import native
 from nestling.core.memory import Flow
 from nestling.memories.self_titans import SelfTitans
-from nestling.ops.self_titans import cut, kernel
+from nestling.ops.self_titans import KERNEL, cut
 
-needs_kernel = pytest.mark.skipif(kernel() is None, reason="no C++ compiler on this machine")
+needs_kernel = pytest.mark.skipif(
+    KERNEL.library() is None, reason="no C++ compiler on this machine"
+)
 
 CASES = {
     "one period": ({}, 4, None, ()),

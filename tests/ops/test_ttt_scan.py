@@ -7,12 +7,12 @@ from tolerances import relative_rms
 from nestling.core import native
 from nestling.core.memory import Flow
 from nestling.memories.ttt import TTTMLP, TTTLinear, TTTState
-from nestling.ops.ttt import kernel
+from nestling.ops.ttt import KERNEL
 
 KINDS = {"linear": TTTLinear, "mlp": TTTMLP}
 LENGTHS = (1, 15, 16, 17, 40)
 
-pytestmark = pytest.mark.skipif(kernel() is None, reason="no C++ compiler on this machine")
+pytestmark = pytest.mark.skipif(KERNEL.library() is None, reason="no C++ compiler on this machine")
 
 
 def build(kind, width, dtype=torch.float64, heads=2, **options):

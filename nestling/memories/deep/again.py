@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from nestling.core.gradient import again
 
 
 class Again(torch.autograd.Function):
     """``Again.apply(function, *tensors)``: keeps only the tensors, calls the function twice.
 
     torch's checkpoint does the same and took twice as long forwards on a CPU, with room that it
-    gave back and asked for again. What it computes may be differentiated once.
+    gave back and asked for again.
     """
 
     @staticmethod
@@ -24,8 +25,9 @@ class Again(torch.autograd.Function):
         return function(*parts)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return None, *again(ctx.function, ctx.saved_tensors, grads)
         wanted = ctx.needs_input_grad[1:]
         parts = [
             part.detach().requires_grad_(need)

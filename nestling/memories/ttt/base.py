@@ -262,7 +262,7 @@ class TTT(Memory):
             (self.inner_scale.to(v.dtype).view(shape), self.inner_shift.to(v.dtype).view(shape)),
             initial,
             (packed(state.anchor).to(v.dtype), packed(state.total).to(v.dtype)),
-            setting=Setting(cuts, state.count, cos, sin, hidden, EPSILON),
+            setting=Setting(cuts, cos, sin, hidden, EPSILON),
         )
         return y, unpacked(anchor, sizes), unpacked(total, sizes), cuts.tokens
 

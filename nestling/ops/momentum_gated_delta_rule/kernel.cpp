@@ -235,3 +235,4 @@ void delta_rule_backward_float(const Problem* p) { run<float>(*p, true); }
 void delta_rule_forward_double(const Problem* p) { run<double>(*p, false); }
 void delta_rule_backward_double(const Problem* p) { run<double>(*p, true); }
 }
+LAYOUT(delta_rule, Problem, 1, N)

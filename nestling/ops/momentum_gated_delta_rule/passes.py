@@ -4,12 +4,19 @@ A state [*, V, K] is far larger than the rows of a chunk, and reading or writing
 time. Each function here hands the state on as a second output: the gradient that comes back for
 that output is then owned by the function, which adds its own part in place, inside the matrix
 product. A state handed on must be used once, by another function of this file.
+
+Beside each stands its plain form, by operations of torch alone: for gradients of gradients, and for
+torch.compile, which cannot see that what is written in place is owned.
 """
+
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from nestling.core.gradient import again
 
 
 def _matrices(x: Tensor) -> Tensor:
@@ -31,6 +38,11 @@ def _inner(x: Tensor, y: Tensor, buffer: Tensor, like: Tensor) -> Tensor:
     return _summed(torch.mul(x, y, out=buffer).sum((-1, -2)), like)
 
 
+def _product(weight: Tensor, rows: Tensor, transposed: bool, last: bool) -> tuple[Tensor, Tensor]:
+    part = weight[:, :, -1] if last else weight
+    return rows @ (part.mT if transposed else part), weight
+
+
 class _Product(torch.autograd.Function):
     """rows @ weight^T (or rows @ weight), and the weight itself."""
 
@@ -46,10 +58,13 @@ class _Product(torch.autograd.Function):
         return y.view(*lead, *y.shape[-2:]), weight.view_as(weight)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor | None, grad_weight: Tensor | None):
+    def backward(ctx, *grads: Any):
+        grad, grad_weight = grads
         weight, rows = ctx.saved_tensors
         transposed, last = ctx.options
+        if torch.is_grad_enabled():
+            plain = partial(_product, transposed=transposed, last=last)
+            return *again(plain, (weight, rows), grads), None, None
         if grad is None:
             return grad_weight, None, None, None
         part = weight[:, :, -1] if last else weight
@@ -77,6 +92,8 @@ def read_rows(
     weight: Float[Tensor, "*N V K"], rows: Float[Tensor, "*M C K"]
 ) -> tuple[Float[Tensor, "*N C V"], Float[Tensor, "*N V K"]]:
     """``rows @ weight^T`` for rows that broadcast over the weight's leading dimensions."""
+    if torch.compiler.is_compiling():
+        return _product(weight, rows, True, False)
     return _Product.apply(weight, rows, True, False)
 
 
@@ -84,6 +101,8 @@ def read_rows_back(
     weight: Float[Tensor, "*N V K"], rows: Float[Tensor, "*M C V"]
 ) -> tuple[Float[Tensor, "*N C K"], Float[Tensor, "*N V K"]]:
     """``rows @ weight``: the product backwards through the weight."""
+    if torch.compiler.is_compiling():
+        return _product(weight, rows, False, False)
     return _Product.apply(weight, rows, False, False)
 
 
@@ -91,7 +110,13 @@ def read_rows_of_last(
     weight: Float[Tensor, "B H M V K"], rows: Float[Tensor, "B H C K"]
 ) -> tuple[Float[Tensor, "B H C V"], Float[Tensor, "B H M V K"]]:
     """``rows @ weight^T`` with the last of the M weights."""
+    if torch.compiler.is_compiling():
+        return _product(weight, rows, True, True)
     return _Product.apply(weight, rows, True, True)
+
+
+def _shifted(state: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    return state + base, state
 
 
 class _Shifted(torch.autograd.Function):
@@ -104,19 +129,31 @@ class _Shifted(torch.autograd.Function):
         return state + base, state.view_as(state)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor | None, grad_state: Tensor | None):
+    def backward(ctx, *grads: Any):
+        grad, grad_state = grads
         if grad is None:
             return grad_state, None
-        grad_base = grad.sum(tuple(range(ctx.lead)))
-        return grad if grad_state is None else grad_state.add_(grad), grad_base
+        grad_base = grad.sum(tuple(range(ctx.lead))) if ctx.lead else grad.clone()
+        if grad_state is None or torch.is_grad_enabled():
+            return grad if grad_state is None else grad_state + grad, grad_base
+        return grad_state.add_(grad), grad_base
 
 
 def shift(
     state: Float[Tensor, "*N V K"], base: Float[Tensor, "*M V K"]
 ) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
     """``state + base``, the base having fewer leading dimensions."""
+    if torch.compiler.is_compiling():
+        return _shifted(state, base)
     return _Shifted.apply(state, base)
+
+
+def _closed(weight, momentum, start, carried, kept, delta, pushed, k) -> tuple[Tensor, Tensor]:
+    end = weight * start[..., None, None] + delta.mT @ k
+    if carried is not None:
+        end = end + momentum * carried[..., None, None]
+    after = momentum if kept is None else momentum * kept[..., None, None]
+    return end, after if pushed is None else after + pushed.mT @ k
 
 
 class _Closed(torch.autograd.Function):
@@ -138,9 +175,11 @@ class _Closed(torch.autograd.Function):
         return end, after.view_as(after) if after is momentum else after
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad, grad_after):
+    def backward(ctx, *grads: Any):
+        grad, grad_after = grads
         weight, momentum, start, carried, kept, delta, pushed, k = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return again(_closed, ctx.saved_tensors, grads)
         lead = weight.shape[:-2]
         wide, flat = _rows(k, lead), _matrices(grad)
         grad_delta = torch.bmm(wide, flat.mT).view(*lead, *delta.shape[-2:])
@@ -188,7 +227,17 @@ def advance(
     k: Float[Tensor, "*M C K"],
 ) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
     """start W + carried S + delta^T k, and kept S + pushed^T k; None is no such term (kept: 1)."""
+    if torch.compiler.is_compiling():
+        return _closed(weight, momentum, start, carried, kept, delta, pushed, k)
     return _Closed.apply(weight, momentum, start, carried, kept, delta, pushed, k)
+
+
+def _carried(state, kept, written) -> tuple[Tensor, Tensor]:
+    states = []
+    for factor, new in zip(kept.unbind(), written.unbind(), strict=True):
+        states.append(state.expand_as(new))
+        state = torch.addcmul(new, factor[..., None, None], state)
+    return torch.stack(states) if states else written, state
 
 
 class _Carried(torch.autograd.Function):
@@ -205,20 +254,21 @@ class _Carried(torch.autograd.Function):
         return states, state
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_states, grad):
+    def backward(ctx, *grads: Any):
+        grad_states, grad = grads
         states, kept = ctx.saved_tensors
-        grad_written, grad_kept = torch.empty_like(states), torch.empty_like(kept)
-        factors = kept[..., None, None]
+        grad_written, grad_kept, factors = [], [], kept[..., None, None]
         for n in reversed(range(len(states))):
-            grad_written[n] = grad
-            grad_kept[n] = (grad * states[n]).sum((-1, -2))
+            grad_written.append(grad)
+            grad_kept.append((grad * states[n]).sum((-1, -2)))
             grad = torch.addcmul(grad_states[n], factors[n], grad)
-        return grad, grad_kept, grad_written
+        return grad, *(torch.stack(x[::-1]) for x in (grad_kept, grad_written))
 
 
 def carry(
     state: Float[Tensor, "*M V K"], kept: Float[Tensor, "N *M"], written: Float[Tensor, "N *M V K"]
 ) -> tuple[Float[Tensor, "N *M V K"], Float[Tensor, "*M V K"]]:
     """Fold X_n = kept_n X_{n-1} + written_n: X_0 .. X_{N-1}, and X_N."""
+    if torch.compiler.is_compiling():
+        return _carried(state, kept, written)
     return _Carried.apply(state, kept, written)

@@ -13,8 +13,8 @@ import torch
 import triton
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from nestling.core.gradient import once
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState
 from nestling.ops.momentum_gated_delta_rule.triton_backward import (
     carry_back,
@@ -132,7 +132,7 @@ class _Recurrence(torch.autograd.Function):
         return y, weight_end, momentum_end
 
     @staticmethod
-    @once_differentiable
+    @once("the Triton form of the recurrence", "take form='chunk'")
     def backward(ctx: Any, grad: Tensor, grad_weight: Tensor, grad_momentum: Tensor | None):
         shape, flags = ctx.shape, ctx.flags
         q, k, w, p, *gates, coef, inverse, erased, weights, momenta = ctx.saved_tensors

@@ -41,8 +41,8 @@ def selective_scan(
     ``delta`` is at least 0 and ``rate`` at most 0. ``reset`` marks document starts: the state is
     put to zero. Positions where ``mask`` is False change nothing and read the unchanged state.
     ``chunk_size`` (tokens) is tiling and never changes the result; None chooses one by size. The
-    state is float32 at least, and autocast is off inside; y has w's dtype. Differentiable, once,
-    in every tensor given.
+    state is float32 at least, and autocast is off inside; y has w's dtype. Differentiable in
+    every tensor given.
 
     Raises UserError for a ``chunk_size`` below one.
 

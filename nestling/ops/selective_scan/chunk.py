@@ -8,7 +8,8 @@ shrink: there are no quotients and no differences of logarithms, so that a decay
 as it likes, and zero.
 
 The states of one chunk exist at a time. The backward pass keeps the one that opens each chunk,
-computes the others again, and walks the same way back.
+computes the others again, and walks the same way back. A gradient of that gradient goes token by
+token.
 """
 
 import math
@@ -17,7 +18,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from nestling.core.gradient import again
 
 
 def _decays(
@@ -68,6 +70,19 @@ def _adjoint(
     raise AssertionError("a chunk has at least one piece")
 
 
+def _token_by_token(q, k, w, delta, rate, keep, state) -> tuple[Tensor, Tensor]:
+    """The same by operations of torch alone."""
+    columns = [x.flatten(1, 3).unbind(1) for x in (q, k, w, delta)]
+    kept = [None] * len(columns[0]) if keep is None else keep.flatten(1, 3).unbind(1)
+    outputs = []
+    for read, write, value, step, here in zip(*columns, kept, strict=True):
+        decay = torch.exp(step[:, None, :] * rate)
+        decay = decay if here is None else decay * here[:, None, None]
+        state = decay * state + write[:, :, None] * (step * value)[:, None, :]
+        outputs.append((read[:, None, :] @ state)[:, 0])
+    return torch.stack(outputs, 1).view_as(w), state
+
+
 class _Scan(torch.autograd.Function):
     """All chunks; inputs are laid out [B, chunk, piece, position, *]."""
 
@@ -84,10 +99,11 @@ class _Scan(torch.autograd.Function):
         return outputs, state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Any):
         grad, grad_state = grads
         q, k, w, delta, rate, keep, *opened = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return again(_token_by_token, (q, k, w, delta, rate, keep, opened[0]), grads)
         found = [torch.empty_like(x) for x in (q, k, w, delta)]
         grad_rate = torch.zeros_like(rate)
         for n in reversed(range(q.shape[1])):

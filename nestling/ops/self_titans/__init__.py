@@ -6,27 +6,86 @@ The backward pass computes each segment again from a state kept on the way, so t
 little more memory than its inputs.
 """
 
-import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nestling.core import native
+from nestling.core.bridge import Bridge
+from nestling.core.error import UserError
+from nestling.core.gradient import once
 from nestling.ops.self_titans.cuts import Cuts as Cuts
 from nestling.ops.self_titans.cuts import cut as cut
 
-HERE = Path(__file__).parent
 TOKENS = 32  # of a segment at most, in the kernel
 LONGEST = 4096  # tokens of a period; the backward pass holds the states of a whole one
-SUFFIX = {torch.float32: "float", torch.float64: "double"}
+MEMORIES = 5  # those that make k, eta, alpha and v, and the one that is read
 # bytes kept for the backward pass over bytes of q, k and v: more is faster, up to a state a segment
 KEPT = 3.0
 PAIRS = ("anchor", "weight", "momentum")
+STATE = tuple(f"{name}_{i}" for name in PAIRS for i in (0, 1))
+LAYERS = ("memories hidden width", "memories width hidden")
+PARAMETERS = {
+    "first": f"heads {LAYERS[0]}",
+    "second": f"heads {LAYERS[1]}",
+    "eta_weight": "heads width",
+    "eta_bias": "heads",
+    "alpha_weight": "heads width",
+    "alpha_bias": "heads",
+}
+
+
+NAMES = ("projected", "mu", *PARAMETERS, *STATE)
+
+
+def state_arrays(name: str, prefix: str = "") -> dict[str, str]:
+    """Both layers of an anchor, a weight or a momentum; with the prefix "?" they may be None."""
+    return {f"{name}_{i}": f"{prefix}batch heads {LAYERS[i]}" for i in (0, 1)}
+
+
+def _states(name: str, prefix: str = "") -> dict[str, str]:
+    return {n: x for pair in PAIRS for n, x in state_arrays(name.format(pair), prefix).items()}
+
+
+KERNEL = Bridge(
+    Path(__file__).parent / "kernel.cpp",
+    "self_titans",
+    version=2,
+    tokens=TOKENS,
+    integers="batch heads memories width hidden length groups threads dot",
+    numbers="epsilon clip projection_clip eta_max",
+    inputs={
+        "rows": "int64: batch+1",
+        "begin": "int64: segments",
+        "count": "int64: segments",
+        "flags": "int64: segments",
+        "closes": "int64: batch",
+        "projected": "batch length 3 heads width",
+        "mu": "batch length heads",
+        **PARAMETERS,
+        **_states("{}"),
+    },
+    works={
+        "forward": {
+            **_states("{}_out"),
+            "y": "batch length heads width",
+            "kept": "?batch heads groups state",
+        },
+        "backward": {
+            "kept": "batch heads groups state",
+            "dy": "batch length heads width",
+            **_states("d_{}_out", "?"),
+            "d_projected": "batch length 3 heads width",
+            "dmu": "batch length heads",
+            **{f"d_{name}": f"batch {sizes}" for name, sizes in PARAMETERS.items()},
+            **_states("d_{}", "?"),
+        },
+    },
+)
+available = KERNEL.available
 
 
 def group_of(width: int, hidden: int, memories: int) -> int:
@@ -52,90 +111,37 @@ class Options(NamedTuple):
     dot: bool  # the objective is the dot product, not the squared error
 
 
-INTEGERS = ("batch", "heads", "memories", "width", "hidden", "length")
-INTEGERS += ("stride_batch", "stride_head", "stride_token", "groups", "threads", "dot")
-POINTERS = ("rows", "begin", "count", "flags", "closes", "q", "k", "v", "mu", "first", "second")
-POINTERS += ("eta_weight", "eta_bias", "alpha_weight", "alpha_bias")
-POINTERS += tuple(f"{name}_{i}" for name in PAIRS for i in (0, 1))
-POINTERS += tuple(f"{name}_out_{i}" for name in PAIRS for i in (0, 1))
-POINTERS += ("y", "kept", "dy")
-POINTERS += tuple(f"d_{name}_out_{i}" for name in PAIRS for i in (0, 1))
-POINTERS += ("dq", "dk", "dv", "dmu", "d_first", "d_second")
-POINTERS += ("d_eta_weight", "d_eta_bias", "d_alpha_weight", "d_alpha_bias")
-POINTERS += tuple(f"d_{name}_{i}" for name in PAIRS for i in (0, 1))
+def named(
+    projected: Tensor,
+    mu: Tensor,
+    initial: Sequence[Tensor],
+    rates: Sequence[Tensor],
+    state: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """What a kernel is given by its names; UserError unless it is of the memories that it knows."""
+    for name, given, wanted in (("rates", rates, 4), ("state", state, len(STATE))):
+        if len(given) != wanted:
+            raise UserError(f"{name} has {len(given)} tensors; expected {wanted}")
+    shapes = [list(x.shape) for x in initial]
+    if [len(x) for x in shapes] != [4, 4] or shapes[0][1] != MEMORIES:
+        raise UserError(
+            f"initial has the shapes {shapes}; expected [H, M, E, D] and [H, M, D, E] with "
+            f"M = {MEMORIES} memories"
+        )
+    return dict(zip(NAMES, (projected, mu, *initial, *rates, *state), strict=True))
 
 
-class _Problem(ctypes.Structure):
-    """As in problem.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in INTEGERS),
-        *((name, ctypes.c_double) for name in ("epsilon", "clip", "projection_clip", "eta_max")),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    ]
+def numbers_of(options: Options) -> dict[str, float]:
+    """The options that are no whole numbers."""
+    return {name: x for name, x in options._asdict().items() if name != "dot"}
 
 
-def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None where there is none."""
-    found = native.library(HERE, "kernel.cpp")
-    if found is not None:
-        found.self_titans_problem_bytes.restype = ctypes.c_int64
-        assert found.self_titans_problem_bytes() == ctypes.sizeof(_Problem)
-    return found
-
-
-def available(x: Tensor) -> bool:
-    """Whether ``scan`` can compute in x's type and place, now."""
-    return native.usable(x) and kernel() is not None
-
-
-def _call(
-    direction: str,
-    projected: Float[Tensor, "B T 3 H D"],
-    tensors: dict[str, Tensor | None],
-    cuts: Cuts,
-    options: Options,
-) -> None:
-    """Fill in a _Problem and run it; what is None stays a null pointer."""
-    first, d_projected = tensors["first"], tensors.pop("d_projected", None)
+def _call(work: str, tensors: Mapping[str, Tensor | None], cuts: Cuts, options: Options) -> None:
+    first = tensors["first"]
     assert first is not None
-    batch, length, _, heads, width = projected.shape
-    token = 3 * heads * width
-    problem = _Problem(
-        batch=batch,
-        heads=heads,
-        memories=first.shape[1],
-        width=width,
-        hidden=first.shape[2],
-        length=length,
-        stride_batch=length * token,
-        stride_head=width,
-        stride_token=token,
-        groups=cuts.groups,
-        threads=torch.get_num_threads(),
-        dot=int(options.dot),
-        epsilon=options.epsilon,
-        clip=options.clip,
-        projection_clip=options.projection_clip,
-        eta_max=options.eta_max,
-    )
-    # q, k and v lie side by side in one tensor
-    for prefix, joined in (("", projected), ("d", d_projected)):
-        for place, part in enumerate(() if joined is None else joined.unbind(2)):
-            setattr(problem, prefix + "qkv"[place], part.data_ptr())
-    given = {**tensors, **{name: getattr(cuts, name) for name in CUTS}}
-    for name, tensor in given.items():
-        if tensor is not None:
-            assert tensor.is_contiguous(), name
-            setattr(problem, name, tensor.data_ptr())
-    found = kernel()
-    assert found is not None and projected.is_contiguous()
-    getattr(found, f"self_titans_{direction}_{SUFFIX[projected.dtype]}")(ctypes.byref(problem))
-
-
-PARAMETERS = ("mu", "first", "second", "eta_weight", "eta_bias", "alpha_weight", "alpha_bias")
-STATE = tuple(f"{name}_{i}" for name in PAIRS for i in (0, 1))
-CUTS = ("rows", "begin", "count", "flags", "closes")
+    sizes = {"length": cuts.length, "groups": cuts.groups, "state": 4 * first[0].numel()}
+    numbers, dot = numbers_of(options), int(options.dot)
+    KERNEL.call(work, first.dtype, {**cuts.arrays(), **tensors}, numbers=numbers, dot=dot, **sizes)
 
 
 def _after(name: str) -> str:
@@ -144,51 +150,51 @@ def _after(name: str) -> str:
 
 
 class _Scan(torch.autograd.Function):
-    """All segments of all rows; the tensors are projected, PARAMETERS and STATE."""
+    """All segments of all rows; the tensors are those of NAMES."""
 
     @staticmethod
     def forward(ctx: Any, cuts: Cuts, options: Options, *inputs: Tensor):
-        projected, *rest = inputs
-        tensors = dict(zip(PARAMETERS + STATE, rest, strict=True))
+        tensors = dict(zip(NAMES, inputs, strict=True))
+        projected = inputs[0]
         batch, length, _, heads, width = projected.shape
         out = {_after(name): torch.empty_like(tensors[name]) for name in STATE}
         y = projected.new_zeros(batch, length, heads, width)
         kept = None
         if any(ctx.needs_input_grad):
-            size = 2 * (tensors["first"][0].numel() + tensors["second"][0].numel())
+            size = 4 * tensors["first"][0].numel()
             kept = projected.new_empty(batch, heads, cuts.groups, size)
             ctx.save_for_backward(*inputs, kept)
-        made = {**out, "y": y, "kept": kept}
-        _call("forward", projected, {**tensors, **made}, cuts, options)
+        _call("forward", {**tensors, **out, "y": y, "kept": kept}, cuts, options)
         ctx.cuts, ctx.options = cuts, options
         ctx.set_materialize_grads(False)
         return (y, *out.values())
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, *grads: Tensor | None):
-        projected, *rest, kept = ctx.saved_tensors
-        tensors = dict(zip(PARAMETERS + STATE, rest, strict=True))
+    @once("the compiled scan of self_titans", "NESTLING_NATIVE=0 takes the form in torch")
+    def backward(ctx: Any, *grads: Any):
+        dy, *of_state = grads
+        *inputs, kept = ctx.saved_tensors
+        tensors = dict(zip(NAMES, inputs, strict=True))
+        projected = inputs[0]
         batch, length, _, heads, width = projected.shape
         made = {"d_projected": torch.zeros_like(projected), "dmu": torch.zeros_like(tensors["mu"])}
-        for name in PARAMETERS[1:]:
+        for name in PARAMETERS:
             made["d_" + name] = tensors[name].new_zeros(batch, *tensors[name].shape)
-        wanted = ctx.needs_input_grad[-len(STATE) :]
-        for name, needs in zip(STATE, wanted, strict=True):
-            if needs:
-                made["d_" + name] = torch.empty_like(tensors[name])
         given = {"kept": kept, "dy": dy if dy is not None else projected.new_zeros(1)}
         given["dy"] = given["dy"].expand(batch, length, heads, width).contiguous()
-        of_state = {n: grad for n, grad in zip(STATE, grads, strict=True) if grad is not None}
-        for name in PAIRS:  # the gradients of both layers, or none
-            layers = [name + end for end in ("_0", "_1")]
-            if any(layer in of_state for layer in layers):
+        come = dict(zip(STATE, of_state, strict=True))
+        wanted = dict(zip(STATE, ctx.needs_input_grad[-len(STATE) :], strict=True))
+        for pair in PAIRS:  # of both layers, or of none
+            layers = [f"{pair}_{i}" for i in (0, 1)]
+            if any(wanted[layer] for layer in layers):
+                made |= {f"d_{layer}": torch.empty_like(tensors[layer]) for layer in layers}
+            if any(come[layer] is not None for layer in layers):
                 for layer in layers:
-                    grad = of_state.get(layer)
+                    grad = come[layer]
                     zero = torch.zeros_like(tensors[layer])
                     given["d_" + _after(layer)] = zero if grad is None else grad.contiguous()
-        _call("backward", projected, {**tensors, **given, **made}, ctx.cuts, ctx.options)
-        parameters = (made["d_" + name].sum(0) for name in PARAMETERS[1:])
+        _call("backward", {**tensors, **given, **made}, ctx.cuts, ctx.options)
+        parameters = (made["d_" + name].sum(0) for name in PARAMETERS)
         states = (made.get("d_" + name) for name in STATE)
         return None, None, made["d_projected"], made["dmu"], *parameters, *states
 
@@ -215,7 +221,15 @@ def scan(
     Source: arXiv 2512.24695, Eq 83-93 as in nestling/memories/self_titans/memory.py. Deviates:
     nothing. Cost: time O(M d d_h) a token and head, three times forward in the backward pass;
     memory beside inputs and outputs: one state for each group of segments.
+
+    Raises UserError for tensors of other shapes, dtypes or places, or cuts of another batch.
     """
-    given = (projected, mu, *initial, *rates, *state)
-    y, *after = _Scan.apply(cuts, options, *(x.contiguous() for x in given))
+    given = named(projected, mu, initial, rates, state)
+    KERNEL.verify({**cuts.arrays(), **given}, length=cuts.length)
+    if cuts.longest > TOKENS or cuts.period > LONGEST:
+        raise UserError(
+            f"segments of {cuts.longest} tokens, periods of {cuts.period}; at most {TOKENS} and "
+            f"{LONGEST}"
+        )
+    y, *after = _Scan.apply(cuts, options, *(x.contiguous() for x in given.values()))
     return y, tuple(after)

@@ -203,11 +203,10 @@ class BackwardWorker : public Worker<T, N> {
     T* grads[3] = {dq, dk_in, dv_in};
     const T* units[3] = {s.q, s.k_in, s.v_in};
     const T* inverses[3] = {s.q_inverse, s.k_in_inverse, s.v_in_inverse};
-    void* out[3] = {p.dq, p.dk, p.dv};
     for (int i = 0; i < 3; ++i) {
       unit_back<false, N>(d_made, grads[i], units[i], inverses[i], d);
-      transpose(this->token(static_cast<T*>(out[i]), begin), static_cast<long>(p.stride_token),
-                d_made, static_cast<long>(N), d, count);
+      transpose(this->token(static_cast<T*>(p.d_projected), begin, i), this->between(), d_made,
+                static_cast<long>(N), d, count);
     }
   }
 

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from nestling.core.error import UserError
+from nestling.core.shapes import checked
+
 RESET, OPENS, KEEP, GROUP = 1, 2, 4, 8
 
 
@@ -21,8 +24,17 @@ class Cuts(NamedTuple):
     count: Int[Tensor, " S"]  # tokens
     flags: Int[Tensor, " S"]
     closes: Int[Tensor, " B"]  # 1: the row ends with a period, the anchor is the closing weight
-    tokens: Int[Tensor, " B"]  # of the open document, after the call
+    before: Int[Tensor, " B"]  # tokens of the open document before the call
+    tokens: Int[Tensor, " B"]  # and after it
     groups: int  # the most of any row
+    length: int  # tokens of a row
+    period: int  # tokens
+    longest: int  # tokens of a segment at most
+
+    def arrays(self) -> dict[str, Tensor]:
+        """What a kernel is given of the segments."""
+        names = ("rows", "begin", "count", "flags", "closes")
+        return {name: getattr(self, name) for name in names}
 
 
 def documents(
@@ -42,6 +54,7 @@ def documents(
     return found
 
 
+@checked
 def cut(
     start: Int[Tensor, " B"],
     reset: Bool[Tensor, "B T"] | None,
@@ -56,12 +69,27 @@ def cut(
 
     The state is kept at the first segment of a row, and after ``group`` segments or more where a
     period opens.
+
+    Raises UserError for flags of another shape, and counts that cannot be.
     """
+    if (
+        reset is not None
+        and reset.shape[1] != length
+        or mask is not None
+        and mask.shape[1] != length
+    ):
+        raise UserError(f"reset and mask must have the {length} tokens of each row")
+    befores = start.tolist()
+    if min(length, period - 1, tokens - 1, group - 1, *befores) < 0:
+        raise UserError(
+            f"cannot cut {length} tokens after {befores} into periods of {period}, segments of "
+            f"{tokens} and groups of {group}"
+        )
     resets = None if reset is None else reset.tolist()
     masks = None if mask is None else mask.tolist()
     rows, begins, counts, flags, closes, after = [0], [], [], [], [], []
     groups = 1
-    for row, before in enumerate(start.tolist()):
+    for row, before in enumerate(befores):
         first, since, made, last_open = len(begins), group, 0, None
         seen = before
         of_row = None if resets is None else resets[row], None if masks is None else masks[row]
@@ -89,5 +117,6 @@ def cut(
         rows.append(len(begins))
         closes.append(int(seen % period == 0))
         after.append(seen)
-    values = (torch.tensor(x, dtype=torch.long) for x in (rows, begins, counts, flags, closes))
-    return Cuts(*values, torch.tensor(after, dtype=torch.long), groups)
+    lists = (rows, begins, counts, flags, closes, befores, after)
+    values = (torch.tensor(x, dtype=torch.long) for x in lists)
+    return Cuts(*values, groups, length, period, tokens)

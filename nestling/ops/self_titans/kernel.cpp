@@ -145,6 +145,5 @@ void self_titans_forward_float(const Problem* problem) { over_heads<Row<float, T
 void self_titans_backward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(*problem, true); }
 void self_titans_forward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, false); }
 void self_titans_backward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, true); }
-int64_t self_titans_problem_bytes() { return sizeof(Problem); }
-int64_t self_titans_tokens() { return TOKENS; }
 }
+LAYOUT(self_titans, Problem, 2, TOKENS)

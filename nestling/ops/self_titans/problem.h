@@ -7,11 +7,10 @@ enum Flag : int64_t { RESET = 1, OPENS = 2, KEEP = 4, GROUP = 8 };
 // The layout of one call, as ctypes sees it; every pointer may be null where it says so.
 struct Problem {
   int64_t batch, heads, memories, width, hidden, length;
-  int64_t stride_batch, stride_head, stride_token;       // of q, k, v and their gradients, in values
   int64_t groups, threads, dot;
   double epsilon, clip, projection_clip, eta_max;         // clip: of the last memory
   const int64_t *rows, *begin, *count, *flags, *closes;  // segments of row b: rows[b] to rows[b+1]
-  const void *q, *k, *v, *mu;                            // q, k, v of any length; mu [B, T, H]
+  const void *projected, *mu;                            // q, k, v [B, T, 3, H, d]; mu [B, T, H]
   const void *first, *second;                            // learned initial states [H, M, ...]
   const void *eta_weight, *eta_bias, *alpha_weight, *alpha_bias;
   void *anchor[2], *weight[2], *momentum[2];             // the state that comes in [B, H, M, ...]
@@ -21,7 +20,7 @@ struct Problem {
   // the backward pass; gradients of the state that went out may be null
   const void *dy;
   void *d_anchor_out[2], *d_weight_out[2], *d_momentum_out[2];
-  void *dq, *dk, *dv, *dmu;
+  void *d_projected, *dmu;
   void *d_first, *d_second;                              // [B, H, M, ...], zero when given
   void *d_eta_weight, *d_eta_bias, *d_alpha_weight, *d_alpha_bias;  // [B, H, *], zero when given
   void *d_anchor[2], *d_weight[2], *d_momentum[2];       // null: not wanted

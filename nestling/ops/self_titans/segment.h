@@ -80,10 +80,12 @@ class Worker {
     eta_bias = static_cast<const T*>(p.eta_bias)[h];
     alpha_bias = static_cast<const T*>(p.alpha_bias)[h];
   }
+  // q, k or v (which = 0, 1, 2) of a token as it was given; its neighbour in time lies apart by between
   template <class U>
-  U* token(U* x, int64_t t) const {
-    return x + b * p.stride_batch + h * p.stride_head + t * p.stride_token;
+  U* token(U* x, int64_t t, int which) const {
+    return x + (((b * p.length + t) * 3 + which) * p.heads + h) * d;
   }
+  long between() const { return 3 * p.heads * d; }
   int64_t answer(int64_t t) const { return ((b * p.length + t) * p.heads + h) * d; }
   int64_t state_offset() const { return (b * p.heads + h) * whole; }
 
@@ -99,12 +101,10 @@ class Worker {
   // Load the segment and produce k, v, eta, alpha at the anchor.
   void make(int64_t begin, int64_t count) {
     s.count = count;
-    const T* sources[3] = {static_cast<const T*>(p.q), static_cast<const T*>(p.k),
-                           static_cast<const T*>(p.v)};
     T* lanes[3] = {s.q, s.k_in, s.v_in};
     T* inverses[3] = {s.q_inverse, s.k_in_inverse, s.v_in_inverse};
     for (int i = 0; i < 3; ++i) {
-      to_lanes<N>(space, token(sources[i], begin), p.stride_token, d, count);
+      to_lanes<N>(space, token(static_cast<const T*>(p.projected), begin, i), between(), d, count);
       unit<N>(lanes[i], inverses[i], space, d);
     }
     const T* mu = static_cast<const T*>(p.mu) + (b * p.length + begin) * p.heads + h;

@@ -168,7 +168,7 @@ void run(const Token& problem) {
 }  // namespace
 
 extern "C" {
-void self_titans_token_float(const Token* problem) { run<float>(*problem); }
-void self_titans_token_double(const Token* problem) { run<double>(*problem); }
-int64_t self_titans_token_bytes() { return sizeof(Token); }
+void self_titans_token_forward_float(const Token* problem) { run<float>(*problem); }
+void self_titans_token_forward_double(const Token* problem) { run<double>(*problem); }
 }
+LAYOUT(self_titans_token, Token, 2, 0)

@@ -1,57 +1,49 @@
 """A causal depth-wise convolution along time with SiLU after, compiled for the CPU."""
 
-import ctypes
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nestling.core import native
+from nestling.core.bridge import Bridge
+from nestling.core.gradient import again
+from nestling.ops.short_convolution.plain import plain as plain
 
-HERE = Path(__file__).parent
-SUFFIX = {torch.float32: "float", torch.float64: "double"}
 TOKENS = 64  # of a piece of work, in the kernel
-INTEGERS = ("batch", "length", "channels", "width", "pieces", "activation", "threads")
-POINTERS = ("x", "tail", "weight", "bias", "starts", "y", "dy")
-POINTERS += ("dx", "d_tail", "d_weight")
+KERNEL = Bridge(
+    Path(__file__).parent / "kernel.cpp",
+    "short_convolution",
+    version=1,
+    tokens=TOKENS,
+    integers="batch length channels width pieces activation threads",
+    inputs={
+        "x": "batch length channels",
+        "weight": "channels width",
+        "tail": "batch width-1 channels",
+        "bias": "?channels",
+        "starts": "?int64: batch length",
+    },
+    works={
+        "forward": {"y": "batch length channels"},
+        "backward": {
+            "dy": "batch length channels",
+            "dx": "batch length channels",
+            "d_tail": "batch width-1 channels",
+            "d_weight": "batch pieces width+1 channels",
+        },
+    },
+)
+available = KERNEL.available
 
 
-class _Problem(ctypes.Structure):
-    """As in kernel.cpp."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in INTEGERS),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    ]
-
-
-def available(x: Tensor) -> bool:
-    """Whether ``convolve`` can compute in x's type and place, now."""
-    return native.usable(x) and native.library(HERE, "kernel.cpp") is not None
-
-
-def _call(direction: str, activation: bool, tensors: dict[str, Tensor | None]) -> None:
-    x, weight = tensors["x"], tensors["weight"]
-    assert x is not None and weight is not None
-    batch, length, channels = x.shape
-    problem = _Problem(
-        batch=batch,
-        length=length,
-        channels=channels,
-        width=weight.shape[1],
-        pieces=-(-length // TOKENS),
-        activation=int(activation),
-        threads=torch.get_num_threads(),
-    )
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            assert tensor.is_contiguous(), name
-            setattr(problem, name, tensor.data_ptr())
-    found = native.library(HERE, "kernel.cpp")
-    getattr(found, f"short_convolution_{direction}_{SUFFIX[x.dtype]}")(ctypes.byref(problem))
+def _call(work: str, activation: bool, tensors: dict[str, Tensor | None]) -> None:
+    x = tensors["x"]
+    assert x is not None
+    pieces = -(-x.shape[1] // TOKENS)
+    KERNEL.call(work, x.dtype, tensors, activation=int(activation), pieces=pieces)
 
 
 class _Convolve(torch.autograd.Function):
@@ -67,9 +59,12 @@ class _Convolve(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor):
+    def backward(ctx: Any, *grads: Any):
+        (dy,) = grads
         x, tail, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            form = partial(plain, starts=ctx.starts, activation=ctx.activation)
+            return None, None, *again(lambda *x: (form(*x),), ctx.saved_tensors, grads)
         channels, width = weight.shape
         pieces = -(-x.shape[1] // TOKENS)
         sums = x.new_empty(len(x), pieces, width + 1, channels)
@@ -95,8 +90,11 @@ def convolve(
     ``tail`` stands before the first token; ``starts`` says where each token's document starts, and
     nothing before that is seen. Without ``activation`` there is no SiLU. Cost: O(T C N) time; the
     backward pass keeps nothing but the inputs.
+
+    Raises UserError for tensors of other shapes, dtypes or places.
     """
+    starts = None if starts is None else starts.long().contiguous()
     given = (x, tail, weight, bias)
+    KERNEL.verify({"x": x, "tail": tail, "weight": weight, "bias": bias, "starts": starts})
     ready = (None if tensor is None else tensor.contiguous() for tensor in given)
-    starts = None if starts is None else starts.contiguous()
     return _Convolve.apply(starts, activation, *ready)

@@ -9,7 +9,7 @@ constexpr int64_t TOKENS = 64;  // of one piece of work
 
 struct Problem {
   int64_t batch, length, channels, width, pieces, activation, threads;
-  const void *x, *tail, *weight, *bias;  // [B, T, C], [B, W - 1, C], [C, W], [C] or null
+  const void *x, *weight, *tail, *bias;  // [B, T, C], [C, W], [B, W - 1, C], [C] or null
   const int64_t* starts;                 // [B, T]: where each token's document starts; or null
   void* y;
   const void* dy;
@@ -124,3 +124,4 @@ void short_convolution_backward_float(const Problem* p) { run<float>(*p, true); 
 void short_convolution_forward_double(const Problem* p) { run<double>(*p, false); }
 void short_convolution_backward_double(const Problem* p) { run<double>(*p, true); }
 }
+LAYOUT(short_convolution, Problem, 1, TOKENS)

@@ -5,93 +5,115 @@ core takes a row and a head through the whole sequence, with the inner model in 
 backward pass computes each mini-batch again from an inner model kept on the way.
 """
 
-import ctypes
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from nestling.core import native
+from nestling.core.bridge import Bridge
+from nestling.core.error import UserError
+from nestling.core.gradient import once
 from nestling.ops.self_titans.cuts import Cuts
 
 TOKENS = 16  # of a segment at most, in the kernel
-SUFFIX = {torch.float32: "float", torch.float64: "double"}
 # segments between two inner models kept for the backward pass, which computes those between again
 GROUP = 8
-INTEGERS = ("batch", "heads", "width", "hidden", "size", "length", "period", "groups", "threads")
-CUTS = ("rows", "begin", "count", "flags")
 TENSORS = ("qk", "v", "eta", "c", "scale", "shift", "initial", "anchor", "total")
-POINTERS = (*CUTS, "seen", "qk", "v", "eta", "c", "cos", "sin", "scale", "shift", "initial")
-POINTERS += ("anchor", "total", "anchor_out", "total_out", "y", "kept")
-POINTERS += ("dy", "d_anchor_out", "d_total_out", "dqk", "dv", "d_eta")
-POINTERS += ("dc", "d_scale", "d_shift", "d_initial", "d_anchor", "d_total")
+TOKEN, MODEL = "batch length heads", "batch heads size"
+KERNEL = Bridge(
+    Path(__file__).parent / "kernel.cpp",
+    "ttt",
+    version=1,
+    tokens=TOKENS,
+    integers="batch heads width hidden size length period groups threads",
+    numbers="epsilon",
+    inputs={
+        "rows": "int64: batch+1",
+        "begin": "int64: segments",
+        "count": "int64: segments",
+        "flags": "int64: segments",
+        "seen": "int64: batch",
+        "qk": "batch length 2 heads width",
+        "v": f"{TOKEN} width",
+        "eta": TOKEN,
+        "c": "period",
+        "cos": "period half",
+        "sin": "period half",
+        "scale": "heads width",
+        "shift": "heads width",
+        "initial": "heads size",
+        "anchor": MODEL,
+        "total": MODEL,
+    },
+    works={
+        "forward": {
+            "anchor_out": MODEL,
+            "total_out": MODEL,
+            "y": f"{TOKEN} width",
+            "kept": "?batch heads groups size",
+        },
+        "backward": {
+            "kept": "batch heads groups size",
+            "dy": f"{TOKEN} width",
+            "d_anchor_out": f"?{MODEL}",
+            "d_total_out": f"?{MODEL}",
+            "dqk": "batch length 2 heads width",
+            "dv": f"{TOKEN} width",
+            "d_eta": TOKEN,
+            "dc": "batch heads period",
+            "d_scale": "batch heads width",
+            "d_shift": "batch heads width",
+            "d_initial": MODEL,
+            "d_anchor": MODEL,
+            "d_total": MODEL,
+        },
+    },
+)
+available = KERNEL.available
 
 
 class Setting(NamedTuple):
     """What is not differentiated."""
 
     cuts: Cuts  # by nestling/ops/self_titans/cuts.py:cut, with a mini-batch for a period
-    seen: Int[Tensor, " B"]  # tokens of each row's document before the call
     cos: Float[Tensor, "N K2"]  # of the angles that turn q and k, by place in the mini-batch
     sin: Float[Tensor, "N K2"]
     hidden: int  # width of the hidden layer; 0 for a linear model
     epsilon: float
 
 
-class _Problem(ctypes.Structure):
-    """As in problem.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in INTEGERS),
-        ("epsilon", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    ]
+def _given(setting: Setting, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """All arrays of a call."""
+    cuts = setting.cuts
+    arrays = {name: x for name, x in cuts.arrays().items() if name != "closes"}
+    return {**arrays, "seen": cuts.before, "cos": setting.cos, "sin": setting.sin, **tensors}
 
 
-def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None where there is none."""
-    found = native.library(Path(__file__).parent, "kernel.cpp")
-    if found is not None:
-        found.ttt_problem_bytes.restype = ctypes.c_int64
-        assert found.ttt_problem_bytes() == ctypes.sizeof(_Problem)
-        assert found.ttt_tokens() == TOKENS
-    return found
-
-
-def available(x: Tensor) -> bool:
-    """Whether ``scan`` can compute in x's type and place, now."""
-    return native.usable(x) and kernel() is not None
-
-
-def _call(direction: str, setting: Setting, tensors: dict[str, Tensor | None]) -> None:
-    """Fill in a _Problem and run it; what is None stays a null pointer."""
-    v, anchor = tensors["v"], tensors["anchor"]
-    assert v is not None and anchor is not None
-    batch, length, heads, width = v.shape
-    problem = _Problem(
-        batch=batch,
-        heads=heads,
-        width=width,
-        hidden=setting.hidden,
-        size=anchor.shape[-1],
-        length=length,
-        period=len(setting.cos),
-        groups=setting.cuts.groups,
-        threads=torch.get_num_threads(),
-        epsilon=setting.epsilon,
+def _sizes(setting: Setting, v: Tensor) -> dict[str, int]:
+    """What the tensors of a call must agree with."""
+    cuts, hidden, width = (
+        setting.cuts,
+        setting.hidden,
+        v.shape[-1] if isinstance(v, Tensor) and v.ndim else 0,
     )
-    given = {**tensors, **{name: getattr(setting.cuts, name) for name in CUTS}}
-    given |= {"seen": setting.seen, "cos": setting.cos, "sin": setting.sin}
-    for name, tensor in given.items():
-        if tensor is not None:
-            assert tensor.is_contiguous(), name
-            setattr(problem, name, tensor.data_ptr())
-    found = kernel()
-    assert found is not None
-    getattr(found, f"ttt_{direction}_{SUFFIX[v.dtype]}")(ctypes.byref(problem))
+    if cuts.longest > TOKENS or hidden < 0 or width % 2:
+        raise UserError(
+            f"ttt: segments of {cuts.longest} tokens, hidden layers of {hidden}, heads of {width}; "
+            f"at most {TOKENS} tokens, at least 0, and even"
+        )
+    size = 2 * width * hidden + hidden + width if hidden else width * width + width
+    sizes = {"length": cuts.length, "period": cuts.period, "groups": cuts.groups}
+    return {**sizes, "hidden": hidden, "size": size, "half": width // 2}
+
+
+def _call(work: str, setting: Setting, tensors: dict[str, Tensor | None]) -> None:
+    v = tensors["v"]
+    assert v is not None
+    every, numbers = _given(setting, tensors), {"epsilon": setting.epsilon}
+    KERNEL.call(work, v.dtype, every, numbers=numbers, **_sizes(setting, v))
 
 
 class _Scan(torch.autograd.Function):
@@ -115,8 +137,9 @@ class _Scan(torch.autograd.Function):
         return y, *after
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, *d_after: Tensor | None):
+    @once("the compiled scan of test-time training", "NESTLING_NATIVE=0 takes the form in torch")
+    def backward(ctx: Any, *grads: Any):
+        dy, *d_after = grads
         *inputs, kept = ctx.saved_tensors
         qk, v, eta, c, scale, _, _, anchor, total = inputs
         dy = torch.zeros_like(v) if dy is None else dy.contiguous()
@@ -159,6 +182,10 @@ def scan(
     Source: arXiv 2407.04620, sections 2.3-2.7 as in nestling/memories/ttt/base.py. Deviates:
     nothing. Cost: time O(P + K N) a token and head, four times forward in the backward pass; memory
     beside inputs and outputs: one inner model for each group of mini-batches.
+
+    Raises UserError for tensors of other shapes, dtypes or places, or cuts of another batch.
     """
     given = (qk, v, eta, c, *norm, initial, *state)
+    named = dict(zip(TENSORS, given, strict=True))
+    KERNEL.verify(_given(setting, named), **_sizes(setting, v))
     return _Scan.apply(setting, *(x.contiguous() for x in given))

@@ -165,6 +165,5 @@ void ttt_forward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(
 void ttt_backward_float(const Problem* problem) { over_heads<Row<float, TOKENS>>(*problem, true); }
 void ttt_forward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, false); }
 void ttt_backward_double(const Problem* problem) { over_heads<Row<double, TOKENS>>(*problem, true); }
-int64_t ttt_problem_bytes() { return sizeof(Problem); }
-int64_t ttt_tokens() { return TOKENS; }
 }
+LAYOUT(ttt, Problem, 1, TOKENS)
