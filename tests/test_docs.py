@@ -20,7 +20,7 @@ from nestling.evals.run import plan_of, variants
 from nestling.evals.suite import suite
 from nestling.memories import MEMORIES
 from nestling.models import configure, preset_names
-from nestling.optim.build import CHOICES
+from nestling.optim.build import optimizer_names
 from nestling.tasks import TASKS
 from nestling_lab.studies import STUDIES
 
@@ -50,6 +50,8 @@ def names(path: Path) -> set[str]:
             found |= {f"{node.name}.{n.name}" for n in inside}
         if isinstance(node, ast.Assign):
             found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
     return found
 
 
@@ -118,7 +120,7 @@ def test_every_equation_of_the_paper_is_in_the_table_or_in_the_list():
         ("corpora", CORPORA.names()),
         ("tasks", TASKS.names()),
         ("studies", STUDIES.names()),
-        ("optimizers", list(CHOICES)),
+        ("optimizers", optimizer_names()),
         ("families", sorted({name.rsplit("-", 1)[0] for name in preset_names()})),
         ("sizes", sorted({f"-{name.rsplit('-', 1)[1]}" for name in preset_names()})),
     ],

@@ -9,6 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "nestling"
 FLOORS = [
     ("core",),
+    ("rules",),
     ("ops", "report", "data"),
     ("memories", "optim", "tasks"),
     ("models",),

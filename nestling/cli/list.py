@@ -115,17 +115,18 @@ def corpora() -> Rows:
 
 def optimizers() -> Rows:
     """What may train a model, with the rate it has by default and what it remembers."""
-    from nestling.optim.build import CHOICES
-    from nestling.optim.levels import BUFFERS
+    from nestling.optim.build import default_lr, optimizer_names
+    from nestling.optim.levels import records_of
 
     return [
         (
             name,
-            f"{choice.lr:g}",
-            "; ".join(buffer.rule for buffer in BUFFERS[name]) or "nothing beside the weights",
-            "; ".join(buffer.objective for buffer in BUFFERS[name]) or "-",
+            f"{default_lr(name):g}",
+            "; ".join(record.rule for record in records) or "nothing beside the weights",
+            "; ".join(record.objective for record in records) or "-",
         )
-        for name, choice in CHOICES.items()
+        for name in optimizer_names()
+        for records in [records_of(name)[1]]
     ]
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nestling.core.cms import LevelState
 from nestling.core.error import UserError
+from nestling.rules.level import LevelState
 
 # what an average has moved from the base: of each written level, its tensors
 Average = tuple[tuple[Tensor, ...], ...]

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.continual.learner import ContinualLearner
-from nestling.core.cms import CMSLevel, gathered, moved, new_level, written
 from nestling.core.error import UserError
+from nestling.rules.level import CMSLevel, gathered, moved, new_level, written
 
 Weights = Mapping[str, Tensor]
 Rows = Int[Tensor, "N L"]
@@ -27,7 +27,7 @@ class Plan:
     length: int = 64  # tokens of one sequence of replay
     keep: float = 0.5  # share of the replay that holds the model to what it was before
     lr: float = 1e-4  # learning rate of a write
-    rule: str = "adam"  # how a write is made: a name of nestling.core.descent.RULES
+    rule: str = "adam"  # how a write is made: a name of nestling.rules.RULES
     seed: int = 0  # of the sequences
 
     def __post_init__(self):

@@ -17,13 +17,13 @@ from nestling.continual.state import Document, Options, Reading, State
 from nestling.continual.stream import cut, read_alone, segment_gradients
 from nestling.continual.text import Text
 from nestling.continual.writing import gathered_all, written_all
-from nestling.core.cms import LevelState, due, moved, new_level, restarted
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
 from nestling.data.lock import locked
 from nestling.models.functional import FunctionalModel
 from nestling.models.mixed import generate_mixed
 from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
+from nestling.rules.level import LevelState, due, moved, new_level, restarted
 
 # called when a segment has been read, with the learner as it is then
 After = Callable[["ContinualLearner", Reading], None]
@@ -35,8 +35,8 @@ class ContinualLearner:
     The model is never changed: a level's weights are those of the model plus what has moved,
     ``W = base + moved``, and what has moved is the memory. Each level gathers the gradients of the
     next-token losses of its period and is written once the period is full, by its rule
-    (``nestling.core.cms``). A level with a ``share`` is nested: whenever the next slower one is
-    written it goes back to where it begins (``nestling.core.cms.rewound``), after its own write.
+    (``nestling.rules.level``). A level with a ``share`` is nested: whenever the next slower one is
+    written it goes back to where it begins (``nestling.rules.level.rewound``), after its own write.
     All that the next token depends on is ``state``, a value.
 
     ``model`` is a HopeForCausalLM, a causal language model of transformers whose family is known,

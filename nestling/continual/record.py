@@ -13,10 +13,9 @@ import nestling
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.state import Document, State, Stream
 from nestling.continual.storage import EXACT, packed, parse_storage, unpacked
-from nestling.core.cms import LevelState
-from nestling.core.descent import RULES
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec
+from nestling.rules.level import LevelState
 
 if TYPE_CHECKING:
     from nestling.continual.learner import ContinualLearner
@@ -41,6 +40,11 @@ def tensor_names(about: Mapping[str, Any]) -> list[Callable[[int, str], str]]:
     return [moved_name, begin_name, *(partial(average_name, span) for span in averages)]
 
 
+# what buffers of a rule were called in files of earlier versions
+FORMER_NAMES = {"slow0": "slow m", "sum0": "gathered", "read0": "direction"}
+FORMER = tuple(FORMER_NAMES.values())
+
+
 def begin_name(level: int, parameter: str) -> str:
     """The name in a file of where a nested level begins in one parameter."""
     return f"level.{level}.begin.{parameter}"
@@ -53,7 +57,7 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
     exact = form.form == EXACT
     for index, names in enumerate(learner.parameters):
         level = learner.state.levels[index]
-        for name, value in _kept(index, names, level, learner.levels[index].rule):
+        for name, value in _kept(index, names, level, learner.writers[index].written_by.buffers):
             if name.startswith((moved_name(index, ""), begin_name(index, ""))):
                 tensors.update(packed(name, value[0], form))
             elif exact:
@@ -70,7 +74,7 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
 
 
 def _kept(
-    index: int, names: tuple[str, ...], level: LevelState, rule: str
+    index: int, names: tuple[str, ...], level: LevelState, buffers: tuple[str, ...]
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a level that are not zero by their age, [1, *S] each."""
     for i, name in enumerate(names):
@@ -80,7 +84,7 @@ def _kept(
             # a copy: right after a reset both are one tensor, which no file holds twice
             yield begin_name(index, name), level.begin[i].clone()
         if bool(level.writes > 0):
-            for buffer, value in zip(RULES[rule].buffers, level.buffers[i], strict=True):
+            for buffer, value in zip(buffers, level.buffers[i], strict=True):
                 yield f"level.{index}.buffer.{buffer}.{name}", value
         if bool(level.terms > 0):
             yield f"level.{index}.total.{name}", level.total[i]
@@ -212,6 +216,10 @@ def _level(
     fresh = learner.fresh_level(index)
     names = learner.parameters[index]
 
+    kept = learner.writers[index].written_by.buffers
+    if any(f"level.{index}.buffer.{buffer}." in name for buffer in FORMER for name in tensors):
+        kept = tuple(FORMER_NAMES.get(buffer, buffer) for buffer in kept)
+
     def found(name: str, old: Tensor) -> Tensor:
         value = unpacked(name, tensors)
         return old if value is None else value[None].to(old)
@@ -219,7 +227,7 @@ def _level(
     buffers = tuple(
         tuple(
             found(f"level.{index}.buffer.{buffer}.{name}", old)
-            for buffer, old in zip(RULES[record["rule"]].buffers, group, strict=True)
+            for buffer, old in zip(kept, group, strict=True)
         )
         for name, group in zip(names, fresh.buffers, strict=True)
     )

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nestling.continual.average import Average
-from nestling.core.cms import LevelState
 from nestling.core.error import UserError
+from nestling.rules.level import LevelState
 
 
 @dataclass(frozen=True, kw_only=True)

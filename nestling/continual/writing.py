@@ -9,7 +9,7 @@ from torch import Tensor
 from nestling.continual.average import moved_on
 from nestling.continual.state import State
 from nestling.continual.stream import Gradients
-from nestling.core.cms import CMSLevel, LevelState, gathered, rewound, written
+from nestling.rules.level import CMSLevel, LevelState, gathered, rewound, written
 
 
 def gathered_all(

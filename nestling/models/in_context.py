@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nestling.core.cms import gathered
 from nestling.core.error import UserError
 from nestling.core.gradient import refused
 from nestling.core.memory import Flow, map_state
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
 from nestling.memories.grid import Grid, grid
+from nestling.rules.level import gathered
 
 if TYPE_CHECKING:
     from nestling.models.base import HopePreTrainedModel

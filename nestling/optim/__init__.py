@@ -10,16 +10,21 @@ from nestling.optim.groups import param_groups
 from nestling.optim.leveled import Leveled
 from nestling.optim.m3 import M3
 from nestling.optim.nonlinear_momentum import NonlinearMomentum
+from nestling.optim.ruled import Written
 
+# each class has its name, the rate that trains (``default_lr``) and its memories of gradients
 OPTIMIZERS = Registry(
     "optimizer",
     {
+        "adamw": "nestling.optim.torch_optimizers:AdamW",
+        "momentum": "nestling.optim.torch_optimizers:Momentum",
+        "sgd": "nestling.optim.torch_optimizers:SGD",
         "m3": "nestling.optim.m3:M3",
         "delta_momentum": "nestling.optim.delta_momentum:DeltaMomentum",
-        "delta_gd": "nestling.optim.delta_gd:DeltaGD",
-        "deep_momentum": "nestling.optim.deep_momentum:DeepMomentum",
         "nonlinear_momentum": "nestling.optim.nonlinear_momentum:NonlinearMomentum",
         "feature_momentum": "nestling.optim.feature_momentum:FeatureMomentum",
+        "deep_momentum": "nestling.optim.deep_momentum:DeepMomentum",
+        "delta_gd": "nestling.optim.delta_gd:DeltaGD",
         "elementwise_memory": "nestling.optim.elementwise_memory:ElementwiseMemory",
     },
 )
@@ -34,5 +39,6 @@ __all__ = [
     "FeatureMomentum",
     "Leveled",
     "NonlinearMomentum",
+    "Written",
     "param_groups",
 ]

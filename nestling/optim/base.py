@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from nestling.core.error import UserError
 from nestling.optim import sweep
-from nestling.optim.sweep import plain
+from nestling.rules.newton_schulz import whole
+from nestling.rules.rule import GradientRecord
 
 NONFINITE = ("raise", "skip", "ignore")
 # Numbers worked on at once: elementwise on a CPU, what its cache holds several of; otherwise, what
@@ -34,6 +35,8 @@ class GradientMemory(Optimizer, ABC):
     # The option that schedulers which cycle a momentum (OneCycleLR, CyclicLR) mean; None: there is
     # none. They write it into the groups as "momentum", which each step takes up
     cycled: ClassVar[str | None] = None
+    name: str  # on the command line
+    default_lr: ClassVar[float]  # a learning rate that trains
     # True: the parameters of a batch have one shape
     alike: bool = False
     # True: all parameters of a group that lie on one device are written at once
@@ -93,6 +96,17 @@ class GradientMemory(Optimizer, ABC):
             self._warned = True
             name = type(self).__name__
             warnings.warn(f"{name} has no momentum; a scheduler cycles its rate only", stacklevel=3)
+
+    @classmethod
+    def of_module(
+        cls, module: nn.Module, groups: Any, *, lr: float | int, betas: Any = None
+    ) -> "GradientMemory":
+        """For groups of a module's parameters; ``betas`` are AdamW's, and not taken."""
+        return cls(groups, lr=lr)  # ty: ignore[missing-argument]
+
+    @abstractmethod
+    def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
+        """The memories of gradients that a group keeps, as ``nestling levels`` prints them."""
 
     @abstractmethod
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
@@ -240,38 +254,6 @@ def wide_dtype(parameter: Tensor) -> torch.dtype:
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
-def zeros_for(parameter: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """An empty memory of a parameter's shape and place."""
-    return torch.zeros_like(parameter, dtype=dtype or wide_dtype(parameter)).detach()
-
-
-def column(states: list[dict[str, Any]], name: str) -> list[Tensor]:
-    """One memory of each parameter."""
-    return [state[name] for state in states]
-
-
-def blocks(*columns: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
-    """The same columns in pieces, views to work through one after another, cut between rows.
-
-    A large tensor on a CPU comes in parts of some rows, as a matrix if it has more dimensions than
-    one, so that a chain of elementwise operations finds each part in the cache. Elsewhere the
-    columns come as they are.
-    """
-    flat = [tensor for tensors in columns for tensor in tensors]
-    if not all(plain(x) and x.device.type == "cpu" and x.is_contiguous() for x in flat):
-        yield [list(tensors) for tensors in columns]
-        return
-    for row in zip(*columns, strict=True):
-        views = [x.flatten(1) if x.ndim > 2 else x for x in row]
-        width = views[0].shape[1] if views[0].ndim > 1 else 1
-        count = max(1, BLOCK // max(1, width))
-        if views[0].numel() <= BLOCK:
-            yield [[view] for view in views]
-            continue
-        for parts in zip(*(view.split(count) for view in views), strict=True):
-            yield [[part] for part in parts]
-
-
 def lengths(gradients: Sequence[Tensor]) -> list[Tensor]:
     """The length of each gradient, in its own dtype; in float64 where the compiled form looks."""
     kinds: dict[Any, list[int]] = {}
@@ -296,12 +278,3 @@ def finite(gradients: Sequence[Tensor], known: Sequence[Tensor]) -> bool:
         return True
     # a sum of squares may overflow where no gradient does
     return all(bool(whole(torch.isfinite(g).all())) for g in gradients)
-
-
-def whole(x: Tensor) -> Tensor:
-    """The whole of a tensor that is spread over devices; any other as it is."""
-    if plain(x):
-        return x
-    from torch.distributed.tensor import DTensor
-
-    return x.full_tensor() if isinstance(x, DTensor) else x

@@ -1,6 +1,6 @@
 """Deep momentum: a small network, shared by a group, that maps each gradient to its step."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.core.network import mlp, mlp_gradient
-from nestling.core.objective import OBJECTIVES
-from nestling.core.rule import damped
-from nestling.optim.base import GradientMemory, at_least, chosen, fraction, whole, wide_dtype
-from nestling.optim.orthogonal import spread
+from nestling.optim.base import GradientMemory, at_least, chosen, fraction, wide_dtype
+from nestling.rules import GradientRecord
+from nestling.rules.associative import damped
+from nestling.rules.newton_schulz import spread, whole
+from nestling.rules.objective import OBJECTIVES
 
 INNER = ("l2", "huber", "dot")
 RMS_BETA = 0.99  # of the running size of each tensor's gradient
@@ -50,6 +51,8 @@ class DeepMomentum(GradientMemory):
     True
     """
 
+    name = "deep_momentum"
+    default_lr: ClassVar[float] = 1e-3
     whole_groups = True
     cycled = "alpha"
 
@@ -92,6 +95,11 @@ class DeepMomentum(GradientMemory):
             nonfinite=nonfinite,
             options=options,
         )
+
+    def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
+        """The network."""
+        rule = "gradient descent with decay of a network: theta <- alpha theta - eta grad"
+        return (GradientRecord("m(u)", "|m(u) + u|^2 / 2", rule, "their step is its output"),)
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"square": torch.zeros((), dtype=wide_dtype(parameter), device=parameter.device)}

@@ -1,15 +1,17 @@
 """Delta gradient descent: every layer regresses its output onto minus the gradient."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nestling.core.error import UserError
-from nestling.core.rule import dgd_rows
-from nestling.optim.base import GradientMemory, at_least, chosen, plain
+from nestling.core.native import plain
+from nestling.optim.base import GradientMemory, at_least, chosen
 from nestling.optim.captured import LAYERS, Capture, Context
+from nestling.rules import GradientRecord
+from nestling.rules.dgd import dgd_rows
 
 FORMS = ("exact", "explicit", "cr")
 REDUCTIONS = ("mean", "sum")
@@ -49,6 +51,9 @@ class DeltaGD(GradientMemory):
     >>> layer.weight.data
     tensor([[0.5000, 1.0000]])
     """
+
+    name = "delta_gd"
+    default_lr: ClassVar[float] = 0.3
 
     def __init__(
         self,
@@ -120,6 +125,17 @@ class DeltaGD(GradientMemory):
 
     def _order(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+    @classmethod
+    def of_module(
+        cls, module: nn.Module, groups: Any, *, lr: float | int, betas: Any = None
+    ) -> "DeltaGD":
+        """For groups of a module's parameters; ``betas`` are AdamW's, and not taken."""
+        return cls(module, params=groups, lr=lr)
+
+    def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
+        """None: the weights themselves are what is written, nothing is kept beside them."""
+        return ()
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         if not plain(parameter):

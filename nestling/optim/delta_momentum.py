@@ -1,25 +1,21 @@
 """Delta momentum: a memory of gradients that forgets along the gradient it takes in."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from nestling import rules
 from nestling.optim import preconditioner as precondition
-from nestling.optim.base import GradientMemory, at_least, chosen, column, fraction
-from nestling.optim.delta_write import (
-    DECAY_NORMS,
-    LAYOUTS,
-    by_layout,
-    decay_norm,
-    write_at_once,
-    write_matrix,
-    write_rows,
-    write_scalar,
-)
+from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.delta_write import write_at_once
+from nestling.optim.ruled import Ruled, constants
+from nestling.rules.delta_momentum import DECAY_NORMS, LAYOUTS
+from nestling.rules.rule import Rule
+
+OPTIONS = constants(rules.DeltaMomentum)
 
 
-class DeltaMomentum(GradientMemory):
+class DeltaMomentum(Ruled):
     """Momentum that minimises |m G^T + P|^2 / 2: it overwrites what it holds along G.
 
         m <- m (alpha I - k G^T G) + P G       W <- W - lr m
@@ -46,6 +42,7 @@ class DeltaMomentum(GradientMemory):
     preconditioner="covariance": 2 p^2 numbers and the time of
     ``nestling.optim.preconditioner.apply`` besides.
 
+    >>> import torch
     >>> weight = torch.nn.Parameter(torch.ones(2, 2))
     >>> optimizer = DeltaMomentum([weight], lr=0.1)
     >>> for _ in range(2):
@@ -57,6 +54,8 @@ class DeltaMomentum(GradientMemory):
             [1.4000, 1.4000]])
     """
 
+    name = "delta_momentum"
+    default_lr: ClassVar[float] = 0.3
     at_once = staticmethod(write_at_once)
     cycled = "alpha"
 
@@ -102,35 +101,19 @@ class DeltaMomentum(GradientMemory):
             options=options,
         )
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return precondition.momentum(parameter, group)
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """Delta momentum with the constants of a group."""
+        return rules.DeltaMomentum(**OPTIONS(group))
 
-    def _write(
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return super()._start(parameter, group) | precondition.start(parameter, group)
+
+    def _passed(
         self,
+        rule: Any,
         group: dict[str, Any],
-        parameters: list[Tensor],
         gradients: list[Tensor],
         states: list[dict[str, Any]],
         step: int,
-    ) -> None:
-        lr, m = float(group["lr"]), column(states, "m")
-        taken = precondition.passed(gradients, states, group, step)
-        for layout, numbers in by_layout(parameters, group["layout"]).items():
-            columns = [[of[i] for i in numbers] for of in (parameters, m, gradients, taken)]
-            bounds = {"alpha": group["alpha"], "eta": group["eta_decay"]}
-            bounds["kind"] = decay_norm(group["decay_norm"], layout)
-            if layout == "row":
-                write_rows(*columns, lr=lr, **bounds)
-                continue
-            write = write_scalar if layout == "scalar" else write_matrix
-            write(*columns, self._lengths_of(*columns[0::2]), lr=lr, **bounds)
-
-    def _lengths_of(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
-        """Lengths of gradients, as they were found when they were looked at if that was exact."""
-        known = [self._lengths.get(parameter) for parameter in parameters]
-        if all(
-            n is not None and n.dtype.itemsize >= g.dtype.itemsize
-            for n, g in zip(known, gradients, strict=True)
-        ):
-            return [n for n in known if n is not None]
-        return list(torch._foreach_norm(gradients))
+    ) -> list[Tensor]:
+        return precondition.passed(gradients, states, group, step)

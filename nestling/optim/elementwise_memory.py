@@ -1,25 +1,17 @@
 """The best memory of gradients number by number: Adam, AdaGrad and RMSProp are among its forms."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+from nestling import rules
+from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.ruled import Ruled, constants
+from nestling.rules.elementwise_memory import TARGETS, WEIGHTINGS
+from nestling.rules.rule import Rule
 
-from nestling.optim.base import (
-    GradientMemory,
-    at_least,
-    blocks,
-    chosen,
-    column,
-    fraction,
-    zeros_for,
-)
-
-WEIGHTINGS = ("mean", "sum")
-TARGETS = ("root", "square")
+OPTIONS = constants(rules.ElementwiseMemory)
 
 
-class ElementwiseMemory(GradientMemory):
+class ElementwiseMemory(Ruled):
     """Associative memory of gradients, in closed form, number by number.
 
         m* = argmin over m of sum of w_i (m g_i - P)^2 + ridge m^2 = P M / (H + ridge)
@@ -39,6 +31,7 @@ class ElementwiseMemory(GradientMemory):
     has a factor beta2 that 102 does not give.
     Cost: as Adam; two numbers a weight.
 
+    >>> import torch
     >>> weight = torch.nn.Parameter(torch.ones(2))
     >>> optimizer = ElementwiseMemory([weight], lr=0.1)
     >>> (weight * torch.tensor([1.0, 100.0])).sum().backward()
@@ -47,6 +40,8 @@ class ElementwiseMemory(GradientMemory):
     tensor([0.9000, 0.9000])
     """
 
+    name = "elementwise_memory"
+    default_lr: ClassVar[float] = 3e-3
     cycled = "beta1"
 
     def __init__(
@@ -77,30 +72,6 @@ class ElementwiseMemory(GradientMemory):
             options={**options, "target": target, "ridge": ridge},
         )
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return {"m": zeros_for(parameter), "h": zeros_for(parameter)}
-
-    def _write(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-        step: int,
-    ) -> None:
-        beta1, beta2, mean = group["beta1"], group["beta2"], group["weighting"] == "mean"
-        seen1, seen2 = (1 - beta**step if mean else 1.0 for beta in (beta1, beta2))
-        columns = parameters, column(states, "m"), column(states, "h"), gradients
-        for some, m, h, g in blocks(*columns):
-            torch._foreach_mul_(m, beta1)
-            torch._foreach_add_(m, g, alpha=1 - beta1 if mean else 1)
-            torch._foreach_mul_(h, beta2 if mean else 1.0)
-            torch._foreach_addcmul_(h, g, g, value=1 - beta2 if mean else 1)
-            for parameter, total, power in zip(some, m, h, strict=True):
-                best = optimal(total / seen1, power / seen2, group["target"], group["ridge"])
-                parameter.add_(best, alpha=-float(group["lr"]))
-
-
-def optimal(M: Tensor, H: Tensor, target: str, ridge: float | int) -> Tensor:
-    """P M / (H + ridge), the memory that answers P to every g it has seen, as nearly as one can."""
-    return (H.sqrt() if target == "root" else H) * M / (H + ridge)
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """The memory with the constants of a group."""
+        return rules.ElementwiseMemory(**OPTIONS(group))

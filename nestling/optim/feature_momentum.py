@@ -1,18 +1,21 @@
 """Momentum of features of the gradient, behind a preconditioner."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
+from nestling import rules
 from nestling.core.error import UserError
 from nestling.optim import preconditioner as precondition
-from nestling.optim.base import GradientMemory, at_least, chosen, column, fraction
+from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.ruled import Ruled, constants
+from nestling.rules.feature_momentum import FEATURES
+from nestling.rules.rule import Rule
 
-FEATURES = ("power", "polynomial")
+OPTIONS = constants(rules.FeatureMomentum)
 
 
-class FeatureMomentum(GradientMemory):
+class FeatureMomentum(Ruled):
     """A linear memory of gradients that sees them through features, one number each.
 
         m <- alpha m + P phi(G)        W <- W - lr m
@@ -33,6 +36,7 @@ class FeatureMomentum(GradientMemory):
     and not the write.
     Cost: as SGD, and phi; one number a weight; P: as DeltaMomentum.
 
+    >>> import torch
     >>> weight = torch.nn.Parameter(torch.ones(2))
     >>> optimizer = FeatureMomentum([weight], lr=0.1)
     >>> (weight * torch.tensor([4.0, 25.0])).sum().backward()
@@ -41,6 +45,8 @@ class FeatureMomentum(GradientMemory):
     tensor([0.8000, 0.5000])
     """
 
+    name = "feature_momentum"
+    default_lr: ClassVar[float] = 1e-2
     cycled = "alpha"
 
     def __init__(
@@ -86,31 +92,24 @@ class FeatureMomentum(GradientMemory):
             options=options,
         )
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return precondition.momentum(parameter, group)
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """Feature momentum with the constants of a group."""
+        options = OPTIONS(group)
+        # a state dict may have made a list of it
+        options["coefficients"] = tuple(group["coefficients"])
+        return rules.FeatureMomentum(**options)
 
-    def _write(
+    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
+        return super()._start(parameter, group) | precondition.start(parameter, group)
+
+    def _passed(
         self,
+        rule: Any,
         group: dict[str, Any],
-        parameters: list[Tensor],
         gradients: list[Tensor],
         states: list[dict[str, Any]],
         step: int,
-    ) -> None:
-        m = column(states, "m")
-        features = [features_of(gradient, group) for gradient in gradients]
-        taken = precondition.passed(features, states, group, step)
-        torch._foreach_mul_(m, group["alpha"])
-        torch._foreach_add_(m, taken)
-        torch._foreach_add_(parameters, m, alpha=-float(group["lr"]))
-
-
-def features_of(g: Tensor, group: dict[str, Any]) -> Tensor:
-    """phi(G), number by number."""
-    if group["features"] == "power":
-        return g if group["exponent"] == 1 else g.sign() * g.abs().pow(group["exponent"])
-    found, power = torch.zeros_like(g), g
-    for coefficient in group["coefficients"]:
-        found = found.add(power, alpha=coefficient)
-        power = power * g.abs()
-    return found
+    ) -> list[Tensor]:
+        if group["preconditioner"] == "none":
+            return gradients
+        return precondition.passed([rule.phi(g) for g in gradients], states, group, step)

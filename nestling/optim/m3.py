@@ -1,31 +1,19 @@
 """M3: momenta of several periods, each made orthogonal, over one second moment."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from nestling import rules
 from nestling.core.error import UserError
-from nestling.core.level import fires
-from nestling.core.rule import SMALLEST, inner_rows
-from nestling.optim.base import (
-    GradientMemory,
-    at_least,
-    blocks,
-    chosen,
-    column,
-    fraction,
-    wide_dtype,
-    zeros_for,
-)
-from nestling.optim.orthogonal import checked, matched, orthogonal
+from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.ruled import Ruled, check_newton_schulz, constants, dtype_of
+from nestling.rules.m3 import STYLES, UPDATE_NORMS
+from nestling.rules.rule import Rule
 
-STYLES = ("ema", "paper", "delta")
-UPDATE_NORMS = ("rms", "none", "pre", "adamuon")
+OPTIONS = constants(rules.M3)
 
 
-class M3(GradientMemory):
+class M3(Ruled):
     """Multi-scale Momentum Muon: a fast and any number of slow momenta, made orthogonal.
 
         M1 <- beta1 M1 + (1 - beta1) g        V <- beta2 V + (1 - beta2) g^2
@@ -51,6 +39,7 @@ class M3(GradientMemory):
     Cost: as Muon with one more Newton-Schulz every f steps; memory 2 numbers a weight and 2.5
     more for each slow momentum of a matrix, 3 of a vector.
 
+    >>> import torch
     >>> weight = torch.nn.Parameter(torch.eye(2))
     >>> optimizer = M3([weight], lr=0.1)
     >>> weight.square().sum().backward()
@@ -59,7 +48,8 @@ class M3(GradientMemory):
     True
     """
 
-    alike = True
+    name = "m3"
+    default_lr: ClassVar[float] = 1e-3
     cycled = "beta1"
 
     def __init__(
@@ -83,7 +73,7 @@ class M3(GradientMemory):
         fraction(beta1=beta1, beta2=beta2)
         chosen("style", style, STYLES)
         chosen("update_norm", update_norm, UPDATE_NORMS)
-        checked(ns_steps, ns_precision)
+        check_newton_schulz(ns_steps, ns_precision)
         for momentum in slow:
             if len(momentum) != 3:
                 raise UserError(f"slow has {momentum}; give (period in steps, beta3, alpha)")
@@ -110,160 +100,9 @@ class M3(GradientMemory):
             options=options,
         )
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state = {"m": zeros_for(parameter), "v": zeros_for(parameter)}
-        narrow = is_matrix(parameter, group) and wide_dtype(parameter) == torch.float32
-        dtype = getattr(torch, group["ns_precision"]) if narrow else None
-        for number in range(len(group["slow"])):
-            state[f"sum{number}"] = zeros_for(parameter)
-            state[f"slow{number}"] = zeros_for(parameter)
-            state[f"read{number}"] = zeros_for(parameter, dtype)
-        return state
-
-    def _write(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-        step: int,
-    ) -> None:
-        matrix = is_matrix(parameters[0], group)
-        m, v = column(states, "m"), column(states, "v")
-        sums = [column(states, f"sum{n}") for n in range(len(group["slow"]))]
-        for some_m, some_v, some_g, *some_sums in blocks(m, v, gradients, *sums):
-            remember(some_m, some_g, group, matrix)
-            if not matrix or group["update_norm"] != "adamuon":
-                square(some_v, some_g, group)
-            for total in some_sums:
-                torch._foreach_add_(total, some_g)
-        reads = [column(states, f"read{n}") for n in range(len(group["slow"]))]
-        write = write_matrices if matrix else write_vectors
-        write(parameters, m, v, reads, group, step)
-        for number, (period, _, _) in enumerate(group["slow"]):
-            if fires(period, step):
-                refresh(states, number, group, matrix, step)
-
-
-def is_matrix(parameter: Tensor, group: dict[str, Any]) -> bool:
-    """Whether the steps of a parameter are made orthogonal."""
-    return parameter.ndim > 1 and group["orthogonal"]
-
-
-def remember(m: list[Tensor], g: list[Tensor], group: dict[str, Any], matrix: bool) -> None:
-    """M1 <- beta1 M1 + (1 - beta1) g, or as the style says."""
-    beta = group["beta1"]
-    if group["style"] == "paper":
-        torch._foreach_add_(m, g, alpha=beta)
-        return
-    if group["style"] == "delta" and matrix:
-        for old, new in zip(m, g, strict=True):
-            keys = new.flatten(1)
-            power = keys.square().sum(-1, keepdim=True) + SMALLEST**2
-            forgotten = inner_rows(old.flatten(1), keys) / power * keys
-            old.lerp_(new, 1 - beta).sub_(forgotten.view_as(old), alpha=1 - beta)
-    else:
-        torch._foreach_lerp_(m, g, 1 - beta)
-
-
-def square(v: list[Tensor], g: list[Tensor], group: dict[str, Any]) -> None:
-    """V <- beta2 V + (1 - beta2) g^2, or as the style says."""
-    beta = group["beta2"]
-    if group["style"] == "paper":
-        torch._foreach_addcmul_(v, g, g, value=beta)
-    else:
-        torch._foreach_mul_(v, beta)
-        torch._foreach_addcmul_(v, g, g, value=1 - beta)
-
-
-def seen(group: dict[str, Any], beta: float | int, count: int) -> float:
-    """The weight that a mean which began at zero has given to what it has seen."""
-    return 1.0 if group["style"] == "paper" else 1 - beta**count
-
-
-def denominators(v: list[Tensor], group: dict[str, Any], step: int) -> tuple[list[Tensor], float]:
-    """sqrt(V) + eps times the number beside them: one product less for every weight."""
-    factor = seen(group, group["beta2"], step) ** 0.5
-    below = list(torch._foreach_sqrt(v))
-    torch._foreach_add_(below, group["eps"] * factor)
-    return below, factor
-
-
-def write_matrices(
-    parameters: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
-    reads: list[list[Tensor]],
-    group: dict[str, Any],
-    step: int,
-) -> None:
-    """W <- W - lr U, in the size that update_norm says."""
-    kind, lr = group["update_norm"], float(group["lr"])
-    taken = list(torch._foreach_div(m, denominators(v, group, step)[0])) if kind == "pre" else m
-    found = orthogonal(taken, group["ns_steps"], group["ns_precision"])
-    if kind == "adamuon":
-        square(v, [o.to(x.dtype) for o, x in zip(found, v, strict=True)], group)
-    for (_, _, alpha), read in zip(group["slow"], reads, strict=True):
-        torch._foreach_add_(found, read, alpha=alpha)
-    moves = [o.to(x.dtype) for o, x in zip(found, m, strict=True)]
-    if kind == "pre":
-        torch._foreach_add_(parameters, moves, alpha=-lr * matched(moves[0].shape))
-        return
-    factor = 1.0
-    for some_moves, some_v in blocks(moves, v):
-        below, factor = denominators(some_v, group, step)
-        torch._foreach_div_(some_moves, below)
-    if kind == "none":
-        torch._foreach_add_(parameters, moves, alpha=-lr * factor)
-        return
-    size = (0.2 if kind == "adamuon" else 1.0) * moves[0].numel() ** 0.5
-    for parameter, move in zip(parameters, moves, strict=True):
-        # the norm stays a tensor: to read it would wait for the device
-        norm = torch.linalg.vector_norm(move).clamp_min(group["eps"])
-        parameter.addcmul_(move, size / norm, value=-lr)
-
-
-def write_vectors(
-    parameters: list[Tensor],
-    m: list[Tensor],
-    v: list[Tensor],
-    reads: list[list[Tensor]],
-    group: dict[str, Any],
-    step: int,
-) -> None:
-    """W <- W - lr times Adam's step, of every momentum."""
-    for some, some_m, some_v, *some_reads in blocks(parameters, m, v, *reads):
-        moves = list(torch._foreach_div(some_m, seen(group, group["beta1"], step)))
-        for (_, _, alpha), read in zip(group["slow"], some_reads, strict=True):
-            torch._foreach_add_(moves, read, alpha=alpha)
-        below, factor = denominators(some_v, group, step)
-        torch._foreach_div_(moves, below)
-        torch._foreach_add_(some, moves, alpha=-float(group["lr"]) * factor)
-
-
-def refresh(
-    states: list[dict[str, Any]],
-    number: int,
-    group: dict[str, Any],
-    matrix: bool,
-    step: int,
-) -> None:
-    """A slow momentum takes in the gradients of its period; what the weights see of it is new."""
-    period, beta, _ = group["slow"][number]
-    sums, slow = column(states, f"sum{number}"), column(states, f"slow{number}")
-    if group["style"] == "paper":
-        torch._foreach_add_(slow, sums, alpha=beta)
-    else:
-        torch._foreach_div_(sums, period)
-        torch._foreach_lerp_(slow, sums, 1 - beta)
-    torch._foreach_zero_(sums)
-    if not matrix:
-        found = torch._foreach_div(slow, seen(group, beta, step // period))
-    else:
-        taken = slow
-        if group["update_norm"] == "pre":
-            below, _ = denominators(column(states, "v"), group, step)
-            taken = list(torch._foreach_div(slow, below))
-        found = orthogonal(taken, group["ns_steps"], group["ns_precision"])
-    for kept, new in zip(column(states, f"read{number}"), found, strict=True):
-        kept.copy_(new)
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """M3 with the constants of a group."""
+        options = OPTIONS(group)
+        # a state dict may have made lists of them
+        options["slow"] = tuple(map(tuple, group["slow"]))
+        return rules.M3(**options, ns_dtype=dtype_of(group["ns_precision"]))

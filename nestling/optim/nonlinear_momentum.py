@@ -1,20 +1,17 @@
 """Momentum whose output is bent: through Newton-Schulz it is Muon."""
 
-import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+from nestling import rules
+from nestling.optim.base import chosen, fraction
+from nestling.optim.ruled import Ruled, check_newton_schulz, constants, dtype_of
+from nestling.rules.nonlinear_momentum import ADJUSTMENTS, OUTPUTS
+from nestling.rules.rule import Rule
 
-from nestling.optim.base import GradientMemory, blocks, chosen, column, fraction, zeros_for
-from nestling.optim.orthogonal import checked, matched, orthogonal
-
-OUTPUTS = ("newton_schulz", "sign", "tanh")
-ADJUSTMENTS = ("match_rms_adamw", "original", "none")
+OPTIONS = constants(rules.NonlinearMomentum)
 
 
-class NonlinearMomentum(GradientMemory):
+class NonlinearMomentum(Ruled):
     """A linear memory of gradients, read through a function.
 
         m <- alpha m + (1 - alpha) g        W <- W - lr sigma(m)
@@ -35,6 +32,7 @@ class NonlinearMomentum(GradientMemory):
     Cost: Newton-Schulz, two products of the size of m and one of the shorter side's for each of
     ``ns_steps``; one number a weight.
 
+    >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 3))
     >>> optimizer = NonlinearMomentum([weight], lr=0.1, output="sign")
     >>> (weight[0] - weight[1]).sum().backward()
@@ -44,7 +42,8 @@ class NonlinearMomentum(GradientMemory):
             [ 0.1000,  0.1000,  0.1000]])
     """
 
-    alike = True
+    name = "nonlinear_momentum"
+    default_lr: ClassVar[float] = 3e-3
     cycled = "alpha"
 
     def __init__(
@@ -67,7 +66,7 @@ class NonlinearMomentum(GradientMemory):
         fraction(alpha=alpha)
         chosen("output", output, OUTPUTS)
         chosen("adjust_lr", adjust_lr, ADJUSTMENTS)
-        checked(ns_steps, ns_precision)
+        check_newton_schulz(ns_steps, ns_precision)
         options = {
             "alpha": alpha,
             "output": output,
@@ -87,37 +86,6 @@ class NonlinearMomentum(GradientMemory):
             options=options,
         )
 
-    def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        return {"m": zeros_for(parameter)}
-
-    def _write(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        states: list[dict[str, Any]],
-        step: int,
-    ) -> None:
-        lr, alpha, m = float(group["lr"]), group["alpha"], column(states, "m")
-        for some_m, some_g in blocks(m, gradients):
-            torch._foreach_lerp_(some_m, some_g, 1 - alpha)
-        seen = list(torch._foreach_lerp(gradients, m, alpha)) if group["nesterov"] else m
-        if group["output"] == "sign":
-            moves = list(torch._foreach_sign(seen))
-        elif group["output"] == "tanh":
-            moves = list(torch._foreach_tanh(torch._foreach_div(seen, group["scale"])))
-        elif parameters[0].ndim > 1 and group["orthogonal"]:
-            found = orthogonal(seen, group["ns_steps"], group["ns_precision"])
-            moves = [o.to(x.dtype) for o, x in zip(found, m, strict=True)]
-            lr *= adjustment(moves[0].shape, group["adjust_lr"])
-        else:
-            moves = [x / torch.linalg.vector_norm(x).clamp_min(1e-30) for x in seen]
-            lr *= adjustment((moves[0].numel(), 1), group["adjust_lr"])
-        torch._foreach_add_(parameters, moves, alpha=-lr)
-
-
-def adjustment(shape: Sequence[int], kind: str) -> float:
-    """The factor on the step of an orthogonal matrix."""
-    if kind == "match_rms_adamw":
-        return matched(shape)
-    return math.sqrt(max(1, shape[0] / math.prod(shape[1:]))) if kind == "original" else 1.0
+    def rule(self, group: dict[str, Any]) -> Rule:
+        """Nonlinear momentum with the constants of a group."""
+        return rules.NonlinearMomentum(**OPTIONS(group), ns_dtype=dtype_of(group["ns_precision"]))

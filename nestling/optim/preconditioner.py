@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from nestling.core.error import UserError
-from nestling.optim.base import at_least, chosen, fraction, plain, wide_dtype, zeros_for
+from nestling.core.native import plain
+from nestling.optim.base import at_least, chosen, fraction, wide_dtype
 
 PRECONDITIONERS = ("none", "covariance")
 
@@ -32,14 +33,6 @@ def options(
     }
 
 
-def momentum(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    """An empty momentum ``m``, with a preconditioner before it if the group has one."""
-    state = {"m": zeros_for(parameter)}
-    if group["preconditioner"] != "none" and parameter.ndim > 1:
-        state |= start(parameter)
-    return state
-
-
 def passed(
     gradients: list[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any], step: int
 ) -> list[Tensor]:
@@ -54,8 +47,10 @@ def passed(
     ]
 
 
-def start(parameter: Tensor) -> dict[str, Tensor]:
-    """Nothing seen yet, and P = I."""
+def start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """Nothing seen yet, and P = I; nothing at all for vectors, or without a preconditioner."""
+    if group["preconditioner"] == "none" or parameter.ndim < 2:
+        return {}
     if not plain(parameter):
         raise UserError(
             'preconditioner="covariance" needs whole matrices; use it without sharding, or "none"'

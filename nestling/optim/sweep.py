@@ -9,10 +9,10 @@ from torch import Tensor
 from nestling.core import native
 from nestling.core.bridge import COLUMN, Bridge
 from nestling.core.error import UserError
-from nestling.core.native import plain as plain
-from nestling.core.rule import SMALLEST
+from nestling.core.native import plain
+from nestling.rules.delta_momentum import BOUNDS as KINDS
+from nestling.rules.newton_schulz import SMALLEST
 
-KINDS = ("unit", "soft", "clamp", "none")
 FEW = 2**16  # numbers that are not worth a second thread
 WIDEST = 2**18  # numbers of a row; a wider one is more than one thread's work
 KERNEL = Bridge(

@@ -16,7 +16,7 @@ from nestling.data import Batch, Documents, Loader, Prepared, prepare
 from nestling.models import configure, create
 from nestling.models.folder import save_model
 from nestling.models.hf import HopeForCausalLM
-from nestling.optim.build import choice
+from nestling.optim.build import default_lr
 from nestling.train.config import TrainConfig, field_names, train_config
 from nestling.train.evaluate import held_out_batches
 from nestling.train.loop import train
@@ -36,7 +36,7 @@ class Job:
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the preset
     train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, batch, seed ...
     device: str = "cpu"  # a torch device
-    optimizer: str = "adamw"  # a name of nestling.optim.build.CHOICES
+    optimizer: str = "adamw"  # a name of nestling.optim.build.optimizer_names()
 
 
 def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
@@ -47,7 +47,7 @@ def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
     """
     settings = {name: value for name, value in values.items() if name in field_names()}
     model = {name: value for name, value in values.items() if name not in settings}
-    rate = choice(str(names.get("optimizer", "adamw"))).lr
+    rate = default_lr(str(names.get("optimizer", "adamw")))
     settings.setdefault("learning_rate", rate)
     job = Job(model=model, train=train_config(settings), **names)  # ty: ignore[invalid-argument-type]
     try:

@@ -10,7 +10,7 @@ from nestling.core.nested import ordered
 from nestling.core.transfer import KINDS
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim.leveled import Leveled, steps_of
-from nestling.optim.levels import name_of, optimizer_levels
+from nestling.optim.levels import optimizer_levels
 from nestling.train.config import TrainConfig
 
 WEIGHTS = "weights"
@@ -37,7 +37,6 @@ def nested_system(
     """
     if isinstance(optimizer, Leveled):
         tokens_per_step = optimizer.tokens_per_step
-        optimizer = name_of(optimizer.inner)
     tokens_per_step = tokens_per_step or TrainConfig().tokens_per_step
     boxes = merged(model.levels().values())
     trained = [box for box in boxes if not box.per_sequence]
@@ -46,11 +45,12 @@ def nested_system(
     total = sum(parameter.numel() for parameter in model.parameters())
     rest = total - sum(box.parameters for box in trained)
     trained.append(_weights(rest, tokens_per_step, [*boxes, *trained]))
+    inner = optimizer.inner if isinstance(optimizer, Leveled) else optimizer
     for period in sorted({int(box.period) for box in trained}):
         group = [box for box in trained if box.period == period]
         count = sum(box.parameters for box in group)
         buffers = optimizer_levels(
-            optimizer, period=period, parameters=count, of=tuple(box.name for box in group)
+            inner, period=period, parameters=count, of=tuple(box.name for box in group)
         )
         names = tuple(buffer.name for buffer in buffers)
         boxes += buffers

@@ -37,7 +37,7 @@ def train(
 ) -> dict[str, Any]:
     """Train ``model`` in place for ``config.steps`` optimizer steps and return the metrics.
 
-    ``optimizer`` is a name of ``nestling.optim.build.CHOICES``.
+    ``optimizer`` is a name of ``nestling.optim.build.optimizer_names()``.
     Batches come from ``loader`` (an endless iterable with ``state_dict``); ``held_out`` gives fresh
     evaluation batches. With ``directory`` checkpoints and ``log.jsonl`` are written there, and
     ``resume`` goes on from the newest of them, to the same bits on a CPU as a run that never

@@ -6,7 +6,7 @@ from nestling.cli.main import main
 from nestling.data import CORPORA
 from nestling.memories import MEMORIES
 from nestling.models import preset_names
-from nestling.optim.build import CHOICES
+from nestling.optim.build import optimizer_names
 from nestling.tasks import TASKS
 
 NAMES = {
@@ -14,7 +14,7 @@ NAMES = {
     "memories": MEMORIES.names(),
     "corpora": CORPORA.names(),
     "tasks": TASKS.names(),
-    "optimizers": list(CHOICES),
+    "optimizers": optimizer_names(),
 }
 
 

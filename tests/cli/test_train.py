@@ -212,7 +212,7 @@ def test_levels_prints_writes_and_draws(tmp_path, capsys):
     periods = [level["period"] for level in levels]
     assert periods == sorted(periods)
     assert drawing.read_text().startswith("<svg")
-    assert "did you mean 'adamw'" in refused(capsys, "levels", "hope-tiny", "--optimizer", "adam")
+    assert "did you mean 'adamw'" in refused(capsys, "levels", "hope-tiny", "--optimizer", "adamww")
 
 
 def test_streaming_through_a_trained_model(trained, tmp_path, capsys):

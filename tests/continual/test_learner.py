@@ -9,9 +9,9 @@ from tolerances import relative_rms
 from torch.nn import functional
 
 from nestling.continual import ContinualLearner, Options
-from nestling.core.descent import RULES
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec, parse_levels
+from nestling.rules import RULES
 
 # laws that do not depend on the model; the other is slower
 only_llama = pytest.mark.parametrize("kind", ["llama"])

@@ -8,8 +8,7 @@ from argmin import drawn, minimum, outer
 from tolerances import assert_close
 from torch import nn
 
-from nestling.core import native, rule
-from nestling.core.objective import OBJECTIVES
+from nestling.core import native
 from nestling.optim import (
     M3,
     DeepMomentum,
@@ -19,6 +18,13 @@ from nestling.optim import (
     FeatureMomentum,
     NonlinearMomentum,
 )
+from nestling.rules import Evidence, Momentum
+from nestling.rules.associative import delta, hebbian
+from nestling.rules.delta_momentum import along_matrix, inner_rows
+from nestling.rules.dgd import dgd, dgd_rows
+from nestling.rules.newton_schulz import CUBIC
+from nestling.rules.newton_schulz import newton_schulz as ours
+from nestling.rules.objective import OBJECTIVES
 
 
 def follow(optimizer, weight, gradients):
@@ -55,15 +61,15 @@ def test_v1_eq07_09_back_propagation_writes_pairs_of_input_and_error():
     )
     assert_close(grads[1], outer(delta_2, hidden))
     assert_close(grads[0], outer(delta_1, x))
-    assert_close(rule.hebbian(first, x, -delta_1, eta), first - eta * grads[0])
+    assert_close(hebbian(first, x, -delta_1, eta), first - eta * grads[0])
 
 
 @pytest.mark.parametrize("eta", [0.05, 0.7])
 def test_v1_eq29_31_54_55_58_gradient_descent_is_a_proximal_dot_product_memory(eta):
     W, x, g = drawn(3, 4), drawn(4, seed=1), drawn(3, seed=2)
     best = minimum(lambda V: (V @ x) @ g + (V - W).square().sum() / (2 * eta), W)
-    assert_close(rule.hebbian(W, x, -g, eta), best)
-    assert_close(rule.delta(W, x, -g, eta), W - eta * outer(W @ x + g, x))
+    assert_close(hebbian(W, x, -g, eta), best)
+    assert_close(delta(W, x, -g, eta), W - eta * outer(W @ x + g, x))
 
 
 def test_v1_eq10_13_33_34_momentum_is_a_memory_of_gradients():
@@ -81,15 +87,17 @@ def test_v1_eq10_13_33_34_momentum_is_a_memory_of_gradients():
         m = m - eta * inner(m)
         moved = moved + m
         assert_close(W, start + moved)
-    for G in gradients[:1]:
-        assert_close(rule.momentum(start, G, alpha, -eta), alpha * start - eta * G)
+    rule, one = Momentum(alpha=alpha), torch.ones(1, dtype=torch.long)
+    change, (kept,) = rule.step(eta, Evidence(gradients[0][None]), (start[None],), one)
+    assert_close(kept[0], alpha * start + gradients[0])
+    assert_close(change, -eta * kept)
 
 
 def test_v1_eq35_37_momentum_in_general_form_with_another_inner_loss():
     """An l2 loss in place of the dot product: the momentum regresses -delta on x."""
     m, x, g, eta = drawn(3, 4), drawn(4, seed=1), drawn(3, seed=2), 0.2
     loss = torch.func.grad(lambda m: (m @ x + g).square().sum() / 2)
-    assert_close(rule.delta(m, x, -g, eta), m - eta * loss(m))
+    assert_close(delta(m, x, -g, eta), m - eta * loss(m))
 
 
 @pytest.mark.parametrize(("count", "percent"), [(6, 46.9), (7, 52.2), (43, 98.9), (44, 99.0)])
@@ -161,12 +169,12 @@ def newton_schulz(G, steps=5):
 @pytest.mark.parametrize("shape", [(8, 3), (3, 8), (6, 6), (2, 8, 3)])
 def test_v1_eq42_newton_schulz_brings_singular_values_to_one(shape):
     x = drawn(*shape)
-    found = rule.newton_schulz(x)
+    found = ours(x)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.65 and values.max() < 1.25
     for one, other in zip(x.reshape(-1, *shape[-2:]), found.reshape(-1, *shape[-2:]), strict=True):
         assert (other - newton_schulz(one)).abs().max() < 1e-8
-    cubic = rule.newton_schulz(x, 30, coefficients=rule.CUBIC)
+    cubic = ours(x, 30, coefficients=CUBIC)
     U, _, V = torch.linalg.svd(x, full_matrices=False)
     assert_close(cubic, U @ V)
 
@@ -191,9 +199,9 @@ def test_v1_eq48_delta_momentum_descends_its_objective():
     loss = torch.func.grad(
         lambda m: (m @ G.T + P).square().sum() / 2 + (1 - alpha) * m.square().sum() / 2
     )
-    assert_close(m - loss(m), alpha * m - rule.along_matrix(m, G) - P @ G)
+    assert_close(m - loss(m), alpha * m - along_matrix(m, G) - P @ G)
     rows = torch.func.grad(lambda m: (m * G).sum(1).square().sum() / 2)
-    assert_close(rows(m), rule.inner_rows(m, G) * G)
+    assert_close(rows(m), inner_rows(m, G) * G)
 
 
 @pytest.mark.parametrize("norm", ["unit", "soft", "clamp", "none"])
@@ -292,8 +300,8 @@ def test_v1_eq56_57_112_121_delta_gradient_descent_is_the_argmin_for_any_input(l
     # normal equations of |V x + g|^2 / 2 + |V - W|^2 / (2 eta)
     eye = torch.eye(4, dtype=torch.float64)
     best = (W / eta - outer(g, x)) @ torch.linalg.inv(eye / eta + outer(x, x))
-    assert_close(rule.dgd(W, x, g, eta), best)
-    assert_close(rule.dgd_rows(W, outer(g, x), outer(x, x), eta), best)
+    assert_close(dgd(W, x, g, eta), best)
+    assert_close(dgd_rows(W, outer(g, x), outer(x, x), eta), best)
     if length == 1.0:
         printed = eta / (1 + eta)
         assert_close(best, W @ (eye - printed * outer(x, x)) - printed * outer(g, x))

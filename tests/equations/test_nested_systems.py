@@ -5,8 +5,9 @@ import torch
 from argmin import drawn, minimum, outer
 from tolerances import assert_close
 
-from nestling.core import rule
 from nestling.ops import momentum_gated_delta_rule
+from nestling.rules.associative import delta, hebbian
+from nestling.rules.dgd import dgd
 
 TOKENS, WIDTH = 7, 4
 
@@ -38,7 +39,7 @@ def test_v1_eq01_03_gradient_descent_in_three_forms(eta):
         def leader(V, G=total):
             return (G * V).sum() + (V - first).square().sum() / (2 * eta)
 
-        after = rule.hebbian(W, x[t], -(W @ x[t] - y[t]), eta)
+        after = hebbian(W, x[t], -(W @ x[t] - y[t]), eta)
         assert_close(after, W - eta * gradient)
         assert_close(after, minimum(proximal, W))
         assert_close(after, minimum(leader, W))
@@ -68,7 +69,7 @@ def test_v1_eq14_18_61_linear_attention_is_gradient_descent_on_a_dot_product():
         def proximal(V, t=t, M=M):
             return -(V @ k[t]) @ v[t] + (V - M).square().sum() / 2
 
-        best, M = minimum(proximal, M), rule.hebbian(M, k[t], v[t])
+        best, M = minimum(proximal, M), hebbian(M, k[t], v[t])
         assert_close(M, best)
         assert_close(y[t], M @ q[t])
     assert_close(last, M)
@@ -87,7 +88,7 @@ def test_v1_eq59_60_gradient_descent_and_dgd_are_generalised_gradient_descent(ob
         fit = -(V @ x) @ u if objective == "dot" else (V @ x - u).square().sum() / 2
         return fit + (V - W).square().sum() / (2 * eta)
 
-    step = rule.hebbian(W, x, u, eta) if objective == "dot" else rule.dgd(W, x, g, eta)
+    step = hebbian(W, x, u, eta) if objective == "dot" else dgd(W, x, g, eta)
     assert_close(step, minimum(generalised, W))
 
 
@@ -104,10 +105,10 @@ def test_v1_eq98_99_with_the_whole_loss_a_delta_write_is_a_proximal_point(eta):
         slope = torch.func.grad(lambda V: (V @ k - v).square().sum() / 2)(M)
         return (slope * V).sum() + (V - M).square().sum() / (2 * eta)
 
-    assert_close(rule.dgd(M, k, -v, eta), minimum(whole, M))
-    assert_close(rule.delta(M, k, v, eta), minimum(linearised, M))
+    assert_close(dgd(M, k, -v, eta), minimum(whole, M))
+    assert_close(delta(M, k, v, eta), minimum(linearised, M))
     for small in (1e-3, 1e-4):
-        apart = rule.dgd(M, k, -v, small) - rule.delta(M, k, v, small)
+        apart = dgd(M, k, -v, small) - delta(M, k, v, small)
         # the second order of the step: eta^2 |k|^2 times the write
         assert apart.norm() <= small**2 * (k @ k) * outer(M @ k - v, k).norm() * (1 + 1e-9)
         assert apart.norm() > 0

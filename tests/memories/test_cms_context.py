@@ -5,11 +5,11 @@ import pytest
 import torch
 from tolerances import assert_close
 
-from nestling.core.descent import RULES
 from nestling.core.error import UserError
 from nestling.core.memory import Flow
 from nestling.memories.cms.chain import CMS
 from nestling.memories.cms.context import CMSContext
+from nestling.rules import RULES
 
 WIDTH = 8
 

@@ -1,5 +1,7 @@
 """What all optimizers share: which gradients are numbers, pieces of tensors, kinds of groups."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,9 @@ from torch import nn
 from nestling.core import native
 from nestling.core.error import UserError
 from nestling.optim import M3, param_groups
-from nestling.optim.base import BLOCK, blocks, finite, lengths
+from nestling.optim.base import BLOCK, finite, lengths
+from nestling.optim.ruled import batches
+from nestling.rules import Momentum, Muon
 
 
 @pytest.mark.parametrize("switch", ["1", "0"])
@@ -24,20 +28,16 @@ def test_gradients_whose_squares_overflow_are_numbers(switch, monkeypatch):
         assert not good(torch.tensor([1e200, value], dtype=torch.float64))
 
 
-def test_blocks_are_views_of_whole_rows_that_cover_all():
+def test_what_goes_number_by_number_comes_in_views_of_whole_rows_that_cover_all():
     big, small = torch.zeros(700, 3, 500), torch.zeros(5)
-    for first, second in blocks([big, small], [big.clone(), small.clone()]):
+    for first, second in batches(Momentum(), [big, small], [big.clone(), small.clone()]):
         assert first[0].shape == second[0].shape
         first[0].add_(1)
     assert torch.equal(big, torch.ones_like(big)) and torch.equal(small, torch.ones(5))
-    sizes = [first[0].shape for (first,) in blocks([big])]
-    assert len(sizes) > 1 and all(rows * width <= BLOCK and width == 1500 for rows, width in sizes)
-
-
-def test_a_strided_tensor_comes_whole():
-    strided = torch.zeros(BLOCK, 4).t()
-    (columns,) = blocks([strided])
-    assert columns[0][0] is strided
+    sizes = [first[0].shape for (first,) in batches(Momentum(), [big])]
+    assert len(sizes) > 1 and all(math.prod(size) <= BLOCK for size in sizes)
+    ((first, second),) = [[f[0], f[1]] for (f,) in batches(Muon(), [small, small])]
+    assert first is second is small
 
 
 def test_a_module_is_no_list_of_parameters():

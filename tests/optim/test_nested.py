@@ -8,7 +8,7 @@ from torch import nn
 
 from nestling.core.error import UserError
 from nestling.optim import Leveled
-from nestling.optim.build import CHOICES, build
+from nestling.optim.build import build, optimizer_names
 
 SHARE = 0.25
 TOKENS = 8  # of a step
@@ -56,7 +56,7 @@ def drive(chain, optimizer, steps):
         optimizer.step()
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", optimizer_names())
 def test_resets_in_loops(name):
     """A level by itself until the slower one is written; then new moments, from the start moved."""
     chain, twin = Chain(), Chain()
@@ -127,7 +127,7 @@ def test_the_state_goes_on_to_the_bit(cut):
     assert all(map(torch.equal, chain.parameters(), twin.parameters()))
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", optimizer_names())
 def test_at_learning_rate_zero_the_weights_stay(name):
     chain = Chain()
     drive(chain, leveled(chain, name=name, lr=0.0), range(13))

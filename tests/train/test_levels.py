@@ -13,8 +13,9 @@ from nestling.core.nested import ordered
 from nestling.core.transfer import Transfer
 from nestling.models import HopeForCausalLM, configure
 from nestling.models.presets import FAMILIES
-from nestling.optim.build import CHOICES
-from nestling.optim.levels import BUFFERS
+from nestling.optim import M3, Leveled
+from nestling.optim.build import optimizer_names
+from nestling.optim.levels import records_of
 from nestling.train import optimizer_of
 from nestling.train.levels import as_record, merged, nested_system
 
@@ -154,7 +155,7 @@ def test_the_record_is_plain_json():
 
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(UserError, match="did you mean 'adamw'"):
-        nested_system(tiny_model("transformer-tiny"), "adamm", 64)
+        nested_system(tiny_model("transformer-tiny"), "adamww", 64)
 
 
 def test_a_circle_of_dependencies_is_an_error():
@@ -166,15 +167,14 @@ def test_a_circle_of_dependencies_is_an_error():
         ordered(circle)
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", optimizer_names())
 def test_every_optimizer_declares_its_boxes_and_is_known_by_its_name(name):
     model, config = tiny_model(), tiny_config()
     by_name = nested_system(model, name, config.tokens_per_step)
     assert nested_system(model, optimizer_of(model, config, name)) == by_name
     weights = sum(box.parameters for box in by_name if box.name == "weights")
-    assert weights and len([b for b in by_name if b.name.startswith(f"{name} ")]) >= len(
-        BUFFERS[name]
-    )
+    boxes = [box for box in by_name if box.name.startswith(f"{name} ")]
+    assert weights and len(boxes) >= len(records_of(name)[1])
 
 
 def test_m3s_slow_momentum_is_a_slower_level_than_its_weights():
@@ -182,3 +182,14 @@ def test_m3s_slow_momentum_is_a_slower_level_than_its_weights():
     names = [box.name for box in system]
     assert names.index("m3 M1, period 64") < names.index("weights")
     assert names.index("weights") < names.index("m3 M2, period 1024")
+
+
+@pytest.mark.parametrize("slow", [(), ((4, 0.9, 0.3), (32, 0.95, 0.5))])
+def test_m3s_boxes_are_those_of_the_slow_momenta_it_has(slow):
+    model = tiny_model("transformer-tiny")
+    inner = M3(list(model.parameters()), slow=slow)
+    system = nested_system(model, Leveled(inner, tokens_per_step=64))
+    names = {box.name for box in system if box.name.startswith("m3 M")}
+    assert names == {"m3 M1, period 64"} | {
+        f"m3 M{n + 2}, period {64 * period}" for n, (period, _, _) in enumerate(slow)
+    }

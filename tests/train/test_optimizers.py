@@ -7,8 +7,7 @@ import torch
 from tiny_training import tiny_config, tiny_model
 
 from nestling.core.error import UserError
-from nestling.optim.build import CHOICES
-from nestling.optim.levels import BUFFERS
+from nestling.optim.build import default_lr, optimizer_names
 from nestling.train.job import make_job
 from nestling.train.run import Run
 from nestling_lab.bench.training_cost import RandomText
@@ -16,16 +15,12 @@ from nestling_lab.bench.training_cost import RandomText
 
 def run_of(name):
     model = tiny_model()
-    config = dataclasses.replace(tiny_config(), learning_rate=CHOICES[name].lr)
+    config = dataclasses.replace(tiny_config(), learning_rate=default_lr(name))
     rows, length = config.batch_size, config.sequence_length
     return Run(model, RandomText(model.config.vocab_size, rows, length), config, name)
 
 
-def test_the_tables_name_the_same_optimizers():
-    assert set(CHOICES) == set(BUFFERS)
-
-
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", optimizer_names())
 def test_trains_and_resumes(name, tmp_path):
     run = run_of(name)
     for _ in range(3):

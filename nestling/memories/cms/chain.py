@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nestling.core.cms import check_periods, check_share
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.core.transfer import Transfer
 from nestling.memories.mlp import SwiGLU, default_intermediate_size
+from nestling.rules.level import check_periods, check_share
 
 # R1 (written in the context, through the outer loop) and R3 (written at test time) are to join it.
 REGIMES = ("training",)

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nestling.core.cms import trusted
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
@@ -18,6 +17,7 @@ from nestling.memories.cms.network import Weights
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenLevel, WrittenState
 from nestling.memories.grid import grid
+from nestling.rules.level import trusted
 
 
 class NestedState(NamedTuple):

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from nestling.core.cms import CMSLevel, check_periods
 from nestling.core.error import UserError, did_you_mean
-from nestling.core.objective import objective
+from nestling.rules.level import CMSLevel, check_periods
+from nestling.rules.objective import objective
 
 THROUGH = ("full", "first")
 
@@ -18,8 +18,8 @@ class ContextConfig:
     # what a write makes smaller: "ntp" and "teach" need the model around the memory and read every
     # token two to three times; "local" was worse than no writes in every trial (docs/log.md)
     objective: str = "ntp"
-    loss: str = "dot"  # of the objective "local": a name of nestling.core.objective.OBJECTIVES
-    rule: str = "gradient"  # how it is written: a name of nestling.core.descent.RULES
+    loss: str = "dot"  # of the objective "local": a name of nestling.rules.objective.OBJECTIVES
+    rule: str = "gradient"  # how it is written: a name of nestling.rules.RULES
     learning_rate: float = 0.5  # of every level at the start; each learns a factor of its own
     clip: float | None = 1.0  # longest gradient of a write; None: any
     trust: float | None = 1.0  # farthest from the initial state, in lengths of it; None: any

@@ -8,13 +8,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from nestling.core.cms import CMSLevel, LevelState, gathered, moved, new_level, restarted, written
-from nestling.core.descent import RULES
 from nestling.core.level import Level
-from nestling.core.objective import objective
 from nestling.core.transfer import Transfer, added_to
 from nestling.memories.cms.network import Weights, gradients, grams, read
 from nestling.memories.mlp import SwiGLU
+from nestling.rules.level import (
+    CMSLevel,
+    LevelState,
+    gathered,
+    moved,
+    new_level,
+    restarted,
+    written,
+)
+from nestling.rules.objective import objective
 
 
 class WrittenState(NamedTuple):
@@ -166,8 +173,8 @@ class WrittenLevel(nn.Module):
             "ntp": "next-token prediction",
             "teach": "<f(h_t), gradient of the head>",
         }[self.level.objective]
-        rule = RULES[self.level.rule]
-        names = tuple(f"{buffer} of {name}" for buffer in rule.buffers)
+        rule = self.level.written_by
+        names = tuple(f"{record.name} of {name}" for record in rule.records)
         weights = Level(
             name=name,
             period=self.level.period,
@@ -179,11 +186,13 @@ class WrittenLevel(nn.Module):
             transfer=transfer,
             depends_on=names,
         )
-        for memory in names:
+        for memory, record in zip(names, rule.records, strict=True):
             yield replace(
                 weights,
                 name=memory,
-                rule="its part of the rule",
+                period=self.level.period * record.steps,
+                objective=record.objective,
+                rule=record.rule,
                 transfer=(added_to(name),),
                 depends_on=(),
             )

@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
-from nestling.core.rule import newton_schulz
 from nestling.memories.deep.again import Again
 from nestling.memories.deep.memory import DeepMemory, levels_of
 from nestling.memories.deep.network import (
@@ -27,6 +26,7 @@ from nestling.memories.deep.network import (
 from nestling.memories.deep.omega import WindowOptions
 from nestling.ops.momentum_gated_delta_rule.chunk import segment_products
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows
+from nestling.rules.newton_schulz import newton_schulz
 
 
 class Atlas(DeepMemory):

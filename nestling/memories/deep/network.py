@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.core.network import gelu_and_slope
-from nestling.core.objective import OBJECTIVES
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import Coefficients, close, read
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows, read_rows_back
+from nestling.rules.objective import OBJECTIVES
 
 GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
 Weights = tuple[Tensor, ...]  # [*B, H, out, in] for each layer, that of the input first

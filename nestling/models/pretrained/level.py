@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from nestling.core.cms import CMSLevel, check_share
 from nestling.core.error import UserError
+from nestling.rules.level import CMSLevel, check_share
 
 FROZEN = ("inf", "frozen")
 
@@ -17,12 +17,12 @@ class LevelSpec:
 
     period: int | float  # tokens between two writes; math.inf: never written
     lr: float = 1e-4  # learning rate of a write
-    rule: str = "adam"  # how a write is made: a name of nestling.core.descent.RULES
+    rule: str = "adam"  # how a write is made: a name of nestling.rules.RULES
     clip: float | None = 1.0  # longest gradient of a write; None: any
     trust: float | None = 0.1  # farthest from the base, as a fraction of its length; None: any
     layers: tuple[int, ...] | None = None  # whose MLPs it holds; None: a share of all
     # nested: whenever the next slower level is written this one goes back to where it begins, which
-    # has taken up this fraction of the way it went (``nestling.core.cms.rewound``); None: never
+    # has taken up this fraction of the way it went (``nestling.rules.level.rewound``); None: never
     share: float | None = None
 
     def __post_init__(self):

@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nestling.core.descent import RULES, Evidence, RuleOptions, wide
 from nestling.core.error import UserError, did_you_mean
+from nestling.rules import RULES, Evidence, Rule, RuleOptions
+from nestling.rules.rule import wide
 
 # ntp: the loss of the next token, through the layers above; teach: the head's gradient at the
 # level's own output; local: the level's own reconstruction of what comes next
@@ -38,7 +39,7 @@ class CMSLevel:
     """When a level is written, from what, and how."""
 
     period: int  # tokens between two writes
-    rule: str = "gradient"  # the error component f: a name of nestling.core.descent.RULES
+    rule: str = "gradient"  # the error component f: a name of nestling.rules.RULES
     lr: float = 0.1  # learning rate eta
     objective: str = "ntp"  # what a write makes smaller: "ntp", "local" or "teach"
     reduction: str = "mean"  # of the gradients of a period: "mean" or "sum"
@@ -60,6 +61,11 @@ class CMSLevel:
         for name in ("clip", "trust"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UserError(f"{name} of a level must be above 0, or None for no bound")
+
+    @property
+    def written_by(self) -> Rule:
+        """The rule with its constants."""
+        return RULES[self.rule].of(self.options)
 
 
 def check_periods(periods: Sequence[int], name: str) -> None:
@@ -96,8 +102,8 @@ def new_level(
     alone: for each tensor the width of a linear map's inputs, or 0 if it is none.
     """
     plain = [torch.zeros(rows, *s.shape, dtype=_wide_type(s), device=s.device) for s in start]
-    names = RULES[level.rule].buffers
-    grams = inputs if level.rule == "dgd" else [0] * len(plain)
+    rule = level.written_by
+    grams = inputs if rule.erases else [0] * len(plain)
     if len(grams) != len(plain):
         raise ValueError("dgd: give the width of the inputs of every tensor, 0 for no linear map")
     count = torch.zeros(rows, dtype=torch.long, device=start[0].device)
@@ -105,7 +111,7 @@ def new_level(
         tuple(plain),
         tuple(torch.zeros_like(x) for x in plain),
         tuple(x.new_zeros(rows, k, k) for x, k in zip(plain, grams, strict=True)),
-        tuple(tuple(torch.zeros_like(x) for _ in names) for x in plain),
+        tuple(rule.start(x) for x in plain),
         plain[0].new_zeros(rows),
         count,
         torch.zeros_like(count),
@@ -164,16 +170,17 @@ def written(
     """Write the rows that are ``due`` (or ``rows``), and open their next period.
 
     One step of the rule with the gradients of the period, clipped; then what has moved is brought
-    back within the trust bound. ``lr`` replaces the level's own rate (a learned one). A row whose
-    gradient is no finite number is not moved.
+    back within the trust bound. ``lr`` replaces the level's own rate (a learned one). A row with a
+    non-finite gradient is not moved.
     """
     rows = due(level, state) if rows is None else rows
     eta = level.lr if lr is None else lr
+    rule = level.written_by
     gradients, grams, sound = _evidence(level, state)
     number = state.writes + 1
     base = moved(start, state) if level.options.erase_whole else since(state)
     steps = [
-        RULES[level.rule].step(level.options, eta, Evidence(g, w, gram), buffers, number)
+        rule.step(eta, Evidence(g, w, gram), buffers, number)
         for g, w, gram, buffers in zip(gradients, base, grams, state.buffers, strict=True)
     ]
     after = tuple(m + change for m, (change, _) in zip(state.moved, steps, strict=True))
@@ -204,18 +211,19 @@ def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Boo
     terms = state.terms.clamp_min(1)
     scale = 1 / terms if level.reduction == "mean" else torch.ones_like(terms)
     norm = lengths(state.total) * scale
-    sound = norm.isfinite()
+    sound = norm.isfinite() & lengths(state.gram).isfinite()
     if level.clip is not None and bool((norm > level.clip).any()):
         scale = scale * (level.clip / norm.clamp_min(level.clip))
     gradients = tuple(x * wide(scale, x) for x in state.total)
     if not bool(sound.all()):
         gradients = tuple(torch.where(wide(sound, x), x, 0.0) for x in gradients)
-    return gradients, tuple(x / wide(terms, x) for x in state.gram), sound
+    grams = tuple(torch.where(wide(sound, x), x, 0.0) / wide(terms, x) for x in state.gram)
+    return gradients, grams, sound
 
 
 def lengths(tensors: Tensors) -> Float[Tensor, " B"]:
     """The Euclidean norm of each row, of all tensors together."""
-    squares = [torch.linalg.vector_norm(x.flatten(1), dim=1).square() for x in tensors]
+    squares = [torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square() for x in tensors]
     return torch.stack(squares).sum(0).clamp_min(1e-30).sqrt()
 
 

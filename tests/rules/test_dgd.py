@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nestling.core.error import UserError
-from nestling.core.rule import dgd_rows
+from nestling.rules.dgd import dgd_rows
 
 
 def test_delta_gradient_descent_of_very_long_inputs_is_solved_by_eigenvalues():

@@ -1,0 +1,63 @@
+"""torch's own optimizers, with the rate that trains here and the rule that each is."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from nestling import rules
+from nestling.rules import GradientRecord, Rule
+
+Groups = list[dict[str, Any]]
+
+
+class AdamW(torch.optim.AdamW):
+    """AdamW: Adam with decoupled weight decay."""
+
+    name = "adamw"
+    default_lr: ClassVar[float] = 3e-3
+
+    @classmethod
+    def of_module(cls, module: nn.Module, groups: Groups, *, lr: float | int, betas: Any) -> Any:
+        """For groups of a module's parameters."""
+        return cls(groups, lr=lr, betas=betas)
+
+
+class Momentum(torch.optim.SGD):
+    """SGD with momentum 0.9."""
+
+    name = "momentum"
+    default_lr: ClassVar[float] = 0.1
+
+    @classmethod
+    def of_module(cls, module: nn.Module, groups: Groups, *, lr: float | int, betas: Any) -> Any:
+        """For groups of a module's parameters."""
+        return cls(groups, lr=lr, momentum=0.9)
+
+
+class SGD(torch.optim.SGD):
+    """SGD without momentum."""
+
+    name = "sgd"
+    default_lr: ClassVar[float] = 0.3
+
+    @classmethod
+    def of_module(cls, module: nn.Module, groups: Groups, *, lr: float | int, betas: Any) -> Any:
+        """For groups of a module's parameters."""
+        return cls(groups, lr=lr)
+
+
+def rule_of_torch(optimizer: torch.optim.Optimizer) -> tuple[str, Rule] | None:
+    """Name and rule of an optimizer of torch's; None for one whose rule is not known."""
+    if isinstance(optimizer, torch.optim.Adam):  # AdamW derives from it
+        return "adamw", rules.Adam()
+    if isinstance(optimizer, torch.optim.SGD):
+        alpha = optimizer.defaults["momentum"]
+        return ("momentum", rules.Momentum(alpha=alpha)) if alpha else ("sgd", rules.Gradient())
+    return None
+
+
+def records_of_torch(optimizer: torch.optim.Optimizer) -> tuple[str, tuple[GradientRecord, ...]]:
+    """Name and memories of gradients of an optimizer of torch's; those of others are not known."""
+    found = rule_of_torch(optimizer)
+    return (found[0], found[1].records) if found else (type(optimizer).__name__.lower(), ())

@@ -1,0 +1,188 @@
+"""M3: momenta of several periods, each made orthogonal, over one second moment."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nestling.rules.delta_momentum import inner_rows
+from nestling.rules.newton_schulz import SMALLEST, matched, orthogonal
+from nestling.rules.rule import (
+    READ,
+    SIZE,
+    Buffers,
+    Evidence,
+    GradientRecord,
+    Rate,
+    Rule,
+    RuleOptions,
+    root,
+    seen,
+    wide,
+)
+
+STYLES = ("ema", "paper", "delta")
+UPDATE_NORMS = ("rms", "none", "pre", "adamuon")
+KEPT = ("slow", "sum", "read")  # of each slow momentum: itself, the gradients since, what is read
+
+
+@dataclass(frozen=True, kw_only=True)
+class M3(Rule):
+    """A fast and any number of slow memories of gradients, made orthogonal, over sqrt(V).
+
+    The fields are the options of ``nestling.optim.M3``. What is no matrix goes by Adam.
+
+    Source: arXiv 2512.24695, Eq 75, Algorithm 1. Deviates: as that class.
+    """
+
+    beta1: float | int = 0.9  # retention of M1
+    beta2: float | int = 0.999  # retention of V
+    slow: tuple[tuple[float | int, ...], ...] = ((16, 0.95, 0.5),)  # of each: period, beta3, alpha
+    style: str = "ema"
+    update_norm: str = "rms"
+    orthogonal: bool = True  # False: matrices take Adam's step, too
+    ns_steps: int = 5
+    ns_dtype: torch.dtype | None = None  # of the products of Newton-Schulz; None: of M1
+    eps: float | int = 1e-8
+
+    summary: ClassVar[str] = "fast and slow Muon over sqrt v"
+
+    @classmethod
+    def of(cls, options: RuleOptions) -> Rule:
+        """The rule with the constants of a level in context."""
+        slow = (options.slow_period, options.slow_momentum, options.slow_weight)
+        return cls(
+            beta1=options.momentum,
+            beta2=options.square_momentum,
+            slow=(slow,),
+            eps=options.epsilon,
+        )
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """M1, V, and of every slow momentum itself, the gradients since, and what is read of it."""
+        slow = (f"{name}{number}" for number in range(len(self.slow)) for name in KEPT)
+        return ("m", "v", *slow)
+
+    @property
+    def records(self) -> tuple[GradientRecord, ...]:
+        """M1, V, and a slow memory for each entry of ``slow``."""
+        fast = "Hebbian with decay: M1 <- beta1 M1 + (1 - beta1) g"
+        square = "delta rule: V <- beta2 V + (1 - beta2) g^2"
+        slow = "Hebbian with decay: {0} <- beta3 {0} + (1 - beta3) mean of the gradients since"
+        names = [f"M{number + 2}" for number in range(len(self.slow))]
+        return (
+            GradientRecord("M1", "-<M1, g>", fast, READ),
+            GradientRecord("V", "|V - g^2|^2 / 2", square, SIZE),
+            *(
+                GradientRecord(name, f"-<{name}, mean of g>", slow.format(name), READ, int(period))
+                for name, (period, *_) in zip(names, self.slow, strict=True)
+            ),
+        )
+
+    def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
+        """Zeros; what is read of a slow memory has the dtype of Newton-Schulz."""
+        kept = super().start(weight)
+        if self.ns_dtype is None or weight.dtype == torch.float64 or not self.matrix(weight):
+            return kept
+        names = zip(self.buffers, kept, strict=True)
+        return tuple(x.to(self.ns_dtype) if name.startswith("read") else x for name, x in names)
+
+    def matrix(self, weight: Float[Tensor, "B *S"]) -> bool:
+        """Whether the steps of a tensor are made orthogonal."""
+        return weight.ndim > 2 and self.orthogonal
+
+    def step(
+        self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B *S"], Buffers]:
+        """Algorithm 1, from its first line to its last."""
+        g, (m, v, *rest) = evidence.gradient, buffers
+        memories = [tuple(rest[i : i + 3]) for i in range(0, len(rest), 3)]
+        matrix = self.matrix(g)
+
+        # the fast memory of gradients and their size
+        m = self.remember(m, g, matrix)
+        if not matrix or self.update_norm != "adamuon":
+            v = self.square(v, g)
+
+        # the step: what is read of all memories over the size
+        u = self.read(m, v, number) if matrix else m / self.bias(self.beta1, number, m)
+        if matrix and self.update_norm == "adamuon":
+            v = self.square(v, u)
+        for (_, _, alpha), (_, _, read) in zip(self.slow, memories, strict=True):
+            u = u + alpha * read.to(u.dtype)
+        change = -eta * self.sized(u, v, number, matrix)
+
+        # each slow memory takes in the mean gradient of its period, once in so many steps
+        for place, (period, beta, _) in enumerate(self.slow):
+            slow, total, read = memories[place]
+            total = total + g
+            full = number % int(period) == 0
+            if bool(full.any()):
+                after = self.take_up(slow, total, int(period), beta)
+                seen_so_far = number // int(period)
+                fresh = (
+                    self.read(after, v, number)
+                    if matrix
+                    else after / self.bias(beta, seen_so_far, after)
+                )
+                slow, read = chosen(full, after, slow), chosen(full, fresh.to(read.dtype), read)
+                total = chosen(full, torch.zeros_like(total), total)
+            memories[place] = (slow, total, read)
+        return change, (m, v, *(x for memory in memories for x in memory))
+
+    def remember(self, m: Tensor, g: Tensor, matrix: bool) -> Tensor:
+        """M1 <- beta1 M1 + (1 - beta1) g, or as the style says."""
+        if self.style == "paper":
+            return m + self.beta1 * g
+        if self.style == "delta" and matrix:
+            keys = g.flatten(2)
+            power = keys.square().sum(-1, keepdim=True) + SMALLEST**2
+            forgotten = (inner_rows(m.flatten(2), keys) / power * keys).view_as(m)
+            return torch.lerp(m, g, 1 - self.beta1) - (1 - self.beta1) * forgotten
+        return torch.lerp(m, g, 1 - self.beta1)
+
+    def square(self, v: Tensor, g: Tensor) -> Tensor:
+        """V <- beta2 V + (1 - beta2) g^2, or as the style says."""
+        if self.style == "paper":
+            return torch.addcmul(v, g, g, value=self.beta2)
+        return torch.addcmul(self.beta2 * v, g, g, value=1 - self.beta2)
+
+    def take_up(self, slow: Tensor, total: Tensor, period: int, beta: float | int) -> Tensor:
+        """M2 <- beta3 M2 + (1 - beta3) mean of the gradients since, or as the style says."""
+        if self.style == "paper":
+            return slow + beta * total
+        return torch.lerp(slow, total / period, 1 - beta)
+
+    def bias(self, beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor | float:
+        """What a mean that began at zero has seen so far; a sum has no such bias."""
+        return 1.0 if self.style == "paper" else seen(beta, number, like)
+
+    def below(self, v: Tensor, number: Int[Tensor, " B"]) -> Tensor:
+        """sqrt(V) + eps, V without the bias of its start."""
+        return root(v / self.bias(self.beta2, number, v)) + self.eps
+
+    def read(self, m: Tensor, v: Tensor, number: Int[Tensor, " B"]) -> Tensor:
+        """NS(M); with "pre" of M / (sqrt(V) + eps)."""
+        taken = m / self.below(v, number) if self.update_norm == "pre" else m
+        return orthogonal(taken, self.ns_steps, self.ns_dtype)
+
+    def sized(self, u: Tensor, v: Tensor, number: Int[Tensor, " B"], matrix: bool) -> Tensor:
+        """The step in the size that update_norm says."""
+        if matrix and self.update_norm == "pre":
+            return matched(u.shape[1:]) * u
+        u = u / self.below(v, number)
+        if not matrix or self.update_norm == "none":
+            return u
+        size = (0.2 if self.update_norm == "adamuon" else 1.0) * u[0].numel() ** 0.5
+        norm = torch.linalg.vector_norm(u.reshape(len(u), -1), dim=1).clamp_min(1e-30)
+        return u * wide(size / norm, u)
+
+
+def chosen(rows: Bool[Tensor, " B"], new: Tensor, old: Tensor) -> Tensor:
+    """``new`` in these rows, ``old`` in the others."""
+    if bool(rows.all()):
+        return new
+    return torch.where(wide(rows.to(new.device), new), new, old)

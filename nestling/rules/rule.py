@@ -1,0 +1,125 @@
+"""What a rule is: how weights, and what is remembered of their gradients, change in one write.
+
+A rule turns a gradient into a change of weights. It is a value, whose fields are its constants, and
+a pure map of tensors whose first dimension is a batch: of rows, which each write a memory of their
+own (``nestling.rules.level``), or of parameters of one shape, which an optimizer writes
+(``nestling.optim``). Nothing given is changed, and everything can be differentiated.
+
+Letters (for each row and tensor): g gradient, W weight, m momentum, v mean square of gradients, n
+number of this write from 1, X inputs of a linear map (a column a token), eta learning rate.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nestling.core.error import UserError
+
+Buffers = tuple[Tensor, ...]
+Rate = Tensor | float | int
+
+DIRECTION = "the direction of their step"
+READ = f"{DIRECTION}, made orthogonal"
+SIZE = "the size of their step"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """Constants of the rules; each says which rules read it."""
+
+    momentum: float = 0.9  # retention of the first memory of gradients: all but gradient and dgd
+    square_momentum: float = 0.999  # retention of the mean square: adam, m3, elementwise_memory
+    erase: float = 1.0  # strength of the eraser: delta_momentum, dgd (1 = as derived)
+    erase_whole: bool = False  # dgd erases the whole weight, as printed, or what has moved alone
+    slow_momentum: float = 0.95  # retention of the slow memory of gradients: m3
+    slow_weight: float = 0.5  # share of the slow memory in a step: m3
+    slow_period: int = 16  # writes between two of the slow memory: m3
+    epsilon: float = 1e-8  # added to a root mean square: adam, m3
+
+    def __post_init__(self):
+        for name in ("momentum", "square_momentum", "slow_momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is a retention: give at least 0 and less than 1")
+        for name in ("erase", "slow_weight", "epsilon"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must be at least 0")
+        if self.slow_period < 1:
+            raise UserError("slow_period must be at least 1 write")
+
+
+class Evidence(NamedTuple):
+    """What one write is made of, for one tensor of every row."""
+
+    gradient: Float[Tensor, "B *S"]
+    weight: Float[Tensor, "B *S"] | None = None  # what an eraser erases
+    gram: Float[Tensor, "B K K"] | None = None  # mean of x x^T over the inputs of a linear map
+
+
+class GradientRecord(NamedTuple):
+    """One memory of gradients, as `levels` prints it."""
+
+    name: str
+    objective: str  # what its own write minimises
+    rule: str  # how it is written
+    what: str  # what the weights' step takes from it
+    steps: int = 1  # of the weights it is written in, between two writes of its own
+
+
+class Rule(ABC):
+    """One way to write: the change of a weight, and the memories of gradients it needs."""
+
+    summary: ClassVar[str]  # the write of the weights, in one line
+    default_lr: ClassVar[float] = 1e-2  # trains, as an optimizer
+    erases: ClassVar[bool] = False  # reads ``Evidence.weight`` and ``Evidence.gram``
+    # every number is written by itself, so that a tensor may be cut anywhere
+    elementwise: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, options: RuleOptions) -> "Rule":
+        """The rule with the constants of a level in context."""
+        return cls()
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the tensors kept between writes, in the order of ``step``."""
+        return ()
+
+    @property
+    def records(self) -> tuple[GradientRecord, ...]:
+        """The memories of gradients that these tensors are."""
+        return ()
+
+    def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
+        """What is remembered before the first gradient: zeros of the shape of the weight."""
+        return tuple(torch.zeros_like(weight) for _ in self.buffers)
+
+    @abstractmethod
+    def step(
+        self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B *S"], Buffers]:
+        """The change of the weight, and the buffers after it."""
+
+
+def wide(row: Tensor, like: Tensor) -> Tensor:
+    """A value for each row, in the shape that multiplies a tensor with rows first."""
+    return row.view(-1, *(1,) * (like.ndim - 1))
+
+
+def length(x: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:
+    """The Euclidean norm of each row; the derivative at zero is zero."""
+    return x.reshape(len(x), -1).square().sum(1).clamp_min(1e-30).sqrt()
+
+
+def root(square: Tensor) -> Tensor:
+    """The square root; the derivative at zero is zero."""
+    return square.clamp_min(1e-30).sqrt()
+
+
+def seen(beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor:
+    """1 - beta^n, row by row: the weight that a mean which began at zero has given so far."""
+    share = 1 - beta ** number.clamp_min(1).double()
+    return wide(share.to(like.dtype).to(like.device), like)

@@ -1,0 +1,114 @@
+"""A rule is one thing: what writes a level in context is what an optimizer steps by."""
+
+import dataclasses
+
+import pytest
+import torch
+from tolerances import assert_close
+from torch import nn
+
+from nestling.core.error import UserError
+from nestling.optim import DeltaGD, Written
+from nestling.optim.build import build, default_lr, is_bare, optimizer_names
+from nestling.optim.levels import records_of
+from nestling.rules import RULES, RuleOptions
+from nestling.rules.level import CMSLevel, gathered, moved, new_level, written
+
+SHAPES = [(5, 3), (4,), (2, 3, 4)]
+every_rule = pytest.mark.parametrize("name", RULES)
+plain_rule = pytest.mark.parametrize("name", [n for n in RULES if not RULES[n].erases])
+
+
+def gradients(steps: int) -> list[list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        [torch.randn(s, generator=generator, dtype=torch.float64) for s in SHAPES]
+        for _ in range(steps)
+    ]
+
+
+def in_context(name: str, start, steps, lr: float):
+    """A level of the rule in one row, written after every gradient."""
+    level = CMSLevel(period=1, rule=name, lr=lr, clip=None, trust=None)
+    state = new_level(level, start, 1, [0] * len(start))
+    one = torch.ones(1, dtype=torch.long)
+    for given in steps:
+        state = gathered(state, [g[None] for g in given], seen=one)
+        state = written(level, start, state)
+    return [w[0] for w in moved(start, state)]
+
+
+@plain_rule
+def test_a_level_in_context_and_an_optimizer_go_the_same_way(name):
+    start = [torch.ones(s, dtype=torch.float64) for s in SHAPES]
+    steps = gradients(18)  # past the period of a slow memory
+    weights = [nn.Parameter(w.clone()) for w in start]
+    optimizer = Written(weights, lr=0.1, rule=RULES[name].of(RuleOptions()))
+    for given in steps:
+        for weight, g in zip(weights, given, strict=True):
+            weight.grad = g.clone()
+        optimizer.step()
+    for weight, other in zip(weights, in_context(name, start, steps, 0.1), strict=True):
+        assert_close(weight.data, other)
+
+
+def test_dgd_is_an_optimizer_that_hears_the_inputs_of_its_layers():
+    """Its one rule with an eraser: as a bare optimizer it is refused, with what to use instead."""
+    with pytest.raises(UserError, match="DeltaGD"):
+        Written([nn.Parameter(torch.ones(2, 2))], rule="dgd")
+    layer = nn.Linear(3, 2, bias=False).double()
+    x, lr = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double(), 0.5
+    start = layer.weight.detach().clone()
+    optimizer = DeltaGD(layer, lr=lr)
+    layer(x).square().sum().div(7).backward()
+    gradient = layer.weight.grad.clone()
+    optimizer.step()
+    options = RuleOptions(erase_whole=True)
+    level = CMSLevel(period=1, rule="dgd", lr=lr, clip=None, trust=None, options=options)
+    state = new_level(level, [start], 1, [3])
+    one = torch.ones(1, dtype=torch.long)
+    state = gathered(state, [gradient[None]], seen=one, gram=[(x.T @ x / 7)[None]])
+    assert_close(layer.weight.data, moved([start], written(level, [start], state))[0][0])
+
+
+@every_rule
+def test_a_rule_says_what_it_remembers(name):
+    rule = RULES[name].of(RuleOptions())
+    weight = torch.zeros(2, 4, 3)
+    kept = rule.start(weight)
+    assert len(kept) == len(rule.buffers) and all(not x.any() for x in kept)
+    assert bool(rule.records) == bool(rule.buffers) and rule.summary
+    assert all(record.objective and record.rule and record.what for record in rule.records)
+
+
+@plain_rule
+def test_a_rule_that_goes_number_by_number_may_be_cut_anywhere(name):
+    rule = RULES[name].of(RuleOptions())
+    if not rule.elementwise:
+        return
+    torch.manual_seed(0)
+    g, weight = torch.randn(1, 6), torch.zeros(1, 6)
+    from nestling.rules import Evidence
+
+    one = torch.ones(1, dtype=torch.long)
+    whole, _ = rule.step(0.1, Evidence(g), rule.start(weight), one)
+    parts = [
+        rule.step(0.1, Evidence(g[:, a : a + 2]), rule.start(weight[:, a : a + 2]), one)[0]
+        for a in (0, 2, 4)
+    ]
+    assert torch.equal(whole, torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize("name", [n for n in RULES if is_bare(n)])
+def test_one_table_line_makes_a_rule_an_optimizer_by_name(name):
+    assert name in optimizer_names()
+    weight = nn.Parameter(torch.ones(3, 3))
+    optimizer = build(name, nn.Identity(), [{"params": [weight]}], lr=default_lr(name))
+    weight.square().sum().backward()
+    optimizer.step()
+    assert weight.square().sum() < 9 and records_of(optimizer)[1] == RULES[name]().records
+
+
+def test_constants_are_fields_and_a_rule_is_a_value():
+    for kind in RULES.values():
+        assert dataclasses.is_dataclass(kind) and kind() == kind()
