@@ -42,8 +42,8 @@ class Lm:
         from nestling.data.textfiles import read_text
         from nestling.evals import Reader
         from nestling.evals.lm import choose, lm
-        from nestling.evals.progress import Progress
         from nestling.report import Table
+        from nestling.report.progress import Progress
 
         if self.text is None:
             corpus = load_corpus(self.corpus)
@@ -51,9 +51,9 @@ class Lm:
         else:
             texts, tag = choose([read_text(self.text)], None), str(self.text)
         reader = Reader.load(self.model, self.device, segment=self.segment)
-        with Progress(done="tokens read", quiet=self.quiet) as on:
+        with Progress("tokens read", quiet=self.quiet) as on:
             on.say(f"{len(texts):,} documents of {tag}")
-            metrics = lm(reader, texts, batch_size=self.batch, tell=on.tell)
+            metrics = lm(reader, texts, batch_size=self.batch, tell=on.show)
         config = {"size": self.size, "segment": self.segment, "batch": self.batch}
         if self.json is not None:
             Result(
@@ -106,12 +106,12 @@ class Commonsense:
         from nestling.core.result import Result, provenance
         from nestling.evals import Reader
         from nestling.evals.commonsense import commonsense
-        from nestling.evals.progress import Progress
         from nestling.report import Table
+        from nestling.report.progress import Progress
 
         reader = Reader.load(self.model, self.device, segment=self.segment)
         names = [name for name in self.tasks.split(",") if name]
-        with Progress(quiet=self.quiet) as on:
+        with Progress("answered", quiet=self.quiet) as on:
             metrics = commonsense(
                 reader,
                 data=self.data,
@@ -119,7 +119,7 @@ class Commonsense:
                 limit=self.limit,
                 carry=self.carry,
                 say=on.say,
-                tell=on.tell,
+                tell=on.show,
             )
         if self.json is not None:
             config = {"data": metrics["data"], "limit": self.limit, "carry": self.carry}
@@ -177,10 +177,10 @@ class Tasks:
         if self.count < 1 or self.fit < 0 or any(length < 1 for length in self.lengths):
             raise UserError("count and lengths must be at least 1, fit at least 0")
         from nestling.cli.train import settings
-        from nestling.evals.progress import Progress
         from nestling.evals.run import plan_of, run_tasks
         from nestling.evals.show import task_table
         from nestling.evals.suite import suite
+        from nestling.report.progress import Progress
 
         names = [name for name in self.tasks.split(",") if name] or suite(self.suite)
         plan = plan_of(
@@ -194,14 +194,14 @@ class Tasks:
             segment=self.segment,
         )
 
-        with Progress(quiet=self.quiet) as on:
+        with Progress("answered", quiet=self.quiet) as on:
             result = run_tasks(
                 self.model,
                 names,
                 plan,
                 device=self.device,
                 say=on.say,
-                tell=on.tell,
+                tell=on.show,
                 quiet=self.quiet,
             )
         if self.json is not None:

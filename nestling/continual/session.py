@@ -1,7 +1,6 @@
 """Reading documents one after the other, saving at every closed period, under a guard."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,19 +86,19 @@ class Session:
 
     @contextlib.contextmanager
     def shown(self, quiet: bool = False) -> Generator[None]:
-        """Show progress on a terminal while documents are read."""
-        if quiet or not sys.stderr.isatty():
-            yield
-            return
-        from rich.console import Console
-        from rich.progress import Progress
+        """Show progress while documents are read."""
+        from nestling.report.progress import Progress
 
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task("")
+        with Progress("tokens", quiet=quiet) as progress:
+            before = ""
 
             def show(name: str, done: int, total: int, reading: Reading) -> None:
-                text = f"{name} loss {reading.loss:.3f} writes {reading.writes}"
-                progress.update(task, completed=done, total=total, description=text)
+                nonlocal before
+                if name != before:
+                    progress.end(before)
+                    before = name
+                text = f"loss {reading.loss:.3f} | writes {reading.writes}"
+                progress.show(done, total, text, name)
 
             self.show = show
             yield

@@ -14,9 +14,10 @@ import torch
 
 from nestling.data import Batch
 from nestling.models.hf import HopeForCausalLM
+from nestling.report.progress import Progress
 from nestling.train.config import TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
-from nestling.train.log import Live, Log
+from nestling.train.log import Log
 from nestling.train.run import ADAMW, Batches, NotFinite, Run
 
 CHECKPOINTS = "checkpoints"
@@ -55,11 +56,12 @@ def train(
     log = Log(None if directory is None else directory / LOG, after=run.totals.step)
     figures: Evaluation | None = None
     saved, ended = run.totals.step, False
-    with ctrl_c() as stopped, Live(config.steps, done=run.totals.step, quiet=quiet) as live:
+    with ctrl_c() as stopped, Progress("steps", quiet=quiet, ends=True) as progress:
+        progress.begin(done=run.totals.step)
         while run.totals.step < config.steps and not (ended or stopped.is_set()):
             _guarded_step(run, folder)
             step = run.totals.step
-            live.show(step, run.totals.loss, speed(run), run.optimizer.fired)
+            progress.show(step, config.steps, _told(run))
             if held_out and _due(step, config.evaluate_every, config.steps):
                 figures = _evaluate(run, held_out)
             else:
@@ -79,6 +81,11 @@ def train(
     if held_out and figures is None and not interrupted:
         figures = _evaluate(run, held_out)
     return _metrics(run, figures, interrupted)
+
+
+def _told(run: Run) -> str:
+    written = ", ".join(run.optimizer.fired) or "-"
+    return f"loss {run.totals.loss:.3f} | {speed(run):,.0f} tokens/s | writes {written}"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Constraints for pip: what the package needs in its oldest allowed releases, the rest as pinned.
+"""Constraints for pip: what the package needs in its oldest allowed releases.
 
 python tests/support/oldest.py > constraints-oldest.txt
 """
@@ -25,9 +25,11 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = oldest(project["dependencies"])
     assert len(bounds) == len(project["dependencies"]), "a dependency has no lower bound"
+    print("\n".join(f"{name}=={version}" for name, version in bounds.items()))
+    # what tests with it is as pinned; what these need in their turn is as they ask for it
+    tools = oldest(project["optional-dependencies"]["dev"])
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
-    rest = [line for line in pinned if line.split("==")[0].lower() not in bounds]
-    print("\n".join([*(f"{name}=={version}" for name, version in bounds.items()), *rest]))
+    print("\n".join(line for line in pinned if line.split("==")[0].lower() in tools))
 
 
 if __name__ == "__main__":

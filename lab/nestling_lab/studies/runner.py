@@ -13,7 +13,8 @@ import torch
 from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError
 from nestling.core.result import Result
-from nestling_lab.studies.board import Board
+from nestling.report.progress import Progress
+from nestling_lab.studies.board import board, finish, teller
 from nestling_lab.studies.shard import Shard
 from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Cell, Study
@@ -40,11 +41,11 @@ def run_study(
     if workers < 1:
         raise UserError(f"{workers} workers; give at least 1")
     done = store.finished()
-    with Board(quiet=quiet) as board:
-        board.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
+    with board(quiet) as shown:
+        shown.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
         run = _alone if workers == 1 else _side_by_side(workers)
         while pending := shard.take(store.study, _chosen(store.pending(done), cells)):
-            run(store, pending, device, board)
+            run(store, pending, device, shown)
             done = store.finished()
     return done
 
@@ -53,34 +54,34 @@ def _chosen(pending: list[Cell], pattern: str) -> list[Cell]:
     return [cell for cell in pending if fnmatch.fnmatch(cell.name, pattern)]
 
 
-def _alone(store: Store, pending: list[Cell], device: str, board: Board) -> None:
+def _alone(store: Store, pending: list[Cell], device: str, shown: Progress) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for cell in pending:
             if store.matching([cell]):
                 continue  # another process has finished it meanwhile
-            tell = board.teller(cell.name)
-            _keep(store, cell, store.study.run(cell, tell=tell, device=device), board)
+            tell = teller(shown, cell.name)
+            _keep(store, cell, store.study.run(cell, tell=tell, device=device), shown)
     finally:
         torch.set_num_threads(threads)
 
 
-def _keep(store: Store, cell: Cell, result: Result, board: Board) -> None:
+def _keep(store: Store, cell: Cell, result: Result, shown: Progress) -> None:
     store.write(cell, result)
-    board.finish(cell.name, result)
+    finish(shown, cell.name, result)
 
 
-def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Board], None]:
-    def run(store: Store, pending: list[Cell], device: str, board: Board) -> None:
+def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Progress], None]:
+    def run(store: Store, pending: list[Cell], device: str, shown: Progress) -> None:
         # fork would copy torch's threads in whatever state they are
         context = multiprocessing.get_context("spawn")
         told = context.Queue()
-        listener = threading.Thread(target=_listen, args=(told, board), daemon=True)
+        listener = threading.Thread(target=_listen, args=(told, shown), daemon=True)
         listener.start()
         pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(told,))
         try:
-            _collect(store, pool, pending, device, board)
+            _collect(store, pool, pending, device, shown)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -94,7 +95,7 @@ def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Board], Non
 
 
 def _collect(
-    store: Store, pool: ProcessPoolExecutor, pending: list[Cell], device: str, board: Board
+    store: Store, pool: ProcessPoolExecutor, pending: list[Cell], device: str, shown: Progress
 ) -> None:
     waiting: dict[Future[Result], Cell] = {
         pool.submit(_work, store.study, cell, device): cell for cell in pending
@@ -102,7 +103,7 @@ def _collect(
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             cell = waiting.pop(future)
-            _keep(store, cell, future.result(), board)
+            _keep(store, cell, future.result(), shown)
 
 
 def _begin(told: Any) -> None:
@@ -120,7 +121,7 @@ def _work(study: Study, cell: Cell, device: str) -> Result:
     )
 
 
-def _listen(told: Any, board: Board) -> None:
+def _listen(told: Any, shown: Progress) -> None:
     while True:
         try:
             word = told.get(timeout=60)
@@ -129,4 +130,4 @@ def _listen(told: Any, board: Board) -> None:
         if word is None:
             return
         name, step, steps, loss = word
-        board.show(name, step, steps, loss)
+        teller(shown, name)(step, steps, loss)

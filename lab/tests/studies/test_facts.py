@@ -8,10 +8,13 @@ import torch
 from small_facts import Made, tiny_reader
 
 from nestling.continual.methods import InContext
+from nestling.continual.stream import Cut
 from nestling.core.result import Result
+from nestling.models.pretrained import LevelSpec
 from nestling.tasks.facts import document
 from nestling_lab.studies.continual import facts
 from nestling_lab.studies.continual.asking import FILL, Asked, View, answers, view
+from nestling_lab.studies.continual.contenders import Place
 from nestling_lab.studies.continual.fact_readers import READERS
 from nestling_lab.studies.continual.fact_report import by_document, report
 from nestling_lab.studies.continual.facts import Facts, told
@@ -68,6 +71,26 @@ def test_no_question_stands_in_its_document_and_strangers_are_strangers(base):
 def test_every_reader_that_is_tuned_has_as_many_settings():
     counts = {len(reader.settings) for name, reader in READERS.items() if name not in facts.STILL}
     assert counts == {3}
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "trust", "finishing"),
+    [
+        ("levels-1", [1], LevelSpec.trust, False),
+        ("levels-3", [16, 4, 1], LevelSpec.trust, False),
+        ("levels-2-whole", [4, 1], None, True),
+    ],
+)
+def test_levels_are_written_every_so_many_segments(base, name, counts, trust, finishing):
+    reader = READERS[name]
+    method = reader.build(Place(base, [], Cut(8, 1024), 0), dict(reader.settings[0]))
+    levels = method.learner.levels
+    assert [level.period for level in levels] == [8 * count for count in counts]
+    assert {level.trust for level in levels} == {trust} and method.finishing == finishing
+    everything = sum(map(len, method.learner.parameters))
+    assert (everything < len(list(base.model.named_parameters()))) != finishing
+    method.read(list(range(2, 13)))
+    assert method.updates == (2 if finishing else 1)
 
 
 @pytest.fixture

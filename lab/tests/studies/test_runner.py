@@ -76,4 +76,4 @@ def test_no_workers_is_a_user_error(tmp_path, trace):
 def test_progress_is_said_in_plain_lines_away_from_a_terminal(tmp_path, trace, capsys):
     run_study(Store(tmp_path, Counting(trace)))
     said = capsys.readouterr().err
-    assert "n1: step 1/1, loss 0.500" in said and "n3: finished" in said
+    assert "n1 | 1 of 1 steps | loss 0.500 | 0 s left" in said and "n3: finished" in said

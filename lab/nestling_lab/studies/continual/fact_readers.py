@@ -19,24 +19,24 @@ from nestling_lab.studies.continual.contenders import (
 )
 
 
-def segments(growth: Sequence[int]) -> Build:
-    """Levels of MLPs with a level's own bound of trust; periods of so many segments."""
+def every(
+    counts: Sequence[int],
+    variant: str = "whole",
+    trust: float | None = None,
+    finishing: bool = False,
+) -> Build:
+    """Levels written every so many segments, fast to slow; the rest as ``levels`` has it."""
 
     def build(place: Place, setting: Setting) -> Method:
-        periods = [place.sizes.segment * count for count in growth]
-        return levels(periods, "partition", LevelSpec.trust)(place, setting)
+        periods = [place.sizes.segment * count for count in counts]
+        return levels(periods, variant, trust, finishing=finishing)(place, setting)
 
     return build
 
 
-def finishing(growth: Sequence[int]) -> Build:
-    """Levels of whole layers without a bound, written at a document's end too."""
-
-    def build(place: Place, setting: Setting) -> Method:
-        periods = [place.sizes.segment * count for count in growth]
-        return levels(periods, finishing=True)(place, setting)
-
-    return build
+def bound(counts: Sequence[int]) -> Build:
+    """Levels of MLPs alone, each within a level's own bound of trust."""
+    return every(counts, "partition", LevelSpec.trust)
 
 
 # three settings for all who have any to choose; the third where the better of two was an edge
@@ -66,17 +66,17 @@ READERS = {
         ),
     ),
     "replay": Contender(title="fine-tuning with rehearsal", build=rehearsal, settings=RATES),
-    "levels-1": Contender(title="1 level", build=segments([1]), settings=FASTER),
-    "levels-2": Contender(title="2 levels", build=segments([1, 4]), settings=FASTER),
-    "levels-3": Contender(title="3 levels", build=segments([1, 4, 16]), settings=FASTER),
+    "levels-1": Contender(title="1 level", build=bound([1]), settings=FASTER),
+    "levels-2": Contender(title="2 levels", build=bound([1, 4]), settings=FASTER),
+    "levels-3": Contender(title="3 levels", build=bound([1, 4, 16]), settings=FASTER),
     "levels-1-whole": Contender(
         title="1 level of whole layers, written at the end too",
-        build=finishing([1]),
+        build=every([1], finishing=True),
         settings=RATES,
     ),
     "levels-2-whole": Contender(
         title="2 levels of whole layers, written at the end too",
-        build=finishing([1, 4]),
+        build=every([1, 4], finishing=True),
         settings=RATES,
     ),
 }

@@ -1,0 +1,114 @@
+"""How far work is, told while it runs: bars on a terminal, plain lines now and then elsewhere."""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+
+@dataclass
+class _Piece:
+    begun: float  # when, in seconds
+    first: int  # what was done then
+    told: float  # when its last line was
+
+
+class Progress:
+    """One piece of work, or several by name, on the error stream.
+
+    On a terminal each has a bar that is redrawn; elsewhere a plain line of it appears every
+    ``every`` seconds. With ``ends`` a piece has a line at its first and last count too, and its bar
+    stays. ``unit`` is what is counted; ``quiet`` keeps silent.
+    """
+
+    def __init__(
+        self, unit: str = "", *, quiet: bool = False, every: float = 10.0, ends: bool = False
+    ):
+        self.unit, self.quiet, self.every, self.ends = unit, quiet, every, ends
+        self._pieces: dict[str, _Piece] = {}
+        self._bars: Any = None  # rich's, while it draws
+        self._tasks: dict[str, Any] = {}
+        self._heading = ""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def say(self, text: str) -> None:
+        """A line of its own; what is counted without a name from now on belongs to it."""
+        self._close()
+        self.note(text)
+        self._heading = text
+        self.begin()
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the bars."""
+        if self._bars is not None:
+            self._bars.console.print(text, highlight=False, markup=False)
+        elif not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def begin(self, name: str = "", done: int = 0) -> None:
+        """A piece begins, some of it already done; the time that is left is reckoned from here."""
+        now = time.monotonic()
+        self._pieces[name] = _Piece(now, done, -math.inf if self.ends else now)
+
+    def show(self, done: int, total: int, text: str = "", name: str = "") -> None:
+        """So many of so many are done, and what else there is to say."""
+        if self.quiet:
+            return
+        if name not in self._pieces:
+            self.begin(name)
+        if sys.stderr.isatty():
+            self._draw(name, done, total, text)
+            return
+        piece, now = self._pieces[name], time.monotonic()
+        if now - piece.told >= self.every or (self.ends and done == total):
+            piece.told = now
+            left = (now - piece.begun) / max(1, done - piece.first) * (total - done)
+            parts = (name or self._heading, self._count(done, total), text, f"{left:,.0f} s left")
+            print(" | ".join(filter(None, parts)), file=sys.stderr, flush=True)
+
+    def end(self, name: str) -> None:
+        """A piece is done: its bar goes."""
+        self._pieces.pop(name, None)
+        if name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(name))
+
+    def _count(self, done: int, total: int) -> str:
+        return f"{done:,} of {total:,} {self.unit}".rstrip()
+
+    def _draw(self, name: str, done: int, total: int, text: str) -> None:
+        if self._bars is None:
+            from rich import progress
+            from rich.console import Console
+
+            self._bars = progress.Progress(
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(bar_width=20),
+                progress.TextColumn("{task.fields[told]}", markup=False),
+                progress.TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=not self.ends,
+                refresh_per_second=4,
+            )
+            self._bars.start()
+        told = " | ".join(filter(None, (self._count(done, total), text)))
+        if name not in self._tasks:
+            first = self._pieces[name].first
+            self._tasks[name] = self._bars.add_task(name, total=total, completed=first, told=told)
+        self._bars.update(self._tasks[name], completed=done, told=told)
+
+    def _close(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._tasks = None, {}

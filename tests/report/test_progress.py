@@ -1,0 +1,93 @@
+"""What is told of work while it runs."""
+
+import sys
+
+import pytest
+
+from nestling.report import progress as module
+from nestling.report.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only as the test says."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def said(capsys):
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_plain_line_now_and_then_with_the_time_that_is_left(capsys, clock):
+    with Progress("answered", every=10.0) as progress:
+        progress.say("niah-1")
+        clock[0] += 9
+        progress.show(1, 40)
+        assert said(capsys) == ["niah-1"]
+        clock[0] += 1
+        progress.show(2, 40)
+        progress.show(40, 40)
+    assert said(capsys) == ["niah-1 | 2 of 40 answered | 190 s left"]
+    with Progress(quiet=True, every=0.0) as progress:
+        progress.say("niah-1")
+        progress.note("note")
+        progress.show(1, 4)
+    assert said(capsys) == []
+
+
+def test_the_ends_are_told_and_what_was_done_before_takes_no_time(capsys, clock):
+    with Progress("steps", ends=True) as progress:
+        progress.begin(done=1000)
+        for step in (1001, 1002, 1003):
+            clock[0] += 2
+            progress.show(step, 1003, f"loss {step}")
+    assert said(capsys) == [
+        "1,001 of 1,003 steps | loss 1001 | 4 s left",
+        "1,003 of 1,003 steps | loss 1003 | 0 s left",
+    ]
+
+
+def test_pieces_side_by_side_have_their_own_times(capsys, clock):
+    with Progress("steps", every=5.0, ends=True) as progress:
+        for name in ("a", "b"):
+            progress.show(1, 9, name=name)
+            clock[0] += 3
+        progress.show(2, 9, name="a")
+        progress.show(2, 9, name="b")
+        progress.end("a")
+        progress.note("a: finished")
+    assert [line.split(" |")[0] for line in said(capsys)] == ["a", "b", "a", "a: finished"]
+
+
+def be_a_terminal(monkeypatch):
+    """The error stream that capsys has put there for this test is one."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+
+
+def test_on_a_terminal_a_bar_that_is_gone_after_an_interrupt(capsys, monkeypatch):
+    be_a_terminal(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), Progress() as progress:
+        progress.say("niah-1")
+        progress.show(1, 4)
+        assert progress._bars is not None
+        raise KeyboardInterrupt
+    assert progress._bars is None and "niah-1\n" in capsys.readouterr().err
+
+
+def test_on_a_terminal_a_bar_for_every_piece_until_it_ends(capsys, monkeypatch):
+    be_a_terminal(monkeypatch)
+    with Progress("steps", ends=True) as progress:
+        for name in ("[a]", "b"):
+            progress.show(1, 4, "loss [1]", name)
+        assert [task.description for task in progress._bars.tasks] == ["[a]", "b"]
+        assert progress._bars.tasks[0].fields["told"] == "1 of 4 steps | loss [1]"
+        progress.end("[a]")
+        assert [task.description for task in progress._bars.tasks] == ["b"]
+        progress.note("[a]: finished")
+        # another display may draw once a new heading is said
+        progress.say("next")
+        assert progress._bars is None
+    printed = capsys.readouterr().err
+    assert "[a]: finished" in printed and "loss [1]" in printed and "next\n" in printed
