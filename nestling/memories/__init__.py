@@ -6,6 +6,7 @@ MEMORIES = Registry(
     "memory",
     {
         "attention": "nestling.memories.attention:Attention",
+        "ada_transformer": "nestling.memories.ada_transformer:AdaTransformer",
         "self_titans": "nestling.memories.self_titans:SelfTitans",
         "lstm": "nestling.memories.lstm:LSTM",
         "rwkv7": "nestling.memories.rwkv7:RWKV7",

@@ -59,6 +59,7 @@ class Attention(Memory):
         """Options of the memory."""
 
         num_kv_heads: int | None = None  # heads of keys and values; None: as many as of queries
+        head_size: int | None = None  # channels of a head; None: hidden_size / heads
         window: int | None = None  # tokens a query sees, itself included; None: all
         rope_theta: float = 10000.0  # base of the rotation's wavelengths
         short_convolution: bool = False  # width-4 causal convolution and SiLU on q, k and v
@@ -66,14 +67,16 @@ class Attention(Memory):
         def __post_init__(self):
             if self.window is not None and self.window < 1:
                 raise UserError("attention.window must be at least 1 token (or null for all)")
+            if self.head_size is not None and (self.head_size < 2 or self.head_size % 2):
+                raise UserError("attention.head_size must be an even number of channels")
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()
         self.config = config
         self.num_heads = num_heads
         self.num_kv_heads = config.num_kv_heads or num_heads
-        self.head_size = hidden_size // num_heads
-        if hidden_size % num_heads or self.head_size % 2:
+        self.head_size = config.head_size or hidden_size // num_heads
+        if config.head_size is None and (hidden_size % num_heads or self.head_size % 2):
             raise UserError(
                 f"hidden_size {hidden_size} does not split into {num_heads} heads of even width"
             )
@@ -81,13 +84,12 @@ class Attention(Memory):
             raise UserError(
                 f"num_heads {num_heads} is no multiple of num_kv_heads {self.num_kv_heads}"
             )
-        narrow = self.num_kv_heads * self.head_size
-        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        wide, narrow = num_heads * self.head_size, self.num_kv_heads * self.head_size
+        self.query = nn.Linear(hidden_size, wide, bias=False)
         self.key = nn.Linear(hidden_size, narrow, bias=False)
         self.value = nn.Linear(hidden_size, narrow, bias=False)
-        self.output = nn.Linear(hidden_size, hidden_size, bias=False)
-        width = hidden_size + 2 * narrow
-        self.convolution = ShortConvolution(width) if config.short_convolution else None
+        self.output = nn.Linear(wide, hidden_size, bias=False)
+        self.convolution = ShortConvolution(wide + 2 * narrow) if config.short_convolution else None
 
     def init_state(self, batch: int) -> AttentionState:
         """Nothing kept: zero columns."""
@@ -114,7 +116,7 @@ class Attention(Memory):
         flow: Flow = Flow(),
         prefix: Float[Tensor, "P D"] | None = None,
         slides: bool = False,
-    ) -> tuple[Float[Tensor, "B T D"], AttentionState]:
+    ) -> tuple[Float[Tensor, "B T E"], AttentionState]:
         """The heads' answers side by side, before the projection back to the stream.
 
         ``prefix`` stands before the first token of every document, at positions -P to -1, and is
@@ -122,7 +124,20 @@ class Attention(Memory):
         """
         state = self.init_state(x.shape[0]) if state is None else state
         q, k, v, tail = self.project(x, state.tail, flow)
-        documents, positions, document, seen = place(x.shape[:2], state, flow)
+        return self.answer(q, k, v, state._replace(tail=tail), flow, prefix, slides)
+
+    def answer(
+        self,
+        q: Float[Tensor, "B T H K"],
+        k: Float[Tensor, "B T G K"],
+        v: Float[Tensor, "B T G K"],
+        state: AttentionState,
+        flow: Flow,
+        prefix: Float[Tensor, "P D"] | None = None,
+        slides: bool = False,
+    ) -> tuple[Float[Tensor, "B T E"], AttentionState]:
+        """``mix`` from queries, keys and values that are not yet rotated."""
+        documents, positions, document, seen = place(q.shape[:2], state, flow)
         q, k = rotate(torch.cat((q, k), dim=2), positions, self.config.rope_theta).split(
             (self.num_heads, self.num_kv_heads), dim=2
         )
@@ -134,13 +149,13 @@ class Attention(Memory):
             torch.cat((state.positions, positions), dim=1),
             document,
             seen,
-            tail,
+            state.tail,
         )
         fresh = state.keys.shape[1] == 0 and flow.reset is None and flow.mask is None
         plain = self.config.window is None and prefix is None
         if fresh and plain:
             y = self.attend(q, k, v, None)
-        elif plain and x.shape[1] == 1 and self._sees_all(kept):
+        elif plain and q.shape[1] == 1 and self._sees_all(kept):
             y = self.attend(q, kept.keys, kept.values, None)
         else:
             keys, values = kept.keys, kept.values

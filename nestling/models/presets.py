@@ -100,6 +100,10 @@ def _mamba2(size: str) -> Options:
     return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
 
 
+# channels of a head in which attention and a matrix have the parameters of a Transformer block
+ADAPTIVE_HEADS = {"tiny": 166, "small": 176, "340m": 184, "760m": 276, "1.3b": 868}
+
+
 # widths of heads: a token costs the cube in Newton-Schulz, the square in softmax of the weights
 def _narrow(memory: str, width: int) -> Callable[[str], Options]:
     return lambda size: {memory: {"heads": SIZES[size]["hidden_size"] // width}}
@@ -126,6 +130,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "transformer": Family(
         pattern=("attention", "mlp"), options=_grouped, feed_forward=FEED_FORWARD
+    ),
+    # matrices in the MLP's place are all there is beside attention: both are wider for it
+    "ada-transformer": Family(
+        pattern=("ada_transformer",),
+        feed_forward={},
+        options=lambda size: {"ada_transformer": {"head_size": ADAPTIVE_HEADS[size]}},
     ),
     "sliding-window": Family(
         pattern=("attention", "mlp"), options=_windowed, feed_forward=FEED_FORWARD

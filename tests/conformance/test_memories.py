@@ -16,6 +16,7 @@ TINY = {
         {"window": 5},
         {"num_kv_heads": 1, "short_convolution": True},
     ],
+    "ada_transformer": [{}, {"head_size": 6, "rate_init": 0.7, "matrices": 1}],
     "self_titans": [
         {"period": 8, "projection_period": 4},
         {"period": 4, "projection_period": 8, "adaptive_q": True, "eta_init": 0.3},

@@ -49,8 +49,10 @@ def in_loops(memory: Attention, x: torch.Tensor, window: int | None = None) -> t
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 1, 6, 50])
-def test_equation_62_and_63_in_loops(groups, window):
-    memory, x = build(num_kv_heads=groups, window=window), text(1, 17, WIDTH)
+@pytest.mark.parametrize("head_size", [None, 4])
+def test_equation_62_and_63_in_loops(groups, window, head_size):
+    memory = build(num_kv_heads=groups, window=window, head_size=head_size)
+    x = text(1, 17, WIDTH)
     assert_close(memory(x)[0][0], in_loops(memory, x[0], window))
 
 
@@ -102,6 +104,8 @@ def test_a_short_convolution_mixes_neighbours_before_the_keys():
         ({"num_kv_heads": 3}, 4, "num_kv_heads"),
         ({}, 5, "hidden_size"),
         ({}, 8, "even"),
+        ({"head_size": 3}, 4, "head_size"),
+        ({"head_size": 0}, 4, "head_size"),
     ],
 )
 def test_what_cannot_be_is_refused(options, heads, word):

@@ -9,7 +9,7 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
-from nestling.core.transfer import MADE, READ
+from nestling.core.transfer import MADE, READ, Transfer
 from nestling.ops.momentum_gated_delta_rule import DeltaState, momentum_gated_delta_rule
 
 INITIAL_STD = 0.02
@@ -70,7 +70,13 @@ def scan(
     return y, state.weight
 
 
-def matrix_level(name: str, objective: str, rule: str, parameters: int) -> Level:
+def matrix_level(
+    name: str,
+    objective: str,
+    rule: str,
+    parameters: int,
+    transfer: tuple[Transfer, ...] = (READ, MADE),
+) -> Level:
     """The box of a matrix that every token writes."""
     return Level(
         name=name,
@@ -80,5 +86,5 @@ def matrix_level(name: str, objective: str, rule: str, parameters: int) -> Level
         objective=objective,
         rule=rule,
         context="the key and the value of each token",
-        transfer=(READ, MADE),
+        transfer=transfer,
     )
