@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Divide the MLPs of a trained model into levels, each written at a period of its own.
+    """Make ready what is to be written: by study of each text, or levels at periods of their own.
 
     The weights stay what they are: until it reads, the adapted model computes what it did before.
     """
@@ -17,25 +18,30 @@ class Command:
     """Folder of a Hugging Face model, a .gguf file, an id of the hub, or smollm2-135m-instruct."""
     out: Path
     """Folder for the adapted model."""
-    levels: str = "64,512"
+    levels: str | None = None
     """Levels as period[:lr[:rule[:share]]],...; periods in tokens, `inf` for what is never written;
-    a level with a share is reset when the next slower one is written (docs/continual.md)."""
-    variant: str = "partition"
-    """partition (MLPs are shared out by layers), whole (the layers themselves are), chain or
+    a level with a share is reset when the next slower one is written (docs/continual.md). Without
+    it what is read is studied (variant low-rank)."""
+    variant: str | None = None
+    """low-rank (the default: study writes a small change for each document), partition (MLPs are
+    shared out by layers; the default with --levels), whole (the layers themselves are), chain or
     independent (each layer gets every level)."""
     layers: str | None = None
-    """Layers of each level, slow to fast, such as 0-9,10-19,20-29; by default equal shares."""
+    """Layers of each level, slow to fast, such as 0-9,10-19,20-29; by default equal shares, of
+    low-rank the upper half."""
+    rank: int | None = None
+    """low-rank: columns of the two thin matrices a document's change has for each matrix."""
 
     def run(self) -> None:
         """Write the folder and print what each level holds."""
-        from nestling.models.pretrained import load_base, parse_levels, save_stacked, with_layers
+        from nestling.models.pretrained import load_base, save_stacked
         from nestling.report import Table
 
-        levels = with_layers(parse_levels(self.levels), self.layers)
+        levels, variant = self._levels()
         base = load_base(self.model)
         if base.tokenizer is None:
             print(f"warning: {self.model} has no tokenizer; put one beside the model to use it")
-        whole = save_stacked(base, levels, self.variant, self.out)
+        whole = save_stacked(base, levels, variant, self.out)
         sizes = {name: value.numel() for name, value in whole.model.named_parameters()}
         rows = [
             (spec.text, f"{sum(sizes[name] for name in names):,}", f"{names[0]} ... {names[-1]}")
@@ -43,3 +49,19 @@ class Command:
         ]
         print(Table(columns=("level", "parameters", "from ... to"), rows=rows).text())
         print(f"{base.model_type}, {sum(sizes.values()):,} parameters, in {self.out}")
+
+    def _levels(self) -> tuple[Any, str]:
+        """The levels and their variant; those that do not go together raise UserError."""
+        from nestling.core.error import UserError
+        from nestling.models.pretrained import parse_levels, studied_level, with_layers
+
+        variant = self.variant or ("partition" if self.levels else "low-rank")
+        if variant == "low-rank":
+            if self.levels:
+                raise UserError(
+                    "variant low-rank has one level, written by study; leave levels out"
+                )
+            return with_layers((studied_level(self.rank),), self.layers), variant
+        if self.rank is not None:
+            raise UserError(f"variant {variant} has no rank; leave it out, or take low-rank")
+        return with_layers(parse_levels(self.levels or "64,512"), self.layers), variant

@@ -2,23 +2,27 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Go on after a prompt with the model and its memory file; nothing is learned from it."""
+    """Answer a question with the model and its memory file; nothing is learned from it."""
 
     model: tyro.conf.Positional[str]
     """The model the memory was learned with."""
-    prompt: tyro.conf.Positional[str]
-    """Text to go on with."""
+    prompt: tyro.conf.Positional[str | None] = None
+    """A question, or text to go on with. Without one a conversation: a question a line; /read FILE
+    studies a text, /undo forgets the last one, /quit ends."""
     memory: Path | None = None
     """Memory file; without one the base model answers."""
     chat: bool = False
-    """Put the prompt as a message in the chat template of the model's tokenizer."""
+    """Put the prompt in the chat template of the model's tokenizer, and complain if it has none; by
+    default it is put there if there is one."""
+    go_on: bool = False
+    """Go on after the prompt as after any text."""
     tokens: int = 100
     """Tokens to write, at most."""
     temperature: float = 0.0
@@ -36,7 +40,7 @@ class Command:
     """Torch device, such as cpu or cuda."""
 
     def run(self) -> None:
-        """Print the answer."""
+        """Print the answer, or talk."""
         from nestling.continual.opening import open_learner
         from nestling.core.error import UserError
 
@@ -46,12 +50,50 @@ class Command:
             self.model, self.memory, levels=self.levels, device=self.device, must_exist=True
         )
         learner.gate = self.gate
+        if self.prompt is None:
+            self._converse(learner)
+        else:
+            print(self._answer(learner, self.prompt))
+
+    def _answer(self, learner: Any, prompt: str) -> str:
+        """What the model says to a prompt."""
+        from nestling.continual.study.form import END, PLAIN
+        from nestling.core.error import UserError
+
+        if self.chat and self.go_on:
+            raise UserError("--chat and --go-on exclude each other")
+        chat = self.chat or (not self.go_on and learner.talks)
+        asks = not chat and not self.go_on and bool(learner.state.studied)
         answer = learner.generate(
-            self.prompt,
+            PLAIN.format(question=prompt) if asks else prompt,
             tokens=self.tokens,
             temperature=self.temperature,
             top_k=self.top_k,
             seed=self.seed,
-            chat=self.chat,
+            chat=chat,
         )
-        print(answer if self.chat else self.prompt + answer)
+        if asks:
+            return answer.strip().split(END)[0]
+        return answer if chat else prompt + answer
+
+    def _converse(self, learner: Any) -> None:
+        """Answer line by line."""
+        import sys
+
+        from nestling.continual.study.talk import Talk
+        from nestling.core.error import UserError
+
+        talk = Talk(learner, self.memory)
+        shown = sys.stdin.isatty()
+        while True:
+            if shown:
+                print("> ", end="", flush=True)
+            line = sys.stdin.readline()
+            if not line or line.strip() == "/quit":
+                return
+            try:
+                said = talk.told(line.strip(), lambda prompt: self._answer(learner, prompt))
+            except UserError as error:
+                said = f"error: {error}"
+            if said:
+                print(said, flush=True)

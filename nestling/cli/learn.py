@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 
@@ -27,6 +28,19 @@ class Command:
     """At the end write what waits in open periods, too."""
     surprise: float | None = None
     """Learn only from tokens predicted with at least this loss (nats)."""
+    study: Literal["none", "light", "full"] | None = None
+    """Make questions about each text and learn to answer them; by default full where the model was
+    adapted for it (low-rank), else none."""
+    budget: int | None = None
+    """Most writes of study for each text."""
+    rank: int | None = None
+    """Rank of what study writes for a text."""
+    show_questions: bool = False
+    """Print the questions that study makes."""
+    questions: Path | None = None
+    """File of your own questions, one a line (its answer after a tab), asked before and after."""
+    keep_text: bool = False
+    """Keep the sentences of a text in the memory, to be gone over again with later ones."""
     averages: str | None = None
     """Tokens of running averages to keep of what levels write, such as 2048,8192; `ask --gate
     levels` mixes them in."""
@@ -75,17 +89,48 @@ class Command:
             learner = open_learner(
                 self.model, self.memory, levels=self.levels, options=options, device=self.device
             )
+            if self.study is not None:
+                learner.studies = self.study != "none"
+            guard = Guard(probe=probe, limit=self.max_forgetting) if probe else None
+            studies = self._studies(learner, guard)
             session = Session(
                 learner=learner,
                 memory=self.memory,
                 save_every=self.save_every,
-                guard=Guard(probe=probe, limit=self.max_forgetting) if probe else None,
+                guard=None if learner.studies else guard,
             )
             with session.shown(self.quiet):
                 for number in range(self.passes):
                     session.read(documents, again=self.again or number > 0)
             if self.finish:
                 session.finish()
+            if learner.studies:
+                with studies.shown(self.quiet):
+                    studies.run()
         print(session.summary())
+        if studies.studied:
+            print(studies.summary())
         if self.json is not None:
-            session.result(self.model).write(self.json)
+            result = session.result(self.model)
+            result.metrics["study"] = studies.record()
+            result.write(self.json)
+
+    def _studies(self, learner: Any, guard: Any) -> Any:
+        """The study of what waits, as the options say."""
+        import dataclasses
+
+        from nestling.continual.study.plan import PLANS
+        from nestling.continual.study.session import Studies, questions_shown, read_questions
+
+        plan = PLANS[self.study if self.study in PLANS else "full"]
+        plan = dataclasses.replace(
+            plan, rank=self.rank or learner.rank, budget=self.budget, keep_text=self.keep_text
+        )
+        return Studies(
+            learner=learner,
+            memory=self.memory,
+            plan=plan,
+            guard=guard,
+            own=read_questions(self.questions) if self.questions else (),
+            made=questions_shown if self.show_questions else None,
+        )

@@ -13,6 +13,8 @@ class Show:
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
+    model: tyro.conf.Positional[str | None] = None
+    """The model it was learned with: what was studied is then asked anew."""
 
     def run(self) -> None:
         """Print base, levels, documents and clocks."""
@@ -21,6 +23,55 @@ class Show:
         from nestling.report import Table
 
         print(Table(columns=("", str(self.file)), rows=show(read_memory(self.file))).text())
+        if self.model is not None:
+            self._ask(self.model)
+
+    def _ask(self, model: str) -> None:
+        """Ask what was studied, and print how much of each document is known now."""
+        from nestling.continual.opening import open_learner
+        from nestling.continual.study.session import known_now
+        from nestling.report import Table
+
+        learner = open_learner(model, self.file, must_exist=True)
+        rows = [(one.name, f"{known} of {asked}") for one, known, asked in known_now(learner)]
+        print(Table(columns=("document", "right now"), rows=rows).text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forget:
+    """Take what a document has taught out of a memory."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file; it is written anew."""
+    document: tyro.conf.Positional[str]
+    """Name, number (from 0) or beginning of the checksum, as `show` prints them."""
+
+    def run(self) -> None:
+        """Write the file anew."""
+        _forget(self.file, self.document)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undo:
+    """Take what the document studied last has taught out of a memory: it is as before."""
+
+    file: tyro.conf.Positional[Path]
+    """Memory file; it is written anew."""
+
+    def run(self) -> None:
+        """Write the file anew."""
+        _forget(self.file, None)
+
+
+def _forget(file: Path, document: str | None) -> None:
+    from nestling.continual.file import read_memory, write_memory
+    from nestling.continual.memory import forgotten
+    from nestling.data.lock import locked
+
+    with locked(file, "nestling memory forget"):
+        left, name = forgotten(read_memory(file), document)
+        write_memory(file, left)
+    print(f"{file}: {name} is forgotten")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +241,8 @@ class Consolidate:
 
 Command = (
     Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Forget, tyro.conf.subcommand("forget")]
+    | Annotated[Undo, tyro.conf.subcommand("undo")]
     | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Fork, tyro.conf.subcommand("fork")]
     | Annotated[Merge, tyro.conf.subcommand("merge")]

@@ -1,20 +1,17 @@
 """Consolidation: a slower level takes over what the fast ones have learned; they are emptied."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from nestling.continual.learner import ContinualLearner
+from nestling.continual.replay import Rows, Weights, written_by
 from nestling.core.error import UserError
 from nestling.rules.level import CMSLevel, gathered, moved, new_level, written
-
-Weights = Mapping[str, Tensor]
-Rows = Int[Tensor, "N L"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +64,11 @@ def consolidate(
     update, with its own samples). Deviates: the whole slower level learns, not a low-rank expert;
     the samples are off-policy, with no reward.
     """
+    if not learner.levels:
+        raise UserError(
+            "this memory is written by study, and has no levels to consolidate: each document's "
+            "change is a level of its own already"
+        )
     if not 0 <= plan.into < len(learner.levels) - 1:
         raise UserError(
             f"level {plan.into} has no faster one; levels are 0 (slowest) to "
@@ -154,25 +156,5 @@ def _replay(
             ).tolist()
             new = torch.tensor([ids[p : p + plan.length] for p in places], device=learner.device)
         else:
-            new = _written_by(learner, after, rows - old, plan.length, seed)
-        yield new, _written_by(learner, before, old, plan.length, seed)
-
-
-@torch.no_grad()
-def _written_by(
-    learner: ContinualLearner, weights: Weights, rows: int, length: int, seed: int
-) -> Rows:
-    """Sequences drawn from a model, from the start of a document on."""
-    device = learner.device
-    if rows == 0:
-        return torch.zeros(0, length, dtype=torch.long, device=device)
-    first = learner.text.first_token(learner.reader.model.config)
-    given = torch.full((rows, 1), first, device=device)
-    more: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        out = learner.reader.generate(
-            weights, given, max_new_tokens=length - 1, min_new_tokens=length - 1, **more
-        )
-    return torch.cat([given, out], dim=1)
+            new = written_by(learner.reader, learner.text, after, rows - old, plan.length, seed)
+        yield new, written_by(learner.reader, learner.text, before, old, plan.length, seed)

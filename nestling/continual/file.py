@@ -19,7 +19,9 @@ KIND = "nestling-learned"
 STALE = 3600  # seconds
 PLAIN = 1  # what the first nestling reads
 # with levels that are reset, or averages; raised when an older one could not read what is written
-FORMAT = 2
+NESTED = 2
+# with what study has taught
+FORMAT = 3
 
 
 class MemoryFile(NamedTuple):
@@ -33,7 +35,9 @@ def write_memory(path: str | Path, memory: MemoryFile) -> Path:
     """Write a memory; the file appears whole or not at all."""
     nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
     plain = not nested and not memory.about.get("options", {}).get("averages")
-    about = {**memory.about, "format": PLAIN if plain else FORMAT}
+    studied = any(memory.about.get(name) for name in ("studied", "waiting", "open"))
+    kind = FORMAT if studied else PLAIN if plain else NESTED
+    about = {**memory.about, "format": kind}
     tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
     header = {"about": about, "sha256": content_digest(about, tensors.items())}
     # one entry: safetensors writes several in an order of chance

@@ -1,6 +1,7 @@
 """A model that goes on learning from what it reads, and keeps what it learned apart from itself."""
 
 from collections.abc import Callable, Sequence
+from operator import is_not
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ from nestling.continual.record import restore_state, save_state
 from nestling.continual.seen import Seen
 from nestling.continual.state import Document, Options, Reading, State
 from nestling.continual.stream import cut, read_alone, segment_gradients
+from nestling.continual.study.change import changed
+from nestling.continual.study.form import END, PLAIN
+from nestling.continual.study.plan import Plan
+from nestling.continual.study.record import Studied, Waiting, find_studied
+from nestling.continual.study.study import School, Show, study_next
 from nestling.continual.text import Text
 from nestling.continual.writing import gathered_all, written_all
 from nestling.core.error import UserError
@@ -22,7 +28,7 @@ from nestling.core.mixture import SHARE, followed
 from nestling.data.lock import locked
 from nestling.models.functional import FunctionalModel
 from nestling.models.mixed import generate_mixed
-from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stacked
+from nestling.models.pretrained import RANK, LevelSpec, Stacked, parse_levels, stacked
 from nestling.rules.level import LevelState, due, moved, new_level, restarted
 
 # called when a segment has been read, with the learner as it is then
@@ -78,7 +84,8 @@ class ContinualLearner:
         self.parameters = tuple(model.parameters[i] for i in chosen)  # names, for each level
         self.writers = tuple(level.writer() for level in self.levels)
         self.sizes = cut(options, [writer.period for writer in self.writers], self.reader)
-        self.spans = spans(options.averages, self.writers[-1].period)  # tokens, slow to fast
+        fastest = self.writers[-1].period if self.writers else 1
+        self.spans = spans(options.averages, fastest) if self.writers else ()  # slow to fast
         own = dict(model.model.named_parameters())
         self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
         erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
@@ -88,6 +95,9 @@ class ContinualLearner:
         self.seen = Seen()  # memory files read and written
         self._digest: str | None = None
         self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
+        self._studied: tuple[Any, dict[str, Tensor]] | None = None  # what was added to what
+        self._school: Any = None
+        self.studies = not self.levels  # whether what is read waits to be studied
         self.state = self._fresh()
 
     def _fresh(self) -> State:
@@ -139,6 +149,11 @@ class ContinualLearner:
             return self._nothing()
         else:
             self.state = self.state._replace(documents=(*documents, about))
+            if self.studies:
+                self._put_off(Waiting(name, about.sha256, text))
+        if not self.levels:
+            self.state = _counted(self.state, len(ids))
+            return self._nothing() + Reading(tokens=len(ids), writes=())
         return self.read_tokens(ids[about.read :], begins=about.read == 0, after=after)
 
     def read_tokens(
@@ -168,6 +183,71 @@ class ContinualLearner:
                 after(self, reading)
         return reading
 
+    def _put_off(self, one: Waiting) -> None:
+        """A document waits for study, unless it does already."""
+        if all(other.sha256 != one.sha256 for other in self.state.waiting):
+            self.state = self.state._replace(waiting=(*self.state.waiting, one))
+
+    def study(self, plan: Plan | None = None, show: Show | None = None) -> tuple[Studied, ...]:
+        """Study all documents that wait, so that they are known with their text gone.
+
+        ``plan`` says how thoroughly; a study that was broken off goes on with the plan it had.
+        ``show`` is called with the learner and its progress after every step: then ``state`` holds
+        all that is needed to go on there (``nestling.continual.study``).
+        """
+        found: list[Studied] = []
+        while self.state.waiting:
+            found.append(study_next(self.school, plan or Plan(rank=self.rank), show))
+        return tuple(found)
+
+    @property
+    def rank(self) -> int:
+        """The rank of what a document teaches, where no plan says otherwise."""
+        return next((one.rank for one in self.base.levels if one.rank is not None), RANK)
+
+    @property
+    def school(self) -> School:
+        """What all studies of this learner share; made when it is first needed."""
+        if self._school is None or self._school.learner is not self:
+            self._school = School(self)
+        return self._school
+
+    @property
+    def talks(self) -> bool:
+        """Whether the model has a chat template."""
+        return self.base.tokenizer is not None and bool(self.text.tokenizer.chat_template)
+
+    def ask(self, question: str, *, tokens: int = 100, chat: bool | None = None) -> str:
+        """What the model answers, its context empty but for the question.
+
+        In the chat template where there is one, or as ``chat`` says; else as a plain question.
+        """
+        if chat is None:
+            chat = self.talks
+        if chat:
+            return self.generate(question, tokens=tokens, chat=True).strip()
+        said = self.generate(PLAIN.format(question=question), tokens=tokens)
+        return said.strip().split(END)[0]
+
+    def undo(self) -> Studied:
+        """Forget the document that was studied last: the model is again what it was before."""
+        if not self.state.studied:
+            raise UserError("nothing has been studied: there is nothing to undo")
+        return self.forget(len(self.state.studied) - 1)
+
+    def forget(self, document: str | int) -> Studied:
+        """Take away what a document (its name, checksum or number from 0) has taught.
+
+        The one studied last is gone as if it had never been read; of an earlier one later documents
+        may have kept a trace, as they were studied upon it.
+        """
+        number = find_studied(self.state.studied, document)
+        one = self.state.studied[number]
+        left = tuple(other for n, other in enumerate(self.state.studied) if n != number)
+        documents = tuple(old for old in self.state.documents if old.sha256 != one.sha256)
+        self.state = self.state._replace(studied=left, documents=documents)
+        return one
+
     def _nothing(self) -> Reading:
         return Reading(writes=(0,) * len(self.levels))
 
@@ -178,6 +258,8 @@ class ContinualLearner:
         only at multiples of its period.
         """
         reading = self._segment(self.state, write=False)
+        if not self.levels:
+            return reading
         firing = [bool(level.terms > 0) for level in self.state.levels]
         state, writes = self._written(self.state, firing)
         fresh = [level._replace(seen=torch.zeros_like(level.seen)) for level in state.levels]
@@ -225,16 +307,30 @@ class ContinualLearner:
                 )
                 old = self._made[index] = (level, made)
             found.update(zip(names, old[1], strict=True))
+        if self.state.studied:
+            found |= self._with_study(found)
         if grad:
             return {name: value.detach().requires_grad_() for name, value in found.items()}
         return found
+
+    def _with_study(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that study has changed, added to what levels have made of them."""
+        key = (self.state.studied, *(found[name] for name in found))
+        old = self._studied
+        if old is None or len(old[0]) != len(key) or any(map(is_not, old[0], key)):
+            own = dict(self.reader.model.named_parameters())
+            changes = [one.change for one in self.state.studied]
+            start = {name: own[name].detach() for change in changes for name in change} | found
+            old = self._studied = (key, changed(start, changes))
+        return old[1]
 
     def experts(self) -> tuple[dict[str, Tensor], ...]:
         """The base, the averages, and the model with its slowest level alone, with two, with all.
 
         Each as the weights of all levels.
         """
-        return experts(self.parameters, self.start, self.state.averages, self.weights())
+        found = experts(self.parameters, self.start, self.state.averages, self.weights())
+        return found if self.levels or not self.state.studied else (*found, self.weights())
 
     @torch.no_grad()
     def losses(self, ids: Sequence[int], gate: str | None = None) -> Float[Tensor, "K N"]:
@@ -298,6 +394,7 @@ class ContinualLearner:
         other.__dict__.update(self.__dict__)
         other._made = dict(self._made)
         other.seen = self.seen.fork()
+        other._school = None
         return other
 
     def reset(self, level: int | None = None) -> None:

@@ -10,6 +10,12 @@ from torch import Tensor
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.record import begin_name, moved_name, tensor_names
 from nestling.continual.storage import packed, parse_storage, unpacked
+from nestling.continual.study.record import (
+    change_tensors,
+    find_studied,
+    studied_of,
+    studied_record,
+)
 from nestling.core.error import UserError
 from nestling.data.lock import locked
 from nestling.models.pretrained import LevelSpec
@@ -53,6 +59,10 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
         ("tokens read", f"{stream['tokens'] + waits:,}, of which {waits} wait for their segment"),
         ("reading", ", ".join(f"{k} {v}" for k, v in about["options"].items())),
     ]
+    for name, _, text in about.get("waiting", ()):
+        rows.append(("waits for study", f"{name or '-'}, {len(text):,} characters"))
+    for number, one in enumerate(about.get("studied", ())):
+        rows.append((f"studied {number}", told(one)))
     for index, record in enumerate(about["levels"]):
         moved = level_moved(memory, index)
         begins = length(_level_tensors(memory, index, begin_name))
@@ -70,6 +80,17 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
         part = "" if read == tokens else f", broken off at {read}"
         rows.append(("document", f"{name or '-'} {digest[:12]}, {tokens:,} tokens{part}"))
     return rows
+
+
+def told(one: dict[str, Any]) -> str:
+    """What a memory says of a document that was studied."""
+    figures = one["figures"]
+    missing = f", not asked for: {', '.join(one['missing'])}" if one["missing"] else ""
+    return (
+        f"{one['name'] or '-'} {one['sha256'][:12]}: {len(one['questions'])} questions, right "
+        f"{figures['right_before']:.0f} before and {figures['right_after']:.0f} after of "
+        f"{figures['asked']:.0f}{missing}"
+    )
 
 
 class Difference(NamedTuple):
@@ -135,16 +156,57 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
     tokens = sum(memory.about["stream"]["tokens"] for memory in memories)
     about = _at_rest(memories[0].about, "exact")
     about["documents"] = list(documents.values())
+    about["studied"], changes = _studied(memories, shares)
+    tensors |= changes
     about["stream"]["tokens"] = tokens
     return MemoryFile(about, tensors)
+
+
+def _studied(
+    memories: Sequence[MemoryFile], shares: Sequence[float]
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """What study has taught all memories: their documents one after another, each once."""
+    records: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for share, memory in zip(shares, memories, strict=True):
+        for number, record in enumerate(memory.about.get("studied", ())):
+            if any(record["sha256"] == other["sha256"] for other in records):
+                continue
+            for name in record["maps"]:
+                for side, scale in (("left", share), ("right", 1.0)):
+                    value = memory.tensors[f"study.{number}.{side}.{name}"]
+                    tensors[f"study.{len(records)}.{side}.{name}"] = value * scale
+            records.append(record)
+    return records, tensors
+
+
+def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str]:
+    """The memory without what one document has taught (None: the last), and its name.
+
+    What levels have learned of it as it was read stays; there is no way to take that out.
+    """
+    records = list(memory.about.get("studied", ()))
+    placed = [studied_of(n, record, memory.tensors) for n, record in enumerate(records)]
+    if not placed:
+        raise UserError("nothing in this memory was studied: there is nothing to forget")
+    gone = len(placed) - 1 if document is None else find_studied(placed, document)
+    tensors = {k: v for k, v in memory.tensors.items() if not k.startswith("study.")}
+    left = [one for number, one in enumerate(placed) if number != gone]
+    for number, one in enumerate(left):
+        tensors.update(change_tensors(number, one))
+    digest = placed[gone].sha256
+    about = {**memory.about, "studied": [studied_record(one) for one in left]}
+    about["documents"] = [old for old in about["documents"] if old[1] != digest]
+    return MemoryFile(about, tensors), placed[gone].name or digest[:12]
 
 
 def _at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
     """The record of a memory that holds what has moved and nothing of open periods."""
     rest = {"terms": 0.0, "seen": 0, "writes": 0}
     stream = {"open_ids": [], "open_starts": [], "last": None, "window": []}
+    kept = {name: value for name, value in about.items() if name != "open"}
     return {
-        **about,
+        **kept,
         "storage": storage,
         "levels": [{**record, **rest} for record in about["levels"]],
         "stream": {**about["stream"], **stream},
@@ -161,6 +223,7 @@ def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
         about = _at_rest(memory.about, "exact")
         about["documents"] = []
         about["stream"]["tokens"] = 0
+        about = {k: v for k, v in about.items() if k not in ("studied", "waiting")}
         return MemoryFile(about, {})
     if not 0 <= level < len(records):
         raise UserError(f"there is no level {level}; levels are 0 to {len(records) - 1}")
@@ -199,7 +262,7 @@ def _fork(source: Path, target: Path, storage: str | None) -> Fork:
         write_memory(target, memory)
         return Fork(before, target.stat().st_size, 0.0)
     form = parse_storage(storage)
-    tensors = {}
+    tensors = {k: v for k, v in memory.tensors.items() if k.startswith("study.")}
     lost, all_of_it = 0.0, 0.0
     for name, value in _all_moved(memory):
         parts = packed(name, value, form)

@@ -13,12 +13,25 @@ import nestling
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.state import Document, State, Stream
 from nestling.continual.storage import EXACT, packed, parse_storage, unpacked
+from nestling.continual.study.record import (
+    Open,
+    Studied,
+    Waiting,
+    change_tensors,
+    open_of,
+    open_record,
+    studied_of,
+    studied_record,
+)
 from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec
 from nestling.rules.level import LevelState
 
 if TYPE_CHECKING:
     from nestling.continual.learner import ContinualLearner
+
+
+OPEN = "open."  # what the names of an open study's tensors begin with
 
 
 def moved_name(level: int, parameter: str) -> str:
@@ -66,6 +79,11 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
             for name, value in zip(names, average[index], strict=True):
                 if bool(value.any()):
                     tensors.update(packed(average_name(span, index, name), value, form))
+    for number, one in enumerate(learner.state.studied):
+        tensors.update(change_tensors(number, one))
+    if exact and learner.state.open is not None:
+        opened = learner.state.open.tensors.items()
+        tensors.update({f"{OPEN}{name}": value for name, value in opened})
     stream = learner.state.stream
     if exact:
         context = learner.reader.tensors(stream.context)
@@ -132,6 +150,7 @@ def _about(learner: "ContinualLearner", storage: str) -> dict[str, Any]:
             "window": list(stream.window) if exact else [],
         },
         "documents": [list(document) for document in state.documents],
+        **study_record(state, exact),
     }
 
 
@@ -173,6 +192,32 @@ def restore_state(learner: "ContinualLearner", path: Path) -> State:
         ),
         tuple(Document(*document) for document in about["documents"]),
         averages,
+        *study_of(about, tensors, learner.device),
+    )
+
+
+def study_record(state: State, exact: bool) -> dict[str, Any]:
+    """What a record says of study; nothing where there was none."""
+    found: dict[str, Any] = {}
+    if state.waiting:
+        found["waiting"] = [list(one) for one in state.waiting]
+    if state.studied:
+        found["studied"] = [studied_record(one) for one in state.studied]
+    if exact and state.open is not None:
+        found["open"] = open_record(state.open)
+    return found
+
+
+def study_of(
+    about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
+) -> tuple[tuple[Waiting, ...], Open | None, tuple[Studied, ...]]:
+    """What waits, what is open and what was studied, as a record and tensors say."""
+    placed = {n: v.to(device) for n, v in tensors.items() if n.startswith(("study.", OPEN))}
+    opened = {n.removeprefix(OPEN): v for n, v in placed.items() if n.startswith(OPEN)}
+    return (
+        tuple(Waiting(*one) for one in about.get("waiting", ())),
+        open_of(about["open"], opened) if "open" in about else None,
+        tuple(studied_of(n, one, placed) for n, one in enumerate(about.get("studied", ()))),
     )
 
 

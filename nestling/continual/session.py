@@ -32,7 +32,9 @@ class Session:
 
     def __post_init__(self):
         segment = self.learner.sizes.segment
-        every = self.save_every or min(writer.period for writer in self.learner.writers)
+        every = self.save_every or min(
+            (writer.period for writer in self.learner.writers), default=segment
+        )
         if every < 1 or every % segment:
             raise UserError(f"save-every must be a multiple of the segment, {segment} tokens")
         self._every = every

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nestling.continual.average import Average
+from nestling.continual.study.record import Open, Studied, Waiting
 from nestling.core.error import UserError
 from nestling.rules.level import LevelState
 
@@ -59,6 +60,9 @@ class State(NamedTuple):
     stream: Stream = Stream()
     documents: tuple[Document, ...] = ()
     averages: tuple[Average, ...] = ()  # slow to fast
+    waiting: tuple[Waiting, ...] = ()  # documents that are yet to be studied
+    open: Open | None = None  # how far the study of the first of them has come
+    studied: tuple[Studied, ...] = ()  # what study has taught, document by document
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ def cut(options: Options, periods: list[int], reader: FunctionalModel) -> Cut:
     if window is not None and limit is not None and window > limit:
         raise UserError(f"window {window} is longer than the {limit} tokens the model was made for")
     most = min(SEGMENT, window // 2) if window else SEGMENT
+    if not periods:  # nothing is written while it is read
+        return Cut(options.segment or most, window)
     fast = min(periods)
     segment = options.segment or max(n for n in range(1, most + 1) if fast % n == 0)
     if fast % segment:

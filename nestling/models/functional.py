@@ -48,7 +48,7 @@ class FunctionalModel:
         self, weights: Mapping[str, Tensor], ids: Int[Tensor, "B T"], context: Any = None
     ) -> tuple[Float[Tensor, "B T V"], Any]:
         """The logits of the next token at every position, and the context after it."""
-        cache = self._cache(context)
+        cache = self.cache(context)
         out = self.call(
             weights, lambda model: model(input_ids=ids, past_key_values=cache, use_cache=True)
         )
@@ -123,7 +123,8 @@ class FunctionalModel:
         layers = len(tensors) // 2
         return tuple((tensors[f"{i}.0"], tensors[f"{i}.1"]) for i in range(layers))
 
-    def _cache(self, context: Any) -> Any:
+    def cache(self, context: Any) -> Any:
+        """A cache as the model takes it, that holds a context."""
         if not isinstance(self.model, HopeForCausalLM):
             return DynamicCache(context)
         cache = self.model.new_cache()

@@ -6,11 +6,12 @@ from nestling.models.pretrained.families import FAMILIES
 from nestling.models.pretrained.folder import Stacked, load_stacked, save_stacked, stacked
 from nestling.models.pretrained.level import LevelSpec, parse_levels, with_layers
 from nestling.models.pretrained.scratch import new_llama
-from nestling.models.pretrained.stacking import VARIANTS
+from nestling.models.pretrained.stacking import RANK, VARIANTS, studied_level
 from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
 
 __all__ = [
     "FAMILIES",
+    "RANK",
     "VARIANTS",
     "WHEELS",
     "Base",
@@ -24,5 +25,6 @@ __all__ = [
     "save_stacked",
     "save_with",
     "stacked",
+    "studied_level",
     "with_layers",
 ]

@@ -24,9 +24,13 @@ class LevelSpec:
     # nested: whenever the next slower level is written this one goes back to where it begins, which
     # has taken up this fraction of the way it went (``nestling.rules.level.rewound``); None: never
     share: float | None = None
+    # studied: what each document teaches is a change of this rank (``nestling.continual.study``)
+    rank: int | None = None
 
     def __post_init__(self):
         check_share(self.share, "the share of a level")
+        if self.rank is not None and self.rank < 1:
+            raise UserError(f"the rank of a level is {self.rank}: give at least 1")
         if math.isnan(self.period) or not (self.frozen or self.period == int(self.period)):
             raise UserError(f"a level's period is {self.period}: give whole tokens, or inf")
         if not self.frozen:
@@ -48,12 +52,14 @@ class LevelSpec:
     @property
     def text(self) -> str:
         """As `--levels` writes it."""
+        if self.rank is not None:
+            return f"rank {self.rank}"
         share = "" if self.share is None else f":{self.share:g}"
         return "inf" if self.frozen else f"{self.period}:{self.lr:g}:{self.rule}{share}"
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
-        return {
+        found = {
             "period": None if self.frozen else int(self.period),
             "lr": self.lr,
             "rule": self.rule,
@@ -62,6 +68,7 @@ class LevelSpec:
             "layers": None if self.layers is None else list(self.layers),
             "share": self.share,
         }
+        return found if self.rank is None else found | {"rank": self.rank}
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "LevelSpec":
@@ -75,6 +82,7 @@ class LevelSpec:
             trust=record["trust"],
             layers=None if layers is None else tuple(layers),
             share=record.get("share"),  # files of before there were nested levels have none
+            rank=record.get("rank"),
         )
 
 
@@ -111,6 +119,10 @@ def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
 
     So does a share of the slowest level that is written: nothing would ever reset it.
     """
+    if [level for level in levels if level.rank is not None]:
+        if len(levels) > 1:
+            raise UserError("a studied level stands alone; leave the others out")
+        return levels
     ordered = tuple(sorted(levels, key=lambda level: -level.period))
     finite = [int(level.period) for level in ordered if not level.frozen]
     if not finite:

@@ -1,7 +1,9 @@
 """Ad-hoc level stacking: the MLPs of a trained model become the levels of a CMS."""
 
 import copy
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,7 +13,8 @@ from nestling.core.error import UserError, did_you_mean
 from nestling.models.pretrained.families import family_of, mlp_names
 from nestling.models.pretrained.level import LevelSpec
 
-VARIANTS = ("partition", "whole", "chain", "independent")
+VARIANTS = ("partition", "whole", "chain", "independent", "low-rank")
+RANK = 16  # of what a document teaches, where nothing else is asked for
 
 
 class ChainedMLP(nn.Module):
@@ -80,7 +83,8 @@ def stack(
     and gives a level all of its layers, attention and norms with the MLPs; what lies below the
     layers (embeddings) goes with the lowest, what lies above them with the highest. "chain"
     (option B) and "independent" put one MLP for each level into every layer, the pretrained one as
-    the slowest. As long as no level is written the model computes what it did before.
+    the slowest. "low-rank" adds nothing: its one level is written by study, in the layers it names
+    or the upper half of them. As long as no level is written the model computes what it did before.
 
     Source: arXiv 2512.24695, section 7.3; the grouping is ours, the paper states none. Deviates:
     "whole" writes more than MLPs.
@@ -88,6 +92,10 @@ def stack(
     if variant not in VARIANTS:
         raise UserError(f"unknown variant {variant!r}: {did_you_mean(variant, VARIANTS)}")
     names = mlp_names(model, model_type)
+    if (variant == "low-rank") != (levels[0].rank is not None):
+        raise UserError("variant low-rank needs a level with a rank, and others have none")
+    if variant == "low-rank":
+        return shared_out(model, names, upper_half(levels, len(names)))
     if variant == "partition":
         return shared_out(model, names, levels)
     if variant == "whole":
@@ -108,6 +116,17 @@ def stack(
         [p for name in names for p in _parameters(model, f"{name}.levels.{index}")]
         for index in range(len(levels))
     ]
+
+
+def studied_level(rank: int | None = None, layers: tuple[int, ...] | None = None) -> LevelSpec:
+    """The level of variant "low-rank": no gradient of the next token ever writes it."""
+    return LevelSpec(period=math.inf, rank=rank or RANK, layers=layers)
+
+
+def upper_half(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]:
+    """The levels; one that names no layers of a model's gets the upper half of them."""
+    upper = tuple(range(count // 2, count))
+    return tuple(replace(one, layers=one.layers or upper) for one in levels)
 
 
 def shared_out(

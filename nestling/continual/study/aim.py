@@ -1,0 +1,89 @@
+"""Where a change looks: the directions in which a document's inputs differ from other text's."""
+
+import contextlib
+from collections.abc import Generator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nestling.continual.study.body import Body
+from nestling.continual.study.change import Change, Factors, drawn
+from nestling.continual.study.training import Lesson
+
+LOOKED = 24  # lessons of each sort that are looked at
+RIDGE = 0.1  # of the mean square of an input, added to the covariance that is divided by
+
+
+@torch.no_grad()
+def aimed(
+    change: Change, body: Body, own: Sequence[Lesson], others: Sequence[Lesson], seed: int
+) -> Change:
+    """The change, none yet, with right factors that see ``own`` lessons rather than ``others``.
+
+    Each row is a random mixture of what a map reads where ``own`` lessons want something, less the
+    mean, divided by the covariance C of what it reads in the others, and of length one:
+
+        right = normalised(G (X - mean) (C + e I)^-1)
+
+    so that a write at a document's keys says little elsewhere. Source: the keys of arXiv 2210.07229
+    (MEMIT), as rows of a change of low rank. Deviates: rows are mixtures, and they are learned on.
+    """
+    names = [name for name in change if _linear(body.reader.model, name) is not None]
+    with _watched(body.reader.model, names) as seen:
+        _read(body, own[:LOOKED])
+        mine = {name: torch.cat(parts) for name, parts in seen.items()}
+        seen.clear()
+        _read(body, others[:LOOKED])
+        rest = {name: torch.cat(parts) for name, parts in seen.items()}
+    found = dict(change)
+    for name in names:
+        if name in mine and name in rest:
+            left, right = change[name]
+            rows = _rows(mine[name], rest[name], drawn(len(right), len(mine[name]), seed, name))
+            found[name] = Factors(left, rows.to(right))
+    return found
+
+
+def _rows(
+    mine: Float[Tensor, "N D"], rest: Float[Tensor, "M D"], mix: Float[Tensor, "R N"]
+) -> Float[Tensor, "R D"]:
+    centre = rest.mean(0)
+    other = rest - centre
+    spread = other.T @ other / len(other)
+    spread.diagonal().add_(RIDGE * spread.diagonal().mean().clamp_min(1e-12))
+    rows = torch.linalg.solve(spread, ((mix.to(mine) @ (mine - centre)).T)).T
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def _read(body: Body, lessons: Sequence[Lesson]) -> None:
+    if lessons:
+        body.features({}, [one.entry for one in lessons], [one.places for one in lessons])
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear | None:
+    module = model.get_submodule(name.rpartition(".")[0])
+    return module if isinstance(module, nn.Linear) and name.endswith(".weight") else None
+
+
+@contextlib.contextmanager
+def _watched(model: nn.Module, names: Sequence[str]) -> Generator[dict[str, list[Tensor]]]:
+    """What linear maps read while this lasts, by the names of their weights."""
+    seen: dict[str, list[Tensor]] = {}
+
+    def watch(name: str):
+        def add(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen.setdefault(name, []).append(args[0].detach().flatten(0, -2).float())
+
+        return add
+
+    hooks = []
+    for name in names:
+        module = _linear(model, name)
+        if module is not None:
+            hooks.append(module.register_forward_pre_hook(watch(name)))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

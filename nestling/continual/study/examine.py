@@ -1,0 +1,52 @@
+"""Asking a model what it has studied, with nothing before the question."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from nestling.continual.study.form import Form
+from nestling.continual.study.material import Question
+from nestling.continual.study.speaker import Speaker
+from nestling.continual.study.words import words
+
+ASKED = 12  # questions, those held out among them
+LONGEST = 32  # tokens of an answer
+
+
+def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> list[Question]:
+    """Questions to examine with: all that were held out, as far as they fit, and some others."""
+    short = [one for one in questions if one.answer]
+    held = [one for one in short if one.held][: most // 2]
+    others = [one for one in short if not one.held]
+    count = min(most - len(held), len(others))
+    return [*held, *random.Random(f"ask:{seed}").sample(others, count)]
+
+
+def right(
+    speaker: Speaker, form: Form, questions: Sequence[Question], weights: Mapping[str, Tensor]
+) -> list[bool]:
+    """Whether what the model says to each question holds its answer."""
+    said = answers(speaker, form, [one.question for one in questions], weights)
+    return [holds(text, one.answer) for text, one in zip(said, questions, strict=True)]
+
+
+def answers(
+    speaker: Speaker, form: Form, questions: Sequence[str], weights: Mapping[str, Tensor]
+) -> list[str]:
+    """What the model says to each question."""
+    told = speaker.told(form.opening, weights)
+    prompts = [form.prompt(question) for question in questions]
+    found = speaker.said(told, prompts, most=LONGEST, stop=form.stop, weights=weights)
+    return [form.text.decode(ids) for ids in found]
+
+
+def holds(text: str, answer: str) -> bool:
+    """Whether a text holds an answer, word for word.
+
+    >>> holds("It is serviced every Eleven weeks.", "eleven weeks"), holds("tenth", "ten")
+    (True, False)
+    """
+    there, wanted = ([word.low for word in words(part)] for part in (text, answer))
+    size = len(wanted)
+    return size > 0 and any(there[i : i + size] == wanted for i in range(len(there) - size + 1))

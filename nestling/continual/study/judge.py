@@ -1,0 +1,83 @@
+"""Which questions are worth studying: the frozen model says, with the passage before it."""
+
+from collections.abc import Sequence
+
+from nestling.continual.study.form import PLAIN, begun, plain
+from nestling.continual.study.material import Place, Question
+from nestling.continual.study.words import telling, words
+
+# two worked examples: without them a small model hardly answers from a text
+SHOTS = """Text: The lamp of Ulm weighs nine pounds and was made by Karl Voss.
+Question: Who made the lamp of Ulm?
+Answer: Karl Voss
+
+Text: Every evening the guard of the tower feeds two geese.
+Question: How many geese does the guard of the tower feed?
+Answer: two
+
+"""
+ODD = 1.5  # nats a token that a question may be less likely than the best of its sentence
+ANSWERED = 0.15  # weight of the answer's likelihood beside the question's
+UNLIKELY = -8.0  # nats a token: an answer counts as no less likely than this
+
+
+def judged(place: Place, questions: Sequence[Question]) -> list[Question]:
+    """The questions that have an answer of their own, each with how sure the model is of them.
+
+    Asked is, with the passage read: how likely is the question, and then its answer, nats a token.
+    """
+    head = plain(place.text, "Question:")
+    lines, sizes = [], []
+    for one in questions:
+        form = PLAIN.format(question=one.question).removeprefix("Question:")
+        asked = plain(place.text, form)
+        answer = plain(place.text, f" {one.answer}")
+        lines.append((head, (*asked, *answer)))
+        sizes.append(len(answer))
+    told = place.speaker.told(begun(place.text, f"{SHOTS}Text: {place.passage.text}\n"))
+    found = []
+    for one, score, size in zip(questions, place.speaker.scores(told, lines), sizes, strict=True):
+        asked = float(score.nats[: len(score.nats) - size].mean())
+        answered = max(float(score.nats[-size:].mean()), UNLIKELY)
+        found.append(one._replace(sure=asked + ANSWERED * answered))
+    return found
+
+
+def chosen(
+    questions: Sequence[Question], sentences: Sequence[str], *, each: int, most: int
+) -> list[Question]:
+    """The best questions about each sentence.
+
+    ``each`` for every answer and ``most`` in all, none that is odd; and one more for every number
+    and name that these do not ask for, odd or not.
+    """
+    found: list[Question] = []
+    for number, sentence in enumerate(sentences):
+        own = sorted(
+            (one for one in questions if one.sentence == number), key=lambda one: -one.sure
+        )
+        taken: list[Question] = []
+        for one in own:
+            same = sum(other.answer == one.answer for other in taken)
+            if one.sure >= own[0].sure - ODD and same < each and len(taken) < most:
+                taken.append(one)
+        left = {
+            word.low for word in words(sentence)[1:] if word.tells and (word.named or word.counts)
+        }
+        left -= {word for one in taken for word in telling(one.answer)}
+        for one in own:
+            asked = left.intersection(telling(one.answer))
+            if asked:
+                taken.append(one)
+                left -= asked
+        found += taken
+    return found
+
+
+def missing(sentences: Sequence[str], questions: Sequence[Question]) -> list[str]:
+    """Telling words of a text that no question has in its answer or reply."""
+    there = {
+        word for one in questions for part in (one.answer, one.reply) for word in telling(part)
+    }
+    found = [word for sentence in sentences for word in telling(sentence) if word not in there]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,92 @@
+"""The lessons of a passage: what is learned from its questions, and what must stay as it was."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nestling.continual.study.body import Body, Ids
+from nestling.continual.study.form import Form, begun, plain
+from nestling.continual.study.material import Question
+from nestling.continual.study.passages import Passage
+from nestling.continual.study.plan import Plan
+from nestling.continual.study.sentence import replies
+from nestling.continual.study.training import Lesson
+from nestling.continual.text import Text
+
+ROW = 12  # texts whose features are computed at once
+
+
+class Draft(NamedTuple):
+    """A lesson before anything is computed."""
+
+    ids: Ids
+    begins: bool  # after the opening of the chat form
+    first: int  # the place after which the first token is wanted
+    tokens: Ids | None  # those wanted; None: to be said as whoever is followed says it
+
+
+def replied(form: Form, question: str, reply: str) -> Draft:
+    """A question and what is said to it."""
+    prompt, answer = form.prompt(question), form.answer(reply)
+    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer)
+
+
+def followed(form: Form, question: str, answer: Ids) -> Draft:
+    """A question, and what somebody says to it, to be said as likely as they say it."""
+    prompt = form.prompt(question)
+    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, None)
+
+
+def line(text: Text, title: str, sentence: str) -> Draft:
+    """A sentence of a document after its title."""
+    ids = plain(text, sentence)
+    if not title:
+        whole = begun(text, sentence)
+        return Draft(whole, False, 0, whole[1:])
+    head = begun(text, f"{title}\n\n")
+    return Draft((*head, *ids), False, len(head) - 1, ids)
+
+
+def lessons(
+    body: Body, drafts: Sequence[Draft], weights: Mapping[str, Tensor] | None = None
+) -> list[Lesson]:
+    """Drafts made ready; ``weights`` are those of whoever is followed."""
+    entries = body.entries([(draft.ids, draft.begins) for draft in drafts])
+    places = [
+        slice(
+            draft.first, len(draft.ids) if draft.tokens is None else draft.first + len(draft.tokens)
+        )
+        for draft in drafts
+    ]
+    wanted: list[Ids | Tensor] = [draft.tokens or () for draft in drafts]
+    open_ones = [number for number, draft in enumerate(drafts) if draft.tokens is None]
+    for begin in range(0, len(open_ones), ROW):
+        part = open_ones[begin : begin + ROW]
+        with torch.no_grad():
+            features = body.features(
+                weights or {}, [entries[n] for n in part], [places[n] for n in part]
+            )
+        for number, found in zip(part, features, strict=True):
+            wanted[number] = found.detach().clone()
+    return [Lesson(*parts) for parts in zip(entries, places, wanted, strict=True)]
+
+
+def learned(
+    plan: Plan, passage: Passage, questions: Sequence[Question], forms: tuple[Form, Form | None]
+) -> list[tuple[list[Draft], float, int]]:
+    """What a passage teaches: drafts, their weight, and how many of them come in a step."""
+    first, chat = forms
+    studied = [one for one in questions if not one.held]
+    talk = chat or first
+    # one form has one answer to a question: where nobody talks it is the short one
+    said = [replied(talk, one.question, one.reply) for one in studied if chat or not one.answer]
+    short = [replied(first, one.question, one.answer) for one in studied if one.answer]
+    own = [line(first.text, passage.title, reply) for reply in replies(passage)]
+    own = [draft for draft in own if draft.tokens]
+    return [
+        (said, 1.0, plan.replies),
+        (short, plan.answer_weight, plan.answers),
+        (own, plan.line_weight, plan.lines),
+    ]

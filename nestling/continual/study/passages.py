@@ -1,0 +1,114 @@
+"""A document in passages of a few sentences, each with what the whole is about."""
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from nestling.continual.study.words import STOP, sentences, words
+
+TITLE = 14  # words at most
+# kinds of texts, which a title names before what it is about
+TEXTS = re.compile(
+    r"^(?:the\s+|a\s+|some\s+)?(?:(?:minutes|price list|list|manual|notes?|report|letter|recipe|"
+    r"story|history|biography|life|description|guide|instructions?|changelog|release notes|rules|"
+    r"news|summary)\s+(?:of|for|from|on|about|to)|about|on)\s+",
+    re.IGNORECASE,
+)
+LONGEST = 60  # words of a sentence; longer ones are cut where a clause ends
+
+
+class Passage(NamedTuple):
+    """Neighbouring sentences of a document."""
+
+    title: str  # of the document; "": it has none
+    about: str  # what the document is about, as a phrase
+    sentences: tuple[str, ...]
+    begin: int  # number of its first sentence that no earlier passage has
+
+    @property
+    def text(self) -> str:
+        """As it is read: the title on a line of its own."""
+        body = " ".join(self.sentences)
+        return f"{self.title}\n\n{body}" if self.title else body
+
+
+def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]:
+    """The passages of a document, each of at most ``limit`` tokens as ``size`` counts them.
+
+    Where there are several each begins with the last sentence of the one before.
+    """
+    lines = [line for whole in sentences(text) for line in _short(whole)]
+    title = _title(text, lines)
+    body = lines[1:] if title else lines
+    if not body:
+        title, body = "", lines
+    about = subject(title, body)
+    found: list[Passage] = []
+    own: list[str] = []
+    begin = held = 0
+    for line in body:
+        if own and held + size(line) > limit:
+            found.append(Passage(title, about, tuple(own), begin))
+            own, begin = [own[-1]], 1
+            held = size(own[0])
+        own.append(line)
+        held += size(line)
+    return [*found, Passage(title, about, tuple(own), begin)] if own else found
+
+
+def _short(sentence: str) -> list[str]:
+    """A sentence in parts that are not too long."""
+    own = words(sentence)
+    if len(own) <= LONGEST:
+        return [sentence]
+    middle = own[LONGEST // 2].begin
+    cuts = [m.end() for m in re.finditer(r"[,;:]\s", sentence) if m.end() >= middle]
+    cut = cuts[0] if cuts and cuts[0] <= own[LONGEST - 1].end else own[LONGEST - 1].end
+    return [sentence[:cut].strip(), *_short(sentence[cut:].strip())]
+
+
+def _title(text: str, lines: list[str]) -> str:
+    """The first line of a text, if it stands alone and is no sentence."""
+    first = text.strip().split("\n", 1)[0].strip().lstrip("#").strip()
+    alone = "\n" in text.strip() and bool(lines) and lines[0].lstrip("#").strip() == first
+    if alone and first and first[-1] not in ".!?;," and len(words(first)) <= TITLE:
+        return first
+    return ""
+
+
+def subject(title: str, body: list[str]) -> str:
+    """What a text is about, as a phrase to ask with: out of its title, else its first names."""
+    if title:
+        phrase = re.split(r"[,;:(\u2013]| - ", title)[0].strip()
+        phrase = TEXTS.sub("", phrase)
+    else:
+        phrase = _first_names(body)
+    if phrase[:4].lower() == "the ":
+        return "the " + phrase[4:]
+    low = phrase[:1].lower() + phrase[1:]
+    whole = " ".join(body)
+    for begin in ("The ", "the "):
+        if begin + phrase in whole or begin + low in whole:
+            return "the " + (low if low in whole and phrase not in whole else phrase)
+    last = phrase.split()[-1:] or [""]
+    if title and last[0].islower() and re.search(rf"\b[Tt]he {re.escape(last[0])}\b", whole):
+        return f"the {phrase}"
+    return phrase
+
+
+def _first_names(body: list[str]) -> str:
+    """The first run of names in a text, else its first telling words."""
+    for line in body:
+        own = words(line)
+        run: list[str] = []
+        for number, word in enumerate(own):
+            known = word.named and word.low not in STOP and (number > 0 or len(own) < 2)
+            follows = number == 0 and word.named and len(own) > 1 and own[1].named
+            if known or (run and word.counts) or (follows and word.low not in STOP):
+                run.append(word.text)
+            elif run:
+                break
+        if run:
+            return " ".join(run)
+    telling = [word.text for line in body[:1] for word in words(line) if word.tells]
+    return " ".join(telling[:3])

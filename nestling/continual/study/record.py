@@ -1,0 +1,116 @@
+"""What study leaves behind, as values: what waits, what is open, what each document taught."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from nestling.continual.study.change import Change, Factors
+from nestling.continual.study.material import Question
+from nestling.core.error import UserError
+
+
+class Waiting(NamedTuple):
+    """A document that has been read and is yet to be studied; then its text is let go."""
+
+    name: str
+    sha256: str  # of its tokens
+    text: str
+
+
+class Open(NamedTuple):
+    """How far the study of the first document that waits has come."""
+
+    plan: dict[str, Any]  # fields of a Plan
+    passage: int = 0  # number of the passage that is studied
+    done: int = 0  # steps made for it
+    questions: tuple[Question, ...] = ()  # of this passage; none: they are yet to be made
+    earlier: tuple[Question, ...] = ()  # of the passages before it
+    tensors: dict[str, Tensor] = {}  # the change, and its moments
+    seconds: float = 0.0  # so far
+
+
+class Studied(NamedTuple):
+    """What one document taught."""
+
+    name: str
+    sha256: str  # of its tokens
+    questions: tuple[Question, ...]
+    missing: tuple[str, ...]  # telling words that nothing asks for
+    change: Change  # 16 bits a number
+    figures: dict[str, float]  # made, asked, right_before, right_after, held, held_right ...
+
+
+def find_studied(studied: Sequence[Studied], document: str | int) -> int:
+    """The number of a document by its name, the beginning of its checksum, or its number.
+
+    The last of several with one name. None raises UserError.
+    """
+    if isinstance(document, int) and 0 <= document < len(studied):
+        return document
+    named = [n for n, one in enumerate(studied) if document in (one.name, str(n))]
+    digests = [n for n, one in enumerate(studied) if one.sha256.startswith(str(document))]
+    found = named or (digests if len(str(document)) >= 6 else [])
+    if not found:
+        known = ", ".join(one.name or one.sha256[:12] for one in studied) or "none"
+        raise UserError(f"no document {document!r} was studied; there are: {known}")
+    return found[-1]
+
+
+def change_tensors(number: int, one: Studied) -> dict[str, Tensor]:
+    """The change of a document by names for a file."""
+    return {
+        f"study.{number}.{side}.{name}": value
+        for name, factors in one.change.items()
+        for side, value in zip(Factors._fields, factors, strict=True)
+    }
+
+
+def studied_record(one: Studied) -> dict[str, Any]:
+    """What a file's record says of a document: all but the change."""
+    return {
+        "name": one.name,
+        "sha256": one.sha256,
+        "questions": [list(question) for question in one.questions],
+        "missing": list(one.missing),
+        "maps": list(one.change),
+        "figures": one.figures,
+    }
+
+
+def studied_of(number: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> Studied:
+    """What ``studied_record`` and ``change_tensors`` were made of."""
+    change = {
+        name: Factors(*(tensors[f"study.{number}.{side}.{name}"] for side in Factors._fields))
+        for name in about["maps"]
+    }
+    return Studied(
+        about["name"],
+        about["sha256"],
+        tuple(Question(*question) for question in about["questions"]),
+        tuple(about["missing"]),
+        change,
+        about["figures"],
+    )
+
+
+def open_record(one: Open) -> dict[str, Any]:
+    """What a file's record says of an open study: all but its tensors."""
+    found = one._asdict()
+    del found["tensors"]
+    found["questions"] = [list(question) for question in one.questions]
+    found["earlier"] = [list(question) for question in one.earlier]
+    return found
+
+
+def open_of(about: dict[str, Any], tensors: dict[str, Tensor]) -> Open:
+    """What ``open_record`` was made of; ``tensors`` by the names a Training gives."""
+    return Open(
+        about["plan"],
+        about["passage"],
+        about["done"],
+        tuple(Question(*question) for question in about["questions"]),
+        tuple(Question(*question) for question in about["earlier"]),
+        tensors,
+        about["seconds"],
+    )

@@ -1,0 +1,22 @@
+"""A sentence as it is said by itself: it names what it is about."""
+
+from nestling.continual.study.english import named
+from nestling.continual.study.passages import Passage
+from nestling.continual.study.words import words
+
+
+def replies(passage: Passage) -> list[str]:
+    """The sentences of a passage, each with the document's subject for a pronoun it begins with."""
+    return [alone(sentence, passage.about) for sentence in passage.sentences]
+
+
+def alone(sentence: str, about: str) -> str:
+    """One sentence by itself.
+
+    >>> alone("It leaks.", "the pump")
+    'The pump leaks.'
+    """
+    if not words(about):
+        return sentence
+    found = named(sentence, about)
+    return found[:1].upper() + found[1:]

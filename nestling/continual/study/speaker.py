@@ -1,0 +1,270 @@
+"""A model that is asked many short things after one text: how likely answers are, and what it says.
+
+The text is read once. Where the model allows it, everything asked after it lies in one row, kept
+apart by a mask, and nothing of the text is copied.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nestling.continual.study.body import Ids, takes_masks
+from nestling.models.functional import FunctionalModel
+
+ROW = 384  # tokens asked side by side in one call
+LINES = 2048  # tokens written side by side, prompts included: a call costs the same for few or many
+CLOSE = 1e-3  # nats between both ways to ask, at most
+
+
+class Told(NamedTuple):
+    """A text that was read: everything asked is asked after it."""
+
+    ids: Ids
+    context: Any  # what the model remembers of it; None: nothing was read
+
+
+class Score(NamedTuple):
+    """How likely an answer is."""
+
+    nats: Float[Tensor, " N"]  # log-likelihood of each of its tokens
+    said: bool  # it is what the model would write, token for token
+
+    @property
+    def mean(self) -> float:
+        """Log-likelihood of a token, in the mean."""
+        return float(self.nats.mean())
+
+
+class Speaker(ABC):
+    """Answers after a text, with weights that are handed in; nothing is learned."""
+
+    def __init__(self, reader: FunctionalModel):
+        self.reader = reader
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.reader.model.device
+
+    @torch.no_grad()
+    def told(self, ids: Ids, weights: Mapping[str, Tensor] = {}) -> Told:
+        """Read a text."""
+        if not ids:
+            return Told((), None)
+        _, context = self.reader.read(weights, torch.tensor([ids], device=self.device))
+        return Told(tuple(ids), context)
+
+    @abstractmethod
+    def scores(
+        self, told: Told, asked: Sequence[tuple[Ids, Ids]], weights: Mapping[str, Tensor] = {}
+    ) -> list[Score]:
+        """How likely each answer is after its prompt; neither may be empty."""
+
+    @abstractmethod
+    def said(
+        self,
+        told: Told,
+        prompts: Sequence[Ids],
+        *,
+        most: int,
+        stop: frozenset[int],
+        weights: Mapping[str, Tensor] = {},
+    ) -> list[Ids]:
+        """What the model writes after each prompt: the likeliest tokens until one of ``stop``."""
+
+
+class OneByOne(Speaker):
+    """Any model: each prompt is read by itself."""
+
+    @torch.no_grad()
+    def scores(
+        self, told: Told, asked: Sequence[tuple[Ids, Ids]], weights: Mapping[str, Tensor] = {}
+    ) -> list[Score]:
+        """A call for each."""
+        found = []
+        for prompt, answer in asked:
+            given = torch.tensor([[*prompt, *answer[:-1]]], device=self.device)
+            logits, _ = self.reader.read(weights, given, told.context)
+            found.append(_score(logits[0, len(prompt) - 1 :], answer))
+        return found
+
+    @torch.no_grad()
+    def said(
+        self,
+        told: Told,
+        prompts: Sequence[Ids],
+        *,
+        most: int,
+        stop: frozenset[int],
+        weights: Mapping[str, Tensor] = {},
+    ) -> list[Ids]:
+        """A call for each token."""
+        return [self._written(told.context, prompt, most, stop, weights) for prompt in prompts]
+
+    def _written(
+        self, context: Any, ids: Ids, most: int, stop: frozenset[int], weights: Mapping[str, Tensor]
+    ) -> Ids:
+        found: list[int] = []
+        while len(found) < most:
+            given = torch.tensor([ids], device=self.device)
+            logits, context = self.reader.read(weights, given, context)
+            token = int(logits[0, -1].argmax())
+            if token in stop:
+                break
+            found.append(token)
+            ids = (token,)
+        return tuple(found)
+
+
+class SideBySide(Speaker):
+    """A model of transformers that takes a mask of who sees whom."""
+
+    @torch.no_grad()
+    def scores(
+        self, told: Told, asked: Sequence[tuple[Ids, Ids]], weights: Mapping[str, Tensor] = {}
+    ) -> list[Score]:
+        """As many as fit in a row, a call for each row."""
+        found: list[Score] = []
+        for part in _rows([len(p) + len(a) - 1 for p, a in asked]):
+            own = asked[part]
+            texts = [(*prompt, *answer[:-1]) for prompt, answer in own]
+            places, first = [], 0
+            for text, (_, answer) in zip(texts, own, strict=True):
+                first += len(text)
+                places += range(first - len(answer), first)
+            hidden, _ = self._read(told, texts, weights)
+            logits = self._head(hidden[torch.tensor(places, device=self.device)])
+            rows = logits.split([len(answer) for _, answer in own])
+            found += [_score(row, answer) for row, (_, answer) in zip(rows, own, strict=True)]
+        return found
+
+    @torch.no_grad()
+    def said(
+        self,
+        told: Told,
+        prompts: Sequence[Ids],
+        *,
+        most: int,
+        stop: frozenset[int],
+        weights: Mapping[str, Tensor] = {},
+    ) -> list[Ids]:
+        """All that fit in a row take a token in each call."""
+        found: list[Ids] = []
+        for part in _rows([len(prompt) + most for prompt in prompts], LINES):
+            found += self._written(told, prompts[part], most, stop, weights)
+        return found
+
+    def _written(
+        self,
+        told: Told,
+        prompts: Sequence[Ids],
+        most: int,
+        stop: frozenset[int],
+        weights: Mapping[str, Tensor],
+    ) -> list[Ids]:
+        count = len(prompts)
+        hidden, cache = self._read(told, prompts, weights)
+        ends = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        tokens = self._head(hidden[ends.cumsum(0) - 1]).argmax(-1)
+        own = torch.repeat_interleave(torch.arange(count, device=self.device), ends)
+        lines: list[list[int]] = [[] for _ in prompts]
+        open_lines = set(range(count))
+        for number in range(most):
+            for line in sorted(open_lines):
+                if int(tokens[line]) in stop:
+                    open_lines.discard(line)
+                else:
+                    lines[line].append(int(tokens[line]))
+            if not open_lines or number == most - 1:
+                break
+            added = torch.arange(count, device=self.device)
+            own = torch.cat([own, added])
+            seen = torch.ones(count, len(told.ids), dtype=torch.bool, device=self.device)
+            mask = torch.cat([seen, own[None] == added[:, None]], 1)
+            places = len(told.ids) + ends + number
+            out = self._call(tokens[None], mask[None, None], places[None], cache, weights)
+            tokens = self._head(out).argmax(-1)
+        return [tuple(line) for line in lines]
+
+    def _read(
+        self, told: Told, texts: Sequence[Ids], weights: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Any]:
+        """The last hidden states of texts side by side after what was told, and the cache."""
+        lengths = torch.tensor([len(text) for text in texts], device=self.device)
+        own = torch.repeat_interleave(torch.arange(len(texts), device=self.device), lengths)
+        first = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        order = torch.arange(len(own), device=self.device)
+        apart = (own[:, None] == own[None]) & (order[:, None] >= order[None])
+        head = len(told.ids)
+        seen = torch.ones(len(own), head, dtype=torch.bool, device=self.device)
+        ids = torch.tensor([[i for text in texts for i in text]], device=self.device)
+        cache = self.reader.cache(told.context)
+        mask = torch.cat([seen, apart], 1)[None, None]
+        return self._call(ids, mask, (order - first + head)[None], cache, weights), cache
+
+    def _call(
+        self,
+        ids: Int[Tensor, "1 T"],
+        mask: Tensor,
+        places: Int[Tensor, "1 T"],
+        cache: Any,
+        weights: Mapping[str, Tensor],
+    ) -> Float[Tensor, "T D"]:
+        return self.reader.call(
+            weights,
+            lambda model: model.base_model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[0],
+        )
+
+    def _head(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        return self.reader.model.get_output_embeddings()(hidden).float()
+
+
+def _score(logits: Float[Tensor, "N V"], answer: Ids) -> Score:
+    own = logits.float().log_softmax(-1)
+    wanted = torch.tensor(answer, device=logits.device)
+    nats = own.gather(1, wanted[:, None])[:, 0]
+    return Score(nats.cpu(), bool((own.argmax(-1) == wanted).all()))
+
+
+def _rows(lengths: Sequence[int], room: int = ROW) -> list[slice]:
+    """Neighbours that fit in a row together."""
+    found, begin, size = [], 0, 0
+    for number, length in enumerate(lengths):
+        if number > begin and size + length > room:
+            found.append(slice(begin, number))
+            begin, size = number, 0
+        size += length
+    return [*found, slice(begin, len(lengths))] if lengths else found
+
+
+def speaker(reader: FunctionalModel) -> Speaker:
+    """The fastest speaker that says what the model says."""
+    plain = OneByOne(reader)
+    if not takes_masks(reader.model):
+        return plain
+    try:
+        fast = SideBySide(reader)
+        return fast if _agree(fast, plain) else plain
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        return plain  # of no certain class: the inside of a model that others wrote
+
+
+def _agree(fast: Speaker, plain: Speaker) -> bool:
+    size = fast.reader.model.config.vocab_size
+    drawn = tuple((7 * i + 3) % size for i in range(16))
+    asked = [(drawn[4:7], drawn[7:9]), (drawn[9:10], drawn[10:12])]
+    told = plain.told(drawn[:4])
+    found = [each.scores(told, asked) for each in (fast, plain)]
+    return all(
+        bool((one.nats - two.nats).abs().max() <= CLOSE) for one, two in zip(*found, strict=True)
+    )

@@ -1,0 +1,58 @@
+"""A conversation with a model and its memory: questions, and texts to be studied in between."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.opening import read_documents
+from nestling.continual.study.session import Studies
+from nestling.core.error import UserError
+from nestling.data.lock import locked
+
+
+class Talk:
+    """Takes lines; each question is answered by itself, with nothing before it.
+
+    ``memory`` is the file that what is read goes to; None: reading is refused.
+    """
+
+    def __init__(self, learner: ContinualLearner, memory: Path | None):
+        self.learner, self.memory = learner, memory
+
+    def told(self, line: str, answer: Callable[[str], str]) -> str:
+        """What there is to say to a line."""
+        if not line:
+            return ""
+        command, _, rest = line.partition(" ")
+        if command == "/read":
+            return self._read(rest.strip())
+        if command == "/undo":
+            return self._undo()
+        if command.startswith("/"):
+            raise UserError(f"unknown command {command}: there are /read FILE, /undo and /quit")
+        return answer(line)
+
+    def _file(self) -> Path:
+        if self.memory is None:
+            raise UserError("there is no memory to keep it in; begin with --memory FILE")
+        return self.memory
+
+    def _read(self, name: str) -> str:
+        if not name:
+            raise UserError("/read needs the name of a file")
+        memory = self._file()
+        [(title, text)] = read_documents([name])
+        studies = Studies(learner=self.learner, memory=memory)
+        with locked(memory, "nestling ask"):
+            self.learner.studies = True
+            self.learner.read(text, name=title)
+            with studies.shown():
+                studies.run()
+        return studies.summary()
+
+    def _undo(self) -> str:
+        memory = self._file()
+        with locked(memory, "nestling ask"):
+            gone = self.learner.undo()
+            self.learner.save(memory)
+        return f"{gone.name or 'the last text'} is forgotten"

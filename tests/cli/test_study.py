@@ -1,0 +1,167 @@
+"""adapt, learn, ask and memory with study, all as they come, on a small model."""
+
+import io
+import sys
+
+import pytest
+from small_student import student
+
+from nestling.cli.main import main
+from nestling.continual.file import read_memory
+
+TEXT = """About Lelidis Zikipot
+Lelidis Zikipot keeps a goat at home. Lelidis Zikipot was born in Padua.
+"""
+OTHER = """About Bamun Tokel
+Bamun Tokel earns a living as a cook.
+"""
+QUICK = ("--budget", "12", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with an adapted model, and two texts."""
+    folder = tmp_path_factory.mktemp("study")
+    model, tokenizer = student()
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    (folder / "one.txt").write_text(TEXT)
+    (folder / "two.txt").write_text(OTHER)
+    assert main(["adapt", str(folder / "base"), "--out", str(folder / "model")]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def memory(place):
+    """A memory that has studied both texts."""
+    file = place / "notes.memory"
+    texts = [str(place / name) for name in ("one.txt", "two.txt")]
+    assert main(["learn", str(place / "model"), *texts, "--memory", str(file), *QUICK]) == 0
+    return file
+
+
+def run(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out
+
+
+def failed(capsys, *arguments) -> str:
+    capsys.readouterr()
+    assert main(list(map(str, arguments))) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+    return printed
+
+
+def test_learn_says_what_was_studied(place, tmp_path, capsys):
+    (tmp_path / "asked.txt").write_text("Where was Lelidis Zikipot born?\tPadua\nWho are you?\n")
+    file = tmp_path / "m"
+    arguments = (
+        "--memory",
+        file,
+        *QUICK,
+        "--show-questions",
+        "--questions",
+        tmp_path / "asked.txt",
+    )
+    out = run(capsys, "learn", place / "model", place / "one.txt", *arguments)
+    assert "Lelidis Zikipot keeps what at home? -> a goat" in out
+    for word in ("questions", "covered", "right before", "held out", "known", "seconds of study"):
+        assert word in out
+    assert "Who are you? before:" in out
+    again = run(capsys, "learn", place / "model", place / "one.txt", "--memory", file, *QUICK)
+    assert "nothing new to read" in again
+
+
+def test_nothing_is_studied_where_none_is_asked_for(place, tmp_path, capsys):
+    file = tmp_path / "m"
+    run(capsys, "learn", place / "model", place / "one.txt", "--memory", file, "--study", "none")
+    about = read_memory(file).about
+    assert "studied" not in about and "waiting" not in about
+
+
+def test_a_question_is_answered_in_a_few_words(place, memory, capsys):
+    arguments = ("ask", place / "model", "--memory", memory, "--tokens", 12)
+    said = run(capsys, *arguments, "Lelidis Zikipot keeps what?")
+    assert said.count("\n") == 1 and "Question" not in said
+    on = run(capsys, *arguments, "Lelidis Zikipot keeps", "--go-on")
+    assert on.startswith("Lelidis Zikipot keeps")
+    assert "chat template" in failed(capsys, *arguments, "Who?", "--chat")
+
+
+def test_a_conversation_reads_and_forgets(place, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "m"
+    run(capsys, "learn", place / "model", place / "two.txt", "--memory", file, *QUICK)
+    before = read_memory(file)
+    lines = f"Who?\n\n/read {place / 'one.txt'}\n/undo\n/nonsense\n/read\n/quit\nWho?\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    out = run(capsys, "ask", place / "model", "--memory", file, "--tokens", 4)
+    assert "seconds of study" in out and "one.txt is forgotten" in out
+    assert "unknown command /nonsense" in out and "needs the name of a file" in out
+    after = read_memory(file)
+    assert after.about == before.about and after.tensors.keys() == before.tensors.keys()
+    assert all((after.tensors[name] == value).all() for name, value in before.tensors.items())
+
+
+def test_memory_shows_what_is_known_of_each(place, memory, capsys):
+    out = run(capsys, "memory", "show", memory)
+    assert "one.txt" in out and "two.txt" in out and "questions, right" in out
+    asked = run(capsys, "memory", "show", memory, place / "model")
+    assert "right now" in asked
+
+
+def test_undo_and_forget_take_a_document_out(place, memory, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.write_bytes(memory.read_bytes())
+    assert "two.txt is forgotten" in run(capsys, "memory", "undo", copy)
+    one = read_memory(copy).about
+    assert [record["name"] for record in one["studied"]] == ["one.txt"]
+    assert "there are: one.txt" in failed(capsys, "memory", "forget", copy, "three")
+    assert "one.txt is forgotten" in run(capsys, "memory", "forget", copy, "one.txt")
+    assert read_memory(copy).tensors == {} and read_memory(copy).about["documents"] == []
+    assert "nothing to forget" in failed(capsys, "memory", "undo", copy)
+
+
+def test_merging_joins_what_was_studied(place, memory, tmp_path, capsys):
+    other, both = tmp_path / "other", tmp_path / "both"
+    run(capsys, "learn", place / "model", place / "two.txt", "--memory", other, *QUICK)
+    run(capsys, "memory", "merge", memory, other, "--out", both)
+    names = [record["name"] for record in read_memory(both).about["studied"]]
+    assert names == ["one.txt", "two.txt"]
+    run(capsys, "ask", place / "model", "Who?", "--memory", both, "--tokens", 2)
+
+
+def test_an_export_answers_as_the_memory_does(place, memory, tmp_path, capsys):
+    run(capsys, "memory", "export", memory, place / "model", "--out", tmp_path / "whole")
+    from transformers import AutoModelForCausalLM
+
+    from nestling.continual.opening import open_learner
+
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    learner = open_learner(place / "model", memory, must_exist=True)
+    own = dict(whole.named_parameters())
+    for name, value in learner.weights().items():
+        assert (own[name] - value).abs().max() < 1e-6
+
+
+def test_levels_are_studied_too_where_that_is_asked_for(place, tmp_path, capsys):
+    model, file = tmp_path / "levels", tmp_path / "m"
+    run(capsys, "adapt", place / "base", "--out", model, "--levels", "8,32")
+    run(capsys, "learn", model, place / "one.txt", "--memory", file, "--study", "light", *QUICK)
+    about = read_memory(file).about
+    assert about["levels"][1]["writes"] > 0 and about["studied"][0]["name"] == "one.txt"
+
+
+def test_what_does_not_go_together_is_refused(place, memory, tmp_path, capsys):
+    base, out = place / "base", tmp_path / "out"
+    low = ("--variant", "low-rank", "--levels", "8")
+    assert "leave levels out" in failed(capsys, "adapt", base, "--out", out, *low)
+    rank = ("--variant", "whole", "--rank", "4")
+    assert "has no rank" in failed(capsys, "adapt", base, "--out", out, *rank)
+    text = failed(capsys, "memory", "consolidate", memory, place / "model", "--out", out)
+    assert "written by study" in text
+    missing = ("--questions", tmp_path / "none.txt")
+    assert "none.txt" in failed(
+        capsys, "learn", place / "model", place / "one.txt", "--memory", tmp_path / "m", *missing
+    )

@@ -1,0 +1,116 @@
+"""Laws of every maker of study material, and of what chooses among questions."""
+
+import pytest
+
+from nestling.continual.study.judge import chosen, missing
+from nestling.continual.study.makers import MAKERS
+from nestling.continual.study.material import Place, Question
+from nestling.continual.study.near import near_ones, other_name
+from nestling.continual.study.passages import passages
+from nestling.continual.study.replay import corrected
+from nestling.continual.study.sentence import alone
+
+PUMP = """Kestrel 4 pump, manual
+
+It must be serviced every nine weeks by a fitter. The pump holds 12 litres of oil, and its casing
+is made of bronze. Never run it dry, because the seal cracks. Spare keys hang in the lodge. Two
+tools are needed: a hook spanner and a mallet. It was built by Olga Brandt in Split in 1987."""
+TEXTS = {
+    "english": PUMP,
+    "german": "Der Turm\n\nDer Turm hat 12 Glocken. Niemand darf ihn nachts besteigen.",
+    "numbers": "1 2 3\n4 5 6\n7 8 9",
+    "word": "pump",
+    "list": "Prices\n\nTube: 4 euros. Chain: 9 euros.",
+    "repeated": "It leaks. It leaks. It leaks.",
+    "signs": "?? !! .. a",
+}
+
+
+def place(text, seed="0"):
+    [first, *_] = passages(text, lambda line: len(line), 10_000)
+    return Place(first, None, None, seed)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("name", MAKERS.names())
+def test_what_is_made_is_of_the_passage(name, text):
+    given = place(text)
+    for one in MAKERS.load(name)().make(given):
+        sentence = given.passage.sentences[one.sentence]
+        assert one.maker == name
+        assert one.question.strip() and one.reply.strip()
+        assert not one.answer or one.answer in sentence
+        said = [alone(line, given.passage.about) for line in given.passage.sentences]
+        assert all(part in " ".join(said) for part in (one.reply,))
+        assert not one.held
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("name", MAKERS.names())
+def test_equal_places_give_equal_questions(name, text):
+    maker = MAKERS.load(name)()
+    assert maker.make(place(text)) == maker.make(place(text))
+
+
+def test_no_question_of_moved_words_holds_its_answer():
+    made = MAKERS.load("moved")().make(place(PUMP))
+    assert len(made) > 20
+    assert all(one.answer.lower() not in one.question.lower() for one in made if one.answer)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("How often must the Kestrel 4 pump be serviced?", "nine weeks"),
+        ("What is the Kestrel 4 pump's casing made of?", "bronze"),
+        ("Who was the Kestrel 4 pump built by?", "Olga Brandt"),
+        ("How many tools are needed?", "Two tools"),
+    ],
+)
+def test_words_are_moved_as_english_does(question, answer):
+    made = MAKERS.load("moved")().make(place(PUMP))
+    assert (question, answer) in [(one.question, one.answer) for one in made]
+
+
+def test_what_is_forbidden_is_asked_for():
+    made = MAKERS.load("about")().make(place(PUMP))
+    denied = [one for one in made if "never" in one.question or "not allowed" in one.question]
+    assert [one.reply for one in denied] == ["Never run it dry, because the seal cracks."]
+
+
+def ask(question, answer, sentence=0, sure=0.0):
+    return Question(question, answer, answer, "moved", sentence, sure)
+
+
+def test_the_best_of_each_answer_is_chosen_and_the_odd_left():
+    asks = [ask("a?", "x", sure=-1.0), ask("b?", "x", sure=-0.5), ask("c?", "y", sure=-9.0)]
+    assert [one.question for one in chosen(asks, ["x y"], each=1, most=3)] == ["b?"]
+    names = [*asks, ask("d?", "7", sure=-9.0)]
+    assert [one.question for one in chosen(names, ["x y 7"], each=1, most=3)] == ["b?", "d?"]
+
+
+def test_words_that_nothing_asks_for_are_missing():
+    assert missing(["The pump holds 12 litres."], [ask("?", "12 litres")]) == ["pump", "holds"]
+
+
+def test_a_later_answer_to_the_same_question_corrects_an_earlier_one():
+    old = ask("How often must the pump be serviced?", "nine weeks")
+    new = ask("How often must the pump now be serviced?", "ten weeks")
+    assert corrected(old, [new])
+    assert not corrected(old, [old])
+    assert not corrected(old, [ask("Who built the pump?", "Olga")])
+
+
+def test_near_questions_name_others():
+    asked = ["How often must the Kestrel 4 pump be serviced?", "Who built it?"]
+    made = near_ones(asked, "the Kestrel 4 pump", 10, "seed")
+    assert len(made) == 10 == len(set(made))
+    assert not any("Kestrel 4" in one for one in made)
+    assert made == near_ones(asked, "the Kestrel 4 pump", 10, "seed")
+
+
+@pytest.mark.parametrize("word", ["1987", "K-4471", "Olga", "NASA", "7"])
+def test_another_name_is_another(word):
+    import random
+
+    assert all(other_name(word, random.Random(i)) != word for i in range(5))

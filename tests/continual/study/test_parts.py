@@ -1,0 +1,166 @@
+"""What study is made of: bodies, speakers, changes and their training."""
+
+import pytest
+import torch
+from small_models import small
+from tiny_bases import tiny_base
+
+from nestling.continual.study.body import Cut, Whole, body, side_by_side
+from nestling.continual.study.change import Factors, changed, joined, new_change, rounded
+from nestling.continual.study.speaker import OneByOne, SideBySide, speaker
+from nestling.continual.study.training import Kind, Lesson, Training
+from nestling.models.functional import FunctionalModel
+from nestling.models.pretrained import FAMILIES
+
+TEXTS = [((3, 4, 5, 6), False), ((7, 8, 9), True), ((10, 11, 12, 13, 14), True)]
+OPENING = (20, 21, 22)
+
+
+def features(each, weights=None):
+    entries = each.entries(TEXTS)
+    places = [slice(0, len(ids)) for ids, _ in TEXTS]
+    return each.logits(torch.cat(each.features(weights or {}, entries, places)))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_body_says_what_the_whole_model_says(family):
+    reader = FunctionalModel(tiny_base(family).eval())
+    with torch.no_grad():
+        found = features(body(reader, 2, OPENING))
+        torch.testing.assert_close(found, features(Whole(reader, OPENING)), rtol=1e-4, atol=1e-5)
+
+
+def test_the_families_that_can_be_cut_are():
+    kinds = {
+        family: body(FunctionalModel(tiny_base(family).eval()), 2) for family in ("llama", "qwen3")
+    }
+    assert all(isinstance(found, Cut) for found in kinds.values())
+
+
+def test_texts_side_by_side_see_themselves_and_the_opening_alone():
+    mask, places = side_by_side(2, [2, 1], [True, False], "cpu")
+    assert mask[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
+    assert places.tolist() == [[0, 1, 2, 3, 0]]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_speaker_says_what_one_by_one_says(family):
+    reader = FunctionalModel(tiny_base(family).eval())
+    fast, plain = speaker(reader), OneByOne(reader)
+    told = plain.told((5, 6, 7))
+    asked = [((8, 9), (10,)), ((11,), (12, 13)), ((14, 15, 16), (17,))]
+    for one, two in zip(fast.scores(told, asked), plain.scores(told, asked), strict=True):
+        torch.testing.assert_close(one.nats, two.nats, rtol=1e-4, atol=1e-4)
+    prompts = [(8, 9), (11,), (14, 15, 16)]
+    stop = frozenset({0})
+    said = [each.said(told, prompts, most=6, stop=stop) for each in (fast, plain)]
+    assert said[0] == said[1]
+    assert isinstance(speaker(FunctionalModel(tiny_base("llama").eval())), SideBySide)
+
+
+def start():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a": torch.randn(6, 4, generator=generator),
+        "b": torch.randn(3, 5, generator=generator),
+    }
+
+
+def filled(seed):
+    drawn = new_change(start(), 2, seed)
+    return {
+        name: Factors(torch.full_like(left, 0.5 + seed), right)
+        for name, (left, right) in drawn.items()
+    }
+
+
+def test_a_new_change_changes_nothing_and_is_drawn_from_its_seed():
+    base = start()
+    made = changed(base, [new_change(base, 2, 0)])
+    assert all(torch.equal(made[name], base[name]) for name in base)
+    same = [new_change(base, 2, seed) for seed in (0, 0, 1)]
+    assert torch.equal(same[0]["a"].right, same[1]["a"].right)
+    assert not torch.equal(same[0]["a"].right, same[2]["a"].right)
+
+
+def test_joined_changes_are_both():
+    base, one, two = start(), filled(1), filled(2)
+    both = changed(base, [joined(one, two, 8)])
+    apart = changed(base, [one, two])
+    for name in base:
+        torch.testing.assert_close(both[name], apart[name])
+
+
+def test_a_joined_change_is_pressed_to_its_rank_as_singular_values_say():
+    one, two = filled(1), filled(2)
+    pressed = joined(one, two, 3)
+    for name, (left, right) in pressed.items():
+        assert left.shape[1] == right.shape[0] == 3
+        whole = one[name].product() + two[name].product()
+        u, values, v = torch.linalg.svd(whole, full_matrices=False)
+        nearest = u[:, :3] @ torch.diag(values[:3]) @ v[:3]
+        torch.testing.assert_close(left @ right, nearest, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rounded_change_has_16_bits():
+    assert {x.dtype for factors in rounded(filled(1)).values() for x in factors} == {torch.half}
+
+
+def trained(model, steps=6, restored=None, family="llama"):
+    reader = FunctionalModel(model)
+    base = {
+        n: p for n, p in model.named_parameters() if ".3." in n and ".mlp." in n and p.ndim == 2
+    }
+    whole = body(reader, 3)
+    entries = whole.entries([((3, 4, 5, 6), False), ((7, 8, 9), False)])
+    lessons = [Lesson(entries[0], slice(1, 3), (30, 31)), Lesson(entries[1], slice(0, 2), (32, 33))]
+    kinds = [Kind(lessons, 1.0, 1)]
+    found = Training(whole, {}, new_change(base, 2, 0), kinds, rate=0.05, steps=steps)
+    if restored:
+        found.restore(*restored)
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_training_learns_and_goes_on_to_the_bit(family):
+    model = tiny_base(family).eval().requires_grad_(False)
+    whole = trained(model)
+    losses = [whole.step() for _ in range(6)]
+    assert min(losses[2:]) < max(losses[:2])
+    part = trained(model)
+    for _ in range(3):
+        part.step()
+    kept = {name: value.clone() for name, value in part.tensors().items()}
+    again = trained(model, restored=(3, kept))
+    for _ in range(3):
+        again.step()
+    assert whole.tensors().keys() == again.tensors().keys()
+    assert all(torch.equal(whole.tensors()[n], again.tensors()[n]) for n in whole.tensors())
+
+
+def test_what_training_adds_is_what_the_change_adds_to_the_weights():
+    model = tiny_base("llama").eval().requires_grad_(False)
+    done = trained(model)
+    for _ in range(4):
+        done.step()
+    base = dict(model.named_parameters())
+    now = changed(base, [{n: Factors(*(x.detach() for x in f)) for n, f in done.change.items()}])
+    entries = done.body.entries([((3, 4, 5), False)])
+    from nestling.continual.study.training import added
+
+    with torch.no_grad(), added(model, done.change, {}) as weights:
+        inside = done.body.features(weights, entries, [slice(0, 3)])[0]
+    with torch.no_grad():
+        outside = done.body.features(now, entries, [slice(0, 3)])[0]
+    torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-5)
+
+
+def test_any_model_of_ours_is_read_whole():
+    reader = FunctionalModel(small("hope"))
+    assert isinstance(body(reader, 1), Whole) and isinstance(speaker(reader), OneByOne)

@@ -1,0 +1,202 @@
+"""A small model reads, studies, and answers with the text gone."""
+
+import dataclasses
+
+import pytest
+import torch
+from learner_states import equal
+from small_student import new_student
+
+from nestling.continual.study.examine import holds
+from nestling.continual.study.plan import Plan
+from nestling.continual.study.record import Open
+from nestling.continual.study.replay import replayed
+from nestling.core.error import UserError
+
+TEXT = """About Lelidis Zikipot
+Lelidis Zikipot keeps a goat at home. Lelidis Zikipot was born in Padua."""
+SECOND = (
+    "About Bamun Tokel\nBamun Tokel keeps a parrot at home. Bamun Tokel earns a living as a cook."
+)
+PLAN = Plan(
+    makers=("moved",),
+    rank=32,
+    rate=1e-2,
+    rounds=240,
+    held=0.0,
+    near=1,
+    near_count=6,
+    own=1,
+    own_count=4,
+    own_length=24,
+    replay=2,
+)
+QUICK = dataclasses.replace(PLAN, makers=("moved", "about", "gist"), rank=4, rounds=10)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A learner that has studied one text, and what it taught."""
+    learner = new_student()
+    learner.read(TEXT, name="one")
+    [one] = learner.study(PLAN)
+    return learner, one
+
+
+def changes(learner):
+    return [x for one in learner.state.studied for f in one.change.values() for x in f]
+
+
+def test_what_was_studied_is_known_with_the_text_gone(learned):
+    learner, one = learned
+    asked = one.questions
+    right = [holds(learner.ask(q.question, tokens=12), q.answer) for q in asked]
+    before = [holds(new_student().ask(q.question, tokens=12), q.answer) for q in asked]
+    assert sum(right) >= 0.6 * len(right) > 0
+    assert sum(before) <= 0.2 * len(before)
+    assert one.figures["right_after"] > one.figures["right_before"]
+
+
+def test_nothing_of_the_text_is_kept_but_questions(learned):
+    learner, one = learned
+    assert not learner.state.waiting and learner.state.open is None
+    assert all(q.reply == "" for q in one.questions)
+    assert one.missing == ()
+
+
+def test_the_base_is_never_changed(learned):
+    learner, _ = learned
+    model = learner.reader.model
+    fresh = new_student().reader.model
+    assert all(map(torch.equal, model.state_dict().values(), fresh.state_dict().values()))
+
+
+def test_undo_brings_back_what_was_before_to_the_bit(learned):
+    learner = learned[0].fork()
+    before = learner.weights()
+    learner.read(SECOND, name="two")
+    learner.study(QUICK)
+    assert any(not torch.equal(before[n], now) for n, now in learner.weights().items())
+    assert learner.undo().name == "two"
+    after = learner.weights()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    learner.undo()
+    assert learner.weights() == {} and learner.state.documents == ()
+    with pytest.raises(UserError, match="nothing to undo"):
+        learner.undo()
+
+
+def test_a_document_is_forgotten_by_its_name(learned):
+    learner = learned[0].fork()
+    learner.read(SECOND, name="two")
+    learner.study(QUICK)
+    learner.forget("one")
+    assert [one.name for one in learner.state.studied] == ["two"]
+    with pytest.raises(UserError, match="there are: two"):
+        learner.forget("one")
+
+
+def test_equal_texts_give_equal_memory_files(tmp_path):
+    for name in ("a", "b"):
+        learner = new_student()
+        learner.read(TEXT, name="one")
+        learner.study(QUICK)
+        learner.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+class Broken(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", [0, 1, 7])
+def test_broken_off_and_gone_on_is_as_if_never_broken_off(tmp_path, when):
+    def stop(learner, progress):
+        if progress.done == when and (when == 0 or progress.loss is not None):
+            raise Broken
+
+    whole = new_student()
+    whole.read(TEXT, name="one")
+    whole.read(SECOND, name="two")
+    whole.study(QUICK)
+    part = new_student()
+    part.read(TEXT, name="one")
+    part.read(SECOND, name="two")
+    with pytest.raises(Broken):
+        part.study(QUICK, stop)
+    part.save(tmp_path / "part")
+    again = new_student()
+    again.load(tmp_path / "part")
+    again.study(QUICK)
+    for one, two in zip(again.state.studied, whole.state.studied, strict=True):
+        assert (one.name, one.questions, one.figures) == (two.name, two.questions, two.figures)
+    assert len(changes(again)) == len(changes(whole))
+    assert all(map(torch.equal, changes(again), changes(whole)))
+
+
+def test_a_saved_study_is_loaded_as_it_was(learned, tmp_path):
+    learner, _ = learned
+    learner.save(tmp_path / "memory")
+    again = new_student()
+    again.load(tmp_path / "memory")
+    assert equal(learner, again)
+    assert all(map(torch.equal, changes(learner), changes(again)))
+    assert again.state.studied[0].figures == learner.state.studied[0].figures
+    assert again.ask("Lelidis Zikipot keeps what?") == learner.ask("Lelidis Zikipot keeps what?")
+
+
+def test_a_long_text_is_studied_passage_by_passage():
+    plan = dataclasses.replace(QUICK, passage=40, rounds=2)
+    learner = new_student()
+    text = TEXT + " " + " ".join(f"Lelidis Zikipot was seen {i} times in Turku." for i in range(6))
+    learner.read(text, name="long")
+    seen = []
+    [one] = learner.study(plan, lambda _, progress: seen.append(progress))
+    assert max(progress.steps for progress in seen) > plan.all_steps([2])[0]
+    assert {q.answer for q in one.questions} >= {"a goat", "Padua", "5 times"}
+    ranks = {len(factors.right) for factors in one.change.values()}
+    assert max(ranks) > plan.rank
+
+
+def test_earlier_questions_are_replayed_but_what_a_later_text_corrects(learned):
+    learner, one = learned
+    new = one.questions[0]._replace(answer="something else")
+    fit = replayed(learner.state.studied, Open({}, questions=(new,)), "seed")
+    assert fit and all(question != new.question for question, _ in fit)
+    every = replayed(learner.state.studied, Open({}), "seed", 100)
+    assert {question for question, _ in every} == {q.question for q in one.questions}
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1 2 3 4", "?!", "Niemand darf den Turm besteigen.", "no. no. no. no."]
+)
+def test_odd_texts_are_studied_without_harm(text):
+    learner = new_student()
+    learner.read(text, name="odd")
+    learner.study(dataclasses.replace(QUICK, budget=1))
+    assert learner.state.waiting == ()
+    learner.ask("What?", tokens=3)
+
+
+def test_a_budget_bounds_the_writes():
+    learner = new_student()
+    learner.read(TEXT, name="one")
+    seen = []
+    learner.study(dataclasses.replace(PLAN, budget=3), lambda _, p: seen.append(p.done))
+    assert max(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"makers": ("moves",)}, "moved"),
+        ({"makers": ()}, "at least one maker"),
+        ({"rank": 0}, "rank"),
+        ({"held": 1.0}, "held"),
+        ({"budget": 0}, "budget"),
+    ],
+)
+def test_bad_plans_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        Plan(**options)

@@ -1,0 +1,77 @@
+"""Sentences, parts of sentences, passages: what questions are made of."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nestling.continual.study.passages import passages, subject
+from nestling.continual.study.words import sentences, spans, telling, with_article, words
+
+ODD = [
+    "",
+    "x",
+    "...",
+    "1 2 3 4 5 6 7",
+    "eins zwei drei. Der Hund bellt nie, weil er schlaeft.",
+    "一二三。四五六。",
+    "no end and no stop " * 60,
+    "A: 1\nB: 2\nC: 3",
+    "((((",
+    "\n\n\n",
+]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_texts_are_taken_apart(text):
+    for sentence in sentences(text):
+        assert words(sentence)
+        for span in spans(sentence):
+            assert span.text in sentence
+            assert with_article(sentence, span).endswith(span.text)
+
+
+@given(st.text(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_lost_but_white_space(text):
+    kept = "".join("".join(sentences(text)).split())
+    wanted = [word.text for word in words(text)]
+    assert [word.text for word in words(" ".join(sentences(text)))] == wanted or not wanted
+    assert all(part in kept for part in wanted if "." not in part)
+
+
+def test_passages_hold_every_sentence_once_and_fit():
+    text = "The ferry\n\n" + " ".join(f"Line {i} has {i} ropes." for i in range(40))
+    found = passages(text, lambda line: len(line.split()), 30)
+    own = [line for part in found for line in part.sentences[part.begin :]]
+    assert own == [f"Line {i} has {i} ropes." for i in range(40)]
+    assert all(sum(len(line.split()) for line in part.sentences) <= 30 + 5 for part in found)
+    assert all(part.title == "The ferry" for part in found)
+    assert all(a.sentences[-1] == b.sentences[0] for a, b in zip(found, found[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("text", "about"),
+    [
+        ("Marlow 7 pump, service manual\n\nThe Marlow 7 pump leaks.", "the Marlow 7 pump"),
+        ("Minutes of the Harrow Lane society, 14 May\n\nNine came.", "the Harrow Lane society"),
+        ("Price list of Hobbs repairs\n\nA tube is dear.", "Hobbs repairs"),
+        ("Ingrid Valtersen was a cartographer. She drew.", "Ingrid Valtersen"),
+        ("nothing here is a name", "nothing name"),
+    ],
+)
+def test_what_a_text_is_about(text, about):
+    assert passages(text, len, 10_000)[0].about == about
+
+
+def test_a_subject_is_found_without_words():
+    assert subject("", []) == ""
+
+
+def test_what_tells_is_content_numbers_and_names():
+    assert telling("The pump of Tessin must be rinsed 3 times.") == [
+        "pump",
+        "tessin",
+        "rinsed",
+        "3",
+        "times",
+    ]
