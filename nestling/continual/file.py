@@ -19,9 +19,9 @@ KIND = "nestling-learned"
 STALE = 3600  # seconds
 PLAIN = 1  # what the first nestling reads
 # with levels that are reset, or averages; raised when an older one could not read what is written
-NESTED = 2
-# with what study has taught
-FORMAT = 3
+FORMAT = 2
+STUDIED = 3  # with what study has taught
+NEWEST = STUDIED
 
 
 class MemoryFile(NamedTuple):
@@ -35,8 +35,8 @@ def write_memory(path: str | Path, memory: MemoryFile) -> Path:
     """Write a memory; the file appears whole or not at all."""
     nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
     plain = not nested and not memory.about.get("options", {}).get("averages")
-    studied = any(memory.about.get(name) for name in ("studied", "waiting", "open"))
-    kind = FORMAT if studied else PLAIN if plain else NESTED
+    studied = any(memory.about.get(name) for name in ("studied", "waiting", "open", "own"))
+    kind = STUDIED if studied else PLAIN if plain else FORMAT
     about = {**memory.about, "format": kind}
     tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
     header = {"about": about, "sha256": content_digest(about, tensors.items())}
@@ -55,7 +55,7 @@ def read_memory(path: str | Path) -> MemoryFile:
                 raise UserError(f"{path} is no memory of `nestling learn`")
             header = json.loads(entry)
             about = header["about"]
-            if about["format"] > FORMAT:
+            if about["format"] > NEWEST:
                 raise UserError(f"{path} was written by a newer nestling; upgrade this one")
             # a copy lies where torch lays its own tensors: products are then summed in one order
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118

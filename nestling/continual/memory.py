@@ -223,7 +223,7 @@ def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
         about = _at_rest(memory.about, "exact")
         about["documents"] = []
         about["stream"]["tokens"] = 0
-        about = {k: v for k, v in about.items() if k not in ("studied", "waiting")}
+        about = {k: v for k, v in about.items() if k not in ("studied", "waiting", "own")}
         return MemoryFile(about, {})
     if not 0 <= level < len(records):
         raise UserError(f"there is no level {level}; levels are 0 to {len(records) - 1}")

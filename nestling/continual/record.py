@@ -203,6 +203,8 @@ def study_record(state: State, exact: bool) -> dict[str, Any]:
         found["waiting"] = [list(one) for one in state.waiting]
     if state.studied:
         found["studied"] = [studied_record(one) for one in state.studied]
+    if state.own:
+        found["own"] = [list(ids) for ids in state.own]
     if exact and state.open is not None:
         found["open"] = open_record(state.open)
     return found
@@ -210,7 +212,7 @@ def study_record(state: State, exact: bool) -> dict[str, Any]:
 
 def study_of(
     about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
-) -> tuple[tuple[Waiting, ...], Open | None, tuple[Studied, ...]]:
+) -> tuple[tuple[Waiting, ...], Open | None, tuple[Studied, ...], tuple[tuple[int, ...], ...]]:
     """What waits, what is open and what was studied, as a record and tensors say."""
     placed = {n: v.to(device) for n, v in tensors.items() if n.startswith(("study.", OPEN))}
     opened = {n.removeprefix(OPEN): v for n, v in placed.items() if n.startswith(OPEN)}
@@ -218,6 +220,7 @@ def study_of(
         tuple(Waiting(*one) for one in about.get("waiting", ())),
         open_of(about["open"], opened) if "open" in about else None,
         tuple(studied_of(n, one, placed) for n, one in enumerate(about.get("studied", ()))),
+        tuple(tuple(ids) for ids in about.get("own", ())),
     )
 
 

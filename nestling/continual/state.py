@@ -63,6 +63,7 @@ class State(NamedTuple):
     waiting: tuple[Waiting, ...] = ()  # documents that are yet to be studied
     open: Open | None = None  # how far the study of the first of them has come
     studied: tuple[Studied, ...] = ()  # what study has taught, document by document
+    own: tuple[tuple[int, ...], ...] = ()  # token ids of texts the base wrote, to be held to
 
 
 @dataclass(frozen=True, kw_only=True)

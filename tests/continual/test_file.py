@@ -10,7 +10,7 @@ from learner_states import equal
 from tiny_bases import tiny_base
 
 from nestling.continual import ContinualLearner, Options
-from nestling.continual.file import FORMAT, KIND, PLAIN, MemoryFile, read_memory, write_memory
+from nestling.continual.file import KIND, NEWEST, PLAIN, MemoryFile, read_memory, write_memory
 from nestling.core.error import UserError
 from nestling.models.pretrained import parse_levels
 
@@ -100,7 +100,7 @@ def test_a_memory_of_another_base_is_refused(models, ids, tmp_path):
 def test_a_newer_format_a_cut_file_and_no_file_are_refused(models, tmp_path):
     learner = ContinualLearner(models["llama"], levels=parse_levels("8"))
     file = learner.save(tmp_path / "memory")
-    about = {**read_memory(file).about, "format": FORMAT + 1}
+    about = {**read_memory(file).about, "format": NEWEST + 1}
     header = {KIND: json.dumps({"about": about, "sha256": "of some other kind"})}
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "newer", header)
     content = file.read_bytes()

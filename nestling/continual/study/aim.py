@@ -11,7 +11,7 @@ from nestling.continual.study.body import Body
 from nestling.continual.study.change import Change, Factors, drawn
 from nestling.continual.study.training import Lesson
 
-LOOKED = 24  # lessons of each sort that are looked at
+LOOKED = 24  # own lessons that are looked at
 RIDGE = 0.1  # of the mean square of an input, added to the covariance that is divided by
 
 
@@ -34,7 +34,8 @@ def aimed(
         _read(body, own[:LOOKED])
         mine = {name: torch.cat(parts) for name, parts in seen.items()}
         seen.clear()
-        _read(body, others[:LOOKED])
+        for begin in range(0, len(others), LOOKED):
+            _read(body, others[begin : begin + LOOKED])
         rest = {name: torch.cat(parts) for name, parts in seen.items()}
     found = dict(change)
     for name in names:

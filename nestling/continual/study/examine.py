@@ -11,7 +11,7 @@ from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.words import words
 
 ASKED = 12  # questions, those held out among them
-LONGEST = 32  # tokens of an answer
+LONGEST = 24  # tokens of an answer
 
 
 def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> list[Question]:

@@ -24,8 +24,9 @@ class Plan:
     rank: int = 16  # of the change of a matrix
     most_rank: int = 64  # of a document's change: more passages than fit in it are pressed together
     aim: bool = True  # changes look where a document's inputs differ from other text's
-    rate: float = 2e-3  # learning rate
-    rounds: int | float = 12  # how often each sentence is said in reply, in the mean
+    fixed: bool = False  # those directions stay what they are; only what is said there is learned
+    rate: float = 6e-3  # learning rate
+    rounds: int | float = 14  # how often each sentence is said in reply, in the mean
     replies: int = 4  # lessons: a question in the chat form, and the sentence that answers it
     answers: int = 4  # a plain question, and its short answer
     lines: int = 1  # a sentence by itself, after the title
@@ -38,7 +39,7 @@ class Plan:
     own_weight: float = 1.0
     replay_weight: float = 2.0
     near_count: int = 24  # questions made near those of a passage
-    own_count: int = 8  # texts the base writes
+    own_count: int = 16  # texts the base writes
     own_length: int = 48  # tokens of each
     budget: int | None = None  # most writes for a document; None: as many as its length asks for
     keep_text: bool = False  # a memory keeps the sentences, and replays them
@@ -68,4 +69,4 @@ class Plan:
         return [max(1, self.budget * count // sum(wanted)) for count in wanted]
 
 
-PLANS = {"light": Plan(rounds=6, near_count=12), "full": Plan()}
+PLANS = {"light": Plan(rounds=7, near_count=12), "full": Plan()}

@@ -72,40 +72,29 @@ class School:
         self.body: Body = body(learner.reader, _lowest(learner, names), self.opening)
         own = dict(learner.reader.model.named_parameters())
         self.start = {name: own[name].detach() for name in names}
-        self._own: dict[tuple[int, int, int], list[Ids]] = {}
-        self._known: dict[tuple[int, int], list[Ids]] = {}
 
     @property
     def talk(self) -> Form:
         """How the model is talked to."""
         return self.forms[1] or self.forms[0]
 
-    def own_texts(self, plan: Plan) -> list[Ids]:
-        """Texts that the base writes itself."""
-        key = (plan.own_count, plan.own_length, plan.seed)
-        if key not in self._own:
-            rows = written_by(
-                self.learner.reader,
-                self.learner.text,
-                {},
-                plan.own_count,
-                plan.own_length,
-                plan.seed,
-            )
-            self._own[key] = [tuple(row) for row in rows.tolist()]
-        return self._own[key]
+    def own_texts(self, plan: Plan) -> tuple[list[Ids], list[Ids]]:
+        """Texts that the base writes itself: some for lessons, some to measure known text by.
+
+        They are written once for a memory, which keeps them.
+        """
+        learner, wanted = self.learner, plan.own_count + HELD
+        there = learner.state.own
+        if len(there) != wanted or any(len(ids) != plan.own_length for ids in there):
+            rows = written_by(learner.reader, learner.text, {}, wanted, plan.own_length, plan.seed)
+            there = tuple(tuple(row) for row in rows.tolist())
+            learner.state = learner.state._replace(own=there)
+        return list(there[:-HELD]), list(there[-HELD:])
 
     @torch.no_grad()
     def known(self, plan: Plan, weights: Mapping[str, Tensor]) -> float:
         """The loss of texts that the base writes and no lesson holds, nats a token."""
-        key = (plan.own_length, plan.seed)
-        if key not in self._known:
-            learner = self.learner
-            rows = written_by(
-                learner.reader, learner.text, {}, HELD, plan.own_length, plan.seed + 1
-            )
-            self._known[key] = [tuple(row) for row in rows.tolist()]
-        asked = [(row[:1], row[1:]) for row in self._known[key]]
+        asked = [(ids[:1], ids[1:]) for ids in self.own_texts(plan)[1]]
         scores = self.speaker.scores(self.speaker.told(()), asked, weights)
         return -float(torch.cat([score.nats for score in scores]).mean())
 
@@ -228,7 +217,7 @@ class _Lesson:
         groups = [
             *((drafts, weight, count, base) for drafts, weight, count in new),
             (near, plan.near_weight, plan.near, base),
-            (own_drafts(school.own_texts(plan)), plan.own_weight, plan.own, base),
+            (own_drafts(school.own_texts(plan)[0]), plan.own_weight, plan.own, base),
             (recalled, plan.replay_weight, plan.replay, before),
             (short, plan.replay_weight, plan.replay, base),
         ]
@@ -248,6 +237,7 @@ class _Lesson:
             rate=plan.rate,
             steps=self.steps[state.passage],
             seed=plan.seed,
+            fixed=plan.fixed,
         )
 
     def _with(self, state: Open) -> dict[str, Tensor]:

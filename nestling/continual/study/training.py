@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 class Training:
     """All that is needed to go on writing a change; ``step`` makes one write.
 
-    ``weights`` are those that the change is added to.
+    ``weights`` are those that the change is added to. ``fixed`` right factors are not learned.
     """
 
     def __init__(
@@ -51,15 +51,17 @@ class Training:
         steps: int,
         clip: float = 1.0,
         seed: int = 0,
+        fixed: bool = False,
     ):
         self.body, self.weights = body, weights
         self.kinds = [kind for kind in kinds if kind.lessons and kind.count > 0]
         self.rate, self.steps, self.clip, self.seed = rate, steps, clip, seed
         self.change = {
-            name: Factors(*(x.detach().clone().requires_grad_() for x in factors))
+            name: Factors(*(x.detach().clone() for x in factors))
             for name, factors in change.items()
         }
-        self.values = [x for factors in self.change.values() for x in factors]
+        learned = [f[:1] if fixed else f for f in self.change.values()]
+        self.values = [x.requires_grad_() for factors in learned for x in factors]
         self.adam = torch.optim.Adam(self.values, lr=rate, betas=BETAS)
         self.done = 0
 
@@ -133,7 +135,7 @@ class Training:
             for name, factors in self.change.items():
                 for side, value in zip(("left", "right"), factors, strict=True):
                     value.copy_(tensors[f"{name}:{side}"])
-                    if done:
+                    if done and value.requires_grad:
                         moments = {k: tensors[f"{name}:{side}:{k}"].to(value) for k in MOMENTS}
                         step = torch.tensor(float(done))
                         self.adam.state[value] = {"step": step, **moments}
