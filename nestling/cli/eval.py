@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -26,6 +26,9 @@ class Lm:
     """Tokens a call of the model; bounds the memory in use, changes no figure."""
     batch: int = 4
     """Documents read side by side."""
+    windows: Literal["rolling", "apart"] = "rolling"
+    """Of a document longer than the model reads: rolling, as lm-eval does, each after the last
+    token of the window before; apart, each as if a text began there."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
@@ -53,7 +56,7 @@ class Lm:
         reader = Reader.load(self.model, self.device, segment=self.segment)
         with Progress("tokens read", quiet=self.quiet) as on:
             on.say(f"{len(texts):,} documents of {tag}")
-            metrics = lm(reader, texts, batch_size=self.batch, tell=on.show)
+            metrics = lm(reader, texts, batch_size=self.batch, kind=self.windows, tell=on.show)
         config = {"size": self.size, "segment": self.segment, "batch": self.batch}
         if self.json is not None:
             Result(
@@ -90,6 +93,10 @@ class Commonsense:
     """Only so many questions of each task, from its beginning."""
     carry: bool = False
     """One memory goes on from question to question; otherwise each is read from a fresh one."""
+    batch: int = 1
+    """Requests read side by side: faster on an accelerator, and on a CPU with a small model."""
+    chat: bool = False
+    """Put each question as a message in the chat template of the model's tokenizer."""
     segment: int = 512
     """Tokens a call of the model; bounds the memory in use, changes no figure."""
     device: str = "cpu"
@@ -118,11 +125,14 @@ class Commonsense:
                 tasks=names,
                 limit=self.limit,
                 carry=self.carry,
+                batch=self.batch,
+                chat=self.chat,
                 say=on.say,
                 tell=on.show,
             )
         if self.json is not None:
             config = {"data": metrics["data"], "limit": self.limit, "carry": self.carry}
+            config |= {"batch": self.batch, "chat": self.chat}
             Result(
                 name="eval commonsense",
                 config=reader.about() | config | {"tasks": list(metrics["tasks"])},
@@ -148,8 +158,8 @@ class Tasks:
     suite: tyro.conf.Suppress[str] = "tasks"
     tasks: str = ""
     """Names with commas between, as `nestling list tasks` gives them; none: the whole suite."""
-    count: int = 100
-    """Examples of each task, or questions of each stage."""
+    count: int | None = None
+    """Examples of each task, or questions of each stage: 100, with --protocol as published."""
     lengths: tuple[int, ...] = ()
     """Lengths of the texts in tokens, one measurement each; none: the task's own."""
     sweep: bool = False
@@ -159,6 +169,10 @@ class Tasks:
     of the preset (hidden_size=64); may be repeated."""
     fit: int = 0
     """Steps of training on the task (or on each of its stages) before it is asked; 0: none."""
+    protocol: bool = False
+    """Train as the task's source trains its models: its passes over its own number of rows, its
+    optimizer, every rate with every decay, the best kept. With --sweep the table's own score. --set
+    epochs=N shortens it, learning_rate and weight_decay take one instead of all."""
     seed: int = 0
     """Seed of the examples, and of the weights and batches of a preset."""
     segment: int = 512
@@ -174,7 +188,12 @@ class Tasks:
         """Measure, print a table, and write the Result where --json says."""
         if not self.model:
             raise UserError("name a folder with a model, or a preset, with --model")
-        if self.count < 1 or self.fit < 0 or any(length < 1 for length in self.lengths):
+        if (
+            self.count is not None
+            and self.count < 1
+            or self.fit < 0
+            or any(length < 1 for length in self.lengths)
+        ):
             raise UserError("count and lengths must be at least 1, fit at least 0")
         from nestling.cli.train import settings
         from nestling.evals.run import plan_of, run_tasks
@@ -191,6 +210,7 @@ class Tasks:
             lengths=self.lengths,
             sweep=self.sweep,
             fit=self.fit,
+            protocol=self.protocol,
             segment=self.segment,
         )
 

@@ -1,7 +1,6 @@
 """A model asked what a task asks, and its answers handed back to the task."""
 
-import math
-from collections.abc import Sequence
+import itertools
 from typing import Any
 
 import torch
@@ -9,33 +8,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nestling.core.error import UserError
-from nestling.core.statistics import interval, wilson
+from nestling.evals.figures import judged_rows, judged_texts
 from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Ask, Memory
 from nestling.tasks import UNSEEN, Answer, Question, QuestionTask, TextTask, TokenTask
-
-
-def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
-    """The mean with its 95 % interval: Wilson's where scores are 0 or 1, else Student's t.
-
-    A few shares that happen to be equal have Wilson's as well: none of their mean spreads wider
-    than zeros and ones do.
-    """
-    found = interval(scores)
-    low, high = found.low, found.high
-    shares = all(0 <= score <= 1 for score in scores)
-    if shares and (found.half == 0 or all(score in (0.0, 1.0) for score in scores)):
-        low, high = wilson(sum(scores), len(scores))
-    elif shares and len(scores) > 1:
-        low, high = max(0.0, low), min(1.0, high)
-    ends = {"low_95": low, "high_95": high}
-    return {
-        "score": found.mean,
-        "count": len(scores),
-        **{name: None if math.isnan(end) else end for name, end in ends.items()},
-        "chance": chance,
-    }
 
 
 def spelled(reader: Reader, count: int, seed: int) -> list[int]:
@@ -90,8 +67,7 @@ def ask_positions(
             found.append(logits[..., names].argmax(-1).cpu())
         answers.append(torch.cat(found, 1)[:, len(lead) :])
         tell(sum(map(len, answers)), count)
-    scores = task.scores(torch.cat(answers), examples.labels)
-    return figures(scores[~scores.isnan()].tolist(), task.chance) | {"tokens": rows.numel()}
+    return judged_rows(task, torch.cat(answers), examples.labels) | {"tokens": rows.numel()}
 
 
 def ask_texts(
@@ -108,17 +84,16 @@ def ask_texts(
     ``new_tokens`` generates fewer tokens than the task allows, where right answers are shorter.
     """
     memory = Memory(reader)
-    scores: list[float] = []
+    answers: list[Answer] = []
+    asked: list[Question] = []
     tokens = 0
-    for question in task.stream(UNSEEN + seed):
+    for question in itertools.islice(task.stream(UNSEEN + seed), count):
         ids = [*reader.start, *reader.encode(question.prompt)]
-        answer = answer_to(memory, task, ids, question, new_tokens)
+        answers.append(answer_to(memory, task, ids, question, new_tokens))
+        asked.append(question._replace(prompt=""))  # long, and not looked at again
         tokens += len(ids)
-        scores += task.scores([answer], [question])
-        tell(len(scores), count)
-        if len(scores) == count:
-            break
-    found = figures(scores, task.chance) | {"tokens": tokens}
+        tell(len(answers), count)
+    found = judged_texts(task, answers, asked) | {"tokens": tokens}
     if reader.horizon is not None:
         found["horizon"] = reader.horizon
     return found

@@ -44,6 +44,8 @@ def commonsense(
     tasks: Sequence[str] = (),
     limit: int | None = None,
     carry: bool = False,
+    batch: int = 1,
+    chat: bool = False,
     say: Callable[[str], None] = lambda text: None,
     tell: Tell = silent,
 ) -> dict[str, Any]:
@@ -52,9 +54,10 @@ def commonsense(
     ``data`` "hub": the paper's tasks, defined as in lm-eval. "bigbench": multiple-choice
     tasks of BIG-bench, asked as lm-eval asks social_iqa ("Q: ... A:"), nothing fetched; figures
     have ``chance`` as well. "auto": the hub where it can be reached. ``tasks`` takes some of them,
-    ``limit`` the first questions of each. BIG-bench is asked the same way where lm-eval is not
-    installed; ``harness`` says by which version of it, or None. ``say`` names what is measured,
-    ``tell`` counts what is answered.
+    ``limit`` the first questions of each; ``batch`` requests are read side by side, and with
+    ``chat`` (which needs lm-eval) in the tokenizer's chat template. BIG-bench is asked the same way
+    where lm-eval is not installed; ``harness`` says by which version of it, or None. ``say`` names
+    what is measured, ``tell`` counts what is answered.
     """
     if data not in SOURCES:
         raise UserError(f"unknown data {data!r}: {did_you_mean(data, SOURCES)}")
@@ -68,11 +71,12 @@ def commonsense(
     chosen = list(tasks or known)
     if data == "hub":
         say(", ".join(chosen))
-        found = run_harness(reader, chosen, limit=limit, carry=carry, tell=tell)
+        how: dict[str, Any] = {"carry": carry, "batch": batch, "chat": chat}
+        found = run_harness(reader, chosen, limit=limit, tell=tell, **how)
     else:
         rows = {name: read(name)[:limit] for name in chosen}
         say(", ".join(chosen))
-        found = _offline(reader, rows, carry, tell)
+        found = _offline(reader, rows, tell, carry=carry, batch=batch, chat=chat)
     heads = {name: found[name][PAPER[name] if data == "hub" else "acc"] for name in chosen}
     accuracies = [value for name, value in heads.items() if name != "wikitext"]
     mean = sum(accuracies) / len(accuracies) if accuracies else None
@@ -86,14 +90,22 @@ def commonsense(
 
 
 def _offline(
-    reader: Reader, rows: Mapping[str, Sequence[Choice]], carry: bool, tell: Tell
+    reader: Reader,
+    rows: Mapping[str, Sequence[Choice]],
+    tell: Tell,
+    *,
+    carry: bool,
+    batch: int,
+    chat: bool,
 ) -> dict[str, dict[str, Any]]:
     """The figures of tasks of BIG-bench: by lm-eval where it is installed."""
     if version() is None:
-        memory = Memory(reader, carry=carry)
+        if chat:
+            raise UserError("chat is lm-eval's doing: pip install 'nestling[eval]'")
+        memory = Memory(reader, carry=carry, batch=batch)
         return {name: choose(reader, asked, memory, tell) for name, asked in rows.items()}
     tasks = [offline(name, asked) for name, asked in rows.items()]
-    found = run_harness(reader, tasks, carry=carry, tell=tell)
+    found = run_harness(reader, tasks, carry=carry, batch=batch, chat=chat, tell=tell)
     return {name: found[name] | {"chance": chance(asked)} for name, asked in rows.items()}
 
 

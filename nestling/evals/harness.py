@@ -5,6 +5,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 from nestling.core.error import UserError
 from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
@@ -23,21 +25,30 @@ def library(name: str) -> Any:
         ) from error
 
 
-def adapter(reader: Reader, *, carry: bool = False, tell: Tell = silent) -> Any:
+def adapter(reader: Reader, *, carry: bool = False, batch: int = 1, tell: Tell = silent) -> Any:
     """The reader as an ``LM`` of lm-eval, to be handed to its ``simple_evaluate``.
 
-    Each request is read from a fresh memory; with ``carry`` one memory goes on through all of them
-    in the order of the task. A text is led by what the tokenizer itself puts before one. ``tell``
-    counts the answered requests of one kind.
+    Each request is read from a fresh memory, ``batch`` of them side by side; with ``carry`` one
+    memory goes on through all of them in the order of the task. A text is led by what the tokenizer
+    itself puts before one. Options of ``generate`` are taken as lm-eval's own model of transformers
+    takes them (``max_gen_toks`` and its other names, ``do_sample``, ``temperature``, ``top_p``...).
+    Special tokens spelt out in a text are ordinary text, unless lm-eval has put it in the chat
+    template. ``tell`` counts the answered requests of one kind.
     """
     template: Any = library("lm_eval.api.model").TemplateLM
-    memory = Memory(reader, carry=carry)
+    plain: Any = library("lm_eval.models.utils").normalize_gen_kwargs
+    memory = Memory(reader, carry=carry, batch=batch)
 
     class Nestling(template):
         """Tokens by the reader, answers by the memory, everything else by lm-eval."""
 
         tokenizer = reader.tokenizer
+        tokenizer_name = str(getattr(reader.tokenizer, "name_or_path", "")).replace("/", "__")
         device = "cpu"  # of the gathering across processes, of which there is one
+        batch_size = batch
+        max_length = reader.horizon
+        max_gen_toks = NEW_TOKENS
+        chats = False  # texts come in the chat template, with the special tokens it is made of
 
         @property
         def eot_token_id(self) -> int:
@@ -50,8 +61,19 @@ def adapter(reader: Reader, *, carry: bool = False, tell: Tell = silent) -> Any:
         def tok_encode(
             self, string: str, add_special_tokens: bool | None = None, **_: Any
         ) -> list[int]:
-            lead = [] if add_special_tokens is False else reader.lead
-            return [*lead, *reader.encode(string)]
+            ids = reader.encode(string, special=self.chats)
+            bare = add_special_tokens is False or ids[: len(reader.lead)] == reader.lead
+            return ids if bare else [*reader.lead, *ids]
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+            return reader.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+        def apply_chat_template(
+            self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        ) -> str:
+            text = in_chat(reader, chat_history, add_generation_prompt)
+            self.chats = True
+            return text
 
         def _loglikelihood_tokens(
             self, requests: Sequence[Any], **_: Any
@@ -67,18 +89,63 @@ def adapter(reader: Reader, *, carry: bool = False, tell: Tell = silent) -> Any:
             return found
 
         def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
-            found = []
-            for request in requests:
-                context, options = request.args
-                until = options.get("until") or []
-                stops = tuple([until] if isinstance(until, str) else until)
-                tokens = int(options.get("max_gen_toks", NEW_TOKENS))
-                ids = self.tok_encode(context)
-                found.append(memory.write(ids, tokens=tokens, stops=stops))
-                tell(len(found), len(requests))
+            found = [""] * len(requests)
+            groups = alike([request.args[1] for request in requests], carry)
+            done = 0
+            for places in groups:
+                options = dict(plain(requests[places[0]].args[1], NEW_TOKENS))
+                stops = tuple(options.pop("until"))
+                tokens = options.pop("max_gen_toks")
+                if not options["do_sample"]:
+                    options.pop("temperature", None)
+                ids = [self.tok_encode(requests[i].args[0]) or reader.start for i in places]
+
+                def told(now: int, _: int, before: int = done) -> None:
+                    tell(before + now, len(requests))
+
+                texts = memory.write_all(ids, tokens=tokens, stops=stops, tell=told, **options)
+                for place, text in zip(places, texts, strict=True):
+                    found[place] = text
+                done += len(places)
             return found
 
     return Nestling()
+
+
+def alike(options: Sequence[Mapping[str, Any]], ordered: bool) -> list[list[int]]:
+    """The places of requests with the same options; ``ordered``: as they follow each other.
+
+    >>> alike([{"a": 1}, {}, {"a": 1}], False), alike([{"a": 1}, {}, {"a": 1}], True)
+    ([[0, 2], [1]], [[0], [1], [2]])
+    """
+    groups: list[tuple[Mapping[str, Any], list[int]]] = []
+    for place, one in enumerate(options):
+        among = groups[-1:] if ordered else groups
+        same = next((places for other, places in among if other == one), None)
+        if same is None:
+            groups.append((one, [place]))
+        else:
+            same.append(place)
+    return [places for _, places in groups]
+
+
+def in_chat(reader: Reader, messages: list[dict[str, str]], answers: bool) -> str:
+    """Messages in the chat template of the tokenizer; ``answers``: up to where an answer begins.
+
+    A template that knows no system message gets none, as in lm-eval's own model of transformers.
+    """
+    if not reader.tokenizer.chat_template:
+        raise UserError(f"the tokenizer of {reader.name} has no chat template; leave chat out")
+
+    def put(some: list[dict[str, str]]) -> str:
+        return reader.tokenizer.apply_chat_template(
+            some, tokenize=False, add_generation_prompt=answers, continue_final_message=not answers
+        )
+
+    try:
+        return put(messages)
+    except TemplateError:
+        return put([one for one in messages if one["role"] != "system"])
 
 
 def run_harness(
@@ -87,13 +154,16 @@ def run_harness(
     *,
     limit: int | None = None,
     carry: bool = False,
+    batch: int = 1,
+    chat: bool = False,
     include: str | None = None,
     tell: Tell = silent,
 ) -> dict[str, dict[str, Any]]:
     """The figures of lm-eval for each task: a name it knows, or a configuration of one.
 
-    ``limit`` takes so many questions of each task, from its beginning. ``include`` is a folder of
-    further task files. A task whose data cannot be fetched raises UserError.
+    ``limit`` takes so many questions of each task, from its beginning; ``batch`` are read side by
+    side; ``chat`` puts each as a message in the tokenizer's chat template. ``include`` is a folder
+    of further task files. A task whose data cannot be fetched raises UserError.
     """
     evaluate = library("lm_eval").simple_evaluate
     # its loggers tell of every default it takes
@@ -101,10 +171,11 @@ def run_harness(
     manager = library("lm_eval.tasks").TaskManager(include_path=include)
     try:
         found = evaluate(
-            model=adapter(reader, carry=carry, tell=tell),
+            model=adapter(reader, carry=carry, batch=batch, tell=tell),
             tasks=[task if isinstance(task, str) else dict(task) for task in tasks],
             task_manager=manager,
             limit=limit,
+            apply_chat_template=chat,
             bootstrap_iters=0,
             log_samples=False,
         )

@@ -55,13 +55,16 @@ class Rows(Questions):
         super().__init__(task, batch_size=batch_size, seed=seed)
         self.rows = task.examples(seed * APART, rows)
 
+    def order(self, number: int) -> list[int]:
+        """The order of the rows in one round."""
+        return order_of(self.seed, number, len(self.rows.input_ids))
+
     def __next__(self) -> Batch:
         """The next batch; there always is one."""
         size, count = self.batch_size, len(self.rows.input_ids)
         chosen = []
         for place in range(self.batches * size, (self.batches + 1) * size):
-            order = order_of(self.seed, place // count, count)
-            chosen.append(order[place % count])
+            chosen.append(self.order(place // count)[place % count])
         self.batches += 1
         return as_batch(Examples(self.rows.input_ids[chosen], self.rows.labels[chosen]))
 

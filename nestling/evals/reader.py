@@ -1,6 +1,6 @@
 """One way to read with any causal language model, in segments, its memory carried along."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,13 @@ class Reader:
                 return [token]
         raise UserError(f"the tokenizer of {self.name} has no token that begins or ends a text")
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text alone; special tokens spelt out in it are ordinary text."""
-        found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+    def encode(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of a text alone; special tokens spelt out in it are ordinary text.
+
+        ``special``: they are what they are spelt as, as in a chat template.
+        """
+        split = not special
+        found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)
         return found["input_ids"]
 
     def decode(self, ids: list[int]) -> str:
@@ -81,14 +85,21 @@ class Reader:
         With ``cache`` the text goes on after what it has read; it is moved on in place. Rows may be
         filled at their ends: what stands there changes nothing before it.
         """
-        for inputs, targets in zip(
-            ids[:, :-1].split(self.segment, 1), ids[:, 1:].split(self.segment, 1), strict=True
-        ):
-            logits, cache = self.call(inputs, cache)
+        for logits, targets in self.predictions(ids, cache):
             losses = functional.cross_entropy(
                 logits.float().flatten(0, 1), targets.to(logits.device).flatten(), reduction="none"
             )
             yield losses.view(targets.shape).cpu()
+
+    def predictions(
+        self, ids: Int[Tensor, "B T"], cache: Any = None
+    ) -> Iterator[tuple[Float[Tensor, "B S V"], Int[Tensor, "B S"]]]:
+        """The logits of every token of ``ids`` but the first, with the tokens, by segments."""
+        for inputs, targets in zip(
+            ids[:, :-1].split(self.segment, 1), ids[:, 1:].split(self.segment, 1), strict=True
+        ):
+            logits, cache = self.call(inputs, cache)
+            yield logits, targets
 
     def read(self, ids: Int[Tensor, "B T"], cache: Any = None) -> tuple[Float[Tensor, "B V"], Any]:
         """The logits after a text and the memory of it; ``cache`` is moved on in place."""
@@ -161,42 +172,85 @@ class Reader:
         tokens: int,
         stops: tuple[str, ...] = (),
         cache: Any = None,
+        **generation: Any,
     ) -> str:
-        """What ``generate`` writes after ``ids``: the likeliest tokens, at most so many.
+        """What ``generate`` writes after ``ids``, at most so many tokens: the likeliest ones.
 
         With ``cache`` ``ids`` go on after what it has read. The text ends before the first of
-        ``stops``.
+        ``stops``. ``generation``: options of transformers' ``generate``, such as ``do_sample`` and
+        ``temperature``; several beams cannot go on from a cache.
         """
         given = torch.tensor([ids], device=self.model.device)
-        if len(ids) > 1 and (self.pieces is None or self.pieces.way.writes_on):
+        beams = generation.get("num_beams", 1) > 1
+        if beams and cache is not None:
+            raise UserError("beams cannot go on from a memory; take num_beams=1")
+        onward = not beams and (self.pieces is None or self.pieces.way.writes_on)
+        if onward and len(ids) > 1:
             _, cache = self.read(given[:, :-1], cache)
             given = given[:, -1:]
-        options = {
-            "max_new_tokens": tokens,
-            "do_sample": False,
-            "pad_token_id": self.tokenizer.eos_token_id,
-            "stopping_criteria": [self._stopping(stops)],
-        }
+        options = self._options(tokens, stops) | generation
         if self.pieces is not None:
             written = self.pieces.write(given, cache, **options)
+        elif beams:
+            written = self.model.generate(given, **options)[0, given.shape[1] :].tolist()
         else:
             cache = self.model.new_cache() if cache is None else cache
             written = write_on(self.model, given, cache, **options)[0, given.shape[1] :].tolist()
-        text = self.decode(written)
-        for stop in stops:
-            text = text.split(stop)[0]
-        return text
+        return cut(self.decode(written), stops)
 
-    def _stopping(self, stops: tuple[str, ...]) -> Callable[[Tensor, Any], Tensor]:
-        """Whether one of ``stops`` was written, for ``generate``; first called after one token."""
-        begin: list[int] = []
+    def write_rows(
+        self,
+        rows: Sequence[list[int]],
+        *,
+        tokens: int,
+        stops: tuple[str, ...] = (),
+        **generation: Any,
+    ) -> list[str]:
+        """``write`` of many texts at once, each from a fresh memory; they are filled up in front.
+
+        A model that fill would change (``pads``) writes one after another.
+        """
+        if not self.pads:
+            options: dict[str, Any] = {"tokens": tokens, "stops": stops, **generation}
+            return [self.write(ids, **options) for ids in rows]
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, row in enumerate(rows):
+            ids[place, width - len(row) :] = torch.tensor(row)
+            mask[place, width - len(row) :] = 1
+        found = self.model.generate(
+            ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            **(self._options(tokens, stops) | generation),
+        )
+        return [cut(self.decode(row), stops) for row in found[:, width:].tolist()]
+
+    @property
+    def pads(self) -> bool:
+        """Whether rows may be filled up in front: what is masked there changes nothing."""
+        return self.pieces is None or self.pieces.pads
+
+    def _options(self, tokens: int, stops: tuple[str, ...]) -> dict[str, Any]:
+        """Options of ``generate``: the likeliest tokens, up to an end or one of ``stops``."""
+        begin: list[int] = []  # tokens before the first that was written
 
         def stopped(found: Tensor, scores: Any) -> Tensor:
             begin[:] = begin or [found.shape[1] - 1]
-            text = self.decode(found[0, begin[0] :].tolist())
-            return found.new_tensor([any(stop in text for stop in stops)], dtype=torch.bool)
+            texts = [self.decode(row) for row in found[:, begin[0] :].tolist()]
+            ends = [any(stop in text for stop in stops) for text in texts]
+            return found.new_tensor(ends, dtype=torch.bool)
 
-        return stopped
+        given = self.model.generation_config.eos_token_id
+        ends = {*([given] if isinstance(given, int) else given or [])}
+        ends |= {self.tokenizer.eos_token_id} - {None}
+        return {
+            "max_new_tokens": tokens,
+            "do_sample": False,
+            "eos_token_id": sorted(ends) or None,
+            "pad_token_id": self.tokenizer.eos_token_id,
+            "stopping_criteria": [stopped],
+        }
 
     def about(self) -> dict[str, Any]:
         """What a Result records of the model."""
@@ -206,3 +260,14 @@ class Reader:
             "num_parameters": self.model.num_parameters(),
             "architecture": self.model.config.to_dict(),
         }
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of ``stops``; an empty one stops, but cuts nothing.
+
+    >>> cut("one; two. three", [".", ";", ""])
+    'one'
+    """
+    for stop in filter(None, stops):
+        text = text.split(stop)[0]
+    return text

@@ -1,6 +1,7 @@
 """Answers decoded from what a model gives at its last position alone, as MAD's compression asks."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.core.memory import Flow
-from nestling.evals.answer import figures
+from nestling.evals.figures import judged_rows
 from nestling.evals.questions import Questions
 from nestling.models.hf import HopeForCausalLM
 from nestling.tasks import IGNORED, UNSEEN, TokenTask
@@ -55,9 +56,17 @@ def last(model: HopeForCausalLM, input_ids: Int[Tensor, "B T"]) -> Float[Tensor,
 
 
 def fit_readout(
-    model: HopeForCausalLM, task: TokenTask, loader: Questions, config: TrainConfig
+    model: HopeForCausalLM,
+    task: TokenTask,
+    loader: Questions,
+    config: TrainConfig,
+    *,
+    after_step: Callable[[int, Readout], bool] | None = None,
 ) -> tuple[Readout, dict[str, Any]]:
-    """Train a model in place with a readout; AdamW on all of it, every level at every step."""
+    """Train a model in place with a readout; AdamW on all of it, every level at every step.
+
+    ``after_step`` is given the number of steps done and ends the training by returning True.
+    """
     generator = torch.Generator().manual_seed(config.seed)
     width = model.config.hidden_size
     readout = Readout(width, task.vocab_size, generator).to(model.device)
@@ -87,6 +96,8 @@ def fit_readout(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * share(step, config)
         optimizer.step()
+        if after_step is not None and after_step(step + 1, readout):
+            break
     model.eval()
     return readout, {"steps": len(losses), "first_loss": losses[0], "last_loss": losses[-1]}
 
@@ -104,18 +115,20 @@ def share(step: int, config: TrainConfig) -> float:
 
 
 @torch.no_grad()
+def answers_of(
+    model: HopeForCausalLM, readout: Readout, input_ids: Int[Tensor, "N T"]
+) -> Int[Tensor, "N T"]:
+    """The likeliest token at every position of rows, decoded from the last."""
+    parts = input_ids.split(64)
+    found = [readout(last(model, part), part.shape[1]).argmax(-1).cpu() for part in parts]
+    return torch.cat(found)
+
+
+@torch.no_grad()
 def ask_readout(
     model: HopeForCausalLM, readout: Readout, task: TokenTask, *, seed: int = 0, count: int = 100
 ) -> dict[str, Any]:
     """The likeliest token at every position, decoded from the last."""
     examples = task.examples(UNSEEN + seed, count)
-    length = examples.labels.shape[1]
-    answers = torch.cat(
-        [
-            readout(last(model, part), length).argmax(-1).cpu()
-            for part in examples.input_ids.split(64)
-        ]
-    )
-    scores = task.scores(answers, examples.labels)
-    found = figures(scores[~scores.isnan()].tolist(), task.chance)
-    return found | {"tokens": examples.input_ids.numel()}
+    answers = answers_of(model, readout, examples.input_ids)
+    return judged_rows(task, answers, examples.labels) | {"tokens": examples.input_ids.numel()}

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from nestling.core.error import UserError
-from nestling.evals.lm import windows
 from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
+from nestling.evals.windows import filled, windows
 
 
 class Ask(NamedTuple):
@@ -25,6 +26,7 @@ class Memory:
     kind; what is scored or written leaves no trace. Requests that follow each other with the same
     context (the choices of one question) read it once. Only a model without a horizon carries.
     ``before``: every request is read after this memory, which has read ``seen`` and stays as it is.
+    ``batch`` requests are read side by side, each whole, where they are read from a fresh memory.
     """
 
     def __init__(
@@ -34,13 +36,16 @@ class Memory:
         carry: bool = False,
         before: Any = None,
         seen: Sequence[int] = (),
+        batch: int = 1,
     ):
+        if batch < 1 or batch > 1 and carry:
+            raise UserError(f"{batch} requests side by side; give at least 1, and 1 with --carry")
         if carry and reader.horizon is not None:
             raise UserError(
                 f"{reader.name} reads {reader.horizon} tokens at most, so its memory cannot be "
                 "carried from request to request; leave out --carry"
             )
-        self.reader, self.carry = reader, carry
+        self.reader, self.carry, self.batch = reader, carry, batch
         self.cache: Any = before
         self.seen = list(seen)
 
@@ -67,6 +72,8 @@ class Memory:
 
         ``tell`` counts the asks that are answered.
         """
+        if self.batch > 1 and self.cache is None:
+            return self._score_rows(asks, tell)
         found: list[tuple[float, bool]] = []
         start = 0
         while start < len(asks):
@@ -82,34 +89,92 @@ class Memory:
             tell(end, len(asks))
         return found
 
+    def _score_rows(self, asks: Sequence[Ask], tell: Tell) -> list[tuple[float, bool]]:
+        """``score`` of each context with its continuation as one row, the longest rows first."""
+        rows = [
+            (self._room(ask.context, len(ask.continuation) - 1), list(ask.continuation))
+            for ask in asks
+        ]
+        order = sorted(range(len(rows)), key=lambda i: -sum(map(len, rows[i])))
+        found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
+        for at in range(0, len(rows), self.batch):
+            part = order[at : at + self.batch]
+            ids, lengths = filled([rows[i][0] + rows[i][1] for i in part])
+            begin = torch.tensor([[len(rows[i][0])] for i in part])
+            sums, likeliest = torch.zeros(len(part), dtype=torch.float64), []
+            place = 1
+            for logits, targets in self.reader.predictions(ids):
+                where = torch.arange(place, place + targets.shape[1]).expand_as(targets)
+                scored = (where >= begin) & (where < lengths[:, None])
+                words = logits.float().flatten(0, 1)
+                nats = functional.cross_entropy(
+                    words, targets.to(words.device).flatten(), reduction="none"
+                )
+                sums -= (nats.view(targets.shape).cpu().double() * scored).sum(1)
+                right = words.argmax(-1).view(targets.shape).cpu() == targets
+                likeliest.append((right | ~scored).all(1))
+                place += targets.shape[1]
+            whole = torch.stack(likeliest).all(0) if likeliest else torch.ones(len(part)).bool()
+            for i, nats, sure in zip(part, sums.tolist(), whole.tolist(), strict=True):
+                found[i] = (nats, sure)
+            tell(min(at + self.batch, len(rows)), len(rows))
+        return found
+
     def score_text(self, text: str) -> float:
         """Log-probability of a text from its first token on; read in windows where it must be."""
         reader = self.reader
+        tokens = reader.encode(text)
+        if not tokens:
+            return 0.0
         if self.carry or self.cache is not None:
-            ids = [*reader.start, *reader.encode(text)]
-            cache = self.cache if self.cache is None else reader.fork(self.cache)
-            logits, cache = reader.read(torch.tensor([ids[:1]]), cache)
-            first = float(logits.log_softmax(-1)[0, ids[1]])
-            nats = sum(float(x.sum()) for x in reader.losses(torch.tensor([ids[1:]]), cache))
+            cache = None if self.cache is None else reader.fork(self.cache)
+            logits, cache = reader.read(torch.tensor([reader.start]), cache)
+            first = float(logits.log_softmax(-1)[0, tokens[0]])
+            nats = sum(float(x.sum()) for x in reader.losses(torch.tensor([tokens]), cache))
             if self.carry:
-                _, self.cache = reader.read(torch.tensor([ids[-1:]]), cache)
-                self.seen += ids
+                _, self.cache = reader.read(torch.tensor([tokens[-1:]]), cache)
+                self.seen += [*reader.start, *tokens]
             return first - nats
-        rows = windows(reader, reader.encode(text))
-        lead = len(reader.start)
         total = 0.0
-        for row in rows:
-            losses = torch.cat(list(reader.losses(torch.tensor([row]))), 1)[0]
-            total -= float(losses[lead - 1 :].double().sum())
+        for window in windows(reader, tokens):
+            losses = torch.cat(list(reader.losses(torch.tensor([window.ids]))), 1)[0]
+            total -= float(losses[window.begin - 1 :].double().sum())
         return total
 
-    def write(self, context: Sequence[int], *, tokens: int, stops: tuple[str, ...]) -> str:
-        """The likeliest continuation, at most ``tokens`` long, up to the first of ``stops``."""
+    def write(
+        self, context: Sequence[int], *, tokens: int, stops: tuple[str, ...], **generation: Any
+    ) -> str:
+        """The likeliest continuation, at most ``tokens`` long, up to the first of ``stops``.
+
+        ``generation``: options of ``generate`` besides, as ``Reader.write`` takes them.
+        """
         ids = self._room(context, tokens)
         before = None if self.cache is None else self.reader.fork(self.cache)
-        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before)
+        text = self.reader.write(ids, tokens=tokens, stops=stops, cache=before, **generation)
         if self.carry:
             before = None if self.cache is None else self.reader.fork(self.cache)
             _, self.cache = self.reader.read(torch.tensor([ids]), before)
             self.seen += ids
         return text
+
+    def write_all(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        tokens: int,
+        stops: tuple[str, ...],
+        tell: Tell = silent,
+        **generation: Any,
+    ) -> list[str]:
+        """``write`` of each context in its turn, or of ``batch`` side by side."""
+        options: dict[str, Any] = {"tokens": tokens, "stops": stops, **generation}
+        found: list[str] = []
+        for at in range(0, len(contexts), self.batch):
+            part = contexts[at : at + self.batch]
+            if len(part) > 1 and self.cache is None:
+                rows = [self._room(context, tokens) for context in part]
+                found += self.reader.write_rows(rows, **options)
+            else:
+                found += [self.write(context, **options) for context in part]
+            tell(len(found), len(contexts))
+        return found

@@ -13,6 +13,7 @@ from nestling.core.result import Result, provenance
 from nestling.evals.answer import ask_positions, ask_texts
 from nestling.evals.fit import apart, by_training, check_ours, fit, fresh, rows_of
 from nestling.evals.progress import Tell, silent
+from nestling.evals.protocol import Say, follow, protocol_of
 from nestling.evals.reader import SEGMENT, Reader
 from nestling.evals.readout import ask_readout, fit_readout
 from nestling.evals.stages import ask_stages, by_reading
@@ -35,6 +36,9 @@ class Plan:
     sweep: bool = False  # the task's difficulties, one measurement each
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the task's Config
     fit: TrainConfig | None = None  # train on the task first; None: measure as it is
+    # train as the task's source does, with these numbers set otherwise; None: not
+    protocol: Mapping[str, Any] | None = None
+    rows: int | None = None  # measured after the published training; None: as many as published
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of a preset
     segment: int = SEGMENT  # tokens a call
 
@@ -44,37 +48,46 @@ def plan_of(
     values: Mapping[str, Any],
     *,
     seed: int = 0,
-    count: int = 100,
+    count: int | None = None,
     lengths: tuple[int, ...] = (),
     sweep: bool = False,
     fit: int = 0,
+    protocol: bool = False,
     segment: int = SEGMENT,
 ) -> Plan:
     """A plan whose ``values`` are options of the tasks, settings of the training, or of the preset.
 
-    ``fit`` is the number of training steps; without it only the tasks have options. A preset checks
-    its own, so what is neither is left to it.
+    ``fit`` is the number of training steps; with ``protocol`` the training is that of each task's
+    source, and of the settings ``epochs`` stands for its length. Without either only the tasks have
+    options. A preset checks its own, so what is neither is left to it.
     """
+    if protocol and fit:
+        raise UserError("fit and protocol are two ways to train; choose one")
     if sweep and lengths:
         raise UserError("lengths and the task's own difficulties are two sweeps; choose one")
     options, model, trained = {}, {}, {}
     known = {f.name for name in tasks for f in dataclasses.fields(TASKS.load(name).Config)}
     for name, value in values.items():
-        kind = options if name in known else trained if name in field_names() else model
+        setting = name in field_names() or protocol and name == "epochs"
+        kind = options if name in known else trained if setting else model
         kind[name] = value
-    if not fit and trained:
+    if protocol and "steps" in trained:
+        raise UserError("the published training is counted in passes over its rows; set epochs")
+    if not (fit or protocol) and trained:
         raise UserError(f"{next(iter(trained))} is a setting of the training; add --fit STEPS")
-    if not fit and model:
+    if not (fit or protocol) and model:
         name = next(iter(model))
         raise UserError(f"unknown option {name!r}: {did_you_mean(name, known)}")
     config = train_config({**trained, "steps": fit, "seed": seed}) if fit else None
     return Plan(
         seed=seed,
-        count=count,
+        count=100 if count is None else count,
         lengths=lengths,
         sweep=sweep,
         options=options,
         fit=config,
+        protocol=trained if protocol else None,
+        rows=count,
         model=model,
         segment=segment,
     )
@@ -134,6 +147,32 @@ def measure(
     return found | trained | {"seconds": now - ready, "seconds_fit": ready - begin}
 
 
+def published(
+    model: str, task: Task, plan: Plan, label: str, device: str, say: Say, quiet: bool
+) -> dict[str, dict[str, Any]]:
+    """``measure`` of a preset trained as the task's source trains: figures by what is measured."""
+    protocol_of(task, {})  # a task without one is refused before it is looked at
+    assert plan.protocol is not None and isinstance(task, TokenTask)
+
+    def make() -> Reader:
+        reader = fresh(model, task, seed=plan.seed, segment=plan.segment, options=plan.model)
+        reader.model.to(device)
+        return reader
+
+    begin = time.monotonic()
+    how = {"settings": plan.protocol, "seed": plan.seed, "rows": plan.rows}
+    found = follow(make, task, say=say, quiet=quiet, **how)
+    seconds = {"seconds": time.monotonic() - begin}
+    return {
+        ", ".join(filter(None, (label, name))): figures | seconds for name, figures in found.items()
+    }
+
+
+def prefixed(say: Say, name: str) -> Say:
+    """What says more about a named measurement."""
+    return lambda text: say(f"{name}: {text}")
+
+
 def decoded(reader: Reader, task: TokenTask, plan: Plan) -> dict[str, Any]:
     """``measure`` of a task whose answers are decoded from the last position."""
     if plan.fit is None:
@@ -171,8 +210,12 @@ def run_tasks(
             f"{model} is neither a folder with a model nor a preset: "
             f"{did_you_mean(model, [*preset_names(), *WHEELS])}"
         )
-    if not here and plan.fit is None:
-        raise UserError(f"{model} is an untrained preset; train it on the task first, with --fit")
+    if not here and plan.fit is None and plan.protocol is None:
+        raise UserError(
+            f"{model} is an untrained preset; train it on the task first, with --fit or --protocol"
+        )
+    if here and plan.protocol is not None:
+        raise UserError(f"a published training begins afresh: give a preset instead of {model}")
     loaded = Reader.load(model, device, segment=plan.segment) if here else None
     metrics: dict[str, Any] = {}
     about: dict[str, Any] = {}
@@ -184,7 +227,11 @@ def run_tasks(
             reader, task, own = prepared(model, name, options, plan, loaded, device)
             about = about or reader.about()
             version = {"version": task.version, "kind": task.kind, "source": task.source}
-            say(f"{name}{label and ', '}{label}")
+            full = f"{name}{label and ', '}{label}"
+            if plan.protocol is not None:
+                parts |= published(model, task, plan, label, device, prefixed(say, full), quiet)
+                continue
+            say(full)
             parts[label] = measure(reader, task, plan, own=own, tell=tell, quiet=quiet)
         return together(parts) | version
 
@@ -215,9 +262,14 @@ def variants(name: str, plan: Plan) -> dict[str, dict[str, Any]]:
         return {"": plain}
     kind = TASKS.load(name)
     found = {"": plain}
+    # what one published training is measured on is no difficulty of its own
+    follows = plan.protocol is not None and kind.protocol is not None
+    together = set(kind.protocol.measured) if follows else set()
     for config in kind.difficulties()[1:]:
         own, usual = dataclasses.asdict(config), dataclasses.asdict(kind.Config())
         changed = {field: value for field, value in own.items() if value != usual[field]}
+        if together & set(changed):
+            continue
         found[", ".join(f"{field} {value}" for field, value in changed.items())] = plain | changed
     return found
 

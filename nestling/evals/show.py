@@ -9,7 +9,8 @@ from nestling.core.result import Result
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length, forgetting_matrix, perplexity_by_position
 
-TASK_COLUMNS = ("count", "score", "low_95", "high_95", "chance", "forgotten", "seconds")
+FIGURES = ("count", "score", "low_95", "high_95", "share", "mean", "chance", "forgotten")
+TASK_COLUMNS = (*FIGURES, "learning_rate", "weight_decay", "epochs", "seconds")
 LM = ("tokens", "loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
 
 
@@ -71,7 +72,7 @@ def _task(task: str, results: Mapping[str, Result]) -> Section:
         for name, result in results.items()
         if task in result.metrics["tasks"]
     }
-    columns = ("count", "score", "low_95", "high_95", "chance", "forgotten")
+    columns = FIGURES
     rows, lengths, figures, notes = [], {}, [], []
     for name, figure in found.items():
         parts = figure.get("parts", {"": figure})
@@ -99,7 +100,8 @@ def task_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
         for part, figures in parts.items():
             rows.append((name, part, *(figures.get(column) for column in TASK_COLUMNS)))
         if len(parts) > 1:
-            rows.append((name, "mean", None, found["mean_score"], *[None] * 5))
+            empty = [None] * (len(TASK_COLUMNS) - 2)
+            rows.append((name, "mean", None, found["mean_score"], *empty))
     columns = ("task", "part", *TASK_COLUMNS)
     kept = [i for i in range(len(columns)) if any(row[i] not in (None, "") for row in rows)]
     return Table(columns=[columns[i] for i in kept], rows=[[row[i] for i in kept] for row in rows])

@@ -1,17 +1,18 @@
 """Learning stage after stage, by reading or by training, and what is forgotten on the way."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from nestling.evals.answer import answer_to, figures, room_of
+from nestling.evals.answer import answer_to, room_of
+from nestling.evals.figures import figures, pooled
 from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Memory
-from nestling.tasks import Question, Stage, StageTask
+from nestling.tasks import Answer, Question, Stage, StageTask
 
 BETWEEN = "\n"  # between two lessons, and before a question
 
@@ -32,8 +33,8 @@ class Learned:
         """Take up lessons after all before."""
         self.ids += [token for x in lessons for token in self.reader.encode(x.told + BETWEEN)]
 
-    def ask(self, task: StageTask, questions: Sequence[Question]) -> Iterator[float]:
-        """The score of each question, asked after everything learned and leaving no trace.
+    def ask(self, task: StageTask, questions: Sequence[Question]) -> Iterator[Answer]:
+        """The answer to each question, asked after everything learned and leaving no trace.
 
         A model with a horizon sees as much of the end of the lessons as leaves room for the
         longest of the questions with its answer: the same lessons at all of them.
@@ -42,7 +43,7 @@ class Learned:
         memory = self._memory(max(room_of(reader, task, question) for question in questions))
         for question in questions:
             prompt = reader.encode(question.prompt) or reader.start
-            yield from task.scores([answer_to(memory, task, prompt, question)], [question])
+            yield answer_to(memory, task, prompt, question)
 
     def _memory(self, room: int) -> Memory:
         """The memory of the lessons that leave so many tokens of ``room``."""
@@ -94,39 +95,65 @@ def ask_stages(
     total = sum(len(part) for parts in rounds for part in parts)
     done = 0
     table: list[list[float]] = []
-    scores: list[float] = []
+    answers: list[Answer] = []
+    asked: list[Question] = []
     for t, stage in enumerate(stages):
         learned = learn(t, stage)
-        scores = []
-        for score in learned.ask(task, [question for part in rounds[t] for question in part]):
-            scores.append(score)
+        answers, asked = [], [question for part in rounds[t] for question in part]
+        for answer in learned.ask(task, asked):
+            answers.append(answer)
             done += 1
             tell(done, total)
-        of_stage = iter(scores)
-        table.append([fmean(itertools.islice(of_stage, len(part))) for part in rounds[t]])
-    return figures_of(table, scores, task.chance) | {
+        table.append(by_stage(task, answers, rounds[t]))
+    sizes = [len(part) for part in rounds[-1]]
+    return figures_of(table, last_figures(task, answers, asked, sizes)) | {
         "stages": [stage.name for stage in stages],
         "tokens": len(learned.ids),
         "tokens_seen": len(learned.seen),
     }
 
 
-def figures_of(
-    table: Sequence[Sequence[float]], scores: Sequence[float], chance: float
+def by_stage(
+    task: StageTask, answers: Sequence[Answer], parts: Sequence[Sequence[Question]]
+) -> list[float]:
+    """The score of each stage, of answers to all their questions in order."""
+    found = iter(answers)
+    return [task.score(list(itertools.islice(found, len(part))), part) for part in parts]
+
+
+def last_figures(
+    task: StageTask, answers: Sequence[Answer], asked: Sequence[Question], sizes: Sequence[int]
 ) -> dict[str, Any]:
+    """Figures of the answers after the last stage, with so many questions of each stage."""
+    found = figures(task.scores(answers, asked), task.chance)
+    if not task.pooled:
+        return found
+    parts = list(itertools.pairwise([0, *itertools.accumulate(sizes)]))
+
+    def score(places: Sequence[int]) -> float:
+        of_stages = [places[begin:end] for begin, end in parts]
+        return fmean(
+            task.score([answers[i] for i in own], [asked[i] for i in own]) for own in of_stages
+        )
+
+    return found | pooled(score, sizes) | task.beside(answers, asked)
+
+
+def figures_of(table: Sequence[Sequence[float]], last: Mapping[str, Any]) -> dict[str, Any]:
     """Last average, what was learned and what was forgotten, of a table of scores.
 
-    The interval is that of the single ``scores`` after the last stage.
+    ``last`` are the figures of the single answers after the last stage, with their interval.
 
-    >>> found = figures_of([[1.0], [0.5, 0.75]], [0.5, 0.75], 0.1)
+    >>> found = figures_of([[1.0], [0.5, 0.75]], figures([0.5, 0.75], 0.1))
     >>> found["score"], found["learned"], found["forgotten"]
     (0.625, 0.875, 0.5)
     """
-    last = table[-1]
-    lost = [max(row[i] for row in table[i:]) - last[i] for i in range(len(last) - 1)]
-    return figures(scores, chance) | {
-        "score": sum(last) / len(last),
-        "learned": sum(row[i] for i, row in enumerate(table)) / len(table),
-        "forgotten": sum(lost) / len(lost) if lost else 0.0,
-        "table": [list(row) for row in table],
+    row = table[-1]
+    lost = [max(above[i] for above in table[i:]) - row[i] for i in range(len(row) - 1)]
+    return {
+        **last,
+        "score": fmean(row),
+        "learned": fmean(above[i] for i, above in enumerate(table)),
+        "forgotten": fmean(lost) if lost else 0.0,
+        "table": [list(above) for above in table],
     }

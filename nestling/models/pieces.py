@@ -159,6 +159,23 @@ class Pieces:
         out = self.model(input_ids=ids, **options)
         return out.logits[:, -keep:], None if way.name is None else out[way.name]
 
+    @cached_property
+    def pads(self) -> bool:
+        """Whether a row that is filled up in front gives what it gives by itself."""
+        alone = torch.tensor([self.text], device=self.model.device)
+        fill = len(self.text) // 4
+        ids = torch.cat([alone[:, :fill], alone[:, :-fill]], 1)
+        mask = torch.ones_like(ids)
+        mask[:, :fill] = 0
+        options: dict[str, Any] = {"attention_mask": torch.cat([torch.ones_like(mask), mask])}
+        if "position_ids" in self.takes:
+            options["position_ids"] = (options["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        if self.way.name != NAMES[0] or self.way.steps:
+            return False
+        with torch.no_grad():
+            found = self.model(input_ids=torch.cat([alone, ids]), **options).logits[1:, fill:]
+            return apart(found, self.model(input_ids=alone[:, :-fill]).logits) == 0
+
     def write(self, ids: Int[Tensor, "1 S"], held: Held | None, **generation: Any) -> list[int]:
         """Token ids that the model's ``generate`` writes after ``held`` and ``ids``.
 

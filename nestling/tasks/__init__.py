@@ -1,6 +1,7 @@
 """Questions with known answers; a task never sees a model."""
 
 from nestling.core.registry import Registry
+from nestling.tasks.protocol import Protocol
 from nestling.tasks.task import (
     IGNORED,
     UNSEEN,
@@ -73,6 +74,7 @@ __all__ = [
     "UNSEEN",
     "Answer",
     "Examples",
+    "Protocol",
     "Question",
     "QuestionTask",
     "Stage",

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.tasks.protocol import Protocol
 from nestling.tasks.task import IGNORED, UNSEEN, Examples, TokenTask, generator
 
 SHORT = 8  # symbols; shorter words are all trained on, from here on one in four is held out
@@ -30,6 +31,17 @@ class FormalLanguage(TokenTask):
     """
 
     source = "Irie et al. 2023, arXiv 2310.16076 (data as Bhattamishra et al. 2020)"
+    protocol = Protocol(
+        source="Irie et al. 2023; of its public code the rate and batch, where it tells of a sweep",
+        epochs=300,
+        batch_size=64,
+        learning_rates=(1e-4,),
+        betas=(0.9, 0.995),
+        rows=2000,
+        measured={"bin": (0, 1)},
+        enough=1.0,
+        keep="best",
+    )
     whole = True
     symbols: ClassVar[str]
     classes: ClassVar[int]  # how many there are

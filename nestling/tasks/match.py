@@ -4,6 +4,7 @@ import importlib
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from nestling.core.error import UserError
 
@@ -51,11 +52,25 @@ def exact(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
 
 def chrf(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
     """chrF2 of the text against the answers as references, in [0, 1]; by sacrebleu."""
+    return _chrf().sentence_score(text, list(answers)).score / 100
+
+
+def chrf_of_all(texts: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
+    """chrF2 of many texts together, in [0, 1]: n-grams are counted over all of them.
+
+    Every text has as many references. This is what sacrebleu, and so a paper, calls the chrF of a
+    system; the mean over sentences (``chrf``) is another number, and larger by a little as a rule.
+    """
+    references = [list(alternative) for alternative in zip(*answers, strict=True)]
+    return _chrf().corpus_score(list(texts), references).score / 100
+
+
+def _chrf() -> Any:
     try:
         metrics = importlib.import_module("sacrebleu.metrics")
     except ImportError as error:
         raise UserError("chrF is scored by sacrebleu: pip install 'nestling[eval]'") from error
-    return metrics.CHRF().sentence_score(text, list(answers)).score / 100
+    return metrics.CHRF()
 
 
 def bits_per_byte(log_probability: float, text: str) -> float:

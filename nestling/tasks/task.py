@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from random import Random
+from statistics import fmean
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from nestling.data import SETS, load_corpus, load_set
 from nestling.tasks.match import MATCHES, bits_per_byte
+from nestling.tasks.protocol import Protocol
 
 IGNORED = -100  # the label of a position that is not scored, as in torch's cross-entropy
 UNSEEN = 2**40  # seeds from here on are for measuring, those below for training
@@ -75,6 +77,10 @@ class Task(ABC):
     version: ClassVar[int] = 1  # raised whenever the same seed would give something else
     # fields of the configuration and the harder values that a sweep gives each, one at a time
     changes: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # ``score`` is counted over all examples together, as the source does: no mean of ``scores``
+    pooled: ClassVar[bool] = False
+    # how the source trains its models on it, where it does
+    protocol: ClassVar[Protocol | None] = None
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -142,11 +148,23 @@ class TokenTask(Task):
         return torch.where(share.isnan(), share, (share == 1).double()) if self.whole else share
 
     def score(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> float:
-        """Share of the scored positions, or of the rows if ``whole``, that are right."""
+        """Share of the scored positions, or of the rows if ``whole``, that are right.
+
+        A task that is ``pooled`` counts otherwise, and has this as a figure beside.
+        """
         if self.whole:
             return self.scores(answers, labels).nanmean().item()
-        scored = labels != IGNORED
-        return (answers[scored] == labels[scored]).double().mean().item()
+        return right_share(answers, labels)
+
+    def beside(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> dict[str, float]:
+        """Figures beside ``score``: of a task that is ``pooled`` the ``share`` of positions."""
+        return {"share": right_share(answers, labels)} if self.pooled else {}
+
+
+def right_share(answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> float:
+    """Share of the positions with a label whose answer is the label."""
+    scored = labels != IGNORED
+    return (answers[scored] == labels[scored]).double().mean().item()
 
 
 class TextTask(Task):
@@ -201,9 +219,18 @@ class TextTask(Task):
         return [self._worth(a, q) for a, q in zip(answers, questions, strict=True)]
 
     def score(self, answers: Sequence[Answer], questions: Sequence[Question]) -> float:
-        """The mean of ``scores``."""
-        found = self.scores(answers, questions)
-        return sum(found) / len(found)
+        """The mean of ``scores``; a task that is ``pooled`` counts otherwise."""
+        return fmean(self.scores(answers, questions))
+
+    def beside(self, answers: Sequence[Answer], questions: Sequence[Question]) -> dict[str, float]:
+        """Figures beside ``score``: of a task that is ``pooled`` the ``mean`` of ``scores``."""
+        return {"mean": fmean(self.scores(answers, questions))} if self.pooled else {}
+
+    def cut(self, text: str) -> str:
+        """A generated text up to the first of ``stop``."""
+        for end in self.stop:
+            text = text.partition(end)[0]
+        return text
 
     def oracle(self, questions: Sequence[Question]) -> list[Answer]:
         """The right answers."""
@@ -219,10 +246,7 @@ class TextTask(Task):
             return float(question.choices[int(answer)] == question.answers[0])
         if self.kind == "perplexity":
             return 1 - bits_per_byte(float(answer), question.answers[0]) / 8
-        text = str(answer)
-        for end in self.stop:
-            text = text.partition(end)[0]
-        return MATCHES[self.match](text, question.answers, question.choices)
+        return MATCHES[self.match](self.cut(str(answer)), question.answers, question.choices)
 
     def _right(self, question: Question) -> Answer:
         if self.kind == "choose":

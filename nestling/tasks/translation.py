@@ -9,6 +9,7 @@ from random import Random
 from nestling.core.error import UserError
 from nestling.data import Pair, Records
 from nestling.tasks.invented import Language
+from nestling.tasks.match import chrf_of_all
 from nestling.tasks.task import Answer, Question, Stage, StageTask
 
 PROMPT = "Text: {text}\nEnglish:"
@@ -20,13 +21,15 @@ class Translation(StageTask):
 
     A stage is a language; the seed decides on the order of languages and on the sentences. No
     English sentence that is asked for is ever learned, in any language. Each language alone (the
-    first setup of the published figure) is a run of its stage alone. Scored by chrF.
+    first setup of the published figure) is a run of its stage alone. Scored by chrF of all
+    sentences together, as published; the mean over sentences stands beside it.
 
     Deviates: the published languages (Kalamang with its grammar book, Manchu) are not at hand.
     """
 
     kind = "generate"
     match = "chrf"
+    pooled = True
     source = "arXiv 2512.24695, Figure 8 (continual translation of novel languages)"
     new_tokens = 96
     stop = ("\n",)
@@ -51,6 +54,11 @@ class Translation(StageTask):
     def blind(self, rng: Random, question: Question) -> Answer:
         """Nothing."""
         return ""
+
+    def score(self, answers: Sequence[Answer], questions: Sequence[Question]) -> float:
+        """chrF of all texts together."""
+        texts = [self.cut(str(answer)) for answer in answers]
+        return chrf_of_all(texts, [question.answers for question in questions])
 
     @abstractmethod
     def pairs(self, rng: Random) -> dict[str, Sequence[Pair]]:

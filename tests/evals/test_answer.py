@@ -8,7 +8,8 @@ from readers import reader
 from torch.nn import functional
 
 from nestling.core.error import UserError
-from nestling.evals.answer import answer_to, ask_positions, ask_texts, figures, spelled
+from nestling.evals.answer import answer_to, ask_positions, ask_texts, spelled
+from nestling.evals.figures import figures
 from nestling.evals.requests import Memory
 from nestling.tasks import TASKS, UNSEEN, Question, QuestionTask, TokenTask
 

@@ -80,6 +80,13 @@ def test_what_is_written_is_the_likeliest_and_a_memory_goes_on(kind, reader_of):
     assert found.write(ids[15:], tokens=5, cache=cache) == text
 
 
+@pytest.mark.parametrize("kind", READ)
+def test_texts_written_side_by_side_are_those_written_alone(kind, reader_of):
+    found = reader_of(kind)
+    rows = [ids_of(found)[:21], ids_of(found)[5:9], ids_of(found)[:12]]
+    assert found.write_rows(rows, tokens=4) == [found.write(ids, tokens=4) for ids in rows]
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_model_that_looks_ahead_is_refused(kind, reader_of):
     found = reader_of(kind)

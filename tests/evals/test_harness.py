@@ -4,10 +4,13 @@ import importlib.util
 import math
 
 import pytest
-from readers import ids_of, reader
+import torch
+from readers import ids_of, llama, reader, sharpened
 
 from nestling.core.error import UserError
-from nestling.evals.harness import run_harness, with_rows
+from nestling.data import byte_tokenizer
+from nestling.evals import Reader
+from nestling.evals.harness import adapter, run_harness, with_rows
 from nestling.evals.lm import lm
 from nestling.evals.requests import Ask, Memory
 
@@ -89,3 +92,84 @@ def test_what_is_written_is_what_the_reader_writes():
     task = with_rows(WRITE | {"doc_to_target": "wanted"}, rows)
     assert run_harness(found, [task])["write"]["exact_match"] == 1.0
     assert run_harness(found, [task], limit=2)["write"]["questions"] == 2
+
+
+# --- what lm-eval's own model of transformers gives
+
+GENERATE = [
+    {"until": ["\n"], "max_gen_toks": 5},
+    {"until": [""], "max_gen_toks": 5},
+    {"until": [], "max_new_tokens": 7},
+    {"until": "t", "max_tokens": 9, "do_sample": False, "temperature": 0.0},
+    {"max_gen_toks": 6, "num_beams": 2},
+    {"max_gen_toks": 8, "do_sample": True, "temperature": 0.7, "top_k": 5},
+]
+SCORED = [("Who reads", " on"), ("", " on"), ("Who reads ", "on"), ("a", "b"), ("W" * 90, "ab")]
+ROLLED = ["", "Who reads on", "x" * 100 + " and so on" * 20]
+
+
+def requests(kind, arguments):
+    from lm_eval.api.instance import Instance
+
+    return [
+        Instance(request_type=kind, doc={}, arguments=one, idx=i) for i, one in enumerate(arguments)
+    ]
+
+
+@pytest.fixture
+def pair():
+    """A model in both adapters: ours by ``batch``, and lm-eval's own."""
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = None  # lm-eval would count the beginning
+    model = sharpened(llama(positions=64))
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device="cpu")
+
+    def ours(batch):
+        return adapter(Reader(model, tokenizer, name="llama", segment=7), batch=batch)
+
+    return ours, theirs
+
+
+@needs_it
+@pytest.mark.parametrize("batch", [1, 3])
+def test_scores_are_those_of_its_own_model(pair, batch):
+    ours, theirs = pair[0](batch), pair[1]
+    found, wanted = (x.loglikelihood(requests("loglikelihood", SCORED)) for x in (ours, theirs))
+    assert [sure for _, sure in found] == [sure for _, sure in wanted]
+    assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in wanted], rel=1e-4)
+    rolled = requests("loglikelihood_rolling", [(text,) for text in ROLLED])
+    wanted = theirs.loglikelihood_rolling(rolled)
+    assert ours.loglikelihood_rolling(rolled) == pytest.approx(wanted, rel=1e-4)
+
+
+@needs_it
+@pytest.mark.parametrize("batch", [1, 3])
+def test_texts_are_those_of_its_own_model(pair, batch):
+    ours, theirs = pair[0](batch), pair[1]
+    asked = [("Who reads", one) for one in GENERATE] + [("Who", one) for one in GENERATE[:-1]]
+    texts = []
+    for one in (ours, theirs):
+        torch.manual_seed(0)
+        texts.append(one.generate_until(requests("generate_until", asked)))
+    assert texts[0] == texts[1]
+    assert texts[0] != theirs.generate_until(requests("generate_until", asked)), "none was drawn"
+
+
+@needs_it
+def test_a_chat_template_and_its_special_tokens_are_taken(pair):
+    ours = pair[0](1)
+    with pytest.raises(UserError, match="no chat template"):
+        ours.apply_chat_template([{"role": "user", "content": "Who?"}])
+    assert ours.tok_encode("<|endoftext|>Who?") != [0, *ours.tok_encode("Who?")]
+    ours.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+        "<|endoftext|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    messages = [{"role": "system", "content": "Be."}, {"role": "user", "content": "Who?"}]
+    text = ours.apply_chat_template(messages)
+    assert text == "<|endoftext|>Who?>" == pair[1].apply_chat_template(messages)
+    assert ours.tok_encode(text) == pair[1].tok_encode(text) == [0, *ours.tok_encode("Who?>")]
+    asked = requests("generate_until", [(text, GENERATE[0])])
+    assert ours.generate_until(asked) == pair[1].generate_until(asked)

@@ -10,6 +10,7 @@ from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.evals import Reader
 from nestling.evals.lm import choose, lm
+from nestling.evals.windows import windows
 
 TEXTS = ["one two  three", "a\nb", "x" * 90, "the last and the longest of all the texts " * 3]
 
@@ -53,10 +54,52 @@ def test_a_loss_is_transformers_own():
 
 def test_beyond_its_horizon_a_model_reads_in_windows():
     found = Reader(sharpened(llama(positions=40)), byte_tokenizer())
-    windows = [TEXTS[3][at : at + 40] for at in range(0, len(TEXTS[3]), 40)]
+    text = TEXTS[3]
+    pieces = [text[at : at + 40] for at in range(0, len(text), 40)]
+    figures = lm(found, TEXTS[3:], kind="apart")
+    assert figures["tokens"] == len(text)
+    assert figures["loss"] == pytest.approx(total(found, pieces) / figures["tokens"], rel=1e-4)
+    assert figures["windows"] == "apart"
+    # rolling: each after the last token of the one before, and the last as far back as can be
+    ids, nats = found.encode(text), 0.0
+    for at in range(0, len(ids), 40):
+        end = min(at + 40, len(ids))
+        row = found.start + ids[:40] if at == 0 else ids[end - 41 : end]
+        with torch.no_grad():
+            words = found.model(torch.tensor([row[:-1]])).logits[0].log_softmax(-1)
+        nats -= float(words.gather(-1, torch.tensor(row)[1:, None])[at - end :].sum())
     figures = lm(found, TEXTS[3:])
-    assert figures["tokens"] == len(TEXTS[3])
-    assert figures["loss"] == pytest.approx(total(found, windows) / figures["tokens"], rel=1e-4)
+    assert figures["tokens"] == len(text) and figures["windows"] == "rolling"
+    assert figures["loss"] == pytest.approx(nats / len(text), rel=1e-4)
+
+
+def test_windows_are_those_of_the_example_of_lm_eval():
+    found = Reader(llama(positions=4), byte_tokenizer())
+    ids = list(range(100, 110))
+    seen = [
+        (window.ids[:-1], window.ids[window.begin :]) for window in windows(found, ids, "rolling")
+    ]
+    assert seen == [
+        ([0, 100, 101, 102], [100, 101, 102, 103]),
+        ([103, 104, 105, 106], [104, 105, 106, 107]),
+        ([105, 106, 107, 108], [108, 109]),
+    ]
+    assert windows(found, []) == [] and len(windows(found, ids[:4])) == 1
+    with pytest.raises(UserError, match="did you mean 'rolling'"):
+        windows(found, ids, "roling")
+
+
+@pytest.mark.parametrize("kind", ["rolling", "apart"])
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9, 23])
+@pytest.mark.parametrize("lead", [1, 3])
+def test_every_token_is_predicted_once_within_the_horizon(kind, count, lead):
+    found = Reader(llama(positions=6), byte_tokenizer())
+    found.lead = [0] * lead
+    ids = list(range(100, 100 + count))
+    cut = windows(found, ids, kind)
+    assert [token for window in cut for token in window.ids[window.begin :]] == ids
+    assert all(len(window.ids) <= 7 and window.begin >= 1 for window in cut)
+    assert all(window.ids[: window.lead] == [0] * window.lead for window in cut)
 
 
 def test_the_choice_of_documents_does_not_depend_on_the_tokenizer():

@@ -73,3 +73,51 @@ def test_what_does_not_fit_is_cut_at_its_start_and_is_never_carried():
         Memory(found).write(context, tokens=24, stops=())
     with pytest.raises(UserError, match="leave out --carry"):
         Memory(found, carry=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_side_by_side_requests_are_answered_as_one_by_one(kind):
+    found = reader(kind)
+    asks = [*ASKS, Ask((0,), (70,)), Ask((0, 9), ()), Ask(tuple(ids_of(found)), (5, 6))]
+    alone, beside = Memory(found).score(asks), Memory(found, batch=3).score(asks)
+    assert [sure for _, sure in beside] == [sure for _, sure in alone]
+    assert [x for x, _ in beside] == pytest.approx([x for x, _ in alone], rel=1e-4, abs=1e-6)
+    contexts = [ids_of(found, text) for text in ("a", "so many words", "two", "and the last one")]
+    options = {"tokens": 5, "stops": ("e",)}
+    texts = Memory(found, batch=3).write_all(contexts, **options)
+    assert texts == [found.write(ids, **options) for ids in contexts] and found.pads
+
+
+def test_side_by_side_is_not_one_after_another():
+    with pytest.raises(UserError, match="1 with --carry"):
+        Memory(reader("hope-tiny"), carry=True, batch=2)
+    with pytest.raises(UserError, match="at least 1"):
+        Memory(reader("hope-tiny"), batch=0)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_a_text_of_nothing_costs_nothing(carry):
+    assert Memory(reader("hope-tiny"), carry=carry).score_text("") == 0.0
+
+
+def test_an_empty_stop_stops_after_a_token_and_cuts_nothing():
+    found = reader("llama")
+    ids = ids_of(found)
+    assert found.write(ids, tokens=9, stops=("",)) == found.write(ids, tokens=1)
+
+
+@pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
+def test_options_of_generate_are_taken(kind):
+    found = reader(kind)
+    memory, ids = Memory(found), ids_of(found)
+
+    def drawn(seed, **options):
+        torch.manual_seed(seed)
+        return memory.write(ids, tokens=12, stops=(), do_sample=True, **options)
+
+    assert drawn(0, temperature=5.0) == drawn(0, temperature=5.0) != drawn(1, temperature=5.0)
+    assert drawn(0, temperature=5.0, top_k=1) == memory.write(ids, tokens=12, stops=())
+    assert memory.write(ids, tokens=3, stops=(), num_beams=2)
+    _, cache = found.read(torch.tensor([ids]))
+    with pytest.raises(UserError, match="num_beams=1"):
+        found.write([7], tokens=3, cache=cache, num_beams=2)

@@ -9,6 +9,7 @@ from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.evals import Reader
 from nestling.evals.answer import answer_to, room_of
+from nestling.evals.figures import figures
 from nestling.evals.fit import by_training
 from nestling.evals.requests import Memory
 from nestling.evals.stages import Learned, ask_stages, by_reading, figures_of
@@ -51,7 +52,9 @@ class Forgetful(Learned):
         self.last, self.ids, self.seen = last, [1, 2, 3], [3]
 
     def ask(self, task, questions):
-        return [float(q.prompt.startswith(self.last)) for q in questions]
+        right = [q.choices.index(q.answers[0]) for q in questions]
+        knows = [q.prompt.startswith(self.last) for q in questions]
+        return [place if known else place - 1 for place, known in zip(right, knows, strict=True)]
 
 
 def test_after_each_stage_all_of_them_so_far_are_asked():
@@ -68,7 +71,8 @@ def test_after_each_stage_all_of_them_so_far_are_asked():
 
 
 def test_forgetting_counts_from_the_best_moment():
-    found = figures_of([[0.5], [1.0, 0.5], [0.25, 0.5, 1.0]], [1.0, 0.0, 1.0, 1.0], 0.25)
+    last = figures([1.0, 0.0, 1.0, 1.0], 0.25)
+    found = figures_of([[0.5], [1.0, 0.5], [0.25, 0.5, 1.0]], last)
     assert 0 < found["low_95"] < 0.75 < found["high_95"] < 1 and found["count"] == 4
     assert found["forgotten"] == pytest.approx((0.75 + 0.0) / 2)
 
@@ -88,36 +92,23 @@ def test_reading_puts_the_lessons_before_the_question(kind):
     assert first == list(own.ask(task, questions)) and first == list(learned.ask(task, questions))
 
 
-class Kept(Colours):
-    """The same, and the answers are kept."""
-
-    new_tokens = 6
-
-    def __init__(self):
-        super().__init__()
-        self.answers = []
-
-    def scores(self, answers, questions):
-        self.answers += answers
-        return [0.0] * len(answers)
-
-
-class Written(Kept):
+class Written(Colours):
     """Answers are written."""
 
     kind = "generate"
+    new_tokens = 6
 
 
-class Likely(Kept):
+class Likely(Colours):
     """Answers are likelihoods."""
 
     kind = "perplexity"
 
 
-@pytest.mark.parametrize("kept", (Kept, Written, Likely))
+@pytest.mark.parametrize("asked", (Colours, Written, Likely))
 @pytest.mark.parametrize("kind", ["hope-tiny", "transformer-tiny", "llama"])
-def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, kept, monkeypatch):
-    found, sizes, task = reader(kind), [], kept()
+def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, asked, monkeypatch):
+    found, sizes, task = reader(kind), [], asked()
     stages, learned, read = task.stages(0), Learned(found), Reader.read
 
     def counted(self, ids, cache=None):
@@ -128,8 +119,7 @@ def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, 
     questions = [question for stage in stages for question in stage.ask] * 3
     for stage in stages:
         learned.read(stage.learn)
-        task.answers = []
-        list(learned.ask(task, questions))
+        answers = list(learned.ask(task, questions))
     # all questions twice, once a stage, and no lesson twice
     prompts = sum(len(found.encode(question.prompt)) for question in questions)
     assert sum(sizes) <= len(learned.ids) + 2 * prompts
@@ -137,25 +127,24 @@ def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, 
         answer_to(Memory(found), task, learned.ids + found.encode(question.prompt), question)
         for question in questions
     ]
-    assert task.answers == (pytest.approx(afresh, rel=1e-4) if kept is Likely else afresh)
+    assert answers == (pytest.approx(afresh, rel=1e-4) if asked is Likely else afresh)
 
 
-@pytest.mark.parametrize("kept", (Kept, Written))
-def test_what_a_model_has_no_room_for_is_left_out_at_the_beginning(kept):
+@pytest.mark.parametrize("asked", (Colours, Written))
+def test_what_a_model_has_no_room_for_is_left_out_at_the_beginning(asked):
     found = Reader(sharpened(llama(positions=48)), byte_tokenizer(), name="small", segment=7)
-    task = kept()
+    task = asked()
     stages = task.stages(0)
     learned = Learned(found)
     questions = stages[0].ask + (Question("and which is it", ("red",), CHOICES),)
     room = max(room_of(found, task, question) for question in questions)
     for stage in stages:
         learned.read(stage.learn)
-        task.answers = []
-        list(learned.ask(task, questions))
+        answers = list(learned.ask(task, questions))
         # the same end of the lessons at the longest question and at the others
         end = learned.ids[room - 48 :]
         assert learned.seen == end
-        assert task.answers == [
+        assert answers == [
             answer_to(Memory(found), task, end + found.encode(question.prompt), question)
             for question in questions
         ]

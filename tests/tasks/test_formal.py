@@ -116,3 +116,13 @@ def test_lengths_that_make_no_sense_are_refused():
     for values in ({"bin": 2}, {"longest": 4}, {"longest": 50, "beyond": 50}):
         with pytest.raises(UserError):
             Parity.Config(**values)
+
+
+def test_training_is_that_of_the_table():
+    """Adam (0.9, 0.995), at most 300 passes, ended when both bins are right, the best pass kept."""
+    for name in (n for n in TASKS.names() if n.startswith("formal-")):
+        protocol = TASKS.load(name).protocol
+        assert protocol.betas == (0.9, 0.995) and protocol.epochs == 300
+        assert protocol.measured == {"bin": (0, 1)} and protocol.enough == 1.0
+        assert protocol.keep == "best" and protocol.weight_decays == (0.0,)
+        assert TASKS.load(name)().config.train_examples == 10_000

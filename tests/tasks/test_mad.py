@@ -136,3 +136,39 @@ def test_sizes_that_do_not_fit_are_refused():
     ]:
         with pytest.raises(UserError):
             config(**values)
+
+
+def test_the_score_is_the_published_accuracy_and_the_share_stands_beside():
+    """The mean over classes, of 128 rows together, as torchmetrics takes it; told by loops."""
+    task = InContextRecall(InContextRecall.Config(vocab_size=8, length=24))
+    _, labels = task.examples(UNSEEN, 300)
+    answers = torch.where(torch.arange(300)[:, None] % 3 > 0, labels, 5)
+    answers[0, 0] = 2  # a class that is no label: it has a share of 0 where it is answered
+    labels[0, 0] = 4
+    means = []
+    for begin, end in ((0, 128), (128, 256), (256, 300)):
+        right, there = [0] * 8, [0] * 8
+        said = [False] * 8
+        for row, label in zip(answers[begin:end].tolist(), labels[begin:end].tolist(), strict=True):
+            for token, wanted in zip(row, label, strict=True):
+                if wanted != IGNORED:
+                    there[wanted] += 1
+                    right[wanted] += token == wanted
+                    said[token] = True
+        shares = [right[c] / max(1, there[c]) for c in range(8) if there[c] or said[c]]
+        means.append(sum(shares) / len(shares) * (end - begin))
+    assert task.score(answers, labels) == pytest.approx(sum(means) / 300)
+    scored = labels != IGNORED
+    share = (answers[scored] == labels[scored]).double().mean().item()
+    assert task.beside(answers, labels) == {"share": pytest.approx(share)}
+    assert abs(share - sum(means) / 300) > 0.01
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_training_is_the_published_one(name):
+    kind = TASKS.load(name)
+    protocol = kind.protocol
+    assert (protocol.epochs, protocol.batch_size, protocol.rows) == (200, 128, 1280)
+    assert protocol.learning_rates == (1e-4, 5e-4, 1e-3) and protocol.weight_decays == (0, 0.1)
+    assert (protocol.schedule, protocol.lowest_rate, protocol.enough) == ("cosine", 1e-6, 0.999)
+    assert protocol.keep == "last" and protocol.betas == (0.9, 0.999)

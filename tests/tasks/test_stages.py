@@ -165,3 +165,21 @@ def test_the_distance_is_what_was_asked_for():
             assert head.startswith("About") and asked.startswith("Question: ")
             size = len(prose[0]) if prose else 0
             assert distance - 80 < size <= distance
+
+
+def test_chrf_is_that_of_all_sentences_together_and_their_mean_stands_beside():
+    metrics = pytest.importorskip("sacrebleu.metrics")
+    task = Invented.tiny()
+    asked = task.stages(0)[0].ask
+    right = [question.answers[0] for question in asked]
+    short = sorted(map(len, right))[len(right) // 2]
+    said = [text[: len(text) if len(text) < short else 4] + "\nrest" for text in right]
+    texts = [text.partition("\n")[0] for text in said]
+    whole = metrics.CHRF().corpus_score(texts, [right]).score / 100
+    each = [
+        metrics.CHRF().sentence_score(*pair).score / 100
+        for pair in zip(texts, [[r] for r in right], strict=True)
+    ]
+    assert task.score(said, asked) == pytest.approx(whole)
+    assert task.beside(said, asked) == {"mean": pytest.approx(sum(each) / len(each))}
+    assert abs(whole - sum(each) / len(each)) > 0.01

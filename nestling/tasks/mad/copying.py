@@ -112,8 +112,8 @@ class Compression(Mad):
 
     @property
     def chance(self) -> float:
-        """Any token but the last; the last is always the same."""
-        return ((self.config.length - 1) / (self.vocab_size - 1) + 1) / self.config.length
+        """Any token but the last, which is always the same: of all classes the mean."""
+        return 2 / self.vocab_size
 
     def examples(self, seed: int, count: int) -> Examples:
         """``count`` rows."""
@@ -168,8 +168,9 @@ class Memorisation(Mad):
 
     @property
     def chance(self) -> float:
-        """One of the values."""
-        return 1 / (self.vocab_size - 1 - self.keys)
+        """One of the values; where they are one more than the keys, one is never right."""
+        values = self.vocab_size - 1 - self.keys
+        return self.keys / values**2
 
     @cached_property
     def facts(self) -> Int[Tensor, "K"]:
