@@ -66,8 +66,9 @@ def test_a_table_has_the_columns_that_say_something_and_what_could_not_be_put(tr
     assert main(["eval", "mad", "--model", str(trained), *more]) == 0
     out = capsys.readouterr()
     head, _, first, second, note = out.out.splitlines()
-    assert head.split() == ["task", "count", "score", "low_95", "high_95", "chance", "seconds"]
-    assert first.split() == ["mad-compress", *"------"] and second.split()[1] == "3"
+    figures = ["count", "score", "low_95", "high_95", "share", "chance", "seconds"]
+    assert head.split() == ["task", *figures]
+    assert first.split() == ["mad-compress", *"-" * len(figures)] and second.split()[1] == "3"
     assert note.startswith("mad-compress: decoded from the last position") and not out.err
 
 
