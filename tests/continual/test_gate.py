@@ -72,8 +72,8 @@ class Letters:
 
     chat_template = None
 
-    def __call__(self, text, verbose=False):
-        return {"input_ids": [int(word) for word in text.split()]}
+    def __call__(self, text, verbose=False, add_special_tokens=True):
+        return {"input_ids": [int(word) if word.isdigit() else 0 for word in text.split()]}
 
     def decode(self, ids, skip_special_tokens=True):
         return " ".join(str(int(i)) for i in ids)
