@@ -1,6 +1,6 @@
-"""Makes transformers know Hope as soon as both are imported, in either order.
+"""Makes transformers and PEFT know Hope as soon as both are imported, in either order.
 
-transformers takes seconds to import, and most commands need none of it: nothing here imports it.
+They take seconds to import, and most commands need neither: nothing here imports them.
 """
 
 import importlib
@@ -18,6 +18,7 @@ FOLLOWED = {
         "nestling.models.hf",
         "nestling.models.classification",
     ),
+    "peft.utils.constants": ("nestling.models.adapters",),
 }
 
 
@@ -54,7 +55,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Register Hope with transformers' Auto classes, now or when they are imported."""
+    """Register Hope with transformers' Auto classes and PEFT, now or when they are imported."""
     finder = _Finder()
     for followed, followers in FOLLOWED.items():
         if followed in sys.modules:

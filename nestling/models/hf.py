@@ -153,3 +153,4 @@ def kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B
 
 
 announce(HopeForCausalLM, "AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
+announce(HopeForCausalLM, "AutoModelForPreTraining", "MODEL_FOR_PRETRAINING_MAPPING_NAMES")

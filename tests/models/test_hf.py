@@ -6,13 +6,11 @@ import sys
 
 import pytest
 import torch
-from small_models import small
-from tokenizers import Tokenizer, models, pre_tokenizers
+from small_models import small, words
 from tolerances import BFLOAT16_RELATIVE_RMS, assert_close, relative_rms
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -132,15 +130,6 @@ def test_two_steps_of_transformers_trainer(model, ids, tmp_path):
     assert losses[1] < losses[0]
     still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert not still
-
-
-def words() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[EOS]", *map(str, range(95))])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[EOS]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[EOS]", padding_side="left"
-    )
 
 
 def test_the_text_generation_pipeline(model, tmp_path):

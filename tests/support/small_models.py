@@ -1,6 +1,8 @@
 """Small models of every family, for tests."""
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from nestling.models import HopeForCausalLM, create
 
@@ -28,3 +30,13 @@ def small(family: str, **overrides) -> HopeForCausalLM:
             if parameter.ndim == 2 and "eta" not in name and "alpha" not in name:
                 parameter.normal_(std=0.3, generator=generator)
     return model
+
+
+def words() -> PreTrainedTokenizerFast:
+    """A tokenizer of 97 words: two special ones and the numbers to 94."""
+    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[EOS]", *map(str, range(95))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[EOS]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[EOS]", padding_side="left"
+    )
