@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.core.transfer import Transfer
+from nestling.memories.parts import matrix
 
 INITIAL_STD = 0.02
 
@@ -68,10 +69,11 @@ class LSTM(Memory):
         state = self.init_state(len(x)) if state is None else state
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, state.cell.dtype)
-            bias = self.input.bias.to(dtype)
-            weights = [self.input.weight.to(dtype), self.recurrent.weight.to(dtype), bias]
-            # torch has a second bias
-            weights.append(torch.zeros_like(bias))
+            (inward, bias), (again, second) = matrix(self.input), matrix(self.recurrent)
+            assert bias is not None
+            # torch has two biases
+            second = torch.zeros_like(bias) if second is None else second
+            weights = [w.to(dtype) for w in (inward, again, bias, second)]
             state, outputs = LSTMState(*(s.to(dtype) for s in state)), []
             for begin, end in stretches(flow, x.shape[1]):
                 y, state = self._stretch(x[:, begin:end].to(dtype), weights, state, flow, begin)

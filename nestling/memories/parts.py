@@ -16,6 +16,21 @@ def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
     return functional.normalize(x, dim=-1, eps=1e-6)
 
 
+def matrix(linear: nn.Module) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"] | None]:
+    """Weights and bias of a linear map that is used without being called.
+
+    An adapter that wraps the map (LoRA and others) is known by what it does alone: then both come
+    from calling it, at the cost of D more tokens, and adapted dropout is the same for all tokens.
+    """
+    if type(linear) is nn.Linear:
+        return linear.weight, linear.bias
+    assert isinstance(linear.weight, Tensor) and isinstance(linear.in_features, int)
+    weight = linear.weight
+    unit = torch.eye(linear.in_features, dtype=weight.dtype, device=weight.device)
+    bias = linear(torch.zeros_like(unit[:1]))
+    return (linear(unit) - bias).mT, bias[0]
+
+
 def document_starts(flow: Flow, length: int) -> Int[Tensor, "B T"] | None:
     """For each position, where its document starts in this call, or a large negative number if
     it started in an earlier one. None if no document starts in this call."""

@@ -5,7 +5,7 @@ from peft.utils import constants
 from nestling.models.config import HopeConfig
 
 # maps into a memory and out of it; every memory has some of them
-MAPS = ["query", "key", "value", "projection", "output"]
+MAPS = ["query", "key", "value", "projection", "input", "recurrent", "output"]
 # where the method of that table suits other modules
 OTHERS = {"LNTUNING": ["norm"], "BEFT": ["value", "projection"]}
 

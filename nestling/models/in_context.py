@@ -20,6 +20,7 @@ from nestling.core.memory import Flow, map_state
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
 from nestling.memories.grid import Grid, grid
+from nestling.memories.parts import matrix
 from nestling.rules.level import gathered
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _moves(
         with torch.no_grad():
             error = wide.softmax(-1)
             error = error - functional.one_hot(following, error.shape[-1])
-            head = model.lm_head.weight.to(error.dtype)
+            head = matrix(model.lm_head)[0].to(error.dtype)
             signal = (error * done[:, None, None]) @ head
         for index, memory in teach.items():
             levels = memory.each(), memory.owned(states[index]), memory.starts(states[index])

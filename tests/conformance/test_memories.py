@@ -1,10 +1,12 @@
 """Laws that every memory of the registry obeys, whatever it remembers."""
 
+import peft
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_close
+from torch import nn
 
 from nestling.core.memory import Flow, Memory, map_state
 from nestling.memories import MEMORIES
@@ -312,3 +314,28 @@ def test_levels_are_sorted_and_say_what_they_are(name, options):
     for level in build(name, options).levels():
         assert level.period >= 0
         assert level.name and level.objective and level.rule and level.context
+
+
+@every_memory
+def test_an_adapter_of_every_map_is_trained_and_can_be_merged(name, options):
+    """LoRA wraps a linear map: one whose weights are used without calling it would not be heard."""
+    memory, x = build(name, options), draw(2, 20, WIDTH)
+    maps = [n for n, m in memory.named_modules() if isinstance(m, nn.Linear)]
+    config = peft.LoraConfig(target_modules=maps, r=2, init_lora_weights=False)
+    before, _ = memory(x)
+    before.square().sum().backward()
+    learned = {n for n in maps if memory.get_parameter(f"{n}.weight").grad is not None}
+    peft.inject_adapter_in_model(config, memory)
+    memory.double()
+    y, _ = memory(x)
+    assert not torch.allclose(y, before)
+    y.square().sum().backward()
+    adapters = {n: p.grad for n, p in memory.named_parameters() if "lora_" in n}
+    assert len(adapters) == 2 * len(maps)
+    heard = {n.split(".lora_")[0] for n, g in adapters.items() if g is not None and g.any()}
+    assert heard == learned
+    assert_close(in_pieces(memory, x, [7, 8])[0], y)
+    for module in memory.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.merge()
+    assert_close(memory(x)[0], y)

@@ -16,6 +16,7 @@ from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenLevel, WrittenState
 from nestling.memories.grid import Grid, grid
 from nestling.memories.mlp import INITIAL_STD, default_intermediate_size
+from nestling.memories.parts import matrix
 
 NO_PERIOD = 1 << 40  # tokens: never within a call
 
@@ -96,7 +97,7 @@ class ContextMemory(Memory):
 
     def goals(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
         """What a level is to answer to the token before: V h."""
-        return functional.linear(h, self.target.weight.to(h.dtype))
+        return functional.linear(h, matrix(self.target)[0].to(h.dtype))
 
 
 def valid_places(places: Grid) -> Bool[Tensor, "B M R"]:

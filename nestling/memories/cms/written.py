@@ -12,6 +12,7 @@ from nestling.core.level import Level
 from nestling.core.transfer import Transfer, added_to
 from nestling.memories.cms.network import Weights, gradients, grams, read
 from nestling.memories.mlp import SwiGLU
+from nestling.memories.parts import matrix
 from nestling.rules.level import (
     CMSLevel,
     LevelState,
@@ -67,7 +68,7 @@ class WrittenLevel(nn.Module):
     def start(self) -> Weights:
         """The learned initial state, at least float32."""
         network = self.network
-        matrices = (network.gate.weight, network.up.weight, network.output.weight)
+        matrices = (matrix(m)[0] for m in (network.gate, network.up, network.output))
         return Weights(*(m.to(torch.promote_types(m.dtype, torch.float32)) for m in matrices))
 
     def keeps_inputs(self) -> bool:
@@ -77,7 +78,8 @@ class WrittenLevel(nn.Module):
 
     def rate(self) -> Float[Tensor, ""]:
         """The learning rate, as learned."""
-        return self.level.lr * self.log_rate.to(self.start().gate.dtype).exp()
+        dtype = torch.promote_types(self.network.gate.weight.dtype, torch.float32)
+        return self.level.lr * self.log_rate.to(dtype).exp()
 
     def init_state(self, batch: int) -> WrittenState:
         """The state before the first token."""
