@@ -18,6 +18,7 @@ END = "<|endoftext|>"  # stands before and after every document
 PAD = "<|pad|>"
 KINDS = ("bpe", "bpe-digits", "bytes")
 LEAST = 258  # tokens: the bytes, END and PAD
+PADDING = 1024  # rows: a model that has so many more than tokens was made for another tokenizer
 
 
 def _bare(model, *, digits: bool = False) -> "Tokenizer":
@@ -147,8 +148,13 @@ def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerFast", vocab_size: int) -> None:
-    """Raise UserError unless the tokenizer has exactly as many tokens as the model."""
-    if len(tokenizer) != vocab_size:
+    """Raise UserError unless the tokenizer has as many tokens as the model.
+
+    A model may have some more, to a multiple of 8: rows that nothing uses, as transformers'
+    ``resize_token_embeddings(count, pad_to_multiple_of=64)`` adds them.
+    """
+    more = vocab_size - len(tokenizer)
+    if more and not (0 < more < PADDING and vocab_size % 8 == 0):
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens and the model {vocab_size}: use the "
             f"model's own tokenizer, or create the model with vocab_size={len(tokenizer)}"

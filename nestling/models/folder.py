@@ -84,6 +84,9 @@ def load_model(
     _align(model)
     tokenizer = read_tokenizer(directory)
     check_vocabulary(tokenizer, model.config.vocab_size)
+    # rows of a padded vocabulary are no tokens, and none is written
+    padding = list(range(len(tokenizer), model.config.vocab_size))
+    model.generation_config.suppress_tokens = padding or None
     return model.to(place).eval(), tokenizer
 
 

@@ -15,7 +15,8 @@ class Followed:
     """A logits processor for transformers' generate: the mixture's distribution of the next token.
 
     ``experts`` are whole sets of the weights in which they differ. Each reads the text by itself,
-    in a context of its own; what the model that generates says is not used. For one sequence.
+    in a context of its own; what the model that generates says is not used, but for the tokens that
+    are ruled out. For one sequence.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class Followed:
         within = given[:, :-1].gather(2, new[:, 1:, None].expand(len(given), -1, 1))
         _, self._weights = followed(within[..., 0], self.share, self._weights)
         self._last, self._read = given[:, -1], input_ids.shape[1]
-        return torch.logsumexp(self._weights[:, None] + self._last, 0)[None].to(scores.dtype)
+        mixed = torch.logsumexp(self._weights[:, None] + self._last, 0)[None].to(scores.dtype)
+        return mixed.masked_fill(scores == -torch.inf, -torch.inf)  # tokens that are not to be
 
 
 def generate_mixed(

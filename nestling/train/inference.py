@@ -48,7 +48,8 @@ def continue_text(
         logits, cache = read(model, given, cache)
         if len(written) == tokens or (written and written[-1] == tokenizer.eos_token_id):
             break
-        given = draw(logits.float(), temperature, top_k, generator)
+        # rows of a padded vocabulary are no tokens
+        given = draw(logits[:, : len(tokenizer)].float(), temperature, top_k, generator)
         written.append(int(given))
     return tokenizer.decode(written, skip_special_tokens=True), cache
 
