@@ -156,7 +156,13 @@ def test_every_command_of_the_experiments_can_be_parsed_and_planned(command):
     parsed = _parse(module.Command, verb, arguments)
     if isinstance(parsed, eval_verb.Tasks):
         names = parsed.tasks.split(",") if parsed.tasks else suite(parsed.suite)
-        plan = plan_of(names, settings(parsed.set), fit=parsed.fit, sweep=parsed.sweep)
+        plan = plan_of(
+            names,
+            settings(parsed.set),
+            fit=parsed.fit,
+            sweep=parsed.sweep,
+            protocol=parsed.protocol,
+        )
         for name in names:
             assert variants(name, dataclasses.replace(plan, lengths=parsed.lengths))
         if parsed.fit:

@@ -334,14 +334,15 @@ def test_one_token_repeated_stays_bounded(period, strong):
     x = sequence(1, batch=1, width=32).float().expand(1, 100, 32)
     state, norms = None, []
     with torch.no_grad():
-        # the orbit is chaotic: enough samples that the largest of each half says something
         for _ in range(100):
             y, state = module(x, state)
             assert torch.isfinite(y).all()
             norms.append(max(float(w.norm()) for w in state.weight))
     initial = max(float(p.detach().norm()) for p in (module.initial_first, module.initial_second))
     assert max(norms) < 5 * initial
-    assert max(norms[50:]) <= 1.1 * max(norms[:50])
+    # the orbit is chaotic, so its single largest value is luck: upper quartiles are compared
+    early, late = (torch.tensor(half).quantile(0.75) for half in (norms[:50], norms[50:]))
+    assert late <= 1.1 * early
 
 
 @pytest.mark.parametrize("eta_max", [1.0, 2.0])

@@ -7,6 +7,7 @@ from small_facts import Made, tiny_reader
 
 from nestling.data import Pair
 from nestling_lab.studies.continual import new_languages
+from nestling_lab.studies.continual.journey import OLD
 from nestling_lab.studies.continual.language_report import report
 from nestling_lab.studies.continual.languages import (
     BLOCK,
@@ -111,7 +112,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
 
 def test_a_reader_that_diverged_is_never_the_best(small):
     def stages(*values):
-        kinds = [{"web": v, "spanish": v, "invented": v} for v in values]
+        kinds = [{OLD: v, "spanish": v, "invented": v} for v in values]
         return {"stages": [{"bits": kind, "cloze": kind} for kind in kinds]}, None
 
     nan = float("nan")
