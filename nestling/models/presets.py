@@ -100,6 +100,9 @@ def _mamba2(size: str) -> Options:
     return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
 
 
+# of self_titans: k, v and the rates come from projections, as q does
+PROJECTED = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
+
 # channels of a head in which attention and a matrix have the parameters of a Transformer block
 ADAPTIVE_HEADS = {"tiny": 166, "small": 176, "340m": 184, "760m": 276, "1.3b": 868}
 
@@ -159,6 +162,17 @@ FAMILIES: dict[str, Family] = {
     "srwm": Family(
         pattern=("srwm", "mlp"),
         feed_forward={"tiny": 880, "small": 1808, "340m": 3696, "760m": 5536, "1.3b": 9296},
+    ),
+    # the stages before self-modification: projections alone, and memories that share their values
+    "base-titans": Family(
+        pattern=("self_titans", "mlp"),
+        options=lambda size: {"self_titans": {"values": "shared", **PROJECTED}},
+        feed_forward={"tiny": 544, "small": 1152, "340m": 2336, "760m": 3520, "1.3b": 6656},
+    ),
+    "shared-titans": Family(
+        pattern=("self_titans", "mlp"),
+        options=lambda size: {"self_titans": {"values": "shared", "adaptive_q": True}},
+        feed_forward={"tiny": 336, "small": 928, "340m": 2128, "760m": 3200, "1.3b": 5792},
     ),
     "titans-lmm": Family(
         pattern=("titans", "mlp"),

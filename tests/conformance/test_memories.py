@@ -24,6 +24,7 @@ TINY = {
         {"period": 4, "projection_period": 8, "adaptive_q": True, "eta_init": 0.3},
         {"period": 4, "projection_period": 4, "network": "matrix", "momentum": False},
         {"writes": False},
+        {"period": 4, "projection_period": 8, "values": "shared", "adaptive_q": True},
         {"period": 4, "projection_period": 8, "rates": "channel", "detach_target": False},
         {"period": 8, "projection_period": 4, "decay": False, "adaptive_k": False},
     ],

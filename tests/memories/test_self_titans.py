@@ -3,10 +3,12 @@
 import pytest
 import torch
 from naive_self_titans import self_titans as naive
+from torch.nn import functional
 
 from nestling.core.error import UserError
 from nestling.core.memory import Flow
 from nestling.memories.self_titans import SelfTitans
+from nestling.ops import momentum_gated_delta_rule
 
 
 def build(seed=0, hidden_size=8, num_heads=2, strong=True, **options):
@@ -34,6 +36,9 @@ def sequence(length, seed=1, batch=2, width=8):
     return torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
 
 
+# all that memories make is projected (Eq 76): there is no period of others
+BASE = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
+BASE |= {"values": "shared", "projection_period": 32}
 VARIANTS = {
     "default": {},
     "adaptive q": {"adaptive_q": True},
@@ -60,6 +65,24 @@ VARIANTS = {
         "period": 6,
         "projection_period": 32,
     },
+    "base": {**BASE, "period": 6},
+    "base, gradient descent": {
+        **BASE,
+        "rule": "gd",
+        "momentum": False,
+        "decay_to": "zero",
+    },
+    "shared values": {"values": "shared", "adaptive_q": True},
+    "shared values, two periods": {
+        "values": "shared",
+        "adaptive_q": True,
+        "projection_period": 2,
+        "clip": 0.6,
+        "projection_clip": 0.2,
+    },
+    "shared values, dot": {"values": "shared", "objective": "dot", "read": "pre"},
+    "shared values, matrix": {"values": "shared", "network": "matrix", "erase": "whole"},
+    "shared values, rates of rows": {"values": "shared", "rates": "channel", "step": "proximal"},
     "plain momentum": {"normalised_momentum": False},
     "raw step": {"step": "raw"},
     "proximal step": {"step": "proximal"},
@@ -293,6 +316,8 @@ AT = ", gradients at the state of every 4 tokens"
         ),
         ({"normalised_momentum": False}, "momentum of M_k", "rule", "momentum"),
         ({"detach_target": False}, "M_k", "objective", "|M(k) - M(v)|^2 / 2"),
+        ({"values": "shared"}, "M_eta", "objective", "|M(eta) - v|^2 / 2"),
+        ({"values": "shared"}, "M_memory", "context", "pairs (k, v) of each token"),
         (
             {"adaptive_k": False},
             "M_memory",
@@ -363,6 +388,24 @@ def test_equal_keys_with_the_strongest_writes_stay_bounded(eta_max):
     assert max(float(w.norm()) for w in state.weight) < 20 * initial
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("period", [1, 5, 32])
+def test_the_base_stage_of_a_matrix_and_the_dot_product_is_the_gated_delta_rule(period):
+    """Nothing is read of an anchor then, so the period is none: Eq 76-78 with Eq 88."""
+    options = {"network": "matrix", "objective": "dot", "momentum": False, "period": period}
+    module, x = build(**BASE, **options), sequence(13)
+    projected, _ = module.convolution(module.projection(x), module.convolution.init_tail(2))
+    q, k, v = functional.normalize(projected.unflatten(-1, (3, 2, -1)), dim=-1).unbind(2)
+    alpha = torch.sigmoid((k * module.alpha_weight).sum(-1) + module.alpha_bias)
+    eta = torch.sigmoid((k * module.eta_weight).sum(-1) + module.eta_bias)
+    y, state = momentum_gated_delta_rule(q, k, eta[..., None] * v, alpha=alpha, beta=eta)
+    y = y + q + torch.einsum("bthk,hvk->bthv", q, module.initial_first[:, 0])
+    y = module.output(module.norm(y).flatten(2) * functional.silu(module.gate(x)))
+    found, after = module(x)
+    torch.testing.assert_close(found, y, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(after.weight.first[:, :, 0], state.weight, rtol=1e-9, atol=1e-12)
+
+
 def test_writes_off_is_the_initial_memory_at_every_token():
     module = build(writes=False)
     x = sequence(9)
@@ -397,6 +440,8 @@ def test_writes_off_is_the_initial_memory_at_every_token():
         ({"network": "matrix", "epsilon": 3.0}, "epsilon has no effect"),
         ({"network": "matrix", "step": "raw"}, "step has no effect"),
         ({"rule": "gd", "erase": "whole"}, "erase has no effect"),
+        ({"values": "shared", "detach_target": False}, "detach_target has no effect"),
+        ({"values": "mine"}, "own, shared"),
     ],
 )
 def test_bad_options_say_what_to_do(options, message):

@@ -38,10 +38,10 @@ def unit(x):
     return x / x.norm().clamp(min=1e-6)
 
 
-def gradients_of_outputs(weights, k, v, objective, clip):
+def gradients_of_outputs(weights, k, v, objective, clip, given=False):
     """Gradients of the objective for each layer's output, at the anchor: at k, and at v.
 
-    Those at v go through the target that the memory makes of v.
+    Those at v go through the target that the memory makes of v; ``given``: the target is v.
     """
 
     def answer(x, shifts):
@@ -49,7 +49,7 @@ def gradients_of_outputs(weights, k, v, objective, clip):
         return x + (z if len(weights) == 1 else weights[1] @ functional.gelu(z) + shifts[1])
 
     def loss(at_k, at_v):
-        out, target = answer(k, at_k), unit(answer(v, at_v))
+        out, target = answer(k, at_k), v if given else unit(answer(v, at_v))
         if objective == "dot":
             return -(out * target).sum()
         return 0.5 * (out - target).square().sum()
@@ -124,9 +124,13 @@ def one_head(module, head, x, qs, ks, vs, reset):
             longest = config.clip
             if n != "memory" and config.projection_clip is not None:
                 longest = config.projection_clip
+            key, given = k, config.values == "shared"
+            if given and n != "memory":
+                # Eq 80: under what the memory makes itself; Eq 81: the output memory under k
+                key = {"k": k, "v": v, "q": q}[n] if n in "kvq" else unit(made[n])
             # Eq 84: each memory's own target
-            at_k, at_v = gradients_of_outputs(anchor[n], k, v, config.objective, longest)
-            us, targets = inputs_of_layers(anchor[n], k), inputs_of_layers(anchor[n], v)
+            at_k, at_v = gradients_of_outputs(anchor[n], key, v, config.objective, longest, given)
+            us, targets = inputs_of_layers(anchor[n], key), inputs_of_layers(anchor[n], v)
             new_weight[n], new_momentum[n] = [], []
             for i, (u, g) in enumerate(zip(us, at_k, strict=True)):
                 w, s, start = weight[n][i], momentum[n][i], initial[n][i]

@@ -13,11 +13,13 @@ from torch.nn import functional
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import unit
 from nestling.memories.self_titans.channel import write_rows
+from nestling.memories.self_titans.given import keys_of, slopes_of_given
 from nestling.memories.self_titans.layers import (
     Layers,
     Readouts,
+    Slope,
     apply_through,
-    longest,
+    cut,
     rows_of,
     shift_through,
 )
@@ -37,16 +39,6 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
     read_rows_back,
     read_rows_of_last,
 )
-
-
-class Slope(NamedTuple):
-    """Of one layer: the sum of g u^T over the rows is the gradient for its weight.
-
-    Rows are the C tokens, and the same once more where the gradient goes through the targets.
-    """
-
-    inputs: Float[Tensor, "B H M1 R X"]
-    outputs: Float[Tensor, "B H M R Y"]
 
 
 class Gates(NamedTuple):
@@ -91,7 +83,10 @@ def read_chunk(
     together = None
     if config.rates == "head":
         together = coefficients(gates.alpha, mu, None, gates.mask).map(lambda x: x.unsqueeze(2))
-    slopes = slopes_of(config, anchor, k, v)
+    if config.values == "own":
+        slopes = slopes_of(config, anchor, k, v)
+    else:
+        slopes = slopes_of_given(config, anchor, keys_of(names, made, k, v), v)
     y = q = unit(made["q"]) if config.adaptive_q else q
     after = []
     for layer, slope in enumerate(slopes):
@@ -183,13 +178,6 @@ def slopes_of(
     return [Slope(inputs, slope * read_rows_back(back, gradient)[0]), Slope(hidden, gradient)]
 
 
-def cut(config: SelfTitansOptions, gradient: Float[Tensor, "B H M C D"]) -> Tensor:
-    """No longer than the clip of each memory."""
-    length = gradient.norm(dim=-1, keepdim=True)
-    most = longest(config, gradient)
-    return gradient * (most / length.clamp(min=most))
-
-
 def unit_back(grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The gradient for x of what has ``grad`` for y = unit(x)."""
     return (grad - y * (grad * y).sum(-1, keepdim=True)) / x.norm(dim=-1, keepdim=True).clamp(
@@ -272,9 +260,7 @@ def strengths(
     eta, scale = gates.eta, gates.scale
     if not config.detach_target:
         eta, scale = (torch.cat([x, x], dim=3) for x in (eta, scale))
-    if config.step == "energy" and not layer:
-        return eta, scale
-    if config.step == "raw":
+    if config.step == "raw" or (config.step == "energy" and not layer):
         shape = (*u.shape[:-1], *eta.shape[4:])
         return eta.expand(shape), scale.expand(shape)
     power = u.square().sum(-1)

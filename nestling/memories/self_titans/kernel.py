@@ -23,6 +23,7 @@ COMPILED = {
     "adaptive_eta": True,
     "adaptive_alpha": True,
     "network": "mlp",
+    "values": "own",
     "detach_target": True,
     "rule": "dgd",
     "step": "energy",

@@ -28,6 +28,16 @@ class Layers(NamedTuple):
         return Layers(first, function(self.second, *(x.second for x in others)))
 
 
+class Slope(NamedTuple):
+    """Of one layer: the sum of g u^T over the rows is the gradient for its weight.
+
+    Rows are the C tokens, and the same once more where the gradient goes through the targets.
+    """
+
+    inputs: Float[Tensor, "B H M1 R X"]
+    outputs: Float[Tensor, "B H M R Y"]
+
+
 class Readouts(NamedTuple):
     """The weights and biases that make the rates, of each head or each row of both layers.
 
@@ -49,6 +59,13 @@ def longest(config: SelfTitansOptions, gradient: Float[Tensor, "B H M _ _"]) -> 
     lengths = gradient.new_full((gradient.shape[2], 1, 1), others)
     lengths[-1].fill_(output)
     return lengths
+
+
+def cut(config: SelfTitansOptions, gradient: Float[Tensor, "B H M C D"]) -> Tensor:
+    """No longer than the clip of each memory."""
+    length = gradient.norm(dim=-1, keepdim=True)
+    most = longest(config, gradient)
+    return gradient * (most / length.clamp(min=most))
 
 
 def rows_of(x: Tensor, layer: int, weights: Layers, dim: int) -> Tensor:

@@ -19,11 +19,13 @@ GIVES = {
 }
 
 
-def given(name: str) -> tuple[Transfer, ...]:
+def given(config: SelfTitansOptions, name: str) -> tuple[Transfer, ...]:
     """What the memory of this name hands to the output memory, or that one to the layer."""
     if name == "memory":
         return (READ,)
     kind, what = GIVES[name]
+    if config.values == "shared":
+        what = {"k": "its keys", "v": "the values of all memories"}.get(name, what)
     return (Transfer(kind=kind, partner="M_memory", what=what),)
 
 
@@ -44,7 +46,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
         shared: dict[str, Any] = {
             "parameters": size,
             "per_sequence": True,
-            "objective": objective_of(config),
+            "objective": objective_of(config, name),
             "context": context_of(config, name),
         }
         momentum = f"momentum of M_{name}"
@@ -63,7 +65,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
                 name=f"M_{name}",
                 period=1 if running else period,
                 rule=rule_of(config, name, period),
-                transfer=(*given(name), LEARNED),
+                transfer=(*given(config, name), LEARNED),
                 depends_on=(momentum,) if config.momentum else (),
                 **shared,
             )
@@ -71,12 +73,19 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
     return found
 
 
-def objective_of(config: SelfTitansOptions) -> str:
+def objective_of(config: SelfTitansOptions, name: str) -> str:
     """What a write makes smaller; a target that is not given has a gradient of its own."""
-    target = "v_hat" if config.detach_target else "M(v)"
+    key, target = "k", "v_hat" if config.detach_target else "M(v)"
+    if config.values == "shared":
+        key, target = key_of(name), "v"
     if config.objective == "dot":
-        return f"-<M(k), {target}>"
-    return f"|M(k) - {target}|^2 / 2"
+        return f"-<M({key}), {target}>"
+    return f"|M({key}) - {target}|^2 / 2"
+
+
+def key_of(name: str) -> str:
+    """What a memory is keyed with where values are shared (Eq 80-81)."""
+    return "k" if name == "memory" else name
 
 
 def rule_of(config: SelfTitansOptions, name: str, period: int) -> str:
@@ -92,6 +101,8 @@ def rule_of(config: SelfTitansOptions, name: str, period: int) -> str:
 
 def context_of(config: SelfTitansOptions, name: str) -> str:
     """What a memory learns from."""
+    if config.values == "shared":
+        return f"pairs ({key_of(name)}, v) of each token"
     target = f"v_hat = M_{name}(v)" if config.detach_target else f"M_{name}(v)"
     adaptive = config.adaptive()
     if "k" in adaptive and "v" in adaptive:

@@ -52,7 +52,10 @@ class SelfTitans(Memory):
     transition alpha I - beta u u^T has norm rho = max(alpha, |alpha - beta |u|^2|), below one while
     eta_max <= 1, so a state stays below its largest write over 1 - rho whatever is read.
 
-    Source: arXiv 2512.24695, Eq 83-93 (rule and form), section 8 (convolution, normalisation).
+    The stages before this one (Eq 76-82) have ``values="shared"``: the target of all is v itself,
+    and each memory is keyed with what it makes; with no ``adaptive`` memory it is the base stage.
+
+    Source: arXiv 2512.24695, Eq 76-93 (rule and form), section 8 (convolution, normalisation).
     Options switch every part off or to another form (docs/switches.md); what is written here is the
     default.
 
@@ -68,7 +71,7 @@ class SelfTitans(Memory):
     update: ClassVar[str] = (
         "S <- mu S - (1 - mu) beta g u^T; D <- alpha D - beta (D u) u^T + S, in every memory"
     )
-    source: ClassVar[str] = "arXiv 2512.24695 Eq 83-93"
+    source: ClassVar[str] = "arXiv 2512.24695 Eq 76-93"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SelfTitansOptions):
@@ -231,7 +234,8 @@ class SelfTitans(Memory):
         """Segment by segment; in none does a period of any row end but at its last token."""
         config = self.config
         initial, rates = self._initial(), self._rates()
-        if q.shape[2] == 1 and flow.reset is None and flow.mask is None:
+        alone = q.shape[2] == 1 and flow.reset is None and flow.mask is None
+        if alone and config.values == "own":
             return one_token(config, self.names, initial, rates, q, k, v, mu, state)
         start = self._start(len(q))
         shortest, longest = sorted(config.periods())

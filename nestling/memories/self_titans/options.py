@@ -8,6 +8,7 @@ from nestling.core.options import refuse_unread
 CHOICES = {
     "network": ("mlp", "matrix"),
     "objective": ("l2", "dot"),
+    "values": ("own", "shared"),
     "rule": ("dgd", "gd"),
     "step": ("energy", "proximal", "raw"),
     "rates": ("head", "channel"),
@@ -37,6 +38,9 @@ class SelfTitansOptions:
     network: str = "mlp"  # "mlp": two layers; "matrix": one
     memory_hidden: int | None = None  # units of the hidden layer; None: the head width
     objective: str = "l2"  # what a write minimises: "l2" or "dot"
+    # "own": each memory learns the pair of k and a target it makes for itself; "shared": all learn
+    # the value v, each under what it makes itself, the output memory under k (Eq 76-82)
+    values: str = "own"
     detach_target: bool = (
         True  # targets M(v) are given; False: a write's gradient goes through them
     )
@@ -99,6 +103,8 @@ class SelfTitansOptions:
             unread |= dict.fromkeys(("memory_hidden", "epsilon"), "network=matrix")
             if self.step == "raw":
                 unread |= {"step": "network=matrix"}
+        if self.values == "shared":
+            unread |= {"detach_target": "values=shared"}
         if self.rule == "gd":
             unread |= {"erase": "rule=gd"}
         if not self.adaptive():
