@@ -1,13 +1,42 @@
 """Gradients written by hand, where a gradient of the gradient is asked for: found, or refused."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nestling.core.error import UserError
+
+_open: list[contextlib.AbstractContextManager] = []  # of ``twice``, one inside the other
+
+
+class twice:  # noqa: N801, named as what it does, like torch.no_grad
+    """What is computed inside can be differentiated twice; may be entered again.
+
+    Forms that have gradients of first order only stand back for those that have more.
+    """
+
+    def __enter__(self) -> None:
+        attention = sdpa_kernel(SDPBackend.MATH)
+        attention.__enter__()
+        _open.append(attention)
+
+    def __exit__(self, *_: object) -> None:
+        _open.pop().__exit__(None, None, None)
+
+
+def wanted_twice() -> bool:
+    """Whether this is inside ``twice``."""
+    return bool(_open)
+
+
+def as_now() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+    """For torch's checkpoint: what is computed again takes the form that it had at first."""
+    return contextlib.nullcontext(), twice() if wanted_twice() else contextlib.nullcontext()
 
 
 def again(

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nestling.core.gradient import wanted_twice
+
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 # no value depends on these; without them the compiler must keep errno and traps exact
@@ -34,9 +36,13 @@ def plain(x: Tensor) -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether compiled forms compute in x's type and place at all, and it is not being traced."""
+    """Whether compiled forms compute in x's type and place at all.
+
+    None is traced, and not all have second derivatives.
+    """
     known = x.dtype in (torch.float32, torch.float64)
-    return known and x.is_cpu and plain(x) and not torch.compiler.is_compiling()
+    here = known and x.is_cpu and plain(x) and not torch.compiler.is_compiling()
+    return here and not wanted_twice()
 
 
 def library(folder: Path, source: str) -> ctypes.CDLL | None:

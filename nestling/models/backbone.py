@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nestling.core.gradient import as_now
 from nestling.core.memory import Flow
 from nestling.memories import MEMORIES
 from nestling.models.block import Block
@@ -56,7 +57,7 @@ def read(
         if passed is not None:
             passed.append(x if back is None else along(x, back))
         if recompute:
-            x, state = checkpoint(block, x, state, flow, use_reentrant=False)
+            x, state = checkpoint(block, x, state, flow, use_reentrant=False, context_fn=as_now)
         else:
             x, state = block(x, state, flow)
         after.append(state)

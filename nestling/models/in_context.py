@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nestling.core.error import UserError
-from nestling.core.gradient import refused
+from nestling.core.gradient import refused, twice
 from nestling.core.memory import Flow, map_state
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
@@ -78,8 +78,8 @@ def read(
     and is read again when it ends, so that any split of a text gives the same.
 
     While gradients are recorded, they flow through the writes (``through="full"``: of second
-    order; the kernel of ``self_titans`` has none, and needs ``"first"``). ``passed`` takes up the
-    stream before every block and after the last norm.
+    order, for which every memory computes in operations of torch). ``passed`` takes up the stream
+    before every block and after the last norm.
 
     Source: arXiv 2512.24695, Eq 71, regime R1. Deviates: gradients through the other memories'
     states end at the segment; the signal of the head is that of the residual stream for all levels.
@@ -161,13 +161,15 @@ def _segments(
     learning = torch.is_grad_enabled()
     rows, opened = [], states
     streams: list[list[Tensor]] = []
+    waits = (m.config for m in memories.values() if m.config.objective == "ntp")
+    full = learning and any(config.through == "full" for config in waits)
     going_on = valid[:, 1:].any(-1) & ~places.opens[:, 1:]
     done = places.closes[:, :-1] & going_on
     for number in range(places.shape[0]):
         opened = states
         last = number + 1 == places.shape[0]
         flow = _flow(places.opens[:, number], valid[:, number])
-        with torch.set_grad_enabled(learning or not last), _twice(learning):
+        with torch.set_grad_enabled(learning or not last), _order(learning, full):
             states = states if last else _mapped(memories, states, _probed)
             x = model.backbone.embed_tokens(ids[:, number])
             layers: list[Tensor] | None = None if passed is None else []
@@ -203,8 +205,10 @@ def _flow(opens: Bool[Tensor, " B"], valid: Bool[Tensor, "B R"]) -> Flow:
     return Flow(reset if bool(opens.any()) else None, None if bool(valid.all()) else valid)
 
 
-def _twice(learning: bool) -> contextlib.AbstractContextManager[Any]:
-    """Attention that can be differentiated twice, where it may have to be."""
+def _order(learning: bool, full: bool) -> contextlib.AbstractContextManager[Any]:
+    """All in forms that can be differentiated twice, where they have to be, and else attention."""
+    if full:
+        return twice()
     return sdpa_kernel(SDPBackend.MATH) if learning else contextlib.nullcontext()
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tolerances import assert_close
 from torch import nn
 
+from nestling.core.gradient import twice
 from nestling.core.memory import Flow, Memory, map_state
 from nestling.memories import MEMORIES
 
@@ -308,6 +309,40 @@ def test_initialisation_sets_everything_and_is_repeatable(name, options):
 def test_an_unknown_option_is_refused(name, options):
     with pytest.raises(TypeError):
         MEMORIES.load(name).Config(no_such_option=1)
+
+
+@every_memory
+def test_inside_twice_second_derivatives_are_those_of_finite_differences(name, options):
+    """The slope of <gradient for x, d> along a way through x and all parameters."""
+    # of the first order the gradients of levels in context are none of the map's
+    options = options | {"through": "full"} if name.startswith("cms_") else options
+    memory, x, d = build(name, options), draw(1, 9, WIDTH), draw(1, 9, WIDTH, seed=2)
+    values = [x.requires_grad_(), *memory.parameters()]
+    generator = torch.Generator().manual_seed(4)
+    way = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in values]
+
+    def slope() -> torch.Tensor:
+        # the map is bent, so that memories that are linear in x have second derivatives as well
+        grad = torch.autograd.grad(memory(x)[0].sin().sum(), x, create_graph=True)[0]
+        return (grad * d).sum()
+
+    def at(place: float) -> float:
+        with torch.no_grad():
+            for p, v in zip(values, way, strict=True):
+                p.add_(place * v)
+        found = float(slope())
+        with torch.no_grad():
+            for p, v in zip(values, way, strict=True):
+                p.sub_(place * v)
+        return found
+
+    with twice():
+        grads = torch.autograd.grad(slope(), values, allow_unused=True)
+        h = 3e-7
+        numeric = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
+    analytic = sum(float((g * v).sum()) for g, v in zip(grads, way, strict=True) if g is not None)
+    assert abs(analytic) > 1e-3
+    assert abs(analytic - numeric) <= 1e-5 * abs(numeric)
 
 
 @every_memory

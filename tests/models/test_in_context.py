@@ -288,24 +288,91 @@ def test_meta_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(read, values, fast_mode=True)
 
 
-def test_memories_without_second_derivatives_want_the_first_order():
-    options = {"pattern": ("self_titans", "cms_context"), "periods": (2, 4)}
-    options |= {"projection_period": 4, "self_titans.period": 4}
+def test_meta_gradients_go_through_self_modifying_titans():
+    """The inner gradients go through the memory below the levels: its own are of second order."""
+    model = over(through="full")
+    ids, generator = tokens(2, 9), torch.Generator().manual_seed(5)
+    weight = torch.randn(2, 9, 19, generator=generator).double()
+    values = {n: p for n, p in model.named_parameters() if "target" not in n}
+
+    def loss(model):
+        return (logits_of(model, ids) * weight).sum()
+
+    grads = torch.autograd.grad(loss(model), list(values.values()))
+    way = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in values.values()]
+    found, step = {}, 1e-5
+    for place in (1, -1, 2, -2):
+        with torch.no_grad():
+            for p, d in zip(values.values(), way, strict=True):
+                p.add_(place * step * d)
+            found[place] = float(loss(model))
+            for p, d in zip(values.values(), way, strict=True):
+                p.sub_(place * step * d)
+    numeric = (8 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12 * step)
+    analytic = sum(float((g * d).sum()) for g, d in zip(grads, way, strict=True))
+    assert abs(analytic - numeric) <= 1e-6 * abs(numeric)
+    # and the second order is a part of it that is seen
+    first = over(through="first")
+    same = dict(first.named_parameters())
+    lesser = torch.autograd.grad(loss(first), [same[name] for name in values])
+    pairs = zip(lesser, grads, strict=True)
+    assert any((a - b).norm() > 1e-3 * b.norm() for a, b in pairs)
+
+
+def over(**levels) -> HopeForCausalLM:
+    """In-context levels above self-modifying Titans."""
+    values = {k: v for k, v in SHAPE.items() if k != "num_kv_heads"}
+    values |= {"self_titans.period": 4, "self_titans.projection_period": 2}
+    values |= {f"cms_context.{name}": value for name, value in (LEVELS | levels).items()}
+    model = create("hope-tiny", pattern=("self_titans", "cms_context"), **values).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return model.train()
+
+
+def test_hopes_own_levels_compute_the_same_in_both_orders():
+    ids = tokens(2, 9)
+    full = over(through="full")
+    with torch.no_grad():
+        quiet = logits_of(full, ids)
+    assert_close(logits_of(full, ids), quiet)
+    assert_close(logits_of(over(through="first"), ids), quiet)
+    full.gradient_checkpointing_enable()
+    again = over(through="full")
+    results = []
+    for model in (full, again):
+        model(ids, labels=ids).loss.backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*results, strict=True):
+        assert_close(one, other)
+
+
+def test_a_memory_without_second_derivatives_wants_the_first_order(monkeypatch):
+    from nestling.core.gradient import once
+    from nestling.memories.self_titans import chunk
+
+    class First(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        @once("the sine", "take another")
+        def backward(ctx, *grads):
+            return (grads[0] * ctx.saved_tensors[0].cos(),)
+
+    monkeypatch.setattr(chunk, "unit", First.apply)
     ids = tokens(2, 9)
     with pytest.raises(UserError, match='through="first"'):
-        logits_of(built(options | {"cms_context.through": "full"}), ids)
-    model = built(options | {"cms_context.through": "first"})
+        logits_of(over(through="full"), ids)
+    model = over(through="first")
     loss = model(ids, labels=ids).loss
     loss.backward()
     network = model.backbone.blocks[1].memory.chain[0].network
     assert network.gate.weight.grad.abs().max() > 0
-
-
-def built(options):
-    values = {k: v for k, v in SHAPE.items() if k != "num_kv_heads"}
-    cms = {"cms_context.periods": options["periods"], "cms_context.intermediate_size": 5}
-    rest = {k: v for k, v in options.items() if k != "periods"}
-    return create("hope-tiny", **values, **cms, **rest).train()
 
 
 def test_embeddings_alone_cannot_be_learned_from():

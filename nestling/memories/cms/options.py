@@ -23,7 +23,7 @@ class ContextConfig:
     learning_rate: float = 0.5  # of every level at the start; each learns a factor of its own
     clip: float | None = 1.0  # longest gradient of a write; None: any
     trust: float | None = 1.0  # farthest from the initial state, in lengths of it; None: any
-    # outer gradients: "first" order, or "full": through the inner ones, which not every memory has
+    # outer gradients: "first" order, or "full": through the inner ones, at several times the cost
     through: str = "first"
 
     def __post_init__(self):

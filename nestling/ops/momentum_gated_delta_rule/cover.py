@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.core.gradient import wanted_twice
 
 KEY = 128  # the widest key that a kernel holds whole
 VALUE = 1024
@@ -52,7 +53,8 @@ def chosen(
         raise UserError(f"form must be 'chunk', 'triton' or None, not {form!r}")
     tokens = {name: x for name, x in given.items() if x is not None}
     if form is None:
-        return here(tokens["q"].device) and why_not(tokens, initial, reset) is None
+        usable = here(tokens["q"].device) and not wanted_twice()
+        return usable and why_not(tokens, initial, reset) is None
     if form == "triton" and tokens["q"].shape[1]:
         if not installed():
             raise UserError("the Triton form needs the package triton; install nestling[kernels]")
