@@ -23,6 +23,16 @@ class Flow(NamedTuple):
     mask: Bool[Tensor, "B T"] | None = None
 
 
+class TrainedLevel(NamedTuple):
+    """Parameters that training writes at a period of their own."""
+
+    period: int  # tokens between two writes
+    parameters: tuple[nn.Parameter, ...]
+    # fraction of its way that the level's start takes up whenever the next slower one is written
+    # and resets it; None: never reset
+    share: float | None = None
+
+
 class Memory(nn.Module, ABC):
     """Maps [B, T, D] to [B, T, D] and remembers: ``forward(x, state, flow) -> (y, state)``.
 
@@ -39,6 +49,9 @@ class Memory(nn.Module, ABC):
     # one line each, for the tables: what a token does to the state, and where it was published
     update: ClassVar[str]
     source: ClassVar[str]
+    # last names of the parameters that stay in float32 in a model of half precision: those whose
+    # small differences add up over thousands of tokens, such as initial states, gates and rates
+    float32: ClassVar[tuple[str, ...]] = ()
     # tokens at whose multiples documents are best begun: the longest period of the memory
     alignment: int = 1
 
@@ -59,6 +72,18 @@ class Memory(nn.Module, ABC):
     @abstractmethod
     def levels(self) -> list[Level]:
         """The boxes of the nested system that live in this memory."""
+
+    def trained_levels(self) -> list[TrainedLevel]:
+        """Which parameters training writes at periods of their own; all others at every step."""
+        return []
+
+    def float32_parameters(self) -> list[str]:
+        """Names of the parameters that stay in float32 in a model of half precision.
+
+        A list of parameters counts by the name of the list.
+        """
+        chosen = set(self.float32)
+        return [name for name, _ in self.named_parameters() if chosen & set(name.split("."))]
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:

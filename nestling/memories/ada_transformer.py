@@ -53,6 +53,7 @@ class AdaTransformer(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "keep every pair (k, v); M <- M + rate v k^T; y = M Attention(q, k, v)"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 21, 69"
+    float32: ClassVar[tuple[str, ...]] = ("initial_matrix", "rate")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -78,6 +78,7 @@ class RWKV7(Memory):
 
     update: ClassVar[str] = "S <- S (diag(alpha) - p (a p)^T) + v k^T, alpha and a by channel"
     source: ClassVar[str] = "arXiv 2503.14456"
+    float32: ClassVar[tuple[str, ...]] = ("decay_bias",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

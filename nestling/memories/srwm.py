@@ -54,6 +54,7 @@ class SRWM(Memory):
         "[y, q, k, beta] = W phi(x); W <- W + sigmoid(beta) (W phi(q) - W phi(k)) phi(k)^T"
     )
     source: ClassVar[str] = "arXiv 2202.05780"
+    float32: ClassVar[tuple[str, ...]] = ("initial_weight",)
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -1,5 +1,6 @@
 """The backbone: a stack of memories on the residual stream."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,19 @@ def blocks_of(config: HopeConfig) -> nn.ModuleList:
         for _ in range(config.num_hidden_layers)
         for name in config.pattern
     )
+
+
+def kept_in_float32(blocks: nn.ModuleList) -> list[str]:
+    """Regular expressions for the parameters that the memories keep in float32 (transformers)."""
+    places: dict[str, list[int]] = {}
+    for index, block in enumerate(blocks):
+        assert isinstance(block, Block)
+        for name in block.memory.float32_parameters():
+            places.setdefault(name, []).append(index)
+    return [
+        rf"blocks\.(?:{'|'.join(map(str, indices))})\.memory\.{re.escape(name)}$"
+        for name, indices in places.items()
+    ]
 
 
 def read(

@@ -8,8 +8,7 @@ from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from nestling.core.level import Level
-from nestling.core.memory import Memory
-from nestling.memories.cms.chain import CMS
+from nestling.core.memory import Memory, TrainedLevel
 from nestling.models.block import scale_outputs
 from nestling.models.cache import MemoryCache
 from nestling.models.config import HopeConfig
@@ -27,37 +26,6 @@ class HopePreTrainedModel(PreTrainedModel):
     base_model_prefix = "backbone"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    # small sums decide over thousands of tokens: initial states and gates
-    _keep_in_fp32_modules_strict = [
-        "initial_first",
-        "initial_second",
-        "initial_layers",
-        "theta_weight",
-        "theta_bias",
-        "eta_weight",
-        "eta_bias",
-        "alpha_weight",
-        "alpha_bias",
-        "mu_weight",
-        "mu_bias",
-        "log_rate",
-        "erase_logit",
-        "correction",
-        "gamma_weight",
-        "gamma_bias",
-        "initial_weights",
-        "initial_biases",
-        "inner_scale",
-        "inner_shift",
-        "token_scale",
-        "initial_weight",
-        "share_logit",
-        "mixture",
-        "decay_bias",
-        "log_decay",
-        "step_bias",
-        "skip",
-    ]
     _no_split_modules = ["Block"]
     _supports_sdpa = True
 
@@ -122,27 +90,21 @@ class HopePreTrainedModel(PreTrainedModel):
             for level in block.memory.levels()
         }
 
+    def trained_levels(self) -> list[TrainedLevel]:
+        """The levels that training writes at periods of their own, block by block."""
+        return [level for block in self.body.each() for level in block.memory.trained_levels()]
+
     def parameter_periods(self) -> dict[str, int]:
         """For each parameter the tokens between two writes by training; 0 = every step."""
-        periods = {
-            id(parameter): int(level.period)
-            for module in self.modules()
-            if isinstance(module, CMS)
-            for level, parameters in module.level_parameters()
-            for parameter in parameters
-        }
+        periods = {id(p): level.period for level in self.trained_levels() for p in level.parameters}
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
 
     def parameter_shares(self) -> dict[str, float]:
         """For each parameter of a nested level the share that its start takes up at a reset."""
         shares = {
-            id(parameter): share
-            for module in self.modules()
-            if isinstance(module, CMS)
-            for share, (_, parameters) in zip(
-                module.shares(), module.level_parameters(), strict=True
-            )
-            if share is not None
-            for parameter in parameters
+            id(parameter): level.share
+            for level in self.trained_levels()
+            if level.share is not None
+            for parameter in level.parameters
         }
         return {n: shares[id(p)] for n, p in self.named_parameters() if id(p) in shares}

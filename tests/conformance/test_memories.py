@@ -306,6 +306,13 @@ def test_initialisation_sets_everything_and_is_repeatable(name, options):
 
 
 @every_memory
+def test_initial_states_stay_in_float32(name, options):
+    memory = build(name, options)
+    starts = {key for key, _ in memory.named_parameters() if "initial_" in key}
+    assert starts <= set(memory.float32_parameters())
+
+
+@every_memory
 def test_an_unknown_option_is_refused(name, options):
     with pytest.raises(TypeError):
         MEMORIES.load(name).Config(no_such_option=1)

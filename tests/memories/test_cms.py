@@ -41,13 +41,12 @@ def test_a_chain_of_one_level_is_a_feed_forward_block():
 
 def test_every_parameter_belongs_to_one_level_fast_to_slow():
     memory = build(periods=(4, 8, 64))
-    pairs = memory.level_parameters()
-    assert [level.period for level, _ in pairs] == [4, 8, 64]
-    ids = [id(p) for _, parameters in pairs for p in parameters]
+    trained = memory.trained_levels()
+    assert [level.period for level in trained] == [4, 8, 64]
+    ids = [id(p) for level in trained for p in level.parameters]
     assert sorted(ids) == sorted(id(p) for p in memory.parameters())
-    assert sum(level.parameters for level, _ in pairs) == sum(
-        p.numel() for p in memory.parameters()
-    )
+    for level, box in zip(trained, memory.levels(), strict=True):
+        assert sum(p.numel() for p in level.parameters) == box.parameters
 
 
 def test_levels_share_the_width_of_one_network():

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from nestling.core.error import UserError
-from nestling.models import HopeForCausalLM, create
+from nestling.models import HopeConfig, HopeForCausalLM, create
 
 
 def test_saved_and_loaded_is_the_same_model(model, ids, tmp_path):
@@ -65,6 +65,21 @@ def test_bfloat16_keeps_initial_states_and_gates_in_float32(hope, ids, tmp_path)
     assert loaded.backbone.embed_tokens.weight.dtype == torch.bfloat16
     logits = loaded(ids).logits
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+
+
+def test_each_memory_says_what_stays_in_float32(tmp_path):
+    """Of this block alone: another memory has a map called ``rate`` that is of lower precision."""
+    sizes = {"hidden_size": 16, "num_heads": 2, "vocab_size": 16}
+    pattern = ("ada_transformer", "rwkv7", "titans", "cms_context")
+    model = HopeForCausalLM(HopeConfig(pattern=pattern, num_hidden_layers=2, **sizes))
+    model.save_pretrained(tmp_path)
+    loaded = HopeForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    exact = {n for n, p in loaded.named_parameters() if p.dtype == torch.float32}
+    said = [block.memory.float32_parameters() for block in model.backbone.each()]
+    assert exact == {
+        f"backbone.blocks.{i}.memory.{name}" for i, names in enumerate(said) for name in names
+    }
+    assert {"backbone.blocks.0.memory.rate", "backbone.blocks.5.memory.decay_bias"} <= exact
 
 
 @pytest.mark.parametrize("number", [7, torch.tensor(7)])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.level import Level
-from nestling.core.memory import Flow, Memory
+from nestling.core.memory import Flow, Memory, TrainedLevel
 from nestling.core.transfer import Transfer
 from nestling.memories.mlp import SwiGLU, default_intermediate_size
 from nestling.rules.level import check_periods, check_share
@@ -100,11 +100,13 @@ class CMS(Memory):
             level.norm.weight.fill_(1.0)
             level.network.init_weights(generator)
 
-    def level_parameters(self) -> list[tuple[Level, list[nn.Parameter]]]:
-        """Each level with the parameters that are written at its period, fast to slow."""
+    def trained_levels(self) -> list[TrainedLevel]:
+        """The levels of the chain, fast to slow."""
         return [
-            (level, list(module.parameters()))
-            for level, module in zip(self.levels(), self.chain, strict=True)
+            TrainedLevel(period, tuple(level.parameters()), share)
+            for period, level, share in zip(
+                self.config.periods, self.chain, self.shares(), strict=True
+            )
         ]
 
     def shares(self) -> list[float | None]:

@@ -12,7 +12,7 @@ from nestling.core.memory import Flow
 from nestling.core.transfer import LEARNED
 from nestling.memories.cms.base import ContextMemory, along
 from nestling.memories.cms.options import ContextConfig
-from nestling.memories.cms.written import WrittenState
+from nestling.memories.cms.written import WrittenLevel, WrittenState
 
 
 class CMSContext(ContextMemory):
@@ -35,6 +35,7 @@ class CMSContext(ContextMemory):
     residual: ClassVar[bool] = False
     update: ClassVar[str] = "each level in context, once in its period: theta <- theta + f(mean g)"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 71, 73"
+    float32: ClassVar[tuple[str, ...]] = WrittenLevel.FLOAT32
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ContextConfig):

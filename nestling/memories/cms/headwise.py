@@ -13,7 +13,7 @@ from nestling.core.memory import Flow
 from nestling.core.transfer import LEARNED, Transfer
 from nestling.memories.cms.base import ContextMemory, along
 from nestling.memories.cms.options import ContextConfig
-from nestling.memories.cms.written import WrittenState
+from nestling.memories.cms.written import WrittenLevel, WrittenState
 
 
 class CMSHeadwise(ContextMemory):
@@ -32,6 +32,7 @@ class CMSHeadwise(ContextMemory):
     residual: ClassVar[bool] = False
     update: ClassVar[str] = "as cms_context, the levels side by side"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 74"
+    float32: ClassVar[tuple[str, ...]] = (*WrittenLevel.FLOAT32, "mixture")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ContextConfig):

@@ -47,6 +47,7 @@ class CMSNested(ContextMemory):
     residual: ClassVar[bool] = False
     update: ClassVar[str] = "as cms_context; a slow write moves a fast level's start and resets it"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 72"
+    float32: ClassVar[tuple[str, ...]] = (*WrittenLevel.FLOAT32, "share_logit")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ContextConfig):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,6 +49,8 @@ class WrittenLevel(nn.Module):
     Source: arXiv 2512.24695, Eq 71; the pairs are after arXiv 2604.06169. Deviates: the mean in
     place of the sum; the paper leaves f and the objective open.
     """
+
+    FLOAT32: ClassVar[tuple[str, ...]] = ("log_rate",)  # see Memory.float32
 
     def __init__(self, level: CMSLevel, loss: str, hidden_size: int, intermediate_size: int):
         super().__init__()

@@ -50,6 +50,7 @@ class Memora(DeepMemory):
 
     update: ClassVar[str] = "W <- Softmax(alpha log W - eta grad |M(k) - v|^2)"
     source: ClassVar[str] = "arXiv 2504.13173 Eq 27"
+    float32: ClassVar[tuple[str, ...]] = (*DeepMemory.float32, "inner_scale", "inner_shift")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(DeepOptions):

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from nestling.memories.segments import segments
 from nestling.memories.titans.network import add_base
 
 INITIAL_STD = 0.02
+GATES = ("alpha", "eta", "gamma", "mu")  # those that memories of this folder have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,11 @@ class DeepMemory(Memory):
     can never be written again; depth-wise convolutions without a point-wise part, which the
     projection before is. The initialisation is ours: the paper gives none.
     """
+
+    float32: ClassVar[tuple[str, ...]] = (
+        "initial_layers",
+        *(f"{gate}_{part}" for gate in GATES for part in ("weight", "bias")),
+    )
 
     def __init__(
         self,

@@ -33,6 +33,7 @@ class Comba(DeltaMemory):
     kind: ClassVar[str] = "comba"
     update: ClassVar[str] = "M <- alpha M + beta (v - M p) k^T, p ~ k; y = M q, q corrected by k"
     source: ClassVar[str] = "arXiv 2506.02475"
+    float32: ClassVar[tuple[str, ...]] = (*Retention.FLOAT32, "erase_logit", "correction")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -50,6 +50,8 @@ class Retention(nn.Module):
     Source: arXiv 2412.06464 (after Mamba-2), initial values of its public code. Cost: O(T D H).
     """
 
+    FLOAT32: ClassVar[tuple[str, ...]] = ("log_rate", "alpha_bias")  # see Memory.float32
+
     def __init__(self, hidden_size: int, num_heads: int):
         super().__init__()
         self.step = nn.Linear(hidden_size, num_heads, bias=False)

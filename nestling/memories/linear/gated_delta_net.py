@@ -29,6 +29,7 @@ class GatedDeltaNet(DeltaMemory):
     kind: ClassVar[str] = "gated delta net"
     update: ClassVar[str] = "M <- alpha M (I - beta k k^T) + beta v k^T"
     source: ClassVar[str] = "arXiv 2412.06464"
+    float32: ClassVar[tuple[str, ...]] = Retention.FLOAT32
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -34,6 +34,7 @@ class OjaNet(CorrectedMemory):
     minimised: ClassVar[str] = "-<M k, v> + |M^T v|^2 / 2"
     update: ClassVar[str] = "M <- alpha M + eta v (k - M^T v)^T"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 66-67; 2206.01649"
+    float32: ClassVar[tuple[str, ...]] = Retention.FLOAT32
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -46,6 +46,7 @@ class Mamba(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "h <- exp(delta rate) h + k (delta x)^T, a decay for every number"
     source: ClassVar[str] = "arXiv 2312.00752"
+    float32: ClassVar[tuple[str, ...]] = ("step_bias", "log_decay", "skip")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

@@ -50,6 +50,7 @@ class Mamba2(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "W <- alpha W + (delta x) k^T, a decay for every head"
     source: ClassVar[str] = "arXiv 2405.21060"
+    float32: ClassVar[tuple[str, ...]] = ("step_bias", "log_decay", "skip")
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

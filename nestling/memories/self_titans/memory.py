@@ -72,6 +72,10 @@ class SelfTitans(Memory):
         "S <- mu S - (1 - mu) beta g u^T; D <- alpha D - beta (D u) u^T + S, in every memory"
     )
     source: ClassVar[str] = "arXiv 2512.24695 Eq 76-93"
+    float32: ClassVar[tuple[str, ...]] = (
+        *("initial_first", "initial_second", "eta_weight", "eta_bias"),
+        *("alpha_weight", "alpha_bias", "mu_weight", "mu_bias"),
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SelfTitansOptions):

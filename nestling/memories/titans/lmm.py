@@ -1,7 +1,7 @@
 """The neural long-term memory of Titans: a network written by gradient at test time."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -96,6 +96,12 @@ class LongTermMemory(nn.Module):
     Cost: time O(layers expansion D^2 / H) a token beyond the projections; state 3 times the
     network's weights for each head.
     """
+
+    # see Memory.float32
+    FLOAT32: ClassVar[tuple[str, ...]] = (
+        *("initial_layers", "theta_weight", "theta_bias"),
+        *("eta_weight", "eta_bias", "alpha_weight", "alpha_bias"),
+    )
 
     def __init__(self, config: MemoryOptions, *, hidden_size: int, num_heads: int):
         super().__init__()

@@ -56,6 +56,7 @@ class TitansMAC(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "y = Attention([P | M(q) | segment]); M as in titans, written with y"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.1"
+    float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32
 
     @dataclass(frozen=True, kw_only=True)
     class Config(AttentionOptions):

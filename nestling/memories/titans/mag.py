@@ -37,6 +37,7 @@ class TitansMAG(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "pairs of a window; beside it M as in titans, and y gated by M(q)"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.2"
+    float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32
 
     @dataclass(frozen=True, kw_only=True)
     class Config(WindowOptions):

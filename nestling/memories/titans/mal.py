@@ -36,6 +36,7 @@ class TitansMAL(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "M as in titans; then pairs of a window of what M answers"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.3"
+    float32: ClassVar[tuple[str, ...]] = Titans.float32
 
     @dataclass(frozen=True, kw_only=True)
     class Config(WindowOptions):

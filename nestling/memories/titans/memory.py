@@ -28,6 +28,7 @@ class Titans(Memory):
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "S <- eta S - theta grad |M(k) - v|^2; M <- (1 - alpha) M + S"
     source: ClassVar[str] = "arXiv 2501.00663 section 3"
+    float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MemoryOptions):

@@ -98,6 +98,10 @@ class TTT(Memory):
 
     residual: ClassVar[bool] = False
     source: ClassVar[str] = "arXiv 2407.04620"
+    float32: ClassVar[tuple[str, ...]] = (
+        *("initial_weights", "initial_biases", "inner_scale", "inner_shift"),
+        *("eta_weight", "eta_bias", "token_scale"),
+    )
     name: ClassVar[str]
 
     def __init__(self, config: TTTConfig, *, hidden_size: int, num_heads: int):
