@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from variation import seed_unshifted, unshifted
 
 from nestling.optim import OPTIMIZERS
 
@@ -13,7 +14,7 @@ class Quadratic(nn.Module):
 
     def __init__(self):
         super().__init__()
-        generator = torch.Generator().manual_seed(0)
+        generator = unshifted(0)
         self.goal = torch.randn(6, 4, generator=generator, dtype=torch.float64)
         self.curvature = torch.linspace(0.1, 1, 6, dtype=torch.float64)[:, None]
         self.weight = nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
@@ -44,11 +45,11 @@ class MixedShapes(nn.Module):
             self.target = self.draw(1)(self.inputs())
 
     def inputs(self):
-        generator = torch.Generator().manual_seed(2)
+        generator = unshifted(2)
         return torch.randn(24, 2, 3, 3, 3, generator=generator, dtype=torch.float64)
 
     def draw(self, seed):
-        torch.manual_seed(seed)
+        seed_unshifted(seed)
         body = [nn.Conv3d(2, 4, 2), nn.Flatten(), nn.Linear(32, 3, bias=False), Scale()]
         return nn.Sequential(*body).double()
 
@@ -72,7 +73,7 @@ class Network(nn.Module):
 
     def __init__(self, dtype=torch.float64):
         super().__init__()
-        torch.manual_seed(0)
+        seed_unshifted(0)
         self.table, self.hidden = nn.Embedding(8, 6), nn.Linear(12, 16)
         self.head = nn.Linear(16, 4)
         self.to(dtype)

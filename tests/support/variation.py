@@ -6,10 +6,28 @@ Children that a test starts are not changed: they have the seeds and threads the
 import os
 import random
 
+import pytest
 import torch
 
 SEED = "NESTLING_TEST_SEED"  # environment; a number that is added to every seed
 THREADS = "NESTLING_TEST_THREADS"  # environment; torch's threads in a test, 1 where it is not set
+
+
+PLAIN = torch.manual_seed, torch.Generator  # before any shift
+# for what is on record of a seed, or set against a process that knows of no shift
+as_written = pytest.mark.skipif(
+    os.environ.get(SEED, "0") != "0", reason=f"{SEED} shifts the seed it is about"
+)
+
+
+def unshifted(seed: int) -> torch.Generator:
+    """torch's generator as it is without a shift: for a problem whose options are tuned to it."""
+    return PLAIN[1]().manual_seed(seed)
+
+
+def seed_unshifted(seed: int) -> None:
+    """The same for what is drawn without a generator."""
+    PLAIN[0](seed)
 
 
 def seed() -> int:

@@ -101,7 +101,7 @@ def test_numbers_of_facts_are_those_of_babi():
         sizes = [len(make(rng).facts) for _ in range(200)]
         spans[number] = (min(sizes), max(sizes))
     assert spans[1] == (2, 10) and spans[4] == (2, 2)
-    assert all(spans[number][0] in (3, 4) for number in (2, 3, 5))
+    assert all(3 <= spans[number][0] < 10 for number in (2, 3, 5))
     assert spans[2][1] > 30 and 60 < spans[3][1] < 400 and 60 < spans[5][1] < 400
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from variation import as_written
 
 from nestling.core.error import UserError
 from nestling.tasks import IGNORED, TASKS, UNSEEN, QuestionTask, StageTask, TextTask, TokenTask
@@ -95,6 +96,7 @@ def digests() -> str:
     return "\n".join(f"{n} {hashlib.sha256(printed(n, 3).encode()).hexdigest()}" for n in names)
 
 
+@as_written
 def test_a_version_stands_for_its_bytes():
     """What a seed gives is on record; when it changes, raise the version and record it anew."""
     recorded = json.loads(RECORD.read_text())
@@ -105,6 +107,7 @@ def test_a_version_stands_for_its_bytes():
     assert found == recorded, json.dumps(found, indent=1)
 
 
+@as_written
 def test_same_seed_same_bytes_in_another_process():
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     code += "from test_table import digests\nprint(digests())"
