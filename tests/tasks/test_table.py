@@ -109,7 +109,8 @@ def test_a_version_stands_for_its_bytes():
 
 @as_written
 def test_same_seed_same_bytes_in_another_process():
-    code = f"import sys; sys.path = {sys.path!r}\n"
+    places = [str(Path(__file__).parent), *sys.path]
+    code = f"import sys; sys.path = {places!r}\n"
     code += "from test_table import digests\nprint(digests())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digests()
