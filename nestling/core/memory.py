@@ -97,3 +97,31 @@ def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
         items = [map_state(function, item) for item in state]
         return type(state)(*items) if hasattr(state, "_fields") else type(state)(items)
     return state
+
+
+def detached(state: Any) -> Any:
+    """The same values with no gradient behind them; what was one tensor stays one."""
+    known: dict[int, Tensor] = {}
+    return map_state(lambda x: known.setdefault(id(x), x.detach()), state)
+
+
+def truncated(
+    memory: Memory, x: Float[Tensor, "B T D"], state: Any, flow: Flow, tokens: int | None
+) -> tuple[Float[Tensor, "B T D"], Any]:
+    """``memory(x, state, flow)`` with outer gradients through its state cut after ``tokens``.
+
+    Every ``tokens`` of the call what is remembered goes on as a constant, so a write has gradients
+    from reads of its own stretch alone: with the period of the memory, of its own period; with 1,
+    of its own token. The answers are the same.
+
+    Source: truncated back-propagation through time. Cost: a call of the memory for each stretch.
+    """
+    if tokens is None or tokens >= x.shape[1] or not torch.is_grad_enabled():
+        return memory(x, state, flow)
+    answers = []
+    for begin in range(0, x.shape[1], tokens):
+        here = slice(begin, begin + tokens)
+        part = Flow(*(None if f is None else f[:, here] for f in flow))
+        y, state = memory(x[:, here], detached(state) if begin else state, part)
+        answers.append(y)
+    return torch.cat(answers, dim=1), state

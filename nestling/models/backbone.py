@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nestling.core.error import UserError
 from nestling.core.gradient import as_now
 from nestling.core.memory import Flow
 from nestling.memories import MEMORIES
@@ -18,7 +19,7 @@ from nestling.models.config import HopeConfig
 def blocks_of(config: HopeConfig) -> nn.ModuleList:
     """The pattern of memories ``num_hidden_layers`` times, each on the residual stream."""
     configs = config.memory_configs()
-    return nn.ModuleList(
+    blocks = [
         Block(
             name,
             MEMORIES.load(name)(
@@ -26,10 +27,23 @@ def blocks_of(config: HopeConfig) -> nn.ModuleList:
             ),
             hidden_size=config.hidden_size,
             norm_eps=config.norm_eps,
+            truncate=config.truncates(name),
         )
         for _ in range(config.num_hidden_layers)
         for name in config.pattern
-    )
+    ]
+    if config.truncate is not None:
+        _check_truncate(config.truncate, blocks)
+    return nn.ModuleList(blocks)
+
+
+def _check_truncate(truncate: int | dict[str, int], blocks: Sequence[Block]) -> None:
+    """Raise UserError where there is no state for a gradient to go through."""
+    kept = {block.name for block in blocks if block.memory.init_state(1) is not None}
+    asked = set(truncate) if isinstance(truncate, dict) else set()
+    if asked - kept or not kept:
+        names = ", ".join(sorted(asked - kept) or sorted({block.name for block in blocks}))
+        raise UserError(f"truncate has no effect on {names}, which remembers nothing: leave it out")
 
 
 def kept_in_float32(blocks: nn.ModuleList) -> list[str]:

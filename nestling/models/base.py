@@ -87,7 +87,7 @@ class HopePreTrainedModel(PreTrainedModel):
         return {
             f"{index}.{level.name}": level
             for index, block in enumerate(self.body.each())
-            for level in block.memory.levels()
+            for level in block.levels()
         }
 
     def trained_levels(self) -> list[TrainedLevel]:

@@ -1,21 +1,35 @@
 """One block: a memory on the residual stream."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nestling.core.memory import Flow, Memory
+from nestling.core.level import Level
+from nestling.core.memory import Flow, Memory, truncated
 
 
 class Block(nn.Module):
-    """``x + memory(RMSNorm(x))``, or ``memory(x)`` for a memory with residuals of its own."""
+    """``x + memory(RMSNorm(x))``, or ``memory(x)`` for a memory with residuals of its own.
 
-    def __init__(self, name: str, memory: Memory, *, hidden_size: int, norm_eps: float):
+    ``truncate``: tokens of a call after which gradients through what is remembered end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        memory: Memory,
+        *,
+        hidden_size: int,
+        norm_eps: float,
+        truncate: int | None = None,
+    ):
         super().__init__()
         self.name = name
+        self.truncate = truncate
         self.norm = nn.RMSNorm(hidden_size, eps=norm_eps) if memory.residual else None
         self.memory = memory
 
@@ -24,9 +38,20 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Any]:
         """Read and write along the sequence; return the new stream and the memory's state."""
         if self.norm is None:
-            return self.memory(x, state, flow)
-        y, state = self.memory(self.norm(x), state, flow)
+            return truncated(self.memory, x, state, flow, self.truncate)
+        y, state = truncated(self.memory, self.norm(x), state, flow, self.truncate)
         return x + y, state
+
+    def levels(self) -> list[Level]:
+        """The boxes of the memory, and how far gradients go back through what it remembers."""
+        levels = self.memory.levels()
+        if self.truncate is None:
+            return levels
+        ends = f"; outer gradients through it end after {self.truncate} tokens"
+        return [
+            replace(level, context=level.context + ends) if level.per_sequence else level
+            for level in levels
+        ]
 
 
 @torch.no_grad()

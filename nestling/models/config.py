@@ -30,6 +30,9 @@ class HopeConfig(PretrainedConfig):
     num_heads: int = 4  # heads of every memory that has heads
     pattern: list[str] | tuple[str, ...] = ("attention", "mlp")  # memories of one repeat, in order
     memories: dict[str, Any] | None = None  # options of each memory of the pattern, by name
+    # tokens of a call after which outer gradients through what a memory remembers end: of all
+    # memories, or by name; 1: none go from token to token; None: all do
+    truncate: int | dict[str, int] | None = None
     norm_eps: float = 1e-6  # added to the mean square in every RMSNorm of the backbone
     initializer_range: float = 0.02  # standard deviation of the embedding and the head
     tie_word_embeddings: bool = False  # True: the head is the embedding
@@ -63,6 +66,18 @@ class HopeConfig(PretrainedConfig):
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        by_name: dict[str, Any] = self.truncate if isinstance(self.truncate, dict) else {}
+        for name in by_name:
+            if name not in self.pattern:
+                raise UserError(f"truncate of {name!r}: {did_you_mean(name, self.pattern)}")
+        lengths: list[Any] = [*by_name.values()] if by_name else [self.truncate]
+        for length in lengths:
+            if length is not None and not (fits(length, int) and length >= 1):
+                raise UserError(f"truncate must be a number of tokens, at least 1, not {length!r}")
+
+    def truncates(self, name: str) -> int | None:
+        """After how many tokens gradients through this memory's state end; None: they do not."""
+        return self.truncate.get(name) if isinstance(self.truncate, dict) else self.truncate
 
     def memory_configs(self) -> dict[str, Any]:
         """The checked Config of each memory in the pattern; a mistake raises UserError."""

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nestling.core.error import UserError
 from nestling.core.gradient import refused, twice
-from nestling.core.memory import Flow, map_state
+from nestling.core.memory import Flow, detached, map_state
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
 from nestling.memories.grid import Grid, grid
@@ -80,6 +80,8 @@ def read(
     While gradients are recorded, they flow through the writes (``through="full"``: of second
     order, for which every memory computes in operations of torch). ``passed`` takes up the stream
     before every block and after the last norm.
+
+    A block's ``truncate`` is rounded up to whole segments where it is longer than one.
 
     Source: arXiv 2512.24695, Eq 71, regime R1. Deviates: gradients through the other memories'
     states end at the segment; the signal of the head is that of the residual stream for all levels.
@@ -169,6 +171,7 @@ def _segments(
         opened = states
         last = number + 1 == places.shape[0]
         flow = _flow(places.opens[:, number], valid[:, number])
+        states = _cut(model, states, number, places.shape[1])
         with torch.set_grad_enabled(learning or not last), _order(learning, full):
             states = states if last else _mapped(memories, states, _probed)
             x = model.backbone.embed_tokens(ids[:, number])
@@ -197,6 +200,15 @@ def _segments(
     if passed is not None:
         passed += [torch.stack(layer, dim=1) for layer in zip(*streams, strict=True)]
     return torch.stack(rows, dim=1), states, opened
+
+
+def _cut(model: "HopeForCausalLM", states: list[Any], number: int, length: int) -> list[Any]:
+    """Before segment ``number``: the states with no gradient behind those cut there."""
+    after = list(states)
+    for index, block in enumerate(model.backbone.each()):
+        if number and block.truncate and number % -(-block.truncate // length) == 0:
+            after[index] = detached(states[index])
+    return after
 
 
 def _flow(opens: Bool[Tensor, " B"], valid: Bool[Tensor, "B R"]) -> Flow:
