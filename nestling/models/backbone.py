@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -12,6 +12,7 @@ from nestling.core.error import UserError
 from nestling.core.gradient import as_now
 from nestling.core.memory import Flow
 from nestling.memories import MEMORIES
+from nestling.memories.order import along, valid_first
 from nestling.models.block import Block
 from nestling.models.config import HopeConfig
 
@@ -90,17 +91,3 @@ def read(
             x, state = block(x, state, flow)
         after.append(state)
     return x if back is None else along(x, back), after
-
-
-def valid_first(flow: Flow) -> Int[Tensor, "B T"]:
-    """The order that puts the masked positions of each document behind its valid ones."""
-    assert flow.mask is not None
-    key = (~flow.mask).long()
-    if flow.reset is not None:
-        key = key + 2 * flow.reset.long().cumsum(1)
-    return key.argsort(dim=1, stable=True)
-
-
-def along(x: Float[Tensor, "B T D"], order: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """Put the positions of each row in a new order."""
-    return x.gather(1, order[..., None].expand_as(x))

@@ -9,6 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from nestling.core.level import Level
 from nestling.core.memory import Memory, TrainedLevel
+from nestling.memories.head import HeadLevel
 from nestling.models.block import scale_outputs
 from nestling.models.cache import MemoryCache
 from nestling.models.config import HopeConfig
@@ -38,6 +39,8 @@ class HopePreTrainedModel(PreTrainedModel):
     def new_cache(self) -> MemoryCache:
         """An empty memory for this model."""
         about = {key: getattr(self.config, key) for key in ARCHITECTURE}
+        if self.config.head_period is not None:
+            about["head_period"] = self.config.head_period
         return MemoryCache(json.dumps(about, sort_keys=True))
 
     def get_input_embeddings(self) -> nn.Module:
@@ -51,7 +54,9 @@ class HopePreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module, generator: torch.Generator | None = None) -> None:
-        if isinstance(module, Memory):
+        if isinstance(module, HeadLevel):
+            module.init_weights(generator)
+        elif isinstance(module, Memory):
             module.init_weights(generator)
             scale_outputs(module, len(self.body.blocks))
         elif isinstance(module, nn.RMSNorm):

@@ -29,7 +29,9 @@ class MemoryCache(Cache):
     def __init__(self, architecture: str = ""):
         super().__init__(layers=[])
         self.architecture = architecture  # what a file must match to be read
-        self.states: list[Any] | None = None  # one a block; None before the first call
+        self.states: list[Any] | None = (
+            None  # one a block, then of the head; None: nothing was read
+        )
         self.columns = 0  # positions read, masked ones included
         self.tokens: Int[Tensor, "B"] | None = None  # valid tokens read by each row
 
@@ -188,7 +190,8 @@ def filled(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
 def difference(saved: str, wanted: str) -> str:
     """The first point in which two architectures differ, in words."""
     old, new = json.loads(saved or "{}"), json.loads(wanted)
-    key = next((key for key in new if old.get(key) != new[key]), "nothing")
+    keys = [*new, *(key for key in old if key not in new)]
+    key = next((key for key in keys if old.get(key) != new.get(key)), "nothing")
     return f"{key} is {old.get(key)!r} there and {new.get(key)!r} in this model"
 
 

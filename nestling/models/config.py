@@ -36,6 +36,8 @@ class HopeConfig(PretrainedConfig):
     norm_eps: float = 1e-6  # added to the mean square in every RMSNorm of the backbone
     initializer_range: float = 0.02  # standard deviation of the embedding and the head
     tie_word_embeddings: bool = False  # True: the head is the embedding
+    # tokens after which the head is written by the errors of its predictions; None: never
+    head_period: int | None = None
     use_cache: bool = True  # return the memory's state when not training
     bos_token_id: int | None = None  # begins a document
     eos_token_id: int | list[int] | None = None  # ends a document
@@ -63,8 +65,9 @@ class HopeConfig(PretrainedConfig):
             value = getattr(self, name)
             if not fits(value, hint):
                 raise UserError(f"{name} must be {spelled(hint)}, not {value!r}")
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads"):
-            if getattr(self, name) < 1:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_period"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         by_name: dict[str, Any] = self.truncate if isinstance(self.truncate, dict) else {}
         for name in by_name:

@@ -70,8 +70,8 @@ def compiled_step(
     """
 
     def body(ids: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
-        hidden, states = model.backbone.stream(model.backbone.embed_tokens(ids), states, Flow())
-        return model.lm_head(hidden[:, -1]), states
+        logits, states = model.stream(model.backbone.embed_tokens(ids), ids, states, Flow())
+        return logits[:, -1], states
 
     compiled = torch.compile(body, fullgraph=True, backend=backend)
 

@@ -118,7 +118,7 @@ class FunctionalModel:
         if not tensors:
             return None
         if isinstance(self.model, HopeForCausalLM):
-            states = filled(self.model.backbone.init_states(1), "0", dict(tensors))
+            states = filled(self.model.init_states(1), "0", dict(tensors))
             return (states, tensors["1"])
         layers = len(tensors) // 2
         return tuple((tensors[f"{i}.0"], tensors[f"{i}.1"]) for i in range(layers))

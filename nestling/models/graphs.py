@@ -45,10 +45,9 @@ class Replay:
         return self.logits
 
     def _step(self) -> list[Any]:
-        hidden, states = self.model.backbone.stream(
-            self.model.backbone.embed_tokens(self.ids), self.states
-        )
-        self.logits = self.model.lm_head(hidden)[:, -1]
+        x = self.model.backbone.embed_tokens(self.ids)
+        logits, states = self.model.stream(x, self.ids, self.states)
+        self.logits = logits[:, -1]
         return states
 
     def _keep(self, states: list[Any]) -> None:

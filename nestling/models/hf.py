@@ -10,6 +10,9 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nestling.core.error import UserError
+from nestling.core.level import Level
+from nestling.core.memory import Flow
+from nestling.memories.head import HeadLevel
 from nestling.models import in_context
 from nestling.models.auto import announce
 from nestling.models.base import HopePreTrainedModel
@@ -26,6 +29,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
 
     accepts_loss_kwargs = True
     _is_stateful = True
+    _keep_in_fp32_modules_strict = ["head_level"]
     _tied_weights_keys = {"lm_head.weight": "backbone.embed_tokens.weight"}
 
     def __init__(self, config: HopeConfig):
@@ -33,6 +37,9 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         with no_init_weights():  # post_init draws all weights, once
             self.backbone = HopeModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.head_level = None
+        if config.head_period is not None:
+            self.head_level = HeadLevel(config.hidden_size, config.head_period)
         self.post_init()
 
     @classmethod
@@ -96,14 +103,17 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         x, flow, cache = entry = enter(
             self.backbone, input_ids, inputs_embeds, attention_mask, past_key_values, packing
         )
-        if in_context.signalled(self):
-            if input_ids is None:
-                raise UserError("levels that learn from the next token need input_ids")
+        waits = bool(in_context.signalled(self))
+        if input_ids is None and (waits or self.head_level is not None):
+            raise UserError("levels that learn from the next token need input_ids")
+        if waits:
+            assert input_ids is not None
             read = in_context.read(self, input_ids, cache.states, flow, passed=asked.passed)
             logits, states = kept(read[0], logits_to_keep), read[1]
         else:
-            hidden, states = self.backbone.stream(x, cache.states, flow, passed=asked.passed)
-            logits = self.lm_head(kept(hidden, logits_to_keep))
+            logits, states = self.stream(
+                x, input_ids, cache.states, flow, passed=asked.passed, keep=logits_to_keep
+            )
         loss = None
         if labels is not None or shift_labels is not None:
             loss = self._loss(logits, labels, shift_labels, flow.reset, num_items_in_batch)
@@ -140,9 +150,48 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             shift_labels=shift_labels,
         )
 
+    def stream(
+        self,
+        x: Float[Tensor, "B T D"],
+        ids: Int[Tensor, "B T"] | None,
+        states: list[Any] | None,
+        flow: Flow = Flow(),
+        *,
+        passed: list[Tensor] | None = None,
+        keep: int | Tensor = 0,
+    ) -> tuple[Float[Tensor, "B K V"], list[Any]]:
+        """Map embedded tokens to logits (``keep`` as ``logits_to_keep``), and move all states on.
+
+        The states are those of the blocks, and behind them that of the head where it is a level,
+        which needs the tokens themselves. ``passed`` as in ``HopeModel.stream``.
+        """
+        if self.head_level is None:
+            hidden, states = self.backbone.stream(x, states, flow, passed=passed)
+            return self.lm_head(kept(hidden, keep)), states
+        assert ids is not None
+        *blocks, own = self.own_states(len(x)) if states is None else states
+        hidden, blocks = self.backbone.stream(x, blocks, flow, passed=passed)
+        last = keep if isinstance(keep, int) else 0
+        logits, own = self.head_level(self.lm_head, hidden, ids, own, flow, last=last)
+        return logits if isinstance(keep, int) else kept(logits, keep), [*blocks, own]
+
+    def own_states(self, batch: int) -> list[Any]:
+        """The states that ``stream`` starts with."""
+        states = self.backbone.init_states(batch)
+        if self.head_level is None:
+            return states
+        return [*states, self.head_level.init_state(batch, self.config.vocab_size)]
+
     def init_states(self, batch: int) -> list[Any]:
         """What the model remembers before the first token of ``batch`` rows."""
         return in_context.init_states(self, batch)
+
+    def levels(self) -> dict[str, Level]:
+        """Those of the blocks, and the head where it is one."""
+        found = super().levels()
+        if self.head_level is not None:
+            found["head"] = self.head_level.level(self.config.vocab_size)
+        return found
 
 
 def kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:

@@ -48,7 +48,7 @@ def signalled(model: "HopePreTrainedModel") -> dict[int, ContextMemory]:
 
 def init_states(model: "HopeForCausalLM", batch: int) -> list[Any]:
     """The states of all blocks before the first token, and the open segment where one waits."""
-    states = model.backbone.init_states(batch)
+    states = model.own_states(batch)
     if not signalled(model):
         return states
     ids = torch.zeros(batch, 0, dtype=torch.long, device=model.device)
@@ -91,8 +91,8 @@ def read(
     *running, waiting = init_states(model, len(ids)) if states is None else states
     if not ids.shape[1]:
         x = model.backbone.embed_tokens(ids)
-        hidden, _ = model.backbone.stream(x, running, flow, passed=passed)
-        return model.lm_head(hidden), [*running, waiting]
+        logits, _ = model.stream(x, ids, running, flow, passed=passed)
+        return logits, [*running, waiting]
     memories = signalled(model)
     line, joined = _joined(waiting, ids, flow)
     first = next(iter(memories))
@@ -102,8 +102,8 @@ def read(
     rows = places.spread(line), valid_places(places)
     if places.shape[0] == 1:
         x = model.backbone.embed_tokens(ids)
-        hidden, running = model.backbone.stream(x, running, flow, passed=passed)
-        logits, opened = model.lm_head(hidden), waiting.states
+        logits, running = model.stream(x, ids, running, flow, passed=passed)
+        opened = waiting.states
     else:
         start, old = waiting.states, waiting.ids.shape[1]
         logits, running, opened = _segments(model, memories, start, places, *rows, passed)
@@ -176,8 +176,7 @@ def _segments(
             states = states if last else _mapped(memories, states, _probed)
             x = model.backbone.embed_tokens(ids[:, number])
             layers: list[Tensor] | None = None if passed is None else []
-            hidden, states = model.backbone.stream(x, states, flow, passed=layers)
-            logits: Tensor = model.lm_head(hidden)
+            logits, states = model.stream(x, ids[:, number], states, flow, passed=layers)
             if not last and bool((now := done[:, number]).any()):
                 following = torch.cat((ids[:, number, 1:], ids[:, number + 1, :1]), dim=1)
                 moves = _moves(

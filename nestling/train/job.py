@@ -70,7 +70,8 @@ def memory_period(model: HopeForCausalLM) -> int:
 
     Documents begin at multiples of it, so that no period runs over the border of two.
     """
-    return math.lcm(*(block.memory.alignment for block in model.backbone.each()))
+    periods = [block.memory.alignment for block in model.backbone.each()]
+    return math.lcm(*periods, model.config.head_period or 1)
 
 
 def loader_of(documents: Documents, model: HopeForCausalLM, config: TrainConfig) -> Loader:

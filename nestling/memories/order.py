@@ -1,0 +1,20 @@
+"""An order of positions in which a document's masked ones come last, as memories want them."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nestling.core.memory import Flow
+
+
+def valid_first(flow: Flow) -> Int[Tensor, "B T"]:
+    """The order that puts the masked positions of each document behind its valid ones."""
+    assert flow.mask is not None
+    key = (~flow.mask).long()
+    if flow.reset is not None:
+        key = key + 2 * flow.reset.long().cumsum(1)
+    return key.argsort(dim=1, stable=True)
+
+
+def along(x: Float[Tensor, "B T D"], order: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """Put the positions of each row in a new order."""
+    return x.gather(1, order[..., None].expand_as(x))
