@@ -1,7 +1,8 @@
 """What a memory is: a map of sequences with an explicit state."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -52,6 +53,9 @@ class Memory(nn.Module, ABC):
     # last names of the parameters that stay in float32 in a model of half precision: those whose
     # small differences add up over thousands of tokens, such as initial states, gates and rates
     float32: ClassVar[tuple[str, ...]] = ()
+    # factors on the learning rate by role: of the parameters whose names a regular expression is
+    # found in; all others have 1
+    rates: ClassVar[Mapping[str, float]] = {}
     # tokens at whose multiples documents are best begun: the longest period of the memory
     alignment: int = 1
 
@@ -84,6 +88,15 @@ class Memory(nn.Module, ABC):
         """
         chosen = set(self.float32)
         return [name for name, _ in self.named_parameters() if chosen & set(name.split("."))]
+
+    def rate_factors(self) -> dict[str, float]:
+        """Factors on the learning rate, by the names of the parameters that have another than 1."""
+        return {
+            name: factor
+            for pattern, factor in self.rates.items()
+            for name, _ in self.named_parameters()
+            if re.search(pattern, name)
+        }
 
 
 def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:

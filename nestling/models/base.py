@@ -104,6 +104,15 @@ class HopePreTrainedModel(PreTrainedModel):
         periods = {id(p): level.period for level in self.trained_levels() for p in level.parameters}
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
 
+    def parameter_rates(self) -> dict[str, float]:
+        """Factors on the learning rate that the memories declare, by parameter; all others 1."""
+        factors = {}
+        for block in self.body.each():
+            parameters = dict(block.memory.named_parameters())
+            for name, factor in block.memory.rate_factors().items():
+                factors[id(parameters[name])] = factor
+        return {n: factors[id(p)] for n, p in self.named_parameters() if id(p) in factors}
+
     def parameter_shares(self) -> dict[str, float]:
         """For each parameter of a nested level the share that its start takes up at a reset."""
         shares = {

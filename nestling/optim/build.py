@@ -45,6 +45,8 @@ def build(
 ) -> Optimizer:
     """The optimizer of a name for groups of a module's parameters; ``betas`` are AdamW's.
 
+    The rate of a group with a ``rate_factor`` is that times ``lr``, for every optimizer.
+
     >>> layer = nn.Linear(2, 2)
     >>> groups = [{"params": layer.parameters()}]
     >>> type(build("m3", layer, groups, lr=1e-3)).__name__
@@ -53,6 +55,10 @@ def build(
     Muon(alpha=0.9)
     """
     kind = kind_of(name)
+    groups = [
+        group | {"lr": lr * group["rate_factor"]} if "rate_factor" in group else group
+        for group in groups
+    ]
     if issubclass(kind, Rule):
         return Written(groups, lr=lr, rule=kind())
     return kind.of_module(module, groups, lr=lr, betas=betas)

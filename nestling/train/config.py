@@ -21,6 +21,7 @@ class TrainConfig:
     warmup: float = 0.05  # fraction of the steps with a rising rate
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # wsd: warm-up, stable, decay
     decay: float = 0.2  # wsd: fraction of the steps with a falling rate
+    rates_by_role: bool = False  # True: parameters whose memory asks for it have another rate
     weight_decay: float = 0.1  # of the matrices, fraction of the rate
     beta1: float = 0.9  # AdamW, mean of gradients, fraction kept each step
     beta2: float = 0.95  # AdamW, mean of squares, fraction kept each step

@@ -33,6 +33,7 @@ def parameter_groups(
     weight_decay: float,
     periods: Mapping[str, int] | None = None,
     shares: Mapping[str, float] | None = None,
+    rates: Mapping[str, float] | None = None,
     matrices: bool = False,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: one for each period and kind, with ``name``, ``period``, ``weight_decay``.
@@ -40,21 +41,26 @@ def parameter_groups(
     ``periods`` gives tokens between two writes by parameter name; a name without one is written at
     every step. ``shares`` makes parameters nested: their groups have a ``share``, and are reset
     when the next slower period is written (``nestling.optim.Leveled``). Frozen parameters are left
-    out. With ``matrices`` the groups are split besides by ``orthogonal``, True for the matrices of
+    out. ``rates`` gives factors on the learning rate (1 without one): their groups have a
+    ``rate_factor``, which ``nestling.optim.build.build`` and ``nestling.train`` multiply theirs by.
+    With ``matrices`` the groups are split besides by ``orthogonal``, True for the matrices of
     hidden layers (``nestling.optim.param_groups``).
     """
-    periods, shares = periods or {}, shares or {}
-    if unknown := (set(periods) | set(shares)) - {name for name, _ in model.named_parameters()}:
+    periods, shares, rates = periods or {}, shares or {}, rates or {}
+    known = {name for name, _ in model.named_parameters()}
+    if unknown := {*periods, *shares, *rates} - known:
         raise UserError(
-            f"periods or shares name no parameter of the model: {', '.join(sorted(unknown)[:3])}"
+            "periods, shares or rates name no parameter of the model: "
+            f"{', '.join(sorted(unknown)[:3])}"
         )
     decay = decays(model)
     kinds = parameter_kinds(model) if matrices else {}
-    groups: dict[tuple[int, bool, bool, float | None], list[nn.Parameter]] = {}
+    groups: dict[tuple[int, bool, bool, float, float | None], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             matrix = kinds.get(name) == "matrices"
-            kind = (periods.get(name, 0), decay[name], matrix, shares.get(name))
+            factor, share = rates.get(name, 1.0), shares.get(name)
+            kind = (periods.get(name, 0), decay[name], matrix, factor, share)
             groups.setdefault(kind, []).append(parameter)
     return [
         {
@@ -65,7 +71,8 @@ def parameter_groups(
         }
         | ({"orthogonal": orthogonal} if matrices else {})
         | ({} if share is None else {"share": share})
-        for (period, decayed, orthogonal, share), parameters in sorted(
-            groups.items(), key=lambda item: item[0][:3]
+        | ({} if factor == 1 else {"rate_factor": factor})
+        for (period, decayed, orthogonal, factor, share), parameters in sorted(
+            groups.items(), key=lambda item: item[0][:4]
         )
     ]

@@ -68,6 +68,7 @@ def optimizer_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str = A
         weight_decay=config.weight_decay,
         periods=model.parameter_periods(),
         shares=model.parameter_shares(),
+        rates=model.parameter_rates() if config.rates_by_role else None,
         matrices=optimizer != ADAMW,
     )
     betas = (config.beta1, config.beta2)
@@ -133,7 +134,7 @@ class Run:
                 raise NotFinite(f"{name} is {value} at step {self.totals.step + 1}")
         self.rate = self.learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate * group.get("rate_factor", 1.0)
         self.optimizer.step()
         totals = self.totals
         totals.first_loss = loss if totals.step == 0 else totals.first_loss
@@ -211,7 +212,9 @@ class Run:
                     f"{now}); choose the preset and options it was trained with"
                 )
         # runs saved before there was a choice have no word about it
-        saved = run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
+        saved = (
+            {"rates_by_role": False} | run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
+        )
         present = dataclasses.asdict(self.config) | {"optimizer": self.optimizer_name}
         for name, now in present.items():
             was = saved.get(name)

@@ -1,5 +1,6 @@
 """The continuum memory system as a chain: MLP levels in series, fast to slow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,6 +48,8 @@ class CMS(Memory):
     residual: ClassVar[bool] = False
     update: ClassVar[str] = "none in context; each level by the optimizer at its period"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 70-71"
+    # they want a lower rate than embeddings and mixers, by some four times (docs/log.md)
+    rates: ClassVar[Mapping[str, float]] = {r"network\.\w+\.weight": 0.25}
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

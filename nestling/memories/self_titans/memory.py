@@ -1,6 +1,7 @@
 """Self-modifying Titans: a memory that produces its own keys, values and rates, and writes all."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -76,6 +77,8 @@ class SelfTitans(Memory):
         *("initial_first", "initial_second", "eta_weight", "eta_bias"),
         *("alpha_weight", "alpha_bias", "mu_weight", "mu_bias"),
     )
+    # the second layer starts small: a step at the rate of the rest is most of what it is
+    rates: ClassVar[Mapping[str, float]] = {"initial_second": 0.1}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SelfTitansOptions):

@@ -1,6 +1,7 @@
 """The neural long-term memory of Titans: a network written by gradient at test time."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -102,6 +103,9 @@ class LongTermMemory(nn.Module):
         *("initial_layers", "theta_weight", "theta_bias"),
         *("eta_weight", "eta_bias", "alpha_weight", "alpha_bias"),
     )
+    # see Memory.rates; layers after the first start small: a step at the rate of the rest is most
+    # of what they are
+    RATES: ClassVar[Mapping[str, float]] = {r"initial_layers\.[1-9]": 0.1}
 
     def __init__(self, config: MemoryOptions, *, hidden_size: int, num_heads: int):
         super().__init__()

@@ -1,5 +1,6 @@
 """Titans with memory as a context (MAC): attention to a segment and to what memory recalls."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -57,6 +58,7 @@ class TitansMAC(Memory):
     update: ClassVar[str] = "y = Attention([P | M(q) | segment]); M as in titans, written with y"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.1"
     float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32
+    rates: ClassVar[Mapping[str, float]] = LongTermMemory.RATES
 
     @dataclass(frozen=True, kw_only=True)
     class Config(AttentionOptions):

@@ -1,5 +1,6 @@
 """Titans with memory as a gate (MAG): sliding-window attention beside the long-term memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -38,6 +39,7 @@ class TitansMAG(Memory):
     update: ClassVar[str] = "pairs of a window; beside it M as in titans, and y gated by M(q)"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.2"
     float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32
+    rates: ClassVar[Mapping[str, float]] = LongTermMemory.RATES
 
     @dataclass(frozen=True, kw_only=True)
     class Config(WindowOptions):

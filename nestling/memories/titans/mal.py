@@ -1,5 +1,6 @@
 """Titans with memory as a layer (MAL): the long-term memory, then sliding-window attention."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -37,6 +38,7 @@ class TitansMAL(Memory):
     update: ClassVar[str] = "M as in titans; then pairs of a window of what M answers"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.3"
     float32: ClassVar[tuple[str, ...]] = Titans.float32
+    rates: ClassVar[Mapping[str, float]] = Titans.rates
 
     @dataclass(frozen=True, kw_only=True)
     class Config(WindowOptions):

@@ -1,5 +1,6 @@
 """Titans' long-term memory alone, between a projection in and a projection out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,6 +30,7 @@ class Titans(Memory):
     update: ClassVar[str] = "S <- eta S - theta grad |M(k) - v|^2; M <- (1 - alpha) M + S"
     source: ClassVar[str] = "arXiv 2501.00663 section 3"
     float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32
+    rates: ClassVar[Mapping[str, float]] = LongTermMemory.RATES
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MemoryOptions):
