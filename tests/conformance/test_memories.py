@@ -199,6 +199,18 @@ def test_initial_states_stay_in_float32(name, options):
     assert starts <= set(memory.float32_parameters())
 
 
+@pytest.mark.parametrize("name", MEMORIES.names())
+def test_every_role_with_a_rate_of_its_own_has_parameters(name):
+    kind = MEMORIES.load(name)
+    memory = kind(kind.Config(), hidden_size=32, num_heads=2)
+    found = memory.rate_factors()
+    assert all(factor > 0 for factor in found.values())
+    assert set(found.values()) == set(kind.rates.values())
+    # initial states of two layers: the second starts small
+    seconds = {n for n, _ in memory.named_parameters() if n.endswith("initial_second")}
+    assert seconds <= set(found)
+
+
 @every_memory
 def test_an_unknown_option_is_refused(name, options):
     with pytest.raises(TypeError):

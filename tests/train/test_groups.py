@@ -64,3 +64,19 @@ def test_nested_levels_have_the_share_of_the_model():
 def test_a_period_for_no_parameter_is_refused():
     with pytest.raises(UserError, match="no parameter"):
         parameter_groups(tiny_model(), weight_decay=0.1, periods={"blocks.7.weight": 4})
+
+
+def test_rates_by_role_are_groups_of_their_own():
+    model = tiny_model("hope-tiny")
+    rates = model.parameter_rates()
+    assert {factor for name, factor in rates.items() if name.endswith("initial_second")} == {0.1}
+    assert {factor for name, factor in rates.items() if "chain" in name} == {0.25}
+    assert not any("norm" in name or "embed" in name or "eta" in name for name in rates)
+    groups = parameter_groups(
+        model, weight_decay=0.1, periods=model.parameter_periods(), rates=rates
+    )
+    for names, group in zip(names_of(model, groups), groups, strict=True):
+        assert {rates.get(name, 1.0) for name in names} == {group.get("rate_factor", 1.0)}
+    assert not tiny_model("transformer-tiny").parameter_rates()
+    with pytest.raises(UserError, match="rates name no parameter"):
+        parameter_groups(model, weight_decay=0.1, rates={"other": 0.5})

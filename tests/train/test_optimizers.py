@@ -1,5 +1,6 @@
 """Every optimizer that can be named trains a model, and goes on from a checkpoint to the bit."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from tiny_training import tiny_config, tiny_model
 
 from nestling.core.error import UserError
-from nestling.optim.build import default_lr, optimizer_names
+from nestling.optim.build import build, default_lr, optimizer_names
+from nestling.train.groups import parameter_groups
 from nestling.train.job import make_job
 from nestling.train.run import Run
 from nestling_lab.bench.training_cost import RandomText
@@ -34,6 +36,48 @@ def test_trains_and_resumes(name, tmp_path):
     assert run.totals.loss == other.totals.loss < run.totals.first_loss
     for p, q in zip(run.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_a_factor_on_the_rate_is_that_rate(name):
+    """Each parameter moves as in a run of the rate that is its own, whatever the optimizer."""
+    torch.manual_seed(0)
+    start = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
+    x, lr, factor = torch.randn(6, 5), default_lr(name), 0.25
+
+    def stepped(module, rate, rates):
+        groups = parameter_groups(module, weight_decay=0.1, rates=rates, matrices=name != "adamw")
+        optimizer = build(name, module, groups, lr=rate)
+        module(x).square().sum().backward()
+        optimizer.step()
+        return dict(module.named_parameters())
+
+    mixed = stepped(copy.deepcopy(start), lr, {"1.weight": factor, "0.bias": factor})
+    whole, part = (
+        stepped(copy.deepcopy(start), lr, {}),
+        stepped(copy.deepcopy(start), lr * factor, {}),
+    )
+    for key, value in mixed.items():
+        expected = part if key in ("1.weight", "0.bias") else whole
+        torch.testing.assert_close(value, expected[key])
+        assert not torch.equal(whole[key], part[key])
+
+
+def test_a_run_with_rates_by_role_keeps_their_ratio_and_resumes(tmp_path):
+    config = dataclasses.replace(tiny_config(), rates_by_role=True)
+    model = tiny_model("hope-tiny")
+    run = Run(model, RandomText(model.config.vocab_size, 4, 64), config)
+    for _ in range(2):
+        run.step()
+        groups = run.optimizer.param_groups
+        assert {group["lr"] / run.rate for group in groups} == {1.0, 0.25, 0.1}
+    run.save(tmp_path)
+    other = Run(tiny_model("hope-tiny"), RandomText(model.config.vocab_size, 4, 64), config)
+    assert other.restore(tmp_path)
+    plain = dataclasses.replace(config, rates_by_role=False)
+    other = Run(tiny_model("hope-tiny"), RandomText(model.config.vocab_size, 4, 64), plain)
+    with pytest.raises(UserError, match="rates_by_role was True"):
+        other.restore(tmp_path)
 
 
 def test_another_optimizer_does_not_take_up_a_run(tmp_path):

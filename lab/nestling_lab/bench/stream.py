@@ -110,7 +110,8 @@ def stream(
 def least_reach(model: HopeForCausalLM, states: list[Any] | None) -> float | None:
     """The smallest |M(x) - x| of any memory over its initial value; None without such memories."""
     shares = []
-    for block, state in zip(model.backbone.each(), states or [], strict=True):
+    # behind those of the blocks may stand that of the head
+    for block, state in zip(model.backbone.each(), states or [], strict=False):
         if isinstance(block.memory, SelfTitans):
             before, now = block.memory.reach(), block.memory.reach(state)
             shares += [now[name] / before[name] for name in now]

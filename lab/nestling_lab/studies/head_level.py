@@ -141,8 +141,8 @@ class HeadLevelStudy(Study):
             "(`head_period=32`). `-roles`: a learning rate of 1.6e-2 with the factors that the "
             "memories declare (`rates_by_role`), both levels of the chain written at every step; "
             "`hope` itself has the rate that figure-lm chose for it. `-clip`: "
-            "`self_titans.projection_clip=0.25`. The head level adds one parameter. Tokens for each "
-            "second were taken on one thread beside other work."
+            "`self_titans.projection_clip=0.25`. The head level adds one parameter. Tokens for "
+            "each second were taken on one thread beside other work."
         )
 
 

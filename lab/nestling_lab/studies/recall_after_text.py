@@ -47,7 +47,7 @@ def reach(model: HopeForCausalLM, cache: MemoryCache) -> dict[str, float]:
     """|M(x) - x| of every memory of every layer, over what it is before the first token."""
     found = {}
     for index, (block, state) in enumerate(
-        zip(model.backbone.each(), cache.states or [], strict=True)
+        zip(model.backbone.each(), cache.states or [], strict=False)
     ):
         if isinstance(block.memory, SelfTitans):
             before, now = block.memory.reach(), block.memory.reach(state)

@@ -10,12 +10,14 @@ from nestling_lab.cli.bench.gpu import Gpu
 from nestling_lab.cli.bench.memory import Memory
 from nestling_lab.cli.bench.ops import Ops
 from nestling_lab.cli.bench.optim import Optim
+from nestling_lab.cli.bench.stability import Stability
 from nestling_lab.cli.bench.stream import Stream
 from nestling_lab.cli.bench.targets import Targets
 from nestling_lab.cli.bench.train import Train
 
 Command = (
     Annotated[Stream, tyro.conf.subcommand("stream")]
+    | Annotated[Stability, tyro.conf.subcommand("stability")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Ops, tyro.conf.subcommand("ops")]
