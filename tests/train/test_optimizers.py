@@ -45,20 +45,22 @@ def test_a_factor_on_the_rate_is_that_rate(name):
     start = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
     x, lr, factor = torch.randn(6, 5), default_lr(name), 0.25
 
-    def stepped(module, rate, rates):
+    rates = {"1.weight": factor, "0.bias": factor}
+
+    def stepped(alike=None):
+        # in the same groups, since deep momentum has one memory for each
+        module = copy.deepcopy(start)
         groups = parameter_groups(module, weight_decay=0.1, rates=rates, matrices=name != "adamw")
-        optimizer = build(name, module, groups, lr=rate)
+        optimizer = build(name, module, groups, lr=lr)
+        for group in optimizer.param_groups:
+            group["lr"] = alike or group["lr"]
         module(x).square().sum().backward()
         optimizer.step()
         return dict(module.named_parameters())
 
-    mixed = stepped(copy.deepcopy(start), lr, {"1.weight": factor, "0.bias": factor})
-    whole, part = (
-        stepped(copy.deepcopy(start), lr, {}),
-        stepped(copy.deepcopy(start), lr * factor, {}),
-    )
+    mixed, whole, part = stepped(), stepped(lr), stepped(lr * factor)
     for key, value in mixed.items():
-        expected = part if key in ("1.weight", "0.bias") else whole
+        expected = part if key in rates else whole
         torch.testing.assert_close(value, expected[key])
         assert not torch.equal(whole[key], part[key])
 
