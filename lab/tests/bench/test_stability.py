@@ -5,11 +5,10 @@ import math
 import pytest
 import torch
 from tiny_training import tiny_model
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nestling.core.error import UserError
 from nestling_lab.bench.stability import exponent, split_errors
-
-LMM = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "vocab_size": 64}
 
 
 def ids_of(length: int, words: int = 64) -> torch.Tensor:
@@ -30,24 +29,19 @@ def test_the_error_is_that_of_the_last_positions():
     assert found[300] == pytest.approx(float(difference.square().mean().sqrt() / spread), rel=0.05)
 
 
-class Growing(torch.nn.Module):
-    """A model whose state is multiplied by a number at every token."""
-
-    def __init__(self, model, factor: float):
-        super().__init__()
-        self.model, self.factor = model, factor
-
-    def forward(self, ids, past_key_values=None, use_cache=True):
-        cache = self.model.new_cache() if past_key_values is None else past_key_values
-        state = torch.ones(1, 3, dtype=torch.float64) if cache.states is None else cache.states[0]
-        states = [state * self.factor ** ids.shape[1]]
-        cache.advance(states, ids.shape[1], torch.tensor([ids.shape[1]]))
-        return type("Out", (), {"past_key_values": cache})()
-
-
 @pytest.mark.parametrize("factor", [0.99, 1.0, 1.01])
-def test_the_exponent_is_known_where_growth_is(factor):
-    model = Growing(tiny_model("transformer-tiny"), factor)
+def test_the_exponent_is_known_where_growth_is(factor, monkeypatch):
+    """A state that is multiplied by a number at every token."""
+    model = tiny_model("transformer-tiny")
+
+    def forward(ids, past_key_values=None, use_cache=True):
+        cache = model.new_cache() if past_key_values is None else past_key_values
+        state = torch.ones(1, 3, dtype=torch.float64) if cache.states is None else cache.states[0]
+        state = state * factor ** ids.shape[1]
+        cache.advance([state], ids.shape[1], torch.tensor([ids.shape[1]]))
+        return CausalLMOutputWithPast(past_key_values=cache)
+
+    monkeypatch.setattr(model, "forward", forward)
     found = exponent(model, ids_of(32 * 12))
     assert found == pytest.approx(32 * math.log(factor), abs=1e-3)
 
