@@ -11,7 +11,7 @@ from torch.nn import functional
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.replay import Rows, Weights, written_by
 from nestling.core.error import UserError
-from nestling.rules.level import CMSLevel, gathered, moved, new_level, written
+from nestling.rules.level import CMSLevel, LevelState, gathered, moved, new_level, written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,24 +84,13 @@ def consolidate(
     trust = student.writers[plan.into].trust
     writer = CMSLevel(period=1, lr=plan.lr, rule=plan.rule, trust=trust)
     old = student.state.levels[plan.into]
-    level = new_level(writer, start, 1)._replace(moved=old.moved)
+    fresh = new_level(writer, start, 1, student.reader.inputs(names))
+    level = fresh._replace(moved=old.moved)
     for after_rows, before_rows in replay:
-        values = [
-            w[0].to(s.dtype).requires_grad_()
-            for w, s in zip(moved(start, level), start, strict=True)
-        ]
-        now = {**before, **dict(zip(names, values, strict=True))}
-        loss = sum(
-            _distance(learner, rows, teacher, now) * rows.numel()
-            for rows, teacher in ((after_rows, after), (before_rows, before))
-            if rows.numel()
-        )
-        size = after_rows.numel() + before_rows.numel()
-        assert isinstance(loss, Tensor)
-        grads = [g[None] for g in torch.autograd.grad(loss / size, values)]
-        one = torch.ones(1, dtype=torch.long, device=learner.device)
-        level = written(writer, start, gathered(level, grads, seen=one))
-        tokens, writes = tokens + size, writes + 1
+        lessons = [(after_rows, after), (before_rows, before)]
+        level = _taught(learner, writer, level, start, names, before, lessons)
+        level = written(writer, start, level)
+        tokens, writes = tokens + after_rows.numel() + before_rows.numel(), writes + 1
     levels = list(student.state.levels)
     # a nested level begins from here on with what it took over: else its next reset would lose it
     levels[plan.into] = old._replace(moved=level.moved, begin=level.moved if old.begin else ())
@@ -115,6 +104,36 @@ def consolidate(
         learned_after=_distance(learner, held[0], after, now).item(),
         kept_after=_distance(learner, held[1], before, now).item() if held[1].numel() else 0.0,
     )
+
+
+def _taught(
+    learner: ContinualLearner,
+    writer: CMSLevel,
+    level: LevelState,
+    start: Sequence[Tensor],
+    names: Sequence[str],
+    rest: Weights,
+    lessons: Sequence[tuple[Rows, Weights]],
+) -> LevelState:
+    """The level with the gradients of the mean distance from the teacher of each of the rows.
+
+    ``names`` are the level's own weights, ``rest`` all weights of the student.
+    """
+    lessons = [(rows, teacher) for rows, teacher in lessons if rows.numel()]
+    size = sum(rows.numel() for rows, _ in lessons)
+    values = [
+        w[0].to(s.dtype).requires_grad_() for w, s in zip(moved(start, level), start, strict=True)
+    ]
+    now = {**rest, **dict(zip(names, values, strict=True))}
+    with learner.reader.grams(names if writer.written_by.erases else ()) as sums:
+        parts = [_distance(learner, rows, given, now) * rows.numel() for rows, given in lessons]
+    grads = [g[None] for g in torch.autograd.grad(torch.stack(parts).sum() / size, values)]
+    gram = [
+        sums[name][None] / size if name in sums else empty
+        for name, empty in zip(names, level.gram, strict=True)
+    ]
+    one = torch.ones(1, dtype=torch.long, device=learner.device)
+    return gathered(level, grads, seen=one, gram=gram)
 
 
 def _without_faster(learner: ContinualLearner, into: int) -> ContinualLearner:

@@ -9,6 +9,7 @@ from nestling.continual.consolidate import Plan, consolidate
 from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.models.pretrained import LevelSpec
+from nestling.rules.level import written
 
 from tiny_bases import tiny_base  # isort: skip
 
@@ -85,3 +86,31 @@ def test_what_cannot_be_is_refused(learned):
     for options in ({"budget": 10}, {"keep": 1.0}, {"length": 1}):
         with pytest.raises(UserError):
             Plan(**options)
+
+
+def test_dgd_erases_along_what_the_student_reads(learned, monkeypatch):
+    """At the mean of x x^T over the replay of a write; what its teachers read is not erased."""
+    learner, read, writes = learned.fork(), [], []
+    names = learner.parameters[0]
+    place = next(i for i, name in enumerate(names) if name.endswith("down_proj.weight"))
+    module = learner.reader.model.get_submodule(names[place].removesuffix(".weight"))
+
+    def note(writer, start, state):
+        writes.append((state.gram[place][0], torch.cat(read)[-160:].double()))
+        read.clear()
+        return written(writer, start, state)
+
+    monkeypatch.setattr("nestling.continual.consolidate.written", note)
+    hook = module.register_forward_pre_hook(
+        lambda _, args: read.append(args[0].detach().flatten(0, -2)) if args[0].grad_fn else None
+    )
+    moved = []
+    for rule in ("dgd", "gradient"):
+        other = learner.fork()
+        plan = Plan(budget=480, batch=160, length=16, lr=0.3, rule=rule)
+        assert consolidate(other, plan, (TEXT,)).writes == 2
+        moved.append(other.state.levels[0].moved[place])
+    hook.remove()
+    for gram, x in writes[:2]:
+        torch.testing.assert_close(gram.double(), x.T @ x / 160, rtol=1e-4, atol=1e-9)
+    assert not torch.allclose(*moved)
