@@ -17,7 +17,7 @@ from nestling.core.transfer import LEARNED, MADE, READ, added_to
 from nestling.memories.deep.features import Polynomial, width
 from nestling.memories.deep.network import Weights, Write
 from nestling.memories.parts import ShortConvolution, half_life_bias, start_with_recall, unit
-from nestling.memories.segments import segments
+from nestling.memories.period import Segment, advance, read_by_period
 from nestling.memories.titans.network import add_base
 
 INITIAL_STD = 0.02
@@ -194,14 +194,13 @@ class DeepMemory(Memory):
         state = start if state is None else state
         assert state is not None
         rows, tail = self.project(x, state.tail, flow)
-        outputs = []
-        for begin, end, ends in segments(state.count, flow, x.shape[1], self.options.period):
-            if start is not None and flow.reset is not None:
-                state = _reset_rows(state, start, flow.reset[:, begin])
-            valid = None if flow.mask is None else flow.mask[:, begin:end]
-            with torch.autocast(x.device.type, enabled=False):
-                y, state = self._segment(rows.cut(begin, end), state, valid, ends)
-            outputs.append(y)
+
+        def read(part: Segment, state: DeepState) -> tuple[Float[Tensor, "B H C D"], DeepState]:
+            return self._segment(rows.cut(part.begin, part.end), state, part.valid, part.ends)
+
+        period, length = self.options.period, x.shape[1]
+        with torch.autocast(x.device.type, enabled=False):
+            outputs, state = read_by_period(read, state, start, flow, length, period)
         y = torch.cat(outputs, dim=2) if outputs else rows.q
         y = self.norm(y.to(x.dtype)).transpose(1, 2).flatten(2)
         return self.output(y * functional.silu(self.gate(x))), state._replace(tail=tail)
@@ -242,8 +241,9 @@ class DeepMemory(Memory):
         x = self.features_of(rows.q)
         y, weight, momentum = self._write(writes, running, state.momentum, rows.gates, mask, x)
         keys, values, strength = (_last(part, self.window - 1, valid) for part in (k, v, strength))
-        state = state._replace(keys=keys, values=values, strength=strength, momentum=momentum)
-        return rows.q + y, self._close(state, weight, valid, rows.k.shape[2], ends)
+        state = state._replace(keys=keys, values=values, strength=strength)
+        periods, length = (self.options.period,), rows.k.shape[2]
+        return rows.q + y, advance(state, weight, momentum, periods, valid, length, ends)
 
     def features_of(self, x: Float[Tensor, "B H N D"]) -> Float[Tensor, "B H N F"]:
         return x if self.features is None else self.features(x)
@@ -281,28 +281,6 @@ class DeepMemory(Memory):
         ``writes`` are those of the window's earlier tokens and of the C present ones.
         """
 
-    def _close(
-        self,
-        state: DeepState,
-        weight: Weights,
-        valid: Bool[Tensor, "B C"] | None,
-        length: int,
-        ends: bool | None,
-    ) -> DeepState:
-        """Move the anchor of the rows whose period ends; ``ends`` says it where it is known."""
-        count = state.count + (length if valid is None else valid.sum(1))
-        state = state._replace(weight=weight, count=count)
-        if ends is not None:
-            return state._replace(anchor=weight) if ends else state
-        moves = count % self.options.period == 0
-        if valid is not None:
-            moves = moves & valid.any(1)
-        if not bool(moves.any()):
-            return state
-        moves = moves[:, None, None, None]
-        pairs = zip(weight, state.anchor, strict=True)
-        return state._replace(anchor=tuple(torch.where(moves, new, old) for new, old in pairs))
-
 
 def _last(
     x: Float[Tensor, "B H N *D"], count: int, valid: Bool[Tensor, "B C"] | None
@@ -312,29 +290,6 @@ def _last(
         return x[:, :, x.shape[2] - count :]
     places = valid.sum(1)[:, None] + torch.arange(count, device=x.device)
     return x[torch.arange(len(x), device=x.device)[:, None], :, places].movedim(1, 2)
-
-
-def _reset_rows(state: DeepState, start: DeepState, reset: Bool[Tensor, " B"]) -> DeepState:
-    """Rows that start a document get the state of ``start``; the tail is the convolution's."""
-    if not bool(reset.any()):
-        return state
-
-    def choose(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
-
-    def choose_all(new: Weights, old: Weights) -> Weights:
-        return tuple(map(choose, new, old))
-
-    return DeepState(
-        state.tail,
-        choose_all(start.anchor, state.anchor),
-        choose_all(start.weight, state.weight),
-        choose_all(start.momentum, state.momentum),
-        choose(start.keys, state.keys),
-        choose(start.values, state.values),
-        choose(start.strength, state.strength),
-        torch.where(reset, 0, state.count),
-    )
 
 
 def levels_of(memory: DeepMemory, objective: str, rule: str, momentum: str | None) -> list[Level]:

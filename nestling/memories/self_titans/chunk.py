@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import unit
+from nestling.memories.period import advance
 from nestling.memories.self_titans.channel import write_rows
 from nestling.memories.self_titans.given import keys_of, slopes_of_given
 from nestling.memories.self_titans.layers import (
@@ -24,7 +25,7 @@ from nestling.memories.self_titans.layers import (
     shift_through,
 )
 from nestling.memories.self_titans.options import SelfTitansOptions
-from nestling.memories.self_titans.state import SelfTitansState, advance
+from nestling.memories.self_titans.state import SelfTitansState, periods_of
 from nestling.ops.momentum_gated_delta_rule import DeltaState
 from nestling.ops.momentum_gated_delta_rule.chunk import (
     Coefficients,
@@ -100,7 +101,8 @@ def read_chunk(
         after.append(new)
     y = made["memory"] if config.read == "anchor" else q + y
     weight, momentum = (Layers(*parts) for parts in zip(*after, strict=True))
-    return y, advance(config, len(names), state, weight, momentum, valid, k.shape[2], ends)
+    periods, state = periods_of(config, len(names)), state._replace(opened=None)
+    return y, advance(state, weight, momentum, periods, valid, k.shape[2], ends)
 
 
 def opening(state: SelfTitansState, base: Layers | None) -> tuple[Layers, Layers]:

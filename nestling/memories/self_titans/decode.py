@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.memories.parts import unit
+from nestling.memories.period import chosen, ended
 from nestling.memories.self_titans.layers import Layers, Readouts, longest, rows_of
 from nestling.memories.self_titans.options import SelfTitansOptions
+from nestling.memories.self_titans.state import periods_of
 
 
 def one_token(
@@ -226,29 +228,15 @@ def strengths(
 def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers | None) -> Any:
     """One token more, and the anchors at the running weights where a period has ended.
 
-    The host asks once whether any has; compiled, and on an accelerator, where asking would break
-    the graph or wait, every anchor is chosen anew.
+    Where the host cannot ask (``ended``), every anchor is chosen anew.
     """
-    count = state.count + 1
-    state = state._replace(count=count, opened=None if torch.is_grad_enabled() else state.opened)
-    output, others = config.periods()
-    periods = [others] * (memories - 1) + [output]
-    if count.device.type == "cpu" and not torch.compiler.is_compiling():
-        ends = {n % period == 0 for n in count.tolist() for period in set(periods)}
-        if ends == {False}:
-            return state
-        if ends == {True}:
-            return state._replace(anchor=state.weight, opened=None)
-    # made on the device: a copy from the host cannot be captured in a CUDA graph
-    faster = torch.arange(memories, device=count.device) < memories - 1
-    moves = count[:, None] % torch.where(faster, others, output) == 0
-    moves = moves[:, None, :, None, None]
-
-    def choose(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(moves, new, old)
-
-    anchor = state.weight.map(choose, state.anchor)
-    if state.opened is None:
-        return state._replace(anchor=anchor)
-    fresh = state.weight if base is None else state.weight.map(torch.add, base)
-    return state._replace(anchor=anchor, opened=fresh.map(choose, state.opened))
+    count, opened = state.count + 1, None if torch.is_grad_enabled() else state.opened
+    state, periods = state._replace(count=count, opened=opened), periods_of(config, memories)
+    ends = ended(count, periods)
+    if ends is not None:
+        return state._replace(anchor=state.weight, opened=None) if ends else state
+    anchor = chosen(count, periods, None, state.weight, state.anchor)
+    if opened is not None:
+        fresh = state.weight if base is None else state.weight.map(torch.add, base)
+        opened = chosen(count, periods, None, fresh, opened)
+    return state._replace(anchor=anchor, opened=opened)

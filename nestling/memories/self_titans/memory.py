@@ -19,14 +19,14 @@ from nestling.memories.parts import (
     start_with_recall,
     unit,
 )
-from nestling.memories.segments import segments
+from nestling.memories.period import Segment, read_by_period
 from nestling.memories.self_titans.chunk import read_chunk
 from nestling.memories.self_titans.decode import one_token
 from nestling.memories.self_titans.kernel import all_by_kernel, fits, one_by_kernel
 from nestling.memories.self_titans.layers import Layers, Readouts, apply
 from nestling.memories.self_titans.levels import levels_of
 from nestling.memories.self_titans.options import SelfTitansOptions
-from nestling.memories.self_titans.state import SelfTitansState, begun
+from nestling.memories.self_titans.state import SelfTitansState
 from nestling.ops.self_titans import available
 from nestling.ops.self_titans.token import available as token_available
 
@@ -244,28 +244,19 @@ class SelfTitans(Memory):
         alone = q.shape[2] == 1 and flow.reset is None and flow.mask is None
         if alone and config.values == "own":
             return one_token(config, self.names, initial, rates, q, k, v, mu, state)
-        start = self._start(len(q))
+        start = None if flow.reset is None else self.init_state(len(q))
         shortest, longest = sorted(config.periods())
-        outputs = []
-        for begin, end, ends in segments(state.count, flow, q.shape[2], shortest):
-            here = slice(begin, end)
-            if flow.reset is not None:
-                state = begun(state, start, flow.reset[:, begin])
-            valid = None if flow.mask is None else flow.mask[:, here]
-            y, state = read_chunk(
-                config,
-                self.names,
-                initial,
-                rates,
-                q[:, :, here],
-                k[:, :, here],
-                v[:, :, here],
-                None if mu is None else mu[:, :, here],
-                state,
-                valid,
-                ends if shortest == longest else None,
-            )
-            outputs.append(y)
+
+        def read(
+            part: Segment, state: SelfTitansState
+        ) -> tuple[Float[Tensor, "B H C D"], SelfTitansState]:
+            tokens = (x[:, :, part.here] for x in (q, k, v))
+            gate = None if mu is None else mu[:, :, part.here]
+            ends = part.ends if shortest == longest else None
+            fixed = (config, self.names, initial, rates)
+            return read_chunk(*fixed, *tokens, gate, state, part.valid, ends)
+
+        outputs, state = read_by_period(read, state, start, flow, q.shape[2], shortest)
         return (torch.cat(outputs, dim=2) if outputs else q), state
 
     @torch.no_grad()

@@ -1,9 +1,8 @@
-"""What the self-modifying Titans carry from call to call, and when their anchors move."""
+"""What the self-modifying Titans carry from call to call."""
 
 from typing import NamedTuple
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.memories.self_titans.layers import Layers
@@ -28,47 +27,7 @@ class SelfTitansState(NamedTuple):
     opened: Layers | None = None
 
 
-def begun(state: SelfTitansState, start: Layers, reset: Bool[Tensor, " B"]) -> SelfTitansState:
-    """The state with the rows that start a document at the initial state."""
-    if not bool(reset.any()):
-        return state
-
-    def choose(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
-
-    return SelfTitansState(
-        state.tail,
-        start.map(choose, state.anchor),
-        start.map(choose, state.weight),
-        state.momentum.map(lambda x: choose(torch.zeros_like(x), x)),
-        torch.where(reset, 0, state.count),
-    )
-
-
-def advance(
-    config: SelfTitansOptions,
-    memories: int,
-    state: SelfTitansState,
-    weight: Layers,
-    momentum: Layers,
-    valid: Bool[Tensor, "B C"] | None,
-    length: int,
-    ends: bool | None,
-) -> SelfTitansState:
-    """Move the anchor of every memory whose period has ended.
-
-    ``ends`` says it for all rows and memories at once where that is known.
-    """
-    added = length if valid is None else valid.sum(1)
-    count = state.count + added
-    if ends is not None:
-        anchor = weight if ends else state.anchor
-        return SelfTitansState(state.tail, anchor, weight, momentum, count)
+def periods_of(config: SelfTitansOptions, memories: int) -> list[int]:
+    """Tokens between two anchors of each memory; the output memory comes last."""
     output, others = config.periods()
-    periods = [others] * (memories - 1) + [output]
-    moves = count[:, None] % torch.tensor(periods, device=count.device) == 0
-    if valid is not None:
-        moves = moves & valid.any(1)[:, None]
-    moves = moves[:, None, :, None, None]
-    anchor = weight.map(lambda new, old: torch.where(moves, new, old), state.anchor)
-    return SelfTitansState(state.tail, anchor, weight, momentum, count)
+    return [others] * (memories - 1) + [output]

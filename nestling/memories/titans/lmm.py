@@ -19,7 +19,7 @@ from nestling.memories.parts import (
     start_with_recall,
     unit,
 )
-from nestling.memories.segments import segments
+from nestling.memories.period import Segment, advance, read_by_period
 from nestling.memories.titans.network import Weights, add_base, apply, gradients, write
 from nestling.memories.titans.options import MemoryOptions
 from nestling.ops.momentum_gated_delta_rule.chunk import coefficients
@@ -208,13 +208,12 @@ class LongTermMemory(nn.Module):
         state = start if state is None else state
         assert state is not None
         rows, tail = self.project(x, state.tail, flow)
-        outputs = []
-        for begin, end, ends in segments(state.count, flow, x.shape[1], self.config.period):
-            if start is not None and flow.reset is not None:
-                state = reset_rows(state, start, flow.reset[:, begin])
-            valid = None if flow.mask is None else flow.mask[:, begin:end]
-            y, state = self.advance(rows.cut(begin, end), state, valid, ends)
-            outputs.append(y)
+
+        def read(part: Segment, state: LMMState) -> tuple[Float[Tensor, "B H C D"], LMMState]:
+            return self.advance(rows.cut(part.begin, part.end), state, part.valid, part.ends)
+
+        period, length = self.config.period, x.shape[1]
+        outputs, state = read_by_period(read, state, start, flow, length, period)
         y = torch.cat(outputs, dim=2).to(x.dtype) if outputs else rows.q
         return y.transpose(1, 2).flatten(2), state._replace(tail=tail)
 
@@ -260,20 +259,8 @@ class LongTermMemory(nn.Module):
         """
         with torch.autocast(rows.k.device.type, enabled=False):
             y, weight, momentum = self._write(rows, state, valid)
-        count = state.count + (rows.k.shape[2] if valid is None else valid.sum(1))
-        if ends is not None:
-            anchor = weight if ends else state.anchor
-            return y, LMMState(state.tail, anchor, weight, momentum, count)
-        moves = count % self.config.period == 0
-        if valid is not None:
-            moves = moves & valid.any(1)
-        if not bool(moves.any()):
-            return y, LMMState(state.tail, state.anchor, weight, momentum, count)
-        moves = moves[:, None, None, None]
-        anchor = tuple(
-            torch.where(moves, new, old) for new, old in zip(weight, state.anchor, strict=True)
-        )
-        return y, LMMState(state.tail, anchor, weight, momentum, count)
+        periods, length = (self.config.period,), rows.k.shape[2]
+        return y, advance(state, weight, momentum, periods, valid, length, ends)
 
     def _write(
         self, rows: Rows, state: LMMState, valid: Bool[Tensor, "B C"] | None
@@ -331,20 +318,3 @@ def _expanded(state: LMMState, batch: int) -> LMMState:
     momentum = tuple(w.expand(batch, *w.shape[1:]) for w in state.momentum)
     tail = state.tail.expand(batch, -1, -1)
     return LMMState(tail, weight, weight, momentum, state.count.expand(batch))
-
-
-def reset_rows(state: LMMState, start: LMMState, reset: Bool[Tensor, " B"]) -> LMMState:
-    """Rows that start a document get the weights and counts of ``start``."""
-    if not bool(reset.any()):
-        return state
-
-    def choose(new: Tensor, old: Tensor) -> Tensor:
-        return torch.where(reset.view(-1, *(1,) * (old.ndim - 1)), new, old)
-
-    return LMMState(
-        state.tail,
-        tuple(map(choose, start.anchor, state.anchor)),
-        tuple(map(choose, start.weight, state.weight)),
-        tuple(map(choose, start.momentum, state.momentum)),
-        torch.where(reset, 0, state.count),
-    )

@@ -12,9 +12,10 @@ from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.memories.attention import rotate
 from nestling.memories.parts import ShortConvolution, unit
+from nestling.memories.period import start_rows
 from nestling.memories.segments import segments
 from nestling.memories.titans.gating import Gating
-from nestling.memories.titans.lmm import INITIAL_STD, LMMState, LongTermMemory, reset_rows
+from nestling.memories.titans.lmm import INITIAL_STD, LMMState, LongTermMemory
 from nestling.memories.titans.options import AttentionOptions, attention
 from nestling.memories.titans.persistent import PersistentTokens
 
@@ -102,7 +103,7 @@ class TitansMAC(Memory):
             here = slice(begin, end)
             reset = None
             if flow.reset is not None and start is not None:
-                state = state._replace(memory=reset_rows(state.memory, start, flow.reset[:, begin]))
+                state = state._replace(memory=start_rows(state.memory, start, flow.reset[:, begin]))
                 reset = flow.reset[:, here] if bool(flow.reset[:, begin].any()) else None
             valid = None if flow.mask is None else flow.mask[:, here]
             o, state = self._segment(x[:, here], q[:, :, here], state, Flow(reset, valid), ends)

@@ -1,0 +1,134 @@
+"""Periods: what memories share whose gradients are taken at the weights that opened one.
+
+Such a memory carries a state with ``anchor``, the weights that opened the running period,
+``weight`` and ``momentum``, where its recurrence stands, ``count``, the tokens of each row's
+document so far, and ``tail``, the last inputs of its convolution. Weights are a tuple of tensors, a
+layer each, [B, H, ...], or [B, H, M, ...] for M memories side by side, whose periods may differ.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from nestling.core.memory import Flow
+from nestling.memories.segments import segments
+
+
+class Segment(NamedTuple):
+    """Tokens among which no document starts but with the first, and no period ends but at the last.
+
+    ``ends`` says whether one ends in all rows (True), in none (False) or in some, or that it is
+    not known (None).
+    """
+
+    begin: int
+    end: int
+    valid: Bool[Tensor, "B C"] | None
+    ends: bool | None
+
+    @property
+    def here(self) -> slice:
+        """Where its tokens are."""
+        return slice(self.begin, self.end)
+
+
+def read_by_period(
+    read: Callable[[Segment, Any], tuple[Float[Tensor, "B H C D"], Any]],
+    state: Any,
+    start: Any | None,
+    flow: Flow,
+    length: int,
+    period: int,
+) -> tuple[list[Float[Tensor, "B H C D"]], Any]:
+    """Read segment by segment: ``read(segment, state) -> (y, state)``.
+
+    ``start`` is the state before a document; it is needed where one may start.
+    """
+    outputs = []
+    for begin, end, ends in segments(state.count, flow, length, period):
+        if flow.reset is not None:
+            state = start_rows(state, start, flow.reset[:, begin])
+        valid = None if flow.mask is None else flow.mask[:, begin:end]
+        y, state = read(Segment(begin, end, valid, ends), state)
+        outputs.append(y)
+    return outputs, state
+
+
+def start_rows(state: Any, start: Any, rows: Bool[Tensor, " B"]) -> Any:
+    """These rows as in ``start``, but for the tail: the convolution looks after that itself."""
+    if not bool(rows.any()):
+        return state
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(rows.view(-1, *(1,) * (old.ndim - 1)), new, old)
+
+    return paired(choose, start._replace(tail=None), state)._replace(tail=state.tail)
+
+
+def advance(
+    state: Any,
+    weight: Sequence[Tensor | None],
+    momentum: Sequence[Tensor | None],
+    periods: Sequence[int],
+    valid: Bool[Tensor, "B C"] | None,
+    length: int,
+    ends: bool | None,
+) -> Any:
+    """The state after a segment of so many tokens: anchors move where a period ends with it.
+
+    ``periods`` is one number, or one for each memory; ``ends`` as in ``Segment``.
+    """
+    count = state.count + (length if valid is None else valid.sum(1))
+    if ends is None:
+        ends = ended(count, periods, valid)
+    if ends is None:
+        anchor = chosen(count, periods, valid, weight, state.anchor)
+    else:
+        anchor = weight if ends else state.anchor
+    return state._replace(anchor=anchor, weight=weight, momentum=momentum, count=count)
+
+
+def ended(
+    count: Int[Tensor, " B"], periods: Sequence[int], valid: Bool[Tensor, "B C"] | None = None
+) -> bool | None:
+    """``ends`` of ``advance``, where the host can tell without waiting or breaking a graph."""
+    if count.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    read = [True] * len(count) if valid is None else valid.any(1).tolist()
+    pairs = zip(count.tolist(), read, strict=True)
+    found = {some and n % period == 0 for n, some in pairs for period in set(periods)}
+    return found.pop() if len(found) == 1 else None
+
+
+def chosen(
+    count: Int[Tensor, " B"],
+    periods: Sequence[int],
+    valid: Bool[Tensor, "B C"] | None,
+    new: Sequence[Tensor | None],
+    old: Sequence[Tensor | None],
+) -> Any:
+    """The new weights of the rows and memories whose period ends, the old ones of all others."""
+    # made on the device: a copy from the host cannot be captured in a CUDA graph
+    full = {period: count % period == 0 for period in set(periods)}
+    if valid is not None:
+        full = {period: moves & valid.any(1) for period, moves in full.items()}
+    moves = torch.stack([full[period] for period in periods], dim=1)
+
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        wide = moves[:, None] if old.ndim > 4 else moves  # with a place for heads
+        return torch.where(wide[..., None, None], new, old)
+
+    return paired(choose, new, old)
+
+
+def paired(function: Callable[[Tensor, Tensor], Tensor], new: Any, old: Any) -> Any:
+    """Apply to the tensors of equal place; None where either has none."""
+    if new is None or old is None:
+        return None
+    if isinstance(old, Tensor):
+        return function(new, old)
+    items = [paired(function, x, y) for x, y in zip(new, old, strict=True)]
+    return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)
