@@ -2,11 +2,15 @@
 
 import ast
 import sys
+from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
-PACKAGE = Path(__file__).resolve().parents[1] / "nestling"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE, LABORATORY = ROOT / "nestling", ROOT / "lab" / "nestling_lab"
 FLOORS = [
     ("core",),
     ("rules",),
@@ -68,6 +72,45 @@ def test_imports_go_down(path: Path):
 def test_the_library_knows_nothing_of_the_laboratory():
     for path in PACKAGE.rglob("*.py"):
         assert "nestling_lab" not in path.read_text(encoding="utf-8"), path
+
+
+def test_the_laboratory_imports_the_library_and_what_is_installed_alone():
+    """Nothing of the tests, and nothing that lies beside it by chance."""
+    known = {*sys.stdlib_module_names, *packages_distributions(), "nestling", "nestling_lab"}
+    known |= {"fla", "mambapy", "titans_pytorch", "pytorch_optimizer"}  # of extras
+    for path in LABORATORY.rglob("*.py"):
+        assert {name.split(".")[0] for name in imported(path)} <= known, path
+
+
+def at_import(path: Path, files: dict[str, Path]) -> set[str]:
+    """The modules of ours that a file imports when it is imported: not those inside functions."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            wanted = (f"{node.module}.{alias.name}" for alias in node.names)
+            found.update(name if name in files else f"{node.module}" for name in wanted)
+    return found & set(files)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    files = {}
+    for root in (PACKAGE, LABORATORY):
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root.parent).with_suffix("").parts
+            files[".".join(parts).removesuffix(".__init__")] = path
+    graph = {name: at_import(path, files) for name, path in files.items()}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(files)
+
+
+def test_the_wheel_holds_the_library_and_nothing_else():
+    included = WheelBuilder(str(ROOT)).recurse_included_files()
+    held = {Path(file.distribution_path) for file in included}
+    assert {path.parts[0] for path in held} == {"nestling"}
+    sources = (path.relative_to(ROOT) for path in PACKAGE.rglob("*") if path.is_file())
+    missing = {path for path in sources if "__pycache__" not in path.parts} - held
+    assert not missing, "left out of the wheel"
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda p: p.name)

@@ -38,6 +38,7 @@ VERBS = {
     "memory": "look at, copy, join, reset, export and consolidate memory files",
     "list": "name every preset, memory, corpus, task and optimizer",
 }
+LABORATORY = ("study", "bench")  # verbs of the package that measures this project; in no wheel
 GROUP = "nestling.verbs"  # entry points: verbs of other packages
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -55,6 +56,11 @@ def module_of(verb: str) -> ModuleType:
     if verb in VERBS:
         return importlib.import_module(f"nestling.cli.{verb}")
     others = added()
+    if verb not in others and verb in LABORATORY:
+        raise UserError(
+            f"nestling {verb} measures the project itself and is not installed with it: "
+            "in a checkout of its repository run pip install -e . -e lab"
+        )
     if verb not in others:
         raise UserError(f"unknown command {verb!r}: {did_you_mean(verb, [*VERBS, *others])}")
     try:

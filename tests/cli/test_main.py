@@ -145,6 +145,14 @@ def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys)
     assert "did you mean 'greet'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["study", "bench"])
+def test_a_verb_of_the_laboratory_says_what_to_install(monkeypatch, capsys, verb):
+    monkeypatch.setattr(program, "entry_points", lambda group: [])
+    assert program.main([verb, "list"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install -e . -e lab" in said
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
     text = "caf\u00e9 \u2013 \U0001f426"
