@@ -47,8 +47,8 @@ def objective(name: str) -> Objective:
     """An objective of the table; an unknown name raises UserError.
 
     >>> y, v = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0])
-    >>> [(n, float(o.value(y, v)), o.gradient(y, v).tolist()) for n, o in OBJECTIVES.items()]
-    [('dot', -3.0, [-3.0, -0.0]), ('l2', 4.0, [-2.0, 2.0]), ('huber', 3.0, [-1.0, 1.0])]
+    >>> [(float(o.value(y, v)), o.gradient(y, v).tolist()) for o in map(objective, ("dot", "l2"))]
+    [(-3.0, [-3.0, -0.0]), (4.0, [-2.0, 2.0])]
     """
     if name not in OBJECTIVES:
         raise UserError(f"unknown objective {name!r}: {did_you_mean(name, OBJECTIVES)}")
