@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nestling.core.level import Level
+from nestling.core.state import Layout
 
 
 class Flow(NamedTuple):
@@ -58,6 +59,28 @@ class Memory(nn.Module, ABC):
     rates: ClassVar[Mapping[str, float]] = {}
     # tokens at whose multiples documents are best begun: the longest period of the memory
     alignment: int = 1
+    # names, in the annotations of its state, of sizes that begin at zero and grow with what is read
+    grows: ClassVar[frozenset[str]] = frozenset()
+    _layout: Layout | None = None
+
+    def __call__(self, x: Any, state: Any = None, flow: Flow = Flow()) -> Any:
+        """As ``forward``, once a state was found to be of this memory, and of x's rows.
+
+        Raises UserError for one that is not: what is computed with it could be anything.
+        """
+        if not torch.compiler.is_compiling():
+            self.verify(state, x, flow)
+        return super().__call__(x, state, flow)
+
+    def verify(self, state: Any, x: Any = None, flow: Flow = Flow(), **sizes: int) -> None:
+        """Raise UserError for a state, or an input or flow with it, that this memory cannot take.
+
+        None is a fresh state. ``sizes`` tells the rows as B where there is no x.
+        """
+        if self._layout is None:
+            with torch.no_grad():
+                self._layout = Layout(type(self).__name__, self.init_state(1), self.grows)
+        self._layout.verify(state, x, flow.reset, flow.mask, **sizes)
 
     @abstractmethod
     def init_state(self, batch: int) -> Any:

@@ -51,6 +51,7 @@ class Attention(Memory):
     """
 
     residual: ClassVar[bool] = True
+    grows: ClassVar[frozenset[str]] = frozenset({"S"})
     update: ClassVar[str] = "keep every pair (k, v); y = sum softmax(q k) v"
     source: ClassVar[str] = "arXiv 1706.03762; 2512.24695 Eq 62-63"
 

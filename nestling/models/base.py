@@ -1,5 +1,6 @@
 """What all models of the library share as Hugging Face models: weights, levels, embeddings."""
 
+import functools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from nestling.core.level import Level
 from nestling.core.memory import Memory, TrainedLevel
 from nestling.memories.head import HeadLevel
+from nestling.models import in_context
 from nestling.models.block import scale_outputs
 from nestling.models.cache import MemoryCache
 from nestling.models.config import HopeConfig
@@ -38,10 +40,33 @@ class HopePreTrainedModel(PreTrainedModel):
 
     def new_cache(self) -> MemoryCache:
         """An empty memory for this model."""
+        return MemoryCache(self.architecture)
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        """What another model must have in common with this one to go on from its memory."""
         about = {key: getattr(self.config, key) for key in ARCHITECTURE}
         if self.config.head_period is not None:
             about["head_period"] = self.config.head_period
-        return MemoryCache(json.dumps(about, sort_keys=True))
+        return json.dumps(about, sort_keys=True)
+
+    def check_count(self, states: list[Any]) -> None:
+        """Raise UserError unless there is a state for each block, and what goes with them.
+
+        A model whose head is a level has one more, its body alone has not.
+        """
+        wanted = len(self.body.blocks) + bool(in_context.signalled(self))
+        head = self.config.head_period is not None
+        if not isinstance(states, list) or len(states) not in (wanted, wanted + head):
+            raise UserError(f"the memory has {len(states)} states; this model keeps {wanted}")
+
+    def check_states(self, states: list[Any], rows: int) -> None:
+        """Raise UserError for states that are not those of so many rows of this model."""
+        self.check_count(states)
+        for block, state in zip(self.body.each(), states, strict=False):
+            block.memory.verify(state, B=rows)
+        if in_context.signalled(self):
+            in_context.check_waiting(self, states[-1], rows)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""

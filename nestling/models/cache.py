@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.core.result import write_whole
+from nestling.core.shapes import is_of
 
 FORMAT = "nestling-memory-1"
 
@@ -82,6 +83,19 @@ class MemoryCache(Cache):
         other.columns = self.columns
         other.tokens = None if self.tokens is None else function(self.tokens)
         return other
+
+    def check(self, architecture: str, rows: int) -> None:
+        """Raise UserError unless this is the memory of so many rows of such a model."""
+        if self.states is not None and self.architecture != architecture:
+            raise UserError(
+                "this is the memory of another model: "
+                f"{difference(self.architecture, architecture)}; start with model.new_cache()"
+            )
+        if self.batch_size not in (-1, rows):
+            raise UserError(
+                f"the memory holds {self.batch_size} rows and the batch {rows}: "
+                "use cache.batch_repeat_interleave or one cache a batch"
+            )
 
     def fork(self) -> "MemoryCache":
         """An independent continuation point; no tensor is copied."""
@@ -153,10 +167,19 @@ class MemoryCache(Cache):
                 f"{path} is the memory of another architecture: "
                 f"{difference(about['architecture'], cache.architecture)}"
             )
-        cache.tokens = tensors.pop("tokens")
-        cache.columns = int(about["columns"])
-        cache.states = filled(model.init_states(len(cache.tokens)), "states", tensors)
-        return cache.to(model.device)
+        tokens, columns = tensors.pop("tokens", None), about.get("columns", "")
+        if (
+            tokens is None
+            or tokens.ndim != 1
+            or is_of(tokens.dtype, "float")
+            or not columns.isdigit()
+        ):
+            raise UserError(f"{path} does not say how much was read; save the memory again")
+        cache.tokens, cache.columns = tokens, int(columns)
+        cache.states = filled(model.init_states(len(tokens)), "states", tensors)
+        cache = cache.to(model.device)
+        model.check_states(cache.states, len(tokens))
+        return cache
 
 
 def named(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -79,6 +79,7 @@ def compiled_step(
     def step(ids: Tensor, cache: MemoryCache) -> Tensor:
         if cache.states is None:
             raise UserError("the compiled step goes on from a memory: let the model read first")
+        cache.check(model.architecture, len(ids))
         logits, states = compiled(ids, cache.states)
         cache.advance(states, 1, torch.ones(len(ids), dtype=torch.long, device=ids.device))
         return logits

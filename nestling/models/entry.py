@@ -115,9 +115,13 @@ def _mask(x: Float[Tensor, "B T D"], attention_mask: Tensor | None) -> Tensor | 
     if attention_mask is None:
         return None
     length = x.shape[1]
-    if attention_mask.dim() != 2 or attention_mask.shape[1] < length:
+    if (
+        attention_mask.dim() != 2
+        or len(attention_mask) != len(x)
+        or attention_mask.shape[1] < length
+    ):
         raise UserError(
-            f"attention_mask must be [batch, {length}] or longer on the left, "
+            f"attention_mask must be [{len(x)}, {length}] or longer on the left, "
             f"not {list(attention_mask.shape)}"
         )
     attention_mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
@@ -132,9 +136,9 @@ def _cache(model: "HopeModel", cache: Cache | None, x: Float[Tensor, "B T D"]) -
             f"past_key_values must be a MemoryCache, not {type(cache).__name__}: "
             "start with model.new_cache() or with none"
         )
-    if cache.batch_size not in (-1, x.shape[0]):
-        raise UserError(
-            f"the memory holds {cache.batch_size} rows and the batch {x.shape[0]}: "
-            "use cache.batch_repeat_interleave or one cache a batch"
-        )
+    cache.check(model.architecture, x.shape[0])
+    if cache.states is not None:
+        model.check_count(cache.states)
+    if not cache.architecture:
+        cache.architecture = model.architecture
     return cache

@@ -24,6 +24,8 @@ class Replay:
     def __init__(self, model: HopeForCausalLM, cache: MemoryCache):
         if cache.states is None:
             raise UserError("the cache has read nothing; read a prompt into it first")
+        cache.check(model.architecture, cache.batch_size)
+        model.check_states(cache.states, cache.batch_size)
         self.model = model
         self.ids: Int[Tensor, "B 1"] = torch.zeros(
             cache.batch_size, 1, dtype=torch.long, device=model.device

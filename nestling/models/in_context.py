@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nestling.core.error import UserError
 from nestling.core.gradient import refused, twice
 from nestling.core.memory import Flow, detached, map_state
+from nestling.core.shapes import Leaf, Shape, Wanted
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
 from nestling.memories.grid import Grid, grid
@@ -35,6 +36,26 @@ class Waiting(NamedTuple):
     ids: Int[Tensor, "B W"]
     valid: Bool[Tensor, "B W"]
     opens: Bool[Tensor, " B"]  # a document starts with it
+
+
+WAITING = Wanted(
+    "the open segment",
+    {
+        "ids": Leaf(Shape.of("B W"), "int64"),
+        "valid": Leaf(Shape.of("B W"), "bool"),
+        "opens": Leaf(Shape.of("B"), "bool"),
+    },
+)
+
+
+def check_waiting(model: "HopePreTrainedModel", waiting: Any, rows: int) -> None:
+    """Raise UserError for an open segment that is not of so many rows of this model."""
+    if not isinstance(waiting, Waiting):
+        raise UserError(f"the memory has no open segment but {type(waiting).__name__}; read anew")
+    WAITING.verify(waiting._asdict(), B=rows)
+    model.check_count([*waiting.states, None])
+    for block, state in zip(model.body.each(), waiting.states, strict=False):
+        block.memory.verify(state, B=rows)
 
 
 def signalled(model: "HopePreTrainedModel") -> dict[int, ContextMemory]:
@@ -88,6 +109,8 @@ def read(
     Cost: two to three readings; of second order twice that; without gradients a token is read once
     more.
     """
+    if states is not None:
+        check_waiting(model, states[-1], len(ids))
     *running, waiting = init_states(model, len(ids)) if states is None else states
     if not ids.shape[1]:
         x = model.backbone.embed_tokens(ids)

@@ -1,7 +1,7 @@
 """What the in-context continuum memory systems share: their levels, and one level along a row."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,8 @@ class ContextMemory(Memory):
 
     The levels and their matrices bear the names of ``cms``, whose weights they can take over.
     """
+
+    grows: ClassVar[frozenset[str]] = frozenset({"W"})
 
     def __init__(self, config: ContextConfig, hidden_size: int):
         super().__init__()

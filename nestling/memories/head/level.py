@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.state import Layout
 from nestling.core.transfer import Transfer
 from nestling.memories.head.chunk import chunk
 from nestling.memories.head.step import HeadState, step
@@ -38,6 +39,7 @@ class HeadLevel(nn.Module):
         super().__init__()
         self.hidden_size, self.period = hidden_size, period
         self.read_strength = nn.Parameter(torch.ones(()))
+        self._layouts: dict[int, Layout] = {}  # of its state, by the size of the vocabulary
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Set lambda to 1."""
@@ -57,6 +59,14 @@ class HeadLevel(nn.Module):
             zeros(self.period, vocabulary),
             torch.zeros(batch, dtype=torch.long, device=strength.device),
         )
+
+    def verify(self, state: HeadState, rows: int, vocabulary: int) -> None:
+        """Raise UserError for a state that is not of so many rows of this head."""
+        if vocabulary not in self._layouts:
+            with torch.no_grad():
+                example = self.init_state(1, vocabulary)
+            self._layouts[vocabulary] = Layout(type(self).__name__, example)
+        self._layouts[vocabulary].verify(state, B=rows)
 
     def forward(
         self,

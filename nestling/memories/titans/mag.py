@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
-from nestling.memories.attention import AttentionState
+from nestling.memories.attention import Attention, AttentionState
 from nestling.memories.titans.gating import Gating
 from nestling.memories.titans.lmm import LMMState, LongTermMemory
 from nestling.memories.titans.options import WindowOptions, attention
@@ -36,6 +36,7 @@ class TitansMAG(Memory):
     """
 
     residual: ClassVar[bool] = True
+    grows: ClassVar[frozenset[str]] = Attention.grows
     update: ClassVar[str] = "pairs of a window; beside it M as in titans, and y gated by M(q)"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.2"
     float32: ClassVar[tuple[str, ...]] = LongTermMemory.FLOAT32

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
-from nestling.memories.attention import AttentionState
+from nestling.memories.attention import Attention, AttentionState
 from nestling.memories.titans.lmm import LMMState
 from nestling.memories.titans.memory import Titans
 from nestling.memories.titans.options import MemoryOptions, WindowOptions, attention
@@ -35,6 +35,7 @@ class TitansMAL(Memory):
     """
 
     residual: ClassVar[bool] = True
+    grows: ClassVar[frozenset[str]] = Attention.grows
     update: ClassVar[str] = "M as in titans; then pairs of a window of what M answers"
     source: ClassVar[str] = "arXiv 2501.00663 section 4.3"
     float32: ClassVar[tuple[str, ...]] = Titans.float32

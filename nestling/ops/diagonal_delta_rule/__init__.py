@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.op import Op
+from nestling.core.shapes import checked
 from nestling.ops.diagonal_delta_rule.chunk import chunk as _chunk
 from nestling.ops.diagonal_delta_rule.inputs import inputs
 from nestling.ops.diagonal_delta_rule.step import DiagonalState as DiagonalState
@@ -21,6 +22,7 @@ def initial_state(
     return DiagonalState(w.new_zeros(w.shape[0], w.shape[-2], w.shape[-1], k.shape[-1]))
 
 
+@checked
 def diagonal_delta_rule(
     q: Float[Tensor, "B T H K"],
     k: Float[Tensor, "B T H K"],
@@ -46,7 +48,7 @@ def diagonal_delta_rule(
     (tokens) is tiling and never changes the result. The state is float32 at least, and autocast
     is off inside; y has q's dtype. Differentiable in every tensor given.
 
-    Raises UserError for a ``chunk_size`` below one.
+    Raises UserError for tensors of other shapes, kinds or places, and a ``chunk_size`` below one.
 
     Source: arXiv 2503.14456 (RWKV-7). Deviates: nothing; Kimi delta attention is p = alpha k,
     b = beta k. Cost: see chunk.py.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.op import Op
+from nestling.core.shapes import checked
 from nestling.ops.momentum_gated_delta_rule import compiled
 from nestling.ops.momentum_gated_delta_rule.chunk import chunk as _chunk
 from nestling.ops.momentum_gated_delta_rule.cover import chosen
@@ -30,6 +31,7 @@ def initial_state(
     return DeltaState(zero if initial is None else initial.expand_as(zero), zero)
 
 
+@checked
 def momentum_gated_delta_rule(
     q: Float[Tensor, "B T #H K"],
     k: Float[Tensor, "B T #H K"],
@@ -62,8 +64,9 @@ def momentum_gated_delta_rule(
     (kernels, cover.py says of what) or None, which takes the kernels on a CUDA device where Triton
     is installed and they cover the inputs, and the chunk form else.
 
-    Raises UserError for an unknown ``read`` or ``form``, a ``chunk_size`` below one, an
-    ``erase_key`` without ``beta``, or inputs that a ``form`` asked for by name does not cover.
+    Raises UserError for tensors of other shapes, kinds or places, an unknown ``read`` or ``form``,
+    a ``chunk_size`` below one, an ``erase_key`` without ``beta``, or inputs that a ``form`` asked
+    for by name does not cover.
 
     Source: arXiv 2512.24695, Eq 88 and 90, with momentum as in Titans. Deviates: exact inside a
     chunk, where the paper freezes the state. Cost: see chunk.py; one token alone goes by the step.

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.op import Op
+from nestling.core.shapes import checked
 from nestling.ops.selective_scan.chunk import chunk as _chunk
 from nestling.ops.selective_scan.inputs import inputs
 from nestling.ops.selective_scan.step import step
@@ -24,6 +25,7 @@ def initial_state(
     return w.new_zeros(w.shape[0], k.shape[-1], w.shape[-1])
 
 
+@checked
 def selective_scan(
     q: Float[Tensor, "B T N"],
     k: Float[Tensor, "B T N"],
@@ -44,7 +46,7 @@ def selective_scan(
     state is float32 at least, and autocast is off inside; y has w's dtype. Differentiable in
     every tensor given.
 
-    Raises UserError for a ``chunk_size`` below one.
+    Raises UserError for tensors of other shapes, kinds or places, and a ``chunk_size`` below one.
 
     Source: arXiv 2312.00752, Algorithm 2. Deviates: see step.py. Cost: see chunk.py.
 

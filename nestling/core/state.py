@@ -1,0 +1,105 @@
+"""What a state must look like: the parts that a memory keeps and their sizes, not their values."""
+
+import types
+import typing
+from collections.abc import Iterator, Set
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nestling.core.error import UserError
+from nestling.core.shapes import Dimension, Leaf, Shape, Wanted
+
+INPUT, FLAG = Leaf(Shape.of("B T _"), "float", True), Leaf(Shape.of("B T"), "bool", True)
+
+
+class Layout:
+    """The parts of a memory's state, read from one for a single row.
+
+    Batch comes first in every tensor. A size is that of the example; where the example has none yet
+    and the state's annotation names the size as one that grows, any, the same wherever a part of
+    the same tuple bears that name. Parts that the example lacks (None, an empty tuple) are not
+    looked at.
+    """
+
+    def __init__(self, name: str, example: Any, grows: Set[str] = frozenset()):
+        self.name, self.example = name, _without_numbers(example)
+        parts = dict(_parts(example, None, "state", grows))
+        self.fresh = Wanted(name, {"x": INPUT, "reset": FLAG, "mask": FLAG})
+        self.wanted = Wanted(name, {"x": INPUT, **parts, "reset": FLAG, "mask": FLAG})
+
+    def verify(
+        self,
+        state: Any,
+        x: Float[Tensor, "B T D"] | None = None,
+        reset: Tensor | None = None,
+        mask: Tensor | None = None,
+        **sizes: int,
+    ) -> None:
+        """Raise UserError for a state (None: a fresh one), or an input with it, that does not fit.
+
+        ``sizes`` are what is known of B, the rows, and T, the tokens.
+        """
+        given: dict[str, Any] = {"x": x, "reset": reset, "mask": mask}
+        if state is None:
+            self.fresh.verify(given, **sizes)
+            return
+        self._flatten(state, self.example, "state", given)
+        self.wanted.verify(given, **sizes)
+
+    def _flatten(self, state: Any, example: Any, path: str, into: dict[str, Any]) -> None:
+        if example is None or example == ():
+            return
+        if isinstance(example, Tensor):
+            into[path] = state
+            return
+        several = isinstance(state, tuple | list) and len(state) == len(example)
+        if not several or (hasattr(example, "_fields") and type(state) is not type(example)):
+            kind = type(example).__name__
+            raise UserError(
+                f"{self.name}: {path} is {type(state).__name__}; give a {kind} of {len(example)} "
+                "parts, as init_state(batch) or an earlier call has given it"
+            )
+        fields = getattr(example, "_fields", range(len(example)))
+        for field, part, like in zip(fields, state, example, strict=True):
+            self._flatten(part, like, f"{path}.{field}", into)
+
+
+def _without_numbers(example: Any) -> Any:
+    """The same structure, of tensors that take no memory."""
+    if isinstance(example, Tensor):
+        return torch.empty_like(example, device="meta")
+    if isinstance(example, tuple | list):
+        parts = [_without_numbers(part) for part in example]
+        return type(example)(*parts) if hasattr(example, "_fields") else type(example)(parts)
+    return example
+
+
+def _parts(example: Any, hint: Any, path: str, grows: Set[str]) -> Iterator[tuple[str, Leaf]]:
+    """What each tensor of a state must be, by its dotted name."""
+    if isinstance(example, Tensor):
+        names = _names(hint, example.ndim)
+        place = path.rpartition(".")[0]
+        sizes = zip(example.shape[1:], names[1:], strict=True)
+        dims = [
+            Dimension(f"{place}.{name}") if not size and name in grows else Dimension(None, size)
+            for size, name in sizes
+        ]
+        kind = "float" if example.is_floating_point() else str(example.dtype).split(".")[1]
+        yield path, Leaf(Shape((Dimension("B"), *dims)), kind)
+    elif isinstance(example, tuple | list):
+        named = hasattr(example, "_fields")
+        hints = typing.get_type_hints(type(example)) if named else {}
+        fields = getattr(example, "_fields", range(len(example)))
+        for field, part in zip(fields, example, strict=True):
+            yield from _parts(part, hints.get(field), f"{path}.{field}", grows)
+
+
+def _names(hint: Any, count: int) -> list[str]:
+    """What an annotation of jaxtyping calls the sizes of a tensor; "" where it does not say."""
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    names = str(getattr(hint, "dim_str", "")).split()
+    return names if len(names) == count else [""] * count

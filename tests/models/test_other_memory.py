@@ -1,0 +1,112 @@
+"""A memory of another model, of other rows or tampered with is refused before anything is read."""
+
+import pytest
+import safetensors.torch
+import torch
+
+from nestling.core.error import UserError
+from nestling.core.memory import map_state
+from nestling.models import MemoryCache, create
+from nestling.models.cache import named
+from nestling.models.graphs import Replay
+
+FAMILIES = (
+    "hope",
+    "hope-attention",
+    "transformer",
+    "ttt-linear",
+    "ttt-mlp",
+    "linear-attention",
+    "retnet",
+    "delta-net",
+    "gated-delta-net",
+    "lstm",
+    "rwkv7",
+    "titans-mac",
+    "memora",
+    "head",
+)
+IDS = torch.randint(32, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def small(family: str, **options):
+    """A model of a family; "head": a transformer whose head is a level."""
+    if family == "head":
+        family, options = "transformer", {"head_period": 4, **options}
+    sizes = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2, "seed": 0}
+    return create(f"{family}-tiny", **{**sizes, **options}).eval()
+
+
+@torch.no_grad()
+def memory_of(model, ids=IDS) -> MemoryCache:
+    return model(ids, use_cache=True).past_key_values
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("other", [{"num_heads": 4}, {"hidden_size": 32}, {"num_hidden_layers": 2}])
+def test_of_another_size(family, other):
+    cache, model = memory_of(small(family, **other)), small(family)
+    name = next(iter(other))
+    for length in (1, 5):
+        with pytest.raises(UserError, match=f"another model: {name} is {other[name]}"):
+            model(IDS[:, :length], past_key_values=cache.fork())
+
+
+def test_of_another_family_and_of_other_rows():
+    cache, model = memory_of(small("hope")), small("ttt-linear")
+    with pytest.raises(UserError, match="another model: memories"):
+        model(IDS, past_key_values=cache)
+    with pytest.raises(UserError, match="another model"):
+        Replay(model, cache)
+    with pytest.raises(UserError, match="2 rows and the batch 1"):
+        small("hope")(IDS[:1], past_key_values=cache)
+    with pytest.raises(UserError, match=r"attention_mask must be \[2, 9\]"):
+        small("hope")(IDS, attention_mask=torch.ones(1, 9))
+
+
+def tampered(cache: MemoryCache, place: int, change) -> MemoryCache:
+    """The cache with one of its tensors changed."""
+    counter = iter(range(1000))
+    other = cache.fork()
+    other.states = map_state(lambda x: change(x) if next(counter) == place else x, cache.states)
+    return other
+
+
+CHANGES = {
+    "fewer rows": lambda x: x[:1],
+    "one size more": lambda x: x[..., None],
+    "a row longer": lambda x: torch.cat((x, x[:, :1]), 1) if x.ndim > 1 else torch.cat((x, x)),
+    "another kind": lambda x: x.bool(),
+    "elsewhere": lambda x: x.to("meta"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("how", CHANGES)
+def test_with_a_tensor_changed(family, how, tmp_path):
+    model = small(family)
+    cache = memory_of(model)
+    names = [name for name, _ in named(cache.states)]
+    assert names
+    for place in range(len(names)):
+        wrong = tampered(cache, place, CHANGES[how])
+        # of two that disagree about a size that grows, the later is named
+        with pytest.raises(UserError, match="state"):
+            model(IDS, past_key_values=wrong)
+
+
+def test_a_file_with_a_tensor_of_another_size_is_refused(tmp_path):
+    model = small("hope")
+    file = memory_of(model).save(tmp_path / "memory")
+    with safetensors.safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    tensors = safetensors.torch.load(file.read_bytes())
+    for name in tensors:
+        changed = {**tensors, name: tensors[name][:1].clone()}
+        file.write_bytes(safetensors.torch.save(changed, about))
+        with pytest.raises(UserError):
+            MemoryCache.load(file, model)
+    for wrong in ({"columns": "x"}, {"columns": "-3"}):
+        file.write_bytes(safetensors.torch.save(tensors, {**about, **wrong}))
+        with pytest.raises(UserError, match="how much was read"):
+            MemoryCache.load(file, model)
