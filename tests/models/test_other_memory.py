@@ -86,9 +86,11 @@ CHANGES = {
 def test_with_a_tensor_changed(family, how, tmp_path):
     model = small(family)
     cache = memory_of(model)
-    names = [name for name, _ in named(cache.states)]
-    assert names
-    for place in range(len(names)):
+    tensors = [tensor for _, tensor in named(cache.states)]
+    assert tensors
+    for place, tensor in enumerate(tensors):
+        if how == "a row longer" and not tensor.shape[-1]:
+            continue  # a part that this model does not have cannot be longer
         wrong = tampered(cache, place, CHANGES[how])
         # of two that disagree about a size that grows, the later is named
         with pytest.raises(UserError, match="state"):
