@@ -170,8 +170,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             return self.lm_head(kept(hidden, keep)), states
         assert ids is not None
         *blocks, own = self.own_states(len(x)) if states is None else states
-        if not torch.compiler.is_compiling():
-            self.head_level.verify(own, len(x), self.config.vocab_size)
+        self.head_level.verify(own, len(x), self.config.vocab_size)
         hidden, blocks = self.backbone.stream(x, blocks, flow, passed=passed)
         last = keep if isinstance(keep, int) else 0
         logits, own = self.head_level(self.lm_head, hidden, ids, own, flow, last=last)
