@@ -34,7 +34,7 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Train a preset on a corpus; Ctrl-C saves, --resume goes on."""
+    """Train a preset on a corpus; Ctrl-C saves, --resume goes on; torchrun takes many processes."""
 
     preset: str = "hope-tiny"
     """Model to train; `nestling list` names them."""
@@ -69,6 +69,7 @@ class Command:
         """Train, report on one page, and write the Result where --json says."""
         from nestling.data.lock import locked
         from nestling.train.job import make_job, run_job
+        from nestling.train.ranks import joined
 
         chosen = settings(self.set)
         for name in ("steps", "seed"):
@@ -83,11 +84,13 @@ class Command:
             device=self.device,
             optimizer=self.optimizer,
         )
-        with locked(self.out, "nestling train"):
-            _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet)
+        with joined(self.device) as ranks, ranks.first_alone(locked(self.out, "nestling train")):
+            _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet, ranks=ranks)
+        if not ranks.first:
+            return
         if result.metrics["interrupted"]:
             print(f"interrupted; saved in {self.out}, go on with --resume", file=sys.stderr)
-            raise SystemExit(INTERRUPTED)
+            raise SystemExit(0 if "terminated" in result.metrics else INTERRUPTED)
         if self.json is not None:
             result.write(self.json)
         for name in REPORTED:

@@ -1,7 +1,7 @@
 """The memory of a model as a value that can be kept, copied, saved and read again."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,35 @@ def filled(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
             return items
         return type(template)(*items) if hasattr(template, "_fields") else tuple(items)
     return template
+
+
+def together(caches: Sequence[MemoryCache]) -> MemoryCache:
+    """One memory with the rows of all: caches of one model that have read as many positions.
+
+    A row may have kept more positions than others; the others are filled up in front with
+    positions that count as masked.
+    """
+    first = caches[0]
+    states = [dict(named(cache.states)) for cache in caches]
+    rows = {f"states.{name}": _rows([state[name] for state in states]) for name in states[0]}
+    whole = first.fork()
+    whole.states = filled(first.states, "states", rows)
+    whole.tokens = torch.cat([cache.tokens for cache in caches if cache.tokens is not None])
+    return whole
+
+
+def _rows(parts: Sequence[Tensor]) -> Tensor:
+    """The rows [B, S, ...] of all parts, each filled up in front to the longest S."""
+    longest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
+    filled_up = []
+    for part in parts:
+        lacking = longest - part.shape[1] if part.ndim > 1 else 0
+        if lacking:
+            masked = 0 if part.is_floating_point() else -1
+            shape = (len(part), lacking, *part.shape[2:])
+            part = torch.cat((part.new_full(shape, masked), part), dim=1)
+        filled_up.append(part)
+    return torch.cat(filled_up)
 
 
 def difference(saved: str, wanted: str) -> str:

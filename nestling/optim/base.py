@@ -37,6 +37,7 @@ class GradientMemory(Optimizer, ABC):
     cycled: ClassVar[str | None] = None
     name: str  # on the command line
     default_lr: ClassVar[float]  # a learning rate that trains
+    hears_inputs: ClassVar[bool] = False  # its step depends on inputs of layers, too
     # True: the parameters of a batch have one shape
     alike: bool = False
     # True: all parameters of a group that lie on one device are written at once

@@ -54,6 +54,7 @@ class DeltaGD(GradientMemory):
 
     name = "delta_gd"
     default_lr: ClassVar[float] = 0.3
+    hears_inputs: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.data import IGNORED, Batch, Documents, evaluation_batches, positions
 from nestling.models.hf import HopeForCausalLM
+from nestling.train.ranks import ALONE, Ranks
 from nestling.train.step import precision, read_batch, token_losses
 
 
@@ -106,13 +107,14 @@ def evaluate(
     limit: int = 4096,
     carry: bool = True,
     dtype: str = "float32",
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Read ``batches`` and take the mean loss; the memory goes on along a row where ``carry``.
 
     ``batches`` are data batches (labels shifted already) of one size. ``limit`` (tokens) is where
     the last bucket of the figures by position begins to hold all that lies beyond. Without
     ``carry`` every batch is read from a fresh memory, positions still counting from the start of
-    the document.
+    the document. With ``ranks`` each process reads its rows, and all get the figures of the whole.
     """
     borders = torch.tensor(edges(limit))
     sums = torch.zeros(len(borders) - 1, dtype=torch.float64)
@@ -121,7 +123,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in batches:
+        for batch in map(ranks.share, batches):
             with precision(model.device, dtype):
                 logits, cache = read_batch(model, batch, cache if carry else None)
             losses = token_losses(logits, batch.labels).double().cpu()
@@ -131,7 +133,7 @@ def evaluate(
             sums.index_add_(0, bucket, losses[scored])
             counts.index_add_(0, bucket, torch.ones_like(bucket))
     model.train(was_training)
-    return _evaluation(borders.tolist(), sums, counts)
+    return _evaluation(borders.tolist(), ranks.total(sums), ranks.total(counts).long())
 
 
 def _evaluation(borders: list[int], sums: Tensor, counts: Tensor) -> Evaluation:

@@ -20,6 +20,7 @@ from nestling.optim.build import default_lr
 from nestling.train.config import TrainConfig, field_names, train_config
 from nestling.train.evaluate import held_out_batches
 from nestling.train.loop import train
+from nestling.train.ranks import ALONE, Ranks
 
 JOB = "run.json"
 IDS = ("bos", "eos", "pad")  # special tokens that model and tokenizer must agree on
@@ -143,22 +144,26 @@ def run_job(
     prepared: Prepared | None = None,
     resume: bool = False,
     quiet: bool = False,
+    ranks: Ranks = ALONE,
 ) -> tuple[HopeForCausalLM, Result]:
     """Train what ``job`` says; with ``directory`` leave a model there that transformers can load.
 
     ``prepared`` saves reading the corpus again where many runs share it. The Result's metrics are
-    those of ``train``.
+    those of ``train``. With ``ranks`` every process of the run calls this; the first writes.
     """
-    device = find_device(job.device)
-    text = prepared or prepare(job.corpus, tokenizer=job.tokenizer, vocab_size=job.vocab_size)
+    device = find_device(job.device) if ranks.world == 1 else ranks.device
+    ranks.check(job.train.batch_size)
+    with ranks.first_before_others():
+        text = prepared or prepare(job.corpus, tokenizer=job.tokenizer, vocab_size=job.vocab_size)
     tokenizer = text.tokenizer
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in IDS}
     overrides = ids | dict(job.model)
     model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
     model = model.to(device)
     loader = loader_of(text.train, model, job.train)
-    if directory is not None:
+    if directory is not None and ranks.first:
         claim(directory, job, text.corpus.sha256, resume=resume)
+    ranks.wait()
     metrics = train(
         model,
         loader,
@@ -168,8 +173,9 @@ def run_job(
         resume=resume,
         quiet=quiet,
         optimizer=job.optimizer,
+        ranks=ranks,
     )
-    if directory is not None:
+    if directory is not None and ranks.first:
         save_model(model, tokenizer, directory)
     result = Result(
         name="train",

@@ -1,12 +1,8 @@
 """One training run: resumable to the bit, stoppable at any step."""
 
-import contextlib
 import dataclasses
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,9 @@ from nestling.report.progress import Progress
 from nestling.train.config import TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
 from nestling.train.log import Log
+from nestling.train.ranks import ALONE, Ranks
 from nestling.train.run import ADAMW, Batches, NotFinite, Run
+from nestling.train.stop import stoppable
 
 CHECKPOINTS = "checkpoints"
 LOG = "log.jsonl"
@@ -35,6 +33,7 @@ def train(
     quiet: bool = False,
     after_step: Callable[[Run], bool | None] | None = None,
     optimizer: str = ADAMW,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train ``model`` in place for ``config.steps`` optimizer steps and return the metrics.
 
@@ -44,21 +43,25 @@ def train(
     ``resume`` goes on from the newest of them, to the same bits on a CPU as a run that never
     stopped. Ctrl-C finishes the step, saves and returns with ``interrupted`` True, or raises
     KeyboardInterrupt where there is no ``directory``; ``after_step`` ends the run by returning
-    True, which is ``interrupted`` as well. A loss or gradient that is not finite raises NotFinite
-    after the last good state has been saved. Other errors: UserError where a file cannot be
-    written.
+    True, which is ``interrupted`` as well. SIGTERM, which schedulers send before they take a
+    machine back, does as Ctrl-C does. With ``ranks`` every process of the run calls this with the
+    same model, text and settings; the first of them writes and tells. A non-finite loss or gradient
+    raises NotFinite after the last good state has been saved. Other errors: UserError where a file
+    cannot be written.
     """
     torch.manual_seed(config.seed)
-    run = Run(model, loader, config, optimizer)
+    run = Run(model, loader, config, optimizer, ranks)
     folder = None if directory is None else directory / CHECKPOINTS
     if resume and folder is not None:
         run.restore(folder)
-    log = Log(None if directory is None else directory / LOG, after=run.totals.step)
+    path = directory / LOG if directory is not None and ranks.first else None
+    log = Log(path, after=run.totals.step)
     figures: Evaluation | None = None
     saved, ended = run.totals.step, False
-    with ctrl_c() as stopped, Progress("steps", quiet=quiet, ends=True) as progress:
+    quiet = quiet or not ranks.first
+    with stoppable() as stopped, Progress("steps", quiet=quiet, ends=True) as progress:
         progress.begin(done=run.totals.step)
-        while run.totals.step < config.steps and not (ended or stopped.is_set()):
+        while run.totals.step < config.steps and not ranks.any(ended or stopped.is_set()):
             _guarded_step(run, folder)
             step = run.totals.step
             progress.show(step, config.steps, _told(run))
@@ -75,41 +78,18 @@ def train(
         interrupted = run.totals.step < config.steps
         if folder and saved != run.totals.step:
             run.save(folder)
-    if folder is None and stopped.is_set():
+    if folder is None and ranks.any(stopped.is_set()):
         # nobody could go on from here, and what is half trained is not to be measured
         raise KeyboardInterrupt
     if held_out and figures is None and not interrupted:
         figures = _evaluate(run, held_out)
-    return _metrics(run, figures, interrupted)
+    metrics = _metrics(run, figures, interrupted)
+    return metrics | ({"terminated": True} if ranks.any(stopped.terminated) else {})
 
 
 def _told(run: Run) -> str:
     written = ", ".join(run.optimizer.fired) or "-"
     return f"loss {run.totals.loss:.3f} | {speed(run):,.0f} tokens/s | writes {written}"
-
-
-@contextlib.contextmanager
-def ctrl_c() -> Generator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second one interrupts at once.
-
-    Outside the main thread, where Python takes no signals, nothing sets it.
-    """
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-        print("stopping after this step; Ctrl-C again stops at once, unsaved", file=sys.stderr)
-
-    previous = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _due(step: int, every: int, steps: int) -> bool:
@@ -140,6 +120,7 @@ def _evaluate(run: Run, held_out: Callable[[], Iterable[Batch]]) -> Evaluation:
         held_out(),
         carry=config.carry,
         dtype=config.precision,
+        ranks=run.ranks,
     )
 
 

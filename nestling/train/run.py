@@ -28,6 +28,7 @@ from nestling.train.checkpoint import (
 )
 from nestling.train.config import TrainConfig
 from nestling.train.groups import parameter_groups
+from nestling.train.ranks import ALONE, Ranks
 from nestling.train.schedule import rate
 from nestling.train.step import precision, read_batch, targets, token_losses
 
@@ -89,7 +90,10 @@ class Totals:
 
 
 class Run:
-    """A model, its optimizer, its place in the text and what its rows remember."""
+    """A model, its optimizer, its place in the text and what its rows remember.
+
+    With more than one process each of them has a Run, and all call its methods together.
+    """
 
     def __init__(
         self,
@@ -97,12 +101,21 @@ class Run:
         loader: Batches,
         config: TrainConfig,
         optimizer: str = ADAMW,
+        ranks: Ranks = ALONE,
     ):
+        ranks.check(config.batch_size)
+        self.ranks = ranks
         self.model = model
+        self.reader = ranks.module(model)
         self.loader = loader
         self.config = config
         self.optimizer_name = optimizer
         self.optimizer = optimizer_of(model, config, optimizer)
+        if ranks.world > 1 and getattr(self.optimizer.inner, "hears_inputs", False):
+            raise UserError(
+                f"{optimizer} needs the inputs of all rows, and each of {ranks.world} processes "
+                "hears its own; train with one process, or choose another optimizer"
+            )
         self.totals = Totals()
         self.memory: MemoryCache | None = None
         self.rate = config.learning_rate  # of the last step
@@ -125,7 +138,10 @@ class Run:
         count = sum(targets(batch) for batch in batches)
         self.model.train()
         self.optimizer.zero_grad()
-        loss = sum(self._backward(batch, count) for batch in batches)
+        loss = 0.0
+        for number, batch in enumerate(batches, start=1):
+            with self.ranks.gradients_of(self.reader, last=number == len(batches)):
+                loss += self._backward(self.ranks.share(batch), count)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         for name, value in (("loss", loss), ("gradient norm", norm)):
@@ -145,12 +161,13 @@ class Run:
     def _backward(self, batch: Batch, count: int) -> float:
         """Add the gradients of one batch; its part of the step's mean loss."""
         with precision(self.model.device, self.config.precision):
-            logits, memory = read_batch(self.model, batch, self.memory)
+            logits, memory = read_batch(self.reader, batch, self.memory)
         part = token_losses(logits, batch.labels).sum() / max(1, count)
-        if part.requires_grad and torch.isfinite(part):
-            part.backward()
+        whole = float(self.ranks.total(part.detach()))
+        if part.requires_grad and math.isfinite(whole):
+            (part * self.ranks.world).backward()
         self.memory = memory.detach() if self.config.carry else None
-        return float(part.detach())
+        return whole
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""
@@ -165,9 +182,15 @@ class Run:
         )
 
     def save(self, folder: Path, *, undo: bool = False) -> Path:
-        """Write a checkpoint; with ``undo`` as things stood before the step that just failed."""
+        """Write a checkpoint; with ``undo`` as things stood before the step that just failed.
+
+        It is that of all rows, so a run may go on with another number of processes.
+        """
         place = self._place if undo else self._take_place()
-        memory = place.pop("memory")
+        memory = self.ranks.whole(place.pop("memory"))
+        path = checkpoint_path(folder, self.totals.step)
+        if not self.ranks.first:
+            return path
         parts = {
             "model": model_tensors(self.model),
             "optimizer": self.optimizer.state_dict(),
@@ -180,7 +203,7 @@ class Run:
                 **place,
             },
         }
-        path = write_checkpoint(checkpoint_path(folder, self.totals.step), parts)
+        write_checkpoint(path, parts)
         keep_newest(folder, self.config.keep)
         return path
 
@@ -198,7 +221,7 @@ class Run:
         self.totals = Totals(**run["totals"])
         self.loader.load_state_dict(run["loader"])
         self._batches = iter(self.loader)
-        self.memory = memory_of(self.model, parts["memory"])
+        self.memory = self.ranks.own(memory_of(self.model, parts["memory"]))
         set_random_state(run["random"])
         return True
 

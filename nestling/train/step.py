@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.data import IGNORED, Batch
 from nestling.models.cache import MemoryCache
-from nestling.models.hf import HopeForCausalLM
 
 
 def precision(device: torch.device, name: str) -> contextlib.AbstractContextManager[Any]:
@@ -21,13 +20,14 @@ def precision(device: torch.device, name: str) -> contextlib.AbstractContextMana
 
 
 def read_batch(
-    model: HopeForCausalLM, batch: Batch, cache: MemoryCache | None = None
+    model: nn.Module, batch: Batch, cache: MemoryCache | None = None
 ) -> tuple[Float[Tensor, "B T V"], MemoryCache]:
     """Logits of a batch read after what ``cache`` remembers, and a new cache.
 
-    The cache that is given stays as it was, so that a step can be taken back.
+    ``model`` is a HopeForCausalLM, or DistributedDataParallel around one. The cache that is given
+    stays as it was, so that a step can be taken back.
     """
-    batch = batch.to(model.device)
+    batch = batch.to(next(model.parameters()).device)
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.mask,

@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 from nestling.core.error import UserError
 from nestling.models import MemoryCache
+from nestling.models.cache import together
 from nestling.models.decode import read, write_on
 
 
@@ -78,6 +79,20 @@ def test_rows_are_reordered_repeated_and_selected_in_every_tensor(model, ids):
     one = cache.fork()
     one.batch_select_indices(torch.tensor([1]))
     assert_close(model(ids[1:2, 12:], past_key_values=one).logits, whole[1:2])
+
+
+def test_rows_that_were_read_apart_go_on_together(model, ids):
+    """Also where one row has forgotten more positions than another."""
+    reset = torch.zeros(3, 37, dtype=torch.bool)
+    reset[0, 8] = True
+    whole = model(ids, reset=reset).logits[:, 12:]
+    parts = [
+        model(ids[rows, :12], reset=reset[rows, :12], use_cache=True).past_key_values
+        for rows in (slice(0, 1), slice(1, 3))
+    ]
+    cache = together(parts)
+    assert (cache.columns, cache.tokens.tolist()) == (12, [12] * 3)
+    assert_close(model(ids[:, 12:], past_key_values=cache).logits, whole)
 
 
 def test_detaching_cuts_the_gradient_and_nothing_else(hope, ids):

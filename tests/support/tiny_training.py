@@ -9,6 +9,7 @@ FAMILIES = {
     "transformer-tiny": {"intermediate_size": 64, "num_kv_heads": 2, "window": 48},
     "hope-attention-tiny": {"intermediate_size": 32, "num_kv_heads": 2, "periods": [32, 128]},
     "hope-tiny": {"intermediate_size": 32, "periods": [64, 256]},
+    "mamba2-tiny": {},
 }
 
 

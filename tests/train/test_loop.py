@@ -213,6 +213,22 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
     assert metrics["interrupted"] and metrics["steps"] == 2
 
 
+def test_sigterm_finishes_the_step_and_saves(tmp_path, capsys):
+    """As a scheduler sends it; the run goes on to the same bits."""
+
+    def terminate(run):
+        if run.totals.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    _, metrics = start(directory=tmp_path, after_step=terminate, steps=4)
+    assert metrics["interrupted"] and metrics["terminated"] and metrics["steps"] == 2
+    assert "terminated; stopping after this step" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    resumed, metrics = start(directory=tmp_path, resume=True, steps=4)
+    assert "terminated" not in metrics and same_weights(resumed, start(steps=4)[0])
+
+
 @pytest.mark.parametrize("where", ["loss", "gradient norm"])
 def test_a_loss_that_is_no_number_stops_with_the_last_good_state_saved(tmp_path, where):
     good = {}

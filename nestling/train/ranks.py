@@ -1,0 +1,155 @@
+"""One training run on several processes: the rows each of them reads, and what they agree on."""
+
+import contextlib
+import os
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nestling.core.error import UserError
+from nestling.data import Batch
+from nestling.models.cache import MemoryCache, together
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, of which this one is number ``rank``; by default it is alone.
+
+    All of them hold the whole model and optimizer (torch's DistributedDataParallel) and walk
+    through the same text; each reads its share of the rows of every batch. So the batch, the
+    curve and the checkpoints are those of one process, whatever the number of ranks, up to the
+    order of sums, and a run may go on with another number of them.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and tells what happens."""
+        return self.rank == 0
+
+    def check(self, rows: int) -> None:
+        """Raise UserError unless ``rows`` of a batch can be shared equally."""
+        if rows % self.world:
+            raise UserError(
+                f"batch_size {rows} cannot be shared by {self.world} processes; "
+                f"choose a multiple of {self.world}"
+            )
+
+    def rows(self, count: int) -> slice:
+        """Which of ``count`` rows this process reads."""
+        share = count // self.world
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def share(self, batch: Batch) -> Batch:
+        """The rows of a batch [B, T] that this process reads, [B / world, T]."""
+        if self.world == 1:
+            return batch
+        own = self.rows(len(batch.input_ids))
+        return Batch(*(part[own] for part in batch))
+
+    def module(self, model: nn.Module) -> nn.Module:
+        """The model to call: with more than one process, one whose gradients are means over them.
+
+        Which parameters a step uses may change from step to step, so that is looked for anew.
+        """
+        if self.world == 1:
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+        )
+
+    def gradients_of(
+        self, module: nn.Module, *, last: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """Around each forward and backward pass of a step: gradients are summed in the last."""
+        if last or not isinstance(module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return module.no_sync()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in float64; with one of them the values themselves."""
+        if self.world == 1:
+            return values
+        summed = values.detach().to(self.device, torch.float64)
+        distributed.all_reduce(summed)
+        return summed.to(values.device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any process, so that all do the same."""
+        return bool(self.total(torch.tensor([float(flag)])).any()) if self.world > 1 else flag
+
+    def whole(self, cache: MemoryCache | None) -> MemoryCache | None:
+        """The memory of all rows out of each process's own; every process has to ask for it."""
+        if cache is None or self.world == 1:
+            return cache
+        parts: list[Any] = [None] * self.world
+        distributed.all_gather_object(parts, cache.to("cpu"))
+        return together(parts)
+
+    def own(self, cache: MemoryCache | None) -> MemoryCache | None:
+        """The memory of the rows this process reads, of one of all rows."""
+        if cache is None or self.world == 1:
+            return cache
+        own = self.rows(cache.batch_size)
+        return cache.map(lambda tensor: tensor[own].clone())
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.world > 1:
+            distributed.barrier()
+
+    def first_alone(
+        self, context: contextlib.AbstractContextManager[object]
+    ) -> contextlib.AbstractContextManager[object]:
+        """A context that only the first process enters."""
+        return context if self.first else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def first_before_others(self) -> Generator[None]:
+        """The first process alone, then the others: what it has cached they need not make again."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
+
+ALONE = Ranks()
+
+
+@contextlib.contextmanager
+def joined(device: str = "cpu") -> Generator[Ranks]:
+    """The processes that ``torchrun`` has started, or SLURM with the same variables.
+
+    A process that nobody has given a WORLD_SIZE above 1 is alone. On CUDA each process takes the
+    device of its LOCAL_RANK, unless ``device`` names one. Raises UserError where a variable that
+    torch needs to find the others is missing.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield ALONE
+        return
+    if missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE is {world} but {missing[0]} is not set; start the command by "
+            "torchrun --nproc-per-node N -m nestling train ..."
+        )
+    place = torch.device(device)
+    if place.type == "cuda":
+        place = torch.device("cuda", place.index or int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Ranks(distributed.get_rank(), world, place)
+    finally:
+        distributed.destroy_process_group()

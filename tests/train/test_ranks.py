@@ -1,0 +1,124 @@
+"""The same run on several processes: the curve, the checkpoints and the files of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_training import tiny_config, tiny_model, tiny_text
+from training_ranks import runs
+
+from nestling.core.error import UserError
+from nestling.train import Run
+from nestling.train.job import loader_of
+from nestling.train.ranks import ALONE, Ranks, joined
+
+ROOT = Path(__file__).resolve().parents[2]
+SUPPORT = ROOT / "tests" / "support"
+# every family once, and every optimizer of which the issue is what it does to whole matrices
+KINDS = [
+    {"model": "hope-tiny", "optimizer": "m3"},
+    {"model": "hope-attention-tiny", "optimizer": "adamw", "accumulation": 2},
+    {"model": "mamba2-tiny", "optimizer": "delta_momentum"},
+    {"model": "transformer-tiny", "optimizer": "adamw"},
+]
+SETTINGS = {"steps": 5, "batch_size": 4}
+
+
+def torchrun(world, *command):
+    """Start processes as users do; what they print is returned, an error in one is an error."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]),
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", str(world), *map(str, command)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def on_ranks(world, place, wanted):
+    torchrun(world, SUPPORT / "training_ranks.py", place, json.dumps(wanted))
+    return json.loads((place / "ranks.json").read_text())
+
+
+def alike(one, other, steps=slice(None)):
+    expected = pytest.approx([s for step in one["steps"][steps] for s in step], rel=1e-4)
+    assert [s for step in other["steps"] for s in step] == expected
+    if one["val_loss"] is not None:
+        assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-4)
+        assert other["weights"] == pytest.approx(one["weights"], rel=1e-4)
+
+
+def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
+    """Losses, gradient norms, held-out loss; a run that goes on with another number of ranks."""
+    whole = [SETTINGS | kind for kind in KINDS]
+    alone = runs(whole, ALONE)
+    cut = [one | {"folder": str(tmp_path / str(i)), "until": 2} for i, one in enumerate(whole)]
+    on = [one | {"until": 0, "resume": True} for one in cut]
+    started = on_ranks(2, tmp_path, cut)
+    # two of them go on with four processes, the others with one
+    resumed = on_ranks(4, tmp_path, on[:2]) + runs(on[2:], ALONE)
+    for expected, first, second in zip(alone, started, resumed, strict=True):
+        alike(expected, {"steps": first["steps"] + second["steps"], **_end(second)})
+    assert len({round(one["steps"][-1][0], 6) for one in alone}) == len(KINDS)
+
+
+def _end(run):
+    return {"val_loss": run["val_loss"], "weights": run["weights"]}
+
+
+def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path):
+    command = ["--corpus", "counting", "--tokenizer", "bytes", "--steps", "3", "--quiet"]
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"{i} and {i + 1} are {2 * i + 1}." for i in range(2000)))
+    command[1] = str(text)
+    common = ["train", "--preset", "transformer-tiny", *command, "--set", "batch_size=2"]
+    common += ["--set", "sequence_length=64", "--set", "evaluate_tokens=500"]
+    done = torchrun(2, "-m", "nestling", *common, "--out", tmp_path / "two")
+    assert done.stdout.count("val_loss") == 1  # told once
+    alone = [sys.executable, "-m", "nestling", *common, "--out", str(tmp_path / "one")]
+    subprocess.run(alone, check=True, capture_output=True, cwd=ROOT)
+    two, one = (
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    )
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-4)
+    assert two[-1]["val_loss"] == pytest.approx(one[-1]["val_loss"], rel=1e-4)
+    names = [sorted(p.name for p in (tmp_path / name).iterdir()) for name in ("two", "one")]
+    assert names[0] == names[1]
+
+
+def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
+    with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):
+        Ranks(0, 3).check(4)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="RANK is not set; start the command by torchrun"), joined():
+        raise AssertionError
+
+
+def test_an_optimizer_that_hears_inputs_is_refused():
+    model, config = tiny_model("transformer-tiny"), tiny_config()
+    with pytest.raises(UserError, match="delta_gd needs the inputs of all rows"):
+        Run(model, loader_of(tiny_text(), model, config), config, "delta_gd", Shared(0, 2))
+
+
+class Shared(Ranks):
+    """One of several, whose model is called as it is."""
+
+    def module(self, model):
+        return model
+
+
+def test_every_row_is_read_by_one_process():
+    shares = [range(12)[Ranks(rank, 4).rows(12)] for rank in range(4)]
+    assert [row for share in shares for row in share] == list(range(12))
