@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nestling.core.error import UserError
-from nestling.optim import sweep
+from nestling.optim import states, sweep
 from nestling.rules.newton_schulz import whole
 from nestling.rules.rule import GradientRecord
 
@@ -71,6 +71,7 @@ class GradientMemory(Optimizer, ABC):
         self.skipped = 0  # steps left out because a gradient was no number
         # of the gradients of this step, where they were looked at
         self._lengths: dict[Tensor, Tensor] = {}
+        self._seen: dict[Tensor, Any] = {}  # shapes that were right at the last step
         defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **options}
         # schedulers look for it in the defaults alone
         super().__init__(params, defaults | {"momentum": options.get(self.cycled, 0.0)})
@@ -144,6 +145,9 @@ class GradientMemory(Optimizer, ABC):
         found = [p.grad for p in given if p.grad is not None]
         if any(gradient.is_sparse for gradient in found):
             raise UserError("sparse gradients are not taken; build the embedding with sparse=False")
+        if not torch.compiler.is_compiling():
+            states.check_gradients(self.param_groups)
+            self._check_states(work)
         self._lengths = {}
         if self.nonfinite != "ignore":
             known = lengths(found)
@@ -159,6 +163,34 @@ class GradientMemory(Optimizer, ABC):
         for group, parameters in work:
             self._step_group(group, parameters)
         return loss
+
+    def _check_states(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
+        """Raise UserError for a state that is not of its parameter's size or place."""
+        for group, parameters in work:
+            for parameter in parameters:
+                state = self.state.get(parameter)
+                if not state or self._seen.get(parameter) == (
+                    seen := states.look(parameter, state)
+                ):
+                    continue
+                self._compare(parameter, state, group)
+                states.same_place(states.name_of(self.param_groups, parameter), parameter, state)
+                self._seen[parameter] = seen
+
+    def _compare(
+        self, parameter: Tensor, state: Any, group: dict[str, Any], *, whole: bool = False
+    ) -> None:
+        """Raise UserError unless a state is as one of this parameter begins."""
+        like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
+        wanted = {name: x.shape for name, x in self._start(like, group).items()}
+        if parameter is group["params"][0]:
+            wanted |= self._shared(group, state)
+        name = states.name_of(self.param_groups, parameter)
+        states.compare(name, parameter.shape, state, {"step": (), **wanted}, whole=whole)
+
+    def _shared(self, group: dict[str, Any], state: Any) -> dict[str, Sequence[int]]:
+        """Shapes of what a group keeps with its first parameter."""
+        return {}
 
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         for parameter in parameters:
@@ -202,7 +234,7 @@ class GradientMemory(Optimizer, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes along: torch's, and what it does about gradients that are no number."""
         own = {name: getattr(self, name) for name in ("nonfinite", "skipped", "_warned")}
-        return super().__getstate__() | own | {"_lengths": {}}
+        return super().__getstate__() | own | {"_lengths": {}, "_seen": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what ``state_dict`` gave, on the parameters' devices, in the dtypes saved."""
@@ -211,6 +243,7 @@ class GradientMemory(Optimizer, ABC):
         def seen(_: Optimizer, state_dict: dict[str, Any]) -> None:
             nonlocal given  # hooks that came before may have put another in its place
             given = state_dict
+            self._check_loaded(given)
 
         before = self.register_load_state_dict_pre_hook(seen)
         after = self.register_load_state_dict_post_hook(
@@ -218,6 +251,17 @@ class GradientMemory(Optimizer, ABC):
         )
         with before, after:
             super().load_state_dict(state_dict)
+
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        """Raise UserError for what is not the state of these parameters in this optimizer."""
+        for group in state_dict["param_groups"]:
+            if lacking := self.defaults.keys() - {"momentum"} - group.keys():
+                raise UserError(
+                    f"the state is that of another optimizer: {type(self).__name__} needs "
+                    f"{', '.join(sorted(lacking))}"
+                )
+        for parameter, state, group in states.loaded(self.param_groups, state_dict):
+            self._compare(parameter, state, group, whole=True)
 
     def _take_up(self, state_dict: dict[str, Any]) -> None:
         """Put in the place of what torch's own has loaded what it would make too narrow."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from nestling.optim.states import same_size
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
 
@@ -36,6 +38,15 @@ class Context:
             moved = value.to(device, copy=True) if isinstance(value, Tensor) else value
             setattr(context, name, moved)
         return context
+
+    def check(self, name: str, weight: Tensor) -> None:
+        """Raise UserError unless this is the context of a weight of such a size."""
+        rows, width = len(weight), weight.numel() // max(1, len(weight))
+        if (gram := self.gram) is not None:
+            groups = len(gram) if gram.ndim and len(gram) and not rows % len(gram) else 1
+            same_size(f"the inputs of {name}", gram, (groups, width, width), weight.shape)
+        if self.counts is not None:
+            same_size(f"the look-ups of {name}", self.counts, (rows,), weight.shape)
 
     def add_rows(self, x: Tensor) -> None:
         """Take in rows [groups, n, q]."""

@@ -1,5 +1,6 @@
 """Deep momentum: a small network, shared by a group, that maps each gradient to its step."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -103,6 +104,11 @@ class DeepMomentum(GradientMemory):
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return {"square": torch.zeros((), dtype=wide_dtype(parameter), device=parameter.device)}
+
+    def _shared(self, group: dict[str, Any], state: Any) -> dict[str, Sequence[int]]:
+        inner, outer = group["hidden"], group["width"]
+        sizes = {"start": (inner, outer), "first": (inner, outer), "second": (outer, inner)}
+        return sizes if "second" in state else {}
 
     def _network(self, group: dict[str, Any]) -> dict[str, Any]:
         """The state that holds the group's network: that of its first parameter."""

@@ -10,6 +10,7 @@ from nestling.core.error import UserError
 from nestling.core.native import plain
 from nestling.optim.base import GradientMemory, at_least, chosen
 from nestling.optim.captured import LAYERS, Capture, Context
+from nestling.optim.states import name_of
 from nestling.rules import GradientRecord
 from nestling.rules.dgd import dgd_rows
 
@@ -116,6 +117,26 @@ class DeltaGD(GradientMemory):
             for index, p in enumerate(self._order())
             if p in self._capture.contexts and p.grad is None
         }
+
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        super()._check_loaded(state_dict)
+        if "contexts" not in state_dict:
+            raise UserError("the state is that of another optimizer: DeltaGD needs contexts")
+        order = self._order()
+        for index, saved in state_dict["contexts"].items():
+            if int(index) >= len(order):
+                raise UserError(f"the state is of more parameters than these {len(order)}")
+            parameter = order[int(index)]
+            context = Context.of(saved, parameter.device)
+            context.check(name_of(self.param_groups, parameter), parameter)
+
+    def _check_states(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
+        super()._check_states(work)
+        for _, parameters in work:
+            for parameter in parameters:
+                if parameter.ndim > 1 and parameter in self._capture.contexts:
+                    context = self._capture.contexts[parameter]
+                    context.check(name_of(self.param_groups, parameter), parameter)
 
     def _take_up(self, state_dict: dict[str, Any]) -> None:
         super()._take_up(state_dict)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nestling.core.error import UserError
+from nestling.optim import states
 from nestling.optim.restarts import Starts, slower_periods
 
 
@@ -119,6 +120,8 @@ class Leveled(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check(self._sums, self._starts.values)
+        states.check_gradients(self.param_groups)
         firing, resets = self.next_firing(), self.resets()
         for group, period in zip(self.param_groups, resets, strict=True):
             if period is not None:
@@ -137,6 +140,11 @@ class Leveled(Optimizer):
         fired = (name for name, fires in zip(names, firing, strict=True) if fires)
         self.fired = tuple(dict.fromkeys(fired))
         return loss
+
+    def _check(self, sums: Mapping[Tensor, Tensor], begun: Mapping[Tensor, Tensor]) -> None:
+        """Raise UserError for what waits beside a parameter and is not of its size."""
+        states.check_waiting("the gathered gradient", self.param_groups, sums.items())
+        states.check_waiting("the start", self.param_groups, begun.items())
 
     def _restart(self, firing: list[bool], resets: list[float | int | None]) -> None:
         """Put back the groups whose next slower level has been written."""
@@ -201,19 +209,31 @@ class Leveled(Optimizer):
         """Take up what ``state_dict`` gave, gathered gradients included."""
         hooks = self._optimizer_load_state_dict_pre_hooks
         state_dict = _hooked(hooks, self, dict(state_dict))
-        self.inner.load_state_dict(state_dict["inner"])
         order = [p for group in self.param_groups for p in group["params"]]
-        self._sums = {}
-        for index, total in state_dict["sums"].items():
-            parameter = order[int(index)]
-            self._sums[parameter] = total.to(parameter.device, copy=True)
+        sums = _by_parameter(order, state_dict["sums"])
+        begun = _by_parameter(order, state_dict.get("starts", {}))
+        self._check(sums, begun)
+        self.inner.load_state_dict(state_dict["inner"])
+        self._sums = sums
         self._starts = Starts()
-        for index, start in state_dict.get("starts", {}).items():
-            parameter = order[int(index)]
-            self._starts.values[parameter] = start.to(parameter.device, copy=True)
+        self._starts.values = begun
         self._waited = dict(enumerate(state_dict["waited"]))
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
+
+
+def _by_parameter(order: list[Tensor], saved: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
+    """Tensors saved by the number of a parameter, by the parameter, on its device."""
+    found = {}
+    for index, x in saved.items():
+        if int(index) >= len(order):
+            raise UserError(
+                f"the state is of more parameters than these {len(order)}; load it into an "
+                "optimizer of the same model"
+            )
+        parameter = order[int(index)]
+        found[parameter] = x.to(parameter.device, copy=True)
+    return found
 
 
 def _hooked(

@@ -6,15 +6,17 @@ import torch
 from torch import nn
 
 from nestling import rules
+from nestling.optim.states import Watched
 from nestling.rules import GradientRecord, Rule
 
 Groups = list[dict[str, Any]]
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW(Watched, torch.optim.AdamW):
     """AdamW: Adam with decoupled weight decay."""
 
     name = "adamw"
+    parts = ("step", "exp_avg", "exp_avg_sq")
     default_lr: ClassVar[float] = 3e-3
 
     @classmethod
@@ -23,10 +25,11 @@ class AdamW(torch.optim.AdamW):
         return cls(groups, lr=lr, betas=betas)
 
 
-class Momentum(torch.optim.SGD):
+class Momentum(Watched, torch.optim.SGD):
     """SGD with momentum 0.9."""
 
     name = "momentum"
+    parts = ("momentum_buffer",)
     default_lr: ClassVar[float] = 0.1
 
     @classmethod
@@ -35,10 +38,11 @@ class Momentum(torch.optim.SGD):
         return cls(groups, lr=lr, momentum=0.9)
 
 
-class SGD(torch.optim.SGD):
+class SGD(Watched, torch.optim.SGD):
     """SGD without momentum."""
 
     name = "sgd"
+    parts = ()
     default_lr: ClassVar[float] = 0.3
 
     @classmethod
