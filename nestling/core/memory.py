@@ -3,6 +3,7 @@
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -61,6 +62,8 @@ class Memory(nn.Module, ABC):
     alignment: int = 1
     # names, in the annotations of its state, of sizes that begin at zero and grow with what is read
     grows: ClassVar[frozenset[str]] = frozenset()
+    # parts of its state that may be None, by the part that they are as large as
+    derived: ClassVar[Mapping[str, str]] = MappingProxyType({})
     _layout: Layout | None = None
 
     def __call__(self, x: Any, state: Any = None, flow: Flow = Flow()) -> Any:
@@ -79,7 +82,8 @@ class Memory(nn.Module, ABC):
         """
         if self._layout is None:
             with torch.no_grad():
-                self._layout = Layout(type(self).__name__, self.init_state(1), self.grows)
+                example = self.init_state(1)
+            self._layout = Layout(type(self).__name__, example, self.grows, self.derived)
         self._layout.verify(state, x, flow.reset, flow.mask, **sizes)
 
     @abstractmethod

@@ -2,7 +2,8 @@
 
 import types
 import typing
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,12 +22,25 @@ class Layout:
     Batch comes first in every tensor. A size is that of the example; where the example has none yet
     and the state's annotation names the size as one that grows, any, the same wherever a part of
     the same tuple bears that name. Parts that the example lacks (None, an empty tuple) are not
-    looked at.
+    looked at, but for those of ``derived``: they are None or as the part that is named there.
     """
 
-    def __init__(self, name: str, example: Any, grows: Set[str] = frozenset()):
+    def __init__(
+        self,
+        name: str,
+        example: Any,
+        grows: Set[str] = frozenset(),
+        derived: Mapping[str, str] = MappingProxyType({}),
+    ):
+        if derived:
+            parts = {part: getattr(example, like) for part, like in derived.items()}
+            example = example._replace(**parts)
         self.name, self.example = name, _without_numbers(example)
-        parts = dict(_parts(example, None, "state", grows))
+        self.may_lack = {f"state.{part}" for part in derived}
+        parts = {
+            path: leaf._replace(optional=path.startswith(tuple(self.may_lack)))
+            for path, leaf in _parts(example, None, "state", grows)
+        }
         self.fresh = Wanted(name, {"x": INPUT, "reset": FLAG, "mask": FLAG})
         self.wanted = Wanted(name, {"x": INPUT, **parts, "reset": FLAG, "mask": FLAG})
 
@@ -50,7 +64,7 @@ class Layout:
         self.wanted.verify(given, **sizes)
 
     def _flatten(self, state: Any, example: Any, path: str, into: dict[str, Any]) -> None:
-        if example is None or example == ():
+        if example is None or example == () or (state is None and path in self.may_lack):
             return
         if isinstance(example, Tensor):
             into[path] = state

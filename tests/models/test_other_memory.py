@@ -112,3 +112,21 @@ def test_a_file_with_a_tensor_of_another_size_is_refused(tmp_path):
         file.write_bytes(safetensors.torch.save(tensors, {**about, **wrong}))
         with pytest.raises(UserError, match="how much was read"):
             MemoryCache.load(file, model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", CHANGES)
+def test_with_a_changed_sum_that_decoding_keeps(how):
+    """Of self-modifying Titans: the weights that opened the period, summed when first needed."""
+    model = small("hope")
+    cache = memory_of(model)
+    for place in range(2):
+        layers = list(cache.states[0].anchor)
+        layers[place] = CHANGES[how](layers[place])
+        wrong = cache.fork()
+        opened = type(cache.states[0].anchor)(*layers)
+        wrong.states = [cache.states[0]._replace(opened=opened), *cache.states[1:]]
+        with pytest.raises(UserError, match=r"state\.opened"):
+            model(IDS[:, :1], past_key_values=wrong)
+    cache.states[0] = cache.states[0]._replace(opened=cache.states[0].anchor)
+    model(IDS, past_key_values=cache)

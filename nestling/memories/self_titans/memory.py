@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -73,6 +74,7 @@ class SelfTitans(Memory):
         "S <- mu S - (1 - mu) beta g u^T; D <- alpha D - beta (D u) u^T + S, in every memory"
     )
     source: ClassVar[str] = "arXiv 2512.24695 Eq 76-93"
+    derived: ClassVar[Mapping[str, str]] = MappingProxyType({"opened": "anchor"})
     float32: ClassVar[tuple[str, ...]] = (
         *("initial_first", "initial_second", "eta_weight", "eta_bias"),
         *("alpha_weight", "alpha_bias", "mu_weight", "mu_bias"),
