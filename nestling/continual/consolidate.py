@@ -11,7 +11,7 @@ from torch.nn import functional
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.replay import Rows, Weights, written_by
 from nestling.core.error import UserError
-from nestling.rules.level import CMSLevel, LevelState, gathered, moved, new_level, written
+from nestling.rules.level import CMSLevel, LevelState, gather, new_level, weights_of, write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def consolidate(
     for after_rows, before_rows in replay:
         lessons = [(after_rows, after), (before_rows, before)]
         level = _taught(learner, writer, level, start, names, before, lessons)
-        level = written(writer, start, level)
+        level = write(writer, start, level)
         tokens, writes = tokens + after_rows.numel() + before_rows.numel(), writes + 1
     levels = list(student.state.levels)
     # a nested level begins from here on with what it took over: else its next reset would lose it
@@ -122,7 +122,8 @@ def _taught(
     lessons = [(rows, teacher) for rows, teacher in lessons if rows.numel()]
     size = sum(rows.numel() for rows, _ in lessons)
     values = [
-        w[0].to(s.dtype).requires_grad_() for w, s in zip(moved(start, level), start, strict=True)
+        w[0].to(s.dtype).requires_grad_()
+        for w, s in zip(weights_of(start, level), start, strict=True)
     ]
     now = {**rest, **dict(zip(names, values, strict=True))}
     with learner.reader.grams(names if writer.written_by.erases else ()) as sums:
@@ -133,7 +134,7 @@ def _taught(
         for name, empty in zip(names, level.gram, strict=True)
     ]
     one = torch.ones(1, dtype=torch.long, device=learner.device)
-    return gathered(level, grads, seen=one, gram=gram)
+    return gather(level, grads, seen=one, gram=gram)
 
 
 def _without_faster(learner: ContinualLearner, into: int) -> ContinualLearner:

@@ -29,7 +29,7 @@ from nestling.data.lock import locked
 from nestling.models.functional import FunctionalModel
 from nestling.models.mixed import generate_mixed
 from nestling.models.pretrained import RANK, LevelSpec, Stacked, parse_levels, stacked
-from nestling.rules.level import LevelState, due, moved, new_level, restarted
+from nestling.rules.level import LevelState, due, new_level, restart, weights_of
 
 # called when a segment has been read, with the learner as it is then
 After = Callable[["ContinualLearner", Reading], None]
@@ -42,7 +42,7 @@ class ContinualLearner:
     ``W = base + moved``, and what has moved is the memory. Each level gathers the gradients of the
     next-token losses of its period and is written once the period is full, by its rule
     (``nestling.rules.level``). A level with a ``share`` is nested: whenever the next slower one is
-    written it goes back to where it begins (``nestling.rules.level.rewound``), after its own write.
+    written it goes back to where it begins (``nestling.rules.level.rewind``), after its own write.
     All that the next token depends on is ``state``, a value.
 
     ``model`` is a HopeForCausalLM, a causal language model of transformers whose family is known,
@@ -303,7 +303,7 @@ class ContinualLearner:
             old = self._made.get(index)
             if old is None or old[0].moved is not level.moved:
                 made = tuple(
-                    w[0].to(s.dtype) for w, s in zip(moved(start, level), start, strict=True)
+                    w[0].to(s.dtype) for w, s in zip(weights_of(start, level), start, strict=True)
                 )
                 old = self._made[index] = (level, made)
             found.update(zip(names, old[1], strict=True))
@@ -407,7 +407,7 @@ class ContinualLearner:
         rows = torch.ones(1, dtype=torch.bool, device=self.device)
         levels = list(self.state.levels)
         seen = levels[level].seen
-        levels[level] = restarted(levels[level], rows)._replace(seen=seen)
+        levels[level] = restart(levels[level], rows)._replace(seen=seen)
         averages = tuple(without(average, level) for average in self.state.averages)
         self.state = self.state._replace(levels=tuple(levels), averages=averages)
 

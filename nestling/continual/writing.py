@@ -9,7 +9,7 @@ from torch import Tensor
 from nestling.continual.average import moved_on
 from nestling.continual.state import State
 from nestling.continual.stream import Gradients
-from nestling.rules.level import CMSLevel, LevelState, gathered, rewound, written
+from nestling.rules.level import CMSLevel, LevelState, gather, rewind, write
 
 
 def gathered_all(
@@ -36,7 +36,7 @@ def gathered_all(
         ]
         seen = torch.full_like(level.seen, tokens)
         terms = torch.full_like(level.terms, read.learned)
-        levels.append(gathered(level, own, seen=seen, terms=terms, gram=gram))
+        levels.append(gather(level, own, seen=seen, terms=terms, gram=gram))
     return tuple(levels)
 
 
@@ -55,7 +55,7 @@ def written_all(
     each level was written.
     """
     levels = [
-        written(writer, own, level, rows=torch.ones_like(level.seen, dtype=torch.bool))
+        write(writer, own, level, rows=torch.ones_like(level.seen, dtype=torch.bool))
         if fires
         else level
         for writer, own, level, fires in zip(writers, start, state.levels, firing, strict=True)
@@ -70,7 +70,7 @@ def written_all(
         )
     for slow, fires in enumerate(firing[:-1]):
         if fires and (share := shares[slow + 1]) is not None:
-            levels[slow + 1] = rewound(levels[slow + 1], share)
+            levels[slow + 1] = rewind(levels[slow + 1], share)
     after = state._replace(levels=tuple(levels), averages=averages)
     return after, tuple(now - then for then, now in counts)
 

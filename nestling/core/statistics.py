@@ -173,7 +173,7 @@ def paired(
     """The test of ``one`` minus ``other``, pair by pair (of one seed, of one question).
 
     ``p_t`` takes the differences as normal; ``p_sign`` takes only their signs as chance, and with n
-    pairs cannot be below 2^(1-n): 0.25 for three seeds. A value that is no finite number is worse
+    pairs cannot be below 2^(1-n): 0.25 for three seeds. A non-finite value is worse
     than every other, whichever of inf, -inf and NaN it is.
 
     >>> found = paired([3.0, 4.0, 5.5], [1.0, 1.5, 3.5])

@@ -95,10 +95,18 @@ def memory_fields(name: str) -> list[str]:
 
 def memory_config(name: str, options: dict[str, Any]) -> Any:
     """Build a memory's Config from options; an unknown one raises UserError with the nearest."""
-    kind = MEMORIES.load(name).Config
+    memory = MEMORIES.load(name)
+    kind, retired = memory.Config, memory.retired
     hints = typing.get_type_hints(kind)
+    for option in retired.keys() & options.keys() - hints.keys():
+        if options[option] != retired[option]:
+            raise UserError(f"{name}.{option} is no option any more; {retired[option]!r} was left")
     # JSON has no tuples
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    values = {
+        key: tuple(v) if isinstance(v, list) else v
+        for key, v in options.items()
+        if key in hints or key not in retired
+    }
     for option, value in values.items():
         if option not in hints:
             raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, hints)}")

@@ -22,7 +22,7 @@ from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.written import WrittenState
 from nestling.memories.grid import Grid, grid
 from nestling.memories.parts import matrix
-from nestling.rules.level import gathered
+from nestling.rules.level import gather
 
 if TYPE_CHECKING:
     from nestling.models.base import HopePreTrainedModel
@@ -338,7 +338,7 @@ def _written(
                 gram = level.grams(own, done, start)
             if first:
                 move = tuple(map(Tensor.detach, move))
-            taken = gathered(own.level, move, seen=done * length, gram=gram)
+            taken = gather(own.level, move, seen=done * length, gram=gram)
             owned.append(own._replace(level=taken))
         after[index] = memory.write(memory.with_owned(states[index], tuple(owned)), done)
     return after

@@ -26,7 +26,7 @@ class GradientMemory(Optimizer, ABC):
 
     Groups may have their own ``lr``, ``weight_decay`` (decoupled: the weights shrink by lr times
     it) and ``maximize``. Parameters without a gradient rest. ``nonfinite`` says what happens to a
-    step of which any gradient is no number, before anything has changed: "raise" a UserError,
+    step of which any gradient is non-finite, before anything has changed: "raise" a UserError,
     "skip" it (counted in ``skipped``) or "ignore" it, which saves one look at every gradient. What
     is remembered is kept in float32 or wider. Complex parameters and sparse gradients raise a
     UserError.
@@ -68,7 +68,7 @@ class GradientMemory(Optimizer, ABC):
         at_least(0, lr=lr, weight_decay=weight_decay)
         self.nonfinite = nonfinite
         self._warned = False  # that there is no momentum
-        self.skipped = 0  # steps left out because a gradient was no number
+        self.skipped = 0  # steps left out because a gradient was non-finite
         # of the gradients of this step, where they were looked at
         self._lengths: dict[Tensor, Tensor] = {}
         self._seen: dict[Tensor, Any] = {}  # shapes that were right at the last step
@@ -154,7 +154,7 @@ class GradientMemory(Optimizer, ABC):
             if not finite(found, known):
                 if self.nonfinite == "raise":
                     raise UserError(
-                        'a gradient is no number, nothing was changed; use nonfinite="skip" to go '
+                        'a gradient is not finite, nothing was changed; use nonfinite="skip" to go '
                         "on without such steps"
                     )
                 self.skipped += 1
@@ -232,7 +232,7 @@ class GradientMemory(Optimizer, ABC):
             yield batch, step
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: torch's, and what it does about gradients that are no number."""
+        """What a copy takes along: torch's, and what it does about non-finite gradients."""
         own = {name: getattr(self, name) for name in ("nonfinite", "skipped", "_warned")}
         return super().__getstate__() | own | {"_lengths": {}, "_seen": {}}
 
@@ -275,7 +275,7 @@ class GradientMemory(Optimizer, ABC):
 
 
 def at_least(least: float | int, **values: float | int) -> None:
-    """Raise UserError for a value below ``least``, or no number."""
+    """Raise UserError for a value below ``least``, or non-finite."""
     for name, value in values.items():
         if not value >= least or math.isinf(value):
             raise UserError(f"{name} is {value}; give a number of at least {least}")
@@ -315,7 +315,7 @@ def lengths(gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def finite(gradients: Sequence[Tensor], known: Sequence[Tensor]) -> bool:
-    """Whether every gradient, of these lengths, is a number throughout."""
+    """Whether every gradient, of these lengths, is finite."""
     kinds: dict[Any, list[Tensor]] = {}
     for length in known:
         kinds.setdefault((length.device, length.dtype, type(length)), []).append(length)

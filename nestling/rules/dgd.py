@@ -71,7 +71,7 @@ def dgd_rows(
     V of <V, G> + scale tr(V gram V^T) / 2 + |V - W|^2 / (2 eta).
 
     Inputs so long that the identity is lost beside them are solved by eigenvalues, none of which
-    can be below one; a UserError where one is no number.
+    can be below one; a UserError where one is non-finite.
 
     Source: as ``dgd``. Cost: time O(q^3 + p q^2).
     """

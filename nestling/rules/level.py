@@ -5,10 +5,10 @@ time (R3). A level starts from weights that others own (``start``: learned initi
 pretrained network) and its state holds how far it has moved from there, row by row of a batch:
 
     state = new_level(level, start, rows)
-    weights = moved(start, state)                              # read with these until the write
-    state = gathered(state, gradients, seen=..., terms=...)    # as often as one likes
-    state = written(level, start, state)                       # rows whose period is full
-    state = rewound(state, share)                              # nested: a slower level was written
+    weights = weights_of(start, state)                       # read with these until the write
+    state = gather(state, gradients, seen=..., terms=...)    # as often as one likes
+    state = write(level, start, state)                       # rows whose period is full
+    state = rewind(state, share)                             # nested: a slower level was written
 
 Source: arXiv 2512.24695, Eq 71. Deviates: the sum has C terms, where C + 1 are printed, and is
 divided by their number, so that a learning rate means the same at every period.
@@ -122,12 +122,12 @@ def _wide_type(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def moved(start: Sequence[Tensor], state: LevelState) -> Tensors:
+def weights_of(start: Sequence[Tensor], state: LevelState) -> Tensors:
     """The weights of each row: start ([*S], or [B, *S] if each row has its own) plus what moved."""
     return tuple(s.to(m.dtype) + m for s, m in zip(start, state.moved, strict=True))
 
 
-def gathered(
+def gather(
     state: LevelState,
     gradients: Sequence[Float[Tensor, "B *_"]],
     *,
@@ -159,7 +159,7 @@ def due(level: CMSLevel, state: LevelState) -> Bool[Tensor, " B"]:
     return (state.seen % level.period == 0) & (state.terms > 0)
 
 
-def written(
+def write(
     level: CMSLevel,
     start: Sequence[Tensor],
     state: LevelState,
@@ -178,22 +178,22 @@ def written(
     rule = level.written_by
     gradients, grams, sound = _evidence(level, state)
     number = state.writes + 1
-    base = moved(start, state) if level.options.erase_whole else since(state)
+    base = weights_of(start, state) if level.options.erase_whole else since(state)
     steps = [
         rule.step(eta, Evidence(g, w, gram), buffers, number)
         for g, w, gram, buffers in zip(gradients, base, grams, state.buffers, strict=True)
     ]
     after = tuple(m + change for m, (change, _) in zip(state.moved, steps, strict=True))
-    after = trusted(level, start, after)
+    after = bound(level, start, after)
     step = rows & sound
     # most often all rows are written: then nothing is to be chosen
     every = None if bool(step.all()) else step
     each = None if every is None else rows
     return LevelState(
-        chosen(every, after, state.moved),
-        chosen(each, tuple(map(torch.zeros_like, state.total)), state.total),
-        chosen(each, tuple(map(torch.zeros_like, state.gram)), state.gram),
-        tuple(chosen(every, new, old) for (_, new), old in zip(steps, state.buffers, strict=True)),
+        choose(every, after, state.moved),
+        choose(each, tuple(map(torch.zeros_like, state.total)), state.total),
+        choose(each, tuple(map(torch.zeros_like, state.gram)), state.gram),
+        tuple(choose(every, new, old) for (_, new), old in zip(steps, state.buffers, strict=True)),
         state.terms.masked_fill(rows, 0),
         state.seen,
         state.writes + step.long(),
@@ -227,7 +227,7 @@ def lengths(tensors: Tensors) -> Float[Tensor, " B"]:
     return torch.stack(squares).sum(0).clamp_min(1e-30).sqrt()
 
 
-def trusted(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
+def bound(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
     """What has moved, shortened to ``level.trust`` times the length of the start (all tensors)."""
     if level.trust is None:
         return move
@@ -241,9 +241,7 @@ def trusted(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
     return tuple(x * wide(radius / torch.maximum(whole, radius), x) for x in move)
 
 
-def restarted(
-    state: LevelState, rows: Bool[Tensor, " B"], *, keep_seen: bool = False
-) -> LevelState:
+def restart(state: LevelState, rows: Bool[Tensor, " B"], *, keep_seen: bool = False) -> LevelState:
     """These rows back at the start: nothing moved, gathered or counted (but ``seen``, if kept)."""
 
     def zero(x: Tensor) -> Tensor:
@@ -264,7 +262,7 @@ def restarted(
     )
 
 
-def rewound(state: LevelState, share: float) -> LevelState:
+def rewind(state: LevelState, share: float) -> LevelState:
     """The level back where it begins, in every row, for the next context of a slower level.
 
     What begins takes up a share of the way the level went, as a slower level learns it:
@@ -283,7 +281,7 @@ def rewound(state: LevelState, share: float) -> LevelState:
         for old, new in zip(state.begin or zeros, state.moved, strict=True)
     )
     rows = torch.ones_like(state.writes, dtype=torch.bool)
-    return restarted(state, rows, keep_seen=True)._replace(moved=begin, begin=begin)
+    return restart(state, rows, keep_seen=True)._replace(moved=begin, begin=begin)
 
 
 def check_share(share: float | None, name: str) -> None:
@@ -292,8 +290,13 @@ def check_share(share: float | None, name: str) -> None:
         raise UserError(f"{name} is {share}; give a fraction from 0 to 1")
 
 
-def chosen(rows: Bool[Tensor, " B"] | None, new: Tensors, old: Tensors) -> Tensors:
+def choose(rows: Bool[Tensor, " B"] | None, new: Tensors, old: Tensors) -> Tensors:
     """``new`` in these rows (None: in all), ``old`` in the others."""
     if rows is None:
         return new
     return tuple(torch.where(wide(rows, a), a, b) for a, b in zip(new, old, strict=True))
+
+
+# their names in earlier versions
+moved, gathered, written, trusted = weights_of, gather, write, bound
+restarted, rewound = restart, rewind

@@ -1,5 +1,6 @@
 """Language modelling: how likely is text that was held out of training?"""
 
+import math
 from dataclasses import dataclass
 from random import Random
 
@@ -41,7 +42,7 @@ class LanguageModelling(QuestionTask):
 
     def blind(self, rng: Random, question: Question) -> Answer:
         """The log-probability under uniform bytes."""
-        return -in_bytes(question.answers[0]) * 5.545177444479562
+        return -in_bytes(question.answers[0]) * math.log(256)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
         """A stretch of a document; of one to train on if the seed is for training."""

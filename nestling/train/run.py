@@ -34,7 +34,7 @@ from nestling.train.step import precision, read_batch, targets, token_losses
 
 ADAMW = "adamw"
 # Settings that a resumed run may change: they decide when to stop and what to tell, or how fast to
-# go on after a loss that was no number.
+# go on after a non-finite loss.
 FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
 FREE |= {"keep", "schedule", "warmup", "decay", "final_rate"}
 # What transformers adds to a config that says nothing about the architecture.
@@ -59,7 +59,7 @@ class Batches(Protocol):
 
 
 class NotFinite(UserError):
-    """A loss or gradient that is no number: the run stopped before its weights took it up."""
+    """A non-finite loss or gradient: the run stopped before its weights took it up."""
 
 
 def optimizer_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str = ADAMW) -> Leveled:

@@ -9,7 +9,7 @@ from nestling.continual.consolidate import Plan, consolidate
 from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.models.pretrained import LevelSpec
-from nestling.rules.level import written
+from nestling.rules.level import write
 
 from tiny_bases import tiny_base  # isort: skip
 
@@ -98,7 +98,7 @@ def test_dgd_erases_along_what_the_student_reads(learned, monkeypatch):
     def note(writer, start, state):
         writes.append((state.gram[place][0], torch.cat(read)[-160:].double()))
         read.clear()
-        return written(writer, start, state)
+        return write(writer, start, state)
 
     monkeypatch.setattr("nestling.continual.consolidate.written", note)
     hook = module.register_forward_pre_hook(

@@ -7,6 +7,7 @@ from tolerances import assert_close
 from nestling.core.error import UserError
 from nestling.memories.cms.chain import CMS
 from nestling.memories.mlp import MLP, default_intermediate_size
+from nestling.models.config import memory_config
 
 WIDTH = 16
 
@@ -63,8 +64,6 @@ def test_levels_share_the_width_of_one_network():
         ({"periods": (4, 4)}, "dividing"),
         ({"periods": (4, 6)}, "dividing"),
         ({"intermediate_size": 0}, "intermediate_size"),
-        ({"regime": "trainign"}, "did you mean 'training'"),
-        ({"regime": "context"}, "regime"),
         ({"shares": (0.1, 0.1)}, "each of the 1 levels"),
         ({"shares": (1.5,)}, "fraction"),
         ({"periods": (4, 8, 16), "shares": (None, -0.1)}, "fraction"),
@@ -74,3 +73,9 @@ def test_levels_share_the_width_of_one_network():
 def test_what_cannot_be_is_refused(options, word):
     with pytest.raises(UserError, match=word):
         CMS.Config(**options)
+
+
+def test_an_option_of_earlier_versions_that_had_one_value_is_read():
+    assert memory_config("cms", {"regime": "training", "periods": [4, 8]}).periods == (4, 8)
+    with pytest.raises(UserError, match="cms.regime is no option any more"):
+        memory_config("cms", {"regime": "context"})

@@ -12,7 +12,7 @@ from nestling.optim import DeltaGD, Written
 from nestling.optim.build import build, default_lr, is_bare, optimizer_names
 from nestling.optim.levels import records_of
 from nestling.rules import RULES, RuleOptions
-from nestling.rules.level import CMSLevel, gathered, moved, new_level, written
+from nestling.rules.level import CMSLevel, gather, new_level, weights_of, write
 
 SHAPES = [(5, 3), (4,), (2, 3, 4)]
 every_rule = pytest.mark.parametrize("name", RULES)
@@ -33,9 +33,9 @@ def in_context(name: str, start, steps, lr: float):
     state = new_level(level, start, 1, [0] * len(start))
     one = torch.ones(1, dtype=torch.long)
     for given in steps:
-        state = gathered(state, [g[None] for g in given], seen=one)
-        state = written(level, start, state)
-    return [w[0] for w in moved(start, state)]
+        state = gather(state, [g[None] for g in given], seen=one)
+        state = write(level, start, state)
+    return [w[0] for w in weights_of(start, state)]
 
 
 @plain_rule
@@ -67,8 +67,8 @@ def test_dgd_is_an_optimizer_that_hears_the_inputs_of_its_layers():
     level = CMSLevel(period=1, rule="dgd", lr=lr, clip=None, trust=None, options=options)
     state = new_level(level, [start], 1, [3])
     one = torch.ones(1, dtype=torch.long)
-    state = gathered(state, [gradient[None]], seen=one, gram=[(x.T @ x / 7)[None]])
-    assert_close(layer.weight.data, moved([start], written(level, [start], state))[0][0])
+    state = gather(state, [gradient[None]], seen=one, gram=[(x.T @ x / 7)[None]])
+    assert_close(layer.weight.data, weights_of([start], write(level, [start], state))[0][0])
 
 
 @every_rule

@@ -10,11 +10,11 @@ from nestling.rules.level import (
     CMSLevel,
     check_periods,
     due,
-    gathered,
-    moved,
+    gather,
     new_level,
-    restarted,
-    written,
+    restart,
+    weights_of,
+    write,
 )
 from nestling.rules.newton_schulz import newton_schulz
 
@@ -47,8 +47,8 @@ def read(level, start, state, x, g):
     weight, bias = torch.einsum("tbo,tbi->boi", g, x), g.sum(0)
     gram = torch.einsum("tbi,tbj->bij", x, x)
     extra = {"gram": (gram, gram.new_zeros(ROWS, 0, 0))} if level.rule == "dgd" else {}
-    state = gathered(state, (weight, bias), seen=one, **extra)
-    return written(level, start, state)
+    state = gather(state, (weight, bias), seen=one, **extra)
+    return write(level, start, state)
 
 
 def fresh(level, start):
@@ -65,9 +65,11 @@ def test_weights_change_at_multiples_of_the_period_alone(rule):
     level, start = free(rule=rule), start_of()
     state, (x, g) = fresh(level, start), tokens(12)
     for count in range(1, 13):
-        before = moved(start, state)
+        before = weights_of(start, state)
         state = read(level, start, state, x[count - 1 : count], g[count - 1 : count])
-        changed = [not torch.equal(a, b) for a, b in zip(before, moved(start, state), strict=True)]
+        changed = [
+            not torch.equal(a, b) for a, b in zip(before, weights_of(start, state), strict=True)
+        ]
         assert changed == [count % 4 == 0] * 2
         assert state.writes.tolist() == [count // 4] * 2
 
@@ -93,7 +95,7 @@ def test_at_rate_zero_nothing_moves(rule):
         state = read(level, start, state, x[a : a + 4], g[a : a + 4])
     assert state.writes.tolist() == [2, 2]
     assert all(
-        torch.equal(s.expand_as(w), w) for s, w in zip(start, moved(start, state), strict=True)
+        torch.equal(s.expand_as(w), w) for s, w in zip(start, weights_of(start, state), strict=True)
     )
 
 
@@ -108,7 +110,7 @@ def test_rows_are_independent(rule):
         state = fresh(level, start)
         for a in (0, 4):
             state = read(level, start, state, x[a : a + 4], gradients[a : a + 4])
-        states.append(moved(start, state))
+        states.append(weights_of(start, state))
     for one, changed in zip(*states, strict=True):
         assert torch.equal(one[0], changed[0])
         assert not torch.equal(one[1], changed[1])
@@ -122,7 +124,7 @@ def test_rules_descend(rule):
     x, (w, b) = tokens(8)[0], (draw(OUT, IN, seed=7), draw(OUT, seed=8))
     target, state, losses = x @ w.T + b, fresh(level, start), []
     for _ in range(60):
-        weight, bias = moved(start, state)
+        weight, bias = weights_of(start, state)
         error = torch.einsum("tbi,boi->tbo", x, weight) + bias - target
         losses.append(float(error.square().sum() / 2))
         state = read(level, start, state, x, error)
@@ -195,7 +197,7 @@ def test_dgd_is_the_minimum_of_its_proximal_problem():
     level = free(rule="dgd", options=RuleOptions(erase_whole=True))
     start, (x, g) = start_of(), tokens(4)
     state = read(level, start, fresh(level, start), x, g)
-    w = moved(start, state)[0][0]
+    w = weights_of(start, state)[0][0]
     slope = (w - start[0]) / 0.1
     for i in range(4):
         slope = slope + torch.outer(w @ x[i, 0] + g[i, 0], x[i, 0]) / 4
@@ -205,26 +207,26 @@ def test_dgd_is_the_minimum_of_its_proximal_problem():
 def test_the_mean_is_over_the_gradients_gathered_not_the_tokens_seen():
     level, start = free(), start_of()
     one, two = draw(ROWS, OUT, IN), draw(ROWS, OUT, seed=9)
-    state = gathered(
+    state = gather(
         fresh(level, start),
         (one, two),
         seen=torch.tensor([4, 4]),
         terms=torch.tensor([3.0, 2.0], dtype=torch.float64),
     )
-    state = written(level, start, state)
+    state = write(level, start, state)
     assert_close(state.moved[0], -0.1 * one / torch.tensor([3.0, 2.0]).double()[:, None, None])
 
 
 def test_a_row_that_gathered_nothing_is_not_written():
     level, start = free(rule="momentum"), start_of()
-    state = gathered(
+    state = gather(
         fresh(level, start),
         (draw(ROWS, OUT, IN), draw(ROWS, OUT)),
         seen=torch.tensor([4, 3]),
         terms=torch.tensor([0.0, 3.0]),
     )
     assert due(level, state).tolist() == [False, False]
-    assert written(level, start, state).writes.tolist() == [0, 0]
+    assert write(level, start, state).writes.tolist() == [0, 0]
 
 
 @every_rule
@@ -267,7 +269,7 @@ def test_restarted_rows_are_as_new(rule):
     level, start = free(rule=rule), start_of()
     state, (x, g) = fresh(level, start), tokens(6)
     state = read(level, start, read(level, start, state, x[:4], g[:4]), x[4:], g[4:])
-    again = restarted(state, torch.tensor([True, False]))
+    again = restart(state, torch.tensor([True, False]))
     for new, old, first in zip(*map(leaves, (again, state, fresh(level, start))), strict=True):
         assert torch.equal(new[0], first[0])
         assert torch.equal(new[1], old[1])
@@ -284,15 +286,16 @@ def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule):
         state = fresh(level, start)
         for a in (0, 2):
             error = (
-                torch.einsum("tbi,boi->tbo", x[a : a + 2], moved(start, state)[0]) + g[a : a + 2]
+                torch.einsum("tbi,boi->tbo", x[a : a + 2], weights_of(start, state)[0])
+                + g[a : a + 2]
             )
             one = torch.tensor([2, 2])
             gram = torch.einsum("tbi,tbj->bij", x[a : a + 2], x[a : a + 2])
             extra = {"gram": (gram, gram.new_zeros(ROWS, 0, 0))} if rule == "dgd" else {}
             gradients = torch.einsum("tbo,tbi->boi", error, x[a : a + 2]), error.sum(0)
-            state = gathered(state, gradients, seen=one, **extra)
-            state = written(level, start, state, lr=lr)
-        return moved(start, state)
+            state = gather(state, gradients, seen=one, **extra)
+            state = write(level, start, state, lr=lr)
+        return weights_of(start, state)
 
     inputs = (*start_of(), torch.tensor(0.05).double(), x, g)
     assert torch.autograd.gradcheck(after, [i.clone().requires_grad_() for i in inputs])

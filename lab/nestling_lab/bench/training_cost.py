@@ -133,8 +133,8 @@ def peer_entrant(
 ) -> Entrant:
     """A model by others after a first step, if its first loss is that of guessing; else UserError.
 
-    That gate is wide: initialisations differ, and what must not pass is a model that is no number
-    or sees the answers.
+    That gate is wide: initialisations differ, and what must not pass is a model whose loss is
+    non-finite or that sees the answers.
     """
     batch = RandomText(vocab_size, *shape).batch
     peer = peers.Training(name, batch, vocab_size=vocab_size, device=device, dtype=precision)

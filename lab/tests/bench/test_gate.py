@@ -1,4 +1,4 @@
-"""The gates: what they see, and that nothing passes that is no number."""
+"""The gates: what they see, and that nothing non-finite passes."""
 
 import pytest
 import torch

@@ -8,15 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nestling.core.error import UserError, did_you_mean
+from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory, TrainedLevel
 from nestling.core.transfer import Transfer
 from nestling.memories.mlp import SwiGLU, default_intermediate_size
 from nestling.rules.level import check_periods, check_share
-
-# R1 (written in the context, through the outer loop) and R3 (written at test time) are to join it.
-REGIMES = ("training",)
 
 
 class ChainLevel(nn.Module):
@@ -35,11 +32,11 @@ class ChainLevel(nn.Module):
 class CMS(Memory):
     """Chain of residual MLP levels, each written once in its own period of tokens.
 
-    ``x <- x + MLP_l(RMSNorm_l(x))`` for the levels l from fast to slow. In the regime "training"
-    (R2) the levels are plain parameters that an optimizer wrapper steps at their periods with the
-    gradient accumulated since; the context itself writes nothing. With ``shares`` the levels are
-    nested: the wrapper resets one when the next slower is written. A chain of one level of period
-    one step is the feed-forward block of a Transformer.
+    ``x <- x + MLP_l(RMSNorm_l(x))`` for the levels l from fast to slow. The levels are plain
+    parameters that an optimizer wrapper steps at their periods with the gradient accumulated since
+    (regime R2); the context itself writes nothing (``cms_context``: regime R1). With ``shares`` the
+    levels are nested: the wrapper resets one when the next slower is written. A chain of one level
+    of period one step is the feed-forward block of a Transformer.
 
     Source: arXiv 2512.24695, Eq 70-72, with the residuals the paper leaves out. Deviates: the sum
     of Eq 71 runs over C tokens, not the C + 1 that are printed; the order is fast to slow (Fig 5).
@@ -51,13 +48,14 @@ class CMS(Memory):
     # they want a lower rate than embeddings and mixers, by some four times (docs/log.md)
     rates: ClassVar[Mapping[str, float]] = {r"network\.\w+\.weight": 0.25}
 
+    retired: ClassVar[dict[str, Any]] = {"regime": "training"}
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Options of the memory."""
 
         periods: tuple[int, ...] = (512, 2048)  # tokens between two writes; each divides the next
         intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
-        regime: str = "training"  # who writes: "training" = the optimizer, at each level's period
         # nested: for each level but the slowest the fraction of its way that its start takes up
         # whenever the next slower level is written and resets it; None, or no shares: never reset
         shares: tuple[float | None, ...] = ()
@@ -73,9 +71,6 @@ class CMS(Memory):
                 check_share(share, "a share in cms.shares")
             if self.intermediate_size is not None and self.intermediate_size < 1:
                 raise UserError("cms.intermediate_size must be at least 1")
-            if self.regime not in REGIMES:
-                hint = did_you_mean(self.regime, REGIMES)
-                raise UserError(f"cms.regime {self.regime!r} is not available: {hint}")
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()
@@ -85,7 +80,7 @@ class CMS(Memory):
         self.chain = nn.ModuleList(ChainLevel(hidden_size, width) for _ in config.periods)
 
     def init_state(self, batch: int) -> None:
-        """None: in this regime nothing is kept between calls."""
+        """None: nothing is kept between calls."""
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: Any = None, flow: Flow = Flow()

@@ -17,7 +17,7 @@ from nestling.memories.cms.network import Weights
 from nestling.memories.cms.options import ContextConfig
 from nestling.memories.cms.written import WrittenLevel, WrittenState
 from nestling.memories.grid import grid
-from nestling.rules.level import trusted
+from nestling.rules.level import bound
 
 
 class NestedState(NamedTuple):
@@ -158,7 +158,7 @@ class CMSNested(ContextMemory):
         """Move the start of a fast level in these rows, and the level back to it."""
         share = self.share_logit[fast].to(state.shift[0].dtype).sigmoid()
         way = zip(state.shift, state.own.level.moved, strict=True)
-        shift = trusted(level.level, level.start(), tuple(s + share * m for s, m in way))
+        shift = bound(level.level, level.start(), tuple(s + share * m for s, m in way))
         shift = tuple(
             torch.where(rows[:, None, None], new, old)
             for new, old in zip(shift, state.shift, strict=True)

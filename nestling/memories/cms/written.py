@@ -16,11 +16,11 @@ from nestling.memories.parts import matrix
 from nestling.rules.level import (
     CMSLevel,
     LevelState,
-    gathered,
-    moved,
+    gather,
     new_level,
-    restarted,
-    written,
+    restart,
+    weights_of,
+    write,
 )
 from nestling.rules.objective import objective
 
@@ -94,7 +94,7 @@ class WrittenLevel(nn.Module):
     def reset(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
         """These rows back at the learned initial state."""
         return WrittenState(
-            restarted(state.level, rows),
+            restart(state.level, rows),
             state.last.masked_fill(rows[:, None], 0),
             state.inputs,
             state.probe,
@@ -102,7 +102,7 @@ class WrittenLevel(nn.Module):
 
     def rewind(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
         """These rows back at their start within the document: the text goes on, nothing moved."""
-        return state._replace(level=restarted(state.level, rows, keep_seen=True))
+        return state._replace(level=restart(state.level, rows, keep_seen=True))
 
     def read(
         self,
@@ -118,7 +118,7 @@ class WrittenLevel(nn.Module):
         The tokens lie in one period; in each row valid ones come first. ``start`` is the initial
         state, of all rows or of each.
         """
-        weights = Weights(*moved(start, state.level))
+        weights = Weights(*weights_of(start, state.level))
         if self.level.objective != "local":
             if state.probe:
                 weights = Weights(*map(torch.add, weights, state.probe))
@@ -137,7 +137,7 @@ class WrittenLevel(nn.Module):
         if through == "first":
             moves, gram = Weights(*map(Tensor.detach, moves)), tuple(map(Tensor.detach, gram))
         count = valid.sum(1)
-        level = gathered(state.level, moves, seen=count, terms=sure.sum((1, 2)), gram=gram)
+        level = gather(state.level, moves, seen=count, terms=sure.sum((1, 2)), gram=gram)
         last = line.gather(1, count[:, None, None].expand(-1, 1, h.shape[-1]))[:, 0]
         return reading.answer[:, 1:], state._replace(level=level, last=last)
 
@@ -145,7 +145,7 @@ class WrittenLevel(nn.Module):
         self, state: WrittenState, signal: Float[Tensor, "B R D"], start: Weights
     ) -> Weights:
         """Gradients of <signal, f(h; theta)> over what the level was given, the signal as given."""
-        weights = Weights(*moved(start, state.level))
+        weights = Weights(*weights_of(start, state.level))
         inputs = state.inputs
         return gradients(weights, inputs, read(weights, inputs), signal[:, : inputs.shape[1]])
 
@@ -158,7 +158,7 @@ class WrittenLevel(nn.Module):
         """
         if self.level.rule != "dgd":
             return ()
-        weights = Weights(*moved(start, state.level))
+        weights = Weights(*weights_of(start, state.level))
         # inputs at masked positions are zero, and with them the hidden ones
         inputs = state.inputs
         valid = rows[:, None, None].to(inputs.dtype).expand(-1, inputs.shape[1], -1)
@@ -167,7 +167,7 @@ class WrittenLevel(nn.Module):
     def write(self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights) -> WrittenState:
         """Write these rows, if they have gathered anything."""
         rows = rows & (state.level.terms > 0)
-        level = written(self.level, start, state.level, rows=rows, lr=self.rate())
+        level = write(self.level, start, state.level, rows=rows, lr=self.rate())
         return state._replace(level=level)
 
     def boxes(self, name: str, transfer: tuple[Transfer, ...]) -> Iterable[Level]:

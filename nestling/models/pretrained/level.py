@@ -22,7 +22,7 @@ class LevelSpec:
     trust: float | None = 0.1  # farthest from the base, as a fraction of its length; None: any
     layers: tuple[int, ...] | None = None  # whose MLPs it holds; None: a share of all
     # nested: whenever the next slower level is written this one goes back to where it begins, which
-    # has taken up this fraction of the way it went (``nestling.rules.level.rewound``); None: never
+    # has taken up this fraction of the way it went (``nestling.rules.level.rewind``); None: never
     share: float | None = None
     # studied: what each document teaches is a change of this rank (``nestling.continual.study``)
     rank: int | None = None

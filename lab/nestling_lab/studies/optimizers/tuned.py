@@ -16,7 +16,7 @@ def tuned(
 ) -> dict[str, Any]:
     """Try every rate with the first seed, then the best of them with the other seeds.
 
-    ``chosen_by`` names the figure that is to be small; one that is no number counts as infinite.
+    ``chosen_by`` names the figure that is to be small; a non-finite one counts as infinite.
     Every run is kept. A rate at the edge of the grid is marked.
     """
     first, *others = seeds
