@@ -100,7 +100,7 @@ def test_dgd_erases_along_what_the_student_reads(learned, monkeypatch):
         read.clear()
         return write(writer, start, state)
 
-    monkeypatch.setattr("nestling.continual.consolidate.written", note)
+    monkeypatch.setattr("nestling.continual.consolidate.write", note)
     hook = module.register_forward_pre_hook(
         lambda _, args: read.append(args[0].detach().flatten(0, -2)) if args[0].grad_fn else None
     )
