@@ -64,9 +64,13 @@ def commands(*pages: Path) -> list[str]:
 
 @every_page
 def test_every_path_and_name_exists(page):
-    """`nestling/room/file.py:Name` and `tests/file.py::test_name`; <...> stands for a new name."""
+    """`nestling/room/file.py:Name` and `tests/file.py::test_name`; <...> stands for a new name.
+
+    So does what a block of code is the whole of.
+    """
     pattern = r"(?<![\w/])((?:nestling|lab|tests)/[\w./<>-]*)(:{1,2}[A-Za-z_][\w.]*)?"
-    for path, name in re.findall(pattern, read(page)):
+    text = re.sub(r"^```python\n# \S+\.py\n", "", read(page), flags=re.MULTILINE)
+    for path, name in re.findall(pattern, text):
         if "<" in path:
             continue
         file = ROOT / path
