@@ -102,7 +102,7 @@ class HeadLevelStudy(Study):
             metrics = {"diverged": True, "reason": str(error)}
         metrics["num_parameters"] = model.num_parameters()
         if model.head_level is not None:
-            metrics["read_strength"] = float(model.head_level.read_strength)
+            metrics["read_strength"] = float(model.head_level.read_strength.detach())
         return Result(
             name=f"{self.name}/{cell.name}",
             config=cell.config,
