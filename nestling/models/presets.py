@@ -100,6 +100,15 @@ def _mamba2(size: str) -> Options:
     return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
 
 
+# length at which output gradients of the memories that make keys, values and rates are cut: below
+# about .5 differences of rounding die out along a text (docs/equations.md)
+STABLE = {"projection_clip": 0.25}
+
+
+def _hope(size: str) -> Options:
+    return {**_chain(size), "self_titans": dict(STABLE)}
+
+
 # of self_titans: k, v and the rates come from projections, as q does
 PROJECTED = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
 
@@ -115,7 +124,7 @@ def _narrow(memory: str, width: int) -> Callable[[str], Options]:
 FAMILIES: dict[str, Family] = {
     "hope": Family(
         pattern=("self_titans", "cms"),
-        options=_chain,
+        options=_hope,
         feed_forward={"tiny": 192, "small": 480, "340m": 720, "760m": 1088, "1.3b": 1984},
     ),
     "hope-attention": Family(
@@ -171,7 +180,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "shared-titans": Family(
         pattern=("self_titans", "mlp"),
-        options=lambda size: {"self_titans": {"values": "shared", "adaptive_q": True}},
+        options=lambda size: {"self_titans": {"values": "shared", "adaptive_q": True, **STABLE}},
         feed_forward={"tiny": 336, "small": 928, "340m": 2128, "760m": 3200, "1.3b": 5792},
     ),
     "titans-lmm": Family(

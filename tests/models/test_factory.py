@@ -58,6 +58,18 @@ def test_what_does_not_exist_is_refused_with_the_nearest_that_does(name, options
     assert hint in message and "\n" not in message
 
 
+def test_a_saved_model_keeps_what_it_was_trained_with(tmp_path):
+    """What a preset sets by now is no default of the memory, which old folders rely on."""
+    preset = configure("hope-tiny").memory_configs()["self_titans"]
+    assert preset.projection_clip == 0.25
+    old = HopeConfig(pattern=("self_titans", "cms"), memories={"cms": {"periods": (256, 1024)}})
+    old.save_pretrained(tmp_path)
+    kept = HopeConfig.from_pretrained(tmp_path).memory_configs()["self_titans"]
+    assert kept.projection_clip is None and kept.clips() == (4.0, 4.0)
+    off = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
+    assert not configure("hope-tiny", **off).memory_configs()["self_titans"].adaptive()
+
+
 def test_a_preset_is_a_copy():
     preset("hope-tiny")["memories"]["cms"]["intermediate_size"] = 1
     assert preset("hope-tiny")["memories"]["cms"]["intermediate_size"] > 1

@@ -8,6 +8,7 @@ from tiny_training import tiny_model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from nestling.core.error import UserError
+from nestling.models import create
 from nestling_lab.bench.stability import exponent, split_errors
 
 
@@ -52,3 +53,24 @@ def test_too_short_texts_are_refused():
         split_errors(model, ids_of(10), (20,))
     with pytest.raises(UserError, match="at least"):
         exponent(model, ids_of(40))
+
+
+SIZE = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize("name", ["hope-tiny", "titans-lmm-tiny", "ttt-mlp-tiny", "mamba2-tiny"])
+@pytest.mark.parametrize("head", [None, 32])
+def test_presets_read_the_same_in_calls_of_any_size(name, head):
+    model = create(name, **SIZE, head_period=head)
+    errors = split_errors(model, ids_of(1536), (512, 1536))
+    assert all(error < 1e-5 for error in errors.values())
+
+
+def test_clipped_projections_let_rounding_die_out():
+    """Of the same weights: two states that hardly differ meet, and do not where the clip is off."""
+    found = {}
+    for clip in (0.25, None):
+        model = create("hope-tiny", **SIZE, **{"self_titans.projection_clip": clip})
+        found[clip] = exponent(model.double(), ids_of(1024))
+    assert found[0.25] < -0.01 < 0.03 < found[None]
+    assert create("hope-tiny", **SIZE).config.memories["self_titans"]["projection_clip"] == 0.25

@@ -108,7 +108,8 @@ class SelfTitansOptions:
         if self.rule == "gd":
             unread |= {"erase": "rule=gd"}
         if not self.adaptive():
-            unread |= dict.fromkeys(("projection_period", "projection_clip"), "no other memory")
+            # projection_clip is the presets' own, so that leaving it unread is no mistake
+            unread |= {"projection_period": "no other memory"}
         refuse_unread("self_titans", self, unread)
 
     def adaptive(self) -> list[str]:
