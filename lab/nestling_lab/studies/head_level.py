@@ -27,7 +27,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], float, bool]] = {
     "hope-roles-head": (HOPE, {**FAST, **HEAD}, 1.6e-2, True),
     "hope": (HOPE, {}, 4e-3, False),
     "hope-head": (HOPE, HEAD, 4e-3, False),
-    "hope-roles-clip": (HOPE, {**FAST, "self_titans.projection_clip": 0.25}, 1.6e-2, True),
+    "hope-roles-unclipped": (HOPE, {**FAST, "self_titans.projection_clip": None}, 1.6e-2, True),
 }
 
 
@@ -140,8 +140,8 @@ class HeadLevelStudy(Study):
             f"the same {train.evaluate_tokens:,} held-out tokens. `-head`: the head is a level "
             "(`head_period=32`). `-roles`: a learning rate of 1.6e-2 with the factors that the "
             "memories declare (`rates_by_role`), both levels of the chain written at every step; "
-            "`hope` itself has the rate that figure-lm chose for it. `-clip`: "
-            "`self_titans.projection_clip=0.25`. The head level adds one parameter. Tokens for "
+            "`hope` itself has the rate that figure-lm chose for it. `-unclipped`: "
+            "without `self_titans.projection_clip`. The head level adds one parameter. Tokens for "
             "each second were taken on one thread beside other work."
         )
 
