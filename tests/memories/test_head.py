@@ -7,7 +7,7 @@ from tolerances import assert_close
 from torch import nn
 
 from nestling.core.memory import Flow
-from nestling.memories.head import HeadLevel
+from nestling.memories.head import HeadLevel, chunk
 
 ROWS, LENGTH, WIDTH, WORDS, PERIOD = 3, 23, 5, 7, 4
 
@@ -67,8 +67,10 @@ class Text:
 SPLITS = [(LENGTH,), (1,) * LENGTH, (3, 1, 0, 9, 2, 8), (4, 4, 15)]
 
 
+@pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", "kept"])
 @pytest.mark.parametrize("cuts", SPLITS, ids=str)
-def test_equals_the_loops_in_any_split_with_gradients(cuts):
+def test_equals_the_loops_in_any_split_with_gradients(cuts, kept, monkeypatch):
+    monkeypatch.setattr(chunk, "KEPT", kept)
     text = Text()
     logits, state = text.read(cuts)
     wanted = text.loops()
@@ -100,7 +102,9 @@ def test_rows_that_stand_together_take_whole_periods():
         assert all(map(torch.equal, copies, state))
 
 
-def test_gradients_of_gradients():
+@pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", "kept"])
+def test_gradients_of_gradients(kept, monkeypatch):
+    monkeypatch.setattr(chunk, "KEPT", kept)
     text = Text()
 
     def read(hidden, weight, strength):

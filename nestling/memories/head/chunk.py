@@ -2,11 +2,12 @@
 
 Letters as in step.py. Between two cuts (``nestling/memories/segments.py``) no row ends a period or
 begins a document, so that D stands still and all logits are one product. The errors of a segment
-come from its logits, so that segments follow each other. What is kept for the backward pass is the
-logits; it makes the D of every segment again. D itself has no gradient.
+come from its logits, so that segments follow each other. D itself has no gradient. The backward
+pass wants the D of every segment: they are kept where they are small, and otherwise made again from
+the logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from nestling.core.memory import Flow
 from nestling.memories.head.step import HeadState
 from nestling.memories.segments import segments
+
+KEPT = 1 << 26  # numbers of all D that are kept for a backward pass, at most
 
 
 class Segment(NamedTuple):
@@ -110,6 +113,11 @@ class _Walk:
         self.keys[row, slot] = keys[row, column]
         self.errors[row, slot] = errors[row, column]
 
+    def release(self) -> Float[Tensor, "B K V"]:
+        """The present D, which is not changed any more."""
+        self._own_weight = False
+        return self.weight
+
     def _copy(self, *, weight: bool = False) -> None:
         if not self._own:
             self.keys, self.errors = self.keys.clone(), self.errors.clone()
@@ -129,35 +137,49 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits, keys, strength, ids, cuts: Sequence[Segment], after, *state):
         walk, outputs = _Walk(HeadState(*state)), torch.empty_like(logits)
-        scaled = keys.detach() * strength
+        scaled, weights = keys.detach() * strength, []
+        few = len(cuts) * walk.weight.numel() <= KEPT and any(ctx.needs_input_grad)
         for part in cuts:
             here = slice(part.start, part.stop)
             walk.begin(part, ids[:, part.start])
-            outputs[:, here] = logits[:, here] + scaled[:, here] @ walk.weight
+            given = logits[:, here].to(walk.weight.dtype)
+            outputs[:, here] = torch.baddbmm(given, scaled[:, here], walk.weight)
+            if few:
+                weights.append(walk.release())
             walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
         count = cuts[-1].count + cuts[-1].taken
         after += (walk.weight, walk.keys, walk.errors, count.to(ids.device))
-        ctx.save_for_backward(keys, strength, ids, outputs, *state)
-        ctx.cuts = cuts
+        ctx.save_for_backward(keys, strength, *(weights or (ids, outputs, *state)))
+        ctx.cuts, ctx.few = cuts, few
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any):
         (grad,) = grads
-        keys, strength, ids, outputs, *state = ctx.saved_tensors
-        walk, found = _Walk(HeadState(*state)), []
-        for part in ctx.cuts:
-            here = slice(part.start, part.stop)
-            with torch.no_grad():
-                walk.begin(part, ids[:, part.start])
-            # somebody may want a graph of this product, and D changes later
-            weight = walk.weight.clone() if torch.is_grad_enabled() else walk.weight
-            found.append(grad[:, here].to(weight.dtype) @ weight.mT)
-            if part is not ctx.cuts[-1]:
-                with torch.no_grad():
-                    walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
+        keys, strength, *rest = ctx.saved_tensors
+        weights = rest if ctx.few else _again(ctx.cuts, keys, *rest)
+        found = [
+            grad[:, part.start : part.stop].to(keys.dtype) @ weight.mT
+            for part, weight in zip(ctx.cuts, weights, strict=True)
+        ]
         pulled = torch.cat(found, dim=1)
-        return grad, pulled * strength, (pulled * keys).sum(), *(None,) * (3 + len(state))
+        return grad, pulled * strength, (pulled * keys).sum(), *(None,) * 7
+
+
+def _again(
+    cuts: Sequence[Segment], keys: Tensor, ids: Tensor, outputs: Tensor, *state: Tensor
+) -> Iterator[Float[Tensor, "B K V"]]:
+    """The D of every segment, from the logits that were given."""
+    walk = _Walk(HeadState(*state))
+    for part in cuts:
+        here = slice(part.start, part.stop)
+        with torch.no_grad():
+            walk.begin(part, ids[:, part.start])
+        # somebody may want a graph of the products with it
+        yield walk.release() if torch.is_grad_enabled() else walk.weight
+        if part is not cuts[-1]:
+            with torch.no_grad():
+                walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
 
 
 def chunk(
@@ -172,7 +194,7 @@ def chunk(
     """``step`` over at least one token; of a document the valid positions stand first.
 
     Cost: for each token two products of [K] and [K, V] (to read and to write), in the backward pass
-    two more; memory that of the logits and of two D.
+    one more, or two; memory of the logits and two D, in training of all D up to ``KEPT`` numbers.
     """
     period, dtype = state.keys.shape[1], state.weight.dtype
     cuts = plan(state.count, flow, ids.shape[1], period)
