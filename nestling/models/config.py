@@ -118,9 +118,11 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
 def spelled(hint: Any) -> str:
     """A type in the words of the source.
 
-    >>> spelled(int), spelled(int | None)
-    ('int', 'int | None')
+    >>> spelled(int), spelled(int | None), spelled(typing.Literal["code", "paper"])
+    ('int', 'int | None', "'code' or 'paper'")
     """
+    if typing.get_origin(hint) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
@@ -134,6 +136,8 @@ def fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if hint is Any:
         return True
+    if origin is typing.Literal:
+        return value in kinds
     if origin in (tuple, list):
         return isinstance(value, origin) and all(fits(item, kinds[0]) for item in value)
     if origin is dict:

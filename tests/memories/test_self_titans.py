@@ -80,6 +80,7 @@ VARIANTS = {
         "clip": 0.6,
         "projection_clip": 0.2,
     },
+    "shared values, other width inside": {"values": "shared", "memory_hidden": 3},
     "shared values, dot": {"values": "shared", "objective": "dot", "read": "pre"},
     "shared values, matrix": {"values": "shared", "network": "matrix", "erase": "whole"},
     "shared values, rates of rows": {"values": "shared", "rates": "channel", "step": "proximal"},

@@ -90,3 +90,11 @@ def test_levels_and_periods_of_the_parameters():
     levels = model.levels()
     assert [key for key in levels if key.startswith("3.")] == ["3.cms.0", "3.cms.1"]
     assert levels["0.M_memory"].per_sequence
+
+
+def test_an_option_that_is_one_of_some_words():
+    shape = {"hidden_size": 16, "num_heads": 2, "num_hidden_layers": 1, "vocab_size": 19}
+    model = create("comba-tiny", **shape, **{"comba.form": "paper"})
+    assert model.config.memory_configs()["comba"].form == "paper"
+    with pytest.raises(UserError, match="'code' or 'paper'"):
+        create("comba-tiny", **shape, **{"comba.form": "papre"})

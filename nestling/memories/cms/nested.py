@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.options import refuse_unread
 from nestling.core.transfer import LEARNED, Transfer
 from nestling.memories.cms.base import ContextMemory, valid_places
 from nestling.memories.cms.network import Weights
@@ -59,6 +60,8 @@ class CMSNested(ContextMemory):
             super().__post_init__()
             if not 0 < self.share < 1:
                 raise UserError("cms_nested.share must lie between 0 and 1")
+            if len(self.periods) == 1:
+                refuse_unread("cms_nested", self, {"share": "one level"})
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__(config, hidden_size)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nestling.core.error import UserError, did_you_mean
+from nestling.core.options import refuse_unread
 from nestling.rules.level import CMSLevel, check_periods
 from nestling.rules.objective import objective
 
@@ -35,6 +36,8 @@ class ContextConfig:
             raise UserError(f"through={self.through!r} is unknown: {hint}")
         objective(self.loss)
         self.level(0)
+        if self.objective != "local":
+            refuse_unread("cms", self, {"loss": f"objective={self.objective}"})
 
     def level(self, index: int) -> CMSLevel:
         """How the level ``index``, fast to slow, is written."""

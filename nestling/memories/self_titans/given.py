@@ -40,8 +40,9 @@ def slopes_of_given(
     """
     z, _ = read_rows(anchor.first, keys)
     hidden = slope = back = None
-    mapped = keys + z
-    if anchor.second is not None:
+    if anchor.second is None:
+        mapped = keys + z
+    else:
         hidden, slope = gelu_and_slope(z)
         mapped, back = read_rows(anchor.second, hidden)
         mapped = keys + mapped
