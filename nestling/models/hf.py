@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -48,6 +49,15 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """None: memories count for themselves, and a position 0 would begin a document."""
+
+    def _validate_generation_mode(self, generation_mode: Any, *args: Any) -> None:
+        """Refuse drafts, by a model or from the prompt; all else is transformers' to judge."""
+        if generation_mode == GenerationMode.ASSISTED_GENERATION:
+            raise UserError(
+                "wrong drafts must be taken back, and a memory that was written cannot be: "
+                "generate without assistant_model and prompt_lookup_num_tokens"
+            )
+        super()._validate_generation_mode(generation_mode, *args)
 
     def get_output_embeddings(self) -> nn.Module:
         """The head."""

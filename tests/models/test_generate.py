@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import set_seed
 
+from nestling.core.error import UserError
+
 PROMPT = 11
 
 
@@ -96,3 +98,9 @@ def test_a_long_prompt_may_be_read_in_chunks(model, ids):
     options = {"past_key_values": model.new_cache(), "prefill_chunk_size": 4}
     chunked = generated(model, ids[:, :PROMPT], mask, **options)
     assert torch.equal(chunked, generated(model, ids[:, :PROMPT], mask))
+
+
+def test_drafts_are_refused_with_what_to_do(hope, ids):
+    for draft in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": hope}):
+        with pytest.raises(UserError, match="generate without"):
+            generated(hope, ids[:, :PROMPT], **draft)
