@@ -88,8 +88,9 @@ def test_the_cache_that_generate_leaves_goes_on(model, ids):
 
 
 def test_assisted_generation_is_refused(model, ids):
-    with pytest.raises(ValueError, match="stateful"):
-        generated(model, ids[:1, :PROMPT], assistant_model=model)
+    for draft in ({"assistant_model": model}, {"prompt_lookup_num_tokens": 3}):
+        with pytest.raises(UserError, match="generate without"):
+            generated(model, ids[:1, :PROMPT], **draft)
 
 
 def test_a_long_prompt_may_be_read_in_chunks(model, ids):
@@ -98,9 +99,3 @@ def test_a_long_prompt_may_be_read_in_chunks(model, ids):
     options = {"past_key_values": model.new_cache(), "prefill_chunk_size": 4}
     chunked = generated(model, ids[:, :PROMPT], mask, **options)
     assert torch.equal(chunked, generated(model, ids[:, :PROMPT], mask))
-
-
-def test_drafts_are_refused_with_what_to_do(hope, ids):
-    for draft in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": hope}):
-        with pytest.raises(UserError, match="generate without"):
-            generated(hope, ids[:, :PROMPT], **draft)

@@ -53,6 +53,7 @@ CHANGES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "another float": lambda x, at: x.to(torch.bfloat16) if x.is_floating_point() else x,
     "no place": lambda x, at: x.to("meta"),
 }
+HOW = st.one_of(st.just("none"), st.sampled_from(sorted(CHANGES)))
 told: Counter[str] = Counter()
 
 
@@ -124,7 +125,7 @@ def op_calls(draw: Any) -> tuple[Any, dict[str, Any], str, str, int]:
         if draw(st.booleans()):
             given[flag] = torch.ones(sizes["batch"], sizes["length"], dtype=torch.bool)
     part = draw(st.sampled_from(sorted(key for key in given if key != "state")))
-    return op, given, part, draw(st.sampled_from(sorted(CHANGES))), draw(st.integers(0, 3))
+    return op, given, part, draw(HOW), draw(st.integers(0, 3))
 
 
 def fuzz_op(drawn: tuple[Any, dict[str, Any], str, str, int]) -> None:
@@ -158,10 +159,11 @@ def fuzz_op(drawn: tuple[Any, dict[str, Any], str, str, int]) -> None:
 def optimizer_calls(draw: Any) -> tuple[Any, ...]:
     """An optimizer by its name, two sizes of a table and a matrix, the clock, and what happens."""
     sizes = st.tuples(st.integers(2, 6), SIZES, SIZES)
+    first = draw(sizes)
     return (
         draw(st.sampled_from(optimizer_names())),
-        draw(sizes),
-        draw(sizes),
+        first,
+        first if draw(st.booleans()) else draw(sizes),
         draw(st.booleans()),
         draw(st.sampled_from(["loaded", "enlarged", "with an old gradient"])),
     )
@@ -222,9 +224,10 @@ def cache_calls(draw: Any) -> tuple[Any, ...]:
 
     first = model()
     second = first if draw(st.booleans()) else model()
-    rows, change = st.integers(1, 3), st.sampled_from(sorted(CHANGES))
-    numbers = (draw(rows), draw(rows), draw(st.integers(1, 7)), draw(st.integers(1, 7)))
-    return first, second, numbers, draw(st.integers(0, 20)), draw(change), draw(st.integers(0, 4))
+    rows, length = draw(st.integers(1, 3)), st.integers(1, 7)
+    batch = rows if draw(st.booleans()) else draw(st.integers(1, 3))
+    numbers = (rows, batch, draw(length), draw(length))
+    return first, second, numbers, draw(st.integers(0, 20)), draw(HOW), draw(st.integers(0, 4))
 
 
 KEPT: dict[Any, Any] = {}
