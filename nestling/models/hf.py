@@ -50,14 +50,17 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """None: memories count for themselves, and a position 0 would begin a document."""
 
-    def _validate_generation_mode(self, generation_mode: Any, *args: Any) -> None:
+    def _validate_generation_mode(
+        self, generation_mode: Any, generation_config: Any, generation_mode_kwargs: Any
+    ) -> None:
         """Refuse drafts, by a model or from the prompt; all else is transformers' to judge."""
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise UserError(
                 "wrong drafts must be taken back, and a memory that was written cannot be: "
                 "generate without assistant_model and prompt_lookup_num_tokens"
             )
-        super()._validate_generation_mode(generation_mode, *args)
+        given: Any = super()  # whose annotations ask for a protocol of transformers' own
+        given._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
     def get_output_embeddings(self) -> nn.Module:
         """The head."""
