@@ -40,7 +40,7 @@ FAMILIES = (
     "lstm",
     "mamba2",
 )
-MADE = {"num_heads": (2, 4), "hidden_size": (16, 24)}
+MADE = {"num_heads": (2, 4), "hidden_size": (16, 32)}
 CHANGES: dict[str, Callable[[Tensor, int], Tensor]] = {
     "none": lambda x, at: x,
     "one dimension more": lambda x, at: x.unsqueeze(at % (x.ndim + 1)),
