@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from nestling.continual.study.form import Form
+from nestling.continual.study.makers import natural
 from nestling.continual.study.material import Question
 from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.words import words
@@ -16,7 +17,7 @@ LONGEST = 24  # tokens of an answer
 
 def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> list[Question]:
     """Questions to examine with: all that were held out, as far as they fit, and some others."""
-    short = [one for one in questions if one.answer]
+    short = [one for one in questions if one.answer and natural(one)]
     held = [one for one in short if one.held][: most // 2]
     others = [one for one in short if not one.held]
     count = min(most - len(held), len(others))

@@ -75,9 +75,7 @@ def chosen(
 
 
 def missing(sentences: Sequence[str], questions: Sequence[Question]) -> list[str]:
-    """Telling words of a text that no question has in its answer or reply."""
-    there = {
-        word for one in questions for part in (one.answer, one.reply) for word in telling(part)
-    }
+    """Telling words of a text that no question which is studied has in its answer."""
+    there = {word for one in questions if not one.held for word in telling(one.answer)}
     found = [word for sentence in sentences for word in telling(sentence) if word not in there]
     return list(dict.fromkeys(found))

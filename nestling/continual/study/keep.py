@@ -51,7 +51,8 @@ def replay_drafts(
     earlier: Sequence[tuple[str, str]],
     weights: Mapping[str, Tensor],
 ) -> tuple[list[Draft], list[Draft]]:
-    """Questions about earlier documents: what the model says to them now, and short answers.
+    """Questions about earlier documents: what the model says to them now, and where nobody talks
+    short answers.
 
     The first are to be said as likely as now, so that no text of a document has to be kept.
     """
@@ -66,4 +67,6 @@ def replay_drafts(
     recalled = [
         followed(talk, question, ids) for (question, _), ids in zip(earlier, said, strict=True)
     ]
-    return recalled, [replied(first, question, answer) for question, answer in earlier if answer]
+    if chat:
+        return recalled, []
+    return recalled, [replied(first, question, answer) for question, answer in earlier]

@@ -80,9 +80,9 @@ def learned(
     first, chat = forms
     studied = [one for one in questions if not one.held]
     talk = chat or first
-    # one form has one answer to a question: where nobody talks it is the short one
+    # one form alone: another that is learned beside it costs, and spoils what was known
     said = [replied(talk, one.question, one.reply) for one in studied if chat or not one.answer]
-    short = [replied(first, one.question, one.answer) for one in studied if one.answer]
+    short = [replied(first, one.question, one.answer) for one in studied if one.answer and not chat]
     own = [line(first.text, passage.title, reply) for reply in replies(passage)]
     own = [draft for draft in own if draft.tokens]
     return [

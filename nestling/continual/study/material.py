@@ -30,7 +30,13 @@ class Place(NamedTuple):
 
 
 class Maker(ABC):
-    """Makes questions about a passage; the same place gives the same ones."""
+    """Makes questions about a passage; the same place gives the same ones.
+
+    ``natural``: those with an answer are such as somebody would ask. They are judged, some are held
+    out, and they are asked in the end; the others are only studied.
+    """
+
+    natural = True
 
     @abstractmethod
     def make(self, place: Place) -> list[Question]:

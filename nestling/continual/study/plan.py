@@ -15,20 +15,20 @@ class Plan:
     Counts of lessons are those of every step; weights are of a kind's mean loss.
     """
 
-    makers: tuple[str, ...] = ("moved", "about", "gist")  # names of makers.MAKERS
+    makers: tuple[str, ...] = ("moved", "keyed", "about", "gist")  # names of makers.MAKERS
     judge: bool = True  # the frozen model ranks questions; without it the first ones are taken
     each: int = 1  # questions for one answer
     most: int = 6  # questions with an answer for one sentence
-    passage: int = 256  # tokens studied at once
+    passage: int = 400  # tokens studied at once
     held: float = 0.1  # share of the questions that is asked, but never studied
     rank: int = 16  # of the change of a matrix
     most_rank: int = 64  # of a document's change: more passages than fit in it are pressed together
     aim: bool = True  # changes look where a document's inputs differ from other text's
     fixed: bool = False  # those directions stay what they are; only what is said there is learned
     rate: float = 6e-3  # learning rate
-    rounds: int | float = 14  # how often each sentence is said in reply, in the mean
-    replies: int = 4  # lessons: a question in the chat form, and the sentence that answers it
-    answers: int = 4  # a plain question, and its short answer
+    rounds: int | float = 33  # how often each sentence is asked about, in the mean
+    replies: int = 8  # lessons: a question, and the sentence that answers it
+    answers: int = 8  # where there is no chat template: a question, and its short answer
     lines: int = 1  # a sentence by itself, after the title
     near: int = 3  # questions of other names and situations, answered as the base does
     own: int = 1  # text that the base writes itself
@@ -69,4 +69,4 @@ class Plan:
         return [max(1, self.budget * count // sum(wanted)) for count in wanted]
 
 
-PLANS = {"light": Plan(rounds=7, near_count=12), "full": Plan()}
+PLANS = {"light": Plan(rounds=16, near_count=12), "full": Plan()}

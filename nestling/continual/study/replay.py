@@ -20,7 +20,8 @@ def replayed(
     """
     earlier = [one for document in studied for one in document.questions]
     own = [one for one in now.earlier if not one.held]
-    fit = [one for one in earlier if not corrected(one, now.questions)] + own
+    fit = [one for one in earlier if one.answer and not corrected(one, now.questions)]
+    fit += [one for one in own if one.answer]
     chosen = random.Random(f"replay:{seed}").sample(fit, min(most, len(fit)))
     return [(one.question, one.answer) for one in chosen]
 

@@ -28,7 +28,7 @@ from nestling.continual.study.form import Form, forms, plain
 from nestling.continual.study.judge import chosen, judged, missing
 from nestling.continual.study.keep import near_drafts, own_drafts, replay_drafts
 from nestling.continual.study.lessons import learned, lessons
-from nestling.continual.study.makers import MAKERS
+from nestling.continual.study.makers import MAKERS, natural
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
@@ -184,12 +184,12 @@ class _Lesson:
         seed = f"{plan.seed}:{self.waiting.sha256}:{state.passage}"
         place = Place(part, self.school.speaker, self.learner.text, seed)
         made = [one for name in plan.makers for one in MAKERS.load(name)().make(place)]
-        talks = [one for one in made if not one.answer]
-        asks = [one for one in made if one.answer]
+        asks = [one for one in made if one.answer and natural(one)]
+        others = [one for one in made if not (one.answer and natural(one))]
         if plan.judge and asks:
             asks = judged(place, asks)
         best = chosen(asks, part.sentences, each=plan.each, most=plan.most)
-        return _held_out([*best, *talks], plan.held, seed)
+        return _held_out([*best, *others], plan.held, seed)
 
     def train(self, state: Open, part: Passage) -> Open:
         """All steps of a passage that are left."""
@@ -310,7 +310,8 @@ def change_tensors(head: str, change: Change) -> dict[str, Tensor]:
 def _held_out(questions: list[Question], share: float, seed: str) -> list[Question]:
     """A share of the questions whose answer another one asks for as well is only asked."""
     sentences = [one.sentence for one in questions]
-    can = [n for n, one in enumerate(questions) if one.answer and sentences.count(one.sentence) > 2]
-    count = min(round(share * sum(bool(one.answer) for one in questions)), len(can))
+    fit = [n for n, one in enumerate(questions) if one.answer and natural(one)]
+    can = [n for n in fit if sentences.count(questions[n].sentence) > 2]
+    count = min(round(share * len(fit)), len(can))
     chosen_ones = set(random.Random(f"held:{seed}").sample(can, count))
     return [one._replace(held=n in chosen_ones) for n, one in enumerate(questions)]

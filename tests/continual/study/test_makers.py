@@ -1,14 +1,21 @@
 """Laws of every maker of study material, and of what chooses among questions."""
 
-import pytest
+import copy
 
+import pytest
+from small_student import new_student
+
+from nestling.continual.study.form import forms
 from nestling.continual.study.judge import chosen, missing
-from nestling.continual.study.makers import MAKERS
+from nestling.continual.study.lessons import learned
+from nestling.continual.study.makers import MAKERS, natural
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.near import near_ones, other_name
 from nestling.continual.study.passages import passages
+from nestling.continual.study.plan import Plan
 from nestling.continual.study.replay import corrected
 from nestling.continual.study.sentence import alone
+from nestling.continual.study.words import telling
 
 PUMP = """Kestrel 4 pump, manual
 
@@ -78,6 +85,18 @@ def test_what_is_forbidden_is_asked_for():
     assert [one.reply for one in denied] == ["Never run it dry, because the seal cracks."]
 
 
+def test_keyed_questions_ask_with_words_of_their_sentence_but_the_answers():
+    given = place(PUMP)
+    made = MAKERS.load("keyed")().make(given)
+    assert {one.sentence for one in made} == set(range(len(given.passage.sentences)))
+    for one in made:
+        sentence = telling(given.passage.sentences[one.sentence])
+        rest = set(telling(one.question)) - set(telling(given.passage.about))
+        kinds = {"many", "much", "often", "long", "year", "day", "number", *telling(one.answer)}
+        assert rest - kinds <= set(sentence)
+        assert one.answer not in one.question and not natural(one)
+
+
 def ask(question, answer, sentence=0, sure=0.0):
     return Question(question, answer, answer, "moved", sentence, sure)
 
@@ -90,7 +109,32 @@ def test_the_best_of_each_answer_is_chosen_and_the_odd_left():
 
 
 def test_words_that_nothing_asks_for_are_missing():
-    assert missing(["The pump holds 12 litres."], [ask("?", "12 litres")]) == ["pump", "holds"]
+    sentence = "The pump holds 12 litres."
+    asked = ask("?", "12 litres")
+    assert missing([sentence], [asked]) == ["pump", "holds"]
+    assert missing([sentence], [asked._replace(reply=sentence)]) == ["pump", "holds"]
+    assert missing([sentence], [asked._replace(held=True)]) == ["pump", "holds", "12", "litres"]
+
+
+def test_lessons_are_in_one_form_alone():
+    learner = new_student()
+    given = place("Mill, notes\n\nThe door is oiled by Olga.")
+    reply = "The door is oiled by Olga."
+    asked = [
+        Question("Who oils it?", "Olga", reply, "moved", 0),
+        Question("Tell me more.", "", reply, "about", 0),
+    ]
+    told = copy.copy(learner.text)
+    told._tokenizer = copy.deepcopy(learner.text.tokenizer)
+    told.tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    plain, chat = forms(told)
+    assert chat is not None
+    for each, wanted in (((plain, None), ["Olga", reply]), ((plain, chat), [reply, reply])):
+        (said, *_), (short, *_), _ = learned(Plan(), given.passage, asked, each)
+        found = [told.decode(draft.tokens).strip() for draft in (*short, *said)]
+        assert found == wanted
+        heads = [told.decode(draft.ids) for draft in (*short, *said)]
+        assert all(("Question:" in head) == (each[1] is None) for head in heads)
 
 
 def test_a_later_answer_to_the_same_question_corrects_an_earlier_one():

@@ -1,5 +1,6 @@
 """Makers of study material: one file and one line here for each."""
 
+from nestling.continual.study.material import Question
 from nestling.core.registry import Registry
 
 MAKERS = Registry(
@@ -8,6 +9,12 @@ MAKERS = Registry(
         "about": "nestling.continual.study.makers.about:About",
         "gap": "nestling.continual.study.makers.gap:Gap",
         "gist": "nestling.continual.study.makers.gist:Gist",
+        "keyed": "nestling.continual.study.makers.keyed:Keyed",
         "moved": "nestling.continual.study.makers.moved:Moved",
     },
 )
+
+
+def natural(question: Question) -> bool:
+    """Whether somebody would ask this, so that it is judged and asked."""
+    return MAKERS.load(question.maker).natural

@@ -1,0 +1,97 @@
+"""Questions of a few words of a sentence in any order: whatever words a user asks with, some are
+of the sentence."""
+
+import random
+
+from nestling.continual.study.english import kinds_of
+from nestling.continual.study.material import Maker, Place, Question
+from nestling.continual.study.passages import Passage
+from nestling.continual.study.sentence import replies
+from nestling.continual.study.words import Span, Word, spans, telling, with_article, words
+
+EACH = 8  # questions for a sentence
+FORMS = (
+    "{kind} {keys} {the}?",
+    "{kind} {the} {keys}?",
+    "{kind} is {the} {keys}?",
+    "{the}: {kind} {keys}?",
+    "{kind} does {the} {keys}?",
+    "{kind} {keys}?",
+    "{kind} is {keys} of {the}?",
+)
+SHARES = (0.5, 0.8, 1.0)  # of the words of a sentence that a question has
+MOST = 5  # of them
+MIXED = 0.3  # share of the questions that have them in another order
+
+
+class Keyed(Maker):
+    """Each part of a sentence is asked for with words drawn from the rest.
+
+    They are no English, and teach that any words of a sentence lead to it, in any order.
+    """
+
+    natural = False
+
+    def make(self, place: Place) -> list[Question]:
+        """``EACH`` for a sentence that has something to ask for."""
+        passage, found = place.passage, []
+        draw = random.Random(f"keyed:{place.seed}")
+        pairs = zip(passage.sentences, replies(passage), strict=True)
+        for number, (sentence, reply) in enumerate(pairs):
+            parts = fit(sentence, passage)
+            for count in range(EACH if parts else 0):
+                part = parts[count] if count < len(parts) else draw.choice(parts)
+                question = _asked(sentence, part, passage, draw)
+                if question is not None:
+                    answer = with_article(sentence, part)
+                    found.append(Question(question, answer, reply, "keyed", number))
+        return list(dict.fromkeys(found))
+
+
+def fit(sentence: str, passage: Passage) -> list[Span]:
+    """The parts of a sentence that are worth asking for: not what the text is about, no verbs.
+
+    A word that ends in -ed and stands alone counts as one.
+    """
+    about, own = set(telling(passage.about)), words(sentence)
+    found = []
+    for span in spans(sentence):
+        inside = own[span.first : span.last + 1]
+        if all(word.low in about for word in inside):
+            continue
+        if len(inside) == 1 and not inside[0].counts and inside[0].low.endswith("ed"):
+            continue
+        found.append(span)
+    return found
+
+
+def _asked(sentence: str, part: Span, passage: Passage, draw: random.Random) -> str | None:
+    """A question for a part of a sentence; None if nothing is left to ask with."""
+    own, about = words(sentence), set(telling(passage.about))
+    rest = [
+        word
+        for number, word in enumerate(own)
+        if not part.first <= number <= part.last and word.tells and word.low not in about
+    ]
+    share = draw.choice(SHARES)
+    keys = [word for word in rest if draw.random() < share] or rest[:1]
+    keys = _nearest(keys, own[part.first], own[part.last])
+    if not keys and not about:
+        return None
+    if draw.random() < MIXED:
+        draw.shuffle(keys)
+    text = " ".join(word.text if word.named and word.begin > 0 else word.low for word in keys)
+    kind = draw.choice(kinds_of(part, own)[:2])
+    question = draw.choice(FORMS).format(kind=kind, keys=text, the=passage.about)
+    question = " ".join(question.split()).replace(" ?", "?").strip(": ")
+    return question[:1].upper() + question[1:]
+
+
+def _nearest(keys: list[Word], first: Word, last: Word) -> list[Word]:
+    """The words nearest to a part, in their order."""
+
+    def away(word: Word) -> int:
+        return max(first.begin - word.end, word.begin - last.end)
+
+    kept = sorted(keys, key=away)[:MOST]
+    return [word for word in keys if word in kept]
