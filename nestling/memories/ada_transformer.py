@@ -54,6 +54,7 @@ class AdaTransformer(Memory):
     update: ClassVar[str] = "keep every pair (k, v); M <- M + rate v k^T; y = M Attention(q, k, v)"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 21, 69"
     float32: ClassVar[tuple[str, ...]] = ("initial_matrix", "rate")
+    grows: ClassVar[frozenset[str]] = Attention.grows
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
