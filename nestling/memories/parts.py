@@ -16,6 +16,14 @@ def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
     return functional.normalize(x, dim=-1, eps=1e-6)
 
 
+def in_order(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
+    """x; compiled, its gradient comes laid out as x is.
+
+    Behind softplus and elu, whose compiled gradients torch takes to be laid out so (2.13).
+    """
+    return x.flatten().view(x.shape) if torch.compiler.is_compiling() else x
+
+
 def matrix(linear: nn.Module) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"] | None]:
     """Weights and bias of a linear map that is used without being called.
 

@@ -23,7 +23,7 @@ from nestling.memories.linear.matrix import (
     split_heads,
     zero_matrix,
 )
-from nestling.memories.parts import ShortConvolution
+from nestling.memories.parts import ShortConvolution, in_order
 
 UNIT_EPS = 1e-6  # added to the squared length of queries and keys
 RATE = (0.01, 16.0)  # range of A at the start of training; above zero, for its logarithm is kept
@@ -60,7 +60,7 @@ class Retention(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
         """The retention at every token, in float32 at least."""
-        step = functional.softplus(in_full(self.step(x)) + self.alpha_bias)
+        step = in_order(functional.softplus(in_full(self.step(x)) + self.alpha_bias))
         return torch.exp(-in_full(self.log_rate).exp() * step)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:

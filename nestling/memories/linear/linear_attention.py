@@ -20,6 +20,7 @@ from nestling.memories.linear.matrix import (
     split_heads,
     zero_matrix,
 )
+from nestling.memories.parts import in_order
 
 
 class LinearAttentionState(NamedTuple):
@@ -80,7 +81,8 @@ class LinearAttention(Memory):
         q, k, v = (split_heads(linear(x), self.num_heads) for linear in maps)
         one = torch.ones_like(v[..., :1])
         summed = torch.cat((v, one), dim=-1)
-        tokens = Tokens(functional.elu(q) + 1, functional.elu(k) + 1, summed, one[..., 0])
+        q, k = (in_order(functional.elu(x) + 1) for x in (q, k))
+        tokens = Tokens(q, k, summed, one[..., 0])
         y, weight = scan(tokens, state.weight, flow)
         y = y[..., :-1] / (y[..., -1:] + self.config.epsilon)
         return self.output(y.to(x.dtype).flatten(-2)), LinearAttentionState(weight)

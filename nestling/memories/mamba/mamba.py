@@ -19,7 +19,7 @@ from nestling.memories.mamba.start import (
     init_linear,
     init_step_bias,
 )
-from nestling.memories.parts import ShortConvolution
+from nestling.memories.parts import ShortConvolution, in_order
 from nestling.ops.selective_scan import selective_scan
 
 
@@ -104,7 +104,7 @@ class Mamba(Memory):
                 q,
                 k,
                 wide,
-                delta=functional.softplus(step.to(dtype) + self.step_bias.to(dtype)),
+                delta=in_order(functional.softplus(step.to(dtype) + self.step_bias.to(dtype))),
                 rate=-self.log_decay.to(dtype).exp().T,
                 state=state.state,
                 reset=flow.reset,

@@ -18,7 +18,7 @@ from nestling.memories.mamba.start import (
     init_linear,
     init_step_bias,
 )
-from nestling.memories.parts import ShortConvolution
+from nestling.memories.parts import ShortConvolution, in_order
 from nestling.ops.momentum_gated_delta_rule import DeltaState, momentum_gated_delta_rule
 
 EPSILON = 1e-5  # of the gated norm, as published
@@ -132,7 +132,7 @@ class Mamba2(Memory):
         k, q = (part.unflatten(-1, (config.groups, config.state_size)) for part in (k, q))
         if config.groups > 1:
             k, q = (part.repeat_interleave(self.heads // config.groups, dim=2) for part in (k, q))
-        delta = functional.softplus(step + self.step_bias.to(step))
+        delta = in_order(functional.softplus(step + self.step_bias.to(step)))
         y, new = momentum_gated_delta_rule(
             q,
             k,
