@@ -370,7 +370,7 @@ class Given(nn.Module):
 
     def __init__(self, value):
         super().__init__()
-        self.value = value
+        self.value, self.weight = value, value.new_zeros(())
 
     def forward(self, x):
         return self.value

@@ -9,10 +9,27 @@ from nestling.core.error import UserError
 from nestling.core.result import Result
 from nestling_lab.studies.study import Cell, Study
 
+# settings that Results of earlier versions lack, each with the value that is what was done then
+LATER = {"rates_by_role": False}
+
 
 def same(one: Any, other: Any) -> bool:
-    """Equal as JSON: a tuple is a list, 1 is 1.0."""
-    return json.loads(json.dumps(one)) == json.loads(json.dumps(other))
+    """Equal as JSON: a tuple is a list, 1 is 1.0, and a setting that came later is as it was.
+
+    >>> same({"steps": (1, 2.0)}, {"steps": [1, 2], "rates_by_role": False})
+    True
+    >>> same({"steps": 1}, {"steps": 1, "rates_by_role": True})
+    False
+    """
+    return _plain(one) == _plain(other)
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value), object_hook=_as_before)
+
+
+def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
 
 
 class Store:
