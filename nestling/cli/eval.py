@@ -90,7 +90,7 @@ class Commonsense:
     tasks: str = ""
     """Names with commas between; none: all of the data."""
     limit: int | None = None
-    """Only so many questions of each task, from its beginning."""
+    """Questions of each task, the first ones."""
     carry: bool = False
     """One memory goes on from question to question; otherwise each is read from a fresh one."""
     batch: int = 1

@@ -30,9 +30,8 @@ class MemoryCache(Cache):
     def __init__(self, architecture: str = ""):
         super().__init__(layers=[])
         self.architecture = architecture  # what a file must match to be read
-        self.states: list[Any] | None = (
-            None  # one a block, then of the head; None: nothing was read
-        )
+        # one a block, then of the head where it is a level; None before the first call
+        self.states: list[Any] | None = None
         self.columns = 0  # positions read, masked ones included
         self.tokens: Int[Tensor, "B"] | None = None  # valid tokens read by each row
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from cli_calls import failed, run
 from held import WHAT, held
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
@@ -33,20 +34,6 @@ def learned(adapted, tmp_path_factory):
     file = tmp_path_factory.mktemp("learned") / "notes.memory"
     assert main(["learn", str(adapted), TEXT, "--memory", str(file), "--quiet"]) == 0
     return file
-
-
-def run(capsys, *arguments) -> str:
-    capsys.readouterr()
-    assert main(list(map(str, arguments))) == 0
-    return capsys.readouterr().out
-
-
-def failed(capsys, *arguments) -> str:
-    capsys.readouterr()
-    assert main(list(map(str, arguments))) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1
-    return printed
 
 
 def test_adapt_warns_without_a_tokenizer(tmp_path, capsys):

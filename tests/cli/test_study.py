@@ -4,6 +4,7 @@ import io
 import sys
 
 import pytest
+from cli_calls import failed, run
 from small_student import student
 
 from nestling.cli.main import main
@@ -38,20 +39,6 @@ def memory(place):
     texts = [str(place / name) for name in ("one.txt", "two.txt")]
     assert main(["learn", str(place / "model"), *texts, "--memory", str(file), *QUICK]) == 0
     return file
-
-
-def run(capsys, *arguments) -> str:
-    capsys.readouterr()
-    assert main(list(map(str, arguments))) == 0
-    return capsys.readouterr().out
-
-
-def failed(capsys, *arguments) -> str:
-    capsys.readouterr()
-    assert main(list(map(str, arguments))) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1
-    return printed
 
 
 def test_learn_says_what_was_studied(place, tmp_path, capsys):

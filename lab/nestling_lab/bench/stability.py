@@ -25,7 +25,7 @@ def split_errors(
     piece: int = 100,
     segment: int = 4096,
 ) -> dict[int, float]:
-    """How much logits differ after so many tokens between calls of ``piece`` and of ``segment``.
+    """Relative error of the logits at each length, read in calls of ``piece`` or of ``segment``.
 
     Relative: the root mean square of the difference over that of the logits' deviation from their
     mean, of the last 256 positions before each length.

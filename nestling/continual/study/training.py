@@ -129,7 +129,7 @@ class Training:
         return found
 
     def restore(self, done: int, tensors: Mapping[str, Tensor]) -> None:
-        """Go on after so many steps, with what ``tensors`` gave then."""
+        """Go on after ``done`` steps, with what ``tensors`` gave then."""
         self.done = done
         with torch.no_grad():
             for name, factors in self.change.items():

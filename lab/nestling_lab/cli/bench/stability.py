@@ -61,7 +61,7 @@ class Stability:
         return {"errors": {str(n): e for n, e in errors.items()}, "exponent": rate}
 
     def _read(self, name: str, length: int) -> tuple[Any, Any]:
-        """The model, and a row of so many tokens."""
+        """The model, and one row of ``length`` tokens."""
         import torch
 
         from nestling.cli.train import settings
