@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nestling.cli import eval as eval_verb
-from nestling.cli.main import VERBS, _parse, added, module_of
+from nestling.cli.main import VERBS, _parse, added_verbs, module_of
 from nestling.cli.train import settings
 from nestling.data import CORPORA
 from nestling.evals.run import plan_of, variants
@@ -135,7 +135,7 @@ def test_every_entry_of_every_table_is_mentioned(kind, entries):
 
 
 def test_every_verb_is_shown():
-    assert {shlex.split(command)[1] for command in commands(README)} == {*VERBS, *added()}
+    assert {shlex.split(command)[1] for command in commands(README)} == {*VERBS, *added_verbs()}
 
 
 @pytest.mark.parametrize("command", commands(*PAGES))

@@ -62,7 +62,7 @@ def presets() -> Rows:
     return rows
 
 
-def described(registry: "Registry") -> Rows:
+def describe(registry: "Registry") -> Rows:
     """The entries of a registry, each with the first line of its documentation."""
     return [
         (name, (registry.load(name).__doc__ or "").strip().partition("\n")[0])
@@ -100,7 +100,7 @@ def tasks() -> Rows:
     from nestling.tasks import TASKS
 
     rows = []
-    for name, told in described(TASKS):
+    for name, told in describe(TASKS):
         kind = TASKS.load(name)
         rows.append((name, told, kind.kind, kind.made_of or "-", kind.source))
     return rows

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from nestling import __version__
-from nestling.cli.terminal import show_everything, told
+from nestling.cli.terminal import decode_arguments, show_everything
 from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError, did_you_mean
 
@@ -46,7 +46,7 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def added() -> dict[str, EntryPoint]:
+def added_verbs() -> dict[str, EntryPoint]:
     """The verbs that other installed packages add; none takes the place of one of ours."""
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in VERBS}
 
@@ -55,7 +55,7 @@ def module_of(verb: str) -> ModuleType:
     """The module of a verb; an unknown one, or one that cannot be loaded, raises UserError."""
     if verb in VERBS:
         return importlib.import_module(f"nestling.cli.{verb}")
-    others = added()
+    others = added_verbs()
     if verb not in others and verb in LABORATORY:
         raise UserError(
             f"nestling {verb} measures the project itself and is not installed with it: "
@@ -80,7 +80,7 @@ def summary(verb: str) -> str:
 
 def usage() -> str:
     """The help of the program itself."""
-    verbs = VERBS | {verb: summary(verb) for verb in sorted(added())}
+    verbs = VERBS | {verb: summary(verb) for verb in sorted(added_verbs())}
     width = max(map(len, verbs))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in verbs.items()]
     return "\n".join(
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
     show_everything()
     try:
-        return _dispatch(told(sys.argv[1:]) if arguments is None else list(arguments))
+        return _dispatch(decode_arguments(sys.argv[1:]) if arguments is None else list(arguments))
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:

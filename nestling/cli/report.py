@@ -15,9 +15,9 @@ class Command:
 
     def run(self) -> None:
         """Write the page and print where it is."""
-        from nestling.evals.show import named, origin, sections
+        from nestling.evals.show import by_file_name, origin, sections
         from nestling.report import write_page
 
-        results = named(self.evals)
+        results = by_file_name(self.evals)
         parts = sections(results)
         print(write_page(self.page, "Evaluations", parts, provenance=origin(results)))

@@ -14,7 +14,7 @@ def show_everything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def told(arguments: Sequence[str]) -> list[str]:
+def decode_arguments(arguments: Sequence[str]) -> list[str]:
     """Arguments of the command line; bytes that the locale's encoding lacks are read as UTF-8."""
     return [
         os.fsencode(text).decode("utf-8", "surrogateescape")

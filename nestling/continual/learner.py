@@ -22,13 +22,13 @@ from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Studied, Waiting, find_studied
 from nestling.continual.study.study import School, Show, study_next
 from nestling.continual.text import Text
-from nestling.continual.writing import gathered_all, written_all
+from nestling.continual.writing import gather_all, write_all
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
 from nestling.data.lock import locked
 from nestling.models.functional import FunctionalModel
 from nestling.models.mixed import generate_mixed
-from nestling.models.pretrained import RANK, LevelSpec, Stacked, parse_levels, stacked
+from nestling.models.pretrained import RANK, LevelSpec, Stacked, parse_levels, stack_model
 from nestling.rules.level import LevelState, due, new_level, restart, weights_of
 
 # called when a segment has been read, with the learner as it is then
@@ -71,7 +71,7 @@ class ContinualLearner:
     ):
         if not isinstance(model, Stacked):
             wanted = parse_levels(levels) if isinstance(levels, str) else levels
-            model = stacked(model, tokenizer, wanted, variant)
+            model = stack_model(model, tokenizer, wanted, variant)
         elif levels is not None:
             raise UserError("this model has its levels already; leave levels out")
         self.base = model
@@ -152,7 +152,7 @@ class ContinualLearner:
             if self.studies:
                 self._put_off(Waiting(name, about.sha256, text))
         if not self.levels:
-            self.state = _counted(self.state, len(ids))
+            self.state = _count(self.state, len(ids))
             return self._nothing() + Reading(tokens=len(ids), writes=())
         return self.read_tokens(ids[about.read :], begins=about.read == 0, after=after)
 
@@ -172,7 +172,7 @@ class ContinualLearner:
             part, ids = ids[:room], ids[room:]
             starts = (*stream.open_starts, len(stream.open_ids)) if begins else stream.open_starts
             stream = stream._replace(open_ids=(*stream.open_ids, *part), open_starts=starts)
-            state = _counted(self.state._replace(stream=stream), len(part))
+            state = _count(self.state._replace(stream=stream), len(part))
             reading += Reading(tokens=len(part))
             begins = False
             if len(part) < room:
@@ -280,7 +280,7 @@ class ContinualLearner:
                 self.options.surprise,
                 self.device,
             )
-        levels = gathered_all(state.levels, self.parameters, read, len(waiting.open_ids), grams)
+        levels = gather_all(state.levels, self.parameters, read, len(waiting.open_ids), grams)
         pairs = zip(self.writers, levels, strict=True)
         firing = [write and bool(due(writer, level)) for writer, level in pairs]
         state = state._replace(levels=levels, stream=read.stream)
@@ -290,7 +290,7 @@ class ContinualLearner:
     def _written(self, state: State, firing: Sequence[bool]) -> tuple[State, tuple[int, ...]]:
         """The levels that fire and the averages are written; with them how often each level was."""
         shares = [level.share for level in self.levels]
-        return written_all(self.writers, self.start, shares, self.spans, state, firing)
+        return write_all(self.writers, self.start, shares, self.spans, state, firing)
 
     # what was learned
 
@@ -338,11 +338,11 @@ class ContinualLearner:
         ids = tuple(map(int, ids))
         rows = [
             read_alone(self.reader, weights, ids, self.sizes, self.device)
-            for weights in self._seated(gate)
+            for weights in self._mixed_weights(gate)
         ]
         return torch.stack(rows)
 
-    def _seated(self, gate: str | None) -> list[dict[str, Tensor]]:
+    def _mixed_weights(self, gate: str | None) -> list[dict[str, Tensor]]:
         if gate is None:
             return [self.weights()]
         every = self.experts()
@@ -382,7 +382,7 @@ class ContinualLearner:
             if self.gate is None:
                 out = self.reader.generate(self.weights(), given, **options)
             else:
-                mixed = self._seated(self.gate)
+                mixed = self._mixed_weights(self.gate)
                 out = generate_mixed(self.reader, mixed, given, SHARE, **options)
         return self.text.decode(out[0])
 
@@ -436,7 +436,7 @@ class ContinualLearner:
         self.seen = seen
 
 
-def _counted(state: State, tokens: int) -> State:
+def _count(state: State, tokens: int) -> State:
     """The state with so many more tokens of its last document taken in, if it has one."""
     if not state.documents:
         return state

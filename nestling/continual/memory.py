@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.record import begin_name, moved_name, tensor_names
-from nestling.continual.storage import packed, parse_storage, unpacked
+from nestling.continual.storage import pack, parse_storage, unpack
 from nestling.continual.study.record import (
     change_tensors,
     find_studied,
@@ -31,7 +31,7 @@ def level_moved(memory: MemoryFile, index: int) -> Moved:
 def _level_tensors(memory: MemoryFile, index: int, named: Callable[[int, str], str]) -> Moved:
     found = {}
     for name in memory.about["levels"][index]["parameters"]:
-        value = unpacked(named(index, name), memory.tensors)
+        value = unpack(named(index, name), memory.tensors)
         if value is not None:
             found[name] = value
     return found
@@ -62,7 +62,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
     for name, _, text in about.get("waiting", ()):
         rows.append(("waits for study", f"{name or '-'}, {len(text):,} characters"))
     for number, one in enumerate(about.get("studied", ())):
-        rows.append((f"studied {number}", told(one)))
+        rows.append((f"studied {number}", describe(one)))
     for index, record in enumerate(about["levels"]):
         moved = level_moved(memory, index)
         begins = length(_level_tensors(memory, index, begin_name))
@@ -82,7 +82,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
     return rows
 
 
-def told(one: dict[str, Any]) -> str:
+def describe(one: dict[str, Any]) -> str:
     """What a memory says of a document that was studied."""
     figures = one["figures"]
     missing = f", not asked for: {', '.join(one['missing'])}" if one["missing"] else ""
@@ -156,13 +156,13 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
     tokens = sum(memory.about["stream"]["tokens"] for memory in memories)
     about = _at_rest(memories[0].about, "exact")
     about["documents"] = list(documents.values())
-    about["studied"], changes = _studied(memories, shares)
+    about["studied"], changes = _merge_studied(memories, shares)
     tensors |= changes
     about["stream"]["tokens"] = tokens
     return MemoryFile(about, tensors)
 
 
-def _studied(
+def _merge_studied(
     memories: Sequence[MemoryFile], shares: Sequence[float]
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """What study has taught all memories: their documents one after another, each once."""
@@ -265,8 +265,8 @@ def _fork(source: Path, target: Path, storage: str | None) -> Fork:
     tensors = {k: v for k, v in memory.tensors.items() if k.startswith("study.")}
     lost, all_of_it = 0.0, 0.0
     for name, value in _all_moved(memory):
-        parts = packed(name, value, form)
-        again = unpacked(name, parts)
+        parts = pack(name, value, form)
+        again = unpack(name, parts)
         assert again is not None
         lost += float((value - again).double().square().sum())
         all_of_it += float(value.double().square().sum())

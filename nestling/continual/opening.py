@@ -11,7 +11,7 @@ from nestling.continual.file import read_memory
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.state import Options
 from nestling.core.error import UserError
-from nestling.data.textfiles import decoded, documents_in, named_field
+from nestling.data.textfiles import decode_text, documents_in, named_field
 from nestling.models.pretrained import VARIANTS, LevelSpec, Stacked, load_stacked, parse_levels
 
 
@@ -32,7 +32,7 @@ def open_learner(
     """
     specs = parse_levels(levels) if levels else None
     if memory is None or not (must_exist or memory.exists()):
-        learner = ContinualLearner(_stacked(model, specs, "partition", device), options=options)
+        learner = ContinualLearner(_stack(model, specs, "partition", device), options=options)
         if memory is not None:
             learner.seen.note(memory)
         return learner
@@ -46,13 +46,13 @@ def open_learner(
         if value is not None
     }
     said = {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
-    base = _stacked(model, specs, variant if variant in VARIANTS else "partition", device)
+    base = _stack(model, specs, variant if variant in VARIANTS else "partition", device)
     learner = ContinualLearner(base, options=Options(**(there | said)))
     learner.load(memory)
     return learner
 
 
-def _stacked(
+def _stack(
     model: str | Path | Stacked, specs: tuple[LevelSpec, ...] | None, variant: str, device: str
 ) -> Stacked:
     return model if isinstance(model, Stacked) else load_stacked(model, specs, variant, device)
@@ -83,7 +83,7 @@ def _documents(text: str) -> list[tuple[str, str]]:
 
 
 def _input() -> str:
-    text = decoded(sys.stdin.buffer.read(), "the input")
+    text = decode_text(sys.stdin.buffer.read(), "the input")
     if not text.strip():
         raise UserError("the input is empty; give UTF-8 text with at least a word in it")
     return re.sub("\r\n?", "\n", text)

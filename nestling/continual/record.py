@@ -12,7 +12,7 @@ from torch import Tensor
 import nestling
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.state import Document, State, Stream
-from nestling.continual.storage import EXACT, packed, parse_storage, unpacked
+from nestling.continual.storage import EXACT, pack, parse_storage, unpack
 from nestling.continual.study.record import (
     Open,
     Studied,
@@ -72,13 +72,13 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
         level = learner.state.levels[index]
         for name, value in _kept(index, names, level, learner.writers[index].written_by.buffers):
             if name.startswith((moved_name(index, ""), begin_name(index, ""))):
-                tensors.update(packed(name, value[0], form))
+                tensors.update(pack(name, value[0], form))
             elif exact:
                 tensors[name] = value[0]
         for span, average in zip(learner.spans, learner.state.averages, strict=True):
             for name, value in zip(names, average[index], strict=True):
                 if bool(value.any()):
-                    tensors.update(packed(average_name(span, index, name), value, form))
+                    tensors.update(pack(average_name(span, index, name), value, form))
     for number, one in enumerate(learner.state.studied):
         tensors.update(change_tensors(number, one))
     if exact and learner.state.open is not None:
@@ -230,7 +230,7 @@ def _average(
     """What an average has moved in one level."""
     found = []
     for name, start in zip(learner.parameters[index], learner.start[index], strict=True):
-        value = unpacked(average_name(span, index, name), tensors)
+        value = unpack(average_name(span, index, name), tensors)
         wide = torch.zeros_like(start, dtype=torch.promote_types(start.dtype, torch.float32))
         found.append(wide if value is None else value.to(wide))
     return tuple(found)
@@ -269,7 +269,7 @@ def _level(
         kept = tuple(FORMER_NAMES.get(buffer, buffer) for buffer in kept)
 
     def found(name: str, old: Tensor) -> Tensor:
-        value = unpacked(name, tensors)
+        value = unpack(name, tensors)
         return old if value is None else value[None].to(old)
 
     buffers = tuple(

@@ -32,7 +32,7 @@ def parse_storage(text: str) -> Storage:
     raise UserError(f"unknown storage {text!r}: choose exact, 16bit or rank:R, as in rank:8")
 
 
-def packed(name: str, moved: Tensor, storage: Storage) -> dict[str, Tensor]:
+def pack(name: str, moved: Tensor, storage: Storage) -> dict[str, Tensor]:
     """The tensors that stand for ``moved`` in a file.
 
     "16bit": float16 of ``moved`` over its largest value. "rank": the best approximation of that
@@ -53,7 +53,7 @@ def packed(name: str, moved: Tensor, storage: Storage) -> dict[str, Tensor]:
     }
 
 
-def unpacked(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
+def unpack(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
     """What ``packed`` was given, as far as its form has kept it; None if it is not there."""
     if name in tensors:
         return tensors[name]

@@ -12,7 +12,7 @@ from nestling.continual.stream import Gradients
 from nestling.rules.level import CMSLevel, LevelState, gather, rewind, write
 
 
-def gathered_all(
+def gather_all(
     old: Sequence[LevelState],
     parameters: Sequence[Sequence[str]],
     read: Gradients,
@@ -40,7 +40,7 @@ def gathered_all(
     return tuple(levels)
 
 
-def written_all(
+def write_all(
     writers: Sequence[CMSLevel],
     start: Sequence[Sequence[Tensor]],
     shares: Sequence[float | None],

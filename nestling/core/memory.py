@@ -58,8 +58,8 @@ class Memory(nn.Module, ABC):
     # factors on the learning rate by role: of the parameters whose names a regular expression is
     # found in; all others have 1
     rates: ClassVar[Mapping[str, float]] = {}
-    # options of earlier versions, each with the value that is what is done now
-    retired: ClassVar[dict[str, Any]] = {}
+    # options of earlier versions: the value that is what is done now, and what to use for others
+    retired: ClassVar[Mapping[str, tuple[Any, str]]] = {}
     # tokens at whose multiples documents are best begun: the longest period of the memory
     alignment: int = 1
     # names, in the annotations of its state, of sizes that begin at zero and grow with what is read

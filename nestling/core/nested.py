@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from nestling.core.level import Level
 
 
-def ordered(levels: Iterable[Level]) -> list[list[Level]]:
+def order(levels: Iterable[Level]) -> list[list[Level]]:
     """Sort boxes into the levels of a nested system, fast to slow.
 
     A is faster than B if its frequency is higher, or equal and B's new state needs A's
@@ -16,7 +16,7 @@ def ordered(levels: Iterable[Level]) -> list[list[Level]]:
 
     >>> boxes = [Level(name="W", period=8, depends_on=("m", "v")), Level(name="v", period=8),
     ...          Level(name="attention", period=0), Level(name="m", period=8)]
-    >>> [[box.name for box in level] for level in ordered(boxes)]
+    >>> [[box.name for box in level] for level in order(boxes)]
     [['attention'], ['v', 'm'], ['W']]
     """
     boxes = list(levels)

@@ -125,15 +125,15 @@ class Wanted:
         try:
             found = self._right.get(seen)
         except TypeError:  # sizes that stand for any number
-            return self._compared(values, sizes)
+            return self._compare(values, sizes)
         if found is None:
-            found = self._compared(values, sizes)
+            found = self._compare(values, sizes)
             if len(self._right) >= REMEMBERED:
                 self._right.clear()
             self._right[seen] = found
         return found
 
-    def _compared(self, values: Sequence[Any], sizes: dict[str, int]) -> dict[str, int]:
+    def _compare(self, values: Sequence[Any], sizes: dict[str, int]) -> dict[str, int]:
         sizes, first, floating = dict(sizes), None, None
         for (name, leaf), x in zip(self.leaves.items(), values, strict=True):
             if x is None and leaf.optional:

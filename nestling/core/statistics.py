@@ -62,10 +62,10 @@ class Interval(NamedTuple):
         return text + (f" ({self.diverged} of {self.every} diverged)" if self.diverged else "")
 
 
-def spelt(record: Mapping[str, Any] | None) -> str:
+def interval_text(record: Mapping[str, Any] | None) -> str:
     """An interval's record in words, "-" for none.
 
-    >>> spelt(interval([1.0, 2.0, math.nan]).record()), spelt(None)
+    >>> interval_text(interval([1.0, 2.0, math.nan]).record()), interval_text(None)
     ('1.5 +/- 6.4 (1 of 3 diverged)', '-')
     """
     if record is None:

@@ -56,7 +56,7 @@ def _module_name(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def _described(node: ast.AST, prefix: str) -> Iterator[str]:
+def _describe(node: ast.AST, prefix: str) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
@@ -65,7 +65,7 @@ def _described(node: ast.AST, prefix: str) -> Iterator[str]:
         if isinstance(child, ast.ClassDef):
             if text:
                 yield f"class {name}\n\n{text}"
-            yield from _described(child, f"{name}.")
+            yield from _describe(child, f"{name}.")
         elif text:
             yield f"{name}({ast.unparse(child.args)})\n\n{text}"
 
@@ -76,7 +76,7 @@ def docstrings(path: Path, root: Path) -> str:
     module = ast.parse(path.read_bytes())
     text = ast.get_docstring(module)
     parts = [text] if text else []
-    parts += _described(module, "")
+    parts += _describe(module, "")
     return "\n\n".join([f"module {name}", *parts]) if parts else ""
 
 

@@ -33,7 +33,7 @@ class Named(NamedTuple):
     record: bool = False  # one of several in its file
 
 
-def decoded(content: bytes, name: object) -> str:
+def decode_text(content: bytes, name: object) -> str:
     """Bytes as text, a byte order mark left out; not UTF-8 or binary raises UserError."""
     try:
         text = content.decode("utf-8-sig")
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check path and rights") from error
-    return decoded(content, path)
+    return decode_text(content, path)
 
 
 def named_field(text: str | Path) -> tuple[Path, str]:
@@ -75,7 +75,7 @@ def documents_in(path: Path, field: str = FIELD) -> list[Named]:
     documents are left out; UserError where nothing is left.
     """
     found = []
-    for file in _listed(path):
+    for file in _list_files(path):
         name = file.relative_to(path).as_posix() if path.is_dir() else file.name
         for document in _read(file, name, field):
             text = re.sub("\r\n?", "\n", document.text)
@@ -89,20 +89,20 @@ def documents_in(path: Path, field: str = FIELD) -> list[Named]:
 def _read(file: Path, name: str, field: str) -> Iterator[Named]:
     kind = file.suffix.lower()
     if kind in JSONL:
-        yield from _named(name, json_records(file, read_text(file), field))
+        yield from _name_records(name, json_records(file, read_text(file), field))
     elif kind in PARQUET:
-        yield from _named(name, parquet_records(file, field))
+        yield from _name_records(name, parquet_records(file, field))
     else:
         text = read_text(file)
         yield Named(name, PAGES[kind](text) if kind in PAGES else text)
 
 
-def _named(name: str, records: Iterator[Record]) -> Iterator[Named]:
+def _name_records(name: str, records: Iterator[Record]) -> Iterator[Named]:
     for place, text in records:
         yield Named(f"{name} {place}", text, record=True)
 
 
-def _listed(path: Path) -> list[Path]:
+def _list_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     inside = (entry for entry in path.rglob("*") if entry.is_file())
@@ -155,5 +155,5 @@ def own_files(path: Path, field: str = FIELD) -> Source:
         summary=f"text under {path}",
         licence="as stated by its owner",
         read=lambda: read_files(path, field),
-        version=lambda: digest([READING, field, str(path.resolve()), stamp(_listed(path))]),
+        version=lambda: digest([READING, field, str(path.resolve()), stamp(_list_files(path))]),
     )

@@ -41,7 +41,7 @@ def _alphabet() -> list[str]:
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def _trained(texts: Iterable[str], vocab_size: int, *, digits: bool = False) -> "Tokenizer":
+def _train(texts: Iterable[str], vocab_size: int, *, digits: bool = False) -> "Tokenizer":
     from tokenizers import models, trainers
 
     tokenizer = _bare(models.BPE(), digits=digits)
@@ -64,7 +64,7 @@ def _of_bytes() -> "Tokenizer":
     return tokenizer
 
 
-def _wrapped(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
+def _wrap(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
@@ -91,12 +91,12 @@ def train_tokenizer(
             f"a vocabulary of {vocab_size} cannot hold the 256 bytes and 2 special tokens; "
             f"choose {LEAST} or more"
         )
-    return _wrapped(_trained(texts, vocab_size, digits=digits))
+    return _wrap(_train(texts, vocab_size, digits=digits))
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerFast":
     """One token a byte: 258 tokens, the end token 0 and the padding 1 among them."""
-    return _wrapped(_of_bytes())
+    return _wrap(_of_bytes())
 
 
 def load_tokenizer(
@@ -117,7 +117,7 @@ def load_tokenizer(
     if not path.exists():
         trained = train_tokenizer(corpus.documents, vocab_size, digits=digits)
         keep(path, trained.backend_tokenizer.to_str().encode())
-    return _wrapped(_read(path))
+    return _wrap(_read(path))
 
 
 def _read(path: Path) -> "Tokenizer":

@@ -61,7 +61,7 @@ def report(path: Path, result: Result, hope: HopeForCausalLM, text: Prepared) ->
     models, train = result.metrics["models"], result.config["train"]
     tokens_per_step = train["sequence_length"] * train["accumulation"]
     sections = [
-        Section("What was asked", f"{asked(result, text)}\n\n{REACH}"),
+        Section("What was asked", f"{summary(result, text)}\n\n{REACH}"),
         Section("Held-out text", outcome(models), [comparison(models)]),
         loss_curves(models),
         along_documents(models),
@@ -79,7 +79,7 @@ def report(path: Path, result: Result, hope: HopeForCausalLM, text: Prepared) ->
     )
 
 
-def asked(result: Result, text: Prepared) -> str:
+def summary(result: Result, text: Prepared) -> str:
     """What was trained on what, in one paragraph."""
     train = result.config["train"]
     return (

@@ -15,7 +15,7 @@ from nestling.evals.requests import Ask, Memory
 from nestling.tasks import UNSEEN, Answer, Question, QuestionTask, TextTask, TokenTask
 
 
-def spelled(reader: Reader, count: int, seed: int) -> list[int]:
+def spell(reader: Reader, count: int, seed: int) -> list[int]:
     """A token of the model's vocabulary for each of a task's tokens, drawn among plain words.
 
     Words are taken where there are enough, with a blank before them, as in running text; else any
@@ -55,7 +55,7 @@ def ask_positions(
     task is spelt as a token of the model (``spelled``), and a row is led by the start of a text.
     """
     examples = task.examples(UNSEEN + seed, count)
-    names = list(range(task.vocab_size)) if own else spelled(reader, task.vocab_size, seed)
+    names = list(range(task.vocab_size)) if own else spell(reader, task.vocab_size, seed)
     lead = [] if own else reader.start
     rows = torch.tensor(names)[examples.input_ids]
     rows = torch.cat([torch.tensor([lead] * count).view(count, len(lead)).long(), rows], 1)
@@ -111,12 +111,12 @@ def answer_to(
     if task.kind == "generate":
         tokens = min(task.new_tokens, new_tokens or task.new_tokens)
         return memory.write(context, tokens=tokens, stops=task.stop)
-    asks = [Ask(tuple(context), tuple(ids)) for ids in said(reader, task, question)]
+    asks = [Ask(tuple(context), tuple(ids)) for ids in candidates(reader, task, question)]
     scores = [score for score, _ in memory.score(asks)]
     return scores.index(max(scores)) if task.kind == "choose" else scores[0]
 
 
-def said(reader: Reader, task: TextTask, question: Question) -> list[list[int]]:
+def candidates(reader: Reader, task: TextTask, question: Question) -> list[list[int]]:
     """The texts whose likelihood a question of choices, or of likelihood, asks for, as tokens."""
     texts = question.choices if task.kind == "choose" else question.answers[:1]
     return [reader.encode(question.joint + text) or [0] for text in texts]
@@ -128,4 +128,4 @@ def room_of(reader: Reader, task: TextTask, question: Question) -> int:
     if task.kind == "generate":
         return prompt + task.new_tokens
     # the last token of a continuation is predicted and not read
-    return prompt + max(map(len, said(reader, task, question))) - 1
+    return prompt + max(map(len, candidates(reader, task, question))) - 1

@@ -10,7 +10,7 @@ import torch
 from nestling.core.error import UserError
 from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
-from nestling.evals.windows import filled, windows
+from nestling.evals.windows import fill, windows
 from nestling.train.evaluate import edges, perplexity
 
 LIMIT = 2**20  # tokens; where the last stretch of the figures by position begins at the latest
@@ -71,7 +71,7 @@ def lm(
     counts = torch.zeros(len(borders) - 1, dtype=torch.long)
     for at in range(0, len(rows), batch_size):
         part = rows[at : at + batch_size]
-        ids, lengths = filled([window.ids for window in part])
+        ids, lengths = fill([window.ids for window in part])
         lead = torch.tensor([[window.lead] for window in part])
         begin = torch.tensor([[window.begin] for window in part])
         place = 1  # of the first token with a loss

@@ -9,7 +9,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
-from nestling.evals.windows import filled, windows
+from nestling.evals.windows import fill, windows
 
 
 class Ask(NamedTuple):
@@ -99,7 +99,7 @@ class Memory:
         found: list[tuple[float, bool]] = [(0.0, True)] * len(rows)
         for at in range(0, len(rows), self.batch):
             part = order[at : at + self.batch]
-            ids, lengths = filled([rows[i][0] + rows[i][1] for i in part])
+            ids, lengths = fill([rows[i][0] + rows[i][1] for i in part])
             begin = torch.tensor([[len(rows[i][0])] for i in part])
             sums, likeliest = torch.zeros(len(part), dtype=torch.float64), []
             place = 1

@@ -18,7 +18,7 @@ from nestling.evals.reader import SEGMENT, Reader
 from nestling.evals.readout import ask_readout, fit_readout
 from nestling.evals.stages import ask_stages, by_reading
 from nestling.models import preset_names
-from nestling.models.config import fits, spelled
+from nestling.models.config import fits, spell_type
 from nestling.models.foreign import lies_outside
 from nestling.models.pretrained import WHEELS
 from nestling.tasks import TASKS, QuestionTask, StageTask, Task, TokenTask
@@ -105,7 +105,7 @@ def make_task(name: str, options: Mapping[str, Any], reader: Reader | None = Non
         if key not in hints:
             raise UserError(f"unknown option {key!r} of {name}: {did_you_mean(key, hints)}")
         if not fits(value, hints[key]):
-            raise UserError(f"{key} of {name} must be {spelled(hints[key])}, not {value!r}")
+            raise UserError(f"{key} of {name} must be {spell_type(hints[key])}, not {value!r}")
     config = kind.Config(**values)
     if issubclass(kind, TokenTask) or reader is None:
         return kind(config)
@@ -127,7 +127,7 @@ def measure(
     """
     begin = time.monotonic()
     if isinstance(task, TokenTask) and task.readout == "last":
-        return decoded(reader, task, plan)
+        return decode(reader, task, plan)
     trained: dict[str, Any] = {}
     if plan.fit is not None and not isinstance(task, StageTask):
         assert isinstance(task, TokenTask | QuestionTask)
@@ -168,12 +168,12 @@ def published(
     }
 
 
-def prefixed(say: Say, name: str) -> Say:
+def prefix(say: Say, name: str) -> Say:
     """What says more about a named measurement."""
     return lambda text: say(f"{name}: {text}")
 
 
-def decoded(reader: Reader, task: TokenTask, plan: Plan) -> dict[str, Any]:
+def decode(reader: Reader, task: TokenTask, plan: Plan) -> dict[str, Any]:
     """``measure`` of a task whose answers are decoded from the last position."""
     if plan.fit is None:
         return {"score": None, "note": "decoded from the last position: fit a preset to it (--fit)"}
@@ -224,12 +224,12 @@ def run_tasks(
         nonlocal about
         parts: dict[str, dict[str, Any]] = {}
         for label, options in variants(name, plan).items():
-            reader, task, own = prepared(model, name, options, plan, loaded, device)
+            reader, task, own = prepare_task(model, name, options, plan, loaded, device)
             about = about or reader.about()
             version = {"version": task.version, "kind": task.kind, "source": task.source}
             full = f"{name}{label and ', '}{label}"
             if plan.protocol is not None:
-                parts |= published(model, task, plan, label, device, prefixed(say, full), quiet)
+                parts |= published(model, task, plan, label, device, prefix(say, full), quiet)
                 continue
             say(full)
             parts[label] = measure(reader, task, plan, own=own, tell=tell, quiet=quiet)
@@ -283,7 +283,7 @@ def together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return {"mean_score": mean, "parts": dict(parts)}
 
 
-def prepared(
+def prepare_task(
     model: str,
     name: str,
     options: Mapping[str, Any],

@@ -32,7 +32,7 @@ def sections(results: Mapping[str, Result]) -> list[Section]:
     return found
 
 
-def named(paths: Sequence[Path]) -> dict[str, Result]:
+def by_file_name(paths: Sequence[Path]) -> dict[str, Result]:
     """Results by the names of their files, or by their paths where names repeat."""
     stems = [path.stem for path in paths]
     return {

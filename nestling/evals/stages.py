@@ -31,7 +31,7 @@ class Learned:
 
     def read(self, lessons: Sequence[Question]) -> None:
         """Take up lessons after all before."""
-        self.ids += [token for x in lessons for token in self.reader.encode(x.told + BETWEEN)]
+        self.ids += [token for x in lessons for token in self.reader.encode(x.as_lesson + BETWEEN)]
 
     def ask(self, task: StageTask, questions: Sequence[Question]) -> Iterator[Answer]:
         """The answer to each question, asked after everything learned and leaving no trace.
@@ -91,7 +91,9 @@ def ask_stages(
     stage told) Momeni et al., arXiv 2412.15563.
     """
     stages = task.stages(seed)
-    rounds = [[part[:count] for part in task.asked(stages, t)] for t in range(len(stages))]
+    rounds = [
+        [part[:count] for part in task.questions_up_to(stages, t)] for t in range(len(stages))
+    ]
     total = sum(len(part) for parts in rounds for part in parts)
     done = 0
     table: list[list[float]] = []

@@ -49,7 +49,7 @@ def windows(reader: Reader, ids: list[int], kind: str = "rolling") -> list[Windo
     return found
 
 
-def filled(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+def fill(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """Rows filled up at their ends to the longest, [B, T], and their lengths, [B]."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)

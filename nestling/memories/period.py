@@ -65,7 +65,7 @@ def start_rows(state: Any, start: Any, rows: Bool[Tensor, " B"]) -> Any:
     def choose(new: Tensor, old: Tensor) -> Tensor:
         return torch.where(rows.view(-1, *(1,) * (old.ndim - 1)), new, old)
 
-    return paired(choose, start._replace(tail=None), state)._replace(tail=state.tail)
+    return map_pairs(choose, start._replace(tail=None), state)._replace(tail=state.tail)
 
 
 def advance(
@@ -83,15 +83,15 @@ def advance(
     """
     count = state.count + (length if valid is None else valid.sum(1))
     if ends is None:
-        ends = ended(count, periods, valid)
+        ends = period_ends(count, periods, valid)
     if ends is None:
-        anchor = chosen(count, periods, valid, weight, state.anchor)
+        anchor = new_anchor(count, periods, valid, weight, state.anchor)
     else:
         anchor = weight if ends else state.anchor
     return state._replace(anchor=anchor, weight=weight, momentum=momentum, count=count)
 
 
-def ended(
+def period_ends(
     count: Int[Tensor, " B"], periods: Sequence[int], valid: Bool[Tensor, "B C"] | None = None
 ) -> bool | None:
     """``ends`` of ``advance``, where the host can tell without waiting or breaking a graph."""
@@ -103,7 +103,7 @@ def ended(
     return found.pop() if len(found) == 1 else None
 
 
-def chosen(
+def new_anchor(
     count: Int[Tensor, " B"],
     periods: Sequence[int],
     valid: Bool[Tensor, "B C"] | None,
@@ -121,14 +121,14 @@ def chosen(
         wide = moves[:, None] if old.ndim > 4 else moves  # with a place for heads
         return torch.where(wide[..., None, None], new, old)
 
-    return paired(choose, new, old)
+    return map_pairs(choose, new, old)
 
 
-def paired(function: Callable[[Tensor, Tensor], Tensor], new: Any, old: Any) -> Any:
+def map_pairs(function: Callable[[Tensor, Tensor], Tensor], new: Any, old: Any) -> Any:
     """Apply to the tensors of equal place; None where either has none."""
     if new is None or old is None:
         return None
     if isinstance(old, Tensor):
         return function(new, old)
-    items = [paired(function, x, y) for x, y in zip(new, old, strict=True)]
+    items = [map_pairs(function, x, y) for x, y in zip(new, old, strict=True)]
     return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)

@@ -141,7 +141,7 @@ class MemoryCache(Cache):
         if self.states is None or self.tokens is None:
             raise UserError("this memory is empty: let the model read something before saving it")
         tensors = {"tokens": self.tokens.contiguous()}
-        for name, tensor in named(self.states):
+        for name, tensor in named_tensors(self.states):
             # a contiguous copy: rows of one state may share storage
             tensors[f"states.{name}"] = tensor.detach().clone(memory_format=torch.contiguous_format)
         about = {
@@ -175,23 +175,23 @@ class MemoryCache(Cache):
         ):
             raise UserError(f"{path} does not say how much was read; save the memory again")
         cache.tokens, cache.columns = tokens, int(columns)
-        cache.states = filled(model.init_states(len(tokens)), "states", tensors)
+        cache.states = fill_state(model.init_states(len(tokens)), "states", tensors)
         cache = cache.to(model.device)
         model.check_states(cache.states, len(tokens))
         return cache
 
 
-def named(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a nested state with its dotted name."""
     if isinstance(state, Tensor):
         yield prefix, state
     elif isinstance(state, tuple | list):
         fields = getattr(state, "_fields", range(len(state)))
         for field, item in zip(fields, state, strict=True):
-            yield from named(item, f"{prefix}.{field}" if prefix else str(field))
+            yield from named_tensors(item, f"{prefix}.{field}" if prefix else str(field))
 
 
-def filled(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+def fill_state(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     """A state of the structure of ``template`` with the tensors of these names."""
     if isinstance(template, Tensor):
         if prefix not in tensors:
@@ -200,7 +200,7 @@ def filled(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(template, tuple | list):
         fields = getattr(template, "_fields", range(len(template)))
         items = [
-            filled(item, f"{prefix}.{field}", tensors)
+            fill_state(item, f"{prefix}.{field}", tensors)
             for field, item in zip(fields, template, strict=True)
         ]
         if isinstance(template, list):
@@ -216,10 +216,10 @@ def together(caches: Sequence[MemoryCache]) -> MemoryCache:
     positions that count as masked.
     """
     first = caches[0]
-    states = [dict(named(cache.states)) for cache in caches]
+    states = [dict(named_tensors(cache.states)) for cache in caches]
     rows = {f"states.{name}": _rows([state[name] for state in states]) for name in states[0]}
     whole = first.fork()
-    whole.states = filled(first.states, "states", rows)
+    whole.states = fill_state(first.states, "states", rows)
     whole.tokens = torch.cat([cache.tokens for cache in caches if cache.tokens is not None])
     return whole
 

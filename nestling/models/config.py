@@ -64,7 +64,7 @@ class HopeConfig(PretrainedConfig):
         for name, hint in HopeConfig.__annotations__.items():
             value = getattr(self, name)
             if not fits(value, hint):
-                raise UserError(f"{name} must be {spelled(hint)}, not {value!r}")
+                raise UserError(f"{name} must be {spell_type(hint)}, not {value!r}")
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_period"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -93,14 +93,22 @@ def memory_fields(name: str) -> list[str]:
     return [field.name for field in dataclasses.fields(MEMORIES.load(name).Config)]
 
 
+def former_fields(name: str) -> list[str]:
+    """Names of the options that a memory had in earlier versions."""
+    return list(MEMORIES.load(name).retired)
+
+
 def memory_config(name: str, options: dict[str, Any]) -> Any:
     """Build a memory's Config from options; an unknown one raises UserError with the nearest."""
     memory = MEMORIES.load(name)
     kind, retired = memory.Config, memory.retired
     hints = typing.get_type_hints(kind)
     for option in retired.keys() & options.keys() - hints.keys():
-        if options[option] != retired[option]:
-            raise UserError(f"{name}.{option} is no option any more; {retired[option]!r} was left")
+        value, instead = retired[option]
+        if options[option] != value:
+            raise UserError(
+                f"{name}.{option} is no option any more: it is always {value!r}; {instead}"
+            )
     # JSON has no tuples
     values = {
         key: tuple(v) if isinstance(v, list) else v
@@ -111,14 +119,14 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
         if option not in hints:
             raise UserError(f"unknown option {name}.{option}: {did_you_mean(option, hints)}")
         if not fits(value, hints[option]):
-            raise UserError(f"{name}.{option} must be {spelled(hints[option])}, not {value!r}")
+            raise UserError(f"{name}.{option} must be {spell_type(hints[option])}, not {value!r}")
     return kind(**values)
 
 
-def spelled(hint: Any) -> str:
+def spell_type(hint: Any) -> str:
     """A type in the words of the source.
 
-    >>> spelled(int), spelled(int | None), spelled(typing.Literal["code", "paper"])
+    >>> spell_type(int), spell_type(int | None), spell_type(typing.Literal["code", "paper"])
     ('int', 'int | None', "'code' or 'paper'")
     """
     if typing.get_origin(hint) is typing.Literal:

@@ -24,10 +24,10 @@ class Packing(NamedTuple):
     cu_seq_lens_k: Tensor | None = None
 
 
-def packed(more: dict[str, Any], **named: Tensor | None) -> Packing:
+def packing_of(more: dict[str, Any], **named: Tensor | None) -> Packing:
     """What the keywords of a call say; one that means nothing to the model raises UserError.
 
-    >>> packed({"seq_ids": 1})
+    >>> packing_of({"seq_ids": 1})
     Traceback (most recent call last):
         ...
     nestling.core.error.UserError: the model takes no 'seq_ids': did you mean 'seq_idx'?

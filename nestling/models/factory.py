@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from nestling.core.error import UserError, did_you_mean
-from nestling.models.config import HopeConfig, memory_fields
+from nestling.models.config import HopeConfig, former_fields, memory_fields
 from nestling.models.hf import HopeForCausalLM
 from nestling.models.presets import preset
 
@@ -30,17 +30,20 @@ def configure(name: str, *, vocab_size: int = 4096, **overrides: Any) -> HopeCon
 
 
 def owners(key: str, pattern: list[str]) -> list[tuple[str, str]]:
-    """The memories of the pattern, with the option's name, that an override speaks to."""
+    """The memories of the pattern, with the option's name, that an override speaks to.
+
+    Options of earlier versions are found as well: whoever reads their values says what is now.
+    """
     options = {name: memory_fields(name) for name in dict.fromkeys(pattern)}
-    dotted = {f"{name}.{field}": (name, field) for name in options for field in options[name]}
-    if key in dotted:
-        return [dotted[key]]
-    found = [(name, key) for name, fields in options.items() if key in fields]
-    if not found:
-        plain = {field for fields in options.values() for field in fields}
-        known = [*CONFIG_FIELDS, *(dotted if "." in key else plain)]
-        raise UserError(f"unknown option {key!r}: {did_you_mean(key, known)}")
-    return found
+    former = {name: former_fields(name) for name in options}
+    for table in (options, former):
+        pairs = [(name, field) for name, fields in table.items() for field in fields]
+        if found := [pair for pair in pairs if key in (pair[1], ".".join(pair))]:
+            return found
+    plain = {field for fields in options.values() for field in fields}
+    dotted = [f"{name}.{field}" for name, fields in options.items() for field in fields]
+    known = [*CONFIG_FIELDS, *(dotted if "." in key else plain)]
+    raise UserError(f"unknown option {key!r}: {did_you_mean(key, known)}")
 
 
 def create(

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache
 
 from nestling.core.memory import map_state
-from nestling.models.cache import MemoryCache, filled, named
+from nestling.models.cache import MemoryCache, fill_state, named_tensors
 from nestling.models.hf import HopeForCausalLM
 
 
@@ -111,14 +111,14 @@ class FunctionalModel:
 
     def tensors(self, context: Any) -> dict[str, Tensor]:
         """A context as named tensors, for a file."""
-        return {} if context is None else dict(named(context))
+        return {} if context is None else dict(named_tensors(context))
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Any:
         """The context ``tensors`` was made of."""
         if not tensors:
             return None
         if isinstance(self.model, HopeForCausalLM):
-            states = filled(self.model.init_states(1), "0", dict(tensors))
+            states = fill_state(self.model.init_states(1), "0", dict(tensors))
             return (states, tensors["1"])
         layers = len(tensors) // 2
         return tuple((tensors[f"{i}.0"], tensors[f"{i}.1"]) for i in range(layers))

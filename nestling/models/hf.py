@@ -18,7 +18,7 @@ from nestling.models import in_context
 from nestling.models.auto import announce
 from nestling.models.base import HopePreTrainedModel
 from nestling.models.config import HopeConfig
-from nestling.models.documents import packed
+from nestling.models.documents import packing_of
 from nestling.models.entry import Asked, enter
 from nestling.models.model import HopeModel
 
@@ -112,7 +112,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
             return_dict=return_dict,
         )
         shift_labels = more.pop("shift_labels", None)
-        packing = packed(more, reset=reset, position_ids=position_ids, cu_seqlens=cu_seqlens)
+        packing = packing_of(more, reset=reset, position_ids=position_ids, cu_seqlens=cu_seqlens)
         x, flow, cache = entry = enter(
             self.backbone, input_ids, inputs_embeds, attention_mask, past_key_values, packing
         )
@@ -122,7 +122,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         if waits:
             assert input_ids is not None
             read = in_context.read(self, input_ids, cache.states, flow, passed=asked.passed)
-            logits, states = kept(read[0], logits_to_keep), read[1]
+            logits, states = positions_kept(read[0], logits_to_keep), read[1]
         else:
             logits, states = self.stream(
                 x, input_ids, cache.states, flow, passed=asked.passed, keep=logits_to_keep
@@ -180,14 +180,14 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         """
         if self.head_level is None:
             hidden, states = self.backbone.stream(x, states, flow, passed=passed)
-            return self.lm_head(kept(hidden, keep)), states
+            return self.lm_head(positions_kept(hidden, keep)), states
         assert ids is not None
         *blocks, own = self.own_states(len(x)) if states is None else states
         self.head_level.verify(own, len(x), self.config.vocab_size)
         hidden, blocks = self.backbone.stream(x, blocks, flow, passed=passed)
         last = keep if isinstance(keep, int) else 0
         logits, own = self.head_level(self.lm_head, hidden, ids, own, flow, last=last)
-        return logits if isinstance(keep, int) else kept(logits, keep), [*blocks, own]
+        return logits if isinstance(keep, int) else positions_kept(logits, keep), [*blocks, own]
 
     def own_states(self, batch: int) -> list[Any]:
         """The states that ``stream`` starts with."""
@@ -208,7 +208,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         return found
 
 
-def kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:
+def positions_kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:
     """The last so many positions (0: all), or these."""
     if isinstance(positions, int):
         return x[:, max(x.shape[1] - positions, 0) :] if positions else x

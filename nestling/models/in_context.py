@@ -117,7 +117,7 @@ def read(
         logits, _ = model.stream(x, ids, running, flow, passed=passed)
         return logits, [*running, waiting]
     memories = signalled(model)
-    line, joined = _joined(waiting, ids, flow)
+    line, joined = _join(waiting, ids, flow)
     first = next(iter(memories))
     count = memories[first].owned(waiting.states[first])[0].level.seen
     period = memories[first].config.periods[0]
@@ -135,12 +135,10 @@ def read(
             passed[:] = [places.collect(layer)[:, old:] for layer in passed]
     open_ids, open_valid = rows[0][:, -1], rows[1][:, -1]
     after = Waiting(opened, open_ids, open_valid, places.opens[:, -1])
-    return logits, [*_mapped(memories, running, _emptied), after]
+    return logits, [*_mapped(memories, running, _empty), after]
 
 
-def _joined(
-    waiting: Waiting, ids: Int[Tensor, "B T"], flow: Flow
-) -> tuple[Int[Tensor, "B L"], Flow]:
+def _join(waiting: Waiting, ids: Int[Tensor, "B T"], flow: Flow) -> tuple[Int[Tensor, "B L"], Flow]:
     """The open segments and the new tokens behind them."""
     nothing = torch.zeros_like(ids, dtype=torch.bool)
     reset = nothing if flow.reset is None else flow.reset
@@ -213,7 +211,7 @@ def _segments(
                     first=not rows,
                 )
                 states = _written(memories, states, moves, now, following.shape[1])
-        states = _mapped(memories, states, _emptied)
+        states = _mapped(memories, states, _empty)
         if not learning:
             states, logits = map_state(Tensor.detach, states), logits.detach()
         rows.append(logits)
@@ -315,7 +313,7 @@ def _probed(level: WrittenState) -> WrittenState:
     return level._replace(probe=tuple(zeros))
 
 
-def _emptied(level: WrittenState) -> WrittenState:
+def _empty(level: WrittenState) -> WrittenState:
     """Without probes and inputs of a segment that is over."""
     return level._replace(probe=(), inputs=level.inputs[:, :0])
 

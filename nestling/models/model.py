@@ -16,7 +16,7 @@ from nestling.models.backbone import blocks_of, kept_in_float32, read
 from nestling.models.base import HopePreTrainedModel
 from nestling.models.block import Block
 from nestling.models.config import HopeConfig
-from nestling.models.documents import packed
+from nestling.models.documents import packing_of
 from nestling.models.entry import Asked, enter
 
 
@@ -97,7 +97,7 @@ class HopeModel(HopePreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=return_dict,
         )
-        packing = packed(more, reset=reset, position_ids=position_ids, cu_seqlens=cu_seqlens)
+        packing = packing_of(more, reset=reset, position_ids=position_ids, cu_seqlens=cu_seqlens)
         entry = enter(self, input_ids, inputs_embeds, attention_mask, past_key_values, packing)
         if len(entry.cache.states or self.blocks) != len(self.blocks):
             raise UserError(

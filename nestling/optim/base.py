@@ -240,12 +240,12 @@ class GradientMemory(Optimizer, ABC):
         """Take up what ``state_dict`` gave, on the parameters' devices, in the dtypes saved."""
         given = state_dict
 
-        def seen(_: Optimizer, state_dict: dict[str, Any]) -> None:
+        def note(_: Optimizer, state_dict: dict[str, Any]) -> None:
             nonlocal given  # hooks that came before may have put another in its place
             given = state_dict
             self._check_loaded(given)
 
-        before = self.register_load_state_dict_pre_hook(seen)
+        before = self.register_load_state_dict_pre_hook(note)
         after = self.register_load_state_dict_post_hook(
             lambda _: self._take_up(given), prepend=True
         )
@@ -288,7 +288,7 @@ def fraction(**values: float | int) -> None:
             raise UserError(f"{name} is {value}; give a fraction from 0 to 1")
 
 
-def chosen(name: str, value: Any, choices: Iterable[Any]) -> None:
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     """Raise UserError for a value that is none of ``choices``."""
     if value not in (known := list(choices)):
         raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, known))}")

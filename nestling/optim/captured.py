@@ -77,12 +77,12 @@ class Capture:
         layers = [] if module is None else module.modules()
         for layer in layers:
             if isinstance(layer, LAYERS):
-                self._hooks.append(layer.register_forward_hook(self._seen))
+                self._hooks.append(layer.register_forward_hook(self._on_forward))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Capture, ()
 
-    def _seen(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _on_forward(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """At a forward call: wait for the gradient of its output."""
         if not (
             self._hooks

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.core.network import mlp, mlp_gradient
-from nestling.optim.base import GradientMemory, at_least, chosen, fraction, wide_dtype
+from nestling.optim.base import GradientMemory, at_least, check_choice, fraction, wide_dtype
 from nestling.rules import GradientRecord
 from nestling.rules.associative import damped
 from nestling.rules.newton_schulz import spread, whole
@@ -77,7 +77,7 @@ class DeepMomentum(GradientMemory):
         fraction(alpha=alpha, skip=skip)
         at_least(0, eta=eta)
         at_least(1, width=width, hidden=hidden, learn_rows=learn_rows)
-        chosen("inner", inner, INNER)
+        check_choice("inner", inner, INNER)
         options = {
             "alpha": alpha,
             "eta": eta,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nestling.core.error import UserError
 from nestling.core.native import plain
-from nestling.optim.base import GradientMemory, at_least, chosen
+from nestling.optim.base import GradientMemory, at_least, check_choice
 from nestling.optim.captured import LAYERS, Capture, Context
 from nestling.optim.states import name_of
 from nestling.rules import GradientRecord
@@ -75,8 +75,8 @@ class DeltaGD(GradientMemory):
                 "DeltaGD takes the module, whose layers' inputs it needs, and not its parameters; "
                 "write DeltaGD(model, lr=...), and params=... for groups"
             )
-        chosen("form", form, FORMS)
-        chosen("reduction", reduction, REDUCTIONS)
+        check_choice("form", form, FORMS)
+        check_choice("reduction", reduction, REDUCTIONS)
         at_least(0, decay_scale=decay_scale)
         super().__init__(
             module.parameters() if params is None else params,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nestling import rules
 from nestling.optim import preconditioner as precondition
-from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.base import at_least, check_choice, fraction
 from nestling.optim.delta_write import write_at_once
 from nestling.optim.ruled import Ruled, constants
 from nestling.rules.delta_momentum import DECAY_NORMS, LAYOUTS
@@ -78,8 +78,8 @@ class DeltaMomentum(Ruled):
     ):
         fraction(alpha=alpha)
         at_least(0, eta_decay=eta_decay)
-        chosen("layout", layout, LAYOUTS)
-        chosen("decay_norm", decay_norm, DECAY_NORMS)
+        check_choice("layout", layout, LAYOUTS)
+        check_choice("decay_norm", decay_norm, DECAY_NORMS)
         options = {
             "alpha": alpha,
             "eta_decay": eta_decay,

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from nestling import rules
-from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.base import at_least, check_choice, fraction
 from nestling.optim.ruled import Ruled, constants
 from nestling.rules.elementwise_memory import TARGETS, WEIGHTINGS
 from nestling.rules.rule import Rule
@@ -60,8 +60,8 @@ class ElementwiseMemory(Ruled):
     ):
         fraction(beta1=beta1, beta2=beta2)
         at_least(0, ridge=ridge)
-        chosen("weighting", weighting, WEIGHTINGS)
-        chosen("target", target, TARGETS)
+        check_choice("weighting", weighting, WEIGHTINGS)
+        check_choice("target", target, TARGETS)
         options = {"beta1": beta1, "beta2": beta2, "weighting": weighting}
         super().__init__(
             params,

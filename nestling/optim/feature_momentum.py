@@ -7,7 +7,7 @@ from torch import Tensor
 from nestling import rules
 from nestling.core.error import UserError
 from nestling.optim import preconditioner as precondition
-from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.base import at_least, check_choice, fraction
 from nestling.optim.ruled import Ruled, constants
 from nestling.rules.feature_momentum import FEATURES
 from nestling.rules.rule import Rule
@@ -68,7 +68,7 @@ class FeatureMomentum(Ruled):
     ):
         fraction(alpha=alpha)
         at_least(0, exponent=exponent)
-        chosen("features", features, FEATURES)
+        check_choice("features", features, FEATURES)
         if not coefficients:
             raise UserError("coefficients are empty; give at least one")
         options = {

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from nestling import rules
 from nestling.core.error import UserError
-from nestling.optim.base import at_least, chosen, fraction
+from nestling.optim.base import at_least, check_choice, fraction
 from nestling.optim.ruled import Ruled, check_newton_schulz, constants, dtype_of
 from nestling.rules.m3 import STYLES, UPDATE_NORMS
 from nestling.rules.rule import Rule
@@ -71,8 +71,8 @@ class M3(Ruled):
         nonfinite: str = "raise",
     ):
         fraction(beta1=beta1, beta2=beta2)
-        chosen("style", style, STYLES)
-        chosen("update_norm", update_norm, UPDATE_NORMS)
+        check_choice("style", style, STYLES)
+        check_choice("update_norm", update_norm, UPDATE_NORMS)
         check_newton_schulz(ns_steps, ns_precision)
         for momentum in slow:
             if len(momentum) != 3:

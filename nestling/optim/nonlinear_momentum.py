@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from nestling import rules
-from nestling.optim.base import chosen, fraction
+from nestling.optim.base import check_choice, fraction
 from nestling.optim.ruled import Ruled, check_newton_schulz, constants, dtype_of
 from nestling.rules.nonlinear_momentum import ADJUSTMENTS, OUTPUTS
 from nestling.rules.rule import Rule
@@ -64,8 +64,8 @@ class NonlinearMomentum(Ruled):
         nonfinite: str = "raise",
     ):
         fraction(alpha=alpha)
-        chosen("output", output, OUTPUTS)
-        chosen("adjust_lr", adjust_lr, ADJUSTMENTS)
+        check_choice("output", output, OUTPUTS)
+        check_choice("adjust_lr", adjust_lr, ADJUSTMENTS)
         check_newton_schulz(ns_steps, ns_precision)
         options = {
             "alpha": alpha,

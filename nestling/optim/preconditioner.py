@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.native import plain
-from nestling.optim.base import at_least, chosen, fraction, wide_dtype
+from nestling.optim.base import at_least, check_choice, fraction, wide_dtype
 
 PRECONDITIONERS = ("none", "covariance")
 
@@ -21,7 +21,7 @@ def options(
     eps: float | int,
 ) -> dict[str, Any]:
     """What a group says of its preconditioner; a UserError for what makes no sense."""
-    chosen("preconditioner", preconditioner, PRECONDITIONERS)
+    check_choice("preconditioner", preconditioner, PRECONDITIONERS)
     fraction(preconditioner_beta=preconditioner_beta)
     at_least(1, preconditioner_every=preconditioner_every)
     at_least(0, eps=eps)

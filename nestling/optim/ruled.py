@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.native import plain
-from nestling.optim.base import BLOCK, GradientMemory, chosen, wide_dtype
+from nestling.optim.base import BLOCK, GradientMemory, check_choice, wide_dtype
 from nestling.rules import RULES, Evidence, GradientRecord, Rule
 
 PRECISIONS = ("bfloat16", "float32")
@@ -110,7 +110,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 def check_newton_schulz(steps: int, precision: str) -> None:
     """Raise UserError for steps or a precision that Newton-Schulz cannot be given."""
-    chosen("ns_precision", precision, PRECISIONS)
+    check_choice("ns_precision", precision, PRECISIONS)
     if not 1 <= steps < 100:
         raise UserError(f"ns_steps is {steps}; give 1 to 99 (Muon has 5)")
 
@@ -147,7 +147,7 @@ class Written(Ruled):
         nonfinite: str = "raise",
     ):
         if isinstance(rule, str):
-            chosen("rule", rule, RULES)
+            check_choice("rule", rule, RULES)
             rule = RULES[rule]()
         if rule.erases:
             raise UserError("this rule erases along the inputs of a layer; use DeltaGD")

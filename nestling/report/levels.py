@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 
 from nestling.core.level import Level
-from nestling.core.nested import ordered
+from nestling.core.nested import order
 
 WIDTH, GAP, MARGIN, LINE = 236, 12, 20, 15  # pixels: of a box, between boxes, around, of text
 LABEL = 150  # pixels, of the column that names the frequencies
@@ -59,7 +59,7 @@ def rows(level: Level) -> list[tuple[str, str]]:
 def levels_text(levels: Iterable[Level]) -> str:
     """The system as text for a terminal, fast to slow."""
     lines = []
-    for number, boxes in enumerate(ordered(levels), start=1):
+    for number, boxes in enumerate(order(levels), start=1):
         first = boxes[0]
         lines.append(f"level {number}: frequency {frequency(first)} ({clock(first)})")
         for box in boxes:
@@ -71,7 +71,7 @@ def levels_text(levels: Iterable[Level]) -> str:
 
 def levels_svg(levels: Iterable[Level], title: str) -> str:
     """The system as an SVG drawing: a band for each level, fast at the top, its boxes inside."""
-    bands = ordered(levels)
+    bands = order(levels)
     top = MARGIN + 2 * LINE
     parts = [_text(MARGIN, MARGIN + LINE, title, size=17, bold=True)]
     for number, boxes in enumerate(bands):

@@ -15,8 +15,8 @@ from nestling.rules.rule import (
     Rate,
     Rule,
     RuleOptions,
+    bias_correction,
     root,
-    seen,
 )
 
 
@@ -59,5 +59,8 @@ class Adam(Rule):
         g, (m, v) = evidence.gradient, buffers
         m = self.beta1 * m + (1 - self.beta1) * g
         v = self.beta2 * v + (1 - self.beta2) * g.square()
-        mean, square = m / seen(self.beta1, number, m), v / seen(self.beta2, number, v)
+        mean, square = (
+            m / bias_correction(self.beta1, number, m),
+            v / bias_correction(self.beta2, number, v),
+        )
         return -eta * mean / (root(square) + self.eps), (m, v)

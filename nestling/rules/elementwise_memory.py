@@ -14,7 +14,7 @@ from nestling.rules.rule import (
     Rate,
     Rule,
     RuleOptions,
-    seen,
+    bias_correction,
 )
 
 WEIGHTINGS = ("mean", "sum")
@@ -63,7 +63,10 @@ class ElementwiseMemory(Rule):
         if self.weighting == "mean":
             m = self.beta1 * m + (1 - self.beta1) * g
             h = self.beta2 * h + (1 - self.beta2) * g.square()
-            total, power = m / seen(self.beta1, number, m), h / seen(self.beta2, number, h)
+            total, power = (
+                m / bias_correction(self.beta1, number, m),
+                h / bias_correction(self.beta2, number, h),
+            )
         else:
             m, h = self.beta1 * m + g, h + g.square()
             total, power = m, h

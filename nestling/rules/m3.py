@@ -18,8 +18,8 @@ from nestling.rules.rule import (
     Rate,
     Rule,
     RuleOptions,
+    bias_correction,
     root,
-    seen,
     wide,
 )
 
@@ -128,8 +128,11 @@ class M3(Rule):
                     if matrix
                     else after / self.bias(beta, seen_so_far, after)
                 )
-                slow, read = chosen(full, after, slow), chosen(full, fresh.to(read.dtype), read)
-                total = chosen(full, torch.zeros_like(total), total)
+                slow, read = (
+                    choose_rows(full, after, slow),
+                    choose_rows(full, fresh.to(read.dtype), read),
+                )
+                total = choose_rows(full, torch.zeros_like(total), total)
             memories[place] = (slow, total, read)
         return change, (m, v, *(x for memory in memories for x in memory))
 
@@ -158,7 +161,7 @@ class M3(Rule):
 
     def bias(self, beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor | float:
         """What a mean that began at zero has seen so far; a sum has no such bias."""
-        return 1.0 if self.style == "paper" else seen(beta, number, like)
+        return 1.0 if self.style == "paper" else bias_correction(beta, number, like)
 
     def below(self, v: Tensor, number: Int[Tensor, " B"]) -> Tensor:
         """sqrt(V) + eps, V without the bias of its start."""
@@ -181,7 +184,7 @@ class M3(Rule):
         return u * wide(size / norm, u)
 
 
-def chosen(rows: Bool[Tensor, " B"], new: Tensor, old: Tensor) -> Tensor:
+def choose_rows(rows: Bool[Tensor, " B"], new: Tensor, old: Tensor) -> Tensor:
     """``new`` in these rows, ``old`` in the others."""
     if bool(rows.all()):
         return new

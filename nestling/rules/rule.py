@@ -119,7 +119,7 @@ def root(square: Tensor) -> Tensor:
     return square.clamp_min(1e-30).sqrt()
 
 
-def seen(beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor:
+def bias_correction(beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor:
     """1 - beta^n, row by row: the weight that a mean which began at zero has given so far."""
     share = 1 - beta ** number.clamp_min(1).double()
     return wide(share.to(like.dtype).to(like.device), like)

@@ -48,7 +48,7 @@ class World:
         self.facts.append(f"{person} {self.rng.choice(GO)} the {room}.")
         for thing, owner in self.has.items():
             if owner == person:
-                self._seen(thing, room)
+                self._note(thing, room)
         return True
 
     def get(self) -> bool:
@@ -61,7 +61,7 @@ class World:
         there = self.rng.choice((" there", ""))
         self.facts.append(f"{person} {self.rng.choice(GET)} the {thing}{there}.")
         if person in self.told:
-            self._seen(thing, self.told[person])
+            self._note(thing, self.told[person])
         return True
 
     def drop(self) -> bool:
@@ -85,7 +85,7 @@ class World:
         self.facts.append(f"{giver} {self.rng.choice(GIVE)} the {thing} to {receiver}.")
         return giver, thing, receiver
 
-    def _seen(self, thing: str, room: str) -> None:
+    def _note(self, thing: str, room: str) -> None:
         if self.past[thing][-1:] != [room]:
             self.past[thing].append(room)
 

@@ -98,7 +98,7 @@ class FormalLanguage(TokenTask):
     def lengths(self, unseen: bool) -> list[int]:
         """The lengths that occur."""
         longer = unseen and self.config.bin == 1
-        begin = self.config.longest + 1 if longer else SHORT if self.held(unseen) else 2
+        begin = self.config.longest + 1 if longer else SHORT if self.holds_out(unseen) else 2
         end = self.config.beyond if longer else self.config.longest
         return [length for length in range(begin, end + 1) if self.fits(length)]
 
@@ -110,16 +110,16 @@ class FormalLanguage(TokenTask):
         input_ids = torch.full((count, width), len(self.symbols))
         labels = torch.full((count, width), IGNORED)
         for row in range(count):
-            word = self.drawn(rng, rng.choice(lengths), unseen)
+            word = self.draw(rng, rng.choice(lengths), unseen)
             input_ids[row, : len(word)] = torch.tensor([self.symbols.index(s) for s in word])
             labels[row, : len(word)] = self.first_class + torch.tensor(self.labels(word))
         return Examples(input_ids, labels)
 
-    def held(self, unseen: bool) -> bool:
+    def holds_out(self, unseen: bool) -> bool:
         """Whether what is drawn are words held out of training."""
         return unseen and self.config.bin == 0 and not self.one_a_length
 
-    def drawn(self, rng: Random, length: int, unseen: bool) -> str:
+    def draw(self, rng: Random, length: int, unseen: bool) -> str:
         """A word on the right side of training and measuring."""
         while True:
             word = self.word(rng, length)

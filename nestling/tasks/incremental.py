@@ -84,14 +84,14 @@ class Incremental(StageTask):
         labels = rng.sample(sorted(pools), config.stages * config.classes)
         choices = tuple(sorted(labels))
 
-        def drawn(group: list[str], part: int, count: int) -> tuple[Question, ...]:
+        def draw(group: list[str], part: int, count: int) -> tuple[Question, ...]:
             texts = [(text, one) for one in group for text in rng.sample(pools[one][part], count)]
             rng.shuffle(texts)
             return tuple(Question(PROMPT.format(text=t), (one,), choices) for t, one in texts)
 
         groups = [labels[i :: config.stages] for i in range(config.stages)]
         return [
-            Stage(f"stage {i + 1}", drawn(g, 0, config.lessons), drawn(g, 1, config.questions))
+            Stage(f"stage {i + 1}", draw(g, 0, config.lessons), draw(g, 1, config.questions))
             for i, g in enumerate(groups)
         ]
 

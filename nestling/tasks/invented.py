@@ -50,7 +50,7 @@ class Language:
         self.adjective_first = rng.random() < 0.5
         self.plural, self.past = (rng.choice(SYLLABLES) + end for end in ("n", "l"))
 
-    def said(self, thing: Thing) -> str:
+    def phrase(self, thing: Thing) -> str:
         """A noun with its adjective."""
         noun = self.lexicon[thing.noun] + (self.plural if thing.plural else "")
         parts = [self.lexicon[thing.adjective], noun]
@@ -64,7 +64,7 @@ class Language:
         )
         verb, past = rng.choice(tuple(VERBS)), rng.random() < 0.4
         action = (self.past + " " if past else "") + self.lexicon[verb]
-        parts = {"subject": self.said(one), "verb": action, "object": self.said(other)}
+        parts = {"subject": self.phrase(one), "verb": action, "object": self.phrase(other)}
         text = " ".join(parts[part] for part in self.order).capitalize() + "."
         now = (verb.removesuffix("s") if verb[-3:] != "ies" else "carry") if one.plural else verb
         now = "wash" if now == "washe" else now

@@ -111,7 +111,7 @@ class Niah(QuestionTask):
         places = self.places(rng, len(needles))
 
         def prompt(others: list[str]) -> str:
-            return self.prompt(self.joined(insert(needles, others, places)), asked)
+            return self.prompt(self.join(insert(needles, others, places)), asked)
 
         others = self.others(rng, set(told), unseen)
         limit = self.config.length - self.config.answer_room
@@ -149,7 +149,7 @@ class Niah(QuestionTask):
         form = MANY if self.queries * self.values > 1 else ONE
         return form.format(what=self.what, context=context, asked=names)
 
-    def joined(self, parts: Sequence[str]) -> str:
+    def join(self, parts: Sequence[str]) -> str:
         """Prose runs on; noise and needles stand on lines."""
         return (" " if self.haystack == "prose" else "\n").join(parts)
 

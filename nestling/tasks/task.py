@@ -45,7 +45,7 @@ class Question(NamedTuple):
     joint: str = " "  # between the prompt and what follows
 
     @property
-    def told(self) -> str:
+    def as_lesson(self) -> str:
         """Prompt and right answer, as a text to learn from."""
         return self.prompt + self.joint + self.answers[0]
 
@@ -54,7 +54,7 @@ class Stage(NamedTuple):
     """What is learned at one time, and what is asked about it from then on."""
 
     name: str
-    learn: tuple[Question, ...]  # with answers that may be read: ``Question.told``
+    learn: tuple[Question, ...]  # with answers that may be read: ``Question.as_lesson``
     ask: tuple[Question, ...]  # never among those of any ``learn``
 
 
@@ -288,7 +288,7 @@ class StageTask(TextTask):
     def stages(self, seed: int) -> list[Stage]:
         """The stages in the order of learning; the seed decides on order and samples."""
 
-    def asked(self, stages: Sequence[Stage], last: int) -> list[tuple[Question, ...]]:
+    def questions_up_to(self, stages: Sequence[Stage], last: int) -> list[tuple[Question, ...]]:
         """The questions of every stage up to ``last``; classes not taught by then are left out."""
         if not self.classes:
             return [stage.ask for stage in stages[: last + 1]]

@@ -78,7 +78,7 @@ class Translation(StageTask):
             parts: tuple[dict[str, Pair], dict[str, Pair]] = ({}, {})
             for pair in pairs:
                 if max(len(pair.text), len(pair.english)) <= config.longest:
-                    parts[held(pair.english)].setdefault(pair.text, pair)
+                    parts[is_held_out(pair.english)].setdefault(pair.text, pair)
             if len(parts[0]) < config.lessons or len(parts[1]) < config.questions:
                 raise UserError(
                     f"{language} has {len(parts[0])} pairs to learn from and {len(parts[1])} to "
@@ -87,16 +87,16 @@ class Translation(StageTask):
             learn = rng.sample(list(parts[0].values()), config.lessons)
             ask = rng.sample(list(parts[1].values()), config.questions)
             words = self.glossary(language)
-            stages.append(Stage(language, asked([*words, *learn]), asked(ask)))
+            stages.append(Stage(language, as_questions([*words, *learn]), as_questions(ask)))
         return stages
 
 
-def held(english: str) -> bool:
+def is_held_out(english: str) -> bool:
     """Whether an English sentence is asked for and never learned."""
     return zlib.crc32(english.lower().encode()) % HELD == 0
 
 
-def asked(pairs: Sequence[Pair]) -> tuple[Question, ...]:
+def as_questions(pairs: Sequence[Pair]) -> tuple[Question, ...]:
     """Pairs as questions for their English."""
     return tuple(Question(PROMPT.format(text=pair.text), (pair.english,)) for pair in pairs)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from nestling.core.level import Level
-from nestling.core.nested import ordered
+from nestling.core.nested import order
 from nestling.core.transfer import KINDS
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim.leveled import Leveled, steps_of
@@ -55,7 +55,7 @@ def nested_system(
         names = tuple(buffer.name for buffer in buffers)
         boxes += buffers
         boxes += [dataclasses.replace(b, depends_on=b.depends_on + names) for b in group]
-    return [box for level in ordered(boxes) for box in level]
+    return [box for level in order(boxes) for box in level]
 
 
 def merged(levels: Iterable[Level]) -> list[Level]:
@@ -118,7 +118,7 @@ def as_record(levels: Iterable[Level]) -> list[dict[str, Any]]:
             "frequency": boxes[0].frequency if boxes[0].period else None,
             "boxes": [_as_record(box) for box in boxes],
         }
-        for number, boxes in enumerate(ordered(levels), start=1)
+        for number, boxes in enumerate(order(levels), start=1)
     ]
 
 

@@ -64,7 +64,7 @@ def train(
         while run.totals.step < config.steps and not ranks.any(ended or stopped.is_set()):
             _guarded_step(run, folder)
             step = run.totals.step
-            progress.show(step, config.steps, _told(run))
+            progress.show(step, config.steps, _progress_text(run))
             if held_out and _due(step, config.evaluate_every, config.steps):
                 figures = _evaluate(run, held_out)
             else:
@@ -87,7 +87,7 @@ def train(
     return metrics | ({"terminated": True} if ranks.any(stopped.terminated) else {})
 
 
-def _told(run: Run) -> str:
+def _progress_text(run: Run) -> str:
     written = ", ".join(run.optimizer.fired) or "-"
     return f"loss {run.totals.loss:.3f} | {speed(run):,.0f} tokens/s | writes {written}"
 

@@ -11,7 +11,7 @@ import torch
 
 from nestling.core.error import UserError
 from nestling.data import Batch
-from nestling.models.cache import MemoryCache, filled, named
+from nestling.models.cache import MemoryCache, fill_state, named_tensors
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim import Leveled
 from nestling.optim.build import build
@@ -26,7 +26,7 @@ from nestling.train.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from nestling.train.config import TrainConfig
+from nestling.train.config import LATER, TrainConfig
 from nestling.train.groups import parameter_groups
 from nestling.train.ranks import ALONE, Ranks
 from nestling.train.schedule import rate
@@ -235,9 +235,7 @@ class Run:
                     f"{now}); choose the preset and options it was trained with"
                 )
         # runs saved before there was a choice have no word about it
-        saved = (
-            {"rates_by_role": False} | run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
-        )
+        saved = LATER | run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
         present = dataclasses.asdict(self.config) | {"optimizer": self.optimizer_name}
         for name, now in present.items():
             was = saved.get(name)
@@ -258,7 +256,7 @@ def memory_state(cache: MemoryCache | None) -> dict[str, Any] | None:
     """What the rows of a run remember, as a tree of tensors and numbers."""
     if cache is None:
         return None
-    states = dict(named(cache.states))
+    states = dict(named_tensors(cache.states))
     return {"columns": cache.columns, "tokens": cache.tokens, "states": states}
 
 
@@ -269,5 +267,5 @@ def memory_of(model: HopeForCausalLM, state: dict[str, Any] | None) -> MemoryCac
     cache = model.new_cache()
     cache.columns, cache.tokens = state["columns"], state["tokens"]
     tensors = {f"states.{name}": value for name, value in state["states"].items()}
-    cache.states = filled(model.init_states(cache.batch_size), "states", tensors)
+    cache.states = fill_state(model.init_states(cache.batch_size), "states", tensors)
     return cache.to(model.device)

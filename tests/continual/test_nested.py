@@ -15,7 +15,7 @@ from nestling.models.pretrained import (
     load_stacked,
     parse_levels,
     save_stacked,
-    stacked,
+    stack_model,
 )
 
 SHARE = 0.25
@@ -232,4 +232,4 @@ def test_a_model_with_nested_levels_reads_with_them():
         periods=(8, 32, 64),
         shares=(SHARE, None),
     )
-    assert [level.share for level in stacked(model, None).levels] == [None, None, SHARE]
+    assert [level.share for level in stack_model(model, None).levels] == [None, None, SHARE]

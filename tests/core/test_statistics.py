@@ -10,8 +10,8 @@ from nestling.core.statistics import (
     gap,
     holm,
     interval,
+    interval_text,
     paired,
-    spelt,
     t95,
     t_probability,
     wilson,
@@ -98,10 +98,10 @@ def test_wilson_covers_the_share_and_holm_keeps_the_order():
 def test_a_value_that_diverged_is_counted_and_shown_and_in_no_mean(bad):
     found = interval([1.0, bad, 3.0])
     assert found._replace(diverged=0) == interval([1.0, 3.0])
-    assert str(found) == "2 +/- 13 (1 of 3 diverged)" == spelt(found.record())
+    assert str(found) == "2 +/- 13 (1 of 3 diverged)" == interval_text(found.record())
     assert found.record()["diverged"] == 1
     alone = interval([bad])
-    assert str(alone) == "diverged" == spelt(alone.record())
+    assert str(alone) == "diverged" == interval_text(alone.record())
     json.dumps(alone.record(), allow_nan=False)
     assert interval([1e9]).rank() < found.rank() < alone.rank()
     assert found.rank(larger_is_better=True) > interval([-1e9]).rank(larger_is_better=True)

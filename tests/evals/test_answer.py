@@ -8,7 +8,7 @@ from readers import reader
 from torch.nn import functional
 
 from nestling.core.error import UserError
-from nestling.evals.answer import answer_to, ask_positions, ask_texts, spelled
+from nestling.evals.answer import answer_to, ask_positions, ask_texts, spell
 from nestling.evals.figures import figures
 from nestling.evals.requests import Memory
 from nestling.tasks import TASKS, UNSEEN, Question, QuestionTask, TokenTask
@@ -40,7 +40,7 @@ class Knowing:
 @pytest.mark.parametrize("name", ROWS)
 def test_one_that_knows_scores_1_and_one_that_does_not_about_chance(name, own, monkeypatch):
     task, found = TASKS.load(name).tiny(), reader("hope-tiny", segment=10_000)
-    names = list(range(task.vocab_size)) if own else spelled(found, task.vocab_size, 0)
+    names = list(range(task.vocab_size)) if own else spell(found, task.vocab_size, 0)
     lead = 0 if own else len(found.start)
     monkeypatch.setattr(found, "call", Knowing(found, task, names, lead))
     told = []
@@ -61,11 +61,11 @@ def test_rows_are_read_in_segments_with_one_outcome():
 
 def test_tokens_of_a_task_are_distinct_plain_tokens_of_the_model():
     found = reader("hope-tiny")
-    names = spelled(found, 256, 0)
+    names = spell(found, 256, 0)
     assert len(set(names)) == 256 and not {0, 1} & set(names)
-    assert spelled(found, 20, 1) == spelled(found, 20, 1) != spelled(found, 20, 2)
+    assert spell(found, 20, 1) == spell(found, 20, 1) != spell(found, 20, 2)
     with pytest.raises(UserError, match="--fit"):
-        spelled(found, 257, 0)
+        spell(found, 257, 0)
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -6,7 +6,7 @@ from browser import open_page
 from nestling.cli.main import main
 from nestling.core.error import UserError
 from nestling.core.result import Result
-from nestling.evals.show import named, sections
+from nestling.evals.show import by_file_name, sections
 
 SCORE = {"score": 0.5, "low_95": 0.2, "high_95": 0.8, "chance": 0.1, "count": 9}
 LM = {
@@ -54,7 +54,7 @@ def test_every_kind_is_shown_with_its_figures(paths, tmp_path, capsys):
 
 
 def test_models_stand_in_one_table(paths):
-    found = sections(named(paths[:2]))
+    found = sections(by_file_name(paths[:2]))
     assert [row[2:4] for row in found[0].tables[0].rows] == [(9, 2.0), (9, 2.0)]
 
 

@@ -8,6 +8,7 @@ from nestling.core.error import UserError
 from nestling.memories.cms.chain import CMS
 from nestling.memories.mlp import MLP, default_intermediate_size
 from nestling.models.config import memory_config
+from nestling.models.factory import configure
 
 WIDTH = 16
 
@@ -77,5 +78,8 @@ def test_what_cannot_be_is_refused(options, word):
 
 def test_an_option_of_earlier_versions_that_had_one_value_is_read():
     assert memory_config("cms", {"regime": "training", "periods": [4, 8]}).periods == (4, 8)
-    with pytest.raises(UserError, match="cms.regime is no option any more"):
-        memory_config("cms", {"regime": "context"})
+    same = configure("hope-tiny", **{"cms.regime": "training"}).memory_configs()
+    assert same == configure("hope-tiny").memory_configs()
+    for name in ("regime", "cms.regime"):
+        with pytest.raises(UserError, match="cms.regime is no option any more.*cms_context"):
+            configure("hope-tiny", **{name: "context"})

@@ -17,7 +17,7 @@ from nestling.models.pretrained import (
     load_stacked,
     parse_levels,
     save_with,
-    stacked,
+    stack_model,
 )
 from nestling.models.pretrained.fold import folded
 
@@ -42,7 +42,7 @@ def logits(model, ids):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_levels_side_by_side_are_one_wider_mlp(family, ids, tmp_path):
     """Whatever they have become, their weights and biases included; of every family."""
-    base = stacked(tiny_base(family), None, parse_levels("8,32,inf"), "independent")
+    base = stack_model(tiny_base(family), None, parse_levels("8,32,inf"), "independent")
     own = dict(base.model.named_parameters())
     generator = torch.Generator().manual_seed(1)
     weights = {
@@ -66,7 +66,7 @@ def test_levels_side_by_side_are_one_wider_mlp(family, ids, tmp_path):
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
 def test_the_wider_mlp_is_the_sum_in_float64(family, ids):
     """What differs in float32 is rounding alone."""
-    base = stacked(tiny_base(family).double(), None, parse_levels("8,32,inf"), "independent")
+    base = stack_model(tiny_base(family).double(), None, parse_levels("8,32,inf"), "independent")
     own = dict(base.model.named_parameters())
     generator = torch.Generator().manual_seed(1)
     weights = {

@@ -7,7 +7,7 @@ import torch
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.models import MemoryCache, create
-from nestling.models.cache import named
+from nestling.models.cache import named_tensors
 from nestling.models.graphs import Replay
 
 FAMILIES = (
@@ -86,7 +86,7 @@ CHANGES = {
 def test_with_a_tensor_changed(family, how, tmp_path):
     model = small(family)
     cache = memory_of(model)
-    tensors = [tensor for _, tensor in named(cache.states)]
+    tensors = [tensor for _, tensor in named_tensors(cache.states)]
     assert tensors
     for place, tensor in enumerate(tensors):
         if how == "a row longer" and not tensor.shape[-1]:

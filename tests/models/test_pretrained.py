@@ -18,7 +18,7 @@ from nestling.models.pretrained import (
     load_stacked,
     parse_levels,
     save_stacked,
-    stacked,
+    stack_model,
     studied_level,
     with_layers,
 )
@@ -54,7 +54,7 @@ def test_every_family_converts_and_matches(family, variant, ids):
     model = tiny_base(family)
     with torch.no_grad():
         expected = model(ids).logits
-        levels = stacked(model, None, levels_of(variant), variant)
+        levels = stack_model(model, None, levels_of(variant), variant)
         found = model(ids).logits
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(in_parts(model, ids), expected, rtol=0, atol=1e-5)
@@ -73,7 +73,7 @@ def test_every_family_converts_and_matches(family, variant, ids):
 def test_every_level_has_a_gradient(family, variant, ids):
     """But in a chain, whose added levels begin with an output map of zero: that one alone."""
     model = tiny_base(family)
-    levels = stacked(model, None, levels_of(variant, parse_levels("8,32")), variant)
+    levels = stack_model(model, None, levels_of(variant, parse_levels("8,32")), variant)
     loss = model(ids, labels=ids).loss
     own = dict(model.named_parameters())
     for group in levels.parameters:
@@ -86,17 +86,17 @@ def test_layers_go_to_levels_slow_to_fast():
         return sorted({int(name.split(".")[2]) for name in group})
 
     model = tiny_base("llama")
-    shared = stacked(model, None, LEVELS)
+    shared = stack_model(model, None, LEVELS)
     assert [level.text for level in shared.levels] == ["inf", "32:0.0001:adam", "8:0.0001:adam"]
     assert [layers(group) for group in shared.parameters] == [[0], [1], [2, 3]]
-    chosen = stacked(model, None, with_layers(parse_levels("8,32"), "1,2-3"))
+    chosen = stack_model(model, None, with_layers(parse_levels("8,32"), "1,2-3"))
     assert [layers(group) for group in chosen.parameters] == [[1], [2, 3]]
 
 
 def test_levels_side_by_side_own_the_weights_of_their_sum():
     """Eq 74: of two MLPs with weights, the sum; each weight is its level's and has a gradient."""
     model = tiny_base("llama").double()
-    shared = stacked(model, None, parse_levels("8,32"), "independent")
+    shared = stack_model(model, None, parse_levels("8,32"), "independent")
     place = model.get_submodule("model.layers.1.mlp")
     own = dict(model.named_parameters())
     weights = [
@@ -115,7 +115,7 @@ def test_levels_side_by_side_own_the_weights_of_their_sum():
 
 
 def test_whole_layers_take_what_is_below_and_above_along():
-    shared = stacked(tiny_base("gpt2"), None, parse_levels("8,32"), "whole")
+    shared = stack_model(tiny_base("gpt2"), None, parse_levels("8,32"), "whole")
     slow, fast = shared.parameters
     assert slow[:2] == ("transformer.wte.weight", "transformer.wpe.weight")
     assert fast[-2:] == ("transformer.ln_f.weight", "transformer.ln_f.bias")
@@ -127,17 +127,17 @@ def test_whole_layers_take_what_is_below_and_above_along():
 def test_a_transformer_of_this_library_is_shared_out():
     """One with CMS levels keeps them; one with neither cannot learn."""
     model = small("transformer")
-    levels = stacked(model, None, parse_levels("8,32"))
+    levels = stack_model(model, None, parse_levels("8,32"))
     groups = [sorted({name.split(".")[2] for name in group}) for group in levels.parameters]
     assert groups == [["1"], ["3"]] and levels.variant == "partition"
     with pytest.raises(UserError, match="--levels"):
-        stacked(model, None)
-    hope = stacked(small("hope"), None)
+        stack_model(model, None)
+    hope = stack_model(small("hope"), None)
     assert [level.period for level in hope.levels] == [1024, 256] and hope.variant == "cms"
     with pytest.raises(UserError, match="2 CMS levels and 1"):
-        stacked(small("hope"), None, parse_levels("8"))
+        stack_model(small("hope"), None, parse_levels("8"))
     with pytest.raises(UserError, match="neither"):
-        stacked(create("hope-tiny", num_hidden_layers=1, pattern=("self_titans",)), None)
+        stack_model(create("hope-tiny", num_hidden_layers=1, pattern=("self_titans",)), None)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -200,13 +200,13 @@ def test_what_cannot_be_is_said(tmp_path):
         (with_layers(parse_levels("8,16"), "0-1,1"), "one level only"),
     ):
         with pytest.raises(UserError, match=message):
-            stacked(model, None, levels)
+            stack_model(model, None, levels)
     with pytest.raises(UserError, match="did you mean 'chain'"):
-        stacked(model, None, LEVELS, "chains")
+        stack_model(model, None, LEVELS, "chains")
     with pytest.raises(UserError, match="leave layers out"):
-        stacked(model, None, with_layers(parse_levels("8,16"), "0,1"), "chain")
+        stack_model(model, None, with_layers(parse_levels("8,16"), "0,1"), "chain")
     with pytest.raises(UserError, match="--levels"):
-        stacked(model, None)
+        stack_model(model, None)
     for source in ("nowhere", "./no/where", "model.gguf", "a/b/c"):
         with pytest.raises(UserError, match="there is no"):
             load_base(source)

@@ -20,7 +20,7 @@ from nestling import ops
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.models import create
-from nestling.models.cache import named
+from nestling.models.cache import named_tensors
 from nestling.ops.diagonal_delta_rule.inputs import inputs as diagonal_inputs
 from nestling.ops.momentum_gated_delta_rule.inputs import inputs as delta_inputs
 from nestling.ops.selective_scan.inputs import inputs as scan_inputs
@@ -94,7 +94,7 @@ def tried(call: Callable[[], Iterable[Any]], *, right: bool) -> None:
 
 def leaves(x: Any) -> list[Tensor]:
     """The tensors of a nested value."""
-    return [tensor for _, tensor in named(x)] if x is not None else []
+    return [tensor for _, tensor in named_tensors(x)] if x is not None else []
 
 
 @st.composite

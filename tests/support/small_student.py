@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from nestling.continual import ContinualLearner
 from nestling.data import train_tokenizer
-from nestling.models.pretrained import new_llama, stacked, studied_level
+from nestling.models.pretrained import new_llama, stack_model, studied_level
 from nestling.tasks.facts import document
 
 STEPS, ROWS = 120, 12
@@ -55,4 +55,4 @@ def new_student(**options):
     """A learner of that model that has read nothing; study writes all layers but the lowest."""
     model, tokenizer = student()
     level = studied_level(32, (1, 2, 3))
-    return ContinualLearner(stacked(model, tokenizer, [level], "low-rank"), **options)
+    return ContinualLearner(stack_model(model, tokenizer, [level], "low-rank"), **options)

@@ -15,7 +15,7 @@ def test_a_reader_of_lines_finds_every_value():
         told = dict(line.rstrip(".").split(": ") for line in lines if ": " in line)
         assert len(told) == 12 and set(told) <= set(HEADINGS) and empty == ""
         assert question.answers == (told[asked.rstrip(":")],)
-        assert question.told.endswith(f"{asked} {question.answers[0]}")
+        assert question.as_lesson.endswith(f"{asked} {question.answers[0]}")
         assert len(question.prompt) <= 1500
         assert len(lines) > 20
 

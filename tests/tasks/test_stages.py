@@ -11,7 +11,7 @@ from nestling.tasks import UNSEEN
 from nestling.tasks.facts import KINDS, Documents, Far
 from nestling.tasks.incremental import Incremental, Intents, made_labels
 from nestling.tasks.invented import VERBS, Language
-from nestling.tasks.translation import Invented, Synopses, held
+from nestling.tasks.translation import Invented, Synopses, is_held_out
 from nestling.tasks.words import made_prose
 
 
@@ -42,7 +42,7 @@ def test_asked_is_among_the_classes_taught_so_far():
     task = Intents.tiny()
     stages = task.stages(0)
     for last in range(3):
-        asked = task.asked(stages, last)
+        asked = task.questions_up_to(stages, last)
         assert [len(part) for part in asked] == [6] * (last + 1)
         assert all(len(q.choices) == 2 * (last + 1) for part in asked for q in part)
         assert all(q.answers[0] in q.choices for part in asked for q in part)
@@ -86,7 +86,7 @@ def test_no_english_sentence_that_is_asked_for_is_learned_in_any_language():
         learned = {q.answers[0] for stage in stages for q in stage.learn}
         asked = {q.answers[0] for stage in stages for q in stage.ask}
         assert learned and asked and not learned & asked
-        assert all(held(english) for english in asked)
+        assert all(is_held_out(english) for english in asked)
 
 
 def thing(pair: list[str], language: Language, english: dict[str, str]) -> tuple[str, bool]:
@@ -140,7 +140,7 @@ def test_questions_about_facts_are_no_part_of_the_document():
     """Question and document share a name and at most one word next to it."""
     for stage in Documents().stages(3):
         (lesson,) = stage.learn
-        text = lesson.told
+        text = lesson.as_lesson
         assert len(stage.ask) == len(KINDS)
         for question in stage.ask:
             asked = question.prompt.removeprefix("Question: ").partition("\n")[0]
@@ -154,7 +154,7 @@ def test_questions_about_facts_are_no_part_of_the_document():
 
 def test_names_are_nobody_elses():
     stages = [stage for seed in range(4) for stage in Documents().stages(seed)]
-    assert len({stage.learn[0].told.partition("\n")[0] for stage in stages}) == 100
+    assert len({stage.learn[0].as_lesson.partition("\n")[0] for stage in stages}) == 100
 
 
 def test_the_distance_is_what_was_asked_for():

@@ -126,8 +126,8 @@ def test_what_is_measured_is_not_trained_on(name):
     task = tiny(name)
     if isinstance(task, StageTask):
         stages = task.stages(0)
-        learned = {question.told for stage in stages for question in stage.learn}
-        asked = {question.told for stage in stages for question in stage.ask}
+        learned = {question.as_lesson for stage in stages for question in stage.learn}
+        asked = {question.as_lesson for stage in stages for question in stage.ask}
     elif isinstance(task, QuestionTask):
         learned, asked = ({(q.prompt, q.answers) for q in drawn(task, s)} for s in (0, UNSEEN))
     else:

@@ -9,7 +9,7 @@ from tiny_training import tiny_config, tiny_model
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
-from nestling.core.nested import ordered
+from nestling.core.nested import order
 from nestling.core.transfer import Transfer
 from nestling.models import HopeForCausalLM, configure
 from nestling.models.presets import FAMILIES
@@ -21,24 +21,24 @@ from nestling.train.levels import as_record, merged, nested_system
 
 
 def position(system, part):
-    return next(i for i, level in enumerate(ordered(system)) if any(part in b.name for b in level))
+    return next(i for i, level in enumerate(order(system)) if any(part in b.name for b in level))
 
 
 def test_transformer_and_adamw_is_the_papers_example():
     """Attention, then both moments on one level, then the weights (SPEC 1.2)."""
     system = nested_system(tiny_model("transformer-tiny"), "adamw", 64)
-    names = [[box.name for box in level] for level in ordered(system)]
+    names = [[box.name for box in level] for level in order(system)]
     assert names == [
         ["attention"],
         ["adamw m, period 64", "adamw v, period 64"],
         ["mlp", "weights"],
     ]
-    assert [level[0].frequency for level in ordered(system)] == [math.inf, 1 / 64, 1 / 64]
+    assert [level[0].frequency for level in order(system)] == [math.inf, 1 / 64, 1 / 64]
 
 
 def test_gradient_descent_alone_has_no_level_of_its_own():
     system = nested_system(tiny_model("transformer-tiny"), "sgd", 64)
-    assert [len(level) for level in ordered(system)] == [1, 2]
+    assert [len(level) for level in order(system)] == [1, 2]
 
 
 def test_momentum_is_faster_than_its_weights_by_the_dependency_clause():
@@ -52,7 +52,7 @@ def test_hope_is_sorted_memories_weights_chain():
     assert places == sorted(places) and len(set(places)) == 4
     periods = [box.period for box in system]
     assert periods == sorted(periods)
-    first, second = ordered(system)[:2]
+    first, second = order(system)[:2]
     # the output memory is read at every token, the others once a period
     assert {box.name for box in first} == {
         f"momentum of M_{name}" for name in ("k", "eta", "alpha", "v", "memory")
@@ -164,7 +164,7 @@ def test_a_circle_of_dependencies_is_an_error():
         Level(name="b", period=1, depends_on=("a",)),
     ]
     with pytest.raises(ValueError, match="circle"):
-        ordered(circle)
+        order(circle)
 
 
 @pytest.mark.parametrize("name", optimizer_names())

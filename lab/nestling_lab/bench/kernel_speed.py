@@ -18,7 +18,7 @@ GATE = {"batch": 1, "length": 200, "heads": 16, "key": 64, "value": 64}
 BOUND = 2e-2  # relative error of bfloat16
 
 
-def drawn(momentum: bool, device: str, shape: dict[str, int]) -> dict[str, Tensor]:
+def draw_inputs(momentum: bool, device: str, shape: dict[str, int]) -> dict[str, Tensor]:
     """Inputs as a gated delta rule has them: bfloat16 tokens, float32 gates.
 
     In fla's form W <- g (W - beta W k k^T) + beta v k^T: here the write is beta v, and what is
@@ -56,7 +56,7 @@ def both_ways(tokens: dict[str, Tensor], form: Callable[[dict[str, Tensor]], Ten
 
 def errors(momentum: bool, device: str, form: str, shape: dict[str, int]) -> dict[str, float]:
     """Outputs and gradients of ``form`` against the chunk form in float64."""
-    tokens = drawn(momentum, device, shape)
+    tokens = draw_inputs(momentum, device, shape)
     exact = {name: x.detach().double().requires_grad_() for name, x in tokens.items()}
     wanted = [name for name in tokens if name != "v"]
     found = []
@@ -77,7 +77,7 @@ def kernel_speed(momentum: bool, device: str, dry: bool) -> dict[str, Any]:
     ``ratio`` is None with a reason where fla is missing.
     """
     form = "triton" if cover.here(torch.device(device)) else "chunk"
-    tokens = drawn(momentum, device, DRY if dry else SHAPE)
+    tokens = draw_inputs(momentum, device, DRY if dry else SHAPE)
     contestants = entrants(tokens, form, device)
     for contestant in contestants:
         for _ in range(1 if dry else 3):  # what is compiled and tuned once, at the shape timed

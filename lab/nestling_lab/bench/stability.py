@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.memory import map_state
-from nestling.models.cache import MemoryCache, named
+from nestling.models.cache import MemoryCache, named_tensors
 from nestling.models.hf import HopeForCausalLM
 
 WINDOW = 256  # positions over which an error is taken
@@ -103,7 +103,7 @@ def _floats(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _moved(cache: MemoryCache, by: MemoryCache, factor: float) -> MemoryCache:
     """A cache with that many times another one's numbers added; counts stay."""
-    others: Iterator[Any] = iter([tensor for _, tensor in named(by.states)])
+    others: Iterator[Any] = iter([tensor for _, tensor in named_tensors(by.states)])
     moved = cache.fork()
     moved.states = map_state(
         lambda x: _floats(x, lambda y, o=next(others): y + factor * o), moved.states
@@ -112,5 +112,5 @@ def _moved(cache: MemoryCache, by: MemoryCache, factor: float) -> MemoryCache:
 
 
 def _length(states: Any) -> float:
-    squares = [x.double().square().sum() for _, x in named(states) if x.is_floating_point()]
+    squares = [x.double().square().sum() for _, x in named_tensors(states) if x.is_floating_point()]
     return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

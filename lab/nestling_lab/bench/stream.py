@@ -13,7 +13,7 @@ from nestling.core.error import UserError
 from nestling.core.memory import map_state
 from nestling.data import Documents
 from nestling.memories.self_titans import SelfTitans
-from nestling.models.cache import named
+from nestling.models.cache import named_tensors
 from nestling.models.hf import HopeForCausalLM
 
 
@@ -46,7 +46,7 @@ def norms(states: Any) -> dict[str, float]:
     """The largest row norm (Euclidean) of each floating-point tensor of the states, by name."""
     return {
         name: float(torch.linalg.vector_norm(tensor.flatten(1).float(), dim=1).max())
-        for name, tensor in named(states)
+        for name, tensor in named_tensors(states)
         if tensor.is_floating_point() and tensor.numel()
     }
 

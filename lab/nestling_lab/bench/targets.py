@@ -32,7 +32,7 @@ class Target:
         return ratio <= self.must if self.lower_is_better else ratio >= self.must
 
 
-def _trained(
+def _training(
     what: str, preset: str, shape: str, must: float, stretch: float, command: str
 ) -> Target:
     """A training speed over Transformer++ at one shape."""
@@ -46,7 +46,7 @@ def _trained(
     )
 
 
-def _decoded(how: str, suffix: str) -> Target:
+def _decoding(how: str, suffix: str) -> Target:
     """Decoding over Transformer++ with its cache, both in the same form."""
     return Target(
         what=f"hope over Transformer++ with cache, decode tokens/s, batch 1, context 4096, {how}",
@@ -93,7 +93,7 @@ def _titans(name: str, where: str, must: float, stretch: float) -> Target:
     )
 
 
-def _stepped(what: str, entrant: str, reference: str, must: float) -> Target:
+def _stepping(what: str, entrant: str, reference: str, must: float) -> Target:
     """The time of an optimizer's step over that of one of torch's; 1 would cost nothing more."""
     return Target(
         what=f"{what} over {reference}, time of a step",
@@ -112,11 +112,11 @@ SHORT = TRAIN.format("hope,hope-attention,ttt-linear,ttt-mlp", "4x512")
 LONG = TRAIN.format("hope", "1x512 1x16384") + " --rounds 2 --no-peak"
 
 TARGETS: dict[str, Target] = {
-    "hope_train_4x512": _trained("hope", "hope-tiny", "4x512", 0.35, 0.55, SHORT),
-    "hope_train_1x4096": _trained(
+    "hope_train_4x512": _training("hope", "hope-tiny", "4x512", 0.35, 0.55, SHORT),
+    "hope_train_1x4096": _training(
         "hope", "hope-tiny", "1x4096", 0.65, 1.0, TRAIN.format("hope", "1x4096")
     ),
-    "hope_train_1x16384": _trained("hope", "hope-tiny", "1x16384", 1.6, 2.5, LONG),
+    "hope_train_1x16384": _training("hope", "hope-tiny", "1x16384", 1.6, 2.5, LONG),
     "hope_time_per_token": Target(
         what="hope, training time per token at 1x16384 over 1x512",
         must=1.15,
@@ -135,11 +135,11 @@ TARGETS: dict[str, Target] = {
         command="nestling bench memory --presets all --shape 4x512",
         lower_is_better=True,
     ),
-    "hope_attention_train": _trained(
+    "hope_attention_train": _training(
         "hope-attention", "hope-attention-tiny", "4x512", 0.85, 0.95, SHORT
     ),
-    "ttt_linear_train": _trained("ttt-linear", "ttt-linear-tiny", "4x512", 0.85, 1.0, SHORT),
-    "ttt_mlp_train": _trained("ttt-mlp", "ttt-mlp-tiny", "4x512", 0.45, 0.6, SHORT),
+    "ttt_linear_train": _training("ttt-linear", "ttt-linear-tiny", "4x512", 0.85, 1.0, SHORT),
+    "ttt_mlp_train": _training("ttt-mlp", "ttt-mlp-tiny", "4x512", 0.45, 0.6, SHORT),
     "mamba2_over_transformers": _peer(
         "mamba2", "our Mamba2 over transformers' torch path", 1.3, 2.0
     ),
@@ -157,13 +157,13 @@ TARGETS: dict[str, Target] = {
         command=f"{DECODE} --contexts 512 65536 --batch 0",
         lower_is_better=True,
     ),
-    "decode_over_transformer": _decoded("both compiled", ", compiled"),
-    "decode_over_transformer_plain": _decoded("neither compiled", ""),
-    "m3_step": _stepped("M3", "m3 (matrices)", "torch's Muon", 1.35),
-    "delta_momentum_scalar_step": _stepped(
+    "decode_over_transformer": _decoding("both compiled", ", compiled"),
+    "decode_over_transformer_plain": _decoding("neither compiled", ""),
+    "m3_step": _stepping("M3", "m3 (matrices)", "torch's Muon", 1.35),
+    "delta_momentum_scalar_step": _stepping(
         "delta momentum, scalar", "delta_momentum, scalar", "torch's SGD with momentum", 1.3
     ),
-    "delta_momentum_row_step": _stepped(
+    "delta_momentum_row_step": _stepping(
         "delta momentum, row", "delta_momentum, row", "torch's SGD with momentum", 2.0
     ),
     "gpu_kernel_momentum": _on_gpu(

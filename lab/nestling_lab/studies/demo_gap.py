@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nestling.core.result import Result
-from nestling.core.statistics import Paired, paired, spelt
+from nestling.core.statistics import Paired, interval_text, paired
 from nestling.report import Section, Table, lines
 from nestling.report.plots import position_curve
 from nestling.train import TrainConfig
@@ -101,7 +101,7 @@ class DemoGap(Study):
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Means with intervals, differences to Hope paired by seed, and the curves."""
-        chosen = {model: self.tuned.chosen(model, done) for model in CONTENDERS}
+        chosen = {model: self.tuned.best_runs(model, done) for model in CONTENDERS}
         chosen = {model: runs for model, runs in chosen.items() if runs}
         against = above_hope(chosen)
         metrics = {
@@ -165,8 +165,8 @@ class DemoGap(Study):
                 figures["num_non_embedding"],
                 f"{figures['learning_rate']:g}" + (" *" if figures["rate_at_edge_of_grid"] else ""),
                 len(figures["seeds"]),
-                spelt(figures["val_perplexity"]),
-                spelt(figures["val_loss"]),
+                interval_text(figures["val_perplexity"]),
+                interval_text(figures["val_loss"]),
                 str(against[model]._replace(p_t=None)) if model in against else "-",
                 figures["tokens_per_second"] and round(figures["tokens_per_second"]),
             )

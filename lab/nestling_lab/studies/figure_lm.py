@@ -147,7 +147,7 @@ class FigureLm(Study):
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Means with intervals, differences to Hope paired by seed, curves, the paper's numbers."""
-        runs = {name: self.tuned.chosen(name, done) for name in self.config.models}
+        runs = {name: self.tuned.best_runs(name, done) for name in self.config.models}
         runs = {name: found for name, found in runs.items() if found}
         figures = {name: self._figures(name, found, done) for name, found in runs.items()}
         against = compared(runs)

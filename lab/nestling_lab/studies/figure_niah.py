@@ -28,7 +28,7 @@ from nestling_lab.studies.needle_report import (
     lessons_told,
     runs_of,
 )
-from nestling_lab.studies.needles import Lesson, answer_loss, asked, course, task_of
+from nestling_lab.studies.needles import Lesson, answer_loss, course, task_figures, task_of
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned, is_edge
 
@@ -186,12 +186,12 @@ class FigureNiah(Study):
         for name in config["tasks"]:
             for length in lengths:
                 asking = (reader, task(name, length), cell.seed, config["count"])
-                found[name][str(length)] = asked(*asking) | {"loss": answer_loss(*asking)}
+                found[name][str(length)] = task_figures(*asking) | {"loss": answer_loss(*asking)}
         return found
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """A heat map and a table for each task, costs, the paper's numbers, every run."""
-        chosen = {name: self.tuned.chosen(name, done) for name in self.config.models}
+        chosen = {name: self.tuned.best_runs(name, done) for name in self.config.models}
         runs = runs_of(chosen)
         lengths = [times * self.config.length for times in self.config.times]
         report = Report(runs=runs, tasks=self.config.tasks, lengths=lengths)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nestling.core.result import Result
-from nestling.core.statistics import holm, paired, spelt
+from nestling.core.statistics import holm, interval_text, paired
 from nestling.report import Section, Table
 from nestling.report.plots import loss_curves, perplexity_by_position
 from nestling.train.evaluate import perplexity
@@ -125,9 +125,9 @@ def text_table(figures: Mapping[str, Any], against: Mapping[str, Any]) -> Table:
             found["num_non_embedding"],
             f"{found['learning_rate']:g}" + (" *" if found["rate_at_edge_of_grid"] else ""),
             len(found["seeds"]),
-            spelt(found["val_perplexity"]),
-            spelt(found["word_perplexity"]),
-            spelt(found["bits_per_byte"]),
+            interval_text(found["val_perplexity"]),
+            interval_text(found["word_perplexity"]),
+            interval_text(found["bits_per_byte"]),
             str(against[model]) if model in against else "-",
         )
         for model, found in figures.items()

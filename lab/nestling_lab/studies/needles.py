@@ -144,7 +144,7 @@ def course(
     return Course(parts)
 
 
-def asked(reader: Reader, task: QuestionTask, seed: int, count: int) -> dict[str, Any]:
+def task_figures(reader: Reader, task: QuestionTask, seed: int, count: int) -> dict[str, Any]:
     """The figures of one task at one length."""
     (example,) = task.examples(seed, 1)
     room = len(reader.encode(example.joint + example.answers[0])) + SPARE

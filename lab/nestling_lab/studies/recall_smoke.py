@@ -123,7 +123,7 @@ class RecallSmoke(Study):
             for arm, by_seed in found.items()
         ]
         metrics = {
-            **{f"accuracy_writes_{arm}": known(by_seed) for arm, by_seed in found.items()},
+            **{f"accuracy_writes_{arm}": accuracies(by_seed) for arm, by_seed in found.items()},
             "seeds_writes_on": list(found["on"]),
             "seeds_writes_off": list(found["off"]),
             "chance": task.chance,
@@ -148,6 +148,6 @@ class RecallSmoke(Study):
         )
 
 
-def known(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
+def accuracies(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
     """Accuracies by seed; None for a run that diverged."""
     return [None if run["diverged"] else run["accuracy"] for run in by_seed.values()]

@@ -44,13 +44,13 @@ def run_study(
     with board(quiet) as shown:
         shown.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
         run = _alone if workers == 1 else _side_by_side(workers)
-        while pending := shard.take(store.study, _chosen(store.pending(done), cells)):
+        while pending := shard.take(store.study, _choose(store.pending(done), cells)):
             run(store, pending, device, shown)
             done = store.finished()
     return done
 
 
-def _chosen(pending: list[Cell], pattern: str) -> list[Cell]:
+def _choose(pending: list[Cell], pattern: str) -> list[Cell]:
     return [cell for cell in pending if fnmatch.fnmatch(cell.name, pattern)]
 
 

@@ -7,10 +7,8 @@ from typing import Any
 
 from nestling.core.error import UserError
 from nestling.core.result import Result
+from nestling.train.config import LATER
 from nestling_lab.studies.study import Cell, Study
-
-# settings that Results of earlier versions lack, each with the value that is what was done then
-LATER = {"rates_by_role": False}
 
 
 def same(one: Any, other: Any) -> bool:

@@ -61,6 +61,6 @@ class Tuned(Generic[Setting]):
         grids = [cell for model in self.models for cell in self.grid(model)]
         return grids + [cell for model in self.models for cell in self.runs(model, done)[1:]]
 
-    def chosen(self, model: str, done: Mapping[str, Result]) -> dict[int, Result]:
+    def best_runs(self, model: str, done: Mapping[str, Result]) -> dict[int, Result]:
         """Finished runs of a model at its best, by seed; none while its grid is unfinished."""
         return {cell.seed: done[cell.name] for cell in self.runs(model, done) if cell.name in done}

@@ -17,7 +17,7 @@ from nestling_lab.studies.continual.asking import FILL, Asked, View, answers, vi
 from nestling_lab.studies.continual.contenders import Place
 from nestling_lab.studies.continual.fact_readers import READERS
 from nestling_lab.studies.continual.fact_report import by_document, report
-from nestling_lab.studies.continual.facts import Facts, told
+from nestling_lab.studies.continual.facts import Facts, told_documents
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_no_question_stands_in_its_document_and_strangers_are_strangers(base):
         for question in one.questions:
             assert question.prompt not in one.text
             assert question.prompt.split("\n")[0].removeprefix("Question: ") not in one.text
-    for one in told(base, 0, 5):
+    for one in told_documents(base, 0, 5):
         person = base.tokenizer.decode(one.ids).splitlines()[0].split("About ")[1]
         for near, far in zip(one.questions, one.strangers, strict=True):
             assert person in base.tokenizer.decode(list(near.prompt))

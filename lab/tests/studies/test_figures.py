@@ -290,4 +290,4 @@ def test_the_best_rate_of_each_model_goes_on():
     assert (
         is_edge(1.0, (1.0, 2.0)) and not is_edge(2.0, (1.0, 2.0, 3.0)) and not is_edge(1.0, (1.0,))
     )
-    assert list(tuned.chosen("a", done)) == [0] and tuned.chosen("b", done) == {}
+    assert list(tuned.best_runs("a", done)) == [0] and tuned.best_runs("b", done) == {}

@@ -12,7 +12,7 @@ from nestling_lab.studies.optimizers.curvature import Curvature, Valley, best_ra
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, SIZE, split
 from nestling_lab.studies.optimizers.forgetting import Forgetting, Tasks, learn
 from nestling_lab.studies.optimizers.messy import MESS, Messy, add_heavy_tails, network, spoiled
-from nestling_lab.studies.optimizers.tuned import against, over_seeds, spelt, tuned
+from nestling_lab.studies.optimizers.tuned import against, interval_text, over_seeds, tuned
 from nestling_lab.studies.optimizers.vision import Vision
 from nestling_lab.studies.optimizers.vit import VitConfig, create_vit
 
@@ -96,8 +96,8 @@ def test_who_diverges_more_often_loses_and_is_shown():
     assert against(lost, base, "loss") == {"mean": -0.5, "half_width_95": None, "verdict": "loses"}
     assert against(base, lost, "loss")["verdict"] == "wins"
     assert against(lost, lost, "loss")["verdict"] is None
-    assert spelt(over_seeds(lost, "right")) == "0.5 (2 of 3 diverged)"
-    assert spelt(over_seeds(record([None]), "loss")) == "diverged"
+    assert interval_text(over_seeds(lost, "right")) == "0.5 (2 of 3 diverged)"
+    assert interval_text(over_seeds(record([None]), "loss")) == "diverged"
     # an accuracy of 0 beside a loss that is none is no accuracy
     assert over_seeds({"runs": {"0": {"loss": None, "right": 0.0}}}, "right") == [None]
 

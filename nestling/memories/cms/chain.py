@@ -48,7 +48,9 @@ class CMS(Memory):
     # they want a lower rate than embeddings and mixers, by some four times (docs/log.md)
     rates: ClassVar[Mapping[str, float]] = {r"network\.\w+\.weight": 0.25}
 
-    retired: ClassVar[dict[str, Any]] = {"regime": "training"}
+    retired: ClassVar[Mapping[str, tuple[Any, str]]] = {
+        "regime": ("training", "for levels written in context put cms_context in the pattern")
+    }
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

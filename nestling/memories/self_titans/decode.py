@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nestling.memories.parts import unit
-from nestling.memories.period import chosen, ended
+from nestling.memories.period import new_anchor, period_ends
 from nestling.memories.self_titans.layers import Layers, Readouts, longest, rows_of
 from nestling.memories.self_titans.options import SelfTitansOptions
 from nestling.memories.self_titans.state import periods_of
@@ -232,11 +232,11 @@ def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers |
     """
     count, opened = state.count + 1, None if torch.is_grad_enabled() else state.opened
     state, periods = state._replace(count=count, opened=opened), periods_of(config, memories)
-    ends = ended(count, periods)
+    ends = period_ends(count, periods)
     if ends is not None:
         return state._replace(anchor=state.weight, opened=None) if ends else state
-    anchor = chosen(count, periods, None, state.weight, state.anchor)
+    anchor = new_anchor(count, periods, None, state.weight, state.anchor)
     if opened is not None:
         fresh = state.weight if base is None else state.weight.map(torch.add, base)
-        opened = chosen(count, periods, None, fresh, opened)
+        opened = new_anchor(count, periods, None, fresh, opened)
     return state._replace(anchor=anchor, opened=opened)

@@ -1,4 +1,8 @@
-"""The self-modifying Titans by the compiled kernels of ops/self_titans."""
+"""The self-modifying Titans by the compiled kernels of ops/self_titans.
+
+Periods are counted in the kernel, not by ``nestling.memories.period``: each row goes through all of
+its tokens with its weights in cache, and going back to Python at every cut would undo that.
+"""
 
 from jaxtyping import Float
 from torch import Tensor

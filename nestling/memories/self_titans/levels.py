@@ -19,7 +19,7 @@ GIVES = {
 }
 
 
-def given(config: SelfTitansOptions, name: str) -> tuple[Transfer, ...]:
+def handed_over(config: SelfTitansOptions, name: str) -> tuple[Transfer, ...]:
     """What the memory of this name hands to the output memory, or that one to the layer."""
     if name == "memory":
         return (READ,)
@@ -65,7 +65,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
                 name=f"M_{name}",
                 period=1 if running else period,
                 rule=rule_of(config, name, period),
-                transfer=(*given(config, name), LEARNED),
+                transfer=(*handed_over(config, name), LEARNED),
                 depends_on=(momentum,) if config.momentum else (),
                 **shared,
             )

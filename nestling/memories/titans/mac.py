@@ -1,4 +1,8 @@
-"""Titans with memory as a context (MAC): attention to a segment and to what memory recalls."""
+"""Titans with memory as a context (MAC): attention to a segment and to what memory recalls.
+
+It goes through the segments by itself, not by ``nestling.memories.period.read_by_period``: beside
+the memory its state holds the pairs of attention, and a new document resets the memory alone.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

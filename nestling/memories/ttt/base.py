@@ -21,7 +21,7 @@ from nestling.memories.ttt.inner import (
     Layer,
     added,
     apply,
-    chosen,
+    choose_rows,
     gelu,
     gradients_of,
     normalised,
@@ -310,9 +310,9 @@ class TTT(Memory):
         for index, parts in enumerate(zip(*(part.unbind(2) for part in rows), strict=True)):
             if opens[index]:
                 starts = places.opens[:, index]
-                anchor = chosen(starts, initial, anchor)
+                anchor = choose_rows(starts, initial, anchor)
                 if total is not None:
-                    total = chosen(starts, zeros(total), total)
+                    total = choose_rows(starts, zeros(total), total)
             y, inputs, gradients = self._mini_batch(anchor, total, *parts)
             outputs.append(y)
             if every[index] and total is None:
@@ -321,8 +321,8 @@ class TTT(Memory):
             total = added(total, inputs, gradients)
             if some[index]:
                 ends = places.closes[:, index]
-                anchor = chosen(ends, subtracted(anchor, total, last), anchor)
-                total = None if every[index] else chosen(ends, zeros(total), total)
+                anchor = choose_rows(ends, subtracted(anchor, total, last), anchor)
+                total = None if every[index] else choose_rows(ends, zeros(total), total)
         if total is None:
             total = zeros(anchor)
         return torch.stack(outputs, dim=2), anchor, total

@@ -91,7 +91,7 @@ def zeros(inner: Inner) -> Inner:
     return tuple(Layer(*map(torch.zeros_like, layer)) for layer in inner)
 
 
-def chosen(rows: Bool[Tensor, " B"], new: Inner, old: Inner) -> Inner:
+def choose_rows(rows: Bool[Tensor, " B"], new: Inner, old: Inner) -> Inner:
     """``new`` in these rows, ``old`` in the others."""
     return tuple(
         Layer(*(torch.where(rows.view(-1, *(1,) * (y.ndim - 1)), x, y) for x, y in pair))

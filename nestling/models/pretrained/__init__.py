@@ -3,7 +3,7 @@
 from nestling.models.pretrained.base import Base, load_base
 from nestling.models.pretrained.export import save_with
 from nestling.models.pretrained.families import FAMILIES
-from nestling.models.pretrained.folder import Stacked, load_stacked, save_stacked, stacked
+from nestling.models.pretrained.folder import Stacked, load_stacked, save_stacked, stack_model
 from nestling.models.pretrained.level import LevelSpec, parse_levels, with_layers
 from nestling.models.pretrained.scratch import new_llama
 from nestling.models.pretrained.stacking import RANK, VARIANTS, studied_level
@@ -24,7 +24,7 @@ __all__ = [
     "parse_levels",
     "save_stacked",
     "save_with",
-    "stacked",
+    "stack_model",
     "studied_level",
     "with_layers",
 ]

@@ -57,7 +57,7 @@ def load_merged(folder: Path, load: Callable[[str], Loaded]) -> tuple[Any, Loade
             f"{folder} is an adapter of {base}, which cannot be had ({error}); name the base's "
             f"folder as base_model_name_or_path in {CONFIG}"
         ) from error
-    with _told(str(folder)), warnings.catch_warnings():
+    with _explained(str(folder)), warnings.catch_warnings():
         # weights that the file lacks would be those an adapter begins with
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return _merged(peft.PeftModel.from_pretrained(found[0], folder)).eval(), found
@@ -77,7 +77,7 @@ def plain(model: nn.Module) -> Any:
         return model
     touched = {id(p) for _, _, part in _tuned(model) for p in part.parameters()}
     shared = {id(p): p for p in model.parameters() if id(p) not in touched}
-    with _told("the model"):
+    with _explained("the model"):
         return _merged(copy.deepcopy(model, shared))
 
 
@@ -120,7 +120,7 @@ def _tuned(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
 
 
 @contextlib.contextmanager
-def _told(what: str):
+def _explained(what: str):
     try:
         yield
     except UserError:

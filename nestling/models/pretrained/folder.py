@@ -37,7 +37,7 @@ class Stacked(NamedTuple):
     variant: str = "partition"
 
 
-def stacked(
+def stack_model(
     model: nn.Module,
     tokenizer: Any | None,
     levels: Sequence[LevelSpec] | None = None,
@@ -112,7 +112,7 @@ def save_stacked(base: Base, levels: Sequence[LevelSpec], variant: str, director
             base.model.to(torch.float32)
             if base.tokenizer is not None:
                 base.tokenizer.save_pretrained(draft)
-            whole = stacked(base.model, base.tokenizer, ordered, variant)
+            whole = stack_model(base.model, base.tokenizer, ordered, variant)
             for file in Path(draft).iterdir():
                 os.replace(file, directory / file.name)
     except OSError as error:
@@ -139,12 +139,12 @@ def load_stacked(
     home = Path(base_of(path)) if holds_adapter(path) else path
     if _is_hope(home):
         model, tokenizer = _hope(path, device)
-        return stacked(model, tokenizer, levels)
+        return stack_model(model, tokenizer, levels)
     if levels is None:
         named = next((place / FILE for place in (path, home) if (place / FILE).exists()), None)
         levels, variant = (None, variant) if named is None else _read(named)
     base = load_base(source)
-    return stacked(base.model.to(find_device(device)), base.tokenizer, levels, variant)
+    return stack_model(base.model.to(find_device(device)), base.tokenizer, levels, variant)
 
 
 def _hope(path: Path, device: str) -> tuple[Any, Any]:

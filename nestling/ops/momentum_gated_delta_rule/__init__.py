@@ -11,7 +11,7 @@ from nestling.core.op import Op
 from nestling.core.shapes import checked
 from nestling.ops.momentum_gated_delta_rule import compiled
 from nestling.ops.momentum_gated_delta_rule.chunk import chunk as _chunk
-from nestling.ops.momentum_gated_delta_rule.cover import chosen
+from nestling.ops.momentum_gated_delta_rule.cover import covers
 from nestling.ops.momentum_gated_delta_rule.inputs import inputs
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState as DeltaState
 from nestling.ops.momentum_gated_delta_rule.step import step as _step
@@ -83,7 +83,7 @@ def momentum_gated_delta_rule(
         raise UserError("erase_key needs beta: without it nothing is erased")
     tokens = {"q": q, "k": k, "w": w, "alpha": alpha}
     options = {"beta": beta, "mu": mu, "erase_key": erase_key}
-    kernels = chosen(form, tokens | options, initial, reset)
+    kernels = covers(form, tokens | options, initial, reset)
     dtype = torch.promote_types(q.dtype, torch.float32)
 
     with torch.autocast(q.device.type, enabled=False):

@@ -45,7 +45,7 @@ def here(device: torch.device) -> bool:
     return device.type == "cuda" and installed()
 
 
-def chosen(
+def covers(
     form: str | None, given: dict[str, Tensor | None], initial: Tensor | None, reset: Tensor | None
 ) -> bool:
     """Whether the Triton form computes this; ``form`` as in ``momentum_gated_delta_rule``."""

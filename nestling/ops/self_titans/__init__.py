@@ -111,7 +111,7 @@ class Options(NamedTuple):
     dot: bool  # the objective is the dot product, not the squared error
 
 
-def named(
+def named_arguments(
     projected: Tensor,
     mu: Tensor,
     initial: Sequence[Tensor],
@@ -224,7 +224,7 @@ def scan(
 
     Raises UserError for tensors of other shapes, dtypes or places, or cuts of another batch.
     """
-    given = named(projected, mu, initial, rates, state)
+    given = named_arguments(projected, mu, initial, rates, state)
     KERNEL.verify({**cuts.arrays(), **given}, length=cuts.length)
     if cuts.longest > TOKENS or cuts.period > LONGEST:
         raise UserError(

@@ -12,7 +12,7 @@ from nestling.ops.self_titans import (
     PAIRS,
     PARAMETERS,
     Options,
-    named,
+    named_arguments,
     numbers_of,
     state_arrays,
 )
@@ -63,7 +63,7 @@ def token(
 
     Raises UserError for tensors of other shapes, dtypes or places.
     """
-    given = named(projected, mu, initial, rates, state)
+    given = named_arguments(projected, mu, initial, rates, state)
     KERNEL.verify(given)
     given = {name: x.contiguous() for name, x in given.items()}
     new = {name: torch.empty_like(given[name.replace("_out", "")]) for name in NEW}

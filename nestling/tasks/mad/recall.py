@@ -61,7 +61,7 @@ class Pairs(Mad):
         noisy = torch.rand(count, pairs, generator=rng) < self.config.noise
         one = torch.randint(pairs - 1, (count, 1), generator=rng)
         noisy.scatter_(1, one, False).select(1, -1).fill_(False)
-        known = self.seen(key, noisy)
+        known = self.was_shown(key, noisy)
         # the last key is one of those that were there, each alike
         draw = torch.rand(count, self.keys, generator=rng) * known[1]
         key[:, -1] = draw.argmax(1)
@@ -77,7 +77,7 @@ class Pairs(Mad):
             labels[:, 0::2] = torch.where(known[0], labels[:, 0::2], IGNORED)
         return Examples(row[:, :-1], labels)
 
-    def seen(
+    def was_shown(
         self, key: Int[Tensor, "N P"], noisy: Bool[Tensor, "N P"]
     ) -> tuple[Bool[Tensor, "N P"], Bool[Tensor, "N K"]]:
         """Whether a pair's key was there before; and which keys are, before the last pair."""

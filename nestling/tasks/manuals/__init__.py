@@ -88,14 +88,14 @@ def manuals() -> tuple[Manual, ...]:
     """All texts, those to develop on first."""
     folder = files("nestling.tasks.manuals") / "texts"
     found = [
-        _parsed(path.name.removesuffix(".toml"), path.read_text("utf-8"))
+        _parse(path.name.removesuffix(".toml"), path.read_text("utf-8"))
         for path in folder.iterdir()
         if path.name.endswith(".toml")
     ]
     return tuple(sorted(found, key=lambda manual: (not manual.tuning, manual.name)))
 
 
-def _parsed(name: str, source: str) -> Manual:
+def _parse(name: str, source: str) -> Manual:
     record = tomllib.loads(source)
     correction = record.get("correction")
     return Manual(
@@ -104,17 +104,17 @@ def _parsed(name: str, source: str) -> Manual:
         record["subject"],
         record["tuning"],
         record["text"].strip(),
-        tuple(_asked(one, "others") for one in record["questions"]),
+        tuple(_question(one, "others") for one in record["questions"]),
         tuple(one["ask"] for one in record["unanswerable"]),
         correction
         and Correction(
             correction["text"].strip(),
-            tuple(_asked(one, "before") for one in correction["questions"]),
+            tuple(_question(one, "before") for one in correction["questions"]),
         ),
     )
 
 
-def _asked(record: dict, wrong: str) -> Asked:
+def _question(record: dict, wrong: str) -> Asked:
     return Asked(record["ask"], tuple(record["accept"]), tuple(record[wrong]))
 
 

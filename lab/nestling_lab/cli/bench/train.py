@@ -42,7 +42,7 @@ class Train(Measurement):
 
         self.prepare()
         names = resolve(self.presets, self.size)
-        others = chosen(self.peers)
+        others = peer_names(self.peers)
         shapes = [Shape.parse(text) for text in dict.fromkeys(self.shapes)]
         metrics = training(
             names,
@@ -70,7 +70,7 @@ class Train(Measurement):
                 print(f"{name}: time per token at {where}: {ratio:.3g}")
 
 
-def chosen(text: str | None) -> list[str]:
+def peer_names(text: str | None) -> list[str]:
     """The names of the peers that are asked for; missing packages are told at once."""
     from nestling_lab.bench.peers import PEERS, find
 

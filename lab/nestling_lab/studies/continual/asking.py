@@ -72,7 +72,7 @@ def _(method: Retrieval) -> View:
     return View(method.reader, {}, method.prefix)
 
 
-def asked(tokenizer: Any, question: Question) -> Asked:
+def encode_question(tokenizer: Any, question: Question) -> Asked:
     """The question in the tokens of a model."""
 
     def ids(text: str) -> Ids:
@@ -123,11 +123,11 @@ def _likelihoods(how: View, prefix: Ids, questions: Sequence[Asked]) -> list[Ans
     for question, own in zip(questions, texts, strict=True):
         places = dict(zip(own, range(first, first + len(own)), strict=True))
         first += len(own)
-        found.append(_judged(question, logits, places))
+        found.append(_judge(question, logits, places))
     return found
 
 
-def _judged(question: Asked, logits: Tensor, places: Mapping[Ids, int]) -> Answered:
+def _judge(question: Asked, logits: Tensor, places: Mapping[Ids, int]) -> Answered:
     nats, said = [], []
     for choice in question.choices:
         start = (*question.prompt, *choice[:-1])

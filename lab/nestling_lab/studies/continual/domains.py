@@ -68,7 +68,7 @@ class Domains(Study):
         """Every setting of a method, with the first seed."""
         return self.tuned(NONE).grid(contender)
 
-    def chosen(self, contender: str, done: Mapping[str, Result]) -> dict[str, int]:
+    def best(self, contender: str, done: Mapping[str, Result]) -> dict[str, int]:
         """The setting of least loss for each gate; none before every one has been tried."""
         best = {gate: self.tuned(gate).best(contender, done) for gate in EVERY[contender].gates}
         return {gate: setting for gate, setting in best.items() if setting is not None}
@@ -79,7 +79,7 @@ class Domains(Study):
         return [cell for c in contenders for cell in self.grid(c)] + [
             self.cell(c, setting, seed)
             for c in contenders
-            for setting in sorted(set(self.chosen(c, done).values()))
+            for setting in sorted(set(self.best(c, done).values()))
             for seed in others
         ]
 
@@ -99,7 +99,7 @@ class Domains(Study):
         """Of every method and gate the chosen setting, and the matrices of the seeds done."""
         found = []
         for c in self.config.contenders:
-            for gate, number in self.chosen(c, done).items():
+            for gate, number in self.best(c, done).items():
                 names = {seed: self.cell(c, number, seed).name for seed in self.config.seeds}
                 matrices = {
                     seed: done[name].metrics[gate]["matrix"]

@@ -11,7 +11,7 @@ from nestling.continual.stream import Cut
 from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
 from nestling.tasks.facts import document, name
-from nestling_lab.studies.continual.asking import Asked, answers, asked, view
+from nestling_lab.studies.continual.asking import Asked, answers, encode_question, view
 from nestling_lab.studies.continual.base import Ready, encoded, real
 from nestling_lab.studies.continual.contenders import NONE, Place
 from nestling_lab.studies.continual.fact_readers import READERS
@@ -122,7 +122,7 @@ class Facts(Study):
         return report(self.config, found, tried)
 
 
-def told(base: Ready, seed: int, count: int) -> list[Told]:
+def told_documents(base: Ready, seed: int, count: int) -> list[Told]:
     """Documents of a seed; each ends with an empty line."""
     found = []
     for number in range(count):
@@ -131,7 +131,9 @@ def told(base: Ready, seed: int, count: int) -> list[Told]:
         person = one.text.splitlines()[0].removeprefix("About ")
         others = [q._replace(prompt=q.prompt.replace(person, stranger)) for q in one.questions]
         ids = base.tokenizer(one.text + "\n\n", verbose=False)["input_ids"]
-        ask = [[asked(base.tokenizer, q) for q in some] for some in (one.questions, others)]
+        ask = [
+            [encode_question(base.tokenizer, q) for q in some] for some in (one.questions, others)
+        ]
         found.append(Told(list(ids), *ask))
     return found
 
@@ -165,7 +167,7 @@ def replies(
 def trials(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
     """Of each setting the loss over the choices, of all documents after the last of them."""
     base = real(config["model"])
-    documents = told(base, seed, config["tuning"])
+    documents = told_documents(base, seed, config["tuning"])
     losses = []
     for number, setting in enumerate(config["settings"]):
         method = begin(config, base, seed, setting)
@@ -184,7 +186,7 @@ def journey(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[s
     base = real(config["model"])
     targets, still = config["targets"], config["reader"] in STILL
     distances = (0,) if still else config["distances"]
-    documents = told(base, seed, targets + max(distances))
+    documents = told_documents(base, seed, targets + max(distances))
     probe = encoded(base.tokenizer, load_corpus(KNOWN).held_out, config["probe"], 256)
     method = begin(config, base, seed, config["setting"])
     before = bits(method, base, probe, (NONE,))[NONE]

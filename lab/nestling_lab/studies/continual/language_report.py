@@ -94,7 +94,7 @@ def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Tabl
         setting = ", ".join(f"{k} {v:g}" for k, v in found[reader][0].items())
         row = [CONTENDERS[reader].title, setting]
         row += [
-            _told(values[f"{kind} {name} {when}"])
+            _say(values[f"{kind} {name} {when}"])
             for name in (first, second)
             for when in ("before", "alone", "both")
         ]
@@ -108,7 +108,7 @@ def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Tabl
     return Table(columns=tuple(columns), rows=rows)
 
 
-def _told(found: Interval) -> str:
+def _say(found: Interval) -> str:
     return str(found) if found.every else "-"
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from nestling.data import Pair
 from nestling.tasks.task import Question
-from nestling_lab.studies.continual.asking import Asked, asked
+from nestling_lab.studies.continual.asking import Asked, encode_question
 from nestling_lab.studies.continual.base import encoded
 
 BLOCK, PARTS = 20, 8  # verses of a document; one document in so many is for the test
@@ -82,7 +82,7 @@ def cloze(tokenizer: Any, verses: Sequence[str], count: int) -> list[Asked]:
     for before, _, word in cut:
         others = rng.sample([other for other in words if other != word], CHOICES - 1)
         choices = rng.sample([word, *others], CHOICES)
-        one = asked(tokenizer, Question(before, (word,), tuple(choices)))
+        one = encode_question(tokenizer, Question(before, (word,), tuple(choices)))
         if len(before.split()) > 2 and len(one.prompt) <= LONGEST:
             found.append(one)
         if len(found) == count:

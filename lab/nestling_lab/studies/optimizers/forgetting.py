@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nestling.core.result import Result, provenance
 from nestling.report import Section, Table
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
-from nestling_lab.studies.optimizers.tuned import Figures, over_seeds, spelt, tuned
+from nestling_lab.studies.optimizers.tuned import Figures, interval_text, over_seeds, tuned
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 CONTENDERS = (
@@ -113,11 +113,11 @@ class Forgetting(Study):
                     (
                         ENTRANTS[contender].title,
                         f"{carried['rate']:g}" + (" *" if carried["rate_at_edge_of_grid"] else ""),
-                        spelt(over_seeds(carried, "final_loss")),
-                        spelt(over_seeds(carried, "forgetting")),
-                        spelt(own),
-                        spelt(over_seeds(carried, "pull")),
-                        spelt(over_seeds(carried, "recovery")),
+                        interval_text(over_seeds(carried, "final_loss")),
+                        interval_text(over_seeds(carried, "forgetting")),
+                        interval_text(own),
+                        interval_text(over_seeds(carried, "pull")),
+                        interval_text(over_seeds(carried, "recovery")),
                     )
                 )
             columns = (

@@ -17,7 +17,7 @@ from nestling.train.schedule import rate as schedule
 from nestling.train.step import read_batch, token_losses
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.optimizers.messy import mean
-from nestling_lab.studies.optimizers.tuned import Figures, against, over_seeds, spelt, tuned
+from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
 from nestling_lab.studies.optimizers.vision import OLD
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text
@@ -112,8 +112,8 @@ class Language(Study):
                 (
                     ENTRANTS[c].title,
                     f"{record['rate']:g}" + (" *" if record["rate_at_edge_of_grid"] else ""),
-                    spelt(over_seeds(record, "train_loss")),
-                    spelt(over_seeds(record, "val_loss")),
+                    interval_text(over_seeds(record, "train_loss")),
+                    interval_text(over_seeds(record, "val_loss")),
                     *(verdicts[c].get(o, {}).get("verdict") or "-" for o in OLD),
                 )
                 for c, record in found.items()

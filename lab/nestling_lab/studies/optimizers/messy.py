@@ -15,7 +15,7 @@ from nestling.core.result import Result, provenance
 from nestling.data.fashion import CLASSES, Pictures, pictures
 from nestling.report import Section, Table
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, SIZE, around, clear_all, step_all
-from nestling_lab.studies.optimizers.tuned import Figures, against, over_seeds, spelt, tuned
+from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 MESS = {
@@ -124,8 +124,8 @@ class Messy(Study):
                 (
                     ENTRANTS[c].title,
                     f"{record['rate']:g}" + (" *" if record["rate_at_edge_of_grid"] else ""),
-                    spelt(over_seeds(record, "test_loss")),
-                    spelt(over_seeds(record, "test_accuracy")),
+                    interval_text(over_seeds(record, "test_loss")),
+                    interval_text(over_seeds(record, "test_accuracy")),
                     *(verdicts[mess].get(c, {}).get(o, "-") for o in OLD),
                 )
                 for c, record in found.items()

@@ -43,7 +43,7 @@ def over_seeds(record: Mapping[str, Any], figure: str) -> list[float | None]:
     return [None if None in run.values() else run[figure] for run in record["runs"].values()]
 
 
-def spelt(values: Sequence[float | None]) -> str:
+def interval_text(values: Sequence[float | None]) -> str:
     """Mean and 95 % interval, and how many of the runs diverged."""
     return str(interval([math.nan if value is None else value for value in values]))
 

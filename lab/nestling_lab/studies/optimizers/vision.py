@@ -15,7 +15,7 @@ from nestling.report import Section, Table
 from nestling.train.schedule import rate as schedule
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.optimizers.messy import judged, mean
-from nestling_lab.studies.optimizers.tuned import Figures, against, over_seeds, spelt, tuned
+from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
 from nestling_lab.studies.optimizers.vit import VitConfig, create_vit
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -101,9 +101,9 @@ class Vision(Study):
             (
                 ENTRANTS[c].title,
                 f"{record['rate']:g}" + (" *" if record["rate_at_edge_of_grid"] else ""),
-                spelt(over_seeds(record, "train_loss")),
-                spelt(over_seeds(record, "test_loss")),
-                spelt(over_seeds(record, "test_accuracy")),
+                interval_text(over_seeds(record, "train_loss")),
+                interval_text(over_seeds(record, "test_loss")),
+                interval_text(over_seeds(record, "test_accuracy")),
                 *(verdicts[c].get(o, {}).get("verdict") or "-" for o in OLD),
             )
             for c, record in found.items()
