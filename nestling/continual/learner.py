@@ -1,7 +1,6 @@
 """A model that goes on learning from what it reads, and keeps what it learned apart from itself."""
 
-from collections.abc import Callable, Sequence
-from operator import is_not
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +8,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nestling.continual.average import at_base, spans, without
-from nestling.continual.digest import model_digest, token_digest
-from nestling.continual.gate import check_gate, experts, seats
+from nestling.continual.average import without
+from nestling.continual.digest import token_digest
+from nestling.continual.gate import experts, seats
+from nestling.continual.levelled import After, LevelledModel, count_tokens
 from nestling.continual.record import restore_state, save_state
-from nestling.continual.seen import Seen
-from nestling.continual.state import Document, Options, Reading, State
-from nestling.continual.stream import cut, read_alone, segment_gradients
-from nestling.continual.study.change import changed
+from nestling.continual.state import Document, Reading
+from nestling.continual.stream import read_alone
 from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Studied, Waiting, find_studied
 from nestling.continual.study.study import School, Show, study_next
-from nestling.continual.text import Text
-from nestling.continual.writing import gather_all, write_all
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
 from nestling.data.lock import locked
-from nestling.models.functional import FunctionalModel
 from nestling.models.mixed import generate_mixed
-from nestling.models.pretrained import RANK, LevelSpec, Stacked, parse_levels, stack_model
-from nestling.rules.level import LevelState, due, new_level, restart, weights_of
-
-# called when a segment has been read, with the learner as it is then
-After = Callable[["ContinualLearner", Reading], None]
+from nestling.models.pretrained import RANK
+from nestling.rules.level import restart
 
 
-class ContinualLearner:
+class ContinualLearner(LevelledModel):
     """Reads text as a stream and writes the levels of a model at their periods (regime R3).
 
     The model is never changed: a level's weights are those of the model plus what has moved,
@@ -58,76 +50,6 @@ class ContinualLearner:
     segment begins (``Options.segment``), and cached keys and values of earlier tokens are not
     recomputed when a level is written; the paper says nothing of either.
     """
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any | None = None,
-        levels: str | Sequence[LevelSpec] | None = None,
-        *,
-        variant: str = "partition",
-        options: Options = Options(),
-        gate: str | None = None,
-    ):
-        if not isinstance(model, Stacked):
-            wanted = parse_levels(levels) if isinstance(levels, str) else levels
-            model = stack_model(model, tokenizer, wanted, variant)
-        elif levels is not None:
-            raise UserError("this model has its levels already; leave levels out")
-        self.base = model
-        self.text = Text(tokenizer if model.tokenizer is None else model.tokenizer)
-        self.options = options
-        self.gate = check_gate(gate)
-        self.reader = FunctionalModel(model.model.eval())
-        chosen = [i for i, level in enumerate(model.levels) if not level.frozen]
-        self.levels = tuple(model.levels[i] for i in chosen)  # that are written, slow to fast
-        self.parameters = tuple(model.parameters[i] for i in chosen)  # names, for each level
-        self.writers = tuple(level.writer() for level in self.levels)
-        self.sizes = cut(options, [writer.period for writer in self.writers], self.reader)
-        fastest = self.writers[-1].period if self.writers else 1
-        self.spans = spans(options.averages, fastest) if self.writers else ()  # slow to fast
-        own = dict(model.model.named_parameters())
-        self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
-        erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
-        if erasing and options.surprise is not None:
-            raise UserError("rule dgd erases along every input; leave surprise out")
-        self._watched = tuple(name for i in erasing for name in self.parameters[i])
-        self.seen = Seen()  # memory files read and written
-        self._digest: str | None = None
-        self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
-        self._studied: tuple[Any, dict[str, Tensor]] | None = None  # what was added to what
-        self._school: Any = None
-        self.studies = not self.levels  # whether what is read waits to be studied
-        self.state = self._fresh()
-
-    def _fresh(self) -> State:
-        levels = tuple(self.fresh_level(index) for index in range(len(self.levels)))
-        return State(levels, averages=(at_base(levels),) * len(self.spans))
-
-    def fresh_level(self, index: int) -> LevelState:
-        """A level at the base: nothing moved, nothing gathered."""
-        inputs = self.reader.inputs(self.parameters[index])
-        level = new_level(self.writers[index], self.start[index], 1, inputs)
-        if self.levels[index].share is None:
-            return level
-        return level._replace(begin=tuple(map(torch.zeros_like, level.moved)))
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.reader.model.device
-
-    @property
-    def digest(self) -> str:
-        """Fingerprint of the base model: sha256 of its weights and of what its levels are."""
-        if self._digest is None:
-            self._digest = model_digest(self.base)
-        return self._digest
-
-    @property
-    def tokens_read(self) -> int:
-        """Tokens taken in since the memory was new, those that wait included."""
-        return self.state.stream.tokens + len(self.state.stream.open_ids)
 
     # reading
 
@@ -152,36 +74,9 @@ class ContinualLearner:
             if self.studies:
                 self._put_off(Waiting(name, about.sha256, text))
         if not self.levels:
-            self.state = _count(self.state, len(ids))
+            self.state = count_tokens(self.state, len(ids))
             return self._nothing() + Reading(tokens=len(ids), writes=())
         return self.read_tokens(ids[about.read :], begins=about.read == 0, after=after)
-
-    def read_tokens(
-        self, ids: Sequence[int], *, begins: bool = True, after: After | None = None
-    ) -> Reading:
-        """Read token ids, which go on in the running document unless they begin one.
-
-        In how many calls a text comes makes no difference, to the bit.
-        """
-        ids = tuple(int(i) for i in ids)
-        reading = self._nothing()
-        begins = begins or self.tokens_read == 0
-        while ids:
-            stream = self.state.stream
-            room = self.sizes.segment - len(stream.open_ids)
-            part, ids = ids[:room], ids[room:]
-            starts = (*stream.open_starts, len(stream.open_ids)) if begins else stream.open_starts
-            stream = stream._replace(open_ids=(*stream.open_ids, *part), open_starts=starts)
-            state = _count(self.state._replace(stream=stream), len(part))
-            reading += Reading(tokens=len(part))
-            begins = False
-            if len(part) < room:
-                self.state = state
-                continue
-            reading += self._segment(state)
-            if after is not None:
-                after(self, reading)
-        return reading
 
     def _put_off(self, one: Waiting) -> None:
         """A document waits for study, unless it does already."""
@@ -247,82 +142,6 @@ class ContinualLearner:
         documents = tuple(old for old in self.state.documents if old.sha256 != one.sha256)
         self.state = self.state._replace(studied=left, documents=documents)
         return one
-
-    def _nothing(self) -> Reading:
-        return Reading(writes=(0,) * len(self.levels))
-
-    def finish(self) -> Reading:
-        """Write what has been gathered now, in periods that are not full; their clocks start anew.
-
-        For the end of a reading that is to count at once. Without a call of this a level is written
-        only at multiples of its period.
-        """
-        reading = self._segment(self.state, write=False)
-        if not self.levels:
-            return reading
-        firing = [bool(level.terms > 0) for level in self.state.levels]
-        state, writes = self._written(self.state, firing)
-        fresh = [level._replace(seen=torch.zeros_like(level.seen)) for level in state.levels]
-        self.state = state._replace(levels=tuple(fresh))
-        return reading + Reading(writes=writes)
-
-    def _segment(self, state: State, write: bool = True) -> Reading:
-        """Read the open tokens of ``state``, gather gradients, write the levels that are due."""
-        waiting = state.stream
-        if not waiting.open_ids:
-            return self._nothing()
-        with self.reader.grams(self._watched) as grams:
-            read = segment_gradients(
-                self.reader,
-                self.weights(grad=True),
-                waiting,
-                self.sizes,
-                self.options.surprise,
-                self.device,
-            )
-        levels = gather_all(state.levels, self.parameters, read, len(waiting.open_ids), grams)
-        pairs = zip(self.writers, levels, strict=True)
-        firing = [write and bool(due(writer, level)) for writer, level in pairs]
-        state = state._replace(levels=levels, stream=read.stream)
-        self.state, writes = self._written(state, firing)
-        return Reading(scored=read.scored, nats=read.nats, learned=read.learned, writes=writes)
-
-    def _written(self, state: State, firing: Sequence[bool]) -> tuple[State, tuple[int, ...]]:
-        """The levels that fire and the averages are written; with them how often each level was."""
-        shares = [level.share for level in self.levels]
-        return write_all(self.writers, self.start, shares, self.spans, state, firing)
-
-    # what was learned
-
-    def weights(self, *, grad: bool = False) -> dict[str, Tensor]:
-        """The weights of the levels as they are now, by the names of the model's parameters."""
-        found = {}
-        for index, (names, start, level) in enumerate(
-            zip(self.parameters, self.start, self.state.levels, strict=True)
-        ):
-            old = self._made.get(index)
-            if old is None or old[0].moved is not level.moved:
-                made = tuple(
-                    w[0].to(s.dtype) for w, s in zip(weights_of(start, level), start, strict=True)
-                )
-                old = self._made[index] = (level, made)
-            found.update(zip(names, old[1], strict=True))
-        if self.state.studied:
-            found |= self._with_study(found)
-        if grad:
-            return {name: value.detach().requires_grad_() for name, value in found.items()}
-        return found
-
-    def _with_study(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights that study has changed, added to what levels have made of them."""
-        key = (self.state.studied, *(found[name] for name in found))
-        old = self._studied
-        if old is None or len(old[0]) != len(key) or any(map(is_not, old[0], key)):
-            own = dict(self.reader.model.named_parameters())
-            changes = [one.change for one in self.state.studied]
-            start = {name: own[name].detach() for change in changes for name in change} | found
-            old = self._studied = (key, changed(start, changes))
-        return old[1]
 
     def experts(self) -> tuple[dict[str, Tensor], ...]:
         """The base, the averages, and the model with its slowest level alone, with two, with all.
@@ -434,12 +253,3 @@ class ContinualLearner:
         seen.note(Path(path))  # first: what is written while it is read counts as another's
         self.state = restore_state(self, Path(path))
         self.seen = seen
-
-
-def _count(state: State, tokens: int) -> State:
-    """The state with so many more tokens of its last document taken in, if it has one."""
-    if not state.documents:
-        return state
-    last = state.documents[-1]
-    last = last._replace(read=min(last.read + tokens, last.tokens))
-    return state._replace(documents=(*state.documents[:-1], last))
