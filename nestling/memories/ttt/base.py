@@ -13,25 +13,14 @@ from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
 from nestling.core.transfer import LEARNED, MADE, READ
-from nestling.memories.grid import Grid, grid
 from nestling.memories.parts import ShortConvolution
 from nestling.memories.ttt.inner import (
-    EPSILON,
     Inner,
     Layer,
-    added,
-    apply,
-    choose_rows,
     gelu,
-    gradients_of,
-    normalised,
-    packed,
-    subtracted,
-    unpacked,
     zeros,
 )
-from nestling.ops.self_titans.cuts import cut
-from nestling.ops.ttt import GROUP, TOKENS, Setting, available, scan
+from nestling.memories.ttt.training import Standing, Teacher
 
 INITIAL_STD = 0.02
 BACKBONES = ("mamba", "transformer")
@@ -201,11 +190,11 @@ class TTT(Memory):
         inputs = self.norm(x)
         qk, v, tail = self._project(inputs, state.tail, flow)
         with torch.autocast(x.device.type, enabled=False):
-            y, anchor, total, count = self._train(inputs, qk, v, state, flow)
+            y, standing = self._train(inputs, qk, v, state, flow)
         y = self.output_norm(y.to(x.dtype))
         if self.gate is not None:
             y = gelu(self.gate(inputs)) * y
-        return x + self.output(y), TTTState(mixer_tail, tail, anchor, total, count)
+        return x + self.output(y), TTTState(mixer_tail, tail, *standing)
 
     def _project(
         self, x: Float[Tensor, "B T D"], tail: Float[Tensor, "B W C"], flow: Flow
@@ -226,138 +215,28 @@ class TTT(Memory):
         v: Float[Tensor, "B T H K"],
         state: TTTState,
         flow: Flow,
-    ) -> tuple[Float[Tensor, "B T D"], Inner, Inner, Int[Tensor, " B"]]:
+    ) -> tuple[Float[Tensor, "B T D"], Standing]:
         """Mini-batch by mini-batch, in float32 at least."""
         dtype = torch.promote_types(self.eta_weight.dtype, torch.float32)
-        qk, v = qk.to(dtype), v.to(dtype)
         eta = functional.linear(x.to(dtype), self.eta_weight.to(dtype), self.eta_bias.to(dtype))
         eta = eta.sigmoid() * (self.config.eta_base / self.head_size)
-        run = self._compiled if available(v) else self._side_by_side
-        y, anchor, total, count = run(qk, v, eta, self._token_scales(dtype), state, flow)
-        return y.flatten(-2), anchor, total, count
-
-    def _compiled(
-        self,
-        qk: Float[Tensor, "B T 2 H K"],
-        v: Float[Tensor, "B T H K"],
-        eta: Float[Tensor, "B T H"],
-        c: Float[Tensor, " N"],
-        state: TTTState,
-        flow: Flow,
-    ) -> tuple[Float[Tensor, "B T H K"], Inner, Inner, Int[Tensor, " B"]]:
-        """Each row and head by itself, in the kernel of nestling/ops/ttt."""
-        sizes, initial = self.layer_sizes(self.head_size), packed(self._initial())
-        cuts = cut(
-            state.count,
-            flow.reset,
-            flow.mask,
-            length=v.shape[1],
-            period=len(c),
-            tokens=TOKENS,
-            group=GROUP,
+        shape = (self.num_heads, self.head_size)
+        teacher = Teacher(
+            self._initial(),
+            self.layer_sizes(self.head_size),
+            self.inner_scale.to(dtype).view(shape),
+            self.inner_shift.to(dtype).view(shape),
+            self._token_scales(dtype),
+            self.config.rope_theta,
         )
-        cos, sin = turns(torch.arange(len(c)), self.head_size, self.config.rope_theta, v.dtype)
-        hidden, shape = sizes[1] if len(sizes) > 2 else 0, (self.num_heads, self.head_size)
-        y, anchor, total = scan(
-            qk,
-            v,
-            eta,
-            c,
-            (self.inner_scale.to(v.dtype).view(shape), self.inner_shift.to(v.dtype).view(shape)),
-            initial,
-            (packed(state.anchor).to(v.dtype), packed(state.total).to(v.dtype)),
-            setting=Setting(cuts, cos, sin, hidden, EPSILON),
-        )
-        return y, unpacked(anchor, sizes), unpacked(total, sizes), cuts.tokens
-
-    def _side_by_side(
-        self,
-        qk: Float[Tensor, "B T 2 H K"],
-        v: Float[Tensor, "B T H K"],
-        eta: Float[Tensor, "B T H"],
-        c: Float[Tensor, " N"],
-        state: TTTState,
-        flow: Flow,
-    ) -> tuple[Float[Tensor, "B T H K"], Inner, Inner, Int[Tensor, " B"]]:
-        """The mini-batches of all rows side by side, in torch."""
-        places = grid(state.count, flow, v.shape[1], len(c))
-        q, k = rotate(qk, places.position[..., None], self.config.rope_theta).unbind(2)
-        # f(k) - v is LN(net(k)) - (v - k)
-        rows = [places.spread(part).movedim(-2, 1) for part in (q, k, v - k, eta[..., None])]
-        rows.append(places.spread(c[places.position])[:, None, ..., None])
-        y, anchor, total = self._scan(rows, state, places, c[-1])
-        return places.collect(y.movedim(1, -2)), anchor, total, places.count
+        standing = Standing(state.anchor, state.total, state.count)
+        y, standing = teacher.train(qk.to(dtype), v.to(dtype), eta, standing, flow)
+        return y.flatten(-2), standing
 
     def _token_scales(self, dtype: torch.dtype) -> Float[Tensor, " b"]:
         """The factor c of the summed gradients, by place in the mini-batch."""
         learned = self.token_scale.to(dtype)
         return (1 / torch.arange(1, len(learned) + 1).to(learned) + learned).clamp(min=0)
-
-    def _scan(
-        self,
-        rows: list[Float[Tensor, "B _ M R _"]],
-        state: TTTState,
-        places: Grid,
-        last: Float[Tensor, ""],
-    ) -> tuple[Float[Tensor, "B H M R K"], Inner, Inner]:
-        """The mini-batches in turn; ``total`` is None where it is known to be zero."""
-        anchor, initial = state.anchor, self._initial()
-        open_rows = (state.count % self.config.mini_batch > 0).any()
-        total = state.total if bool(open_rows) else None
-        opens = places.opens.any(0).tolist()
-        some, every = places.closes.any(0).tolist(), places.closes.all(0).tolist()
-        outputs = []
-        for index, parts in enumerate(zip(*(part.unbind(2) for part in rows), strict=True)):
-            if opens[index]:
-                starts = places.opens[:, index]
-                anchor = choose_rows(starts, initial, anchor)
-                if total is not None:
-                    total = choose_rows(starts, zeros(total), total)
-            y, inputs, gradients = self._mini_batch(anchor, total, *parts)
-            outputs.append(y)
-            if every[index] and total is None:
-                anchor = added(anchor, inputs, [-last * gradient for gradient in gradients])
-                continue
-            total = added(total, inputs, gradients)
-            if some[index]:
-                ends = places.closes[:, index]
-                anchor = choose_rows(ends, subtracted(anchor, total, last), anchor)
-                total = None if every[index] else choose_rows(ends, zeros(total), total)
-        if total is None:
-            total = zeros(anchor)
-        return torch.stack(outputs, dim=2), anchor, total
-
-    def _mini_batch(
-        self,
-        anchor: Inner,
-        total: Inner | None,
-        q: Float[Tensor, "B H R K"],
-        k: Float[Tensor, "B H R K"],
-        target: Float[Tensor, "B H R K"],
-        eta: Float[Tensor, "B H R 1"],
-        c: Float[Tensor, "B 1 R 1"],
-    ) -> tuple[
-        Float[Tensor, "B H R K"],
-        list[Float[Tensor, "B H R _"]],
-        list[Float[Tensor, "B H R _"]],
-    ]:
-        """The reads, and for each layer its inputs at the keys and the gradients of its outputs.
-
-        Gradients are times their learning rates, which are zero where there is no token.
-        """
-        scale = self.inner_scale.to(q.dtype).view(self.num_heads, 1, -1)
-        shift = self.inner_shift.to(q.dtype).view(self.num_heads, 1, -1)
-        inputs, gradients = gradients_of(anchor, k, target, scale, shift)
-        gradients = [eta * gradient for gradient in gradients]
-        z = q
-        for index, (layer, u, g) in enumerate(zip(anchor, inputs, gradients, strict=True)):
-            x = gelu(z) if index else z
-            moved = torch.tril(x @ u.mT + 1) @ g
-            if total is not None:
-                moved = moved + apply(total[index], x)
-            z = apply(layer, x) - c * moved
-        normal, _ = normalised(z)
-        return q + scale * normal + shift, inputs, gradients
 
     def levels(self) -> list[Level]:
         """The inner model: read at every token, the weights of its gradients once a mini-batch."""
@@ -375,21 +254,3 @@ class TTT(Memory):
                 transfer=(READ, MADE, LEARNED),
             )
         ]
-
-
-def turns(
-    positions: Int[Tensor, "*N"], width: int, theta: float, dtype: torch.dtype
-) -> tuple[Float[Tensor, "*N K2"], Float[Tensor, "*N K2"]]:
-    """Cosines and sines of the rotary position embedding (arXiv 2104.09864, Eq 34)."""
-    exponent = torch.arange(0, width, 2, device=positions.device).to(dtype) / width
-    angle = positions[..., None].to(dtype) * theta**-exponent
-    return angle.cos(), angle.sin()
-
-
-def rotate(
-    x: Float[Tensor, "*B H K"], positions: Int[Tensor, "*#B"], theta: float
-) -> Float[Tensor, "*B H K"]:
-    """Rotary position embedding, neighbours paired."""
-    cos, sin = (part[..., None, :] for part in turns(positions, x.shape[-1], theta, x.dtype))
-    even, odd = x[..., ::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
