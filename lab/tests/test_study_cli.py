@@ -1,6 +1,8 @@
 """nestling study: what is printed and written, also before anything has been run."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +73,14 @@ def test_reports_are_written_with_nothing_run_and_shards_are_checked(tmp_path, c
     assert "1/4" in capsys.readouterr().err
     assert main(["study", "merge", "recall-smoke", "--from", str(tmp_path), *where]) == 2
     assert "no results of recall-smoke" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["recall-smoke", "optim-curvature", "new-languages"])
+def test_a_committed_page_is_what_its_results_give(name, tmp_path, capsys):
+    committed = Path(__file__).parents[2] / "results" / name
+    copied = tmp_path / name
+    copied.mkdir()
+    for file in committed.glob("*.json"):
+        shutil.copy(file, copied)
+    assert main(["study", "report", name, "--out", str(tmp_path)]) == 0
+    assert (copied / "README.md").read_text() == (committed / "README.md").read_text()

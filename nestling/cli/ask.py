@@ -12,7 +12,7 @@ class Command:
     """Answer a question with the model and its memory file; nothing is learned from it."""
 
     model: tyro.conf.Positional[str]
-    """The model the memory was learned with."""
+    """The model the memory file was learned with."""
     prompt: tyro.conf.Positional[str | None] = None
     """A question, or text to go on with. Without one a conversation: a question a line; /read FILE
     studies a text, /undo forgets the last one, /quit ends."""
@@ -32,7 +32,7 @@ class Command:
     seed: int = 0
     """Seed of the draw."""
     levels: str | None = None
-    """Levels the memory was learned with, if the model's folder does not name them."""
+    """Levels the memory file was learned with, if the model's folder does not name them."""
     gate: Literal["levels", "base"] | None = None
     """Mix the base, and with levels the slower levels alone, in by what the text so far favours:
     what was learned then costs little where it does not help, and answering as many readings."""

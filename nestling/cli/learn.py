@@ -21,7 +21,7 @@ class Command:
     levels: str | None = None
     """Levels as period[:lr[:rule[:share]]],... in place of the model's own."""
     again: bool = False
-    """Read texts again that the memory has read; otherwise they are passed over."""
+    """Read texts again that the memory file knows; otherwise they are passed over."""
     passes: int = 1
     """How often to read all texts."""
     finish: bool = False
@@ -40,7 +40,7 @@ class Command:
     questions: Path | None = None
     """File of your own questions, one a line (its answer after a tab), asked before and after."""
     keep_text: bool = False
-    """Keep the sentences of a text in the memory, to be gone over again with later ones."""
+    """Keep the sentences of a text in the memory file, to be gone over again with later ones."""
     averages: str | None = None
     """Tokens of running averages to keep of what levels write, such as 2048,8192; `ask --gate
     levels` mixes them in."""

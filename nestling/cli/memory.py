@@ -39,7 +39,7 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
-    """Take what a document has taught out of a memory."""
+    """Take what a document has taught out of a memory file."""
 
     file: tyro.conf.Positional[Path]
     """Memory file; it is written anew."""
@@ -53,7 +53,7 @@ class Forget:
 
 @dataclass(frozen=True, kw_only=True)
 class Undo:
-    """Take what the document studied last has taught out of a memory: it is as before."""
+    """Take what the document studied last has taught out of a memory file: it is as before."""
 
     file: tyro.conf.Positional[Path]
     """Memory file; it is written anew."""
@@ -76,7 +76,7 @@ def _forget(file: Path, document: str | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """Say how two memories of one base differ."""
+    """Say how two memory files of one base differ."""
 
     first: tyro.conf.Positional[Path]
     """Memory file."""
@@ -101,7 +101,7 @@ class Diff:
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """Copy a memory to a new file, in a smaller form if asked for."""
+    """Copy a memory file, in a smaller form if asked for."""
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
@@ -123,7 +123,7 @@ class Fork:
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Add what several memories of one base have learned."""
+    """Add what several memory files of one base have learned."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Memory files."""
@@ -153,7 +153,7 @@ class Merge:
 
 @dataclass(frozen=True, kw_only=True)
 class Reset:
-    """Put a level of a memory, or all of it, back to the base."""
+    """Put a level of a memory file, or all of it, back to the base."""
 
     file: tyro.conf.Positional[Path]
     """Memory file; it is written anew."""
@@ -173,7 +173,7 @@ class Reset:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a model that has learned what is in a memory, as transformers reads it."""
+    """Write a model that has learned what is in a memory file, as transformers reads it."""
 
     file: tyro.conf.Positional[Path]
     """Memory file."""

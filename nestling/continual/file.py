@@ -32,7 +32,7 @@ class MemoryFile(NamedTuple):
 
 
 def write_memory(path: str | Path, memory: MemoryFile) -> Path:
-    """Write a memory; the file appears whole or not at all."""
+    """Write a memory file, which appears whole or not at all."""
     nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
     plain = not nested and not memory.about.get("options", {}).get("averages")
     studied = any(memory.about.get(name) for name in ("studied", "waiting", "open", "own"))
@@ -52,7 +52,7 @@ def read_memory(path: str | Path) -> MemoryFile:
         with safetensors.safe_open(path, framework="pt") as file:
             entry = (file.metadata() or {}).get(KIND)
             if entry is None:
-                raise UserError(f"{path} is no memory of `nestling learn`")
+                raise UserError(f"{path} is no memory file of `nestling learn`")
             header = json.loads(entry)
             about = header["about"]
             if about["format"] > NEWEST:
@@ -61,7 +61,7 @@ def read_memory(path: str | Path) -> MemoryFile:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             whole = content_digest(about, tensors.items()) == header["sha256"]
     except FileNotFoundError as error:
-        raise UserError(f"there is no memory {path}; `nestling learn` writes one") from error
+        raise UserError(f"there is no memory file {path}; `nestling learn` writes one") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -86,7 +86,7 @@ def checksum(path: str | Path) -> str | None:
 
 
 def sweep(path: str | Path) -> None:
-    """Remove drafts of a memory that processes killed an hour or more ago have left beside it."""
+    """Remove drafts that processes killed an hour or more ago have left beside a memory file."""
     path = Path(path)
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ def check_gate(name: str | None) -> str | None:
 
 
 def seats(gate: str | None, experts: int) -> tuple[int, ...]:
-    """Which of so many experts, the base first, a gate mixes; None: the last alone.
+    """Which of the experts, the base first, a gate mixes; None: the last alone.
 
     >>> seats("levels", 3), seats("base", 3), seats(None, 3)
     ((0, 1, 2), (0, 2), (2,))

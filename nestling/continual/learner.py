@@ -41,9 +41,9 @@ class ContinualLearner(LevelledModel):
     or a ``Stacked`` one. ``levels`` is text as in ``--levels`` or a sequence of LevelSpec; None
     takes those the model has. ``gate`` (``nestling.continual.gate``) mixes, where text is scored or
     generated, the model of now with itself as it is without its levels, so that what was learned
-    does not weigh on text it does not help with. ``Options.averages`` are further, slower experts
-    of it: running averages over so many tokens of all that levels write, each moved at every write
-    of the fastest level by its period's part of the way to the weights just written. One thread
+    does not weigh on text it does not help with. ``Options.averages`` are further, slower experts:
+    running averages, each over a number of tokens, of all that levels write. At every write of the
+    fastest level they move by its period's part of the way to the weights just written. One thread
     uses a learner at a time.
 
     Source: arXiv 2512.24695, Eq 71-72 and section 7.3. Deviates: the gradient is cut where a
@@ -231,7 +231,7 @@ class ContinualLearner(LevelledModel):
         self.state = self.state._replace(levels=tuple(levels), averages=averages)
 
     def save(self, path: str | Path, *, storage: str = "exact") -> Path:
-        """Write the memory; the file appears whole or not at all.
+        """Write a memory file, which appears whole or not at all.
 
         ``storage`` "exact" goes on to the bit after ``load``. "16bit" and "rank:R" hold what was
         learned only, rounded or of low rank: open periods and moments start anew. A file that this
@@ -245,7 +245,7 @@ class ContinualLearner(LevelledModel):
         return Path(path)
 
     def load(self, path: str | Path) -> None:
-        """Take up the memory in a file; one of another model raises UserError and changes nothing.
+        """Take up a memory file; one of another model raises UserError and changes nothing.
 
         The file's levels must be those of this learner, but for their learning rates.
         """

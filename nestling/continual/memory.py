@@ -48,7 +48,7 @@ def level_name(record: dict[str, Any]) -> str:
 
 
 def show(memory: MemoryFile) -> list[tuple[str, str]]:
-    """What is in a memory, as names and values."""
+    """What is in a memory file, as names and values."""
     about, stream = memory.about, memory.about["stream"]
     waits = len(stream["open_ids"])
     sizes = sum(value.numel() * value.element_size() for value in memory.tensors.values())
@@ -83,7 +83,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
 
 
 def describe(one: dict[str, Any]) -> str:
-    """What a memory says of a document that was studied."""
+    """What a memory file says of a document that was studied."""
     figures = one["figures"]
     missing = f", not asked for: {', '.join(one['missing'])}" if one["missing"] else ""
     return (
@@ -94,7 +94,7 @@ def describe(one: dict[str, Any]) -> str:
 
 
 class Difference(NamedTuple):
-    """How one level of two memories differs."""
+    """How one level of two memory files differs."""
 
     level: str
     first: float  # length of what it has moved in the first
@@ -104,7 +104,7 @@ class Difference(NamedTuple):
 
 
 def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
-    """Level by level how two memories of one base differ."""
+    """Level by level how two memory files of one base differ."""
     check_alike([first, second])
     rows = []
     for index, record in enumerate(first.about["levels"]):
@@ -128,7 +128,7 @@ def documents_apart(first: MemoryFile, second: MemoryFile) -> tuple[list[str], l
 
 
 def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None) -> MemoryFile:
-    """A memory whose levels have moved by the weighted sum of what those of others have.
+    """A memory file whose levels have moved by the weighted sum of what those of others have.
 
     Weights are 1 each by default: what two memories learned apart is added. Open periods, moments
     and contexts are left out; a level begins its period anew.
@@ -138,7 +138,7 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
     check_alike(memories)
     shares = [1.0] * len(memories) if weights is None else list(weights)
     if len(shares) != len(memories):
-        raise UserError(f"{len(memories)} memories need as many weights, not {len(shares)}")
+        raise UserError(f"{len(memories)} memory files need as many weights, not {len(shares)}")
     tensors: dict[str, Tensor] = {}
     for index, record in enumerate(memories[0].about["levels"]):
         for named in tensor_names(memories[0].about):
@@ -165,7 +165,7 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
 def _merge_studied(
     memories: Sequence[MemoryFile], shares: Sequence[float]
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """What study has taught all memories: their documents one after another, each once."""
+    """What study has taught all of them: their documents one after another, each once."""
     records: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for share, memory in zip(shares, memories, strict=True):
@@ -181,14 +181,14 @@ def _merge_studied(
 
 
 def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str]:
-    """The memory without what one document has taught (None: the last), and its name.
+    """The memory file without what one document has taught (None: the last), and its name.
 
     What levels have learned of it as it was read stays; there is no way to take that out.
     """
     records = list(memory.about.get("studied", ()))
     placed = [studied_of(n, record, memory.tensors) for n, record in enumerate(records)]
     if not placed:
-        raise UserError("nothing in this memory was studied: there is nothing to forget")
+        raise UserError("nothing in this memory file was studied: there is nothing to forget")
     gone = len(placed) - 1 if document is None else find_studied(placed, document)
     tensors = {k: v for k, v in memory.tensors.items() if not k.startswith("study.")}
     left = [one for number, one in enumerate(placed) if number != gone]
@@ -201,7 +201,7 @@ def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str
 
 
 def _at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
-    """The record of a memory that holds what has moved and nothing of open periods."""
+    """The record of a memory file that holds what has moved and nothing of open periods."""
     rest = {"terms": 0.0, "seen": 0, "writes": 0}
     stream = {"open_ids": [], "open_starts": [], "last": None, "window": []}
     kept = {name: value for name, value in about.items() if name != "open"}
@@ -214,7 +214,7 @@ def _at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
 
 
 def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
-    """The memory with a level (its number, 0 the slowest) back at the base; None: all of them.
+    """The memory file with a level (its number, 0 the slowest) back at the base; None: all of them.
 
     With all of them the documents are forgotten, too.
     """
@@ -245,7 +245,7 @@ class Fork(NamedTuple):
 
 
 def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
-    """Copy a memory, checked; with ``storage`` ("16bit", "rank:R") in a smaller form.
+    """Copy a memory file, checked; with ``storage`` ("16bit", "rank:R") in a smaller form.
 
     A smaller form holds what has moved; open periods and moments are left out.
     """
@@ -285,15 +285,15 @@ def _all_moved(memory: MemoryFile) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_alike(memories: Sequence[MemoryFile]) -> None:
-    """Raise UserError unless memories are of one base and one division into levels."""
+    """Raise UserError unless memory files are of one base and one division into levels."""
     about = [memory.about for memory in memories]
     if len({record["base"] for record in about}) > 1:
-        raise UserError("these memories belong to different base models; they cannot be compared")
+        raise UserError("these memory files are of different base models; they cannot be compared")
     periods = {
         str([(level["period"], level.get("share")) for level in record["levels"]])
         for record in about
     }
     if len(periods) > 1:
-        raise UserError("these memories have different levels; they cannot be compared")
+        raise UserError("these memory files have different levels; they cannot be compared")
     if len({str(record["options"].get("averages")) for record in about}) > 1:
-        raise UserError("these memories keep different averages; they cannot be compared")
+        raise UserError("these memory files keep different averages; they cannot be compared")

@@ -40,12 +40,12 @@ def moved_name(level: int, parameter: str) -> str:
 
 
 def average_name(span: int, level: int, parameter: str) -> str:
-    """The name in a file of what an average over so many tokens has moved in one parameter."""
+    """The name in a file of what an average over ``span`` tokens has moved in one parameter."""
     return f"level.{level}.average.{span}.{parameter}"
 
 
 def tensor_names(about: Mapping[str, Any]) -> list[Callable[[int, str], str]]:
-    """How what a memory knows is named in its file, given a level and a parameter.
+    """How what was learned is named in a memory file, given a level and a parameter.
 
     What levels have moved, where nested ones begin, and the averages.
     """
@@ -64,7 +64,7 @@ def begin_name(level: int, parameter: str) -> str:
 
 
 def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
-    """Write the memory of a learner."""
+    """Write the memory file of a learner."""
     form = parse_storage(storage)
     tensors: dict[str, Tensor] = {}
     exact = form.form == EXACT

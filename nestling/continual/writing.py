@@ -19,7 +19,7 @@ def gather_all(
     tokens: int,
     grams: Mapping[str, Tensor],
 ) -> tuple[LevelState, ...]:
-    """The levels with the gradients of a segment of so many tokens.
+    """The levels with the gradients of a segment of ``tokens`` tokens.
 
     ``parameters`` are the names of each level's, ``grams`` the sums of outer products of the inputs
     of those whose rule erases.

@@ -65,7 +65,7 @@ def followed(
 
 
 def regret(experts: int, tokens: int, share: float = SHARE, changes: int = 0) -> float:
-    """The most nats that ``followed`` loses to a sequence of experts with so many changes."""
+    """The most nats that ``followed`` loses to a sequence of experts with ``changes`` changes."""
     if tokens == 0:
         return 0.0
     stay = -math.log(1 - share + share / experts)

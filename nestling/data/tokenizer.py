@@ -18,7 +18,7 @@ END = "<|endoftext|>"  # stands before and after every document
 PAD = "<|pad|>"
 KINDS = ("bpe", "bpe-digits", "bytes")
 LEAST = 258  # tokens: the bytes, END and PAD
-PADDING = 1024  # rows: a model that has so many more than tokens was made for another tokenizer
+PADDING = 1024  # rows: a model that has that many more than tokens was made for another tokenizer
 
 
 def _bare(model, *, digits: bool = False) -> "Tokenizer":

@@ -29,7 +29,7 @@ SOURCES = ("auto", "hub", "bigbench")
 
 
 def hub_is_reachable(patience: float = 3.0) -> bool:
-    """Whether a connection to the hub opens within so many seconds."""
+    """Whether a connection to the hub opens within ``patience`` seconds."""
     try:
         with socket.create_connection(HUB, timeout=patience):
             return True

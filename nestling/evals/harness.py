@@ -161,7 +161,7 @@ def run_harness(
 ) -> dict[str, dict[str, Any]]:
     """The figures of lm-eval for each task: a name it knows, or a configuration of one.
 
-    ``limit`` takes so many questions of each task, from its beginning; ``batch`` are read side by
+    ``limit`` takes the first questions of each task, that many; ``batch`` are read side by
     side; ``chat`` puts each as a message in the tokenizer's chat template. ``include`` is a folder
     of further task files. A task whose data cannot be fetched raises UserError.
     """

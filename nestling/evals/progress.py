@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-Tell = Callable[[int, int], None]  # done, of so many
+Tell = Callable[[int, int], None]  # done, of all
 
 
 def silent(done: int, count: int) -> None:

@@ -114,7 +114,7 @@ def follow(
     """The figures of the best of all rates and decays, by what is measured of one training.
 
     ``make`` gives a reader of a fresh model. ``settings`` sets numbers of the protocol, and of the
-    training what it says nothing about; ``rows`` measures so many rows instead of the published
+    training what it says nothing about; ``rows`` is the number measured instead of the published
     number. Each entry has ``learning_rate``, ``weight_decay`` and ``epochs`` of the best, and in
     ``tried`` the scores of all; a training that diverged has none. If all do: UserError.
 

@@ -71,7 +71,7 @@ class Rows(Questions):
 
 @lru_cache(maxsize=4)
 def order_of(seed: int, round_: int, count: int) -> list[int]:
-    """The order of so many things in one round."""
+    """The order of ``count`` things in one round."""
     order = list(range(count))
     random.Random(f"{seed}:{round_}").shuffle(order)
     return order

@@ -32,8 +32,8 @@ class Reader:
     A text goes through in segments of ``segment`` tokens and what the model remembers goes on from
     one to the next, so that the memory in use is that of a segment and of the model's own state
     (which does not grow for most of our models, and grows with the text for attention).
-    ``horizon`` is how far the model can read: None for our models, the number of positions of one
-    that has so many.
+    ``horizon`` is how far the model can read: None for our models, the number of positions of a
+    model that has a fixed number of them.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "", segment: int = SEGMENT):
@@ -174,7 +174,7 @@ class Reader:
         cache: Any = None,
         **generation: Any,
     ) -> str:
-        """What ``generate`` writes after ``ids``, at most so many tokens: the likeliest ones.
+        """What ``generate`` writes after ``ids``, at most ``tokens`` tokens: the likeliest ones.
 
         With ``cache`` ``ids`` go on after what it has read. The text ends before the first of
         ``stops``. ``generation``: options of transformers' ``generate``, such as ``do_sample`` and

@@ -46,7 +46,7 @@ class Learned:
             yield answer_to(memory, task, prompt, question)
 
     def _memory(self, room: int) -> Memory:
-        """The memory of the lessons that leave so many tokens of ``room``."""
+        """The memory of the last lessons, as many as leave ``room`` tokens free."""
         reader, ids = self.reader, list(self.ids)
         if reader.horizon is not None:
             ids = ids[max(0, len(ids) + room - reader.horizon) :]
@@ -80,8 +80,8 @@ def ask_stages(
 ) -> dict[str, Any]:
     """Teach the stages in their order; after each ask about all of them so far.
 
-    ``learn`` takes a stage's place and the stage and gives what can then be asked. ``count`` takes
-    so many questions of each stage. ``table[t][i]`` is the score on stage i after stage t. With T
+    ``learn`` takes a stage's place and the stage and gives what can then be asked. ``count`` is how
+    many questions are asked of each. ``table[t][i]`` is the score on stage i after stage t. With T
     stages, ``score = mean_i table[T-1][i]`` (the last average) and ``forgotten = mean_{i<T-1}
     (max_t table[t][i] - table[T-1][i])``; ``learned = mean_i table[i][i]``, what was known right
     after its stage. ``tokens`` are those of all lessons that were read, ``tokens_seen`` those at
@@ -126,7 +126,7 @@ def by_stage(
 def last_figures(
     task: StageTask, answers: Sequence[Answer], asked: Sequence[Question], sizes: Sequence[int]
 ) -> dict[str, Any]:
-    """Figures of the answers after the last stage, with so many questions of each stage."""
+    """Figures of the answers after the last stage, ``sizes`` of them for each stage."""
     found = figures(task.scores(answers, asked), task.chance)
     if not task.pooled:
         return found

@@ -77,7 +77,7 @@ def advance(
     length: int,
     ends: bool | None,
 ) -> Any:
-    """The state after a segment of so many tokens: anchors move where a period ends with it.
+    """The state after a segment of ``length`` tokens: anchors move where a period ends with it.
 
     ``periods`` is one number, or one for each memory; ``ends`` as in ``Segment``.
     """

@@ -61,7 +61,7 @@ class HopePreTrainedModel(PreTrainedModel):
             raise UserError(f"the memory has {len(states)} states; this model keeps {wanted}")
 
     def check_states(self, states: list[Any], rows: int) -> None:
-        """Raise UserError for states that are not those of so many rows of this model."""
+        """Raise UserError for states that are not those of ``rows`` rows of this model."""
         self.check_count(states)
         for block, state in zip(self.body.each(), states, strict=False):
             block.memory.verify(state, B=rows)

@@ -84,7 +84,7 @@ class MemoryCache(Cache):
         return other
 
     def check(self, architecture: str, rows: int) -> None:
-        """Raise UserError unless this is the memory of so many rows of such a model."""
+        """Raise UserError unless this is the memory of ``rows`` rows of such a model."""
         if self.states is not None and self.architecture != architecture:
             raise UserError(
                 "this is the memory of another model: "

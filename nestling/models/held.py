@@ -58,7 +58,7 @@ class Held:
         return self.kept is None or grows(self.kept)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row so many times, in place."""
+        """Each row ``repeats`` times, in place."""
         self.ids = self.ids.repeat_interleave(repeats, 0)
         if self.kept is not None:
             self.kept.batch_repeat_interleave(repeats)

@@ -209,7 +209,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
 
 
 def positions_kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:
-    """The last so many positions (0: all), or these."""
+    """The last positions, as many as ``positions`` says (0: all), or those it names."""
     if isinstance(positions, int):
         return x[:, max(x.shape[1] - positions, 0) :] if positions else x
     return x[:, positions]

@@ -49,7 +49,7 @@ WAITING = Wanted(
 
 
 def check_waiting(model: "HopePreTrainedModel", waiting: Any, rows: int) -> None:
-    """Raise UserError for an open segment that is not of so many rows of this model."""
+    """Raise UserError for an open segment that is not of ``rows`` rows of this model."""
     if not isinstance(waiting, Waiting):
         raise UserError(f"the memory has no open segment but {type(waiting).__name__}; read anew")
     WAITING.verify(waiting._asdict(), B=rows)

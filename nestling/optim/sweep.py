@@ -66,7 +66,7 @@ def write(
     kept: float,
     maximize: bool,
 ) -> None:
-    """A step of delta momentum in rows of so many numbers each; 0: in the scalar layout.
+    """A step of delta momentum in rows of ``widths`` numbers; 0: in the scalar layout.
 
     Rows: m <- alpha m - k (m.g) g + g; scalar: m <- (alpha - k |g|^2) m + g, |g|^2 from
     ``squares``; then W <- kept W - lr m. ``kinds`` says what bounds k; ``maximize`` turns g round.

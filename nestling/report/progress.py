@@ -63,7 +63,7 @@ class Progress:
         self._pieces[name] = _Piece(now, done, -math.inf if self.ends else now)
 
     def show(self, done: int, total: int, text: str = "", name: str = "") -> None:
-        """So many of so many are done, and what else there is to say."""
+        """``done`` of ``total`` are done, and what else there is to say."""
         if self.quiet:
             return
         if name not in self._pieces:

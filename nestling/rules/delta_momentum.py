@@ -99,7 +99,7 @@ class DeltaMomentum(Rule):
 
 
 def layout_of(layout: str, dimensions: int) -> str:
-    """The layout of a tensor of so many dimensions: vectors are one column."""
+    """The layout of a tensor by its number of dimensions: vectors are one column."""
     if dimensions < 2:
         return "scalar"
     return "row" if layout == "auto" else layout

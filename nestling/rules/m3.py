@@ -115,7 +115,7 @@ class M3(Rule):
             u = u + alpha * read.to(u.dtype)
         change = -eta * self.sized(u, v, number, matrix)
 
-        # each slow memory takes in the mean gradient of its period, once in so many steps
+        # each slow memory takes in the mean gradient of its period, once in as many steps
         for place, (period, beta, _) in enumerate(self.slow):
             slow, total, read = memories[place]
             total = total + g

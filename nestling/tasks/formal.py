@@ -284,7 +284,7 @@ class Shuffle2(FormalLanguage):
 
 
 def balanced(rng: Random, pairs: int, brackets: str) -> str:
-    """A balanced word of so many pairs, each word alike.
+    """A balanced word of ``pairs`` pairs, each word equally likely.
 
     Among the rotations of a shuffled word with one more closing bracket exactly one is balanced
     up to its last symbol (the cycle lemma).

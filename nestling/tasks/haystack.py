@@ -91,7 +91,7 @@ def fitted(
     frame, size = len(best), count(best)
     if size > length:
         raise UserError(f"length {length} does not hold the facts (they need {size}); raise it")
-    ends = [0]  # characters of so many parts, with one between
+    ends = [0]  # characters of the first 0, 1, ... parts, with one between
     pool: list[str] = []
     least, most = 0, math.inf  # numbers of parts that fit, and that do not
     share = size / frame if frame else 0.25

@@ -11,7 +11,7 @@ from nestling.tasks.task import Answer, Question, Stage, StageTask
 from nestling.tasks.words import ADJECTIVES, NOUNS
 
 PROMPT = "Text: {text}\nClass:"
-HELD = 4  # one in so many texts is asked about where the set has no parts of its own
+HELD = 4  # one in HELD texts is asked about where the set has no parts of its own
 
 
 def cut(text: str, longest: int) -> str:

@@ -13,7 +13,7 @@ from nestling.tasks.match import chrf_of_all
 from nestling.tasks.task import Answer, Question, Stage, StageTask
 
 PROMPT = "Text: {text}\nEnglish:"
-HELD = 4  # one English sentence in so many is asked for, in every language
+HELD = 4  # one in HELD English sentences is asked for, in every language
 
 
 class Translation(StageTask):

@@ -84,7 +84,7 @@ class Mixed(Questions):
 
 
 class Course(Questions):
-    """One source after the other, each for so many batches; the last goes on."""
+    """One source after the other, each for its number of batches; the last goes on."""
 
     def __init__(self, parts: Sequence[tuple[Questions, int]]):
         self.parts, self.batches = parts, 0
@@ -106,7 +106,7 @@ class Course(Questions):
 def task_of(
     reader: Reader, name: str, length: int, *, room: int, prose: Corpus, bare: bool = False
 ) -> QuestionTask:
-    """A task of texts of so many tokens of the reader, ``room`` of them for the answer."""
+    """A task of texts of ``length`` tokens of the reader, ``room`` of them for the answer."""
     kind = BARE[name] if bare else TASKS.load(name)
     if bare:
         length += 2 * room  # the value stands there twice

@@ -98,7 +98,7 @@ class RecallAfterText(Study):
         task: Recall.Config = field(default_factory=lambda: TASK)
         corpus: str = "stdlib"  # read as bytes: trained on, and what was held out of it
         spans: tuple[int, ...] = (1, 2, 4, 8)  # batches between two fresh starts in the text
-        thin: int = 8  # one position of the text in so many is a label
+        thin: int = 8  # one in ``thin`` positions of the text is a label
         test_count: int = 200  # sequences, of seeds that training never uses
         marks: tuple[int, ...] = (1024, 4096, 16384, 100_000)  # tokens of held-out text read
         alone: TrainConfig = field(

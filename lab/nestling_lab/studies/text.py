@@ -19,7 +19,7 @@ class Text:
 
     corpus: str = "stdlib"  # name of a corpus
     vocab_size: int = 4096  # tokens of the BPE trained on it
-    align: int = 32  # documents start at multiples of so many tokens
+    align: int = 32  # tokens; documents start at its multiples
 
     def prepare(self) -> Prepared:
         """Corpus, tokenizer and token ids, from the cache where they are in it."""

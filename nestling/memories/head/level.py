@@ -61,7 +61,7 @@ class HeadLevel(nn.Module):
         )
 
     def verify(self, state: HeadState, rows: int, vocabulary: int) -> None:
-        """Raise UserError for a state that is not of so many rows of this head."""
+        """Raise UserError for a state that is not of ``rows`` rows of this head."""
         if torch.compiler.is_compiling():
             return
         if vocabulary not in self._layouts:

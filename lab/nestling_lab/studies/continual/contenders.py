@@ -55,7 +55,7 @@ def levels(
     averages: tuple[int, ...] | None = None,
     finishing: bool = False,
 ) -> Build:
-    """A learner with levels of these periods and averages over so many tokens.
+    """A learner with levels of these periods and averages over these numbers of tokens.
 
     With ``finishing`` all levels are written at the end of a document too.
     """

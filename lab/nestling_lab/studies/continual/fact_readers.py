@@ -25,7 +25,7 @@ def every(
     trust: float | None = None,
     finishing: bool = False,
 ) -> Build:
-    """Levels written every so many segments, fast to slow; the rest as ``levels`` has it."""
+    """Levels written at multiples of these numbers of segments, fast to slow; else ``levels``."""
 
     def build(place: Place, setting: Setting) -> Method:
         periods = [place.sizes.segment * count for count in counts]

@@ -10,7 +10,7 @@ from nestling.tasks.task import Question
 from nestling_lab.studies.continual.asking import Asked, encode_question
 from nestling_lab.studies.continual.base import encoded
 
-BLOCK, PARTS = 20, 8  # verses of a document; one document in so many is for the test
+BLOCK, PARTS = 20, 8  # verses of a document; one document in PARTS is for the test
 CHOICES = 4
 LONGEST = 120  # tokens of a prompt
 
