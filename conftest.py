@@ -3,10 +3,13 @@
 import os
 from importlib.util import find_spec
 
+import checks
 import hypothesis
 import pytest
 import torch
 import variation
+
+checks.install("nestling", "nestling_lab")
 
 collect_ignore_glob = [] if find_spec("triton") else ["nestling/ops/*/triton*.py"]
 if not torch.cuda.is_available():
