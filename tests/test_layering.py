@@ -19,7 +19,7 @@ FLOORS = [
     ("models",),
     ("train",),
     ("evals", "continual"),
-    ("demo",),
+    ("demo", "serve"),
     ("cli",),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -35,6 +35,8 @@ VERBS = {
     "adapt": "make a pretrained model one that goes on learning",
     "learn": "read texts and keep what was learned in a memory file",
     "ask": "go on after a prompt with what a model has learned",
+    "serve": "answer over HTTP as the OpenAI API does, with memories that learn, and a page",
+    "keys": "add, list and remove the API keys of a server",
     "memory": "look at, copy, join, reset, export and consolidate memory files",
     "list": "name every preset, memory, corpus, task and optimizer",
 }

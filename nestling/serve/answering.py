@@ -1,0 +1,153 @@
+"""From a request to the answers of the engine and back, without waiting in the event loop."""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import NamedTuple
+
+from nestling.serve.bodies import Asked
+from nestling.serve.engine import Answer, Piece
+from nestling.serve.errors import Refused
+from nestling.serve.knowledge import Known
+from nestling.serve.sampling import Sampling
+from nestling.serve.speech import Speech
+from nestling.serve.state import Shared
+
+DEFAULT = 256  # tokens of an answer, where a request does not say
+
+
+class Prompt(NamedTuple):
+    """What an answer goes on after."""
+
+    ids: list[int]
+    stops: tuple[str, ...] = ()
+    trim: bool = False  # white space at the beginning of the answer
+    before: str = ""  # said before the answer: the prompt, where it is to be repeated
+
+
+class Said(NamedTuple):
+    """A piece of the answer of a number."""
+
+    number: int
+    piece: Piece
+
+
+class Answers:
+    """The answers of one request, written side by side."""
+
+    def __init__(
+        self,
+        server: Shared,
+        asked: Asked,
+        prompts: Sequence[Prompt],
+        known: Known,
+        most: int | None,
+    ):
+        limits = server.settings.limits
+        if asked.unknown:
+            name = asked.unknown[0]
+            raise Refused(400, f"{name} is not supported here; leave it out", param=name)
+        if asked.model != server.served.name:
+            raise Refused(
+                404,
+                f"there is no such model; this server has {server.served.name!r}",
+                "model_not_found",
+                param="model",
+            )
+        if len(prompts) * asked.n > limits.rows:
+            raise Refused(400, f"more than {limits.rows} answers at once; ask for fewer", param="n")
+        self.server = server
+        self.prompts = [prompt for prompt in prompts for _ in range(asked.n)]
+        self.read = sum(len(prompt.ids) for prompt in prompts)  # tokens
+        server.metrics.read.inc(self.read)
+        self._queue: asyncio.Queue[Said] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        seed = secrets.randbits(62) if asked.seed is None else asked.seed
+        deadline = time.monotonic() + limits.seconds
+        self.answers = [
+            Answer(
+                ids=prompt.ids,
+                speech=Speech(
+                    server.served.text.decode, (*asked.stops, *prompt.stops), trim=prompt.trim
+                ),
+                tell=self._teller(number),
+                most=_most(server, prompt, most),
+                ends=server.served.ends,
+                sampling=Sampling(
+                    temperature=asked.temperature or 0.0,
+                    top_p=asked.top_p or 1.0,
+                    top_k=asked.top_k or 0,
+                    seed=(seed + number) % 2**63,
+                ),
+                deadline=deadline,
+                weights=known.weights,
+                key=known.key,
+            )
+            for number, prompt in enumerate(self.prompts)
+        ]
+
+    def _teller(self, number: int) -> Callable[[Piece], None]:
+        def tell(piece: Piece) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended before the thread
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, Said(number, piece))
+
+        return tell
+
+    def begin(self) -> None:
+        """Hand them to the engine, which may refuse."""
+        self.server.engine.submit(self.answers)
+
+    async def pieces(self) -> AsyncGenerator[Said]:
+        """All pieces as they are written; leaving early ends the answers."""
+        left = len(self.answers)
+        try:
+            while left:
+                said = await self._queue.get()
+                if said.piece.finish == "error":
+                    raise Refused(503, "the answer was broken off; ask again", "broken_off")
+                if said.piece.finish == "timeout":
+                    seconds = self.server.settings.limits.seconds
+                    raise Refused(504, f"the answer took more than {seconds:g} seconds", "timeout")
+                self.server.metrics.written.inc(said.piece.tokens)
+                left -= said.piece.finish is not None
+                yield said
+        finally:
+            for answer in self.answers:
+                answer.cancelled = True
+
+    async def whole(self) -> list[tuple[str, str, int]]:
+        """Each answer with why it ended and its tokens, once all are written."""
+        texts = [prompt.before for prompt in self.prompts]
+        ends, counts = ["stop"] * len(texts), [0] * len(texts)
+        async with contextlib.aclosing(self.pieces()) as pieces:
+            async for number, piece in pieces:
+                texts[number] += piece.text
+                counts[number] += piece.tokens
+                ends[number] = piece.finish or ends[number]
+        return list(zip(texts, ends, counts, strict=True))
+
+
+def _most(server: Shared, prompt: Prompt, wanted: int | None) -> int:
+    """Most tokens of an answer; a prompt that leaves no room raises Refused."""
+    limit, most = server.served.limit, server.settings.limits.tokens
+    room = most if limit is None else min(most, limit - len(prompt.ids))
+    if room < 1 or (limit is None and len(prompt.ids) > server.settings.limits.prompt):
+        there = server.settings.limits.prompt if limit is None else limit
+        raise Refused(
+            400,
+            f"the prompt has {len(prompt.ids)} tokens and there is room for {there}; shorten it",
+            "context_length_exceeded",
+            param="messages",
+        )
+    return min(room, DEFAULT if wanted is None else wanted)
+
+
+def usage(read: int, written: int) -> dict[str, int]:
+    """How much a request took, in tokens."""
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+    }

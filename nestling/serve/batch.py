@@ -1,0 +1,78 @@
+"""Answers that are written side by side with one set of weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from nestling.models.functional import FunctionalModel
+from nestling.models.hf import HopeForCausalLM
+from nestling.serve.sampling import Draw
+
+Weights = Mapping[str, Tensor]
+FILL = 0  # the token of padding; it is masked
+
+
+class Batch:
+    """Prompts of different lengths, filled up on the left and masked there, a token at a time.
+
+    Each row computes what it computes alone, but for the order in which a product is summed: logits
+    differ by roundings (``tests/serve/test_batch.py::test_a_row_is_what_it_is_alone``).
+    """
+
+    def __init__(
+        self,
+        reader: FunctionalModel,
+        weights: Weights,
+        prompts: Sequence[Sequence[int]],
+        draws: Sequence[Draw],
+    ):
+        self.reader, self.weights = reader, weights
+        self.draws = list(draws)
+        longest = max(map(len, prompts))
+        device = reader.model.device
+        rows = [[FILL] * (longest - len(ids)) + list(ids) for ids in prompts]
+        seen = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
+        self._next: Int[Tensor, "B T"] = torch.tensor(rows, device=device)
+        self._mask: Int[Tensor, "B L"] = torch.tensor(seen, device=device)
+        self._cache: Any = None
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    @torch.no_grad()
+    def step(self) -> list[int]:
+        """The next token of every row."""
+        logits = self.logits()
+        chosen = [draw(row) for draw, row in zip(self.draws, logits, strict=True)]
+        self._next = torch.tensor(chosen, device=self._next.device)[:, None]
+        self._mask = torch.cat((self._mask, self._mask.new_ones(len(chosen), 1)), 1)
+        return chosen
+
+    def logits(self) -> Tensor:
+        """Logits [B, V] of the next token, given all that has been chosen."""
+        ids, mask = self._next, self._mask
+        given: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "past_key_values": self._cache,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        if not isinstance(self.reader.model, HopeForCausalLM):  # it counts the mask itself
+            given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        out = self.reader.call(self.weights, lambda model: model(**given))
+        self._cache = out.past_key_values
+        return out.logits[:, -1]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        if len(rows) == len(self):
+            return
+        chosen = torch.tensor(rows, device=self._next.device, dtype=torch.long)
+        self.draws = [self.draws[row] for row in rows]
+        self._next, self._mask = self._next[chosen], self._mask[chosen]
+        if self._cache is not None:
+            self._cache.batch_select_indices(chosen)

@@ -1,0 +1,153 @@
+"""One thread that writes all answers: batches of those with the same weights, taken in turn."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from nestling.models.functional import FunctionalModel
+from nestling.serve.batch import Batch, Weights
+from nestling.serve.errors import Refused
+from nestling.serve.logs import failed
+from nestling.serve.sampling import Draw, Sampling
+from nestling.serve.speech import Speech
+
+
+class Piece(NamedTuple):
+    """A part of an answer as it is written."""
+
+    text: str
+    tokens: int = 0
+    finish: str | None = None  # why it ends: "stop", "length", "timeout", "error"
+
+
+@dataclass(kw_only=True, eq=False)
+class Answer:
+    """One answer that is wanted; ``tell`` gets its pieces, in the engine's thread."""
+
+    ids: Sequence[int]  # what it goes on after
+    speech: Speech
+    tell: Callable[[Piece], None]
+    most: int  # tokens
+    ends: frozenset[int] = frozenset()  # tokens that end it
+    sampling: Sampling = Sampling()
+    deadline: float = float("inf")  # of time.monotonic
+    weights: Weights = field(default_factory=dict, repr=False)
+    key: str = ""  # what the weights are of; answers with one key are written side by side
+    cancelled: bool = False
+
+    def __post_init__(self):
+        self.draw = Draw(self.sampling)
+
+    def take(self, token: int) -> bool:
+        """Hand out what a token adds; whether the answer goes on."""
+        if self.cancelled:
+            return False
+        if token in self.ends:
+            return self._end("stop")
+        text = self.speech.take(token)
+        if self.speech.stopped:
+            return self._end("stop", text, 1)
+        if len(self.speech.ids) >= self.most:
+            return self._end("length", text, 1)
+        if time.monotonic() > self.deadline:
+            return self._end("timeout", text, 1)
+        self.tell(Piece(text, 1))
+        return True
+
+    def _end(self, why: str, text: str = "", tokens: int = 0) -> bool:
+        self.tell(Piece(text + self.speech.end(), tokens, why))
+        return False
+
+
+class _Running(NamedTuple):
+    batch: Batch
+    answers: list[Answer]
+
+
+class Engine:
+    """Takes answers from any thread; writes a token of every batch in turn."""
+
+    def __init__(self, reader: FunctionalModel, *, rows: int, waiting: int):
+        self.reader, self.rows, self.waiting = reader, rows, waiting
+        self._new: list[Answer] = []
+        self._running: list[_Running] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every answer where it is, and the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    @property
+    def count(self) -> int:
+        """Answers that are written or wait."""
+        return len(self._new) + sum(len(one.answers) for one in self._running)
+
+    def submit(self, answers: Sequence[Answer]) -> None:
+        """Take answers, all or none; too many raise Refused."""
+        with self._changed:
+            if self._stopping or self.count + len(answers) > self.waiting:
+                raise Refused(503, "the server is busy; ask again in a moment", "overloaded")
+            self._new.extend(answers)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._new or self._running or self._stopping):
+                    self._changed.wait()
+                if self._stopping:
+                    break
+                new, self._new = self._new, []
+                self._running += [_Running(*one) for one in self._batches(new)]
+            self._running = [one for one in self._running if self._step(one)]
+        for answer in [*self._new, *(one for run in self._running for one in run.answers)]:
+            answer.tell(Piece("", 0, "error"))
+
+    def _batches(self, new: list[Answer]) -> list[tuple[Batch, list[Answer]]]:
+        groups: dict[str, list[Answer]] = {}
+        for answer in new:
+            groups.setdefault(answer.key, []).append(answer)
+        found = []
+        for answers in groups.values():
+            for at in range(0, len(answers), self.rows):
+                part = answers[at : at + self.rows]
+                batch = Batch(
+                    self.reader,
+                    part[0].weights,
+                    [one.ids for one in part],
+                    [one.draw for one in part],
+                )
+                found.append((batch, part))
+        return found
+
+    def _step(self, run: _Running) -> bool:
+        """A token of each answer of a batch; whether any goes on."""
+        batch, answers = run
+        left = [row for row, one in enumerate(answers) if not one.cancelled]
+        if left:
+            batch.keep(left)
+            answers[:] = [answers[row] for row in left]
+            try:
+                tokens = batch.step()
+                going = [row for row, token in enumerate(tokens) if answers[row].take(token)]
+            except Exception as error:
+                failed("answer", error)
+                for answer in answers:
+                    answer.tell(Piece("", 0, "error"))
+                return False
+            if going:
+                batch.keep(going)
+                answers[:] = [answers[row] for row in going]
+                return True
+        return False

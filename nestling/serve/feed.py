@@ -1,0 +1,47 @@
+"""What jobs tell while they run, to whoever listens."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator
+from typing import Any
+
+Event = dict[str, Any]
+OVER = ("done", "failed", "cancelled")
+MOST = 200  # events a listener may be behind; then older ones are left out
+
+
+class Feed:
+    """Events of jobs, from the thread that learns to the event loops that listen."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._listeners: dict[str, list[tuple[Any, asyncio.Queue[Event]]]] = {}
+
+    def tell(self, job: str, event: Event) -> None:
+        """Hand an event to those that listen to a job."""
+        with self._lock:
+            for loop, queue in self._listeners.get(job, ()):
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(_put, queue, event)
+
+    @contextlib.asynccontextmanager
+    async def listening(self, job: str) -> AsyncGenerator[asyncio.Queue[Event]]:
+        """A queue of what is told of a job from here on."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(MOST)
+        entry = (asyncio.get_running_loop(), queue)
+        with self._lock:
+            self._listeners.setdefault(job, []).append(entry)
+        try:
+            yield queue
+        finally:
+            with self._lock:
+                self._listeners[job].remove(entry)
+                if not self._listeners[job]:
+                    del self._listeners[job]
+
+
+def _put(queue: asyncio.Queue[Event], event: Event) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)

@@ -1,0 +1,148 @@
+"""Documents that are to be learned: a queue in the registry, outliving the server."""
+
+import json
+import secrets
+import sqlite3
+import time
+from typing import Any, NamedTuple
+
+from nestling.serve.database import Database
+from nestling.serve.errors import Refused
+from nestling.serve.library import OPEN, Memory
+
+WAITING, RUNNING, CANCELLING = OPEN
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
+AMONG = f"({', '.join('?' * len(OPEN))})"
+
+
+class Job(NamedTuple):
+    """A document that is to be learned, or was."""
+
+    number: int
+    id: str
+    memory: int  # its number
+    name: str  # of the document
+    text: str | None  # until the job is over
+    state: str
+    done: int  # steps
+    steps: int
+    message: str
+    figures: dict[str, float] | None
+    created: float
+    ended: float | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.state not in OPEN
+
+    def told(self, memory: str) -> dict[str, Any]:
+        """The job as a client sees it."""
+        return {
+            "id": self.id,
+            "object": "job",
+            "memory": memory,
+            "name": self.name,
+            "state": self.state,
+            "done": self.done,
+            "steps": self.steps,
+            "message": self.message,
+            "figures": self.figures,
+            "created": int(self.created),
+            "ended": None if self.ended is None else int(self.ended),
+        }
+
+
+class Jobs:
+    """The queue of a server."""
+
+    def __init__(self, database: Database, most: int):
+        self.database, self.most = database, most
+
+    def add(self, memory: Memory, name: str, text: str) -> Job:
+        """A job at the end of the queue."""
+        with self.database.transaction():
+            [waiting] = self.database.all(
+                "SELECT count(*) FROM jobs JOIN memories ON memories.number = jobs.memory"
+                f" WHERE space = ? AND state IN {AMONG}",
+                [memory.space, *OPEN],
+            )
+            if waiting[0] >= self.most:
+                raise Refused(429, f"{self.most} jobs wait already", "queue_full", wait=30)
+            number = f"job-{secrets.token_hex(8)}"
+            self.database.change(
+                "INSERT INTO jobs (id, memory, name, text, state, created)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                [number, memory.number, name, text, WAITING, time.time()],
+            )
+        return self.find(memory, number)
+
+    def find(self, memory: Memory, number: str) -> Job:
+        """A job of a memory."""
+        row = self.database.one(
+            "SELECT * FROM jobs WHERE memory = ? AND id = ?", [memory.number, number]
+        )
+        if row is None:
+            raise Refused(404, "there is no such job of this memory", "job_not_found")
+        return _job(row)
+
+    def list(self, memory: Memory) -> list[Job]:
+        """The jobs of a memory, the oldest first."""
+        rows = self.database.all(
+            "SELECT * FROM jobs WHERE memory = ? ORDER BY number", [memory.number]
+        )
+        return [_job(row) for row in rows]
+
+    def next(self) -> Job | None:
+        """The job to do now: one that was broken off, or the oldest that waits."""
+        row = self.database.one(
+            f"SELECT * FROM jobs WHERE state IN {AMONG} ORDER BY state = ?, number",
+            [*OPEN, WAITING],
+        )
+        return None if row is None else _job(row)
+
+    def begin(self, job: Job) -> None:
+        """The job is at work, if it has waited."""
+        self.database.change(
+            "UPDATE jobs SET state = ? WHERE number = ? AND state = ?",
+            [RUNNING, job.number, WAITING],
+        )
+
+    def progress(self, job: Job, done: int, steps: int) -> None:
+        """How far a job has come."""
+        self.database.change(
+            "UPDATE jobs SET done = ?, steps = ? WHERE number = ?", [done, steps, job.number]
+        )
+
+    def end(self, job: Job, state: str, message: str = "", figures: Any = None) -> None:
+        """The job is over; its text is let go."""
+        self.database.change(
+            "UPDATE jobs SET state = ?, message = ?, figures = ?, ended = ?, text = NULL"
+            " WHERE number = ?",
+            [
+                state,
+                message,
+                None if figures is None else json.dumps(figures),
+                time.time(),
+                job.number,
+            ],
+        )
+
+    def cancel(self, job: Job) -> bool:
+        """Cancel a job that has not begun, or note that one is to be; whether it had not."""
+        with self.database.transaction():
+            dropped = self.database.change(
+                "UPDATE jobs SET state = ?, ended = ?, text = NULL WHERE number = ? AND state = ?",
+                [CANCELLED, time.time(), job.number, WAITING],
+            )
+            self.database.change(
+                "UPDATE jobs SET state = ? WHERE number = ? AND state = ?",
+                [CANCELLING, job.number, RUNNING],
+            )
+        return bool(dropped)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    found = dict(row)
+    found["figures"] = None if row["figures"] is None else json.loads(row["figures"])
+    return Job(**found)

@@ -1,0 +1,107 @@
+"""API keys: what each may do, and in which name space. Of a key only its hash is kept."""
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from nestling.core.error import UserError
+from nestling.serve.database import Database
+
+SCOPES = {
+    "ask": "answers, and the list of memories",
+    "learn": "new memories, learning, forks, undo",
+    "files": "download, upload and delete of memories",
+}
+HEAD = "nk"  # what keys begin with
+DATABASE = "server.sqlite"
+ALONE = "local"  # the name space where no keys are in use
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+def database_in(store: Path) -> Database:
+    """The registry in a store."""
+    return Database(store / DATABASE)
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    key: str  # its id, for logs and limits
+    space: str
+    scopes: frozenset[str]
+
+
+def anyone() -> Caller:
+    """Whoever asks a server that has no keys."""
+    return Caller("", ALONE, frozenset(SCOPES))
+
+
+def check_name(name: str, what: str) -> str:
+    """The name, if it is a short plain one; else UserError.
+
+    >>> check_name("notes-2", "id")
+    'notes-2'
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"the {what} must be 1 to 64 of a-z, 0-9, _ . and -, and begin with a letter or digit"
+        )
+    return name
+
+
+class Keys:
+    """The keys of a server."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    def any(self) -> bool:
+        """Whether there are keys, so that one is asked for."""
+        return self.database.one("SELECT 1 FROM keys") is not None
+
+    def add(self, name: str, *, space: str, scopes: frozenset[str]) -> str:
+        """A new key, which is told this once."""
+        check_name(name, "name of a key")
+        check_name(space, "name space")
+        if unknown := sorted(scopes - set(SCOPES)):
+            raise UserError(f"unknown scope {unknown[0]!r}; there are: {', '.join(SCOPES)}")
+        if not scopes:
+            raise UserError(f"a key needs a scope: {', '.join(SCOPES)}")
+        if self.database.one("SELECT 1 FROM keys WHERE name = ?", [name]):
+            raise UserError(f"there is a key {name!r} already; remove it or choose another name")
+        number, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+        self.database.change(
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?)",
+            [number, name, _hash(secret), space, ",".join(sorted(scopes)), time.time()],
+        )
+        return f"{HEAD}-{number}-{secret}"
+
+    def remove(self, name: str) -> None:
+        """Take a key away; its memories stay in their name space."""
+        if not self.database.change("DELETE FROM keys WHERE name = ?", [name]):
+            known = ", ".join(row["name"] for row in self.list()) or "none"
+            raise UserError(f"there is no key {name!r}; there are: {known}")
+
+    def list(self) -> list:
+        """All keys, without their secrets."""
+        return self.database.all("SELECT name, space, scopes, created FROM keys ORDER BY created")
+
+    def caller(self, given: str | None) -> Caller | None:
+        """Who a key belongs to; None: to nobody. A wrong secret takes as long as a right one."""
+        head, _, rest = (given or "").partition("-")
+        number, _, secret = rest.partition("-")
+        row = self.database.one("SELECT * FROM keys WHERE id = ?", [number])
+        there = bytes(32) if row is None else row["hash"]
+        right = hmac.compare_digest(there, _hash(secret))
+        if row is None or not right or head != HEAD:
+            return None
+        return Caller(row["id"], row["space"], frozenset(row["scopes"].split(",")))
+
+
+def _hash(secret: str) -> bytes:
+    # 32 random bytes: nothing that a slow hash would have to protect
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

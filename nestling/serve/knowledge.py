@@ -1,0 +1,44 @@
+"""The weights that a memory makes of the model, kept for the memories asked last."""
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+from nestling.serve.batch import Weights
+from nestling.serve.model import Served
+
+
+class Known(NamedTuple):
+    """Weights, and what they are of."""
+
+    key: str
+    weights: Weights
+
+
+class Knowledge:
+    """Reads memory files; a file is read again once its version is another."""
+
+    def __init__(self, served: Served, most: int = 4):
+        self.served, self.most = served, most
+        self._base = Known("", served.learner.weights())
+        self._kept: OrderedDict[str, Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def base(self) -> Known:
+        """The model without a memory."""
+        return self._base
+
+    def of(self, key: str, *files: Path) -> Known:
+        """What is known with the first file that is there; ``key`` names it and its version."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+            learner = self.served.learner.fork()
+            learner.load(next((file for file in files[:-1] if file.exists()), files[-1]))
+            found = self._kept[key] = Known(key, learner.weights())
+            while len(self._kept) > self.most:
+                self._kept.popitem(last=False)
+            return found

@@ -1,0 +1,237 @@
+"""Memories of many name spaces: rows of the registry, and files with names of their own."""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nestling.continual import memory as forms
+from nestling.continual.file import MemoryFile, read_memory, write_memory
+from nestling.data.lock import locked
+from nestling.serve.database import Database
+from nestling.serve.errors import Refused
+from nestling.serve.keys import check_name
+from nestling.serve.model import Served
+
+OPEN = ("waiting", "running", "cancelling")  # states of a job that is not over
+
+
+class Memory(NamedTuple):
+    """A memory of a name space."""
+
+    number: int
+    space: str
+    id: str
+    version: int  # how often what it knows has changed
+    created: float
+    file: Path
+
+    @property
+    def before(self) -> Path:
+        """What it was before the job that is at work on it; there only while one is."""
+        return self.file.with_suffix(".before")
+
+    @property
+    def last(self) -> Path:
+        """What it was before its last document, where that cannot be taken out of it."""
+        return self.file.with_suffix(".last")
+
+    @property
+    def key(self) -> str:
+        """What names its knowledge."""
+        return f"{self.number}.{self.version}"
+
+
+class Library:
+    """All memories of a server. A caller reaches those of its name space alone."""
+
+    def __init__(self, database: Database, folder: Path, served: Served, most: int):
+        self.database, self.folder, self.served, self.most = database, folder, served, most
+        folder.mkdir(parents=True, exist_ok=True)
+        self._locks: dict[int, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def list(self, space: str) -> list[Memory]:
+        """The memories of a name space, the oldest first."""
+        rows = self.database.all("SELECT * FROM memories WHERE space = ? ORDER BY number", [space])
+        return [self._of(row) for row in rows]
+
+    def find(self, space: str, name: str) -> Memory:
+        """A memory of a name space; one of another is as if it were not."""
+        row = self.database.one("SELECT * FROM memories WHERE space = ? AND id = ?", [space, name])
+        if row is None:
+            raise Refused(404, "there is no such memory", "memory_not_found", param="memory")
+        return self._of(row)
+
+    def numbered(self, number: int) -> Memory | None:
+        """A memory by its number, if it is still there."""
+        row = self.database.one("SELECT * FROM memories WHERE number = ?", [number])
+        return None if row is None else self._of(row)
+
+    def _of(self, row: sqlite3.Row) -> Memory:
+        name = row["file"]
+        assert re.fullmatch("[0-9a-f]{32}", name)
+        return Memory(
+            row["number"],
+            row["space"],
+            row["id"],
+            row["version"],
+            row["created"],
+            self.folder / f"{name}.memory",
+        )
+
+    # new ones
+
+    def create(self, space: str, name: str | None) -> Memory:
+        """An empty memory."""
+        with self._new(space, name) as file:
+            self.served.teacher.fork().save(file)
+        return self._made(file)
+
+    def fork(self, one: Memory, name: str | None) -> Memory:
+        """A copy that goes on by itself; of one that is being written as it was before."""
+        with self._new(one.space, name) as file:
+            try:
+                shutil.copyfile(one.before, file)
+            except FileNotFoundError:
+                shutil.copyfile(one.file, file)
+        return self._made(file)
+
+    def take_in(self, space: str, name: str | None, draft: Path) -> Memory:
+        """A memory out of a file that was checked; the file is moved."""
+        with self._new(space, name) as file:
+            os.replace(draft, file)
+        return self._made(file)
+
+    def _made(self, file: Path) -> Memory:
+        row = self.database.one("SELECT * FROM memories WHERE file = ?", [file.stem])
+        assert row is not None
+        return self._of(row)
+
+    @contextlib.contextmanager
+    def _new(self, space: str, name: str | None) -> Generator[Path]:
+        """A row for a memory whose file is written inside."""
+        name = check_name(name or f"memory-{secrets.token_hex(4)}", "id of a memory")
+        token = secrets.token_hex(16)
+        file = self.folder / f"{token}.memory"
+        try:
+            self._room(space, name)
+            yield file
+            with self.database.transaction():
+                self._room(space, name)  # again: others may have been faster
+                self.database.change(
+                    "INSERT INTO memories (space, id, file, created) VALUES (?, ?, ?, ?)",
+                    [space, name, token, time.time()],
+                )
+        except BaseException:
+            file.unlink(missing_ok=True)
+            raise
+
+    def _room(self, space: str, name: str) -> None:
+        there = self.list(space)
+        if any(one.id == name for one in there):
+            raise Refused(409, "there is a memory of this id already; choose another")
+        if len(there) >= self.most:
+            raise Refused(409, f"there are {self.most} memories already; delete one")
+
+    # changes
+
+    @contextlib.contextmanager
+    def held(self, one: Memory, *, wait: bool = False) -> Generator[None]:
+        """Nobody else changes a memory meanwhile; unless it may ``wait`` others raise Refused."""
+        with self._guard:
+            lock = self._locks.setdefault(one.number, threading.Lock())
+        if not lock.acquire(blocking=wait):
+            raise Refused(409, "this memory is being written; wait for its job or cancel it")
+        try:
+            with locked(one.file, "nestling serve"):
+                yield
+        finally:
+            lock.release()
+
+    def _free(self, one: Memory) -> None:
+        states = ", ".join("?" * len(OPEN))
+        if self.database.one(
+            f"SELECT 1 FROM jobs WHERE memory = ? AND state IN ({states})", [one.number, *OPEN]
+        ):
+            raise Refused(409, "this memory has a job; wait for its end or cancel it")
+
+    def delete(self, one: Memory) -> None:
+        """Take a memory away, its file and its jobs."""
+        with self.held(one):
+            self._free(one)
+            self.database.change("DELETE FROM memories WHERE number = ?", [one.number])
+            for file in (one.file, one.before, one.last):
+                file.unlink(missing_ok=True)
+
+    def undo(self, one: Memory) -> str:
+        """Forget the document learned last; its name."""
+        with self.held(one):
+            self._free(one)
+            memory = read_memory(one.file)
+            if memory.about.get("studied"):
+                left, name = forms.forgotten(memory, None)
+                write_memory(one.file, left)
+            elif one.last.exists():
+                name = _last_name(memory)
+                os.replace(one.last, one.file)
+            else:
+                raise Refused(409, "there is no document to undo")
+            self.touch(one)
+        return name
+
+    def touch(self, one: Memory) -> None:
+        """What a memory knows has changed."""
+        self.database.change(
+            "UPDATE memories SET version = version + 1 WHERE number = ?", [one.number]
+        )
+
+
+def _last_name(memory: MemoryFile) -> str:
+    documents = memory.about["documents"]
+    return documents[-1][0] if documents else ""
+
+
+def told(one: Memory) -> dict[str, Any]:
+    """A memory as a list shows it."""
+    return {
+        "id": one.id,
+        "object": "memory",
+        "created": int(one.created),
+        "version": one.version,
+        "bytes": one.file.stat().st_size if one.file.exists() else 0,
+    }
+
+
+def shown(one: Memory) -> dict[str, Any]:
+    """A memory with what it has read and studied."""
+    about = read_memory(one.file).about
+    studied = {record["sha256"]: record for record in about.get("studied", ())}
+    documents = []
+    for name, digest, tokens, read in about["documents"]:
+        record = studied.get(digest)
+        documents.append(
+            {
+                "name": name,
+                "tokens": tokens,
+                "read": read,
+                "studied": record is not None,
+                "questions": [
+                    {"question": question, "answer": answer}
+                    for question, answer, *_ in (record or {}).get("questions", ())
+                    if answer
+                ],
+                "figures": (record or {}).get("figures"),
+            }
+        )
+    levels = [
+        {"level": forms.level_name(level), "writes": level["writes"]} for level in about["levels"]
+    ]
+    return {**told(one), "documents": documents, "levels": levels}

@@ -1,0 +1,21 @@
+"""Logs: a line of JSON for each request and failure. No text of a user is ever in one."""
+
+import json
+import logging
+import time
+import traceback
+from typing import Any
+
+LOG = logging.getLogger("nestling.serve")
+
+
+def note(event: str, **fields: Any) -> None:
+    """Write a line."""
+    LOG.info(json.dumps({"time": round(time.time(), 3), "event": event, **fields}))
+
+
+def failed(event: str, error: BaseException) -> None:
+    """Write where something failed; the message of the error may hold text, so it is left out."""
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    place = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    note(f"{event} failed", error=type(error).__name__, at=place)

@@ -1,0 +1,85 @@
+"""The model that is served: loaded once, read by two threads at the same time."""
+
+import copy
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.opening import open_learner
+from nestling.continual.study.form import END, PLAIN
+from nestling.continual.text import Text
+from nestling.core.error import UserError
+from nestling.models.functional import FunctionalModel
+from nestling.models.pretrained import Stacked
+from nestling.serve.turns import Turn, chat_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A model by its name, and what it takes to answer and to learn with it."""
+
+    name: str
+    learner: ContinualLearner  # fresh; the thread that answers uses it
+    teacher: ContinualLearner  # fresh; the thread that learns uses it
+
+    @property
+    def reader(self) -> FunctionalModel:
+        """What answers are written with."""
+        return self.learner.reader
+
+    @property
+    def text(self) -> Text:
+        """The tokenizer."""
+        return self.learner.text
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of a prompt and its answer; None: any."""
+        return self.reader.limit
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model has embeddings of."""
+        return int(self.reader.model.get_input_embeddings().num_embeddings)
+
+    @functools.cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        config = getattr(self.reader.model, "generation_config", None)
+        given = [self.text.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
+        flat = [token for one in given for token in (one if isinstance(one, list) else [one])]
+        return frozenset(int(token) for token in flat if token is not None)
+
+    def chat(self, turns: Sequence[Turn]) -> tuple[list[int], tuple[str, ...]]:
+        """Token ids of a conversation up to where the answer begins, and strings that end it."""
+        if self.learner.talks:
+            return chat_tokens(self.text.tokenizer, turns), ()
+        said = [
+            PLAIN.format(question=text)
+            if role == "user"
+            else f" {text}{END}"
+            if role == "assistant"
+            else f"{text}{END}"
+            for role, text in turns
+        ]
+        return self.text.prompt("".join(said)), (END,)
+
+
+def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "cpu") -> Served:
+    """Load what `nestling ask` takes; ``name`` is what requests call it, by default its folder."""
+    learner = open_learner(source, device=device)
+    if not name:
+        if isinstance(source, Stacked):
+            raise UserError("a model without a folder needs a name")
+        name = Path(source).resolve().name or str(source)
+    _ = learner.text.tokenizer  # a model without one cannot be served
+    teacher = ContinualLearner(learner.base._replace(model=twin(learner.base.model)))
+    return Served(name=name, learner=learner, teacher=teacher)
+
+
+def twin(model: Any) -> Any:
+    """The same model for another thread: modules of its own, the same parameters."""
+    return copy.deepcopy(model, {id(one): one for one in model.parameters()})

@@ -1,0 +1,1 @@
+"""What the server answers to, an area of paths a file."""

@@ -1,0 +1,125 @@
+"""/v1/memories: what models have learned, one by one."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from nestling.serve.access import Caller, needs
+from nestling.serve.errors import Refused
+from nestling.serve.inspection import inspect
+from nestling.serve.library import shown, told
+from nestling.serve.state import Shared, shared
+
+router = APIRouter(prefix="/v1/memories")
+PIECE = 1 << 20  # bytes
+
+
+class Id(BaseModel):
+    """The id of a new memory; without one the server chooses."""
+
+    model_config = ConfigDict(extra="forbid")
+    id: Annotated[str, Field(max_length=100)] | None = None
+
+
+@router.post("", status_code=201)
+def create(request: Request, body: Id | None = None, caller: Caller = needs("learn")) -> Any:
+    """A new, empty memory."""
+    return shown(shared(request).library.create(caller.space, body.id if body else None))
+
+
+@router.get("")
+def every(request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
+    """All memories of the name space."""
+    found = shared(request).library.list(caller.space)
+    return {"object": "list", "data": [told(one) for one in found]}
+
+
+@router.get("/{memory}")
+def show(memory: str, request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
+    """A memory, and what it has learned."""
+    return shown(shared(request).library.find(caller.space, memory))
+
+
+@router.delete("/{memory}")
+def delete(memory: str, request: Request, caller: Caller = needs("files")) -> dict[str, Any]:
+    """Take a memory away for good."""
+    library = shared(request).library
+    library.delete(library.find(caller.space, memory))
+    return {"id": memory, "object": "memory", "deleted": True}
+
+
+@router.post("/{memory}/fork", status_code=201)
+def fork(
+    memory: str, request: Request, body: Id | None = None, caller: Caller = needs("learn")
+) -> dict[str, Any]:
+    """A copy of a memory that goes on by itself."""
+    library = shared(request).library
+    one = library.find(caller.space, memory)
+    return shown(library.fork(one, body.id if body else None))
+
+
+@router.post("/{memory}/undo")
+def undo(memory: str, request: Request, caller: Caller = needs("learn")) -> dict[str, Any]:
+    """Forget the document learned last."""
+    library = shared(request).library
+    one = library.find(caller.space, memory)
+    name = library.undo(one)
+    return {"id": memory, "object": "memory", "forgotten": name}
+
+
+@router.get("/{memory}/file")
+def download(memory: str, request: Request, caller: Caller = needs("files")) -> Response:
+    """The file of a memory, as `nestling ask` and `nestling memory` read it."""
+    one = shared(request).library.find(caller.space, memory)
+    try:
+        file = one.before.open("rb")  # a job is at work on the other
+    except FileNotFoundError:
+        file = one.file.open("rb")
+
+    def pieces() -> Iterator[bytes]:
+        with file:
+            while piece := file.read(PIECE):
+                yield piece
+
+    headers = {
+        "Content-Length": str(os.fstat(file.fileno()).st_size),
+        "Content-Disposition": f'attachment; filename="{one.id}.memory"',
+    }
+    return StreamingResponse(pieces(), media_type="application/octet-stream", headers=headers)
+
+
+@router.put("/{memory}/file", status_code=201)
+async def upload(memory: str, request: Request, caller: Caller = needs("files")) -> dict[str, Any]:
+    """A new memory out of a file, which is the body."""
+    server = shared(request)
+    async with _draft(server, request.stream()) as draft:
+
+        def take_in() -> dict[str, Any]:
+            inspect(draft, server.served)
+            return shown(server.library.take_in(caller.space, memory, draft))
+
+        return await run_in_threadpool(take_in)
+
+
+@contextlib.asynccontextmanager
+async def _draft(server: Shared, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Path]:
+    """What comes, in a file that is gone afterwards."""
+    draft = server.library.folder / f"{secrets.token_hex(16)}.draft"
+    try:
+        with draft.open("wb") as file:
+            async for piece in pieces:
+                await run_in_threadpool(file.write, piece)
+        yield draft
+    except OSError as error:
+        raise Refused(507, f"there is no room for the file: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)

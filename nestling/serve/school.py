@@ -1,0 +1,191 @@
+"""The thread that learns: one job after the other, cancelled or broken off between two steps."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.session import Session
+from nestling.continual.study.plan import Plan
+from nestling.continual.study.session import Studies
+from nestling.core.error import UserError
+from nestling.serve.feed import Feed
+from nestling.serve.jobs import CANCELLED, CANCELLING, DONE, FAILED, Job, Jobs
+from nestling.serve.library import Library, Memory
+from nestling.serve.logs import failed
+from nestling.serve.model import Served
+
+NOTED = 1.0  # seconds between two notes of a job's progress in the registry
+
+
+class _Cancelled(Exception):
+    """The job is to be as if it had never begun."""
+
+
+class _Stopped(Exception):
+    """The job goes on when the server runs again."""
+
+
+class School:
+    """Learns what waits in the queue, in a thread of its own."""
+
+    def __init__(self, served: Served, library: Library, jobs: Jobs, feed: Feed, plan: Plan):
+        self.served, self.library, self.jobs, self.feed = served, library, jobs, feed
+        self.plan = plan
+        self.ended: Callable[[str], None] = lambda state: None  # called when a job is over
+        self._changed = threading.Condition()
+        self._cancel: set[int] = set()  # numbers of jobs
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what waits."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """A job has been added."""
+        with self._changed:
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Save what is being learned, and end; it goes on when a server is started again."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join()
+
+    def cancel(self, job: Job) -> None:
+        """The memory becomes what it was before the job."""
+        with self._changed:
+            if self.jobs.cancel(job):
+                self.feed.tell(job.id, {"state": CANCELLED})
+                return
+            self._cancel.add(job.number)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._stopping and (job := self.jobs.next()) is None:
+                    self._changed.wait()
+                if self._stopping:
+                    return
+                assert job is not None
+                self.jobs.begin(job)
+            memory = self.library.numbered(job.memory)
+            if memory is not None:
+                self._do(job, memory)
+
+    def _do(self, job: Job, memory: Memory) -> None:
+        try:
+            with self.library.held(memory, wait=True):
+                if job.state == CANCELLING:  # and the server ended before it was
+                    self._put_back(memory)
+                    raise _Cancelled
+                figures, message = self._learn(job, memory)
+            self._over(job, DONE, message, figures)
+        except _Stopped:
+            return
+        except _Cancelled:
+            self._over(job, CANCELLED)
+        except UserError as error:
+            self._put_back(memory)
+            self._over(job, FAILED, " ".join(str(error).split()))
+        except Exception as error:
+            failed("job", error)
+            self._put_back(memory)
+            self._over(job, FAILED, "the server failed; its log says where")
+
+    def _over(self, job: Job, state: str, message: str = "", figures: Any = None) -> None:
+        with self._changed:
+            self._cancel.discard(job.number)
+        self.jobs.end(job, state, message, figures)
+        self.ended(state)
+        self.feed.tell(job.id, {"state": state, "message": message, "figures": figures})
+
+    def _learn(self, job: Job, memory: Memory) -> tuple[dict[str, float], str]:
+        """Read and study; what it was before is kept beside it meanwhile."""
+        if not memory.before.exists():
+            os.link(memory.file, memory.before)  # the file is replaced, never written into
+        learner = self.served.teacher.fork()
+        learner.load(memory.file)
+        watch = _Watch(self, job)
+        try:
+            watch.look()
+            session = Session(learner=learner, memory=memory.file)
+            session.show = watch.read
+            session.read([(job.name, job.text or "")])
+            new = bool(session.readings or learner.state.waiting)
+            if learner.studies:
+                Studies(
+                    learner=learner, memory=memory.file, plan=self.plan, show=watch.studied
+                ).run()
+        except _Cancelled:
+            self._put_back(memory)
+            raise
+        if learner.studies:
+            memory.before.unlink()
+        else:
+            os.replace(memory.before, memory.last)
+        self.library.touch(memory)
+        return _figures(learner, session), "" if new else "this text had been learned already"
+
+    def _put_back(self, memory: Memory) -> None:
+        if memory.before.exists():
+            os.replace(memory.before, memory.file)
+
+    def check(self, job: Job) -> None:
+        """Raise if the job is to end."""
+        if self._stopping:
+            raise _Stopped
+        if job.number in self._cancel:
+            raise _Cancelled
+
+
+def _figures(learner: ContinualLearner, session: Session) -> dict[str, float]:
+    """What came of a document."""
+    if learner.studies:
+        return learner.state.studied[-1].figures if learner.state.studied else {}
+    tokens = sum(reading.tokens for _, reading in session.readings)
+    nats = sum(reading.nats for _, reading in session.readings)
+    scored = sum(reading.scored for _, reading in session.readings)
+    return {"tokens": float(tokens), "loss": nats / scored if scored else 0.0}
+
+
+class _Watch:
+    """Tells of a job as it goes, and ends it where it is to end."""
+
+    def __init__(self, school: School, job: Job):
+        self.school, self.job = school, job
+        self._noted = 0.0
+
+    def look(self) -> None:
+        self.school.check(self.job)
+
+    def _told(self, what: str, done: int, steps: int, **more: Any) -> None:
+        now = time.monotonic()
+        if now - self._noted >= NOTED:
+            self.school.jobs.progress(self.job, done, steps)
+            self._noted = now
+        event = {"state": "running", "what": what, "done": done, "steps": steps, **more}
+        self.school.feed.tell(self.job.id, event)
+
+    def read(self, name: str, done: int, total: int, reading: Any) -> None:
+        """A segment has been read."""
+        self._told("reading", done, total, loss=reading.loss, writes=list(reading.writes))
+        self.look()
+
+    def studied(self, learner: ContinualLearner, now: Any) -> None:
+        """A step of study has been made."""
+        more: dict[str, Any] = {} if now.loss is None else {"loss": now.loss}
+        opened = learner.state.open
+        if now.fresh and opened is not None:
+            more["questions"] = [
+                {"question": one.question, "answer": one.answer, "held": one.held}
+                for one in opened.questions
+                if one.answer
+            ]
+        self._told(now.what, now.done, now.steps, **more)
+        self.look()

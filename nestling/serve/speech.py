@@ -1,0 +1,76 @@
+"""Tokens as they come, made into pieces of text; it ends before a stop string."""
+
+from collections.abc import Callable, Sequence
+
+BROKEN = "\ufffd"  # what stands for a character whose bytes have not all come
+
+
+class Speech:
+    """The text of one answer, handed out in pieces that never have to be taken back.
+
+    >>> speech = Speech(lambda ids: "".join(map(chr, ids)), stops=("END",))
+    >>> [speech.take(ord(sign)) for sign in "so E ENDED"]
+    ['s', 'o', ' ', '', 'E ', '', '', '', '', '']
+    >>> speech.stopped, speech.text
+    (True, 'so E ')
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stops: Sequence[str] = (),
+        *,
+        trim: bool = False,  # leave white space at the beginning out
+    ):
+        self.decode, self.stops, self.trim = decode, tuple(stops), trim
+        self.ids: list[int] = []
+        self.text = ""  # handed out
+        self.stopped = False
+        self._from = self._to = 0  # tokens: decoded for their context, and decoded and known
+        self._held = ""  # text that may be the beginning of a stop string
+
+    def take(self, token: int) -> str:
+        """What can be said once ``token`` has come."""
+        if self.stopped:
+            return ""
+        self.ids.append(token)
+        before = self.decode(self.ids[self._from : self._to])
+        now = self.decode(self.ids[self._from :])
+        if now.endswith(BROKEN) or len(now) <= len(before):
+            return ""
+        self._from, self._to = self._to, len(self.ids)
+        return self._say(now[len(before) :])
+
+    def end(self) -> str:
+        """What is left once no more tokens come."""
+        if self.stopped:
+            return ""
+        before = self.decode(self.ids[self._from : self._to])
+        rest = self.decode(self.ids[self._from :])[len(before) :]
+        self._to = len(self.ids)
+        said = self._say(rest)
+        if self.stopped:
+            return said
+        held, self._held = self._held, ""
+        self.text += held
+        return said + held
+
+    def _say(self, new: str) -> str:
+        if self.trim and not self.text and not self._held:
+            new = new.lstrip()
+        text = self._held + new
+        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            said = text[: min(found)]
+        else:
+            keep = max((_begun(text, stop) for stop in self.stops), default=0)
+            said, self._held = text[: len(text) - keep], text[len(text) - keep :]
+        self.text += said
+        return said
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of a text may be the beginning of a stop string."""
+    longest = min(len(text), len(stop) - 1)
+    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

@@ -1,0 +1,79 @@
+"""All that the routes of one server share."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fastapi import Request
+
+from nestling.continual.study.plan import PLANS, Plan
+from nestling.serve.database import Database
+from nestling.serve.engine import Engine
+from nestling.serve.feed import Feed
+from nestling.serve.jobs import Jobs
+from nestling.serve.keys import Caller, Keys, database_in
+from nestling.serve.knowledge import Knowledge, Known
+from nestling.serve.library import Library
+from nestling.serve.metrics import Metrics
+from nestling.serve.model import Served
+from nestling.serve.school import School
+from nestling.serve.settings import Settings
+
+
+@dataclass(kw_only=True)
+class Shared:
+    """One running server."""
+
+    settings: Settings
+    served: Served
+    database: Database
+    keys: Keys
+    metrics: Metrics
+    engine: Engine
+    knowledge: Knowledge
+    library: Library
+    jobs: Jobs
+    school: School
+    feed: Feed
+    started: int  # seconds since 1970
+
+    def known(self, caller: Caller, name: str | None) -> Known:
+        """What the model knows with a memory of the caller's, or without one."""
+        if not name:
+            return self.knowledge.base
+        memory = self.library.find(caller.space, name)
+        return self.knowledge.of(memory.key, memory.before, memory.file)
+
+
+def new_server(
+    served: Served, settings: Settings, started: int, plan: Plan | None = None
+) -> Shared:
+    """The parts of a server, none of them at work yet; ``plan`` in the place of the settings'."""
+    limits = settings.limits
+    database = database_in(settings.store)
+    library = Library(database, settings.store / "memories", served, limits.memories)
+    jobs, feed, metrics = Jobs(database, limits.jobs), Feed(), Metrics()
+    usual = replace(PLANS[settings.study], budget=settings.budget, rank=served.teacher.rank)
+    school = School(served, library, jobs, feed, plan or usual)
+    school.ended = lambda state: metrics.jobs.labels(state).inc()
+    engine = Engine(served.reader, rows=limits.rows, waiting=limits.waiting)
+    metrics.answers.set_function(lambda: float(engine.count))
+    return Shared(
+        settings=settings,
+        served=served,
+        database=database,
+        keys=Keys(database),
+        metrics=metrics,
+        engine=engine,
+        knowledge=Knowledge(served),
+        library=library,
+        jobs=jobs,
+        school=school,
+        feed=feed,
+        started=started,
+    )
+
+
+def shared(request: Request) -> Shared:
+    """The server a request came to."""
+    found: Any = request.app.state.shared
+    return found

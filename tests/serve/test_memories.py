@@ -1,0 +1,148 @@
+"""Memories over HTTP: made, taught, copied, moved, undone, and learning that is broken off."""
+
+import shutil
+
+import pytest
+import torch
+from serving import QUICK, learn, put, say, started, tiny_stacked, told
+
+from nestling.continual.file import read_memory
+from nestling.continual.opening import open_learner
+from nestling.continual.study.record import change_tensors
+from nestling.models.pretrained import parse_levels
+from nestling.serve.keys import anyone
+from nestling.serve.model import serve_model
+
+ONE = "The inlet filter is cleaned every eleven weeks. Nobody may open the pump."
+TWO = "The outlet valve was made in Padua. It is painted green."
+
+
+def memories(http):
+    return [one["id"] for one in http.get("/v1/memories").json()["data"]]
+
+
+def file_of(http, memory, folder):
+    file = folder / f"{memory}.memory"
+    file.write_bytes(http.get(f"/v1/memories/{memory}/file").content)
+    return file
+
+
+def test_a_memory_from_its_making_to_its_end(http, served, tmp_path):
+    made = http.post("/v1/memories", json={"id": "notes"})
+    assert made.status_code == 201 and made.json()["documents"] == []
+    assert http.post("/v1/memories", json={"id": "notes"}).status_code == 409
+    plain = say(http, "notes")
+    assert plain == say(http)
+
+    events = learn(http, "notes", ONE, "one.txt")
+    assert [event["what"] for event in events if "what" in event] == [
+        "making questions", *["studying"] * 3, "asking questions",
+    ]  # fmt: skip
+    asked = [question for event in events for question in event.get("questions", ())]
+    assert "Nobody" in {question["answer"] for question in asked}
+    assert events[-1]["state"] == "done" and events[-1]["figures"]["asked"] > 0
+    shown = http.get("/v1/memories/notes").json()
+    assert [one["name"] for one in shown["documents"]] == ["one.txt"]
+    assert learn(http, "notes", ONE)[-1]["message"] == "this text had been learned already"
+
+    # what it knows is what the command line finds in its file
+    file = file_of(http, "notes", tmp_path)
+    learner = open_learner(served.learner.base, file)
+    assert say(http, "notes") == learner.generate("hello", tokens=12) != plain
+    before = say(http, "notes")
+
+    assert http.post("/v1/memories/notes/fork", json={"id": "copy"}).status_code == 201
+    learn(http, "copy", TWO)
+    assert say(http, "notes") == before != say(http, "copy")
+    assert http.post("/v1/memories/copy/undo").json()["forgotten"] == "text"
+    assert say(http, "copy") == before
+    http.post("/v1/memories/copy/undo")
+    assert say(http, "copy") == plain
+    assert http.post("/v1/memories/copy/undo").status_code == 409
+
+    put_back = http.put("/v1/memories/again/file", content=file.read_bytes())
+    assert put_back.status_code == 201 and say(http, "again") == before
+    assert memories(http) == ["notes", "copy", "again"]
+    for name in memories(http):
+        assert http.delete(f"/v1/memories/{name}").json()["deleted"]
+    assert memories(http) == [] and http.get("/v1/memories/notes").status_code == 404
+    library = http.app.state.shared.library
+    assert [file.name for file in library.folder.iterdir() if file.suffix != ".lock"] == []
+
+
+def test_a_job_is_cancelled_and_its_memory_is_as_before(start, tmp_path):
+    with start(tmp_path, rows=1) as http:
+        http.post("/v1/memories", json={"id": "m"})
+        before = file_of(http, "m", tmp_path).read_bytes()
+        first, second = put(http, "m", ONE * 9), put(http, "m", TWO)
+        assert http.delete(f"/v1/memories/m/jobs/{second}").json()["state"] == "cancelled"
+        events = told(http, "m", first)
+        while next(events).get("what") != "studying":
+            pass
+        for refused in (http.delete("/v1/memories/m"), http.post("/v1/memories/m/undo")):
+            assert refused.status_code == 409
+        assert say(http, "m") == say(http)  # it answers meanwhile, as before
+        assert http.delete(f"/v1/memories/m/jobs/{first}").status_code == 200
+        assert list(events)[-1]["state"] == "cancelled"
+        assert file_of(http, "m", tmp_path).read_bytes() == before
+        jobs = http.get("/v1/memories/m/jobs").json()["data"]
+        assert [job["state"] for job in jobs] == ["cancelled", "cancelled"]
+        [left] = http.app.state.shared.database.all("SELECT count(text) FROM jobs")[0]
+        assert left == 0  # no document stays in the registry once its job is over
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_what_was_being_learned_goes_on_at_the_next_start(start, served, tmp_path, end):
+    """A copy of the store in the midst of a study is what a killed process leaves."""
+    store, copy = tmp_path / "store", tmp_path / "copy"
+    with start(store) as http:
+        http.post("/v1/memories", json={"id": "m"})
+        job = put(http, "m", ONE, "one.txt")
+        for event in told(http, "m", job):
+            if event.get("what") == "studying":
+                break
+        if end == "killed":
+            shutil.copytree(store, copy)
+    if end == "stopped":
+        shutil.copytree(store, copy)
+    with start(copy) as http:
+        assert list(told(http, "m", job))[-1]["state"] == "done"
+        resumed = read_memory(file_of(http, "m", tmp_path))
+    learner = served.teacher.fork()
+    learner.read(ONE, name="one.txt")
+    [expected] = learner.study(QUICK)
+    assert resumed.about["studied"][0]["figures"] == expected.figures
+    for name, value in change_tensors(0, expected).items():
+        assert torch.equal(resumed.tensors[name], value)
+
+
+def test_a_model_with_levels_learns_and_undoes_too(tmp_path):
+    served = serve_model(tiny_stacked(parse_levels("8:1e-1")), name="tiny")
+    with started(served, tmp_path) as http:
+        http.post("/v1/memories", json={"id": "m"})
+        server = http.app.state.shared
+
+        def moved():
+            base, known = (server.known(anyone(), name).weights for name in (None, "m"))
+            return sum(float((known[name] - base[name]).abs().sum()) for name in base)
+
+        assert say(http, "m") == say(http) and moved() == 0
+        event = learn(http, "m", ONE, "one.txt")[-1]
+        assert event["state"] == "done" and event["figures"]["loss"] > 0
+        assert http.get("/v1/memories/m").json()["levels"][0]["writes"] == len(ONE) // 8
+        assert say(http, "m") and moved() > 0
+        assert http.post("/v1/memories/m/undo").json()["forgotten"] == "one.txt"
+        assert say(http, "m") and moved() == 0
+
+
+def test_memories_and_jobs_are_bounded_in_number(start, tmp_path):
+    with start(tmp_path, memories=2, jobs=1, document=100) as http:
+        made = [http.post("/v1/memories").status_code for _ in range(3)]
+        assert made == [201, 201, 409]
+        [name, _] = memories(http)
+        place = f"/v1/memories/{name}/jobs"
+        for text, status in [("a" * 101, 413), (" \n", 400), ("a\0b", 400), ("", 422)]:
+            assert http.post(place, json={"text": text}).status_code == status
+        job = put(http, name, ONE)
+        assert http.post(place, json={"text": TWO}).status_code == 429
+        http.delete(f"{place}/{job}")

@@ -1,0 +1,90 @@
+"""A server of a tiny model on a loopback port, and what talks to it."""
+
+import contextlib
+import json
+import threading
+
+import httpx2
+import uvicorn
+from openai import OpenAI
+
+from nestling.continual.study.plan import Plan
+from nestling.data import byte_tokenizer
+from nestling.models.pretrained import new_llama, stacked, studied_level
+from nestling.serve.app import new_app
+from nestling.serve.settings import Limits, Settings
+
+NAME = "tiny"
+# a study of a second: three writes, few questions
+QUICK = Plan(
+    budget=3, rate=0.3, makers=("moved",), judge=False, own_count=1, own_length=4, near_count=1
+)
+
+
+def tiny_stacked(levels=None):
+    """A random llama of two layers that reads bytes, made to study or with ``levels``."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "layers": 2, "heads": 2, "length": 64}
+    model = new_llama(vocab_size=258, seed=0, **sizes).requires_grad_(False).eval()
+    if levels is not None:
+        return stacked(model, byte_tokenizer(), levels)
+    return stacked(model, byte_tokenizer(), [studied_level(2, (1,))], "low-rank")
+
+
+@contextlib.contextmanager
+def running(app):
+    """The address of an app that runs in a thread of its own."""
+    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def started(served, store, plan=QUICK, **limits):
+    """A plain client of a server with this store; options are those of Limits."""
+    app = new_app(served, Settings(store=store, limits=Limits(**limits)), plan)
+    with running(app) as address, httpx2.Client(base_url=address, timeout=600) as client:
+        client.app = app
+        yield client
+
+
+def official(http, key="none"):
+    """The official client of the server that a plain one talks to."""
+    return OpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0)
+
+
+def put(http, memory, text, name="text"):
+    """Put a document in the queue; the job's id."""
+    job = http.post(f"/v1/memories/{memory}/jobs", json={"text": text, "name": name})
+    assert job.status_code == 202, job.text
+    return job.json()["id"]
+
+
+def told(http, memory, job):
+    """The events of a job until it is over."""
+    with http.stream("GET", f"/v1/memories/{memory}/jobs/{job}/events") as stream:
+        assert stream.status_code == 200
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                yield json.loads(line.removeprefix("data: "))
+
+
+def learn(http, memory, text, name="text"):
+    """Learn a document; what was told meanwhile."""
+    return list(told(http, memory, put(http, memory, text, name)))
+
+
+def say(http, memory=None, prompt="hello", **options):
+    """What the model goes on with."""
+    asked = {"model": NAME, "prompt": prompt, "max_tokens": 12, "memory": memory, **options}
+    found = http.post("/v1/completions", json=asked)
+    assert found.status_code == 200, found.text
+    return found.json()["choices"][0]["text"]
