@@ -11,7 +11,7 @@ from tolerances import assert_close
 from nestling.data import byte_tokenizer
 from nestling.models import create
 from nestling.models.functional import FunctionalModel
-from nestling.models.pretrained import stacked
+from nestling.models.pretrained import stack_model
 from nestling.serve.batch import Batch
 from nestling.serve.engine import Answer, Engine
 from nestling.serve.sampling import Draw, Sampling
@@ -31,7 +31,7 @@ def reader(kind):
         intermediate_size=16, periods=(8, 32),
         **{"self_titans.period": 8, "self_titans.projection_period": 4},
     )  # fmt: skip
-    return FunctionalModel(stacked(hope, byte_tokenizer()).model.eval())
+    return FunctionalModel(stack_model(hope, byte_tokenizer()).model.eval())
 
 
 def batch(kind, rows, temperature=0.0):

@@ -10,7 +10,7 @@ from openai import OpenAI
 
 from nestling.continual.study.plan import Plan
 from nestling.data import byte_tokenizer
-from nestling.models.pretrained import new_llama, stacked, studied_level
+from nestling.models.pretrained import new_llama, stack_model, studied_level
 from nestling.serve.app import new_app
 from nestling.serve.settings import Limits, Settings
 
@@ -26,8 +26,8 @@ def tiny_stacked(levels=None):
     sizes = {"hidden_size": 16, "intermediate_size": 24, "layers": 2, "heads": 2, "length": 64}
     model = new_llama(vocab_size=258, seed=0, **sizes).requires_grad_(False).eval()
     if levels is not None:
-        return stacked(model, byte_tokenizer(), levels)
-    return stacked(model, byte_tokenizer(), [studied_level(2, (1,))], "low-rank")
+        return stack_model(model, byte_tokenizer(), levels)
+    return stack_model(model, byte_tokenizer(), [studied_level(2, (1,))], "low-rank")
 
 
 @contextlib.contextmanager
