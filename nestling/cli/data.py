@@ -1,7 +1,9 @@
-"""`nestling data list|fetch|verify`: which corpora there are, and whether they are intact."""
+"""`nestling data`: which corpora there are, whether they are intact, and text made into tokens."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 
@@ -63,16 +65,21 @@ class Fetch:
 class Verify:
     """Read a corpus anew from its source and compare packages and text with what is kept.
 
-    Without a name, every corpus that is here is verified.
+    Without a name, every corpus that is here is verified. Of a folder of tokens every file is
+    compared with its checksum.
     """
 
-    name: tyro.conf.Positional[str | None] = None  # a corpus, or a path of one's own
+    name: tyro.conf.Positional[str | None] = None  # a corpus, a path of one's own, or tokens
 
     def run(self) -> None:
         """Print name, hash and size of each corpus verified; a difference is an error."""
         from nestling.data.corpus import CORPORA, source, verify
         from nestling.data.packages import fetched
+        from nestling.data.shards import is_prepared, verify_shards
 
+        if self.name and is_prepared(self.name):
+            print(f"{self.name}: ok, {described(verify_shards(self.name))}")
+            return
         names = [self.name] if self.name else CORPORA.names()
         for name in names:
             if self.name or all(fetched(package) for package in source(name).packages):
@@ -81,8 +88,70 @@ class Verify:
                 print(f"{name}: ok, {count} documents, sha256 {corpus.sha256}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Make text into token shards for training, a folder; broken off, the same command goes on."""
+
+    source: tyro.conf.Positional[str]
+    """A file or folder of text, Markdown, HTML, JSONL or Parquet (FILE#FIELD: the field of its
+    records, otherwise "text"), a name of `nestling data list`, or hf:OWNER/NAME (hf:NAME#FIELD):
+    a data set of the Hugging Face hub, streamed."""
+    out: Path
+    """Folder for the tokens."""
+    tokenizer: str = "bpe"
+    """"bpe" (trained on the text), "bpe-digits", "bytes", or the folder or hub name of a model
+    whose tokenizer it is."""
+    vocab_size: int = 4096
+    """Tokens of a vocabulary that is trained, at most."""
+    held_out: float = 0.08
+    """Share of the documents kept for measuring."""
+    shard_tokens: int = 2**26
+    """Tokens of a shard, about: two bytes each, four of a vocabulary above 65,536."""
+    configuration: str | None = None
+    """Of a data set of the hub, if it has several."""
+    split: str = "train"
+    """Of a data set of the hub."""
+    quiet: bool = False
+    """Do not say how far it is."""
+
+    def run(self) -> None:
+        """Write the folder, and say what is in it."""
+        from nestling.data.corpus import source
+        from nestling.data.hub_stream import MARK, hub_source
+        from nestling.data.lock import locked
+        from nestling.data.shard_text import FETCHED, Shaping, write_shards
+        from nestling.report.progress import Progress
+
+        shaping = Shaping(
+            tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
+            held_out=self.held_out,
+            shard_tokens=self.shard_tokens,
+        )
+        if self.source.startswith(MARK):
+            about = {"configuration": self.configuration, "split": self.split}
+            found = hub_source(self.source, self.out / FETCHED, **about)
+        else:
+            found = source(self.source)
+        with locked(self.out, "nestling data prepare"), Progress(quiet=self.quiet) as on:
+            written = write_shards(
+                found, self.out, shaping, lambda what, done, total: on.show(done, total, name=what)
+            )
+        print(f"{self.out}: {described(written)}")
+        print(f"try: nestling train --corpus {self.out} --out runs/first")
+
+
+def described(about: Mapping[str, Any]) -> str:
+    """What a manifest of tokens says, in words."""
+    from nestling.data.shards import side_names
+
+    parts = [f"{name}: {d:,} documents, {t:,} tokens" for name, d, t in side_names(about)]
+    return f"{'; '.join(parts)}; vocabulary {about['tokenizer']['tokens']:,}"
+
+
 Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Fetch, tyro.conf.subcommand("fetch")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Prepare, tyro.conf.subcommand("prepare")]
 )

@@ -39,8 +39,9 @@ class Command:
     preset: str = "hope-tiny"
     """Model to train; `nestling list` names them."""
     corpus: str = "stdlib"
-    """Text to train on: a name of `nestling data list`, or a file or folder of text, Markdown,
-    HTML, JSONL or Parquet (FILE#FIELD: the field of its records, otherwise "text")."""
+    """Text to train on: a name of `nestling data list`, a file or folder of text, Markdown, HTML,
+    JSONL or Parquet (FILE#FIELD: the field of its records, otherwise "text"), or a folder of
+    tokens that `nestling data prepare` has written."""
     steps: int = 1000
     """Optimizer steps of the whole run."""
     seed: int = 0
@@ -54,10 +55,11 @@ class Command:
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: a setting of the run (batch_size=4) or of the model (writes=false); may be
     repeated."""
-    tokenizer: str = "bpe"
-    """How text becomes tokens: "bpe" (trained on the corpus), "bpe-digits" or "bytes"."""
-    vocab_size: int = 4096
-    """Tokens of the vocabulary, at most."""
+    tokenizer: str | None = None
+    """How text becomes tokens: "bpe" (the default; trained on the corpus), "bpe-digits" or "bytes".
+    A folder of tokens has its own."""
+    vocab_size: int | None = None
+    """Tokens of the vocabulary, at most; 4096 by default."""
     optimizer: str = "adamw"
     """What trains it; `nestling list optimizers` names them, each with a rate of its own."""
     device: str = "cpu"

@@ -5,6 +5,7 @@ from nestling.data.framing import Frame, chat_ids, frame, prompt_ids
 from nestling.data.loader import Loader, evaluation_batches
 from nestling.data.pack import IGNORED, Batch, Packer, positions
 from nestling.data.packages import fetch
+from nestling.data.preparing import prepare
 from nestling.data.sets import SETS, Labelled, Pair, Records, fetch_set, load_set
 from nestling.data.tokenizer import (
     byte_tokenizer,
@@ -13,7 +14,7 @@ from nestling.data.tokenizer import (
     read_tokenizer,
     train_tokenizer,
 )
-from nestling.data.tokens import Documents, Prepared, encode, load_tokens, prepare
+from nestling.data.tokens import Documents, Prepared, encode, load_tokens
 
 __all__ = [
     "CORPORA",

@@ -1,9 +1,7 @@
 """Named corpora: documents, what is held out of training, and the hash that goes on record."""
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +9,9 @@ from pathlib import Path
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.registry import Registry
 from nestling.data.cache import cache_folder, damaged, digest, keep
-from nestling.data.duplicates import near_duplicates
 from nestling.data.packages import check
 from nestling.data.source import Source
+from nestling.data.split import ASIDE, TRAINED, normalise, sides
 from nestling.data.textfiles import named_field, own_files
 
 CORPORA = Registry(
@@ -49,48 +47,14 @@ class Corpus:
         return f"{self.name}@{self.sha256[:16]}"
 
 
-def normalise(text: str) -> str:
-    """A document as it is trained on: Unix line ends, no blanks at line ends or around.
-
-    >>> normalise("a  \\r\\nb\\n\\n")
-    'a\\nb'
-    """
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE).strip("\n").rstrip()
-
-
-def _draw(text: str) -> float:
-    """A number in [0, 1) that only the document decides."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") / 2**56
-
-
 def split(texts: Iterable[str], held_out: float = HELD_OUT) -> tuple[list[str], list[str]]:
     """Normalise, drop empty and repeated documents, and hold some out.
 
-    The hash of a document decides on which side it falls: no seed, and the same when others are
-    added. What is half or more contained in training is trained on. At least one document
-    is held out, the one of least hash.
+    Which ``nestling.data.split.sides`` decides.
     """
-    unique = list(dict.fromkeys(text for text in map(normalise, texts) if text))
-    if len(unique) < 2:
-        raise UserError(
-            "the corpus is empty; give text with at least two paragraphs or lines"
-            if not unique
-            else "the corpus is one short document, maybe repeated; give more text, or paragraphs"
-        )
-    draws = [_draw(text) for text in unique]
-    bound = max(held_out, min(draws))
-    aside = {text: draw <= bound for text, draw in zip(unique, draws, strict=True)}
-    aside[unique[draws.index(max(draws))]] = False  # something is left to train on
-    drawn = [text for text in unique if aside[text]]
-    for index in near_duplicates(drawn, [text for text in unique if not aside[text]]):
-        aside[drawn[index]] = False
-    if not any(aside.values()):
-        raise UserError(
-            "every document that could be held out repeats the training text; give text "
-            "that repeats itself less"
-        )
-    return [t for t in unique if not aside[t]], [t for t in unique if aside[t]]
+    whole = [normalise(text) for text in texts]
+    both = list(zip(whole, sides(lambda: whole, held_out).tolist(), strict=True))
+    return [t for t, side in both if side == TRAINED], [t for t, side in both if side == ASIDE]
 
 
 def _hash(train: list[str], held_out: list[str]) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from nestling.core.error import UserError
+from nestling.data.order import Order
 from nestling.data.pack import Batch, Packer
 from nestling.data.tokens import Documents
 
@@ -52,16 +51,21 @@ class Loader:
         self._enter(0)
 
     def _enter(self, epoch: int, cursor: int = 0) -> None:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.packer.documents), generator=generator).tolist()
+        self._order = Order(len(self.packer.documents), seed=self.seed, epoch=epoch)
         self.epoch, self.cursor = epoch, cursor
-        self._order = order[self.rank :: self.world]
 
     def _following(self) -> int:
-        if self.cursor == len(self._order):
+        if self.rank + self.cursor * self.world >= len(self._order):
             self._enter(self.epoch + 1)
         self.cursor += 1
-        return self._order[self.cursor - 1]
+        return self._order[self.rank + (self.cursor - 1) * self.world]
+
+    def read_only(self, rows: slice) -> None:
+        """Read the tokens of these rows of a batch; another process reads those of the others.
+
+        Where the loader stands is the same for all of them, as ``Packer.read`` says.
+        """
+        self.packer.read = range(*rows.indices(self.packer.shape[0]))
 
     def __iter__(self) -> Iterator[Batch]:
         """The loader itself: it goes on from where it stands."""

@@ -55,6 +55,9 @@ class Packer:
         self.shape = (batch_size, sequence_length)
         self.align = align
         self.following = following
+        # rows whose tokens are read; the others, which another process reads, move on as well and
+        # can be counted: their mask and resets are right, their labels 0
+        self.read = range(batch_size)
         self.rows: list[tuple[int, int] | None] = [None] * batch_size  # open (document, offset)
 
     def batch(self) -> Batch:
@@ -88,8 +91,11 @@ class Packer:
         start += offset
         taken = min(stop - 1 - start, self.shape[1] - place)
         there = slice(place, place + taken)
-        part.input_ids[0, there] = self.documents.ids[start : start + taken]
-        part.labels[0, there] = self.documents.ids[start + 1 : start + 1 + taken]
+        if row in self.read:
+            tokens = self.documents.ids[start : start + 1 + taken]
+            part.input_ids[0, there], part.labels[0, there] = tokens[:-1], tokens[1:]
+        else:
+            part.labels[0, there] = 0
         part.mask[0, there] = True
         part.reset[0, place] = offset == 0
         self.rows[row] = None if start + taken == stop - 1 else (index, offset + taken)

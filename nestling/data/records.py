@@ -3,7 +3,7 @@
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ class Record(NamedTuple):
     text: str
 
 
-def json_records(path: Path, content: str, field: str) -> Iterator[Record]:
-    """The texts in a field of JSON objects, one a line; ``content`` is that of the file."""
-    for number, line in enumerate(content.split("\n"), start=1):
+def json_records(path: Path, lines: Iterable[str], field: str) -> Iterator[Record]:
+    """The texts in a field of JSON objects, one a line; ``lines`` are those of the file."""
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         place = f"line {number}"

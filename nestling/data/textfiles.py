@@ -1,9 +1,11 @@
 """Texts of one's own: files of text, Markdown, HTML, JSONL and Parquet, and folders of them."""
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from nestling.core.error import UserError
 from nestling.data.cache import digest, stamp
@@ -20,6 +22,7 @@ PAGES = {
     ".htm": html_text,
     ".xhtml": html_text,
 }
+MANIFEST = "tokens.json"  # in a folder that `nestling data prepare` has written
 READING = "2"  # raised whenever files are read as other text than before
 ENOUGH = 20  # documents; below this, files are cut into passages so that some can be held out
 PASSAGE = (200, 8000)  # characters: the least and the most that a cut aims at
@@ -48,11 +51,24 @@ def decode_text(content: bytes, name: object) -> str:
 
 def read_text(path: Path) -> str:
     """The text of a file as it stands; not UTF-8, binary or unreadable raises UserError."""
+    with _opened(path) as file:
+        return decode_text(file.read(), path)
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a file one by one; errors as of ``read_text``."""
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield decode_text(line, f"{path} line {number}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Generator[BinaryIO]:
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            yield file
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check path and rights") from error
-    return decode_text(content, path)
 
 
 def named_field(text: str | Path) -> tuple[Path, str]:
@@ -69,27 +85,32 @@ def named_field(text: str | Path) -> tuple[Path, str]:
 
 
 def documents_in(path: Path, field: str = FIELD) -> list[Named]:
-    """The documents of a file or folder: in JSONL and Parquet each record, else each file.
+    """The documents of ``documents_of``, one after another as files are listed."""
+    return list(documents_of(path, _list_files(path), field))
+
+
+def documents_of(path: Path, files: Iterable[Path], field: str = FIELD) -> Iterator[Named]:
+    """The documents of files under ``path``: in JSONL and Parquet each record, else each file.
 
     HTML and Markdown are read as the text in them, and lines end as in Unix. Hidden files and blank
-    documents are left out; UserError where nothing is left.
+    documents are left out; UserError where nothing is left. Records are read one by one.
     """
-    found = []
-    for file in _list_files(path):
+    empty = True
+    for file in files:
         name = file.relative_to(path).as_posix() if path.is_dir() else file.name
         for document in _read(file, name, field):
             text = re.sub("\r\n?", "\n", document.text)
             if text.strip():
-                found.append(document._replace(text=text))
-    if not found:
+                empty = False
+                yield document._replace(text=text)
+    if empty:
         raise UserError(f"{path} is empty; give UTF-8 text with at least a word in it")
-    return found
 
 
 def _read(file: Path, name: str, field: str) -> Iterator[Named]:
     kind = file.suffix.lower()
     if kind in JSONL:
-        yield from _name_records(name, json_records(file, read_text(file), field))
+        yield from _name_records(name, json_records(file, read_lines(file), field))
     elif kind in PARQUET:
         yield from _name_records(name, parquet_records(file, field))
     else:
@@ -103,6 +124,10 @@ def _name_records(name: str, records: Iterator[Record]) -> Iterator[Named]:
 
 
 def _list_files(path: Path) -> list[Path]:
+    if (path / MANIFEST).is_file():
+        raise UserError(
+            f"{path} holds prepared tokens, not text; train on it with nestling train --corpus"
+        )
     if not path.is_dir():
         return [path]
     inside = (entry for entry in path.rglob("*") if entry.is_file())
@@ -133,19 +158,23 @@ def passages(text: str, size: int) -> list[str]:
     return ["".join(part) for part in cut if part]
 
 
-def read_files(path: Path, field: str = FIELD) -> list[str]:
-    """The texts of ``documents_in`` to train on, records first.
+def read_files(path: Path, field: str = FIELD) -> Iterator[str]:
+    """The texts of files to train on, those of records first, one after another.
 
     Fewer than 20 documents that are no records are cut into passages (see ``passages``).
     """
-    documents = documents_in(path, field)
-    records = [document.text for document in documents if document.record]
-    whole = [document.text for document in documents if not document.record]
-    if whole and len(documents) < ENOUGH:
+    files = _list_files(path)
+    files.sort(key=lambda file: file.suffix.lower() not in JSONL | PARQUET)
+    found = documents_of(path, files, field)
+    first = list(islice(found, ENOUGH))
+    whole = [document.text for document in first if not document.record]
+    if whole and len(first) < ENOUGH:
         least, most = PASSAGE
         size = min(max(sum(map(len, whole)) // (4 * ENOUGH), least), most)
-        whole = [part for text in whole for part in passages(text, size)]
-    return records + whole
+        yield from (document.text for document in first if document.record)
+        yield from (part for text in whole for part in passages(text, size))
+    else:
+        yield from (document.text for document in chain(first, found))
 
 
 def own_files(path: Path, field: str = FIELD) -> Source:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nestling.core.error import UserError
 from nestling.data.cache import cache_folder, damaged, keep
@@ -140,6 +140,29 @@ def read_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
         raise UserError(f"no tokenizer.json in {folder}; name a folder that training has written")
     _read(folder / "tokenizer.json")
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def open_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
+    """The tokenizer of any model of transformers: a folder, or a name of the hub; else UserError.
+
+    It has to be a fast one with a token for the end of a text. One without padding takes that.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        found: Any = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # whatever the library, the hub or the files complain of
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"no tokenizer at {name} ({reason}); choose {', '.join(KINDS)} or a folder with one"
+        ) from error
+    if not getattr(found, "is_fast", False) or found.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {name} is not a fast one with an end token; choose another"
+        )
+    if found.pad_token_id is None:
+        found.pad_token = found.eos_token
+    return found
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:

@@ -1,10 +1,10 @@
 """Token ids of a corpus, flat and cached."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.data.cache import cache_folder, damaged, keep
-from nestling.data.corpus import Corpus, load_corpus
-from nestling.data.tokenizer import fingerprint, load_tokenizer
+from nestling.data.corpus import Corpus
+from nestling.data.tokenizer import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,10 +29,11 @@ SMALL = 2**16  # tokens of a vocabulary whose ids are kept in two bytes
 class Documents:
     """Token ids of documents, end to end; each led and followed by the end token.
 
-    Document ``i`` is ``ids[bounds[i] : bounds[i + 1]]``.
+    Document ``i`` is ``ids[bounds[i] : bounds[i + 1]]``. ``ids`` are a tensor, or lie in files
+    (``nestling.data.mapped.MappedIds``), of which a slice is one.
     """
 
-    ids: Int[Tensor, "N"]
+    ids: Any  # Int[Tensor, "N"], or MappedIds
     bounds: Int[Tensor, "D1"]
     pad_id: int
 
@@ -52,7 +53,7 @@ class Documents:
     def take(self, count: int) -> "Documents":
         """The first ``count`` documents."""
         bounds = self.bounds[: count + 1]
-        return Documents(ids=self.ids[: int(bounds[-1])], bounds=bounds, pad_id=self.pad_id)
+        return Documents(ids=self.ids[0 : int(bounds[-1])], bounds=bounds, pad_id=self.pad_id)
 
 
 class Prepared(NamedTuple):
@@ -66,23 +67,26 @@ class Prepared(NamedTuple):
 
 def encode(texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast") -> Documents:
     """Token ids of texts. Special tokens spelt out in a text are encoded as ordinary text."""
+    pieces = list(token_rows(texts, tokenizer))
+    flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    bounds = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
+    return Documents(
+        ids=torch.from_numpy(flat),
+        bounds=torch.from_numpy(bounds),
+        pad_id=tokenizer.pad_token_id,
+    )
+
+
+def token_rows(texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[np.ndarray]:
+    """The token ids of each text (int32), led and followed by the end token."""
     from tokenizers import Tokenizer
 
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     plain.encode_special_tokens = True
-    end = [tokenizer.eos_token_id]
-    pieces, bounds, pending = [], [0], iter(texts)
+    end, pending = [tokenizer.eos_token_id], iter(texts)
     while batch := list(islice(pending, 64)):
         for encoding in plain.encode_batch_fast(batch, add_special_tokens=False):
-            piece = np.array(end + encoding.ids + end, dtype=np.int32)
-            pieces.append(piece)
-            bounds.append(bounds[-1] + len(piece))
-    flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
-    return Documents(
-        ids=torch.from_numpy(flat),
-        bounds=torch.tensor(bounds, dtype=torch.int64),
-        pad_id=tokenizer.pad_token_id,
-    )
+            yield np.array(end + encoding.ids + end, dtype=np.int32)
 
 
 def _read(path: Path, pad_id: int) -> dict[str, Documents]:
@@ -120,14 +124,3 @@ def load_tokens(
         arrays[f"{side}.bounds"] = part.bounds.numpy()
     keep(path, tensors.save(arrays))
     return train, held_out
-
-
-def prepare(name: str, *, tokenizer: str = "bpe", vocab_size: int = 4096) -> Prepared:
-    """Corpus, tokenizer and token ids by name, from the cache where they are in it.
-
-    ``tokenizer`` is "bpe" (trained on the corpus, at most ``vocab_size`` tokens), "bpe-digits"
-    (the same, each digit a token of its own) or "bytes".
-    """
-    corpus = load_corpus(name)
-    made = load_tokenizer(corpus, tokenizer, vocab_size)
-    return Prepared(corpus, made, *load_tokens(corpus, made))

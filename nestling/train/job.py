@@ -13,6 +13,7 @@ from nestling.core.device import find_device
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance, write_json
 from nestling.data import Batch, Documents, Loader, Prepared, prepare
+from nestling.data.preparing import tokenizer_of
 from nestling.models import configure, create
 from nestling.models.folder import save_model
 from nestling.models.hf import HopeForCausalLM
@@ -31,7 +32,7 @@ class Job:
     """What is to be trained, on what and how."""
 
     preset: str = "hope-tiny"  # a name of nestling.models.preset_names()
-    corpus: str = "stdlib"  # a name of nestling.data.CORPORA
+    corpus: str = "stdlib"  # a name of nestling.data.CORPORA, a path, or a folder of tokens
     tokenizer: str = "bpe"  # "bpe" or "bpe-digits", trained on the corpus, or "bytes"
     vocab_size: int = 4096  # tokens, at most; little text may give fewer
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the preset
@@ -40,17 +41,21 @@ class Job:
     optimizer: str = "adamw"  # a name of nestling.optim.build.optimizer_names()
 
 
-def make_job(values: Mapping[str, Any], **names: str | int) -> Job:
+def make_job(values: Mapping[str, Any], **names: Any) -> Job:
     """A Job of which each value of ``values`` is a setting of the run or an override of the preset.
 
-    Without a ``learning_rate`` among them it is the one that suits ``optimizer``.
+    ``names`` are the other fields of a Job; a tokenizer or size of None is what is usual, or that
+    of the tokens in a folder. Without a ``learning_rate`` it is the one that suits ``optimizer``.
     Raises UserError for a name that is neither, with the nearest one that is.
     """
+    corpus = str(names.get("corpus", Job.corpus))
+    kind, size = tokenizer_of(corpus, names.pop("tokenizer", None), names.pop("vocab_size", None))
+    names |= {"tokenizer": kind, "vocab_size": size}
     settings = {name: value for name, value in values.items() if name in field_names()}
     model = {name: value for name, value in values.items() if name not in settings}
     rate = default_lr(str(names.get("optimizer", "adamw")))
     settings.setdefault("learning_rate", rate)
-    job = Job(model=model, train=train_config(settings), **names)  # ty: ignore[invalid-argument-type]
+    job = Job(model=model, train=train_config(settings), **names)
     try:
         configure(job.preset, vocab_size=job.vocab_size, **model)
     except UserError as error:
@@ -75,15 +80,22 @@ def memory_period(model: HopeForCausalLM) -> int:
     return math.lcm(*periods, model.config.head_period or 1)
 
 
-def loader_of(documents: Documents, model: HopeForCausalLM, config: TrainConfig) -> Loader:
-    """The training batches of a run: documents aligned to the model's memory period."""
-    return Loader(
+def loader_of(
+    documents: Documents, model: HopeForCausalLM, config: TrainConfig, ranks: Ranks = ALONE
+) -> Loader:
+    """The training batches of a run: documents aligned to the model's memory period.
+
+    Of the tokens, a process of ``ranks`` reads those of its own rows.
+    """
+    loader = Loader(
         documents,
         batch_size=config.batch_size,
         sequence_length=config.sequence_length,
         seed=config.seed,
         align=memory_period(model),
     )
+    loader.read_only(ranks.rows(config.batch_size))
+    return loader
 
 
 def held_out_of(
@@ -160,7 +172,7 @@ def run_job(
     overrides = ids | dict(job.model)
     model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
     model = model.to(device)
-    loader = loader_of(text.train, model, job.train)
+    loader = loader_of(text.train, model, job.train, ranks)
     if directory is not None and ranks.first:
         claim(directory, job, text.corpus.sha256, resume=resume)
     ranks.wait()

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nestling.core.error import UserError
-from nestling.data import Documents, Loader, Packer, evaluation_batches, positions
+from nestling.data import Batch, Documents, Loader, Packer, evaluation_batches, order, positions
+from nestling.train.ranks import Ranks
 
 PAD = 1
 
@@ -159,3 +160,39 @@ def test_positions_count_from_each_document_start():
 def test_length_that_the_period_does_not_divide_is_refused():
     with pytest.raises(UserError, match="choose 16"):
         Loader(made([5]), batch_size=1, sequence_length=20, align=16)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_every_process_reads_its_rows_and_another_number_of_them_goes_on(computed, monkeypatch):
+    if computed:
+        monkeypatch.setattr(order, "LISTED", 0)
+    documents = made([7, 3, 20, 5, 9, 4, 13, 6])
+    settings = {"batch_size": 4, "sequence_length": 6, "seed": 3}
+    alone = Loader(documents, **settings)
+    expected = [next(alone) for _ in range(12)]
+
+    def loaders(world):
+        found = [(Ranks(rank, world), Loader(documents, **settings)) for rank in range(world)]
+        for ranks, loader in found:
+            loader.read_only(ranks.rows(4))
+        return found
+
+    def whole(found):
+        """The batch of all processes, each of which has read its own rows."""
+        batches = [next(loader) for _, loader in found]
+        counts = {int((batch.labels != -100).sum()) for batch in batches}
+        shares = [ranks.share(batch) for (ranks, _), batch in zip(found, batches, strict=True)]
+        return Batch(*map(torch.cat, zip(*shares, strict=True))), counts
+
+    running, place = loaders(2), 0
+    for world in (4, 1, 2):
+        for _ in range(4):
+            batch, counts = whole(running)
+            assert all(map(torch.equal, batch, expected[place]))
+            assert counts == {int((expected[place].labels != -100).sum())}
+            place += 1
+        states = [loader.state_dict() for _, loader in running]
+        assert all(state == states[0] for state in states)
+        running = loaders(world)
+        for _, loader in running:
+            loader.load_state_dict(states[0])

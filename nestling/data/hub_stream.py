@@ -1,0 +1,96 @@
+"""A data set of the Hugging Face hub as a source: streamed by ``datasets``, once, into a folder."""
+
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from nestling.core.error import UserError
+from nestling.core.result import write_whole
+from nestling.data.cache import digest
+from nestling.data.records import FIELD
+from nestling.data.source import Source
+from nestling.data.textfiles import read_files
+
+MARK = "hf:"  # before the name of a data set
+PART = 10_000  # texts of a file
+DONE = ".done"
+
+
+def hub_source(
+    name: str, folder: Path, *, configuration: str | None = None, split: str = "train"
+) -> Source:
+    """The texts of ``hf:OWNER/NAME`` or ``hf:OWNER/NAME#FIELD``; read first, they go to ``folder``.
+
+    There they are files of JSONL, so that what is fetched once can be read several times, and a
+    stream that breaks off goes on. A local folder or file that ``datasets`` reads will do as well.
+    """
+    repository, _, field = name.removeprefix(MARK).partition("#")
+
+    def read() -> Iterator[str]:
+        if not (folder / DONE).exists():
+            _fetch(_stream(repository, configuration, split), field or FIELD, repository, folder)
+        return read_files(folder)
+
+    return Source(
+        name=Path(repository).name,
+        summary=f"data set {repository} of the Hugging Face hub",
+        licence="as stated by its owner",
+        read=read,
+        version=lambda: digest([repository, configuration or "", split, field]),
+    )
+
+
+def _stream(repository: str, configuration: str | None, split: str) -> Any:
+    try:
+        library = importlib.import_module("datasets")
+    except ImportError as error:
+        raise UserError(
+            "data sets of the hub come by datasets: pip install 'nestling[data]'"
+        ) from error
+    try:
+        return library.load_dataset(repository, configuration, split=split, streaming=True)
+    except Exception as error:  # whatever the hub, the network or the files complain of
+        raise UserError(
+            f"cannot open {repository} ({reason_of(error)}); check its name, --configuration, "
+            "--split and the network"
+        ) from error
+
+
+def _fetch(stream: Any, field: str, repository: str, folder: Path) -> None:
+    """Write what is not here yet, a file at a time, each whole."""
+    here = len(list(folder.glob("part-*.jsonl")))
+    rows = _rows(stream.skip(here * PART) if here else stream, field, repository)
+    for number in count(here):
+        part = list(islice(rows, PART))
+        if not part:
+            break
+        lines = "".join(json.dumps({FIELD: text}) + "\n" for text in part)
+        write_whole(folder / f"part-{number:06d}.jsonl", lines.encode())
+    write_whole(folder / DONE, b"")
+
+
+def _rows(stream: Iterable[Mapping[str, Any]], field: str, repository: str) -> Iterator[str]:
+    rows = iter(stream)
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:  # whatever the hub or the network complains of
+            raise UserError(
+                f"cannot read {repository} on ({reason_of(error)}); the same command goes on here"
+            ) from error
+        if row is None:
+            return
+        if not isinstance(row.get(field), str):
+            raise UserError(
+                f'{repository} has no string "{field}" in a record; its fields are '
+                f"{', '.join(row)}: name one, as in {MARK}{repository}#{next(iter(row), 'body')}"
+            )
+        yield row[field]
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, on one line of bearable length."""
+    return " ".join(str(error).split())[:160]
