@@ -11,7 +11,7 @@ from nestling.continual.study.plan import Plan
 from nestling.serve.errors import handle_errors
 from nestling.serve.gate import Gate
 from nestling.serve.model import Served
-from nestling.serve.routes import about, answers, jobs, memories
+from nestling.serve.routes import about, answers, jobs, memories, page
 from nestling.serve.settings import Settings
 from nestling.serve.state import new_server
 
@@ -42,7 +42,7 @@ def new_app(served: Served, settings: Settings, plan: Plan | None = None) -> Fas
     )
     app.state.shared = server
     handle_errors(app)
-    for part in (about, answers, memories, jobs):
+    for part in (about, page, answers, memories, jobs):
         app.include_router(part.router)
     app.add_middleware(Gate, settings=settings, keys=server.keys, metrics=server.metrics)
     return app

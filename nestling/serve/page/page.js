@@ -1,0 +1,233 @@
+// The page: memories, a document that is being learned, and questions. Text of others only ever
+// becomes text: nothing is put together as HTML.
+
+import { call, events, json, useKey } from "./api.js";
+
+const at = (id) => document.getElementById(id);
+const place = (memory, rest = "") => `/v1/memories/${encodeURIComponent(memory)}${rest}`;
+let model = "";
+let chosen = sessionStorage.getItem("memory") || "";
+let watched = ""; // the job whose events are shown
+
+function element(name, text, kind) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}
+
+function complain(error) {
+  at("notice").hidden = !error;
+  at("notice").textContent = error ? error.message : "";
+  if (error?.status === 401) at("key").hidden = false;
+}
+
+// what runs and says what went wrong
+const tried = (work) => async (event) => {
+  event?.preventDefault();
+  complain(null);
+  try {
+    await work(event);
+  } catch (error) {
+    complain(error);
+  }
+};
+
+async function list() {
+  const { data } = await json("GET", "/v1/memories");
+  if (!data.some((one) => one.id === chosen)) chosen = "";
+  at("memories").replaceChildren(...data.map((one) => {
+    const item = element("li");
+    const button = element("button", one.id, "plain");
+    button.type = "button";
+    button.setAttribute("aria-pressed", String(one.id === chosen));
+    button.onclick = tried(() => choose(one.id));
+    item.append(button);
+    return item;
+  }));
+  for (const id of ["tools", "learn"]) at(id).hidden = !chosen;
+  at("choose").hidden = Boolean(chosen);
+  await show();
+}
+
+async function choose(memory) {
+  chosen = memory;
+  sessionStorage.setItem("memory", memory);
+  at("job").hidden = true;
+  await list();
+}
+
+async function show() {
+  at("documents-title").hidden = true;
+  at("documents").replaceChildren();
+  if (!chosen) return;
+  const memory = chosen;
+  const [about, jobs] = await Promise.all([
+    json("GET", place(memory)), json("GET", place(memory, "/jobs")),
+  ]);
+  if (memory !== chosen) return;
+  at("documents-title").hidden = !about.documents.length;
+  at("documents").append(...about.documents.map(learned));
+  const open = jobs.data.find((job) => ["running", "waiting", "cancelling"].includes(job.state));
+  if (open && open.id !== watched) tried(() => watch(memory, open))();
+}
+
+function learned(one) {
+  const made = element("details");
+  const figures = one.figures;
+  const right = figures
+    ? `: ${figures.right_before} of ${figures.asked} right before, ${figures.right_after} after`
+    : "";
+  made.append(element("summary", `${one.name || "text"} (${one.tokens} tokens)${right}`));
+  made.append(questions(one.questions));
+  return made;
+}
+
+function questions(all) {
+  const made = element("ul");
+  made.append(...all.map((one) => element("li", `${one.question} \u2192 ${one.answer}`)));
+  return made;
+}
+
+async function watch(memory, job) {
+  watched = job.id;
+  const losses = [];
+  at("job").hidden = false;
+  at("made").hidden = true;
+  at("cancel").hidden = false;
+  at("curve").firstElementChild.setAttribute("points", "");
+  at("cancel").onclick = tried(() => call("DELETE", place(memory, `/jobs/${job.id}`)));
+  let last = job;
+  for await (const event of events("GET", place(memory, `/jobs/${job.id}/events`))) {
+    last = event;
+    if (memory === chosen) progress(job.name, event, losses);
+  }
+  watched = "";
+  if (memory !== chosen) return;
+  at("cancel").hidden = true;
+  if (last.state === "failed") throw new Error(`${job.name}: ${last.message}`);
+  await list();
+}
+
+function progress(name, event, losses) {
+  const end = { done: "learned", failed: "failed", cancelled: "cancelled" }[event.state];
+  const told = end || event.what || event.state;
+  const loss = event.loss === undefined ? "" : `, loss ${event.loss.toFixed(3)}`;
+  const steps = event.steps && !end ? `, step ${event.done} of ${event.steps}` : "";
+  at("what").textContent = `${name}: ${told}${steps}${loss}${event.message ? `: ${event.message}` : ""}`;
+  at("what").className = event.state === "done" ? "good" : "";
+  at("progress").value = end === "learned" ? 1 : event.steps ? event.done / event.steps : 0;
+  if (event.loss !== undefined) {
+    losses.push(event.loss);
+    curve(losses);
+  }
+  if (event.questions) {
+    at("made").hidden = false;
+    at("made").firstElementChild.textContent = `${event.questions.length} questions made of it`;
+    at("made").lastElementChild.replaceWith(questions(event.questions));
+  }
+}
+
+function curve(losses) {
+  const high = Math.max(...losses, 1e-9);
+  const step = 300 / Math.max(1, losses.length - 1);
+  const points = losses.map((loss, n) => `${(n * step).toFixed(1)},${(58 - (56 * loss) / high).toFixed(1)}`);
+  at("curve").firstElementChild.setAttribute("points", points.join(" "));
+}
+
+// questions
+
+async function ask() {
+  const question = at("question").value.trim();
+  if (!question) return;
+  const memory = chosen;
+  at("question").value = "";
+  const answers = element("div", undefined, "answers");
+  at("chat").append(element("p", question, "question"), answers);
+  const wanted = memory && at("both").checked ? ["", memory] : [memory];
+  await Promise.all(wanted.map(async (one) => {
+    const card = element("div");
+    const text = element("p", "");
+    const whose = one ? `with ${one}` : wanted.length > 1 ? "without the memory" : model;
+    card.append(element("h4", whose), text);
+    answers.append(card);
+    const body = {
+      model, messages: [{ role: "user", content: question }], stream: true, max_tokens: 120,
+      ...(one ? { memory: one } : {}),
+    };
+    for await (const event of events("POST", "/v1/chat/completions", body)) {
+      text.textContent += event.choices[0]?.delta?.content || "";
+    }
+    if (!text.textContent.trim()) text.textContent = "(nothing)";
+  }));
+}
+
+// forms and buttons
+
+at("new").onsubmit = tried(async () => {
+  const { id } = await json("POST", "/v1/memories", { id: at("name").value });
+  at("name").value = "";
+  await choose(id);
+});
+at("fork").onclick = tried(async () => choose((await json("POST", place(chosen, "/fork"), {})).id));
+at("undo").onclick = tried(async () => {
+  await call("POST", place(chosen, "/undo"));
+  await list();
+});
+at("delete").onclick = tried(async () => {
+  if (!confirm(`Delete ${chosen} for good?`)) return;
+  await call("DELETE", place(chosen));
+  await choose("");
+});
+at("download").onclick = tried(async () => {
+  const link = element("a");
+  link.href = URL.createObjectURL(await (await call("GET", place(chosen, "/file"))).blob());
+  link.download = `${chosen}.memory`;
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
+at("learn").onsubmit = tried(async () => {
+  const memory = chosen;
+  const body = { name: at("title").value || "text", text: at("text").value };
+  const job = await json("POST", place(memory, "/jobs"), body);
+  at("title").value = at("text").value = at("file").value = "";
+  if (!watched) await watch(memory, job);
+});
+at("ask").onsubmit = tried(ask);
+at("question").onkeydown = (event) => {
+  if (event.key === "Enter" && !event.shiftKey) {
+    event.preventDefault();
+    at("ask").requestSubmit();
+  }
+};
+
+async function take(file) {
+  if (!file) return;
+  const text = new TextDecoder("utf-8", { fatal: true });
+  try {
+    at("text").value = text.decode(await file.arrayBuffer());
+  } catch {
+    throw new Error(`${file.name} is no UTF-8 text; save it as text first`);
+  }
+  at("title").value = file.name;
+}
+at("file").onchange = tried(() => take(at("file").files[0]));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  at("text").addEventListener(kind, (event) => {
+    event.preventDefault();
+    at("text").classList.toggle("over", kind === "dragover");
+    if (kind === "drop") tried(() => take(event.dataTransfer.files[0]))();
+  });
+}
+at("key").onsubmit = tried(async () => {
+  useKey(at("secret").value.trim());
+  at("secret").value = "";
+  at("key").hidden = true;
+  await list();
+});
+
+tried(async () => {
+  model = (await json("GET", "/health")).model;
+  at("model").textContent = model;
+  await list();
+})();
