@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from nestling.core.error import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class List:
@@ -120,6 +122,7 @@ class Prepare:
         from nestling.data.hub_stream import MARK, hub_source
         from nestling.data.lock import locked
         from nestling.data.shard_text import FETCHED, Shaping, write_shards
+        from nestling.data.textfiles import named_field
         from nestling.report.progress import Progress
 
         shaping = Shaping(
@@ -133,9 +136,15 @@ class Prepare:
             found = hub_source(self.source, self.out / FETCHED, **about)
         else:
             found = source(self.source)
+            text = named_field(self.source)[0].resolve()
+            if self.out.resolve().is_relative_to(text):
+                raise UserError(f"{self.out} lies in the text itself; choose a folder elsewhere")
         with locked(self.out, "nestling data prepare"), Progress(quiet=self.quiet) as on:
             written = write_shards(
-                found, self.out, shaping, lambda what, done, total: on.show(done, total, name=what)
+                found,
+                self.out,
+                shaping,
+                lambda what, done, total: on.show(done, max(done, total), name=what),
             )
         print(f"{self.out}: {described(written)}")
         print(f"try: nestling train --corpus {self.out} --out runs/first")

@@ -4,11 +4,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from nestling.core.error import UserError
 
 
 class MappedIds:
@@ -19,7 +22,7 @@ class MappedIds:
     """
 
     def __init__(self, files: Sequence[Path], dtype: str):
-        self._parts = [np.memmap(file, dtype=dtype, mode="r") for file in files]
+        self._parts = [_map(file, dtype, "r") for file in files]
         self._starts = [0, *accumulate(map(len, self._parts))]
 
     def __len__(self) -> int:
@@ -42,4 +45,12 @@ class MappedIds:
 def map_bounds(file: Path) -> Int[Tensor, " D1"]:
     """Where the documents of a side begin and the last one ends, int64, as a mapped file."""
     # copy on write: torch takes no memory that cannot be written, and nobody writes it
-    return torch.from_numpy(np.memmap(file, dtype="<i8", mode="c"))
+    return torch.from_numpy(_map(file, "<i8", "c"))
+
+
+def _map(file: Path, dtype: str, mode: Literal["r", "c"]) -> np.ndarray:
+    try:
+        return np.memmap(file, dtype=dtype, mode=mode)
+    except (OSError, ValueError) as error:  # numpy's own for a file of no such numbers
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {file}: {reason}; check its rights") from error

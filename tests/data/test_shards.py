@@ -158,6 +158,15 @@ def test_what_is_done_is_left_and_what_is_another_is_refused(lines, tmp_path):
         written(lines, tmp_path / "full")
 
 
+def test_tokens_are_not_written_into_the_text(tmp_path, capsys):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text(" ".join(texts()))
+    for out in ("notes", "notes/tokens"):
+        assert main(["data", "prepare", str(tmp_path / "notes"), "--out", str(tmp_path / out)]) == 2
+        assert "lies in the text itself" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.rglob("*")] == ["notes", "a.txt"]
+
+
 def test_a_text_that_was_mended_begins_anew(tmp_path):
     path = tmp_path / "texts.jsonl"
     good = "".join(json.dumps({"text": text}) + "\n" for text in texts())
@@ -245,6 +254,8 @@ def test_mapped_ids_are_those_of_all_files(tmp_path):
         assert torch.equal(ids[start:stop], torch.arange(start, min(stop, 15), dtype=torch.int32))
     with pytest.raises(ValueError, match="no step"):
         ids[0:9:2]
+    with pytest.raises(UserError, match="cannot read .*nowhere"):
+        MappedIds([tmp_path / "nowhere"], "<u2")
 
 
 class Stream(list):
