@@ -258,27 +258,30 @@ def test_mapped_ids_are_those_of_all_files(tmp_path):
         MappedIds([tmp_path / "nowhere"], "<u2")
 
 
-class Stream(list):
-    """As much of a stream of ``datasets`` as is used."""
+class Stream:
+    """As much of a stream of ``datasets`` as is used; one that ``breaks`` does so at its end."""
+
+    def __init__(self, rows, breaks=False):
+        self.rows, self.breaks = rows, breaks
 
     def skip(self, count):
-        return Stream(self[count:])
+        return Stream(self.rows[count:], self.breaks)
+
+    def __iter__(self):
+        yield from self.rows
+        if self.breaks:
+            raise ConnectionError("the line\nis down")
 
 
 def test_a_data_set_of_the_hub_is_read_once_and_gives_the_same_tokens(
     lines, tmp_path, monkeypatch, capsys
 ):
-    calls, rows = [], Stream({"text": text, "id": 1} for text in texts())
+    calls, rows = [], [{"text": text, "id": 1} for text in texts()]
     stand = ModuleType("datasets")
 
     def load_dataset(*given, **options):
         calls.append((given, options))
-        return rows if len(calls) > 1 else Breaking(rows[:50])
-
-    class Breaking(Stream):
-        def __iter__(self):
-            yield from super().__iter__()
-            raise ConnectionError("the line\nis down")
+        return Stream(rows) if len(calls) > 1 else Stream(rows[:50], breaks=True)
 
     stand.load_dataset = load_dataset
     monkeypatch.setitem(sys.modules, "datasets", stand)
