@@ -1,5 +1,6 @@
 """Laws that every preset obeys: size, first loss, gradients, streaming, causality."""
 
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,15 @@ from nestling.models.presets import FAMILIES, SIZES
 
 # one layer of each, so that the large ones fit into a test
 ONE_LAYER = {"vocab_size": 64, "num_hidden_layers": 1}
+TWO_LAYERS = {"vocab_size": 64, "num_hidden_layers": 2}
 TINY = [f"{family}-tiny" for family in FAMILIES]
+# each family in one of the larger sizes, each size with a quarter of the families
+LARGER = [
+    f"{family}-{size}"
+    for family, size in zip(FAMILIES, itertools.cycle([s for s in SIZES if s != "tiny"]))
+]
+SLOW = pytest.mark.slow
+OTHERS = [name for name in preset_names() if name not in (*TINY, *LARGER)]
 ABLATIONS = [
     ("hope-tiny", {"writes": False}),
     ("hope-tiny", {"adaptive_q": True}),
@@ -71,21 +80,29 @@ def test_sizes_are_what_their_names_say_at_a_vocabulary_of_32k(size, millions):
     assert abs(model.num_parameters() / 1e6 / millions - 1) < 0.1
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_streaming_in_any_split_equals_the_full_forward(name):
-    options = {"vocab_size": 64} if name in TINY else ONE_LAYER
-    # past the end of a period, and short where a token takes long
-    length = 37 if name in TINY else 20
-    model, ids = create(name, **options), text(2, length)
+def assert_streamed(model: HopeForCausalLM, ids: torch.Tensor, *splits: list[int]) -> None:
+    """Read in pieces it says what it says at once."""
     with torch.no_grad():
         whole = model(ids).logits
-        for cuts in ([1] * length, [3, 14, 1, length - 18]):
+        for cuts in splits:
             cache, outputs = None, []
             for piece in ids.split(cuts, dim=1):
                 out = model(piece, past_key_values=cache, use_cache=True)
                 cache = out.past_key_values
                 outputs.append(out.logits)
             assert_close(torch.cat(outputs, 1), whole)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_streaming_in_any_split_equals_the_full_forward(name):
+    length = 37  # past the end of a period
+    model, ids = create(name, **TWO_LAYERS), text(2, length)
+    assert_streamed(model, ids, [1] * length, [3, 14, 1, length - 18])
+
+
+@pytest.mark.parametrize("name", [*LARGER, *(pytest.param(n, marks=SLOW) for n in OTHERS)])
+def test_streaming_in_larger_sizes_equals_the_full_forward(name):
+    assert_streamed(create(name, **ONE_LAYER), text(2, 20), [3, 14, 1, 2])
 
 
 @every_tiny
@@ -97,7 +114,7 @@ def test_the_first_loss_is_that_of_a_uniform_guess_within_five_percent(name, opt
 
 @every_tiny
 def test_every_parameter_receives_a_gradient_at_initialisation(name, options):
-    model, ids = create(name, vocab_size=64, **options), text(2, 80)
+    model, ids = create(name, **TWO_LAYERS, **options), text(2, 80)
     model(ids, labels=ids).loss.backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     if options == {"writes": False}:
