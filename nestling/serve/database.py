@@ -38,7 +38,7 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._open = sqlite3.connect(
                 path, timeout=30, isolation_level=None, check_same_thread=False
             )

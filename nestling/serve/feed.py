@@ -16,14 +16,23 @@ class Feed:
 
     def __init__(self):
         self._lock = threading.Lock()
+        self._made: dict[str, Any] = {}  # the questions of jobs that run, for late listeners
         self._listeners: dict[str, list[tuple[Any, asyncio.Queue[Event]]]] = {}
 
     def tell(self, job: str, event: Event) -> None:
         """Hand an event to those that listen to a job."""
         with self._lock:
+            if "questions" in event:
+                self._made[job] = event["questions"]
+            if event["state"] in OVER:
+                self._made.pop(job, None)
             for loop, queue in self._listeners.get(job, ()):
                 with contextlib.suppress(RuntimeError):  # the loop has ended
                     loop.call_soon_threadsafe(_put, queue, event)
+
+    def made(self, job: str) -> Event:
+        """The questions made last for a job that runs, as a part of an event."""
+        return {"questions": self._made[job]} if job in self._made else {}
 
     @contextlib.asynccontextmanager
     async def listening(self, job: str) -> AsyncGenerator[asyncio.Queue[Event]]:

@@ -101,6 +101,11 @@ class Jobs:
         )
         return None if row is None else _job(row)
 
+    def left(self) -> int:
+        """Jobs that are not over."""
+        [[count]] = self.database.all(f"SELECT count(*) FROM jobs WHERE state IN {AMONG}", OPEN)
+        return count
+
     def begin(self, job: Job) -> None:
         """The job is at work, if it has waited."""
         self.database.change(

@@ -76,7 +76,9 @@ def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "
             raise UserError("a model without a folder needs a name")
         name = Path(source).resolve().name or str(source)
     _ = learner.text.tokenizer  # a model without one cannot be served
-    teacher = ContinualLearner(learner.base._replace(model=twin(learner.base.model)))
+    _ = learner.digest  # now, and for both: the first memory would wait for it
+    teacher = learner.fork()
+    teacher.reader = FunctionalModel(twin(learner.base.model))
     return Served(name=name, learner=learner, teacher=teacher)
 
 

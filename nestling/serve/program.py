@@ -33,6 +33,8 @@ def serve(model: str, settings: Settings, *, name: str = "", device: str = "cpu"
         where = "this machine only" if settings.local else "reachable from outside"
         print(f"{served.name} on http://{at} ({where}; {keys}); memories in {settings.store}/")
         print(f"the page is http://{at}/, the API http://{at}/v1; Ctrl-C ends", flush=True)
+        if left := app.state.shared.jobs.left():
+            print(f"{left} documents were not learned to their end and go on now", flush=True)
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -130,7 +130,9 @@ class School:
         else:
             os.replace(memory.before, memory.last)
         self.library.touch(memory)
-        return _figures(learner, session), "" if new else "this text had been learned already"
+        if not new:
+            return _figures(learner, session), "this text had been learned already"
+        return _figures(learner, session), _rest(learner)
 
     def _put_back(self, memory: Memory) -> None:
         if memory.before.exists():
@@ -142,6 +144,14 @@ class School:
             raise _Stopped
         if job.number in self._cancel:
             raise _Cancelled
+
+
+def _rest(learner: ContinualLearner) -> str:
+    """What there is to say of tokens that levels have not learned yet."""
+    waits = len(learner.state.stream.open_ids)
+    if learner.studies or not waits:
+        return ""
+    return f"its last {waits} tokens are learned with the next document, which fills the period"
 
 
 def _figures(learner: ContinualLearner, session: Session) -> dict[str, float]:

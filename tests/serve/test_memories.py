@@ -77,8 +77,9 @@ def test_a_job_is_cancelled_and_its_memory_is_as_before(start, tmp_path):
         first, second = put(http, "m", ONE * 9), put(http, "m", TWO)
         assert http.delete(f"/v1/memories/m/jobs/{second}").json()["state"] == "cancelled"
         events = told(http, "m", first)
-        while next(events).get("what") != "studying":
+        while not (asked := next(events).get("questions")):
             pass
+        assert next(told(http, "m", first))["questions"] == asked  # whoever comes later sees them
         for refused in (http.delete("/v1/memories/m"), http.post("/v1/memories/m/undo")):
             assert refused.status_code == 409
         assert say(http, "m") == say(http)  # it answers meanwhile, as before
@@ -129,6 +130,7 @@ def test_a_model_with_levels_learns_and_undoes_too(tmp_path):
         assert say(http, "m") == say(http) and moved() == 0
         event = learn(http, "m", ONE, "one.txt")[-1]
         assert event["state"] == "done" and event["figures"]["loss"] > 0
+        assert f"{len(ONE) % 8 + 1} tokens" in event["message"]  # and one that begins the text
         assert http.get("/v1/memories/m").json()["levels"][0]["writes"] == len(ONE) // 8
         assert say(http, "m") and moved() > 0
         assert http.post("/v1/memories/m/undo").json()["forgotten"] == "one.txt"

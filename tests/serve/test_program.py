@@ -14,6 +14,7 @@ from nestling.cli.main import main
 from nestling.core.error import UserError
 from nestling.data.lock import locked
 from nestling.serve import program
+from nestling.serve.keys import database_in
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,13 @@ def test_the_command_serves_until_it_is_told_to_end(folder, tmp_path, capsys, mo
 
     monkeypatch.setattr(uvicorn, "Server", new_server)
     arguments = ("serve", folder, "--store", tmp_path, "--port", "0")
+    database = database_in(tmp_path)
+    values = (
+        f"(1, 'local', 'm', '{'0' * 32}', 0, 0)",
+        "(1, 'j', 1, '', 'a', 'running', 0, 0, '', NULL, 0, NULL)",
+    )
+    for table, row in zip(("memories", "jobs"), values, strict=True):
+        database.change(f"INSERT INTO {table} VALUES {row}")
     found = []
 
     def store_is():
@@ -97,5 +105,6 @@ def test_the_command_serves_until_it_is_told_to_end(folder, tmp_path, capsys, mo
     out = run(capsys, *arguments)
     thread.join()
     assert found == ["small", "held"]
+    assert "1 documents were not learned to their end" in out
     assert "small on http://127.0.0.1" in out and "this machine only" in out
     logging.getLogger("nestling.serve").handlers.clear()

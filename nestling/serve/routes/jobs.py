@@ -84,7 +84,7 @@ async def events(
         async with server.feed.listening(job) as queue:
             # after listening has begun: between the two nothing is missed
             _, found = await run_in_threadpool(_found, server, caller, memory, job)
-            yield _event(found.told(memory))
+            yield _event({**found.told(memory), **server.feed.made(job)})
             if found.over:
                 return
             while True:
