@@ -17,6 +17,7 @@ from nestling.serve.library import Library, Memory
 from nestling.serve.logs import failed
 from nestling.serve.model import Served
 
+AGAIN = 5.0  # seconds until a job is tried again whose end could not be noted
 NOTED = 1.0  # seconds between two notes of a job's progress in the registry
 
 
@@ -75,8 +76,14 @@ class School:
                 assert job is not None
                 self.jobs.begin(job)
             memory = self.library.numbered(job.memory)
-            if memory is not None:
+            if memory is None:
+                continue
+            try:
                 self._do(job, memory)
+            except Exception as error:  # the registry cannot be written: the job is tried again
+                failed("registry", error)
+                with self._changed:
+                    self._changed.wait(AGAIN)
 
     def _do(self, job: Job, memory: Memory) -> None:
         try:
@@ -93,6 +100,10 @@ class School:
         except UserError as error:
             self._put_back(memory)
             self._over(job, FAILED, " ".join(str(error).split()))
+        except OSError as error:
+            failed("job", error)
+            self._put_back(memory)
+            self._over(job, FAILED, f"the server cannot keep it: {error.strerror}")
         except Exception as error:
             failed("job", error)
             self._put_back(memory)

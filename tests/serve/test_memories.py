@@ -1,15 +1,18 @@
 """Memories over HTTP: made, taught, copied, moved, undone, and learning that is broken off."""
 
+import errno
 import shutil
 
 import pytest
 import torch
 from serving import QUICK, learn, put, say, started, tiny_stacked, told
 
+from nestling.continual import ContinualLearner
 from nestling.continual.file import read_memory
 from nestling.continual.opening import open_learner
 from nestling.continual.study.record import change_tensors
 from nestling.models.pretrained import parse_levels
+from nestling.serve.jobs import Jobs
 from nestling.serve.keys import anyone
 from nestling.serve.model import serve_model
 
@@ -135,6 +138,26 @@ def test_a_model_with_levels_learns_and_undoes_too(tmp_path):
         assert say(http, "m") and moved() > 0
         assert http.post("/v1/memories/m/undo").json()["forgotten"] == "one.txt"
         assert say(http, "m") and moved() == 0
+
+
+def test_a_full_disk_ends_a_job_and_nothing_is_lost(start, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with start(tmp_path) as http:
+        http.post("/v1/memories", json={"id": "m"})
+        before = file_of(http, "m", tmp_path).read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(ContinualLearner, "save", full)
+            event = learn(http, "m", ONE)[-1]
+            assert event["state"] == "failed" and "No space left" in event["message"]
+            assert file_of(http, "m", tmp_path).read_bytes() == before
+            patch.setattr(Jobs, "end", lambda *_: full())
+            patch.setattr("nestling.serve.school.AGAIN", 0.01)
+            job = put(http, "m", ONE)
+        # the thread that learns is still there
+        assert list(told(http, "m", job))[-1]["state"] in ("failed", "done")
+        assert learn(http, "m", TWO)[-1]["state"] == "done"
 
 
 def test_memories_and_jobs_are_bounded_in_number(start, tmp_path):
