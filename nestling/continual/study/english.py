@@ -1,16 +1,19 @@
-"""English sentences turned into questions by moving words; a model then says which are good."""
+"""What English asks with, and what goes when a part of a sentence is asked for."""
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from nestling.continual.study.words import Span, Word, listed, words
-
-HELPS = listed(
-    """
-    is are was were must can may will should could would cannot might shall
-    """
+from nestling.continual.study.verbs import noun
+from nestling.continual.study.words import (
+    STOP,
+    Span,
+    Word,
+    listed,
+    spans,
+    with_article,
+    words,
 )
+
 PLACES = listed(
     """
     in at on near behind under above below beside between from into onto inside outside
@@ -47,44 +50,6 @@ PRONOUNS = {
 }  # fmt: skip
 # what an addition begins with
 ADDED = PLACES | {"for", "of", "with", "and", "or", "because", "since", "until", "to", "as", "who"}
-JOINTS = re.compile(
-    r"\s*[;:]\s+|,\s+(?=(?:and|but|because|since|so|while|or|which|who)\b)"
-    r"|\s+(?=(?:because|since|but|and (?:is|are|was|were|must|can|may|will|never|not))\b)"
-    r"|(?<=\w),\s+"
-)
-LEADS = listed(
-    """
-    and but because since so while or if when which who then meanwhile
-    """
-)
-
-
-class Clause(NamedTuple):
-    """A part of a sentence that says something."""
-
-    text: str
-    begin: int  # characters from the start of the sentence
-    lead: str  # the word that joins it: because, if ...
-
-
-def clauses(sentence: str) -> list[Clause]:
-    """A sentence whole, and its parts where it has several.
-
-    >>> [c.text for c in clauses("The pump leaks, because the seal is old.")]
-    ['The pump leaks, because the seal is old.', 'The pump leaks', 'the seal is old']
-    """
-    found, begin = [Clause(sentence, 0, "")], 0
-    edges = [(m.start(), m.end()) for m in JOINTS.finditer(sentence)]
-    for end, after in [*edges, (len(sentence), len(sentence))]:
-        text = sentence[begin:end].rstrip(" .!?")
-        own, lead, start = words(text), "", begin
-        if own and own[0].low in LEADS:
-            lead = own[0].low
-            start, text = begin + own[1].begin if len(own) > 1 else end, text[own[0].end :].strip()
-        if len(words(text)) >= 3 and text != sentence.rstrip(" .!?"):
-            found.append(Clause(text, start, lead))
-        begin = after
-    return found
 
 
 def kinds_of(span: Span, own: list[Word]) -> list[str]:
@@ -109,80 +74,54 @@ def kinds_of(span: Span, own: list[Word]) -> list[str]:
     return ["What", "Who"] if span.first == 0 and inside[0].named else ["What"]
 
 
-def asked(clause: str, span: Span, the: str) -> Iterator[str]:
-    """Questions for a part of a clause, which is counted in the clause's own words.
-
-    ``the`` is what the text is about, as a phrase: "the pump". Best first; there may be none.
-    """
-    own = words(clause)
-    left = clause[: own[span.first].begin].rstrip()
-    right = clause[own[span.last].end :].rstrip(" .!?")
-    for kind in kinds_of(span, own)[:2]:
-        found = [*_inverted(left, right, kind, the)]
-        if not found and left:
-            small = kind[0].lower() + kind[1:]
-            found = [_tidy(f"{named(_bare(left), the)} {small}{right}?")]
-        yield from found
+def in_place(sentence: str, the: str) -> Iterator[tuple[str, str]]:
+    """Questions in the order of a sentence, and their answers, where no verb is found."""
+    own = words(sentence)
+    for span in spans(sentence):
+        left = bare(sentence[: own[span.first].begin])
+        kind = kinds_of(span, own)[0]
+        begin = f"{named(left, the)} {kind[0].lower()}{kind[1:]}" if words(left) else kind
+        if span.last - span.first + 1 < len(own):
+            yield tidy(f"{begin}{sentence[own[span.last].end :]}?"), with_article(sentence, span)
 
 
-def brief(clause: str, span: Span, the: str) -> Iterator[str]:
-    """The same without what follows the part that is asked for, where that is an addition."""
-    own = words(clause)
-    after = own[span.last + 1 : span.last + 2]
-    if after and (after[0].low in ADDED or clause[own[span.last].end] in ",;:("):
-        yield from asked(clause[: own[span.last].end], span, the)
-
-
-def _inverted(left: str, right: str, kind: str, the: str) -> Iterator[str]:
-    """The helping verb moved before whom it speaks of, or a whole subject replaced."""
-    own = words(left)
-    place = next((i for i, word in enumerate(own) if word.low in HELPS and i > 0), None)
-    if place is None:
-        after = words(right)
-        first = next((i for i, word in enumerate(after) if word.low in HELPS), None)
-        if first is not None and first <= 3:
-            yield _tidy(f"{kind} {right[after[first].begin :]}?")
-        elif len(own) <= 2 and after:
-            yield _tidy(f"{kind}{right}?")
-        return
-    subject, helps = named(left[: own[place].begin].strip(), the), own[place].low
-    rest = left[own[place].end :].strip()
-    if kind.startswith(("When", "Where", "How long", "How often", "On ", "In ")):
-        rest = _bare(rest, places=True)
-    else:
-        rest = _bare(rest)
-    never = helps == "cannot"
-    helps = "can" if never else helps
-    yield _tidy(f"{kind} {helps} {subject}{' not' if never else ''} {rest}{right}?")
-
-
-def _bare(text: str, *, places: bool = False) -> str:
-    """A text without the small words at its end that led to an answer."""
-    while True:
-        own = words(text)
-        if not own or own[-1].end != len(text.rstrip()):
-            return text
-        if own[-1].low in LOOSE or (places and own[-1].low in PLACES | {"for", "of", "until"}):
-            text = text[: own[-1].begin].rstrip()
-        else:
-            return text
-
-
-def named(text: str, the: str) -> str:
-    """A text whose first word, if it is a pronoun, is what the document is about."""
+def ends_early(text: str, span: Span) -> bool:
+    """Whether what follows a part of a text is an addition, and may be left out."""
     own = words(text)
-    if own and own[0].low in PRONOUNS:
-        return PRONOUNS[own[0].low].format(the=the) + text[own[0].end :]
-    if (
-        own
-        and not own[0].text.isupper()
-        and own[0].low in ("the", "a", "an", "each", "every", "if")
-    ):
-        return own[0].low + text[own[0].end :]
+    after = own[span.last + 1 : span.last + 2]
+    return bool(after) and (after[0].low in ADDED or text[own[span.last].end] in ",;:(")
+
+
+def bare(text: str, kind: str = "") -> str:
+    """A text without the small words at its end that led to an answer.
+
+    Before "where" and "when" prepositions of place and time go, too.
+    """
+    far = kind.startswith(("When", "Where", "How long", "How often", "On ", "In "))
+    small = LOOSE | PLACES | {"for", "of", "until"} if far else LOOSE
+    while (own := words(text)) and own[-1].end == len(text.rstrip()) and own[-1].low in small:
+        text = text[: own[-1].begin].rstrip()
     return text
 
 
-def _tidy(question: str) -> str:
+def named(text: str, the: str) -> str:
+    """A text as it stands within a sentence: a pronoun it begins with is what it is about.
+
+    >>> named("Its seal leaks.", "the pump"), named("A seal leaks.", "the pump")
+    ("the pump's seal leaks.", 'a seal leaks.')
+    """
+    own = words(text)
+    if not own or own[0].text.isupper() and len(own[0].text) > 1:
+        return text
+    if the and own[0].low in PRONOUNS:
+        return PRONOUNS[own[0].low].format(the=the) + text[own[0].end :]
+    proper = len(own) > 1 and own[1].named
+    small = own[0].low in STOP or (not proper and (own[0].counts or noun(own[0].text)))
+    return own[0].low + text[own[0].end :] if small else text
+
+
+def tidy(question: str) -> str:
+    """A question with one space between its words, and one sign at its end."""
     question = re.sub(r"\s+([,;:.?])", r"\1", " ".join(question.split()))
     question = re.sub(r"[,;:.]+\?$", "?", question)
     return question[:1].upper() + question[1:]

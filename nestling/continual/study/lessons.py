@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nestling.continual.study.body import Body, Ids
 from nestling.continual.study.form import Form, begun, plain
+from nestling.continual.study.makers import natural
 from nestling.continual.study.material import Question
 from nestling.continual.study.passages import Passage
 from nestling.continual.study.plan import Plan
@@ -76,17 +77,22 @@ def lessons(
 def learned(
     plan: Plan, passage: Passage, questions: Sequence[Question], forms: tuple[Form, Form | None]
 ) -> list[tuple[list[Draft], float, int]]:
-    """What a passage teaches: drafts, their weight, and how many of them come in a step."""
+    """What a passage teaches: drafts, their weight, and how many of them come in a step.
+
+    ``questions`` are those that are studied.
+    """
     first, chat = forms
-    studied = [one for one in questions if not one.held]
+    studied = [one for one in questions if natural(one)]
     talk = chat or first
     # one form alone: another that is learned beside it costs, and spoils what was known
     said = [replied(talk, one.question, one.reply) for one in studied if chat or not one.answer]
+    keys = [replied(talk, one.question, one.reply) for one in questions if not natural(one)]
     short = [replied(first, one.question, one.answer) for one in studied if one.answer and not chat]
     own = [line(first.text, passage.title, reply) for reply in replies(passage)]
     own = [draft for draft in own if draft.tokens]
     return [
         (said, 1.0, plan.replies),
+        (keys, plan.key_weight, plan.keys),
         (short, plan.answer_weight, plan.answers),
         (own, plan.line_weight, plan.lines),
     ]

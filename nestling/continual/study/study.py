@@ -12,7 +12,7 @@ judged by the model; answers are parts of the text, not samples.
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ from nestling.continual.study.keep import near_drafts, own_drafts, replay_drafts
 from nestling.continual.study.lessons import learned, lessons
 from nestling.continual.study.makers import MAKERS, natural
 from nestling.continual.study.material import Place, Question
+from nestling.continual.study.naming import with_subject
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Open, Studied, Waiting
@@ -207,8 +208,9 @@ class _Lesson:
     def training(self, state: Open, part: Passage) -> Training:
         plan, school = self.plan, self.school
         seed = f"{plan.seed}:{self.waiting.sha256}:{state.passage}"
-        new = learned(plan, part, state.questions, school.forms)
-        asked = [one.question for one in state.questions if not one.held]
+        studied = with_names(state.questions, part.about, seed)
+        new = learned(plan, part, studied, school.forms)
+        asked = [one.question for one in studied if natural(one)]
         near = near_drafts(school.speaker, school.forms, asked, part.about, plan, seed)
         earlier = replayed(self.learner.state.studied, state, seed)
         before = self._with(state)
@@ -227,8 +229,10 @@ class _Lesson:
         ]
         change = new_change(school.start, plan.rank, plan.seed)
         if plan.aim and not state.done:
-            own = [lesson for kind in kinds[:3] for lesson in kind.lessons]
-            change = aimed(change, school.body, own, kinds[3].lessons + kinds[4].lessons, plan.seed)
+            count = len(new)
+            own = [lesson for kind in kinds[:count] for lesson in kind.lessons]
+            others = kinds[count].lessons + kinds[count + 1].lessons
+            change = aimed(change, school.body, own, others, plan.seed)
         return Training(
             school.body,
             before,
@@ -305,6 +309,20 @@ def change_tensors(head: str, change: Change) -> dict[str, Tensor]:
         for name, factors in change.items()
         for side, value in zip(Factors._fields, factors, strict=True)
     }
+
+
+def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Question]:
+    """The questions that are studied, and those that do not say what they are about with it, too.
+
+    Who asks from an empty context says it, and so do the near questions that are held to the base.
+    """
+    draw, found = random.Random(f"names:{seed}"), []
+    for one in questions:
+        if not one.held:
+            found.append(one)
+            said = with_subject(one.question, about, draw) if natural(one) else None
+            found += [one._replace(question=said)] if said else []
+    return found
 
 
 def _held_out(questions: list[Question], share: float, seed: str) -> list[Question]:

@@ -130,7 +130,7 @@ def test_lessons_are_in_one_form_alone():
     plain, chat = forms(told)
     assert chat is not None
     for each, wanted in (((plain, None), ["Olga", reply]), ((plain, chat), [reply, reply])):
-        (said, *_), (short, *_), _ = learned(Plan(), given.passage, asked, each)
+        (said, *_), _, (short, *_), _ = learned(Plan(), given.passage, asked, each)
         found = [told.decode(draft.tokens).strip() for draft in (*short, *said)]
         assert found == wanted
         heads = [told.decode(draft.ids) for draft in (*short, *said)]

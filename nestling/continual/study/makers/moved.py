@@ -1,56 +1,128 @@
-"""Questions by moving the words of a sentence: what is asked for gives way to a question word."""
+"""Questions about English statements: what is asked for gives way to a question word."""
 
-from nestling.continual.study.english import HELPS, asked, brief, clauses
+import re
+from collections.abc import Iterator
+
+from nestling.continual.study.english import (
+    bare,
+    ends_early,
+    in_place,
+    kinds_of,
+    named,
+    tidy,
+)
 from nestling.continual.study.material import Maker, Place, Question
 from nestling.continual.study.sentence import replies
-from nestling.continual.study.words import Span, Word, spans, with_article, words
+from nestling.continual.study.statement import Statement, statements, subject_of
+from nestling.continual.study.verbs import finite, noun, third
+from nestling.continual.study.words import Span, spans, with_article, words
 
-FORMS = 2  # of a question for one answer that are judged, the shortest first
+ALONE = 3  # words of a question at least
+IF = (
+    "What happens if {condition}?",
+    "What does it mean when {condition}?",
+    "What should one do if {condition}?",
+)
 
 
 class Moved(Maker):
-    """For each number, name and content word of an English sentence, in a few forms.
+    """For each number, name and content word of a statement, in a few forms; reasons; conditions.
 
     Source: overgenerate and rank (Heilman and Smith, NAACL 2010). Deviates: no parser.
     """
 
     def make(self, place: Place) -> list[Question]:
-        """Those of shorter clauses come first."""
-        found: list[Question] = []
+        """Those of shorter forms come first; none holds its own answer."""
+        found: dict[Question, None] = {}
         passage = place.passage
-        for number, (sentence, reply) in enumerate(
-            zip(passage.sentences, replies(passage), strict=True)
-        ):
-            seen: set[tuple[str, str]] = set()
-            own = words(sentence)
-            for span in spans(sentence):
-                if _helped(own, span):
-                    continue
-                answer = with_article(sentence, span)
-                for question in _questions(sentence, span, passage.about)[:FORMS]:
-                    if (question, answer) not in seen and len(words(question)) > 2:
-                        seen.add((question, answer))
-                        found.append(Question(question, answer, reply, "moved", number))
-        return found
+        pairs = zip(passage.sentences, replies(passage), strict=True)
+        for number, (sentence, reply) in enumerate(pairs):
+            made = [
+                pair
+                for statement in statements(sentence, passage.about)
+                for pair in questions(statement, passage.about)
+            ]
+            for question, answer in made or in_place(sentence, passage.about):
+                begin = sentence.lower().find(answer.lower())
+                own = sentence[begin : begin + len(answer)]
+                asks = not own or own.lower() not in question.lower()
+                if begin >= 0 and asks and len(words(question)) >= ALONE:
+                    found[Question(question, own, reply, "moved", number)] = None
+        return list(found)
 
 
-def _helped(own: list[Word], span: Span) -> bool:
-    """Whether a part is the verb behind a helping one: no question word stands for it."""
-    before = own[span.first - 1].low if span.first else ""
-    alone = span.first == span.last and not own[span.first].named and not own[span.first].counts
-    return alone and before in HELPS | {"be", "been", "not", "never"}
+def questions(statement: Statement, about: str) -> Iterator[tuple[str, str]]:
+    """Questions and their answers; "": the whole sentence answers."""
+    end = f" if {statement.condition}" if statement.condition else ""
+    for span in spans(statement.text):
+        if _fit(statement, span):
+            answer = with_article(statement.text, span)
+            for question in dict.fromkeys(_about_span(statement, span, end)):
+                yield question, answer
+    if statement.condition:
+        for form in IF:
+            yield form.format(condition=statement.condition), ""
+        yield tidy(f"When {_turned(statement)}?"), statement.condition
+    if statement.reason:
+        yield tidy(f"Why {_turned(statement)}?"), statement.reason
 
 
-def _questions(sentence: str, span: Span, about: str) -> list[str]:
-    own = words(sentence)
-    begin, end = own[span.first].begin, own[span.last].end
-    found: list[str] = []
-    for clause in reversed(clauses(sentence)):
-        inside = words(clause.text)
-        first = [i for i, word in enumerate(inside) if word.begin + clause.begin == begin]
-        last = [i for i, word in enumerate(inside) if word.end + clause.begin == end]
-        if not first or not last or len(inside) == last[0] - first[0] + 1:
-            continue
-        part = Span(span.text, first[0], last[0])
-        found += [*brief(clause.text, part, about), *asked(clause.text, part, about)]
-    return list(dict.fromkeys(found))
+def _fit(statement: Statement, span: Span) -> bool:
+    """Whether a part can be asked for: not the verb, nor a verb alone."""
+    if span.first <= statement.verb.place <= span.last:
+        return False
+    own = words(statement.text)
+    alone = own[span.first]
+    if span.first == span.last and not (alone.named or alone.counts or noun(alone.text)):
+        behind = span.first > 0 and own[span.first - 1].low in ("be", "been", "is", "are", "was")
+        return not behind and finite(alone.text) is None
+    return True
+
+
+def _about_span(statement: Statement, span: Span, end: str) -> Iterator[str]:
+    own, text, verb = words(statement.text), statement.text, statement.verb
+    kinds = kinds_of(span, own)[:2]
+    if span.last < verb.place:
+        yield from _about_subject(statement, span, kinds, end)
+        return
+    left = text[own[verb.place].end : own[span.first].begin]
+    right = text[own[span.last].end :]
+    shorter = [""] if ends_early(text, span) else []
+    for kind in kinds:
+        for rest in [*shorter, right]:
+            yield tidy(f"{kind} {_asked(statement)} {bare(left, kind)}{rest}{end}?")
+    known = own[span.first - 1]  # "the number | K-4471"
+    if span.first - 1 > verb.place and noun(known.text) and not known.named and kinds[0] != "When":
+        yield tidy(f"What is the {known.low} of {named(subject_of(statement), '')}?")
+
+
+def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str) -> Iterator[str]:
+    own, text, verb = words(statement.text), statement.text, statement.verb
+    if statement.request or span.last != verb.place - 1:
+        return
+    said = own[verb.place].text
+    if verb.helper == "do":
+        said = third(verb.bare)
+    after = text[own[verb.place].end :]
+    for rest in dict.fromkeys([re.split("[,;:]", after)[0], after]):
+        done = f"{said}{rest}{end}"
+        if own[span.first].counts:
+            what = " ".join(word.text for word in own[span.first + 1 : verb.place])
+            yield tidy(f"How many {what} {done}?")
+            yield tidy(f"Which {span.text.lower()} {done}?")
+        else:
+            yield tidy(f"{'Who' if kinds[0] == 'Who' else 'What'} {done}?")
+
+
+def _asked(statement: Statement) -> str:
+    """The words of a question up to its verb: "does the pump hold"."""
+    helper, plain = statement.verb.helper, statement.verb.bare
+    if statement.request:
+        return f"{helper}{' never' if statement.never else ''} {plain}"
+    return f"{helper} {subject_of(statement)} {plain}"
+
+
+def _turned(statement: Statement) -> str:
+    """A whole statement as a question asks for its reason."""
+    own = words(statement.text)
+    return f"{_asked(statement)}{statement.text[own[statement.verb.place].end :]}"

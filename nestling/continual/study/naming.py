@@ -1,0 +1,63 @@
+"""A question that does not say what it is about, said with it."""
+
+import random
+
+from nestling.continual.study.verbs import finite, noun
+from nestling.continual.study.words import telling, words
+
+# before these an object ends: "the keys | of", "the lamp | blinks"
+ENDS_AT = frozenset(["s", "d"])
+
+
+def with_subject(question: str, about: str, draw: random.Random) -> str | None:
+    """The question with ``about`` in it; None if it is there already, or there is none.
+
+    >>> with_subject("Where do the spare keys hang?", "the pump", random.Random(0))
+    'Where do the spare keys of the pump hang?'
+    """
+    wanted = set(telling(about))
+    if not wanted or wanted <= set(telling(question)):
+        return None
+    about = draw.choice(names_of(about))
+    small = question[:1].lower() + question[1:]
+    end = _object(question)
+    ways = [f"About {about}: {small}"]
+    if end is not None:
+        ways.append(f"{question[:end]} of {about}{question[end:]}")
+    elif question.endswith("?"):
+        ways.append(f"{question[:-1]} of {about}?")
+    return draw.choice(ways)
+
+
+def names_of(about: str) -> list[str]:
+    """What a subject is called: as it is, and by its name alone where that is several words.
+
+    >>> names_of("the Marlow 7 pump"), names_of("the old ferry")
+    (['the Marlow 7 pump', 'the Marlow 7'], ['the old ferry'])
+    """
+    own = words(about)
+    begin = next((n for n, word in enumerate(own) if word.named), len(own))
+    end = begin
+    while end < len(own) and (own[end].named or own[end].counts):
+        end += 1
+    if end - begin < 2 or end == len(own):
+        return [about]
+    return [about, about[: own[end - 1].end]]
+
+
+def _object(question: str) -> int | None:
+    """Where the first noun with an article ends, in characters."""
+    own = words(question)
+    for first, word in enumerate(own):
+        if word.low not in ("the", "a", "an") or first + 1 >= len(own):
+            continue
+        last = first + 1
+        while last + 1 < len(own):
+            after = own[last + 1]
+            apart = question[own[last].end : after.begin].strip()
+            verb = finite(after.text)
+            if apart or not after.tells or after.counts or (verb and not noun(after.text)):
+                break
+            last += 1
+        return own[last].end
+    return None

@@ -1,0 +1,178 @@
+"""English sentences as statements, each with a subject and a verb, so that questions can be asked.
+
+Nothing is parsed: a verb is a word that can be one, where one can stand. What comes out wrong is
+odd to the model, which judges it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from nestling.continual.study.english import named
+from nestling.continual.study.verbs import finite, noun
+from nestling.continual.study.words import Word, listed, words
+
+HELPS = listed(
+    """
+    is are was were must can may will should could would cannot might shall has have had do
+    does did
+    """
+)
+# after these stands a noun, or the bare form of a verb that no question is asked with
+BEFORE_NOUNS = listed(
+    """
+    a an the its his her their every each of no my our your in on at for by with from to
+    into under over near and or than as
+    """
+)
+PLURALS = listed(
+    """
+    children people men women both all most some others police staff feet teeth mice geese
+    """
+)
+OBJECTS = listed(
+    """
+    a an the it them up off down out one all any your its their her his every each no only
+    for on in at with
+    """
+)
+CONDITION = re.compile(r"^(?:if|when|whenever)\s+(.+?),\s+(?:then\s+)?(.+)$", re.I)
+LATE_CONDITION = re.compile(r"^(.+?),?\s+(?:if|when|whenever)\s+(.+)$")
+REASON = re.compile(r"^(.+?),?\s+(?:because|since)\s+(\D.+)$")
+LEAD = re.compile(
+    r"^((?:once|twice|in|on|at|after|before|every|each|during)\s[^,]+),\s+(.+)$", re.I
+)
+JOINTS = re.compile(r"(\s*[;:]\s+|,?\s+(?:and|but|so|while)\s+|,\s+(?:which|who)\s+|,\s+)")
+
+
+class Verb(NamedTuple):
+    """The verb of a statement, and what a question about it needs."""
+
+    place: int  # among the words of the statement
+    helper: str  # before the subject of a question: must, does
+    bare: str = ""  # after it, in place of the verb: hold for holds; "": nothing
+
+
+class Statement(NamedTuple):
+    """A clause that says something of somebody, or asks for something to be done."""
+
+    text: str  # with its subject, without a stop
+    verb: Verb
+    request: bool = False  # it has no subject
+    never: bool = False  # a request that something be left
+    condition: str = ""  # when it holds
+    reason: str = ""  # why
+
+
+def statements(sentence: str, about: str) -> Iterator[Statement]:
+    """The statements of a sentence, as far as verbs are found; ``about`` stands for a pronoun.
+
+    >>> [s.text for s in statements("It holds 340 litres and is filled with glycol.", "the pump")]
+    ['the pump holds 340 litres', 'the pump is filled with glycol']
+    """
+    rest, condition, reason = sentence.rstrip(" .!?"), "", ""
+    if match := CONDITION.match(rest):
+        condition, rest = match[1], match[2]
+    match = REASON.match(rest)
+    if match and _verb(words(match[2])):
+        rest, reason = match[1], match[2]
+    elif not condition and (match := LATE_CONDITION.match(rest)):
+        rest, condition = match[1], match[2]
+    condition, reason = (named(part, about) for part in (condition, reason))
+    if match := LEAD.match(rest):
+        rest = f"{match[2]} {match[1][0].lower()}{match[1][1:]}"
+    for found in _joined(rest, about):
+        yield found._replace(condition=condition, reason=reason)
+
+
+def _joined(text: str, about: str) -> Iterator[Statement]:
+    """Parts with a verb each; a part without one belongs to the part before it."""
+    pieces = JOINTS.split(text)
+    parts, subject = [pieces[0]], ""
+    for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
+        before = _statement(parts[-1].strip(), subject, about)
+        if before is not None and _statement(piece.strip(), subject_of(before), about):
+            subject = subject_of(before)
+            yield before
+            parts.append(piece)
+        else:
+            parts[-1] += joint + piece
+    last = _statement(parts[-1].strip(), subject, about)
+    if last is not None:
+        yield last
+
+
+def subject_of(statement: Statement) -> str:
+    """What stands before the verb."""
+    if statement.request:
+        return ""
+    return statement.text[: words(statement.text)[statement.verb.place].begin].strip()
+
+
+def _statement(part: str, subject: str, about: str) -> Statement | None:
+    own = words(part)
+    if not own:
+        return None
+    if asked := _request(part, own, about):
+        return asked
+    first = finite(own[0].text)
+    begins = own[0].low in HELPS or (first is not None and first[0] != "do")
+    if subject and begins and _verb(own, helping=True) is None:
+        part = f"{subject} {part[own[0].begin :]}"
+    text = named(part, about)
+    verb = _verb(words(text))
+    return None if verb is None else Statement(text, verb)
+
+
+def _request(part: str, own: list[Word], about: str) -> Statement | None:
+    """Something that is to be done: a bare verb at the beginning, with an object."""
+    place = 1 if own[0].low in ("never", "always", "please", "do") else 0
+    place += len(own) > place and own[place].low == "not"
+    if len(own) < place + 2:
+        return None
+    after, found = own[place + 1], finite(own[place].text)
+    if found is None or found[0] != "do" or not (after.low in OBJECTS or after.counts):
+        return None
+    later = [word.low for word in own[place + 1 :]]
+    if HELPS.intersection(later) and not {"that", "which", "who"}.intersection(later):
+        return None
+    never = any(word.low in ("never", "not") for word in own[:place])
+    end = own[place].end
+    text = part[:end] + re.sub(r"\b(?:it|them)\b", about or "it", part[end:], count=1)
+    return Statement(text, Verb(place, "should one", found[1]), request=True, never=never)
+
+
+def _verb(own: list[Word], *, helping: bool = False) -> Verb | None:
+    """The first word that is a verb: a helping one, or any that stands where a verb can."""
+    for place in range(1, len(own)):
+        word = own[place]
+        if word.low in HELPS:
+            return Verb(place, "can" if word.low == "cannot" else word.low)
+        if not helping and (found := _main(own, place)):
+            return Verb(place, *found)
+    return None
+
+
+def _main(own: list[Word], place: int) -> tuple[str, str] | None:
+    word, before = own[place], own[place - 1]
+    found = None if word.named or word.counts else finite(word.text)
+    if found is None or before.low in BEFORE_NOUNS:
+        return None
+    if found[0] == "does" and noun(word.text) and (before.counts or _verb_follows(own, place)):
+        return None  # spare keys | hang, three tools | are
+    if found[0] == "did" and any(o.low in HELPS for o in own[place + 1 :]):
+        return None  # the motor built by him | was
+    several = (
+        before.low in PLURALS
+        or before.low.endswith("s")
+        or any(o.low in PLURALS or (o.low.endswith("s") and noun(o.text)) for o in own[:place])
+    )
+    return None if found[0] == "do" and not several else found
+
+
+def _verb_follows(own: list[Word], place: int) -> bool:
+    """Whether the next word is a verb and nothing else."""
+    if place + 1 >= len(own):
+        return False
+    after = own[place + 1]
+    return after.low in HELPS or (finite(after.text) is not None and not noun(after.text))

@@ -1,0 +1,54 @@
+"""Forms of English words, by a dictionary of inflections."""
+
+import functools
+
+from nestling.continual.study.words import STOP
+
+
+@functools.cache
+def finite(word: str) -> tuple[str, str] | None:
+    """How a question is asked with a verb: the helping word, and the bare form.
+
+    None for what cannot be a finite verb. Words with several readings count as verbs, too.
+
+    >>> finite("holds"), finite("built"), finite("vinegar")
+    (('does', 'hold'), ('did', 'build'), None)
+    """
+    from lemminflect import getAllLemmas, getInflection
+
+    low = word.lower()
+    if low in STOP or low.endswith("ing"):
+        return None
+    found = getAllLemmas(low, upos="VERB").get("VERB")
+    if not found:
+        return None
+    bare = found[0]
+    if low == bare:
+        return "do", bare
+    if low in getInflection(bare, "VBZ"):
+        return "does", bare
+    return ("did", bare) if low in getInflection(bare, "VBD") else None
+
+
+@functools.cache
+def noun(word: str) -> bool:
+    """Whether a word can be a noun.
+
+    >>> noun("keys"), noun("hang")
+    (True, False)
+    """
+    from lemminflect import getAllLemmas
+
+    return bool(getAllLemmas(word.lower(), upos="NOUN"))
+
+
+@functools.cache
+def third(bare: str) -> str:
+    """The form of a verb that goes with one subject.
+
+    >>> third("hang")
+    'hangs'
+    """
+    from lemminflect import getInflection
+
+    return getInflection(bare, "VBZ")[0]
