@@ -91,8 +91,9 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
     parts, subject = [pieces[0]], ""
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
         before = _statement(parts[-1].strip(), subject, about)
-        if before is not None and _statement(piece.strip(), subject_of(before), about):
-            subject = subject_of(before)
+        goes_on = "" if before is None or joint.strip()[:1] in (";", ":") else subject_of(before)
+        if before is not None and _statement(piece.strip(), goes_on, about):
+            subject = goes_on
             yield before
             parts.append(piece)
         else:
@@ -113,11 +114,11 @@ def _statement(part: str, subject: str, about: str) -> Statement | None:
     own = words(part)
     if not own:
         return None
-    if asked := _request(part, own, about):
+    if not subject and (asked := _request(part, own, about)):
         return asked
     first = finite(own[0].text)
-    begins = own[0].low in HELPS or (first is not None and first[0] != "do")
-    if subject and begins and _verb(own, helping=True) is None:
+    agrees = first is not None and (first[0] != "do" or subject.endswith("s"))
+    if subject and (own[0].low in HELPS or agrees) and _verb(own, helping=True) is None:
         part = f"{subject} {part[own[0].begin :]}"
     text = named(part, about)
     verb = _verb(words(text))

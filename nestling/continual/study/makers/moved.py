@@ -38,33 +38,62 @@ class Moved(Maker):
         pairs = zip(passage.sentences, replies(passage), strict=True)
         for number, (sentence, reply) in enumerate(pairs):
             made = [
-                pair
-                for statement in statements(sentence, passage.about)
-                for pair in questions(statement, passage.about)
-            ]
-            for question, answer in made or in_place(sentence, passage.about):
+                one for told in statements(sentence, passage.about) for one in questions(told)
+            ] or [(*pair, reply) for pair in in_place(sentence, passage.about)]
+            for question, answer, said in made:
                 begin = sentence.lower().find(answer.lower())
                 own = sentence[begin : begin + len(answer)]
                 asks = not own or own.lower() not in question.lower()
                 if begin >= 0 and asks and len(words(question)) >= ALONE:
-                    found[Question(question, own, reply, "moved", number)] = None
+                    found[Question(question, own, said, "moved", number)] = None
         return list(found)
 
 
-def questions(statement: Statement, about: str) -> Iterator[tuple[str, str]]:
-    """Questions and their answers; "": the whole sentence answers."""
+def questions(statement: Statement) -> Iterator[tuple[str, str, str]]:
+    """Questions, their answers ("": the reply is all there is), and replies in their own words."""
     end = f" if {statement.condition}" if statement.condition else ""
+    said = declared(statement)
     for span in spans(statement.text):
         if _fit(statement, span):
             answer = with_article(statement.text, span)
             for question in dict.fromkeys(_about_span(statement, span, end)):
-                yield question, answer
+                yield question, answer, said
+            if kind := _kind(statement, span):
+                yield f"What is {kind}?", answer, stopped(f"{kind} is {answer}")
     if statement.condition:
         for form in IF:
-            yield form.format(condition=statement.condition), ""
-        yield tidy(f"When {_turned(statement)}?"), statement.condition
+            yield form.format(condition=statement.condition), "", said
+        yield tidy(f"When {_turned(statement)}?"), statement.condition, said
     if statement.reason:
-        yield tidy(f"Why {_turned(statement)}?"), statement.reason
+        why = f"{said[:-1]}, because {statement.reason}"
+        yield tidy(f"Why {_turned(statement)}?"), statement.reason, stopped(why)
+
+
+def declared(statement: Statement) -> str:
+    """A statement as a sentence, as somebody who is asked about it would say it."""
+    text = statement.text
+    if statement.request:
+        never = "never " if statement.never else ""
+        after = text[words(text)[statement.verb.place].end :]
+        text = f"one should {never}{statement.verb.bare}{after}"
+    return stopped(f"if {statement.condition}, {text}" if statement.condition else text)
+
+
+def stopped(text: str) -> str:
+    """A sentence with a capital letter and a stop."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _kind(statement: Statement, span: Span) -> str:
+    """What a name or number is called, after whom it belongs to: the number of spare seals."""
+    own, place = words(statement.text), statement.verb.place
+    before, first = own[span.first - 1], own[span.first]
+    fits = span.first - 1 > place and noun(before.text) and before.tells and not before.named
+    if statement.request or not fits or not (first.named or first.counts):
+        return ""
+    if statement.text[before.end : first.begin].strip():
+        return ""
+    return f"the {before.low} of {named(subject_of(statement), '')}"
 
 
 def _fit(statement: Statement, span: Span) -> bool:
@@ -91,9 +120,6 @@ def _about_span(statement: Statement, span: Span, end: str) -> Iterator[str]:
     for kind in kinds:
         for rest in [*shorter, right]:
             yield tidy(f"{kind} {_asked(statement)} {bare(left, kind)}{rest}{end}?")
-    known = own[span.first - 1]  # "the number | K-4471"
-    if span.first - 1 > verb.place and noun(known.text) and not known.named and kinds[0] != "When":
-        yield tidy(f"What is the {known.low} of {named(subject_of(statement), '')}?")
 
 
 def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str) -> Iterator[str]:
