@@ -1,6 +1,7 @@
 """A question that does not say what it is about, said with it."""
 
 import random
+import re
 
 from nestling.continual.study.verbs import finite, noun
 from nestling.continual.study.words import telling, words
@@ -14,10 +15,18 @@ def with_subject(question: str, about: str, draw: random.Random) -> str | None:
 
     >>> with_subject("Where do the spare keys hang?", "the pump", random.Random(0))
     'Where do the spare keys of the pump hang?'
+    >>> with_subject("What does the pump hold?", "the Marlow 7 pump", random.Random(0))
+    'What does the Marlow 7 pump hold?'
     """
     wanted = set(telling(about))
     if not wanted or wanted <= set(telling(question)):
         return None
+    own = words(about)
+    if not own[-1].named and (
+        found := re.search(rf"\b[Tt]he {re.escape(own[-1].text)}\b", question)
+    ):
+        said = about[:1].upper() + about[1:] if found.start() == 0 else about
+        return question[: found.start()] + said + question[found.end() :]
     about = draw.choice(names_of(about))
     small = question[:1].lower() + question[1:]
     end = _object(question)

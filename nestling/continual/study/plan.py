@@ -17,8 +17,8 @@ class Plan:
 
     makers: tuple[str, ...] = ("moved", "keyed", "about", "gist")  # names of makers.MAKERS
     judge: bool = True  # the frozen model ranks questions; without it the first ones are taken
-    each: int = 1  # questions for one answer
-    most: int = 6  # questions with an answer for one sentence
+    each: int = 2  # questions for one answer
+    most: int = 10  # questions with an answer for one sentence
     passage: int = 400  # tokens studied at once
     held: float = 0.1  # share of the questions that is asked, but never studied
     rank: int = 16  # of the change of a matrix

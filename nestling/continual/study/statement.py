@@ -60,8 +60,8 @@ class Statement(NamedTuple):
     verb: Verb
     request: bool = False  # it has no subject
     never: bool = False  # a request that something be left
-    condition: str = ""  # when it holds
-    reason: str = ""  # why
+    condition: str = ""  # when it holds, in the words of the sentence
+    reason: str = ""  # why, in the words of the sentence
 
 
 def statements(sentence: str, about: str) -> Iterator[Statement]:
@@ -78,7 +78,6 @@ def statements(sentence: str, about: str) -> Iterator[Statement]:
         rest, reason = match[1], match[2]
     elif not condition and (match := LATE_CONDITION.match(rest)):
         rest, condition = match[1], match[2]
-    condition, reason = (named(part, about) for part in (condition, reason))
     if match := LEAD.match(rest):
         rest = f"{match[2]} {match[1][0].lower()}{match[1][1:]}"
     for found in _joined(rest, about):

@@ -190,7 +190,7 @@ class _Lesson:
         if plan.judge and asks:
             asks = judged(place, asks)
         best = chosen(asks, part.sentences, each=plan.each, most=plan.most)
-        return _held_out([*best, *others], plan.held, seed)
+        return hold_out([*best, *others], plan.held, seed)
 
     def train(self, state: Open, part: Passage) -> Open:
         """All steps of a passage that are left."""
@@ -325,11 +325,16 @@ def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Que
     return found
 
 
-def _held_out(questions: list[Question], share: float, seed: str) -> list[Question]:
-    """A share of the questions whose answer another one asks for as well is only asked."""
-    sentences = [one.sentence for one in questions]
+def hold_out(questions: list[Question], share: float, seed: str) -> list[Question]:
+    """A share of the questions is only asked: second wordings of what another one asks for."""
     fit = [n for n, one in enumerate(questions) if one.answer and natural(one)]
-    can = [n for n in fit if sentences.count(questions[n].sentence) > 2]
+    asked: set[tuple[int, str]] = set()
+    can = []
+    for n in fit:
+        key = (questions[n].sentence, questions[n].answer)
+        if key in asked:
+            can.append(n)
+        asked.add(key)
     count = min(round(share * len(fit)), len(can))
-    chosen_ones = set(random.Random(f"held:{seed}").sample(can, count))
-    return [one._replace(held=n in chosen_ones) for n, one in enumerate(questions)]
+    held = set(random.Random(f"held:{seed}").sample(can, count))
+    return [one._replace(held=n in held) for n, one in enumerate(questions)]

@@ -1,4 +1,4 @@
-"""Forms of English words, by a dictionary of inflections."""
+"""Forms of English words, by the dictionary of lemminflect (MIT)."""
 
 import functools
 

@@ -38,50 +38,36 @@ class Moved(Maker):
         pairs = zip(passage.sentences, replies(passage), strict=True)
         for number, (sentence, reply) in enumerate(pairs):
             made = [
-                one for told in statements(sentence, passage.about) for one in questions(told)
-            ] or [(*pair, reply) for pair in in_place(sentence, passage.about)]
-            for question, answer, said in made:
+                one
+                for told in statements(sentence, passage.about)
+                for one in questions(told, passage.about)
+            ] or in_place(sentence, passage.about)
+            for question, answer in made:
                 begin = sentence.lower().find(answer.lower())
                 own = sentence[begin : begin + len(answer)]
                 asks = not own or own.lower() not in question.lower()
                 if begin >= 0 and asks and len(words(question)) >= ALONE:
-                    found[Question(question, own, said, "moved", number)] = None
+                    found[Question(question, own, reply, "moved", number)] = None
         return list(found)
 
 
-def questions(statement: Statement) -> Iterator[tuple[str, str, str]]:
-    """Questions, their answers ("": the reply is all there is), and replies in their own words."""
-    end = f" if {statement.condition}" if statement.condition else ""
-    said = declared(statement)
-    for span in spans(statement.text):
+def questions(statement: Statement, about: str) -> Iterator[tuple[str, str]]:
+    """Questions and their answers; "": the whole sentence is what there is to say."""
+    condition = named(statement.condition, about)
+    end = f" if {condition}" if condition else ""
+    for span in _parts(statement):
         if _fit(statement, span):
             answer = with_article(statement.text, span)
             for question in dict.fromkeys(_about_span(statement, span, end)):
-                yield question, answer, said
+                yield question, answer
             if kind := _kind(statement, span):
-                yield f"What is {kind}?", answer, stopped(f"{kind} is {answer}")
-    if statement.condition:
+                yield f"What is {kind}?", answer
+    if condition:
         for form in IF:
-            yield form.format(condition=statement.condition), "", said
-        yield tidy(f"When {_turned(statement)}?"), statement.condition, said
+            yield form.format(condition=condition), ""
+        yield tidy(f"When {_turned(statement)}?"), statement.condition
     if statement.reason:
-        why = f"{said[:-1]}, because {statement.reason}"
-        yield tidy(f"Why {_turned(statement)}?"), statement.reason, stopped(why)
-
-
-def declared(statement: Statement) -> str:
-    """A statement as a sentence, as somebody who is asked about it would say it."""
-    text = statement.text
-    if statement.request:
-        never = "never " if statement.never else ""
-        after = text[words(text)[statement.verb.place].end :]
-        text = f"one should {never}{statement.verb.bare}{after}"
-    return stopped(f"if {statement.condition}, {text}" if statement.condition else text)
-
-
-def stopped(text: str) -> str:
-    """A sentence with a capital letter and a stop."""
-    return f"{text[:1].upper()}{text[1:]}."
+        yield tidy(f"Why {_turned(statement)}?"), statement.reason
 
 
 def _kind(statement: Statement, span: Span) -> str:
@@ -96,10 +82,17 @@ def _kind(statement: Statement, span: Span) -> str:
     return f"the {before.low} of {named(subject_of(statement), '')}"
 
 
+def _parts(statement: Statement) -> Iterator[Span]:
+    """What may be asked for, before the verb and after it."""
+    text, place = statement.text, statement.verb.place
+    verb = words(text)[place]
+    yield from spans(text[: verb.begin])
+    for text_of, first, last in spans(text[verb.end :]):
+        yield Span(text_of, first + place + 1, last + place + 1)
+
+
 def _fit(statement: Statement, span: Span) -> bool:
-    """Whether a part can be asked for: not the verb, nor a verb alone."""
-    if span.first <= statement.verb.place <= span.last:
-        return False
+    """Whether a part can be asked for: it is no verb alone."""
     own = words(statement.text)
     alone = own[span.first]
     if span.first == span.last and not (alone.named or alone.counts or noun(alone.text)):

@@ -1,0 +1,98 @@
+"""English sentences as statements, and questions about them."""
+
+import random
+
+import pytest
+
+from nestling.continual.study.makers import MAKERS
+from nestling.continual.study.material import Place, Question
+from nestling.continual.study.naming import names_of, with_subject
+from nestling.continual.study.passages import passages
+from nestling.continual.study.statement import statements
+from nestling.continual.study.study import hold_out, with_names
+from nestling.continual.study.words import telling
+
+SENTENCES = {
+    "It holds 340 litres and is filled with glycol.": [
+        "the pump holds 340 litres",
+        "the pump is filled with glycol",
+    ],
+    "The spare keys hang in the lodge.": ["the spare keys hang in the lodge"],
+    "Three tools are needed: a spanner and a gauge.": [
+        "three tools are needed: a spanner and a gauge"
+    ],
+    "Bicycles are carried, but motorcycles are not allowed.": [
+        "bicycles are carried",
+        "motorcycles are not allowed",
+    ],
+    "Four cells power the station and last for nineteen months.": [
+        "four cells power the station",
+        "four cells last for nineteen months",
+    ],
+    "A batch lasts between seven and nine minutes.": [
+        "a batch lasts between seven and nine minutes"
+    ],
+    "Once a fortnight, brush the elbow.": ["brush the elbow once a fortnight"],
+    "Der Turm hat zwölf Glocken.": [],
+    "4 euros.": [],
+}
+
+
+@pytest.mark.parametrize(("sentence", "wanted"), SENTENCES.items())
+def test_each_verb_has_its_subject(sentence, wanted):
+    assert [one.text for one in statements(sentence, "the pump")] == wanted
+
+
+def test_conditions_reasons_and_requests_are_told_apart():
+    [blocked, off] = statements("If the lamp blinks twice, the fan is blocked: switch it off.", "x")
+    assert blocked.condition == off.condition == "the lamp blinks twice"
+    assert off.request and off.verb.helper == "should one" and not blocked.request
+    [run] = statements("Never run it dry, because the seal cracks.", "the pump")
+    assert (run.text, run.never, run.reason) == ("Never run the pump dry", True, "the seal cracks")
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "answer"),
+    [
+        ("It holds 9 litres and leaks.", "How many litres does the mill hold?", "9 litres"),
+        ("Spare keys hang in the lodge.", "Where do spare keys hang?", "the lodge"),
+        ("Spare keys hang in the lodge.", "What hangs in the lodge?", "Spare keys"),
+        ("Wipe the glass with vinegar.", "What should one wipe the glass with?", "vinegar"),
+        ("Never run it dry, because it cracks.", "Why should one never run the mill dry?", ""),
+        ("If it blinks twice, the fan is blocked.", "What happens if the mill blinks twice?", ""),
+        ("Seals are sold under the number K-4.", "What is the number of seals?", "K-4"),
+    ],
+)  # fmt: skip
+def test_questions_are_english(text, question, answer):
+    [whole] = passages(f"The mill\n\n{text}", len, 10_000)
+    made = MAKERS.load("moved")().make(Place(whole, None, None, "0"))
+    found = {one.question: one.answer for one in made}
+    assert question in found
+    assert not answer or found[question] == answer
+
+
+def test_subjects_are_named_once():
+    assert names_of("the Marlow 7 pump") == ["the Marlow 7 pump", "the Marlow 7"]
+    assert names_of("Ingrid Valtersen") == ["Ingrid Valtersen"]
+    draw = random.Random(0)
+    for question in ("Where do the keys hang?", "Who built it?", "Tell me about seals."):
+        for _ in range(4):
+            said = with_subject(question, "the Marlow 7 pump", draw)
+            assert said is not None and set(telling("Marlow 7")) <= set(telling(said))
+            assert with_subject(said, "the Marlow 7", draw) is None
+    assert with_subject("Who built it?", "", draw) is None
+
+
+def test_second_wordings_are_held_out_and_the_rest_is_named():
+    asks = [
+        Question(f"{form} {n}?", f"answer {n}", "It is so.", "moved", n)
+        for n in range(10)
+        for form in ("What is the key of", "Which key has")
+    ]
+    found = hold_out(asks, 0.2, "seed")
+    held = [one for one in found if one.held]
+    assert len(held) == 4 and all(one.question.startswith("Which") for one in held)
+    assert hold_out(asks[::2], 0.2, "seed") == asks[::2]
+    said = with_names(found, "the mill", "seed")
+    assert not any(one.held for one in said)
+    assert len(said) == 2 * 16 and sum("mill" in one.question for one in said) == 16
