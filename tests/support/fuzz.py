@@ -3,7 +3,7 @@
 A program of its own, since a shape that is not compared could end the process. Prints `ok`, what
 was drawn, and how many of the calls were refused.
 
-    python fuzz.py ops|optimizers|caches COUNT
+    python fuzz.py COUNT ops|optimizers|caches ...
 """
 
 import sys
@@ -276,10 +276,12 @@ def main(kind: str, count: int) -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
+    told.clear()
     quiet(given(calls())(check))()
     assert told["computed"] and told["refused"]
     print(f"ok {kind}: {told['computed']} computed, {told['refused']} refused")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    for kind in sys.argv[2:]:
+        main(kind, int(sys.argv[1]))

@@ -1,10 +1,16 @@
-"""A process of a training run: ``torchrun`` starts it with a folder and a JSON list of runs.
+"""Training runs on several processes, with the variables that ``torchrun`` sets.
 
-A run is {"model", "optimizer", "folder", "resume", "until", settings...}; the losses of each step
-and the metrics of each run go to FOLDER/ranks.json.
+    python training_ranks.py FOLDER STAGES
+
+STAGES is a JSON list of [processes, runs], one after another; a run is {"model", "optimizer",
+"folder", "resume", "until", settings...}. The losses of each step and the metrics of each run go to
+FOLDER/PROCESSES.json. The processes are forks of this one, which has imported all that they need.
 """
 
 import json
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -48,10 +54,33 @@ def runs(wanted, ranks):
     return found
 
 
-if __name__ == "__main__":
+def rank(number, world, port, place, wanted):
+    """What one process does."""
     torch.set_num_threads(1)
-    place, wanted = Path(sys.argv[1]), json.loads(sys.argv[2])
+    told = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in told.items()}
     with joined() as ranks:
         found = runs(wanted, ranks)
         if ranks.first:
-            (place / "ranks.json").write_text(json.dumps(found))
+            (place / f"{world}.json").write_text(json.dumps(found))
+
+
+def stage(place, world, wanted):
+    """Run on that many processes; an error in one is an error."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    children = [
+        fork.Process(target=rank, args=(i, world, port, place, wanted)) for i in range(world)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert all(child.exitcode == 0 for child in children)
+
+
+if __name__ == "__main__":
+    for world, wanted in json.loads(sys.argv[2]):
+        stage(Path(sys.argv[1]), world, wanted)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_calls import run
 from tiny_training import tiny_config, tiny_model, tiny_text
 from training_ranks import runs
 
@@ -27,27 +28,23 @@ KINDS = [
 SETTINGS = {"steps": 5, "batch_size": 4}
 
 
-def torchrun(world, *command):
-    """Start processes as users do; what they print is returned, an error in one is an error."""
+def run_python(*command):
+    """Run it, with one thread a process; an error in it is an error."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]),
     }
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc-per-node", str(world), *map(str, command)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, *map(str, command)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def on_ranks(world, place, wanted):
-    torchrun(world, SUPPORT / "training_ranks.py", place, json.dumps(wanted))
-    return json.loads((place / "ranks.json").read_text())
+def on_ranks(place, *stages):
+    """Of each stage (processes, runs) what its runs found."""
+    run_python(SUPPORT / "training_ranks.py", place, json.dumps(stages))
+    return [json.loads((place / f"{world}.json").read_text()) for world, _ in stages]
 
 
 def alike(one, other, steps=slice(None)):
@@ -64,9 +61,9 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     alone = runs(whole, ALONE)
     cut = [one | {"folder": str(tmp_path / str(i)), "until": 2} for i, one in enumerate(whole)]
     on = [one | {"until": 0, "resume": True} for one in cut]
-    started = on_ranks(2, tmp_path, cut)
     # two of them go on with four processes, the others with one
-    resumed = on_ranks(4, tmp_path, on[:2]) + runs(on[2:], ALONE)
+    started, four = on_ranks(tmp_path, (2, cut), (4, on[:2]))
+    resumed = four + runs(on[2:], ALONE)
     for expected, first, second in zip(alone, started, resumed, strict=True):
         alike(expected, {"steps": first["steps"] + second["steps"], **_end(second)})
     assert len({round(one["steps"][-1][0], 6) for one in alone}) == len(KINDS)
@@ -76,17 +73,17 @@ def _end(run):
     return {"val_loss": run["val_loss"], "weights": run["weights"]}
 
 
-def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path):
+def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, capsys):
     command = ["--corpus", "counting", "--tokenizer", "bytes", "--steps", "3", "--quiet"]
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"{i} and {i + 1} are {2 * i + 1}." for i in range(2000)))
     command[1] = str(text)
     common = ["train", "--preset", "transformer-tiny", *command, "--set", "batch_size=2"]
     common += ["--set", "sequence_length=64", "--set", "evaluate_tokens=500"]
-    done = torchrun(2, "-m", "nestling", *common, "--out", tmp_path / "two")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    done = run_python(*launcher, "-m", "nestling", *common, "--out", tmp_path / "two")
     assert done.stdout.count("val_loss") == 1  # told once
-    alone = [sys.executable, "-m", "nestling", *common, "--out", str(tmp_path / "one")]
-    subprocess.run(alone, check=True, capture_output=True, cwd=ROOT)
+    run(capsys, *common, "--out", tmp_path / "one")
     two, one = (
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("two", "one")
