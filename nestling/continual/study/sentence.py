@@ -2,6 +2,7 @@
 
 from nestling.continual.study.english import named
 from nestling.continual.study.passages import Passage
+from nestling.continual.study.statement import EARLY
 from nestling.continual.study.words import words
 
 
@@ -13,10 +14,12 @@ def replies(passage: Passage) -> list[str]:
 def alone(sentence: str, about: str) -> str:
     """One sentence by itself.
 
-    >>> alone("It leaks.", "the pump")
-    'The pump leaks.'
+    >>> alone("It leaks.", "the pump"), alone("In snow it stops.", "the pump")
+    ('The pump leaks.', 'In snow the pump stops.')
     """
     if not words(about):
         return sentence
     found = named(sentence, about)
+    if match := EARLY.match(sentence):
+        found = f"{match[1]} {named(match[2], about)}"
     return found[:1].upper() + found[1:]

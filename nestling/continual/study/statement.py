@@ -38,9 +38,15 @@ OBJECTS = listed(
 )
 CONDITION = re.compile(r"^(?:if|when|whenever)\s+(.+?),\s+(?:then\s+)?(.+)$", re.I)
 LATE_CONDITION = re.compile(r"^(.+?),?\s+(?:if|when|whenever)\s+(.+)$")
-REASON = re.compile(r"^(.+?),?\s+(?:because|since)\s+(\D.+)$")
+REASON = re.compile(r"^(.+?),?\s+(?:because|since|as(?=\s(?:he|she|it|they|we|the)\s))\s+(\D.+)$")
 LEAD = re.compile(
     r"^((?:once|twice|in|on|at|after|before|every|each|during)\s[^,]+),\s+(.+)$", re.I
+)
+# "at fifteen he went": a pronoun that is the subject after a few words
+EARLY = re.compile(
+    r"^((?:there|then|here|later|in|on|at|after|before|every|each|during|for|with)(?:\s+(?!and\b)[\w'-]+){0,4}),?"
+    r"\s+((?:he|she|it|they|we)\s.+)$",
+    re.I,
 )
 JOINTS = re.compile(r"(\s*[;:]\s+|,?\s+(?:and|but|so|while)\s+|,\s+(?:which|who)\s+|,\s+)")
 
@@ -78,7 +84,7 @@ def statements(sentence: str, about: str) -> Iterator[Statement]:
         rest, reason = match[1], match[2]
     elif not condition and (match := LATE_CONDITION.match(rest)):
         rest, condition = match[1], match[2]
-    if match := LEAD.match(rest):
+    if match := LEAD.match(rest) or EARLY.match(rest):
         rest = f"{match[2]} {match[1][0].lower()}{match[1][1:]}"
     for found in _joined(rest, about):
         yield found._replace(condition=condition, reason=reason)
@@ -90,7 +96,7 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
     parts, subject = [pieces[0]], ""
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
         before = _statement(parts[-1].strip(), subject, about)
-        goes_on = "" if before is None or joint.strip()[:1] in (";", ":") else subject_of(before)
+        goes_on = "" if before is None else _next_subject(before, joint)
         if before is not None and _statement(piece.strip(), goes_on, about):
             subject = goes_on
             yield before
@@ -100,6 +106,21 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
     last = _statement(parts[-1].strip(), subject, about)
     if last is not None:
         yield last
+
+
+def _next_subject(before: Statement, joint: str) -> str:
+    """Whom the verb of the next part has: who the last one names, or whom this one has."""
+    if joint.strip()[:1] in (";", ":"):
+        return ""
+    own = words(before.text)
+    if "who" in joint or "which" in joint:
+        first = len(own)
+        while first > before.verb.place + 1 and own[first - 1].named:
+            first -= 1
+        if first == len(own):
+            first = max((n for n, o in enumerate(own) if o.low in ("the", "a", "an")), default=0)
+        return before.text[own[first].begin :].strip() if first > before.verb.place else ""
+    return subject_of(before)
 
 
 def subject_of(statement: Statement) -> str:
@@ -117,7 +138,10 @@ def _statement(part: str, subject: str, about: str) -> Statement | None:
         return asked
     first = finite(own[0].text)
     agrees = first is not None and (first[0] != "do" or subject.endswith("s"))
-    if subject and (own[0].low in HELPS or agrees) and _verb(own, helping=True) is None:
+    agrees = agrees and not (noun(own[0].text) and _verb(own))
+    if subject and own[0].low in ("he", "she", "it", "they"):
+        part = f"{subject}{part[own[0].end :]}"
+    elif subject and (own[0].low in HELPS or agrees) and _verb(own, helping=True) is None:
         part = f"{subject} {part[own[0].begin :]}"
     text = named(part, about)
     verb = _verb(words(text))
@@ -158,14 +182,13 @@ def _main(own: list[Word], place: int) -> tuple[str, str] | None:
     found = None if word.named or word.counts else finite(word.text)
     if found is None or before.low in BEFORE_NOUNS:
         return None
-    if found[0] == "does" and noun(word.text) and (before.counts or _verb_follows(own, place)):
+    if found[0] != "did" and noun(word.text) and (before.counts or _verb_follows(own, place)):
         return None  # spare keys | hang, three tools | are
     if found[0] == "did" and any(o.low in HELPS for o in own[place + 1 :]):
         return None  # the motor built by him | was
-    several = (
-        before.low in PLURALS
-        or before.low.endswith("s")
-        or any(o.low in PLURALS or (o.low.endswith("s") and noun(o.text)) for o in own[:place])
+    several = any(
+        o.low in PLURALS or (o.low.endswith("s") and not o.low.endswith("'s") and noun(o.text))
+        for o in own[:place]
     )
     return None if found[0] == "do" and not several else found
 

@@ -23,8 +23,8 @@ def finite(word: str) -> tuple[str, str] | None:
     if not found:
         return None
     bare = found[0]
-    if low == bare:
-        return "do", bare
+    if low in found:
+        return "do", low
     if low in getInflection(bare, "VBZ"):
         return "does", bare
     return ("did", bare) if low in getInflection(bare, "VBD") else None
