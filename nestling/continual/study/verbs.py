@@ -17,10 +17,8 @@ def finite(word: str) -> tuple[str, str] | None:
     from lemminflect import getAllLemmas, getInflection
 
     low = word.lower()
-    if low in STOP or low.endswith("ing"):
-        return None
-    found = getAllLemmas(low, upos="VERB").get("VERB")
-    if not found:
+    found = () if low in STOP else getAllLemmas(low, upos="VERB").get("VERB", ())
+    if not found or (low.endswith("ing") and low not in found):
         return None
     bare = found[0]
     if low in found:
