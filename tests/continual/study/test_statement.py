@@ -3,15 +3,24 @@
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nestling.continual.study.makers import MAKERS
+from nestling.continual.study.makers.moved import questions
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.naming import names_of, with_subject
 from nestling.continual.study.passages import passages
 from nestling.continual.study.statement import statements
 from nestling.continual.study.study import hold_out, with_names
-from nestling.continual.study.words import telling
+from nestling.continual.study.words import listed, telling
 
+PIECES = listed(
+    """
+    If When because who which and but : ; , . ' it its They he holds hang built is must never
+    Do ring the a two 9 keys Anna Brandt in at of there - glass's 12.5 \u4e00 (x) Stop
+    """
+)
 SENTENCES = {
     "It holds 340 litres and is filled with glycol.": [
         "the pump holds 340 litres",
@@ -69,6 +78,17 @@ def test_questions_are_english(text, question, answer):
     found = {one.question: one.answer for one in made}
     assert question in found
     assert not answer or found[question] == answer
+
+
+@given(st.lists(st.sampled_from(sorted(PIECES)), max_size=14))
+@settings(max_examples=150, deadline=None)
+def test_no_order_of_words_is_too_odd(pieces):
+    sentence = " ".join(pieces)
+    for told in statements(sentence, "the old mill"):
+        assert told.text and told.verb.place < len(told.text.split())
+        for question, answer in questions(told, "the old mill"):
+            assert question[-1] in "?" and isinstance(answer, str)
+            with_subject(question, "the old mill", random.Random(0))
 
 
 def test_subjects_are_named_once():
