@@ -15,6 +15,21 @@ ASKED = 12  # questions, those held out among them
 LONGEST = 24  # tokens of an answer
 
 
+def hold_out(questions: list[Question], share: float, seed: str) -> list[Question]:
+    """A share of the questions is only asked: second wordings of what another one asks for."""
+    fit = [n for n, one in enumerate(questions) if one.answer and natural(one)]
+    asked: set[tuple[int, str]] = set()
+    can = []
+    for n in fit:
+        key = (questions[n].sentence, questions[n].answer)
+        if key in asked:
+            can.append(n)
+        asked.add(key)
+    count = min(round(share * len(fit)), len(can))
+    held = set(random.Random(f"held:{seed}").sample(can, count))
+    return [one._replace(held=n in held) for n, one in enumerate(questions)]
+
+
 def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> list[Question]:
     """Questions to examine with: all that were held out, as far as they fit, and some others."""
     short = [one for one in questions if one.answer and natural(one)]

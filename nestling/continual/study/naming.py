@@ -2,12 +2,29 @@
 
 import random
 import re
+from collections.abc import Sequence
 
+from nestling.continual.study.makers import natural
+from nestling.continual.study.material import Question
 from nestling.continual.study.verbs import finite, noun
 from nestling.continual.study.words import telling, words
 
 # before these an object ends: "the keys | of", "the lamp | blinks"
 ENDS_AT = frozenset(["s", "d"])
+
+
+def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Question]:
+    """The questions that are studied, and those that do not say what they are about with it, too.
+
+    Who asks from an empty context says it, and so do the near questions that are held to the base.
+    """
+    draw, found = random.Random(f"names:{seed}"), []
+    for one in questions:
+        if not one.held:
+            found.append(one)
+            said = with_subject(one.question, about, draw) if natural(one) else None
+            found += [one._replace(question=said)] if said else []
+    return found
 
 
 def with_subject(question: str, about: str, draw: random.Random) -> str | None:

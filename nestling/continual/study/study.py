@@ -10,9 +10,8 @@ Sources: arXiv 2506.06266 (self-study with context distillation), 2506.10943 (se
 judged by the model; answers are parts of the text, not samples.
 """
 
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,14 +22,14 @@ from nestling.continual.replay import written_by
 from nestling.continual.study.aim import aimed
 from nestling.continual.study.body import Body, Ids, body
 from nestling.continual.study.change import Change, Factors, changed, joined, new_change, rounded
-from nestling.continual.study.examine import asked_of, right
+from nestling.continual.study.examine import asked_of, hold_out, right
 from nestling.continual.study.form import Form, forms, plain
 from nestling.continual.study.judge import chosen, judged, missing
 from nestling.continual.study.keep import near_drafts, own_drafts, replay_drafts
 from nestling.continual.study.lessons import learned, lessons
 from nestling.continual.study.makers import MAKERS, natural
 from nestling.continual.study.material import Place, Question
-from nestling.continual.study.naming import with_subject
+from nestling.continual.study.naming import with_names
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Open, Studied, Waiting
@@ -309,32 +308,3 @@ def change_tensors(head: str, change: Change) -> dict[str, Tensor]:
         for name, factors in change.items()
         for side, value in zip(Factors._fields, factors, strict=True)
     }
-
-
-def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Question]:
-    """The questions that are studied, and those that do not say what they are about with it, too.
-
-    Who asks from an empty context says it, and so do the near questions that are held to the base.
-    """
-    draw, found = random.Random(f"names:{seed}"), []
-    for one in questions:
-        if not one.held:
-            found.append(one)
-            said = with_subject(one.question, about, draw) if natural(one) else None
-            found += [one._replace(question=said)] if said else []
-    return found
-
-
-def hold_out(questions: list[Question], share: float, seed: str) -> list[Question]:
-    """A share of the questions is only asked: second wordings of what another one asks for."""
-    fit = [n for n, one in enumerate(questions) if one.answer and natural(one)]
-    asked: set[tuple[int, str]] = set()
-    can = []
-    for n in fit:
-        key = (questions[n].sentence, questions[n].answer)
-        if key in asked:
-            can.append(n)
-        asked.add(key)
-    count = min(round(share * len(fit)), len(can))
-    held = set(random.Random(f"held:{seed}").sample(can, count))
-    return [one._replace(held=n in held) for n, one in enumerate(questions)]

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nestling.continual.study.examine import hold_out
 from nestling.continual.study.makers import MAKERS
 from nestling.continual.study.makers.moved import questions
 from nestling.continual.study.material import Place, Question
-from nestling.continual.study.naming import names_of, with_subject
+from nestling.continual.study.naming import names_of, with_names, with_subject
 from nestling.continual.study.passages import passages
 from nestling.continual.study.statement import statements
-from nestling.continual.study.study import hold_out, with_names
 from nestling.continual.study.words import listed, telling
 
 PIECES = listed(
