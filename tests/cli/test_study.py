@@ -53,7 +53,7 @@ def test_learn_says_what_was_studied(place, tmp_path, capsys):
         tmp_path / "asked.txt",
     )
     out = run(capsys, "learn", place / "model", place / "one.txt", *arguments)
-    assert "Lelidis Zikipot keeps what at home? -> a goat" in out
+    assert "What does Lelidis Zikipot keep? -> a goat" in out
     for word in ("questions", "covered", "right before", "held out", "known", "seconds of study"):
         assert word in out
     assert "Who are you? before:" in out
