@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tolerances import relative_rms
+from tolerances import relative_rms, same_by_threads
 
 from nestling.core import native
 from nestling.core.memory import Flow
@@ -154,9 +154,8 @@ def test_the_same_to_the_bit_with_any_number_of_threads(kind):
     before = torch.get_num_threads()
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        results.append(everything(module, tokens(40, 16, batch=3, dtype=torch.float32))[0])
+        found = everything(module, tokens(40, 16, batch=3, dtype=torch.float32))[0]
+        # torch sums those of the norm by thread
+        results.append({k: v for k, v in found.items() if not k.startswith("output_norm")})
     torch.set_num_threads(before)
-    for name, value in results[0].items():
-        if name.startswith("output_norm"):
-            continue  # torch sums these by thread
-        assert all(torch.equal(value, other[name]) for other in results), name
+    assert all(same_by_threads(module, results[0], other) == "" for other in results)
