@@ -106,17 +106,28 @@ class Training:
 
     def _losses(self, features: Sequence[Tensor], lessons: Sequence[Lesson]) -> Float[Tensor, " N"]:
         logits = self.body.logits(torch.cat(list(features)))
+        followed = [one.wanted for one in lessons if isinstance(one.wanted, Tensor)]
+        said = iter(self._said(followed))
         found = []
         for own, lesson in zip(logits.split([len(f) for f in features]), lessons, strict=True):
             if isinstance(lesson.wanted, Tensor):
-                with torch.no_grad():
-                    wanted = self.body.logits(lesson.wanted.to(own.device)).log_softmax(-1)
                 now = own.log_softmax(-1)
-                found.append(functional.kl_div(now, wanted, reduction="batchmean", log_target=True))
+                found.append(
+                    functional.kl_div(now, next(said), reduction="batchmean", log_target=True)
+                )
             else:
                 tokens = torch.tensor(lesson.wanted, device=own.device)
                 found.append(functional.cross_entropy(own, tokens))
         return torch.stack(found)
+
+    @torch.no_grad()
+    def _said(self, features: Sequence[Tensor]) -> Sequence[Float[Tensor, "N V"]]:
+        """How likely whoever is followed says each token; the head is read once for all."""
+        if not features:
+            return []
+        own = self.body.reader.model.device
+        found = self.body.logits(torch.cat(list(features)).to(own)).log_softmax(-1)
+        return found.split([len(f) for f in features])
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes while it is written, by name."""
