@@ -192,7 +192,7 @@ class Repeated(Regular):
         return length % len(self.piece) == 0
 
     def word(self, rng: Random, length: int) -> str:
-        """The only one."""
+        """The only word of this length."""
         return self.piece * (length // len(self.piece))
 
     def accepts(self, prefix: str) -> bool:
@@ -227,7 +227,7 @@ class Counter(FormalLanguage):
         return length % len(self.symbols) == 0
 
     def word(self, rng: Random, length: int) -> str:
-        """The only one."""
+        """The only word of this length."""
         return "".join(symbol * (length // len(self.symbols)) for symbol in self.symbols)
 
     def labels(self, word: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Whatever the shapes: nothing that reaches compiled code ends the process or is no number."""
+"""Whatever the shapes: compiled code neither ends the process nor gives non-finite values."""
 
 import subprocess
 import sys

@@ -116,7 +116,7 @@ def compared(function: Any) -> Any:
     key = (function.__code__, *function.__annotations__.items())
     try:
         found = known.get(key) or known.setdefault(key, Known(function))
-    except TypeError:  # an annotation that is no key
+    except TypeError:  # an unhashable annotation
         found = Known(function)
     return _compared(function, found)
 

@@ -89,7 +89,7 @@ def tried(call: Callable[[], Iterable[Any]], *, right: bool) -> None:
         return
     told["computed"] += 1
     if right:
-        assert finite(found), "a right call gave what is no number"
+        assert finite(found), "a valid call gave a non-finite value"
 
 
 def leaves(x: Any) -> list[Tensor]:
@@ -267,7 +267,7 @@ KINDS = {
 
 
 def main(kind: str, count: int) -> None:
-    """Draw so many calls; the first that fails is shown, as small as it can be."""
+    """Draw ``count`` calls; the first that fails is shown, shrunk."""
     calls, check = KINDS[kind]
     quiet = settings(
         max_examples=count,

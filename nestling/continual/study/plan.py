@@ -64,7 +64,7 @@ class Plan:
             raise UserError("a study plan needs held in [0, 1), and rate and rounds above 0")
 
     def all_steps(self, sentences: Sequence[int]) -> list[int]:
-        """Writes for each passage of a document, which have so many sentences."""
+        """Writes for each passage of a document, by their numbers of sentences."""
         wanted = [max(LEAST, round(self.rounds * count / self.replies)) for count in sentences]
         if self.budget is None or sum(wanted) <= self.budget:
             return wanted
