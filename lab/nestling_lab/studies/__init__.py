@@ -14,6 +14,7 @@ STUDIES = Registry(
         "recall-after-text": "nestling_lab.studies.recall_after_text:RecallAfterText",
         "figure-lm": "nestling_lab.studies.figure_lm:FigureLm",
         "head-level": "nestling_lab.studies.head_level:HeadLevelStudy",
+        "hope-ablation": "nestling_lab.studies.hope_ablation:HopeAblation",
         "figure-niah": "nestling_lab.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling_lab.studies.continual.domains:Domains",
         "facts": "nestling_lab.studies.continual.facts:Facts",

@@ -67,35 +67,7 @@ class RecallSmoke(Study):
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train on fresh sequences, then answer others."""
-        task = Recall(Recall.Config(**cell.config["task"]))
-        config = train_config(cell.config["train"])
-        model = create(
-            cell.config["preset"],
-            vocab_size=task.vocab_size,
-            seed=cell.seed,
-            **cell.config["overrides"],
-        ).to(device)
-        loader = Questions(task, batch_size=config.batch_size, seed=cell.seed)
-
-        def after_step(run: Any) -> None:
-            tell(run.totals.step, config.steps, run.totals.loss)
-
-        try:
-            metrics = train(model, loader, config, quiet=True, after_step=after_step)
-        except NotFinite as error:
-            metrics = {"diverged": True, "reason": str(error)}
-        else:
-            test = unseen_examples(task, seed=cell.seed, count=cell.config["test_count"])
-            accuracy = task.score(answers(model.eval(), test.input_ids), test.labels)
-            metrics |= {"diverged": False, "accuracy": accuracy, "chance": task.chance}
-        return Result(
-            name=f"{self.name}/{cell.name}",
-            config=cell.config,
-            metrics=metrics,
-            seed=cell.seed,
-            corpus=None,
-            provenance=provenance(device),
-        )
+        return recall_result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """Accuracies of both arms, seed by seed."""
@@ -151,3 +123,32 @@ class RecallSmoke(Study):
 def accuracies(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
     """Accuracies by seed; None for a run that diverged."""
     return [None if run["diverged"] else run["accuracy"] for run in by_seed.values()]
+
+
+def recall_result(name: str, cell: Mapping[str, Any], *, tell: Tell, device: str) -> Result:
+    """The Result of a cell with ``preset``, ``overrides``, ``task``, ``test_count``, ``train``."""
+    task = Recall(Recall.Config(**cell["task"]))
+    config = train_config(cell["train"])
+    seed = config.seed
+    model = create(cell["preset"], vocab_size=task.vocab_size, seed=seed, **cell["overrides"])
+    loader = Questions(task, batch_size=config.batch_size, seed=seed)
+
+    def after_step(run: Any) -> None:
+        tell(run.totals.step, config.steps, run.totals.loss)
+
+    try:
+        metrics = train(model.to(device), loader, config, quiet=True, after_step=after_step)
+    except NotFinite as error:
+        metrics = {"diverged": True, "reason": str(error)}
+    else:
+        test = unseen_examples(task, seed=seed, count=cell["test_count"])
+        accuracy = task.score(answers(model.eval(), test.input_ids), test.labels)
+        metrics |= {"diverged": False, "accuracy": accuracy, "chance": task.chance}
+    return Result(
+        name=name,
+        config=dict(cell),
+        metrics=metrics,
+        seed=seed,
+        corpus=None,
+        provenance=provenance(device),
+    )

@@ -1,0 +1,228 @@
+"""Hope with one part off or replaced: held-out loss after the same tokens, and recall."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nestling.core.result import Result
+from nestling.core.statistics import Paired, holm, paired
+from nestling.report import Section, Table
+from nestling.tasks.recall import Recall
+from nestling.train import TrainConfig
+from nestling_lab.studies.diverged import over
+from nestling_lab.studies.figure_lm import HOPE, MODELS
+from nestling_lab.studies.lm_report import loss_of
+from nestling_lab.studies.recall_smoke import recall_result
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+from nestling_lab.studies.text import Text, text_result
+
+WHOLE = "hope"  # nothing changed
+TITANS, CMS = "self_titans.", "cms."
+# arm -> what is set in it, over the preset; one thing an arm
+ARMS: dict[str, dict[str, Any]] = {
+    WHOLE: {},
+    "projections clipped at 4": {TITANS + "projection_clip": None},
+    "writes off": {"writes": False},
+    "one level of CMS": {CMS + "periods": [256], CMS + "intermediate_size": 192},
+    "CMS at every step": {CMS + "periods": [128, 256]},
+    "periods of 16": {TITANS + "period": 16, TITANS + "projection_period": 16},
+    "long start": {TITANS + "initial_length": 0.9},
+    "dot objective": {TITANS + "objective": "dot"},
+    "no convolution": {TITANS + "convolution": 1},
+    "no momentum": {TITANS + "momentum": False},
+    "no decay": {TITANS + "decay": False},
+    "no eraser": {TITANS + "rule": "gd"},
+    "eraser of the whole weight": {TITANS + "erase": "whole"},
+    "decay to zero": {TITANS + "decay_to": "zero"},
+    "k projected": {TITANS + "adaptive_k": False},
+    "v projected": {TITANS + "adaptive_v": False},
+    "q of a memory": {TITANS + "adaptive_q": True},
+    "rates projected": {TITANS + "adaptive_eta": False, TITANS + "adaptive_alpha": False},
+    "matrix memories": {TITANS + "network": "matrix"},
+    "read before the write": {TITANS + "read": "pre"},
+}
+TASKS = ("text", "recall")
+
+
+class HopeAblation(Study):
+    """Every arm at every seed: one model reads text, another of the same shape learns to recall."""
+
+    name = "hope-ablation"
+    question = "which parts of Hope its held-out loss and its recall need"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        arms: tuple[str, ...] = tuple(ARMS)
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights, and of the order of what is read
+        text: Text = field(default_factory=lambda: Text(corpus="standard"))
+        train: TrainConfig = field(
+            # the rate that figure-lm chose for Hope
+            default_factory=lambda: TrainConfig(
+                steps=150,
+                batch_size=8,
+                sequence_length=256,
+                learning_rate=4e-3,
+                evaluate_tokens=65536,
+                save_every=0,
+            )
+        )
+        task: Recall.Config = field(default_factory=lambda: Recall.Config(period=32))
+        test_count: int = 200  # sequences, of seeds that training never uses
+        recall: TrainConfig = field(
+            default_factory=lambda: TrainConfig(
+                steps=100,
+                batch_size=32,
+                sequence_length=Recall(Recall.Config(period=32)).length,
+                learning_rate=3e-3,
+                carry=False,
+                save_every=0,
+            )
+        )
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or HopeAblation.Config()
+
+    def cell(self, arm: str, task: str, seed: int) -> Cell:
+        """One training run."""
+        own = self.config
+        train = dataclasses.replace(own.train if task == "text" else own.recall, seed=seed)
+        config: dict[str, Any] = {
+            "arm": arm,
+            "preset": f"{HOPE}-tiny",
+            "overrides": {**MODELS[HOPE], **ARMS[arm]},
+            "train": dataclasses.asdict(train),
+        }
+        if task == "text":
+            config["text"] = dataclasses.asdict(own.text)
+        else:
+            config |= {"task": dataclasses.asdict(own.task), "test_count": own.test_count}
+        return Cell(f"{task}-{arm.replace(' ', '-')}-seed{seed}", config, seed)
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """Arm by arm."""
+        own = self.config
+        return [self.cell(arm, task, s) for arm in own.arms for task in TASKS for s in own.seeds]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Train and measure one model."""
+        result = text_result if "text" in cell.config else recall_result
+        return result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
+
+    def runs(self, arm: str, task: str, done: Mapping[str, Result]) -> dict[int, Result]:
+        """By seed the finished runs of an arm."""
+        cells = {seed: self.cell(arm, task, seed).name for seed in self.config.seeds}
+        return {seed: done[name] for seed, name in cells.items() if name in done}
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Each arm beside Hope as it is, seed by seed."""
+        found = {
+            task: {arm: self.runs(arm, task, done) for arm in self.config.arms} for task in TASKS
+        }
+        found = {
+            task: {a: runs for a, runs in arms.items() if runs} for task, arms in found.items()
+        }
+        losses = compared(found["text"])
+        rows = [
+            (
+                arm,
+                len(found["text"].get(arm, {})),
+                str(over([r.metrics for r in found["text"].get(arm, {}).values()], _val_loss)),
+                str(losses[arm]) if arm in losses else "-",
+                str(over([r.metrics for r in found["recall"].get(arm, {}).values()], _accuracy)),
+                _parameters(found["text"].get(arm, {})),
+            )
+            for arm in self.config.arms
+            if any(arm in found[task] for task in TASKS)
+        ]
+        table = Table(
+            columns=(
+                "arm",
+                "seeds",
+                "held-out loss",
+                f"less that of {WHOLE}, paired",
+                "recall",
+                "parameters",
+            ),
+            rows=rows,
+        )
+        metrics = {
+            "loss": {a: _figures(runs, _val_loss) for a, runs in found["text"].items()},
+            "recall": {a: _figures(runs, _accuracy) for a, runs in found["recall"].items()},
+        }
+        sections = [
+            Section("What was found", verdict(losses)),
+            Section("Every arm", self._about(), [table]),
+        ]
+        return Finding(metrics, sections)
+
+    def _about(self) -> str:
+        own, task = self.config, Recall(self.config.task)
+        tokens = own.train.steps * own.train.batch_size * own.train.sequence_length
+        changed = "; ".join(
+            f"*{arm}*: " + ", ".join(f"`{key}={value}`" for key, value in ARMS[arm].items())
+            for arm in own.arms
+            if arm != WHOLE
+        )
+        return (
+            f"The Hope of figure-lm reads {tokens:,} tokens of {own.text.corpus} at a rate of "
+            f"{own.train.learning_rate:g}, the same for every arm, and is measured on the same "
+            f"held-out tokens (nats a token; mean and 95 % interval). Recall: "
+            f"{own.recall.steps:,} steps of {own.recall.batch_size} sequences with "
+            f"{task.config.keys} pairs of {task.config.values} values, asked for at least "
+            f"{2 * task.config.period} tokens later; share of right answers, chance "
+            f"{task.chance:.3g}. {changed}."
+        )
+
+
+def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
+    """The loss of each arm less that of Hope as it is, paired by the seeds that both have."""
+    whole, found = runs.get(WHOLE, {}), {}
+    for arm, own in runs.items():
+        both = sorted(own.keys() & whole.keys())
+        if arm != WHOLE and both:
+            found[arm] = paired([loss_of(own[s]) for s in both], [loss_of(whole[s]) for s in both])
+    return found
+
+
+def verdict(losses: Mapping[str, Paired]) -> str:
+    """Which arms are worse, which better, and which cannot be told apart, after Holm."""
+    tests = {arm: found for arm, found in losses.items() if found.p_t is not None}
+    raised = dict(
+        zip(tests, holm([t.p_t for t in tests.values() if t.p_t is not None]), strict=True)
+    )
+    signed = {arm: f"{arm} ({tests[arm].difference.mean:+.3f})" for arm in tests}
+    worse = [a for a, p in raised.items() if p < 0.05 and tests[a].difference.mean > 0]
+    better = [a for a, p in raised.items() if p < 0.05 and tests[a].difference.mean < 0]
+    same = [a for a, p in raised.items() if p >= 0.05]
+    said = [
+        f"{words}: {', '.join(signed[arm] for arm in arms)}."
+        for words, arms in (
+            ("Loss rises, in nats a token, with", worse),
+            ("Loss falls with", better),
+            ("Not told apart from Hope as it is at 5 %", same),
+        )
+        if arms
+    ]
+    left = [arm for arm in losses if arm not in tests]
+    if left or not said:
+        said.append(f"For want of seeds nothing can be said of {', '.join(left) or 'any arm'}.")
+    return " ".join(said)
+
+
+def _val_loss(metrics: Mapping[str, Any]) -> float:
+    return metrics["val_loss"]
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> float:
+    return metrics["accuracy"]
+
+
+def _figures(runs: Mapping[int, Result], figure: Any) -> list[float | None]:
+    return [None if r.metrics["diverged"] else figure(r.metrics) for r in runs.values()]
+
+
+def _parameters(runs: Mapping[int, Result]) -> int | None:
+    return next((r.metrics["num_parameters"] for r in runs.values()), None)

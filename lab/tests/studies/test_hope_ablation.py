@@ -1,0 +1,82 @@
+"""The ablation of Hope: one thing an arm, equal reading for all, and what is said of it."""
+
+import dataclasses
+
+import pytest
+
+from nestling.core.result import Result
+from nestling.models import create
+from nestling.tasks.recall import Recall
+from nestling.train import TrainConfig
+from nestling_lab.studies.hope_ablation import ARMS, WHOLE, HopeAblation, verdict
+from nestling_lab.studies.text import Text
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "cms.intermediate_size": 16}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_is_a_model_that_differs_from_hope(arm):
+    plain = create("hope-tiny", vocab_size=50, **TINY)
+    changed = create("hope-tiny", vocab_size=50, **TINY | ARMS[arm])
+    assert (changed.config.to_dict() == plain.config.to_dict()) == (arm == WHOLE)
+
+
+def test_every_arm_reads_the_same_for_as_long():
+    study = HopeAblation()
+    cells = study.cells({})
+    assert len({cell.name for cell in cells}) == len(cells) == 2 * 3 * len(ARMS)
+    for task in ("text", "recall"):
+        own = [study.cell(arm, task, 1).config for arm in ARMS]
+        free = {"arm", "overrides"}
+        alike = [{k: v for k, v in config.items() if k not in free} for config in own]
+        assert all(one == alike[0] for one in alike)
+
+
+def test_runs_give_the_figures_of_the_table():
+    train = TrainConfig(
+        steps=2, batch_size=2, sequence_length=64, evaluate_tokens=500, save_every=0
+    )
+    study = HopeAblation(
+        HopeAblation.Config(
+            arms=(WHOLE, "dot objective"),
+            seeds=(0, 1),
+            text=Text(vocab_size=512),
+            train=train,
+            task=Recall.tiny().config,
+            recall=dataclasses.replace(train, sequence_length=Recall.tiny().length, carry=False),
+            test_count=4,
+        )
+    )
+    done = {}
+    for cell in study.cells({}):
+        cell.config["overrides"].update(TINY)
+        done[cell.name] = study.run(cell)
+    finding = study.find(done)
+    assert [len(v) for v in finding.metrics["loss"].values()] == [2, 2]
+    assert all(0 <= a <= 1 for v in finding.metrics["recall"].values() for a in v)
+    assert [row[0] for row in finding.sections[1].tables[0].rows] == [WHOLE, "dot objective"]
+
+
+def test_the_verdict_names_what_is_worse_better_and_open():
+    study = HopeAblation(HopeAblation.Config(arms=(WHOLE, "no decay", "writes off", "long start")))
+    losses = {
+        WHOLE: [2.0, 2.1, 2.2],
+        "no decay": [2.5, 2.6001, 2.7],
+        "writes off": [1.5, 1.6001, 1.7],
+        "long start": [2.1, 2.0, 2.2],
+    }
+    done = {
+        study.cell(arm, "text", seed).name: Result(
+            name="x",
+            config={},
+            seed=seed,
+            metrics={"diverged": False, "val_loss": loss, "num_parameters": 1},
+        )
+        for arm, by_seed in losses.items()
+        for seed, loss in enumerate(by_seed)
+    }
+    assert study.find(done).sections[0].text == (
+        "Loss rises, in nats a token, with: no decay (+0.500). Loss falls with: writes off "
+        "(-0.500). Not told apart from Hope as it is at 5 %: long start (+0.000)."
+    )
+    assert "For want of seeds" in verdict({})
