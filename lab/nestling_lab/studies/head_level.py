@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
-from nestling.data import Loader
-from nestling.models import create
 from nestling.report import Section, Table
-from nestling.train import NotFinite, TrainConfig, train, train_config
-from nestling.train.evaluate import held_out_batches
+from nestling.train import TrainConfig, train_config
 from nestling_lab.studies.figure_lm import MODELS
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
-from nestling_lab.studies.text import Text
+from nestling_lab.studies.text import Text, train_on_text
 
 HEAD = {"head_period": 32}
 # both levels of the chain are written at every step of 256 tokens a stream
@@ -75,32 +72,15 @@ class HeadLevelStudy(Study):
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train one model; measure it on a fixed choice of held-out documents."""
         text, config = Text(**cell.config["text"]), train_config(cell.config["train"])
-        prepared = text.prepare()
-        overrides = cell.config["overrides"]
-        vocabulary = len(prepared.tokenizer)
-        model = create(
-            cell.config["preset"], vocab_size=vocabulary, seed=cell.seed, **overrides
-        ).to(device)
-        shape = {
-            "batch_size": config.batch_size,
-            "sequence_length": config.sequence_length,
-            "align": text.align,
-        }
-        try:
-            metrics: dict[str, Any] = train(
-                model,
-                Loader(prepared.train, seed=config.seed, **shape),
-                config,
-                held_out=lambda: held_out_batches(
-                    prepared.held_out, max_tokens=config.evaluate_tokens, **shape
-                ),
-                quiet=True,
-                after_step=lambda run: tell(run.totals.step, config.steps, run.totals.loss),
-            )
-            metrics["diverged"] = False
-        except NotFinite as error:
-            metrics = {"diverged": True, "reason": str(error)}
-        metrics["num_parameters"] = model.num_parameters()
+        model, metrics = train_on_text(
+            cell.config["preset"],
+            cell.config["overrides"],
+            text,
+            config,
+            tell=tell,
+            device=device,
+            held_out_tokens=config.evaluate_tokens,
+        )
         if model.head_level is not None:
             metrics["read_strength"] = float(model.head_level.read_strength.detach())
         return Result(
@@ -108,7 +88,7 @@ class HeadLevelStudy(Study):
             config=cell.config,
             metrics=metrics,
             seed=cell.seed,
-            corpus=prepared.corpus.tag,
+            corpus=text.prepare().corpus.tag,
             provenance=provenance(device),
         )
 

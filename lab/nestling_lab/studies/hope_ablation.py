@@ -65,10 +65,10 @@ class HopeAblation(Study):
                 batch_size=8,
                 sequence_length=256,
                 learning_rate=4e-3,
-                evaluate_tokens=65536,
                 save_every=0,
             )
         )
+        held_out_tokens: int = 98304
         task: Recall.Config = field(default_factory=lambda: Recall.Config(period=32))
         test_count: int = 200  # sequences, of seeds that training never uses
         recall: TrainConfig = field(
@@ -97,6 +97,7 @@ class HopeAblation(Study):
         }
         if task == "text":
             config["text"] = dataclasses.asdict(own.text)
+            config["held_out_tokens"] = own.held_out_tokens
         else:
             config |= {"task": dataclasses.asdict(own.task), "test_count": own.test_count}
         return Cell(f"{task}-{arm.replace(' ', '-')}-seed{seed}", config, seed)
@@ -169,8 +170,8 @@ class HopeAblation(Study):
         return (
             f"The Hope of figure-lm reads {tokens:,} tokens of {own.text.corpus} at a rate of "
             f"{own.train.learning_rate:g}, the same for every arm, and is measured on the same "
-            f"held-out tokens (nats a token; mean and 95 % interval). Recall: "
-            f"{own.recall.steps:,} steps of {own.recall.batch_size} sequences with "
+            f"{own.held_out_tokens:,} held-out tokens (nats a token; mean and 95 % interval). "
+            f"Recall: {own.recall.steps:,} steps of {own.recall.batch_size} sequences with "
             f"{task.config.keys} pairs of {task.config.values} values, asked for at least "
             f"{2 * task.config.period} tokens later; share of right answers, chance "
             f"{task.chance:.3g}. {changed}."

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestling.core.result import Result, provenance
-from nestling.data import Loader, Prepared, evaluation_batches, prepare
+from nestling.data import Loader, Prepared, prepare
 from nestling.models import HopeForCausalLM, create
 from nestling.models.factory import embedding_parameters
 from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling.train.evaluate import held_out_batches
 from nestling_lab.studies.study import Tell, silent
 
 CURVE = 50  # points of a loss curve, about
@@ -35,11 +36,14 @@ def train_on_text(
     tell: Tell = silent,
     device: str = "cpu",
     quiet: bool = True,
+    held_out_tokens: int | None = None,
 ) -> tuple[HopeForCausalLM, dict[str, Any]]:
     """Train a preset from ``config.seed`` and return it with its metrics.
 
     The tokens and their order depend on the text, the shape of the batches and the seed only,
-    never on the model. A run whose loss is no longer finite gives ``diverged`` and no figures.
+    never on the model. A run whose loss is no longer finite gives ``diverged`` and no figures. All
+    held-out text is read, or, with ``held_out_tokens``, documents of about so many tokens, the same
+    for every model.
     """
     prepared = text.prepare()
     model = create(preset, vocab_size=len(prepared.tokenizer), seed=config.seed, **overrides)
@@ -68,7 +72,9 @@ def train_on_text(
             model,
             loader,
             config,
-            held_out=lambda: evaluation_batches(prepared.held_out, **shape),
+            held_out=lambda: held_out_batches(
+                prepared.held_out, max_tokens=held_out_tokens, **shape
+            ),
             quiet=quiet,
             after_step=after_step,
         )
@@ -78,10 +84,19 @@ def train_on_text(
 
 
 def text_result(name: str, cell: dict[str, Any], *, tell: Tell, device: str) -> Result:
-    """The Result of a cell whose config has ``preset``, ``overrides``, ``text`` and ``train``."""
+    """The Result of a cell with ``preset``, ``overrides``, ``text`` and ``train``.
+
+    ``held_out_tokens`` may be there as well: how much of the held-out text is read.
+    """
     text, config = Text(**cell["text"]), train_config(cell["train"])
     _, metrics = train_on_text(
-        cell["preset"], cell["overrides"], text, config, tell=tell, device=device
+        cell["preset"],
+        cell["overrides"],
+        text,
+        config,
+        tell=tell,
+        device=device,
+        held_out_tokens=cell.get("held_out_tokens"),
     )
     return Result(
         name=name,
