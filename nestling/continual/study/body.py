@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nestling.continual.study.apart import Layout, apart, layout
 from nestling.models.functional import FunctionalModel
 from nestling.models.hf import HopeForCausalLM
 from nestling.models.pretrained.families import family_of
@@ -88,7 +89,7 @@ class Whole(Body):
 class Cut(Body):
     """A model of transformers above some layer; texts lie behind each other in one row.
 
-    A mask keeps them apart. ``first`` is the lowest layer that is written.
+    ``first`` is the lowest layer that is written.
     """
 
     def __init__(self, reader: FunctionalModel, first: int, opening: Ids = ()):
@@ -98,6 +99,7 @@ class Cut(Body):
         inside = model.get_submodule(place.rpartition(".")[0])
         name = place.rpartition(".")[2]
         layers = list(inside.get_submodule(name))
+        self._layers = layers
         self._below = _part(inside, name, layers[:first], closed=False)
         self._above = _part(inside, name, layers[first:], closed=True)
         with torch.no_grad():
@@ -122,12 +124,21 @@ class Cut(Body):
     def _row_below(self, head: Ids, row: Sequence[tuple[Ids, int]]) -> list[Tensor]:
         device = self.reader.model.device
         lengths = [len(ids) for ids, _ in row]
-        mask, places = side_by_side(len(head), lengths, [bool(b) for _, b in row], device)
+        where = layout(len(head), lengths, [bool(b) for _, b in row], device)
         ids = torch.tensor([[*head, *(i for text, _ in row for i in text)]], device=device)
-        out = self._below(
-            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False
-        ).last_hidden_state[0, len(head) :]
+        out = self._read(self._below, where, input_ids=ids)[len(head) :]
         return [part.clone() for part in out.split(lengths)]
+
+    def _read(self, part: Any, where: Layout, **given: Tensor) -> Float[Tensor, "T D"]:
+        """The last hidden states of a row."""
+        with apart(self._layers):
+            return part(
+                attention_mask=where.seen,
+                position_ids=where.places[None],
+                layout=where,
+                use_cache=False,
+                **given,
+            ).last_hidden_state[0]
 
     def entries(self, texts: Sequence[tuple[Ids, bool]]) -> list[Entry]:
         """The states below the written layers are computed now."""
@@ -145,43 +156,15 @@ class Cut(Body):
         states = [entry.states for entry in entries if entry.states is not None]
         lengths = [len(state) for state in states]
         row = torch.cat([*([] if opened is None else [opened]), *states])[None]
-        mask, where = side_by_side(head, lengths, begins, row.device)
+        where = layout(head, lengths, begins, row.device)
         out = self.reader.call(
-            weights,
-            lambda model: self._above(
-                inputs_embeds=row, attention_mask=mask, position_ids=where, use_cache=False
-            ).last_hidden_state[0, head:],
+            weights, lambda _: self._read(self._above, where, inputs_embeds=row)[head:]
         )
         return [part[place] for part, place in zip(out.split(lengths), places, strict=True)]
 
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
         """The model's head."""
         return self.reader.model.get_output_embeddings()(features).float()
-
-
-def side_by_side(
-    head: int, lengths: Sequence[int], begins: Sequence[bool], device: Any
-) -> tuple[Tensor, Tensor]:
-    """Who sees whom in one row, [1, 1, T, T], and the positions, [1, T].
-
-    The row is an opening of ``head`` tokens, then texts; those with True in ``begins`` go on after
-    the opening, the others see themselves alone.
-    """
-    total = head + sum(lengths)
-    own = torch.zeros(total, dtype=torch.long)  # number of the text, 0 the opening
-    places, start = torch.arange(total), head
-    sees = torch.zeros(len(lengths) + 1, dtype=torch.bool)
-    sees[0] = True
-    for number, (length, opened) in enumerate(zip(lengths, begins, strict=True), 1):
-        own[start : start + length] = number
-        places[start : start + length] = torch.arange(length) + (head if opened else 0)
-        sees[number] = opened
-        start += length
-    causal = torch.ones(total, total, dtype=torch.bool).tril()
-    same = own[:, None] == own[None]
-    opening = (own[None] == 0) & sees[own][:, None]
-    mask = causal & (same | opening)
-    return mask[None, None].to(device), places[None].to(device)
 
 
 def _part(inside: Any, name: str, layers: list[nn.Module], *, closed: bool) -> Any:

@@ -54,13 +54,16 @@ def lessons(
     body: Body, drafts: Sequence[Draft], weights: Mapping[str, Tensor] | None = None
 ) -> list[Lesson]:
     """Drafts made ready; ``weights`` are those of whoever is followed."""
-    entries = body.entries([(draft.ids, draft.begins) for draft in drafts])
     places = [
         slice(
             draft.first, len(draft.ids) if draft.tokens is None else draft.first + len(draft.tokens)
         )
         for draft in drafts
     ]
+    read = [
+        (draft.ids[: place.stop], draft.begins) for draft, place in zip(drafts, places, strict=True)
+    ]
+    entries = body.entries(read)  # what comes after the last place is of no use
     wanted: list[Ids | Tensor] = [draft.tokens or () for draft in drafts]
     open_ones = [number for number, draft in enumerate(drafts) if draft.tokens is None]
     for begin in range(0, len(open_ones), ROW):

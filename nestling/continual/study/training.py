@@ -6,12 +6,12 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from nestling.continual.study.body import Body, Entry, Ids
 from nestling.continual.study.change import Change, Factors
+from nestling.continual.study.losses import losses
 
 BETAS = (0.9, 0.98)
 WARMUP = 3  # steps
@@ -70,22 +70,27 @@ class Training:
         for group in self.adam.param_groups:
             group["lr"] = self.rate * self.share(self.done)
         chosen = [(kind, self._drawn(number, kind)) for number, kind in enumerate(self.kinds)]
-        lessons = [lesson for _, own in chosen for lesson in own]
+        lessons = [(one, kind.weight / len(own)) for kind, own in chosen for one in own]
         with added(self.body.reader.model, self.change, self.weights) as weights:
-            features = self.body.features(
-                weights, [lesson.entry for lesson in lessons], [one.places for one in lessons]
-            )
-        losses = self._losses(features, lessons)
-        loss, first = torch.zeros((), device=losses.device), 0
-        for kind, own in chosen:
-            loss = loss + kind.weight * losses[first : first + len(own)].mean()
-            first += len(own)
-        self.adam.zero_grad()
-        loss.backward()
+            loss, grads = self._gradient(weights, lessons)
+        for value, grad in zip(self.values, grads, strict=True):
+            value.grad = grad
         nn.utils.clip_grad_norm_(self.values, self.clip)
         self.adam.step()
         self.done += 1
-        return float(loss.detach())
+        return loss
+
+    def _gradient(
+        self, weights: Mapping[str, Tensor], lessons: Sequence[tuple[Lesson, float]]
+    ) -> tuple[float, Sequence[Tensor]]:
+        """The weighted loss of lessons, and its gradient at what is learned."""
+        features = self.body.features(
+            weights, [one.entry for one, _ in lessons], [one.places for one, _ in lessons]
+        )
+        loss, grads = losses(
+            self.body, features, [one.wanted for one, _ in lessons], [w for _, w in lessons]
+        )
+        return loss, torch.autograd.grad(features, self.values, grads)
 
     def share(self, step: int) -> float:
         """The part of the rate a step has: up in a few steps, then down in a line."""
@@ -103,31 +108,6 @@ class Training:
             random.Random(f"{self.seed}:{number}:{place // size}").shuffle(order)
             found.append(kind.lessons[order[place % size]])
         return found
-
-    def _losses(self, features: Sequence[Tensor], lessons: Sequence[Lesson]) -> Float[Tensor, " N"]:
-        logits = self.body.logits(torch.cat(list(features)))
-        followed = [one.wanted for one in lessons if isinstance(one.wanted, Tensor)]
-        said = iter(self._said(followed))
-        found = []
-        for own, lesson in zip(logits.split([len(f) for f in features]), lessons, strict=True):
-            if isinstance(lesson.wanted, Tensor):
-                now = own.log_softmax(-1)
-                found.append(
-                    functional.kl_div(now, next(said), reduction="batchmean", log_target=True)
-                )
-            else:
-                tokens = torch.tensor(lesson.wanted, device=own.device)
-                found.append(functional.cross_entropy(own, tokens))
-        return torch.stack(found)
-
-    @torch.no_grad()
-    def _said(self, features: Sequence[Tensor]) -> Sequence[Float[Tensor, "N V"]]:
-        """How likely whoever is followed says each token; the head is read once for all."""
-        if not features:
-            return []
-        own = self.body.reader.model.device
-        found = self.body.logits(torch.cat(list(features)).to(own)).log_softmax(-1)
-        return found.split([len(f) for f in features])
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes while it is written, by name."""
@@ -181,7 +161,10 @@ def added(
 
 def _adder(factors: Factors) -> Any:
     def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        low = functional.linear(args[0].float(), factors.right)
+        low = functional.linear(args[0].to(factors.right), factors.right)
+        if out.dtype == low.dtype:  # in the place of what the map put out
+            out.view(-1, out.shape[-1]).addmm_(low.flatten(0, -2), factors.left.T)
+            return out
         return out + functional.linear(low, factors.left).to(out.dtype)
 
     return add

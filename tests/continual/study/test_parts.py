@@ -4,8 +4,11 @@ import pytest
 import torch
 from small_models import small
 from tiny_bases import tiny_base
+from torch.nn import functional
 
-from nestling.continual.study.body import Cut, Whole, body, side_by_side
+from nestling.continual.study import losses
+from nestling.continual.study.apart import layout
+from nestling.continual.study.body import Cut, Whole, body
 from nestling.continual.study.change import Factors, changed, joined, new_change, rounded
 from nestling.continual.study.speaker import OneByOne, SideBySide, speaker
 from nestling.continual.study.training import Kind, Lesson, Training
@@ -31,22 +34,26 @@ def test_every_body_says_what_the_whole_model_says(family):
 
 
 def test_the_families_that_can_be_cut_are():
-    kinds = {
-        family: body(FunctionalModel(tiny_base(family).eval()), 2) for family in ("llama", "qwen3")
-    }
-    assert all(isinstance(found, Cut) for found in kinds.values())
+    kinds = {family: body(FunctionalModel(tiny_base(family).eval()), 2) for family in FAMILIES}
+    cut = {family for family, found in kinds.items() if isinstance(found, Cut)}
+    assert cut == {"gemma", "llama", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
 
 
-def test_texts_side_by_side_see_themselves_and_the_opening_alone():
-    mask, places = side_by_side(2, [2, 1], [True, False], "cpu")
-    assert mask[0, 0].int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0],
-        [0, 0, 0, 0, 1],
-    ]
-    assert places.tolist() == [[0, 1, 2, 3, 0]]
+def test_a_row_of_texts_has_their_places_and_they_see_themselves_and_the_opening_alone():
+    found = layout(2, [2, 1], [True, False], "cpu")
+    assert found.places.tolist() == [0, 1, 2, 3, 0]
+    assert found.tokens.flatten()[found.inside].tolist() == [2, 3, 4]
+    assert found.seen.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]], [[[0, 0, 1, 0]] * 2]]
+
+
+def test_a_model_attends_as_before_once_it_was_read_in_parts():
+    reader = FunctionalModel(tiny_base("llama").eval())
+    ids, before = torch.tensor([[3, 4, 5]]), reader.model.config._attn_implementation
+    with torch.no_grad():
+        said = reader.model(ids).logits
+        features(body(reader, 2, OPENING))
+        assert torch.equal(reader.model(ids).logits, said)
+    assert reader.model.config._attn_implementation == before
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -142,6 +149,34 @@ def test_training_learns_and_goes_on_to_the_bit(family):
         again.step()
     assert whole.tensors().keys() == again.tensors().keys()
     assert all(torch.equal(whole.tensors()[n], again.tensors()[n]) for n in whole.tensors())
+
+
+def test_training_makes_no_gradients_of_what_it_does_not_write():
+    model = tiny_base("llama").eval()
+    trained(model).step()
+    assert all(value.requires_grad and value.grad is None for value in model.parameters())
+
+
+@pytest.mark.parametrize("held", [31 << 20, 4 * 5 * 64])
+def test_losses_and_their_gradient_are_those_of_cross_entropy_and_divergence(held, monkeypatch):
+    monkeypatch.setattr(losses, "BYTES", held)
+    model = tiny_base("llama").eval()
+    whole = body(FunctionalModel(model), 3)
+    drawn = torch.randn(9, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    parts = list(drawn.clone().requires_grad_().split([4, 3, 2]))
+    other, weights = drawn[3:6], [0.5, 2.0, 1.0]
+    found, grads = losses.losses(whole, parts, [(1, 2, 3, 4), other, (5, 6)], weights)
+    say = [whole.logits(part) for part in parts]
+    now, there = say[1].log_softmax(-1), whole.logits(other).softmax(-1)
+    wanted = (
+        0.5 * functional.cross_entropy(say[0], torch.tensor([1, 2, 3, 4]))
+        + 2 * functional.kl_div(now, there, reduction="batchmean")
+        + functional.cross_entropy(say[2], torch.tensor([5, 6]))
+    )
+    torch.testing.assert_close(found, float(wanted.detach()), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        grads, list(torch.autograd.grad(wanted, parts)), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_what_training_adds_is_what_the_change_adds_to_the_weights():

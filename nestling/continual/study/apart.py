@@ -1,0 +1,114 @@
+"""Attention of texts that lie behind each other in one row: each attends to itself and, where it
+goes on after it, to the opening of the row.
+
+Over the whole row a mask would do the same, at a cost that grows with the square of the row.
+"""
+
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.modeling_utils import AttentionInterface
+
+NAME = "nestling_apart"  # as transformers knows it
+
+
+class Layout(NamedTuple):
+    """Where the texts of a row lie: an opening of ``head`` tokens, then N of at most L tokens."""
+
+    head: int
+    places: Int[Tensor, " T"]  # position of each token in its text, of the row: opening and texts
+    tokens: Int[Tensor, "N L"]  # where in the row each token of a text is; past its end: anywhere
+    inside: Int[Tensor, " M"]  # of the N L places those that hold a token, in the row's order
+    seen: Bool[Tensor, "N 1 L K"]  # of the opening and the text, K = head + L, what a token sees
+
+
+def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: Any) -> Layout:
+    """Texts of some lengths; those with True in ``begins`` go on after the opening."""
+    longest = max(lengths)
+    size, after = torch.tensor(lengths), torch.tensor(begins)
+    first = size.cumsum(0) - size + head
+    steps = torch.arange(longest)
+    there = steps < size[:, None]
+    own = (steps[None] <= steps[:, None]) & there[:, None]  # [N, L, L]
+    opened = after[:, None, None].expand(-1, longest, head)
+    places = (steps + head * after[:, None])[there]
+    return Layout(
+        head,
+        torch.cat([torch.arange(head), places]).to(device),
+        torch.where(there, first[:, None] + steps, 0).to(device),
+        there.flatten().nonzero()[:, 0].to(device),
+        torch.cat([opened, own], 2)[:, None].to(device),
+    )
+
+
+@contextlib.contextmanager
+def apart(layers: Iterable[nn.Module]) -> Generator[None]:
+    """While this lasts layers of transformers attend so, if they are called with a ``layout``."""
+    configs = {
+        id(config): config
+        for layer in layers
+        for module in layer.modules()
+        if hasattr(config := getattr(module, "config", None), "_attn_implementation")
+    }
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 G T D"],
+    value: Float[Tensor, "1 G T D"],
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Float[Tensor, "1 T H D"], None]:
+    """What each token reads of its own text and the opening, as transformers asks for it."""
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
+    count, longest = layout.tokens.shape
+    head, groups, shared = layout.head, k.shape[1], q.shape[1] // k.shape[1]
+    rows = layout.tokens.flatten()
+
+    def texts(x: Tensor) -> Tensor:
+        return x.index_select(0, rows).unflatten(0, (count, longest))
+
+    def after_opening(x: Tensor) -> Tensor:
+        begin = x[:head].expand(count, *x[:head].shape)
+        return torch.cat([begin, texts(x)], 1).transpose(1, 2)  # [N, G, K, D]
+
+    # the heads that share a key stand behind each other as if they were more queries
+    asked = texts(q).unflatten(2, (groups, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    seen = layout.seen.repeat(1, 1, shared, 1)
+    read = functional.scaled_dot_product_attention(
+        asked, after_opening(k), after_opening(v), attn_mask=seen, scale=scaling
+    )
+    read = read.unflatten(2, (shared, longest)).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    found = read.flatten(0, 1).index_select(0, layout.inside)
+    if head:
+        found = torch.cat([_opening(q[:head], k[:head], v[:head], scaling), found])
+    return found[None], None
+
+
+def _opening(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Float[Tensor, "P H D"]:
+    """The opening sees itself alone."""
+    asked, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
+    read = functional.scaled_dot_product_attention(
+        asked, keys, values, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return read[0].transpose(0, 1)
+
+
+AttentionInterface.register(NAME, attend)
