@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nestling.continual.study.apart import Layout, apart, layout
 from nestling.models.functional import FunctionalModel
 from nestling.models.hf import HopeForCausalLM
+from nestling.models.pretrained.apart import Layout, apart, layout
 from nestling.models.pretrained.families import family_of
 
 Ids = tuple[int, ...]

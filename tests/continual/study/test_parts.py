@@ -7,13 +7,13 @@ from tiny_bases import tiny_base
 from torch.nn import functional
 
 from nestling.continual.study import losses
-from nestling.continual.study.apart import layout
 from nestling.continual.study.body import Cut, Whole, body
 from nestling.continual.study.change import Factors, changed, joined, new_change, rounded
 from nestling.continual.study.speaker import OneByOne, SideBySide, speaker
 from nestling.continual.study.training import Kind, Lesson, Training
 from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import FAMILIES
+from nestling.models.pretrained.apart import layout
 
 TEXTS = [((3, 4, 5, 6), False), ((7, 8, 9), True), ((10, 11, 12, 13, 14), True)]
 OPENING = (20, 21, 22)
