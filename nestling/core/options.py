@@ -7,14 +7,22 @@ from typing import Any
 from nestling.core.error import UserError
 
 
+class UnreadOption(UserError):
+    """An option was set that others leave without effect; ``option`` is its name."""
+
+    def __init__(self, message: str, option: str):
+        super().__init__(message)
+        self.option = option
+
+
 def refuse_unread(owner: str, config: Any, unread: Mapping[str, str]) -> None:
-    """Raise UserError if an option that others leave without effect was set all the same.
+    """Raise UnreadOption if an option that others leave without effect was set all the same.
 
     ``config`` is a dataclass whose fields have defaults, ``unread`` says of options what leaves
     each without effect.
     """
     for field in dataclasses.fields(config):
-        if field.name in unread and getattr(config, field.name) != field.default:
-            raise UserError(
-                f"{owner}.{field.name} has no effect with {unread[field.name]}: leave it out"
-            )
+        name = field.name
+        if name in unread and getattr(config, name) != field.default:
+            message = f"{owner}.{name} has no effect with {unread[name]}: leave it out"
+            raise UnreadOption(message, name)

@@ -8,6 +8,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from nestling.core.error import UserError, did_you_mean
+from nestling.core.options import UnreadOption
 from nestling.memories import MEMORIES
 
 
@@ -59,6 +60,15 @@ class HopeConfig(PretrainedConfig):
                 hint = did_you_mean(name, self.pattern)
                 raise UserError(f"options for {name!r}, which is not in the pattern: {hint}")
         self.memory_configs()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What a file holds; options that a memory does not read, which were saved before they
+        were refused, are left out.
+        """
+        if isinstance(memories := config_dict.get("memories"), dict):
+            config_dict = config_dict | {"memories": without_unread(memories)}
+        return super().from_dict(config_dict, **kwargs)
 
     def _check(self) -> None:
         for name, hint in HopeConfig.__annotations__.items():
@@ -121,6 +131,26 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
         if not fits(value, hints[option]):
             raise UserError(f"{name}.{option} must be {spell_type(hints[option])}, not {value!r}")
     return kind(**values)
+
+
+def without_unread(memories: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Options of memories, as a file has them, without those that have no effect."""
+    found = {name: dict(options) for name, options in memories.items()}
+    for name, options in found.items():
+        while (option := _unread(name, options)) is not None:
+            del options[option]
+    return found
+
+
+def _unread(name: str, options: dict[str, Any]) -> str | None:
+    """An option of a memory that was set and has no effect."""
+    try:
+        memory_config(name, options)
+    except UnreadOption as error:
+        return error.option
+    except UserError:  # wrong in another way: for the configuration to say
+        return None
+    return None
 
 
 def spell_type(hint: Any) -> str:

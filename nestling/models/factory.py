@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from nestling.core.error import UserError, did_you_mean
+from nestling.core.options import UnreadOption
 from nestling.models.config import HopeConfig, former_fields, memory_fields
 from nestling.models.hf import HopeForCausalLM
 from nestling.models.presets import preset
@@ -27,6 +28,21 @@ def configure(name: str, *, vocab_size: int = 4096, **overrides: Any) -> HopeCon
             for memory, option in owners(key, pattern):
                 values["memories"].setdefault(memory, {})[option] = value
     return HopeConfig(**values)
+
+
+def without_unread(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides of a preset, as a run was started with, without options that have no effect."""
+    while True:
+        try:
+            configure(name, **overrides)
+            return overrides
+        except UnreadOption as error:
+            kept = {k: v for k, v in overrides.items() if k.rpartition(".")[2] != error.option}
+            if kept == overrides:
+                return overrides
+            overrides = kept
+        except UserError:  # wrong in another way: for the caller to say
+            return overrides
 
 
 def owners(key: str, pattern: list[str]) -> list[tuple[str, str]]:

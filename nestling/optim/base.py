@@ -1,5 +1,6 @@
 """What all optimizers of this room share: which gradients they take and in which batches."""
 
+import inspect
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nestling.core.error import UserError
+from nestling.core.options import UnreadOption
 from nestling.optim import states, sweep
 from nestling.rules.newton_schulz import whole
 from nestling.rules.rule import GradientRecord
@@ -75,10 +77,27 @@ class GradientMemory(Optimizer, ABC):
         defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **options}
         # schedulers look for it in the defaults alone
         super().__init__(params, defaults | {"momentum": options.get(self.cycled, 0.0)})
+        self._refuse_unread(options, self.param_groups)
+
+    def unread(self, group: dict[str, Any]) -> dict[str, str]:
+        """Of a group's options that others leave without effect: what does so."""
+        return {}
+
+    def _refuse_unread(self, options: dict[str, Any], groups: Sequence[dict[str, Any]]) -> None:
+        """Raise UnreadOption for an option that was set and that none of the groups reads."""
+        known = inspect.signature(type(self).__init__).parameters
+        unread = [self.unread(group) for group in groups]
+        for name in options.keys() & known:
+            reasons = [found.get(name) for found in unread]
+            if all(reasons) and options[name] != known[name].default:
+                raise UnreadOption(
+                    f"{name}={options[name]!r} has no effect with {reasons[0]}: leave it out", name
+                )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; a complex parameter raises UserError."""
+        """Add a group; a complex parameter raises UserError, and so does what would not be read."""
         self._take_momentum(param_group)
+        self._refuse_unread(param_group, [self.defaults | param_group])
         super().add_param_group(param_group)
         del self.param_groups[-1]["momentum"]
         for parameter in self.param_groups[-1]["params"]:

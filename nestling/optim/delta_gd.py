@@ -155,6 +155,10 @@ class DeltaGD(GradientMemory):
         """For groups of a module's parameters; ``betas`` are AdamW's, and not taken."""
         return cls(module, params=groups, lr=lr)
 
+    def unread(self, group: dict[str, Any]) -> dict[str, str]:
+        """The strength of the decay, in the form that has none."""
+        return {"decay_scale": "form='cr'"} if group["form"] == "cr" else {}
+
     def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
         """None: the weights themselves are what is written, nothing is kept beside them."""
         return ()

@@ -105,6 +105,10 @@ class DeltaMomentum(Ruled):
         """Delta momentum with the constants of a group."""
         return rules.DeltaMomentum(**OPTIONS(group))
 
+    def unread(self, group: dict[str, Any]) -> dict[str, str]:
+        """What neither the rule nor the preconditioner reads."""
+        return super().unread(group) | precondition.unread(group)
+
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return super()._start(parameter, group) | precondition.start(parameter, group)
 

@@ -99,6 +99,10 @@ class FeatureMomentum(Ruled):
         options["coefficients"] = tuple(group["coefficients"])
         return rules.FeatureMomentum(**options)
 
+    def unread(self, group: dict[str, Any]) -> dict[str, str]:
+        """What neither the rule nor the preconditioner reads."""
+        return super().unread(group) | precondition.unread(group)
+
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         return super()._start(parameter, group) | precondition.start(parameter, group)
 

@@ -33,6 +33,14 @@ def options(
     }
 
 
+def unread(group: dict[str, Any]) -> dict[str, str]:
+    """Options that a group without a preconditioner leaves without effect."""
+    if group["preconditioner"] != "none":
+        return {}
+    names = ("preconditioner_beta", "preconditioner_every", "eps")
+    return dict.fromkeys(names, "preconditioner='none'")
+
+
 def passed(
     gradients: list[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any], step: int
 ) -> list[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.native import plain
+from nestling.core.options import refuse_unread
 from nestling.optim.base import BLOCK, GradientMemory, check_choice, wide_dtype
 from nestling.rules import RULES, Evidence, GradientRecord, Rule
 
@@ -28,6 +29,13 @@ class Ruled(GradientMemory):
     def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
         """Those of the rule."""
         return self.rule(group).records
+
+    def unread(self, group: dict[str, Any]) -> dict[str, str]:
+        """What the rule does not read, by the names of the options."""
+        found = self.rule(group).unread()
+        if "ns_dtype" in found:
+            found["ns_precision"] = found.pop("ns_dtype")
+        return found
 
     def _passed(
         self,
@@ -151,6 +159,7 @@ class Written(Ruled):
             rule = RULES[rule]()
         if rule.erases:
             raise UserError("this rule erases along the inputs of a layer; use DeltaGD")
+        refuse_unread(type(rule).__name__, rule, rule.unread())
         self._rule = rule
         names = {kind: name for name, kind in RULES.items()}
         self.name = names.get(type(rule), type(rule).__name__)

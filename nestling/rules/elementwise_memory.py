@@ -44,6 +44,14 @@ class ElementwiseMemory(Rule):
         """The rule with the constants of a level in context."""
         return cls(beta1=options.momentum, beta2=options.square_momentum)
 
+    def unread(self) -> dict[str, str]:
+        """Of constants that others leave without effect: what does so."""
+        if self.weighting == "sum":
+            return {"beta2": "weighting='sum'"}
+        # m* = H M / (H + ridge)
+        barely = self.target == "square" and self.ridge <= type(self).ridge
+        return {"beta2": "target='square' and no ridge"} if barely else {}
+
     @property
     def buffers(self) -> tuple[str, ...]:
         """M and H."""

@@ -43,6 +43,11 @@ class FeatureMomentum(Rule):
         """The rule with the constants of a level in context."""
         return cls(alpha=options.momentum)
 
+    def unread(self) -> dict[str, str]:
+        """Of constants that others leave without effect: what does so."""
+        other = "coefficients" if self.features == "power" else "exponent"
+        return {other: f"features={self.features!r}"}
+
     @property
     def buffers(self) -> tuple[str, ...]:
         """The momentum."""

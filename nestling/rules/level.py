@@ -15,7 +15,7 @@ divided by their number, so that a learning rate means the same at every period.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -61,6 +61,19 @@ class CMSLevel:
         for name in ("clip", "trust"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UserError(f"{name} of a level must be above 0, or None for no bound")
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        """Raise UserError for a constant of the rule that it does not read."""
+        kind, plain = RULES[self.rule], RuleOptions()
+        for name, value in vars(self.options).items():
+            if value == (default := getattr(plain, name)):
+                continue
+            read = kind.erases and name == "erase_whole"
+            if not read and kind.of(replace(self.options, **{name: default})) == self.written_by:
+                raise UserError(
+                    f"{name}={value} has no effect on a level of the rule {self.rule}: leave it out"
+                )
 
     @property
     def written_by(self) -> Rule:

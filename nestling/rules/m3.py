@@ -60,6 +60,13 @@ class M3(Rule):
             eps=options.epsilon,
         )
 
+    def unread(self) -> dict[str, str]:
+        """Of constants that others leave without effect: what does so."""
+        if self.orthogonal:
+            return {}
+        unread = dict.fromkeys(("update_norm", "ns_steps", "ns_dtype"), "orthogonal=False")
+        return unread | ({"style": "orthogonal=False"} if self.style == "delta" else {})
+
     @property
     def buffers(self) -> tuple[str, ...]:
         """M1, V, and of every slow momentum itself, the gradients since, and what is read of it."""
@@ -93,10 +100,6 @@ class M3(Rule):
     def matrix(self, weight: Float[Tensor, "B *S"]) -> bool:
         """Whether the steps of a tensor are made orthogonal."""
         return weight.ndim > 2 and self.orthogonal
-
-    def by_rows(self, dimensions: int) -> bool:
-        """Whether a tensor goes by Adam."""
-        return dimensions < 2 or not self.orthogonal
 
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]

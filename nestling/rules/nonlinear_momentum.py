@@ -50,6 +50,17 @@ class NonlinearMomentum(Rule):
         """The rule with the constants of a level in context."""
         return cls(alpha=options.momentum)
 
+    def unread(self) -> dict[str, str]:
+        """Of constants that others leave without effect: what does so."""
+        if self.output != "newton_schulz":
+            names = ("adjust_lr", "orthogonal", "ns_steps", "ns_dtype")
+            unread = dict.fromkeys(names, f"output={self.output!r}")
+            return unread | ({} if self.output == "tanh" else {"scale": unread["orthogonal"]})
+        unread = {"scale": "output='newton_schulz'"}
+        if not self.orthogonal:
+            unread |= dict.fromkeys(("ns_steps", "ns_dtype"), "orthogonal=False")
+        return unread
+
     @property
     def buffers(self) -> tuple[str, ...]:
         """The momentum."""

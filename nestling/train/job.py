@@ -15,6 +15,7 @@ from nestling.core.result import Result, provenance, write_json
 from nestling.data import Batch, Documents, Loader, Prepared, prepare
 from nestling.data.preparing import tokenizer_of
 from nestling.models import configure, create
+from nestling.models.factory import without_unread
 from nestling.models.folder import save_model
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim.build import default_lr
@@ -141,6 +142,9 @@ def claim(directory: Path, job: Job, corpus_hash: str, *, resume: bool) -> None:
         raise UserError(f"{path} cannot be read ({error}); choose another folder") from error
     if not resume:
         raise UserError(f"{directory} holds a run; add --resume to go on, or choose another folder")
+    # started before an option that has no effect was refused
+    if saved.get("preset") == own["preset"] and saved.get("model") != own["model"]:
+        saved["model"] = without_unread(own["preset"], saved.get("model") or {})
     for name, value in own.items():
         if saved.get(name) != value:
             raise UserError(
@@ -171,8 +175,7 @@ def run_job(
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in IDS}
     overrides = ids | dict(job.model)
     model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
-    if ranks.shard == 1:  # a model that is divided goes to the device part by part
-        model = model.to(device)
+    model = model.to(device)
     loader = loader_of(text.train, model, job.train, ranks)
     if directory is not None and ranks.first:
         claim(directory, job, text.corpus.sha256, resume=resume)
@@ -188,7 +191,6 @@ def run_job(
         optimizer=job.optimizer,
         ranks=ranks,
     )
-    model = ranks.whole_model(model)
     if directory is not None and ranks.first:
         save_model(model, tokenizer, directory)
     result = Result(

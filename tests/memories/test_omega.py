@@ -63,7 +63,8 @@ def test_equals_the_equations_token_by_token(name):
 def test_a_window_of_one_is_titans(layers, momentum):
     """With v - k for v, since Titans' network has no residual."""
     module = build(Omega, window=1, layers=layers, momentum=momentum)
-    config = MemoryOptions(layers=layers, expansion=2, period=4, persistent=0, momentum=momentum)
+    narrow = {"expansion": 2} if layers > 1 else {}
+    config = MemoryOptions(layers=layers, period=4, persistent=0, momentum=momentum, **narrow)
     titans = LongTermMemory(config, hidden_size=8, num_heads=2).double()
     titans.initial_layers = module.initial_layers
     x = sequence(10)

@@ -14,7 +14,8 @@ WIDTH, HEADS = 8, 2
 
 def build(kind=Titans, *, strong=True, hidden_size=WIDTH, dtype=torch.float64, **options):
     """A small layer; ``strong``: gates, writes and reads far from their limits."""
-    config = kind.Config(**{"period": 4, "persistent": 3, "expansion": 2, **options})
+    narrow = {} if options.get("layers") == 1 else {"expansion": 2}
+    config = kind.Config(**{"period": 4, "persistent": 3, **narrow, **options})
     module = kind(config, hidden_size=hidden_size, num_heads=HEADS).to(dtype)
     generator = torch.Generator().manual_seed(0)
     module.init_weights(generator)

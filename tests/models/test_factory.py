@@ -1,9 +1,20 @@
 """Presets with overrides, and the help with those that do not exist."""
 
+import json
+
 import pytest
+import torch
 
 from nestling.core.error import UserError
-from nestling.models import HopeConfig, configure, create, preset, preset_names
+from nestling.models import (
+    HopeConfig,
+    HopeForCausalLM,
+    configure,
+    create,
+    preset,
+    preset_names,
+)
+from nestling.models.factory import without_unread
 
 
 def test_an_override_reaches_the_configuration_or_the_memories_that_have_it():
@@ -68,6 +79,27 @@ def test_a_saved_model_keeps_what_it_was_trained_with(tmp_path):
     assert kept.projection_clip is None and kept.clips() == (4.0, 4.0)
     off = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
     assert not configure("hope-tiny", **off).memory_configs()["self_titans"].adaptive()
+
+
+def test_a_saved_option_that_never_had_an_effect_is_left_out(tmp_path):
+    """Earlier versions took what is refused by now."""
+    shape = {"hidden_size": 16, "num_heads": 2, "num_hidden_layers": 1, "vocab_size": 19}
+    dead = {"layers": 1, "expansion": 2, "epsilon": 0.5, "momentum": False, "momentum_init": 0.3}
+    with pytest.raises(UserError, match="expansion has no effect with layers=1: leave it out"):
+        create("titans-lmm-tiny", **shape, **dead)
+    live = {"layers": 1, "momentum": False}
+    model = create("titans-lmm-tiny", **shape, **live)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    saved["memories"]["titans"] |= dead
+    path.write_text(json.dumps(saved))
+    loaded = HopeForCausalLM.from_pretrained(tmp_path)
+    assert loaded.config.memory_configs() == model.config.memory_configs()
+    ids = torch.arange(7)[None]
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    # what a run was started with, too
+    assert without_unread("titans-lmm-tiny", shape | dead) == shape | live
 
 
 def test_a_preset_is_a_copy():

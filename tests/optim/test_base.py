@@ -8,10 +8,10 @@ from torch import nn
 
 from nestling.core import native
 from nestling.core.error import UserError
-from nestling.optim import M3, param_groups
+from nestling.optim import M3, DeltaMomentum, Written, param_groups
 from nestling.optim.base import BLOCK, finite, lengths
 from nestling.optim.ruled import batches
-from nestling.rules import Momentum, Muon
+from nestling.rules import Momentum, Muon, NonlinearMomentum
 
 
 @pytest.mark.parametrize("switch", ["1", "0"])
@@ -83,3 +83,20 @@ def test_param_groups_of_nothing_are_refused():
         param_groups(Odd().parameters())
     with pytest.raises(UserError, match="no parameter"):
         param_groups(nn.Linear(2, 2).requires_grad_(False))
+
+
+def test_what_no_group_reads_is_refused_and_old_states_load():
+    weights = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))]
+    with pytest.raises(UserError, match="preconditioner_beta=0.5 has no effect"):
+        DeltaMomentum(weights, preconditioner_beta=0.5)
+    with pytest.raises(UserError, match="preconditioner_every=2 has no effect"):
+        DeltaMomentum([{"params": weights, "preconditioner_every": 2}])
+    # one group that reads it is enough
+    groups = [{"params": weights[:1], "preconditioner": "covariance"}, {"params": weights[1:]}]
+    DeltaMomentum(groups, preconditioner_beta=0.5)
+    optimizer = DeltaMomentum(weights)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["preconditioner_beta"] = 0.5
+    optimizer.load_state_dict(saved)
+    with pytest.raises(UserError, match="ns_steps has no effect with output='sign'"):
+        Written(weights, rule=NonlinearMomentum(output="sign", ns_steps=3))

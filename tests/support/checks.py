@@ -8,12 +8,13 @@ passed before passes, and a function that is never called costs nothing.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from typing import Any
 
@@ -99,6 +100,17 @@ class Known:
 
 
 known: dict[Hashable, Known] = {}
+_resting: list[bool] = []  # one for each that is at rest
+
+
+@contextlib.contextmanager
+def at_rest() -> Iterator[None]:
+    """Nothing is compared in here: for thousands of calls of what others are tests of."""
+    _resting.append(True)
+    try:
+        yield
+    finally:
+        _resting.pop()
 
 
 def compared(function: Any) -> Any:
@@ -132,7 +144,7 @@ def _compared(function: types.FunctionType, known: Known) -> Callable[..., Any]:
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        if torch.compiler.is_compiling():
+        if _resting or torch.compiler.is_compiling():
             return function(*args, **kwargs)
         try:
             seen = known.look(args, kwargs)

@@ -6,7 +6,8 @@ WIDTH, HEADS = 8, 2
 
 
 def build(kind, seed=0, hidden_size=WIDTH, strong=True, dtype=torch.float64, **options):
-    config = kind.Config(**{"period": 4, "expansion": 2, **options})
+    narrow = {} if options.get("layers") == 1 else {"expansion": 2}
+    config = kind.Config(**{"period": 4, **narrow, **options})
     module = kind(config, hidden_size=hidden_size, num_heads=HEADS).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     module.init_weights(generator)

@@ -12,7 +12,7 @@ from tiny_training import tiny_config, tiny_model, tiny_text
 from nestling.core.error import UserError
 from nestling.data import Loader, byte_tokenizer, encode
 from nestling.train import NotFinite, Run, train
-from nestling.train.checkpoint import checkpoints
+from nestling.train.checkpoint import checkpoints, read_checkpoint, write_checkpoint
 from nestling.train.job import held_out_of, loader_of
 
 NAMES = ("transformer-tiny", "hope-attention-tiny", "hope-tiny")
@@ -263,6 +263,18 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     start("hope-attention-tiny", tmp_path, steps=2)
     with pytest.raises(UserError, match="another architecture.*pattern|memories"):
         start("transformer-tiny", tmp_path, steps=2, resume=True)
+
+
+def test_a_run_goes_on_that_was_started_with_an_option_that_has_no_effect(tmp_path):
+    """Earlier versions took what is refused by now."""
+    off = {"writes": False}
+    start("hope-tiny", tmp_path, after_step=lambda run: run.totals.step == 1, model=off)
+    path = checkpoints(tmp_path / "checkpoints")[-1]
+    parts = read_checkpoint(path)
+    parts["run"]["architecture"]["memories"]["self_titans"]["eta_init"] = 0.3
+    write_checkpoint(path, parts)
+    _, metrics = start("hope-tiny", tmp_path, model=off, resume=True)
+    assert metrics["steps"] == 8
 
 
 def test_training_leaves_the_text_of_other_loaders_alone():

@@ -13,6 +13,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.options import refuse_unread
 from nestling.core.transfer import LEARNED, MADE, READ, added_to
 from nestling.memories.deep.features import Polynomial, width
 from nestling.memories.deep.network import Weights, Write
@@ -47,6 +48,8 @@ class DeepOptions:
             raise UserError(f"decay_to={self.decay_to!r} is neither init nor zero")
         if self.epsilon <= 0:
             raise UserError("epsilon must be positive")
+        if self.layers == 1:
+            refuse_unread("memory", self, dict.fromkeys(("expansion", "epsilon"), "layers=1"))
 
 
 class DeepState(NamedTuple):

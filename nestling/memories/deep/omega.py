@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.core.level import Level
+from nestling.core.options import refuse_unread
 from nestling.memories.deep.memory import DeepMemory, DeepOptions, levels_of
 from nestling.memories.deep.network import (
     Weights,
@@ -83,6 +84,8 @@ class Omega(DeepMemory):
             super().__post_init__()
             if self.gamma_max <= 0:
                 raise UserError("gamma_max must be positive")
+            if not self.momentum:
+                refuse_unread("omega", self, {"momentum_init": "momentum=false"})
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         gates = {"gamma": config.gamma_init}

@@ -16,6 +16,23 @@ CHOICES = {
     "decay_to": ("init", "zero"),
     "erase": ("deviation", "whole"),
 }
+# what says how a write is made, and nothing else
+WRITING = (
+    "normalised_momentum",
+    "momentum_init",
+    "half_life",
+    "objective",
+    "detach_target",
+    "rule",
+    "step",
+    "read",
+    "decay_to",
+    "erase",
+    "eta_max",
+    "eta_init",
+    "epsilon",
+    "clip",
+)
 PROJECTIONS = ("k", "eta", "alpha", "v", "q")  # what memories can make, in their order
 
 
@@ -92,7 +109,10 @@ class SelfTitansOptions:
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
+        # projection_clip is the presets' own, so that leaving it unread is no mistake
         unread = {}
+        if not self.writes:
+            unread |= dict.fromkeys(WRITING, "writes=false")
         if not self.momentum:
             unread |= dict.fromkeys(("normalised_momentum", "momentum_init"), "momentum=false")
         if not self.decay:
@@ -105,10 +125,11 @@ class SelfTitansOptions:
                 unread |= {"step": "network=matrix"}
         if self.values == "shared":
             unread |= {"detach_target": "values=shared"}
+        if self.decay_to == "zero":
+            unread |= {"erase": "decay_to=zero"}
         if self.rule == "gd":
             unread |= {"erase": "rule=gd"}
         if not self.adaptive():
-            # projection_clip is the presets' own, so that leaving it unread is no mistake
             unread |= {"projection_period": "no other memory"}
         refuse_unread("self_titans", self, unread)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from nestling.core.error import UserError
+from nestling.core.options import refuse_unread
 from nestling.memories.attention import Attention
 
 
@@ -40,6 +41,10 @@ class MemoryOptions:
             raise UserError("titans: momentum_init must lie between 0 and 1")
         if self.clip <= 0 or self.epsilon <= 0:
             raise UserError("titans: clip and epsilon must be positive")
+        unread = dict.fromkeys(("expansion", "epsilon"), "layers=1") if self.layers == 1 else {}
+        if not self.momentum:
+            unread["momentum_init"] = "momentum=false"
+        refuse_unread("titans", self, unread)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.options import refuse_unread
 from nestling.core.transfer import LEARNED, MADE, READ
 from nestling.memories.parts import ShortConvolution
 from nestling.memories.ttt.inner import (
@@ -55,6 +56,8 @@ class TTTConfig:
             raise UserError(
                 f"ttt: backbone={self.backbone!r} is none of {', '.join(map(repr, BACKBONES))}"
             )
+        if self.backbone == "transformer":
+            refuse_unread("ttt", self, {"convolution": "backbone=transformer"})
 
 
 class TTT(Memory):
