@@ -18,6 +18,7 @@ STUDIES = Registry(
         "figure-niah": "nestling_lab.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling_lab.studies.continual.domains:Domains",
         "facts": "nestling_lab.studies.continual.facts:Facts",
+        "told": "nestling_lab.studies.continual.told:ToldStudy",
         "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
         "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",
         "ladder-smoke": "nestling_lab.studies.ladder_smoke:LadderSmoke",

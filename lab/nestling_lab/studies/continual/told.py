@@ -1,0 +1,166 @@
+"""What of a short text that was read once is known in a new process."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nestling.core.result import Result
+from nestling.report import Section, Table
+from nestling_lab.studies.continual.told_texts import right, told_texts
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+WAYS = {
+    "studied": "read by `nestling learn`, asked in a new process",
+    "nothing": "nothing read",
+    "chat": "the text before the question, in chat",
+    "shots": "the text before the question, with two worked examples",
+}
+LIMIT = 0.02  # share that the loss of known text may rise by
+
+
+class ToldStudy(Study):
+    """Each text by the commands as they come, one memory for each."""
+
+    name = "told"
+    question = "how many of six plain questions about a short text are answered once it was read"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        model: str = "smollm2-135m-instruct"
+        texts: tuple[str, ...] = tuple(told_texts())
+
+    def __init__(self, config: Config | None = None):
+        self.config = config or ToldStudy.Config()
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """A cell for each text; study has one seed."""
+        texts = told_texts()
+        return [
+            Cell(name, {"model": self.config.model, "text": texts[name].text}, 0)
+            for name in self.config.texts
+        ]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Adapt, learn and ask, in three processes."""
+        one = told_texts()[cell.name]
+        with tempfile.TemporaryDirectory() as folder:
+            model, source, memory, figures = (
+                str(Path(folder) / name) for name in ("model", "text.txt", "memory", "learn.json")
+            )
+            Path(source).write_text(one.text + "\n", encoding="utf-8")
+            _python("nestling", "adapt", cell.config["model"], "--out", model)
+            cpu, wall = _spent(), time.monotonic()
+            learn = ("learn", model, source, "--memory", memory, "--json", figures, "--quiet")
+            _python("nestling", *learn, "--device", device)
+            cpu, wall = _spent() - cpu, time.monotonic() - wall
+            said = json.loads(_python(f"{__package__}.told_asked", model, memory, one.name))
+            study = Result.read(figures).metrics["study"][0]
+            size = Path(memory).stat().st_size
+        metrics: dict[str, Any] = {
+            "words": len(one.text.split()),
+            "asked": [list(pair) for pair in one.questions],
+            "said": said,
+            "right": {way: sum(one.right(replies)) for way, replies in said.items()},
+            "of": len(one.questions),
+            "known": study["known_after"] / study["known_before"] - 1,
+            "cpu_seconds": cpu,
+            "wall_seconds": wall,
+            "bytes": size,
+            "study": study,
+        }
+        name = f"{self.name}/{cell.name}"
+        return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Answers right by text and by way, and what they cost."""
+        runs = {name: done[name].metrics for name in self.config.texts if name in done}
+        total = {way: sum(run["right"][way] for run in runs.values()) for way in WAYS}
+        asked = sum(run["of"] for run in runs.values())
+        metrics = {"texts": len(runs), "asked": asked, "right": total}
+        sections = [
+            Section("What came out", _answer(runs, total, asked), [_table(runs)] if runs else []),
+            Section("What was asked", _about(self.config.model)),
+            Section("Every reply after study", tables=[_replies(runs)] if runs else []),
+        ]
+        return Finding(metrics, sections)
+
+
+def _python(module: str, *given: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *given], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout
+
+
+def _spent() -> float:
+    """CPU seconds of processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _answer(runs: Mapping[str, Any], total: Mapping[str, int], asked: int) -> str:
+    if not runs:
+        return "Nothing was run yet."
+    best = sum(run["right"]["studied"] >= 5 for run in runs.values())
+    known = [run["known"] for run in runs.values()]
+    cost = sorted(run["cpu_seconds"] for run in runs.values())
+    kept = sum(rise <= LIMIT for rise in known)
+    return (
+        f"Of {asked} questions about {len(runs)} texts {total['studied']} are answered right by a "
+        f"new process with the text gone; {total['nothing']} where nothing was read, "
+        f"{total['chat']} with the text before the question in chat, {total['shots']} with it and "
+        f"two worked examples. Five or six of six are right for {best} of {len(runs)} texts. The "
+        f"loss of text that the base wrote moves by {min(known):+.1%} to {max(known):+.1%}, by at "
+        f"most {LIMIT:+.0%} for {kept} of {len(runs)}. `learn` takes {cost[0]:.0f} to "
+        f"{cost[-1]:.0f} CPU seconds."
+    )
+
+
+def _about(model: str) -> str:
+    ways = "; ".join(WAYS.values())
+    return (
+        f"{model} reads each text by `nestling adapt` and `nestling learn` without further "
+        "options, and six questions in other words are asked, greedy, at most 40 tokens. A reply "
+        f"is right if it holds one of the accepted values. Compared: {ways}. Texts and questions "
+        "(`lab/nestling_lab/studies/continual/told.toml`) were written before the first run, and "
+        "nothing was changed after it. One seed, one run each: a question more or less says "
+        "nothing."
+    )
+
+
+def _table(runs: Mapping[str, Any]) -> Table:
+    rows: list[Sequence[Any]] = [
+        (
+            name,
+            run["words"],
+            *(f"{run['right'][way]} of {run['of']}" for way in WAYS),
+            f"{run['study']['right_after']:.0f} of {run['study']['asked']:.0f}",
+            f"{run['known']:+.1%}",
+            round(run["cpu_seconds"]),
+            f"{run['bytes'] / 1e6:.2f}",
+        )
+        for name, run in runs.items()
+    ]
+    columns = (
+        "text", "words", "studied", "nothing", "in chat", "two examples",
+        "its own questions", "known text", "CPU s", "MB",
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def _replies(runs: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, run in runs.items():
+        for (ask, accept), reply in zip(run["asked"], run["said"]["studied"], strict=True):
+            mark = "right" if right(reply, accept) else "wrong"
+            rows.append((name, ask, " ".join(reply.split()), mark))
+    return Table(columns=("text", "question", "reply", ""), rows=rows)

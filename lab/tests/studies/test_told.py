@@ -1,0 +1,50 @@
+"""The study of short texts: what is asked can be answered from the text, and the page counts it."""
+
+import pytest
+
+from nestling.core.result import Result
+from nestling_lab.studies import load_study
+from nestling_lab.studies.continual.told_texts import told_texts
+
+
+@pytest.mark.parametrize("one", told_texts().values(), ids=lambda one: one.name)
+def test_every_text_is_short_and_says_what_is_asked(one):
+    assert 120 <= len(one.text.split()) <= 200
+    assert len(one.questions) == 6
+    for ask, accept in one.questions:
+        assert any(value.lower() in one.text.lower() for value in accept), ask
+        assert not any(value.lower() in ask.lower() for value in accept if len(value) > 1), ask
+
+
+def test_the_page_begins_with_what_came_out():
+    study = load_study("told")
+    cells = study.cells({})
+    assert len(cells) == 10
+    done = {}
+    for number, cell in enumerate(cells[:2]):
+        one = told_texts()[cell.name]
+        replies = [
+            accept[0] if n <= 4 + number else "" for n, (_, accept) in enumerate(one.questions)
+        ]
+        said = {"studied": replies, "nothing": [""] * 6, "chat": replies, "shots": replies}
+        metrics = {
+            "words": 150,
+            "asked": [list(pair) for pair in one.questions],
+            "said": said,
+            "right": {way: sum(one.right(each)) for way, each in said.items()},
+            "of": 6,
+            "known": 0.01 + 0.02 * number,
+            "cpu_seconds": 200.0,
+            "bytes": 3_000_000,
+            "study": {"right_after": 9.0, "asked": 12.0},
+        }
+        done[cell.name] = Result(name=f"told/{cell.name}", config=cell.config, metrics=metrics)
+    found = study.find(done)
+    assert found.metrics == {
+        "texts": 2,
+        "asked": 12,
+        "right": {"studied": 11, "nothing": 0, "chat": 11, "shots": 11},
+    }
+    text = found.sections[0].text
+    assert text.startswith("Of 12 questions about 2 texts 11 are answered right")
+    assert "for 2 of 2 texts" in text and "for 1 of 2" in text
