@@ -1,13 +1,16 @@
 """What of a short text that was read once is known in a new process."""
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +56,11 @@ class ToldStudy(Study):
         """Adapt, learn and ask, in three processes."""
         one = told_texts()[cell.name]
         with tempfile.TemporaryDirectory() as folder:
-            model, source, memory, figures = (
-                str(Path(folder) / name) for name in ("model", "text.txt", "memory", "learn.json")
+            source, memory, figures = (
+                str(Path(folder) / name) for name in ("text.txt", "memory", "learn.json")
             )
             Path(source).write_text(one.text + "\n", encoding="utf-8")
-            _python("nestling", "adapt", cell.config["model"], "--out", model)
+            model = str(_adapted(cell.config["model"]))
             cpu, wall = _spent(), time.monotonic()
             learn = ("learn", model, source, "--memory", memory, "--json", figures, "--quiet")
             _python("nestling", *learn, "--device", device)
@@ -92,6 +95,15 @@ class ToldStudy(Study):
             Section("Every reply after study", tables=[_replies(runs)] if runs else []),
         ]
         return Finding(metrics, sections)
+
+
+@cache
+def _adapted(model: str) -> Path:
+    """The folder of an adapted model: made once in a process, gone with it."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _python("nestling", "adapt", model, "--out", f"{folder}/model")
+    return Path(folder) / "model"
 
 
 def _python(module: str, *given: str) -> str:

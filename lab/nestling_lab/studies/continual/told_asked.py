@@ -21,13 +21,18 @@ def said(model: str, memory: str, one: Told) -> dict[str, list[str]]:
     studied = open_learner(model, Path(memory), must_exist=True)
     found = {"studied": [studied.ask(ask, tokens=TOKENS) for ask in asked]}
     base = open_learner(model)
-    found["nothing"] = [base.ask(ask, tokens=TOKENS) for ask in asked]
-    found["chat"] = [base.ask(f"{one.text}\n\n{ask}", tokens=TOKENS) for ask in asked]
-    text, school = base.text, base.school
-    read = school.speaker.told(begun(text, f"{SHOTS}Text: {one.text}\n"))
-    prompts = [plain(text, PLAIN.format(question=ask)) for ask in asked]
-    short = school.speaker.said(read, prompts, most=TOKENS, stop=school.forms[0].stop)
-    found["shots"] = [text.decode(ids) for ids in short]
+    text, school, talk = base.text, base.school, base.school.talk
+    plainly = school.forms[0]
+    opening = school.speaker.told(talk.opening)
+    example = school.speaker.told(begun(text, f"{SHOTS}Text: {one.text}\n"))
+    forms = {
+        "nothing": (opening, talk, [talk.prompt(ask) for ask in asked]),
+        "chat": (opening, talk, [talk.prompt(f"{one.text}\n\n{ask}") for ask in asked]),
+        "shots": (example, plainly, [plain(text, PLAIN.format(question=ask)) for ask in asked]),
+    }
+    for way, (told, form, prompts) in forms.items():
+        replies = school.speaker.said(told, prompts, most=TOKENS, stop=form.stop)
+        found[way] = [text.decode(ids) for ids in replies]
     return found
 
 
