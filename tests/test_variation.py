@@ -3,6 +3,7 @@
 import random
 
 import anywhere
+import pytest
 import torch
 import variation
 
@@ -35,3 +36,11 @@ def test_programs_that_compile_are_told_from_others():
         assert anywhere.COMPILER.fullmatch(name), name
     for name in ("git", "python3", "ccache-swig", "clang-format", "gccgo-tool", "env"):
         assert not anywhere.COMPILER.fullmatch(name), name
+
+
+def test_variations_can_be_run_at_once():
+    both = anywhere.named("seeds-2+no-compiler+loaded")
+    assert both.env == anywhere.VARIATIONS["seeds-2"].env and both.loaded and not both.compiler
+    assert anywhere.named("oldest").python == anywhere.OLDEST
+    with pytest.raises(ValueError, match="in two ways"):
+        anywhere.named("aten-default+aten-avx2")

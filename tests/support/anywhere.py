@@ -2,6 +2,7 @@
 
     python tests/support/anywhere.py                 # everything that is not done yet; hours
     python tests/support/anywhere.py seeds-1 loaded  # these variations
+    python tests/support/anywhere.py seeds-1+no-native  # both at once
     python tests/support/anywhere.py --list
 
 The suite is run in parts; a part that has passed with this source is not run again, so that it can
@@ -82,6 +83,22 @@ VARIATIONS = {
 }
 
 
+def named(name: str) -> Variation:
+    """The variation of that name, or several at once with ``+`` between; KeyError for another."""
+    several = [VARIATIONS[one] for one in name.split("+")]
+    settings = [pair for how in several for pair in how.env.items()]
+    if len(dict(settings)) < len(set(settings)):
+        raise ValueError(f"{name}: they set one thing in two ways")
+    plain = Path(sys.executable)
+    return Variation(
+        about="; ".join(how.about for how in several),
+        env=dict(settings),
+        python=next((how.python for how in several if how.python != plain), plain),
+        loaded=any(how.loaded for how in several),
+        compiler=all(how.compiler for how in several),
+    )
+
+
 class Counts(NamedTuple):
     """What a part of the suite came to."""
 
@@ -119,7 +136,7 @@ def source() -> str:
 
 def run(name: str, part: str, file: Path, through: list[str], workers: int) -> None:
     """Run one part; what pytest says goes to ``file`` with .log, its figures to .xml."""
-    how, paths = VARIATIONS[name], parts()[part]
+    how, paths = named(name), parts()[part]
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     command = [
@@ -193,13 +210,16 @@ def counts(file: Path) -> Counts | None:
 
 def table(found: dict[str, list[Counts | None]]) -> str:
     """A line for each variation, and the tests that failed."""
-    lines = [f"{'variation':<14}{'passed':>8}{'failed':>8}{'skipped':>9}{'parts':>9}{'minutes':>9}"]
+    wide = max(14, *(len(name) + 2 for name in found))
+    lines = [
+        f"{'variation':<{wide}}{'passed':>8}{'failed':>8}{'skipped':>9}{'parts':>9}{'minutes':>9}"
+    ]
     for name, each in found.items():
         done = [one for one in each if one is not None]
         sums = [sum(one[i] for one in done) for i in range(3)]
         minutes = sum(one.seconds for one in done) / 60
         lines.append(
-            f"{name:<14}{sums[0]:>8}{sums[1]:>8}{sums[2]:>9}"
+            f"{name:<{wide}}{sums[0]:>8}{sums[1]:>8}{sums[2]:>9}"
             f"{f'{len(done)}/{len(each)}':>9}{minutes:>9.1f}"
         )
     lines += [f"{name}: {t}" for name, each in found.items() for c in each if c for t in c.failures]
@@ -215,7 +235,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--through", default="", help="a command to run every part by, as `nice`")
     parser.add_argument("--list", action="store_true", help="only say what there is")
     given = parser.parse_args(arguments)
-    if unknown := set(given.names) - set(VARIATIONS):
+    if unknown := {one for name in given.names for one in name.split("+")} - set(VARIATIONS):
         parser.error(f"no variation {', '.join(unknown)}; there are {', '.join(VARIATIONS)}")
     if given.list:
         print("\n".join(f"{name:<14}{how.about}" for name, how in VARIATIONS.items()))
@@ -224,8 +244,8 @@ def main(arguments: list[str]) -> int:
     now, found = source(), {}
     for name in given.names or VARIATIONS:
         found[name] = []
-        if not VARIATIONS[name].python.exists():
-            print(f"{name}: no {VARIATIONS[name].python}; `make test-anywhere` makes it")
+        if not named(name).python.exists():
+            print(f"{name}: no {named(name).python}; `make test-anywhere` makes it")
             found[name].append(None)
             continue
         for part in given.parts or parts():
