@@ -1,7 +1,7 @@
 """Hope with one part off or replaced: held-out loss after the same tokens, and recall."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,9 +130,9 @@ class HopeAblation(Study):
             (
                 arm,
                 len(found["text"].get(arm, {})),
-                str(over([r.metrics for r in found["text"].get(arm, {}).values()], _val_loss)),
+                _over(found["text"].get(arm, {}), _val_loss),
                 str(losses[arm]) if arm in losses else "-",
-                str(over([r.metrics for r in found["recall"].get(arm, {}).values()], _accuracy)),
+                _over(found["recall"].get(arm, {}), _accuracy),
                 _parameters(found["text"].get(arm, {})),
             )
             for arm in self.config.arms
@@ -221,7 +221,13 @@ def _accuracy(metrics: Mapping[str, Any]) -> float:
     return metrics["accuracy"]
 
 
-def _figures(runs: Mapping[int, Result], figure: Any) -> list[float | None]:
+def _over(runs: Mapping[int, Result], figure: Callable[[Mapping[str, Any]], float]) -> str:
+    return str(over([run.metrics for run in runs.values()], figure)) if runs else "-"
+
+
+def _figures(
+    runs: Mapping[int, Result], figure: Callable[[Mapping[str, Any]], float]
+) -> list[float | None]:
     return [None if r.metrics["diverged"] else figure(r.metrics) for r in runs.values()]
 
 
