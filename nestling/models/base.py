@@ -10,7 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from nestling.core.level import Level
 from nestling.core.memory import Memory, TrainedLevel
-from nestling.memories.head import HeadLevel
+from nestling.memories.head import KEYS, HeadLevel
 from nestling.models import in_context
 from nestling.models.block import scale_outputs
 from nestling.models.cache import MemoryCache
@@ -48,6 +48,8 @@ class HopePreTrainedModel(PreTrainedModel):
         about = {key: getattr(self.config, key) for key in ARCHITECTURE}
         if self.config.head_period is not None:
             about["head_period"] = self.config.head_period
+        if self.config.head_keys != KEYS[0]:
+            about["head_keys"] = self.config.head_keys
         return json.dumps(about, sort_keys=True)
 
     def check_count(self, states: list[Any]) -> None:

@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.options import UnreadOption
 from nestling.memories import MEMORIES
+from nestling.memories.head import KEYS
 
 
 class HopeConfig(PretrainedConfig):
@@ -39,6 +40,7 @@ class HopeConfig(PretrainedConfig):
     tie_word_embeddings: bool = False  # True: the head is the embedding
     # tokens after which the head is written by the errors of its predictions; None: never
     head_period: int | None = None
+    head_keys: str = "hidden"  # what it is written and read under; "context": the last tokens too
     use_cache: bool = True  # return the memory's state when not training
     bos_token_id: int | None = None  # begins a document
     eos_token_id: int | list[int] | None = None  # ends a document
@@ -79,6 +81,10 @@ class HopeConfig(PretrainedConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.head_keys not in KEYS:
+            raise UserError(f"head_keys={self.head_keys!r}: {did_you_mean(self.head_keys, KEYS)}")
+        if self.head_period is None and self.head_keys != KEYS[0]:
+            raise UserError(f"head_keys={self.head_keys} needs head_period, or changes nothing")
         by_name: dict[str, Any] = self.truncate if isinstance(self.truncate, dict) else {}
         for name in by_name:
             if name not in self.pattern:

@@ -40,7 +40,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.head_level = None
         if config.head_period is not None:
-            self.head_level = HeadLevel(config.hidden_size, config.head_period)
+            self.head_level = HeadLevel(config.hidden_size, config.head_period, config.head_keys)
         self.post_init()
 
     @classmethod
@@ -186,7 +186,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         self.head_level.verify(own, len(x), self.config.vocab_size)
         hidden, blocks = self.backbone.stream(x, blocks, flow, passed=passed)
         last = keep if isinstance(keep, int) else 0
-        logits, own = self.head_level(self.lm_head, hidden, ids, own, flow, last=last)
+        logits, own = self.head_level(self.lm_head, hidden, x, ids, own, flow, last=last)
         return logits if isinstance(keep, int) else positions_kept(logits, keep), [*blocks, own]
 
     def own_states(self, batch: int) -> list[Any]:

@@ -12,14 +12,17 @@ PERIOD, LENGTH = 4, 22
 OPTIONS = {"vocab_size": 64, "num_hidden_layers": 1, "hidden_size": 64, "num_heads": 2}
 # widths that are made for the width of the preset
 WIDE = {"hidden_size": 256, "num_heads": 4}
-FEW = pytest.mark.parametrize("name", ["hope-tiny", "mamba2-tiny"])
-TINY = [f"{family}-tiny" for family in FAMILIES]
+# a name may be followed by what the keys are made of
+FEW = pytest.mark.parametrize("name", ["hope-tiny", "mamba2-tiny context"])
+TINY = [*(f"{family}-tiny" for family in FAMILIES), "hope-tiny context"]
 every_tiny = pytest.mark.parametrize("name", TINY)
 
 
 def levelled(name: str, **overrides) -> HopeForCausalLM:
     """One layer, and a head that is written every few tokens and read twice as strongly."""
-    model = create(name, **OPTIONS | WIDE | {"head_period": PERIOD} | overrides)
+    name, _, keys = name.partition(" ")
+    options = {"head_period": PERIOD, "head_keys": keys or "hidden"}
+    model = create(name, **OPTIONS | WIDE | options | overrides)
     with torch.no_grad():
         model.head_level.read_strength.fill_(2.0)
     return model
@@ -154,4 +157,4 @@ def test_a_saved_model_is_the_same_and_old_ones_have_no_level(name, tmp_path):
     half = HopeForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert half.head_level.read_strength.dtype == torch.float32
     assert half(ids).logits.dtype == torch.bfloat16
-    assert create(name, **OPTIONS | WIDE).head_level is None
+    assert create(name.split()[0], **OPTIONS | WIDE).head_level is None

@@ -7,7 +7,7 @@ from tolerances import assert_close
 from torch import nn
 
 from nestling.core.memory import Flow
-from nestling.memories.head import HeadLevel, chunk
+from nestling.memories.head import KEYS, HeadLevel, chunk
 
 ROWS, LENGTH, WIDTH, WORDS, PERIOD = 3, 23, 5, 7, 4
 
@@ -15,7 +15,7 @@ ROWS, LENGTH, WIDTH, WORDS, PERIOD = 3, 23, 5, 7, 4
 class Text:
     """Hidden states and tokens, rows of which begin documents and have padding where they like."""
 
-    def __init__(self):
+    def __init__(self, keys: str = "hidden"):
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape):
@@ -28,23 +28,46 @@ class Text:
         self.reset[0, 9] = self.reset[1, 0] = self.reset[2, 16] = self.reset[2, 18] = True
         self.mask = torch.ones(ROWS, LENGTH, dtype=torch.bool)
         self.mask[0, 5:9] = self.mask[1, 0:2] = self.mask[1, 12] = self.mask[2, 18:20] = False
-        self.level = HeadLevel(WIDTH, PERIOD).double()
+        self.embedded = draw(ROWS, LENGTH, WIDTH).requires_grad_()
+        self.level = HeadLevel(WIDTH, PERIOD, keys).double()
+        self.level.init_weights(generator)
         with torch.no_grad():
-            self.level.read_strength.fill_(1.7)
-        self.values = [self.hidden, self.weight, self.level.read_strength]
+            for p in self.level.parameters():
+                p.add_(0.7 * draw(*p.shape) if p.ndim else 0.7)
+        self.values = [self.hidden, self.weight, *self.level.parameters()]
+        if keys == "context":
+            self.values.append(self.embedded)
 
     def loops(self):
         """Logits of the valid positions of each row, and D."""
-        keys = self.hidden / self.hidden.norm(dim=-1, keepdim=True)
         found = []
         for row in range(ROWS):
             here = self.mask[row].nonzero()[:, 0]
             document = self.reset[row].long().cumsum(0)[here]
             starts = [i > 0 and bool(document[i] != document[i - 1]) for i in range(len(here))]
             logits = self.hidden[row, here] @ self.weight.T
-            arguments = self.ids[row, here].tolist(), self.level.read_strength, PERIOD, starts
-            found.append(naive_head(keys[row, here], logits, *arguments))
+            queries, keys = self.keys(row, here, starts)
+            arguments = self.ids[row, here].tolist(), PERIOD, starts
+            learned = self.level.context is not None
+            found.append(naive_head(queries, keys, logits, *arguments, learned=learned))
         return found
+
+    def keys(self, row, here, starts):
+        """Queries and keys of the valid positions of a row."""
+        hidden, level = self.hidden[row, here], self.level
+        unit, strength = hidden / hidden.norm(dim=-1, keepdim=True), self.level.read_strength
+        if level.context is None:
+            return unit * strength, unit
+        maps, token = level.context, self.embedded[row, here]
+        token = token / token.norm(dim=-1, keepdim=True)
+        keys = unit @ maps.hidden.weight.T + token @ maps.token.weight.T
+        for t in range(1, len(here)):
+            if not starts[t]:
+                keys[t] = keys[t] + token[t - 1] @ maps.before.weight.T
+        keys = keys / keys.norm(dim=-1, keepdim=True)
+        read = (hidden @ maps.read_gate.weight.T).exp()
+        write = 2 / (1 + (-hidden @ maps.write_gate.weight.T - maps.write_gate.bias).exp())
+        return keys * strength * read, keys * write
 
     def read(self, cuts, **options):
         """The same with the level, in pieces."""
@@ -54,6 +77,7 @@ class Text:
             y, state = self.level(
                 lambda h: h @ self.weight.T,
                 self.hidden[:, part],
+                self.embedded[:, part],
                 self.ids[:, part],
                 state,
                 Flow(self.reset[:, part], self.mask[:, part]),
@@ -67,28 +91,37 @@ class Text:
 SPLITS = [(LENGTH,), (1,) * LENGTH, (3, 1, 0, 9, 2, 8), (4, 4, 15)]
 
 
-@pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", "kept"])
+each_keys = pytest.mark.parametrize("keys", KEYS)
+each_kept = pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", "kept"])
+
+
+@each_kept
+@each_keys
 @pytest.mark.parametrize("cuts", SPLITS, ids=str)
-def test_equals_the_loops_in_any_split_with_gradients(cuts, kept, monkeypatch):
+def test_equals_the_loops_in_any_split_with_gradients(cuts, keys, kept, monkeypatch):
     monkeypatch.setattr(chunk, "KEPT", kept)
-    text = Text()
+    text = Text(keys)
     logits, state = text.read(cuts)
     wanted = text.loops()
     for row, (y, added) in enumerate(wanted):
         assert_close(logits[row, text.mask[row]], y)
         assert_close(state.weight[row], added)
+    assert not state.weight.requires_grad and not state.errors.requires_grad
+    assert not state.keys.requires_grad and not state.previous.requires_grad
+    if keys == "context" and len(cuts) > 1:
+        return  # keys learn from what is read in the same call
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
     ours = torch.autograd.grad((logits * weight)[text.mask].sum(), text.values)
     pairs = zip(wanted, weight, text.mask, strict=True)
     loops = torch.autograd.grad(sum((y * w[m]).sum() for (y, _), w, m in pairs), text.values)
     for one, other in zip(ours, loops, strict=True):
         assert_close(one, other)
-    assert not state.weight.requires_grad and not state.errors.requires_grad
 
 
-def test_rows_that_stand_together_take_whole_periods():
+@each_keys
+def test_rows_that_stand_together_take_whole_periods(keys):
     """The fast path: no padding, all rows aligned; and states that were given are left alone."""
-    text = Text()
+    text = Text(keys)
     text.reset[:], text.mask[:] = False, True
     for cuts in ((LENGTH,), (8, 15)):
         logits, state = text.read(cuts)
@@ -97,12 +130,12 @@ def test_rows_that_stand_together_take_whole_periods():
             assert_close(state.weight[row], added)
     copies = [x.clone() for x in state]
     for size in (1, LENGTH):
-        more = text.hidden[:, :size], text.ids[:, :size], state
+        more = text.hidden[:, :size], text.embedded[:, :size], text.ids[:, :size], state
         text.level(lambda h: h @ text.weight.T, *more)
         assert all(map(torch.equal, copies, state))
 
 
-@pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", "kept"])
+@each_kept
 def test_gradients_of_gradients(kept, monkeypatch):
     monkeypatch.setattr(chunk, "KEPT", kept)
     text = Text()
@@ -129,8 +162,17 @@ def test_gradients_of_gradients(kept, monkeypatch):
         assert_close(one, other)
 
 
-def test_only_the_last_positions_give_the_same():
-    text = Text()
+def test_keys_that_learn_have_no_gradients_of_gradients():
+    text = Text("context")
+    logits, _ = text.read((LENGTH,))
+    (first,) = torch.autograd.grad(logits.square().sum(), text.hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()
+
+
+@each_keys
+def test_only_the_last_positions_give_the_same(keys):
+    text = Text(keys)
     with torch.no_grad():
         whole, state = text.read((LENGTH,))
         text.level.period = 4

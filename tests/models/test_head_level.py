@@ -7,6 +7,7 @@ from tiny_training import tiny_config, tiny_model, tiny_text
 from tolerances import assert_close
 
 from nestling.core.error import UserError
+from nestling.memories.head import KEYS
 from nestling.models import HopeModel, MemoryCache, configure, create
 from nestling.models.decode import read
 from nestling.models.functional import FunctionalModel
@@ -49,15 +50,18 @@ def loss_after_training(**options) -> float:
 
 def test_rare_words_that_come_again_are_predicted_better_with_it():
     """What a window of four tokens does not see, the head has learned."""
-    assert loss_after_training(head_period=8) < loss_after_training() - 0.2
+    plain = loss_after_training(head_period=8)
+    assert plain < loss_after_training() - 0.2
+    assert loss_after_training(head_period=8, head_keys="context") < plain
 
 
-def test_its_strength_is_learned_and_written_is_not_differentiated():
-    model = small("hope", head_period=8)
+@pytest.mark.parametrize("keys", KEYS)
+def test_its_strength_is_learned_and_written_is_not_differentiated(keys):
+    model = small("hope", head_period=8, head_keys=keys)
     ids = ids_of(2, 30)
     out = model(ids, labels=ids, use_cache=True)
     out.loss.backward()
-    assert model.head_level.read_strength.grad.abs() > 0
+    assert all(p.grad.abs().sum() > 0 for p in model.head_level.parameters())
     assert not out.past_key_values.states[-1].weight.requires_grad
 
 
@@ -137,6 +141,10 @@ def test_one_token_at_a_time_in_one_graph():
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UserError, match="head_period must be at least 1"):
         configure("hope-tiny", head_period=0)
+    with pytest.raises(UserError, match="did you mean 'context'"):
+        configure("hope-tiny", head_period=8, head_keys="contexts")
+    with pytest.raises(UserError, match="needs head_period"):
+        configure("hope-tiny", head_keys="context")
     model = small("hope", head_period=8)
     embedded = model.get_input_embeddings()(ids_of(1, 4))
     with pytest.raises(UserError, match="input_ids"):

@@ -5,12 +5,13 @@ from torch import Tensor
 
 
 def naive_head(
-    keys: Tensor,  # [T, K]
+    queries: Tensor,  # [T, K], with the strength of reading
+    keys: Tensor,  # [T, K], with that of writing
     logits: Tensor,  # [T, V], of the head alone
     ids: list[int],
-    strength: Tensor,
     period: int,
     starts: list[bool],  # a document begins at the token
+    learned: bool = False,  # keys learn from what they write
 ) -> tuple[Tensor, Tensor]:
     """Logits [T, V] of the adapted head, and D after the last token."""
     length, width = keys.shape
@@ -27,8 +28,8 @@ def naive_head(
         if document and len(document) % period == 0:
             added = added + sum(torch.outer(key, error) for key, error in pairs)
             pairs = []
-        row = logits[t] + strength * (keys[t] @ added)
+        row = logits[t] + queries[t] @ added
         rows.append(row)
-        pairs.append((keys[t].detach(), row.detach().softmax(-1)))
+        pairs.append((keys[t] if learned else keys[t].detach(), row.detach().softmax(-1)))
         document.append(ids[t])
     return torch.stack(rows), added

@@ -13,6 +13,7 @@ from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, train_on_text
 
 HEAD = {"head_period": 32}
+CONTEXT = {**HEAD, "head_keys": "context"}
 # both levels of the chain are written at every step of 256 tokens a stream
 FAST = {"cms.periods": (128, 256)}
 HOPE, MAMBA2 = "hope", "mamba2"
@@ -20,8 +21,10 @@ HOPE, MAMBA2 = "hope", "mamba2"
 SYSTEMS: dict[str, tuple[str, dict[str, Any], float, bool]] = {
     "mamba2": (MAMBA2, {}, 1.6e-2, False),
     "mamba2-head": (MAMBA2, HEAD, 1.6e-2, False),
+    "mamba2-context": (MAMBA2, CONTEXT, 1.6e-2, False),
     "hope-roles": (HOPE, FAST, 1.6e-2, True),
     "hope-roles-head": (HOPE, {**FAST, **HEAD}, 1.6e-2, True),
+    "hope-roles-context": (HOPE, {**FAST, **CONTEXT}, 1.6e-2, True),
     "hope": (HOPE, {}, 4e-3, False),
     "hope-head": (HOPE, HEAD, 4e-3, False),
     "hope-roles-unclipped": (HOPE, {**FAST, "self_titans.projection_clip": None}, 1.6e-2, True),
@@ -118,11 +121,13 @@ class HeadLevelStudy(Study):
             f"A screen, not a comparison: one seed, one rate each. The models of figure-lm read "
             f"{tokens:,} tokens of {self.config.text.corpus} in the same order and are measured on "
             f"the same {train.evaluate_tokens:,} held-out tokens. `-head`: the head is a level "
-            "(`head_period=32`). `-roles`: a learning rate of 1.6e-2 with the factors that the "
+            "(`head_period=32`); it adds one parameter. `-context`: its keys are made of the last "
+            "two tokens as well, and gates strengthen its writes and reads (`head_keys=context`); "
+            "it adds 49,410. `-roles`: a learning rate of 1.6e-2 with the factors that the "
             "memories declare (`rates_by_role`), both levels of the chain written at every step; "
-            "`hope` itself has the rate that figure-lm chose for it. `-unclipped`: "
-            "without `self_titans.projection_clip`. The head level adds one parameter. Tokens for "
-            "each second were taken on one thread beside other work."
+            "`hope` itself has the rate that figure-lm chose for it. `-unclipped`: without "
+            "`self_titans.projection_clip`. Tokens for each second were taken on one thread beside "
+            "other work."
         )
 
 
@@ -138,8 +143,9 @@ COLUMNS = {
 def _compared(found: Mapping[str, Mapping[str, Any]]) -> str:
     """What the level gains each model, in words."""
     gains = [
-        f"{name} {found[name]['val_loss'] - found[f'{name}-head']['val_loss']:.3f}"
+        f"{name}{form} {found[name]['val_loss'] - found[f'{name}{form}']['val_loss']:.3f}"
         for name in ("mamba2", "hope", "hope-roles")
-        if all(n in found and not found[n]["diverged"] for n in (name, f"{name}-head"))
+        for form in ("-head", "-context")
+        if all(n in found and not found[n]["diverged"] for n in (name, f"{name}{form}"))
     ]
     return f"Gain by the head level, nats a token: {', '.join(gains)}." if gains else ""

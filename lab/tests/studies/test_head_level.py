@@ -34,7 +34,9 @@ def test_a_run_gives_the_figures_of_the_table():
     figures = finding.metrics["systems"]
     assert figures["mamba2-head"]["num_parameters"] == figures["mamba2"]["num_parameters"] + 1
     assert figures["mamba2-head"]["read_strength"] != 1 and not figures["mamba2"]["read_strength"]
-    assert "mamba2 " in finding.sections[1].text and len(finding.sections[1].tables[0].rows) == 2
+    assert (
+        "mamba2-head " in finding.sections[1].text and len(finding.sections[1].tables[0].rows) == 2
+    )
     bad = Result(name="x", config={}, metrics={"diverged": True, "num_parameters": 1}, seed=0)
     row = study.find({"hope": bad}).sections[1].tables[0].rows[0]
     assert row[:3] == ("hope", "diverged", None)

@@ -2,9 +2,10 @@
 
 Letters as in step.py. Between two cuts (``nestling/memories/segments.py``) no row ends a period or
 begins a document, so that D stands still and all logits are one product. The errors of a segment
-come from its logits, so that segments follow each other. D itself has no gradient. The backward
+come from its logits, so that segments follow each other. The state has no gradient. The backward
 pass wants the D of every segment: they are kept where they are small, and otherwise made again from
-the logits.
+the logits. Keys that learn have one more pass, from the last segment to the first, in which the
+gradient of D is gathered.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nestling.core.memory import Flow
 from nestling.memories.head.step import HeadState
@@ -58,12 +60,21 @@ def plan(count: Int[Tensor, " B"], flow: Flow, length: int, period: int) -> list
     return found
 
 
+class Write(NamedTuple):
+    """Whole periods that become part of D as a segment begins; on the CPU."""
+
+    rows: Int[Tensor, " N"]
+    places: Int[Tensor, "N C"]  # of their tokens in the call, -1 of those before it
+
+
 class _Walk:
     """The state while segments are read; tensors that were given are copied before a change."""
 
-    def __init__(self, state: HeadState):
-        self.weight, self.keys, self.errors, _ = state
+    def __init__(self, state: Sequence[Tensor], *, traced: bool = False):
+        self.weight, self.keys, self.errors = state[:3]
         self.period = self.keys.shape[1]
+        self.writes: list[Write | None] = []  # of each segment, where ``traced``
+        self._places = torch.full(self.keys.shape[:2], -1) if traced else None
         self._own = False  # keys and errors
         self._own_weight = False
 
@@ -75,6 +86,7 @@ class _Walk:
             for part in (self.weight, self.keys, self.errors):
                 part[rows] = 0
         follows = segment.follows
+        self.writes.append(None)
         if not bool(follows.any()):
             return
         self._copy()
@@ -82,6 +94,8 @@ class _Walk:
         last = (segment.count[follows] - 1).remainder(self.period).to(ids.device)
         self.errors[rows, last, ids[rows]] += 1
         due = follows & (segment.count % self.period == 0)
+        if self._places is not None and bool(due.any()):
+            self.writes[-1] = Write(due.nonzero()[:, 0], self._places[due])
         if bool(due.all()):
             self.weight = torch.baddbmm(self.weight, self.keys.mT, self.errors)
             self._own_weight = True
@@ -101,6 +115,7 @@ class _Walk:
         taken = segment.taken.to(ids.device)
         keys = keys.detach().to(self.keys.dtype, copy=True)
         errors = logits.to(self.errors.dtype).softmax(-1).neg_()
+        self._trace(segment)
         place = torch.arange(ids.shape[1], device=ids.device)
         known = (place[1:] < taken[:, None]).to(errors.dtype)
         errors[:, :-1].scatter_add_(2, ids[:, 1:, None], known[..., None])
@@ -112,6 +127,16 @@ class _Walk:
         slot = segment.count.to(ids.device)[row].remainder(self.period) + column
         self.keys[row, slot] = keys[row, column]
         self.errors[row, slot] = errors[row, column]
+
+    def _trace(self, segment: Segment) -> None:
+        if self._places is None:
+            return
+        place = torch.arange(segment.stop - segment.start)
+        row, column = (place < segment.taken[:, None]).nonzero(as_tuple=True)
+        slot = segment.count[row].remainder(self.period) + column
+        places = self._places.clone()
+        places[row, slot] = segment.start + column
+        self._places = places
 
     def release(self) -> Float[Tensor, "B K V"]:
         """The present D, which is not changed any more."""
@@ -135,42 +160,93 @@ class _Read(torch.autograd.Function):
     """All segments of a call; the state after them, which has no gradient, goes into ``after``."""
 
     @staticmethod
-    def forward(ctx: Any, logits, keys, strength, ids, cuts: Sequence[Segment], after, *state):
-        walk, outputs = _Walk(HeadState(*state)), torch.empty_like(logits)
-        scaled, weights = keys.detach() * strength, []
+    def forward(
+        ctx: Any, logits, queries, keys, ids, cuts: Sequence[Segment], after, learned, *state
+    ):
+        walk, outputs = _Walk(state, traced=learned), torch.empty_like(logits)
+        weights = []
         few = len(cuts) * walk.weight.numel() <= KEPT and any(ctx.needs_input_grad)
         for part in cuts:
             here = slice(part.start, part.stop)
             walk.begin(part, ids[:, part.start])
             given = logits[:, here].to(walk.weight.dtype)
-            outputs[:, here] = torch.baddbmm(given, scaled[:, here], walk.weight)
+            outputs[:, here] = torch.baddbmm(given, queries[:, here].detach(), walk.weight)
             if few:
                 weights.append(walk.release())
             walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
         count = cuts[-1].count + cuts[-1].taken
         after += (walk.weight, walk.keys, walk.errors, count.to(ids.device))
-        ctx.save_for_backward(keys, strength, *(weights or (ids, outputs, *state)))
-        ctx.cuts, ctx.few = cuts, few
+        again = () if few and not learned else (keys, ids, outputs)
+        ctx.save_for_backward(queries, *again, *(weights if few else state))
+        ctx.cuts, ctx.few, ctx.writes = cuts, few, walk.writes
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Any):
         (grad,) = grads
-        keys, strength, *rest = ctx.saved_tensors
-        weights = rest if ctx.few else _again(ctx.cuts, keys, *rest)
-        found = [
-            grad[:, part.start : part.stop].to(keys.dtype) @ weight.mT
-            for part, weight in zip(ctx.cuts, weights, strict=True)
-        ]
-        pulled = torch.cat(found, dim=1)
-        return grad, pulled * strength, (pulled * keys).sum(), *(None,) * 7
+        queries, *rest = ctx.saved_tensors
+        return grad, _of_queries(ctx, grad, queries, rest), *(None,) * 9
+
+
+class _Learned(_Read):
+    """The same, and keys learn from what they wrote; the errors that were written are given."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any):
+        (grad,) = grads
+        queries, keys, ids, outputs, *rest = ctx.saved_tensors
+        rest = rest if ctx.few else [keys, ids, outputs, *rest]
+        found = _of_queries(ctx, grad, queries, rest)
+        wide = grad.to(queries.dtype)
+        return grad, found, _of_keys(ctx, wide, queries, keys, ids, outputs), *(None,) * 8
+
+
+def _of_queries(
+    ctx: Any, grad: Float[Tensor, "B T V"], queries: Float[Tensor, "B T K"], rest: Sequence[Tensor]
+) -> Float[Tensor, "B T K"]:
+    weights = rest if ctx.few else _again(ctx.cuts, *rest)
+    found = [
+        grad[:, part.start : part.stop].to(queries.dtype) @ weight.mT
+        for part, weight in zip(ctx.cuts, weights, strict=True)
+    ]
+    return torch.cat(found, dim=1)
+
+
+def _of_keys(
+    ctx: Any,
+    grad: Float[Tensor, "B T V"],
+    queries: Float[Tensor, "B T K"],
+    keys: Float[Tensor, "B T K"],
+    ids: Int[Tensor, "B T"],
+    outputs: Float[Tensor, "B T V"],
+) -> Float[Tensor, "B T K"]:
+    """A key's gradient: the error that it was written with, times the gradient of D from there."""
+    found = torch.zeros_like(keys)
+    pulled = grad.new_zeros(len(keys), keys.shape[2], grad.shape[2])  # the gradient of D
+    for part, write in zip(reversed(ctx.cuts), reversed(ctx.writes), strict=True):
+        here = slice(part.start, part.stop)
+        pulled = torch.baddbmm(pulled, queries[:, here].mT, grad[:, here])
+        if write is not None:
+            rows, places = write.rows[:, None].to(ids.device), write.places.to(ids.device)
+            following = places.roll(-1, dims=1)
+            following[:, -1] = part.start
+            errors = outputs[rows, places.clamp(min=0)].to(grad.dtype).softmax(-1).neg_()
+            chosen = ids[rows, following.clamp(min=0)][..., None]
+            errors.scatter_add_(2, chosen, torch.ones_like(errors[..., :1]))
+            errors *= (places >= 0)[..., None]
+            wrote = errors @ pulled[rows[:, 0]].mT
+            found.index_put_((rows, places.clamp(min=0)), wrote, accumulate=True)
+        if bool(part.begins.any()):
+            pulled[_index(part.begins, ids)] = 0
+    return found
 
 
 def _again(
     cuts: Sequence[Segment], keys: Tensor, ids: Tensor, outputs: Tensor, *state: Tensor
 ) -> Iterator[Float[Tensor, "B K V"]]:
     """The D of every segment, from the logits that were given."""
-    walk = _Walk(HeadState(*state))
+    walk = _Walk(state)
     for part in cuts:
         here = slice(part.start, part.stop)
         with torch.no_grad():
@@ -185,22 +261,28 @@ def _again(
 def chunk(
     state: HeadState,
     *,
+    queries: Float[Tensor, "B T K"],
     keys: Float[Tensor, "B T K"],
     logits: Float[Tensor, "B T V"],
     ids: Int[Tensor, "B T"],
-    strength: Float[Tensor, ""],
     flow: Flow = Flow(),
+    learned: bool = False,
 ) -> tuple[Float[Tensor, "B T V"], HeadState]:
     """``step`` over at least one token; of a document the valid positions stand first.
 
+    With ``learned`` keys have a gradient through what they write and is read in the same call, of
+    first order; otherwise none. ``previous`` of the state is left as it is.
+
     Cost: for each token two products of [K] and [K, V] (to read and to write), in the backward pass
     one more, or two; memory of the logits and two D, in training of all D up to ``KEPT`` numbers.
+    Keys that learn: two more products in the backward pass.
     """
     period, dtype = state.keys.shape[1], state.weight.dtype
     cuts = plan(state.count, flow, ids.shape[1], period)
+    read = _Learned if learned else _Read
     with torch.autocast(ids.device.type, enabled=False):
         # of the same dtype as what is read
-        values = logits, keys.to(dtype), strength.to(dtype)
+        values = logits, queries.to(dtype), keys.to(dtype)
         after: list[Tensor] = []
-        y = _Read.apply(*values, ids, cuts, after, *state)
-    return y, HeadState(*after)
+        y = read.apply(*values, ids, cuts, after, learned, *state[:4])
+    return y, HeadState(*after, state.previous)

@@ -1,6 +1,7 @@
 """The head of a language model as a level of its nested system."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +12,7 @@ from nestling.core.memory import Flow
 from nestling.core.state import Layout
 from nestling.core.transfer import Transfer
 from nestling.memories.head.chunk import chunk
+from nestling.memories.head.keys import KEYS, ContextKeys, shifted
 from nestling.memories.head.step import HeadState, step
 from nestling.memories.order import along, valid_first
 from nestling.memories.parts import unit
@@ -30,20 +32,33 @@ class HeadLevel(nn.Module):
     D begins at zero, lambda is learned and begins at 1. p_t is the prediction that was made, with
     the D of its period; no gradient flows through what is written.
 
+    With ``keys="context"`` a key is made of the last two tokens as well, e their embeddings of
+    length one, and both strengths are gates:
+
+        k_t = unit(P unit(h_t) + A e_t + B e_{t-1})
+        writes beta_t k_t, reads lambda_t k_t,   beta_t = 2 sigmoid(w h_t + b),
+                                                 lambda_t = lambda exp(v h_t)
+
+    P begins as the identity, A and B at a random three tenths of it, the gates at 1. Keys and beta
+    learn from what is written and read in the same call; the errors written are constants.
+
     Source: arXiv 2512.24695, section 4 (Eq 7-9: back-propagation writes pairs of input and local
     surprise), as a level that is written in context. Deviates: the paper's head is frozen there.
     Cost: a state of hidden size times vocabulary for each row; see chunk.py.
     """
 
-    def __init__(self, hidden_size: int, period: int):
+    def __init__(self, hidden_size: int, period: int, keys: str = KEYS[0]):
         super().__init__()
         self.hidden_size, self.period = hidden_size, period
         self.read_strength = nn.Parameter(torch.ones(()))
+        self.context = ContextKeys(hidden_size) if keys == "context" else None
         self._layouts: dict[int, Layout] = {}  # of its state, by the size of the vocabulary
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set lambda to 1."""
+        """Set lambda to 1, and the maps of the keys to what the class says."""
         nn.init.ones_(self.read_strength)
+        if self.context is not None:
+            self.context.init_weights(generator)
 
     def init_state(self, batch: int, vocabulary: int) -> HeadState:
         """Nothing learned."""
@@ -58,6 +73,7 @@ class HeadLevel(nn.Module):
             zeros(self.period, self.hidden_size),
             zeros(self.period, vocabulary),
             torch.zeros(batch, dtype=torch.long, device=strength.device),
+            zeros(0 if self.context is None else self.hidden_size),
         )
 
     def verify(self, state: HeadState, rows: int, vocabulary: int) -> None:
@@ -74,6 +90,7 @@ class HeadLevel(nn.Module):
         self,
         head: Callable[[Tensor], Tensor],
         hidden: Float[Tensor, "B T K"],
+        embedded: Float[Tensor, "B T K"],
         ids: Int[Tensor, "B T"],
         state: HeadState,
         flow: Flow = Flow(),
@@ -82,67 +99,78 @@ class HeadLevel(nn.Module):
     ) -> tuple[Float[Tensor, "B L V"], HeadState]:
         """Logits of the next token, and the state after; ``head`` maps hidden states to its own.
 
+        ``embedded`` are the tokens as the model's first block gets them.
+
         Without gradients the logits exist a few periods at a time where few are wanted.
         """
         length = hidden.shape[1]
         skipped = length - last if 0 < last < length else 0
         size = PIECE * self.period
         if torch.is_grad_enabled():
-            logits, state = self._read(head, hidden, ids, state, flow)
+            logits, state = self._read(head, Tokens(hidden, embedded, ids, flow), state)
             return logits[:, skipped:], state
+        every = Tokens(hidden, embedded, ids, flow)
         for start in range(0, skipped, size):
             part = slice(start, min(start + size, skipped))
-            _, state = self._read(head, hidden[:, part], ids[:, part], state, _cut(flow, part))
-        rest = slice(skipped, length)
-        return self._read(head, hidden[:, rest], ids[:, rest], state, _cut(flow, rest))
+            _, state = self._read(head, every.cut(part), state)
+        return self._read(head, every.cut(slice(skipped, length)), state)
 
     def _read(
-        self,
-        head: Callable[[Tensor], Tensor],
-        hidden: Float[Tensor, "B T K"],
-        ids: Int[Tensor, "B T"],
-        state: HeadState,
-        flow: Flow,
+        self, head: Callable[[Tensor], Tensor], tokens: "Tokens", state: HeadState
     ) -> tuple[Float[Tensor, "B T V"], HeadState]:
-        if not hidden.shape[1]:
-            return head(hidden), state
-        if hidden.shape[1] == 1:
-            return self._read_token(head, hidden, ids, state, flow)
+        if not tokens.ids.shape[1]:
+            return head(tokens.hidden), state
         order = None
-        if flow.mask is not None:
-            order = valid_first(flow)
-            hidden, ids = along(hidden, order), ids.gather(1, order)
-            flow = flow._replace(mask=flow.mask.gather(1, order))
-        logits, state = chunk(
-            state, keys=self._keys(hidden), logits=head(hidden), ids=ids,
-            strength=self.read_strength, flow=flow,
-        )  # fmt: skip
+        if tokens.flow.mask is not None and tokens.ids.shape[1] > 1:
+            order = valid_first(tokens.flow)
+            tokens = tokens.along(order)
+        keys, previous = self._keys(tokens, state.previous)
+        form = self._read_token if tokens.ids.shape[1] == 1 else self._read_all
+        logits, state = form(head(tokens.hidden), tokens, keys, state)
+        state = state._replace(previous=previous)
         return logits if order is None else along(logits, order.argsort(1)), state
 
+    def _read_all(
+        self, logits: Float[Tensor, "B T V"], tokens: "Tokens", keys: "Keys", state: HeadState
+    ) -> tuple[Float[Tensor, "B T V"], HeadState]:
+        return chunk(
+            state, queries=keys.read, keys=keys.written, logits=logits, ids=tokens.ids,
+            flow=tokens.flow, learned=self.context is not None,
+        )  # fmt: skip
+
     def _read_token(
-        self,
-        head: Callable[[Tensor], Tensor],
-        hidden: Float[Tensor, "B 1 K"],
-        ids: Int[Tensor, "B 1"],
-        state: HeadState,
-        flow: Flow,
+        self, logits: Float[Tensor, "B 1 V"], tokens: "Tokens", keys: "Keys", state: HeadState
     ) -> tuple[Float[Tensor, "B 1 V"], HeadState]:
-        logits, state = step(
+        flow = tokens.flow
+        y, state = step(
             state,
-            key=self._keys(hidden)[:, 0],
-            logits=head(hidden)[:, 0],
-            ids=ids[:, 0],
-            strength=self.read_strength,
+            query=keys.read[:, 0],
+            key=keys.written[:, 0],
+            logits=logits[:, 0],
+            ids=tokens.ids[:, 0],
             reset=None if flow.reset is None else flow.reset[:, 0],
             mask=None if flow.mask is None else flow.mask[:, 0],
         )
-        return logits[:, None], state
+        return y[:, None], state
 
-    def _keys(self, hidden: Float[Tensor, "B T K"]) -> Float[Tensor, "B T K"]:
-        return unit(hidden.to(torch.promote_types(hidden.dtype, self.read_strength.dtype)))
+    def _keys(
+        self, tokens: "Tokens", previous: Float[Tensor, "B E"]
+    ) -> tuple["Keys", Float[Tensor, "B E"]]:
+        wide = torch.promote_types(tokens.hidden.dtype, self.read_strength.dtype)
+        hidden = tokens.hidden.to(wide)
+        if self.context is None:
+            key = unit(hidden)
+            return Keys(key * self.read_strength, key), previous
+        embedded = unit(tokens.embedded.to(wide))
+        before, previous = shifted(embedded, previous, tokens.flow)
+        key, read, written = self.context(hidden, embedded, before)
+        return Keys(key * (self.read_strength * read), key * written), previous
 
     def level(self, vocabulary: int) -> Level:
         """Its box in the nested system."""
+        keys = "hidden states of length one"
+        if self.context is not None:
+            keys = "keys of hidden states and the last two tokens"
         return Level(
             name="head",
             period=self.period,
@@ -150,7 +178,7 @@ class HeadLevel(nn.Module):
             per_sequence=True,
             objective="next-token prediction",
             rule="gradient descent, rate 1",
-            context="hidden states of length one and the errors of the predictions made from them",
+            context=f"{keys} and the errors of the predictions made from them",
             transfer=(
                 Transfer(
                     kind="direct", partner="weights", what="its answer is added to the head's"
@@ -164,5 +192,29 @@ class HeadLevel(nn.Module):
         )
 
 
-def _cut(flow: Flow, part: slice) -> Flow:
-    return Flow(*(None if x is None else x[:, part] for x in flow))
+class Tokens(NamedTuple):
+    """What is read of each token."""
+
+    hidden: Float[Tensor, "B T K"]
+    embedded: Float[Tensor, "B T K"]
+    ids: Int[Tensor, "B T"]
+    flow: Flow
+
+    def cut(self, part: slice) -> "Tokens":
+        """Some of them."""
+        flow = Flow(*(None if x is None else x[:, part] for x in self.flow))
+        return Tokens(self.hidden[:, part], self.embedded[:, part], self.ids[:, part], flow)
+
+    def along(self, order: Int[Tensor, "B T"]) -> "Tokens":
+        """In an order in which only masked positions move."""
+        assert self.flow.mask is not None
+        flow = self.flow._replace(mask=self.flow.mask.gather(1, order))
+        hidden, embedded = along(self.hidden, order), along(self.embedded, order)
+        return Tokens(hidden, embedded, self.ids.gather(1, order), flow)
+
+
+class Keys(NamedTuple):
+    """Keys with the strength of reading and of writing in their length."""
+
+    read: Float[Tensor, "B T K"]
+    written: Float[Tensor, "B T K"]
