@@ -6,19 +6,21 @@ kept; what lies above is run in every step, all texts of a step side by side in 
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nestling.continual.study.side import Side, neighbours
 from nestling.models.functional import FunctionalModel
 from nestling.models.hf import HopeForCausalLM
 from nestling.models.pretrained.apart import Layout, apart, layout
 from nestling.models.pretrained.families import family_of
 
 Ids = tuple[int, ...]
+T = TypeVar("T")
 ROW = 512  # tokens of one row where texts are read that are not learned
 NARROW = 2048  # tokens: within a wider window of attention whatever is studied fits
 CLOSE = 1e-3  # how far logits of both ways to read may differ, as a share of the largest
@@ -41,6 +43,7 @@ class Body(ABC):
     def __init__(self, reader: FunctionalModel, opening: Ids = ()):
         self.reader = reader
         self.opening = opening
+        self.side = Side(reader.model.device)
 
     @abstractmethod
     def entries(self, texts: Sequence[tuple[Ids, bool]]) -> list[Entry]:
@@ -55,6 +58,10 @@ class Body(ABC):
     @abstractmethod
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
         """The logits of the next token."""
+
+    def together(self, weights: Mapping[str, Tensor], function: Callable[[], T]) -> T:
+        """``function()``, in which several threads may ask for features with no weights: these."""
+        return self.reader.call(weights, lambda _: function())
 
 
 class Whole(Body):
@@ -107,15 +114,12 @@ class Cut(Body):
 
     def _read_below(self, texts: Sequence[tuple[Ids, int]]) -> list[Tensor]:
         """States of texts, each of which goes on after so many tokens of the opening."""
-        found, row, size = [], [], 0
         head = self._opened_ids(texts)
-        for text in texts:
-            if row and size + len(text[0]) > ROW:
-                found += self._row_below(head, row)
-                row, size = [], 0
-            row.append(text)
-            size += len(text[0])
-        return found + (self._row_below(head, row) if row else [])
+        rows = [texts[row] for row in neighbours([len(ids) for ids, _ in texts], ROW)]
+        found = self.together(
+            {}, lambda: self.side.map(lambda row: self._row_below(head, row), rows)
+        )
+        return [states for row in found for states in row]
 
     def _opened_ids(self, texts: Sequence[tuple[Ids, int]]) -> Ids:
         return self.opening if any(behind for _, behind in texts) else ()
@@ -128,6 +132,11 @@ class Cut(Body):
         ids = torch.tensor([[*head, *(i for text, _ in row for i in text)]], device=device)
         out = self._read(self._below, where, input_ids=ids)[len(head) :]
         return [part.clone() for part in out.split(lengths)]
+
+    def together(self, weights: Mapping[str, Tensor], function: Callable[[], T]) -> T:
+        """As a body does; how the layers attend is set once for all."""
+        with apart(self._layers):
+            return super().together(weights, function)
 
     def _read(self, part: Any, where: Layout, **given: Tensor) -> Float[Tensor, "T D"]:
         """The last hidden states of a row."""

@@ -21,5 +21,5 @@ def alone(sentence: str, about: str) -> str:
         return sentence
     found = named(sentence, about)
     if match := EARLY.match(sentence):
-        found = f"{match[1]} {named(match[2], about)}"
+        found = f"{sentence[: match.start(2)]}{named(match[2], about)}"
     return found[:1].upper() + found[1:]

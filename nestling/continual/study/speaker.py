@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.continual.study.body import Ids, takes_masks
+from nestling.continual.study.side import neighbours
 from nestling.models.functional import FunctionalModel
 
 ROW = 384  # tokens asked side by side in one call
@@ -129,7 +130,7 @@ class SideBySide(Speaker):
     ) -> list[Score]:
         """As many as fit in a row, a call for each row."""
         found: list[Score] = []
-        for part in _rows([len(p) + len(a) - 1 for p, a in asked]):
+        for part in neighbours([len(p) + len(a) - 1 for p, a in asked], ROW):
             own = asked[part]
             texts = [(*prompt, *answer[:-1]) for prompt, answer in own]
             places, first = [], 0
@@ -154,7 +155,7 @@ class SideBySide(Speaker):
     ) -> list[Ids]:
         """All that fit in a row take a token in each call."""
         found: list[Ids] = []
-        for part in _rows([len(prompt) + most for prompt in prompts], LINES):
+        for part in neighbours([len(prompt) + most for prompt in prompts], LINES):
             found += self._written(told, prompts[part], most, stop, weights)
         return found
 
@@ -234,17 +235,6 @@ def _score(logits: Float[Tensor, "N V"], answer: Ids) -> Score:
     wanted = torch.tensor(answer, device=logits.device)
     nats = own.gather(1, wanted[:, None])[:, 0]
     return Score(nats.cpu(), bool((own.argmax(-1) == wanted).all()))
-
-
-def _rows(lengths: Sequence[int], room: int = ROW) -> list[slice]:
-    """Neighbours that fit in a row together."""
-    found, begin, size = [], 0, 0
-    for number, length in enumerate(lengths):
-        if number > begin and size + length > room:
-            found.append(slice(begin, number))
-            begin, size = number, 0
-        size += length
-    return [*found, slice(begin, len(lengths))] if lengths else found
 
 
 def speaker(reader: FunctionalModel) -> Speaker:

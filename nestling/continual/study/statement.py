@@ -42,12 +42,16 @@ REASON = re.compile(r"^(.+?),?\s+(?:because|since|as(?=\s(?:he|she|it|they|we|th
 LEAD = re.compile(
     r"^((?:once|twice|in|on|at|after|before|every|each|during)\s[^,]+),\s+(.+)$", re.I
 )
-# "at fifteen he went": a pronoun that is the subject after a few words
+# "at fifteen he went", "with his wife, the painter Rosa, he had": a pronoun is the subject after a
+# few words
 EARLY = re.compile(
-    r"^((?:there|then|here|later|in|on|at|after|before|every|each|during|for|with)(?:\s+(?!and\b)[\w'-]+){0,4}),?"
+    r"^((?:there|then|here|later|in|on|at|after|before|every|each|during|for|with)"
+    r"(?:\s+(?!and\b)[\w'-]+){0,4}(?:,\s(?:the|an?|his|her)(?:\s[\w'-]+){1,4}(?=,))?),?"
     r"\s+((?:he|she|it|they|we)\s.+)$",
     re.I,
 )
+THEN = re.compile(r"(,?\s+(?:and|but|so|while)\s+)")
+ONE = re.compile(r"^((?:the|an?)\s+[\w'-]+|this|that|another|each)\s+one\b", re.I)
 JOINTS = re.compile(r"(\s*[;:]\s+|,?\s+(?:and|but|so|while)\s+|,\s+(?:which|who)\s+|,\s+)")
 
 
@@ -85,7 +89,8 @@ def statements(sentence: str, about: str) -> Iterator[Statement]:
     elif not condition and (match := LATE_CONDITION.match(rest)):
         rest, condition = match[1], match[2]
     if match := LEAD.match(rest) or EARLY.match(rest):
-        rest = f"{match[2]} {match[1][0].lower()}{match[1][1:]}"
+        first, *others = THEN.split(match[2], maxsplit=1)
+        rest = f"{first} {match[1][0].lower()}{match[1][1:]}{''.join(others)}"
     for found in _joined(rest, about):
         yield found._replace(condition=condition, reason=reason)
 
@@ -96,6 +101,8 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
     parts, subject = [pieces[0]], ""
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
         before = _statement(parts[-1].strip(), subject, about)
+        if before is not None:
+            piece = _with_noun(piece, before)
         goes_on = "" if before is None else _next_subject(before, joint)
         if before is not None and _statement(piece.strip(), goes_on, about):
             subject = goes_on
@@ -106,6 +113,14 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
     last = _statement(parts[-1].strip(), subject, about)
     if last is not None:
         yield last
+
+
+def _with_noun(piece: str, before: Statement) -> str:
+    """A part that begins with "the last one", with what the statement before it speaks of."""
+    own = words(subject_of(before))
+    if not own or own[-1].named or own[-1].counts or own[-1].low == "one":
+        return piece
+    return ONE.sub(lambda match: f"{match[1]} {own[-1].text}", piece)
 
 
 def _next_subject(before: Statement, joint: str) -> str:

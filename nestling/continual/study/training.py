@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.continual.study.body import Body, Entry, Ids
 from nestling.continual.study.change import Change, Factors
 from nestling.continual.study.losses import losses
+from nestling.continual.study.side import even
 
 BETAS = (0.9, 0.98)
 WARMUP = 3  # steps
@@ -71,21 +72,23 @@ class Training:
             group["lr"] = self.rate * self.share(self.done)
         chosen = [(kind, self._drawn(number, kind)) for number, kind in enumerate(self.kinds)]
         lessons = [(one, kind.weight / len(own)) for kind, own in chosen for one in own]
+        sizes = [len(one.entry.ids) for one, _ in lessons]
         with added(self.body.reader.model, self.change, self.weights) as weights:
-            loss, grads = self._gradient(weights, lessons)
-        for value, grad in zip(self.values, grads, strict=True):
-            value.grad = grad
+            made = any(value.grad_fn is not None for value in weights.values())
+            count = 1 if made else self.body.side.count  # what was made anew is no part's own
+            parts = [[lessons[n] for n in part] for part in even(sizes, count)]
+            found = self.body.together(weights, lambda: self.body.side.map(self._gradient, parts))
+        for number, value in enumerate(self.values):
+            value.grad = torch.stack([grads[number] for _, grads in found]).sum(0)
         nn.utils.clip_grad_norm_(self.values, self.clip)
         self.adam.step()
         self.done += 1
-        return loss
+        return sum(loss for loss, _ in found)
 
-    def _gradient(
-        self, weights: Mapping[str, Tensor], lessons: Sequence[tuple[Lesson, float]]
-    ) -> tuple[float, Sequence[Tensor]]:
+    def _gradient(self, lessons: Sequence[tuple[Lesson, float]]) -> tuple[float, Sequence[Tensor]]:
         """The weighted loss of lessons, and its gradient at what is learned."""
         features = self.body.features(
-            weights, [one.entry for one, _ in lessons], [one.places for one, _ in lessons]
+            {}, [one.entry for one, _ in lessons], [one.places for one, _ in lessons]
         )
         loss, grads = losses(
             self.body, features, [one.wanted for one, _ in lessons], [w for _, w in lessons]

@@ -119,7 +119,7 @@ def test_a_rounded_change_has_16_bits():
     assert {x.dtype for factors in rounded(filled(1)).values() for x in factors} == {torch.half}
 
 
-def trained(model, steps=6, restored=None, family="llama"):
+def trained(model, steps=6, restored=None, count=1):
     reader = FunctionalModel(model)
     base = {
         n: p for n, p in model.named_parameters() if ".3." in n and ".mlp." in n and p.ndim == 2
@@ -127,7 +127,7 @@ def trained(model, steps=6, restored=None, family="llama"):
     whole = body(reader, 3)
     entries = whole.entries([((3, 4, 5, 6), False), ((7, 8, 9), False)])
     lessons = [Lesson(entries[0], slice(1, 3), (30, 31)), Lesson(entries[1], slice(0, 2), (32, 33))]
-    kinds = [Kind(lessons, 1.0, 1)]
+    kinds = [Kind(lessons, 1.0, count)]
     found = Training(whole, {}, new_change(base, 2, 0), kinds, rate=0.05, steps=steps)
     if restored:
         found.restore(*restored)
@@ -155,6 +155,20 @@ def test_training_makes_no_gradients_of_what_it_does_not_write():
     model = tiny_base("llama").eval()
     trained(model).step()
     assert all(value.requires_grad and value.grad is None for value in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_parts_of_a_step_side_by_side_are_the_step(family, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = trained(tiny_base(family).eval(), count=2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    both = [trained(tiny_base(family).eval(), count=2) for _ in range(2)]
+    assert (alone.body.side.count, both[0].body.side.count) == (1, 2)
+    for _ in range(3):
+        one, two, same = (each.step() for each in (alone, *both))
+        assert two == same
+        assert one == pytest.approx(two, rel=1e-4)
+    assert all(torch.equal(x, both[1].tensors()[n]) for n, x in both[0].tensors().items())
 
 
 @pytest.mark.parametrize("held", [31 << 20, 4 * 5 * 64])

@@ -26,6 +26,18 @@ SENTENCES = {
         "the pump holds 340 litres",
         "the pump is filled with glycol",
     ],
+    "The first boat leaves at six, and the last one returns at ten.": [
+        "the first boat leaves at six",
+        "the last boat returns at ten",
+    ],
+    "With his wife, the painter Rosa Lind, he had three daughters, and all of them sang.": [
+        "the pump had three daughters with his wife, the painter Rosa Lind",
+        "all of them sang",
+    ],
+    "At fifteen he went to Murano and stayed for eleven years.": [
+        "the pump went to Murano at fifteen",
+        "the pump stayed for eleven years",
+    ],
     "The spare keys hang in the lodge.": ["the spare keys hang in the lodge"],
     "Three tools are needed: a spanner and a gauge.": [
         "three tools are needed: a spanner and a gauge"

@@ -1,0 +1,71 @@
+"""Parts of a step that are worked on at once, a thread of the processor each.
+
+Threads inside each operation wait for each other some thousand times in a step, these once.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+MOST = 4  # parts: each reads the opening of its row anew
+
+
+class Side:
+    """Does a function of several parts side by side, each with an even share of the threads.
+
+    On a GPU, and where there is one thread, there is one part.
+    """
+
+    def __init__(self, device: torch.device):
+        threads = torch.get_num_threads()
+        self.count = min(threads, MOST) if device.type == "cpu" else 1
+        self._pool = None
+        if self.count > 1:
+            own = threads // self.count
+            self._pool = ThreadPoolExecutor(
+                self.count, "study", initializer=torch.set_num_threads, initargs=(own,)
+            )
+
+    def map(self, function: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+        """The results, in the order of the parts."""
+        if self._pool is None or len(parts) < 2:
+            return [function(part) for part in parts]
+        threads = torch.get_num_threads()
+        try:
+            return list(self._pool.map(function, parts))
+        finally:
+            torch.set_num_threads(threads)  # what a worker sets for itself is every new thread's
+
+
+def even(sizes: Sequence[int], count: int) -> list[list[int]]:
+    """Numbers of things in so many parts of about the same size, largest first; none is empty.
+
+    >>> even([5, 1, 4, 2], 2)
+    [[0, 1], [2, 3]]
+    """
+    parts: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for number in sorted(range(len(sizes)), key=lambda n: -sizes[n]):
+        least = filled.index(min(filled))
+        parts[least].append(number)
+        filled[least] += sizes[number]
+    return [sorted(part) for part in parts if part]
+
+
+def neighbours(sizes: Sequence[int], room: int) -> list[slice]:
+    """Neighbours that fit in so much room together; what is larger stands alone.
+
+    >>> neighbours([3, 2, 4, 9], 5)
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    found, begin, filled = [], 0, 0
+    for number, size in enumerate(sizes):
+        if number > begin and filled + size > room:
+            found.append(slice(begin, number))
+            begin, filled = number, 0
+        filled += size
+    return [*found, slice(begin, len(sizes))] if sizes else found
