@@ -64,6 +64,9 @@ class Command:
     """What trains it; `nestling list optimizers` names them, each with a rate of its own."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
+    shard: str = "none"
+    """Of many processes, those that hold one model between them: none (each holds all), full (all),
+    hybrid (those of a machine) or a number."""
     quiet: bool = False
     """No progress on the terminal."""
 
@@ -86,7 +89,8 @@ class Command:
             device=self.device,
             optimizer=self.optimizer,
         )
-        with joined(self.device) as ranks, ranks.first_alone(locked(self.out, "nestling train")):
+        alone = locked(self.out, "nestling train")
+        with joined(self.device, self.shard) as ranks, ranks.first_alone(alone):
             _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet, ranks=ranks)
         if not ranks.first:
             return

@@ -97,7 +97,8 @@ class GradientMemory(Optimizer, ABC):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; a complex parameter raises UserError, and so does what would not be read."""
         self._take_momentum(param_group)
-        self._refuse_unread(param_group, [self.defaults | param_group])
+        named = {k: v for k, v in param_group.items() if v is not self.defaults.get(k)}
+        self._refuse_unread(named, [self.defaults | param_group])
         super().add_param_group(param_group)
         del self.param_groups[-1]["momentum"]
         for parameter in self.param_groups[-1]["params"]:

@@ -59,6 +59,8 @@ class Leveled(Optimizer):
         self.inner = inner
         self.tokens_per_step = tokens_per_step
         self.max_norm = max_norm
+        # The sum over processes each of which has other parameters; None: this has all
+        self.summed: Callable[[Tensor], Tensor] | None = None
         # What fired at the last step: names of groups, each once (numbers where there is no name).
         self.fired: tuple[str, ...] = ()
         self._sums: dict[Tensor, Tensor] = {}
@@ -94,7 +96,10 @@ class Leveled(Optimizer):
         As of torch's own optimizers, registered hooks are left out.
         """
         names = ("inner", "tokens_per_step", "max_norm", "fired", "_sums", "_waited", "_starts")
-        return {name: getattr(self, name) for name in names} | {"defaults": self.defaults}
+        return {name: getattr(self, name) for name in names} | {
+            "defaults": self.defaults,
+            "summed": None,
+        }
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer."""
@@ -178,7 +183,11 @@ class Leveled(Optimizer):
             return
         groups = zip(self.param_groups, self.periods(), strict=True)
         chosen = [p for group, steps in groups if steps == period for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(chosen, self.max_norm)
+        gradients = [p.grad for p in chosen if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.summed is not None:
+            norm = self.summed(norm.square()).sqrt()
+        torch.nn.utils.clip_grads_with_norm_(chosen, self.max_norm, norm)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear ``p.grad``; what the slower levels have gathered stays."""

@@ -58,6 +58,10 @@ class DeltaMomentum(Rule):
         rule = "delta rule: m <- m (alpha I - k g^T g) + P g"
         return (GradientRecord("m", "|m g^T + P|^2 / 2", rule, DIRECTION),)
 
+    def by_rows(self, dimensions: int) -> bool:
+        """Whether every row of a tensor is a memory by itself."""
+        return layout_of(self.layout, dimensions) == "row"
+
     def step(
         self,
         eta: Rate,

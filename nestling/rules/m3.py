@@ -101,6 +101,10 @@ class M3(Rule):
         """Whether the steps of a tensor are made orthogonal."""
         return weight.ndim > 2 and self.orthogonal
 
+    def by_rows(self, dimensions: int) -> bool:
+        """Whether a tensor goes by Adam."""
+        return dimensions < 2 or not self.orthogonal
+
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:

@@ -37,6 +37,10 @@ class Muon(Rule):
         """One memory, written by the Hebbian rule."""
         return (GradientRecord("m", "-<m, g>", "Hebbian with decay: m <- alpha m + g", READ),)
 
+    def by_rows(self, dimensions: int) -> bool:
+        """Whether a tensor goes by momentum."""
+        return dimensions < 2
+
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:

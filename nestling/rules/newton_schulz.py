@@ -97,3 +97,13 @@ def spread(x: Tensor, like: Tensor) -> Tensor:
     mesh = like.device_mesh
     same = DTensor.from_local(x.contiguous(), mesh, [Replicate()] * mesh.ndim, run_check=False)
     return same.redistribute(mesh, like.placements)
+
+
+def part(x: Tensor) -> Tensor:
+    """What this process keeps of a tensor that is spread, in its memory; any other as it is."""
+    if plain(x):
+        return x.detach()
+    from torch.distributed.tensor import DTensor
+
+    with torch.no_grad():
+        return x.to_local().detach() if isinstance(x, DTensor) else x.detach()

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.core.native import plain
 
 Buffers = tuple[Tensor, ...]
 Rate = Tensor | float | int
@@ -93,6 +94,10 @@ class Rule(ABC):
         """The memories of gradients that these tensors are."""
         return ()
 
+    def by_rows(self, dimensions: int) -> bool:
+        """Whether a tensor of so many dimensions may be cut along its first, and written apart."""
+        return self.elementwise
+
     def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
         """What is remembered before the first gradient: zeros of the shape of the weight."""
         return tuple(torch.zeros_like(weight) for _ in self.buffers)
@@ -110,7 +115,19 @@ class Rule(ABC):
 
 def wide(row: Tensor, like: Tensor) -> Tensor:
     """A value for each row, in the shape that multiplies a tensor with rows first."""
-    return row.view(-1, *(1,) * (like.ndim - 1))
+    return beside(row.view(-1, *(1,) * (like.ndim - 1)), like)
+
+
+def beside(x: Tensor, like: Tensor) -> Tensor:
+    """A tensor that every process has, as one that may stand beside a tensor that is divided."""
+    if plain(like) or not plain(x):
+        return x
+    from torch.distributed.tensor import DTensor, Replicate
+
+    if not isinstance(like, DTensor):
+        return x
+    mesh = like.device_mesh
+    return DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
 def length(x: Float[Tensor, "B *S"]) -> Float[Tensor, " B"]:

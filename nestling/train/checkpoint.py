@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.rules.newton_schulz import part, spread
 
 FORMAT = 1
 RECORD = "record.json"
@@ -193,4 +194,4 @@ def load_model_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], pa
             )
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(tensors[name])
+            part(value).copy_(part(spread(tensors[name].to(value.device), value)))

@@ -175,7 +175,8 @@ def run_job(
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in IDS}
     overrides = ids | dict(job.model)
     model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
-    model = model.to(device)
+    if ranks.shard == 1:  # a model that is divided goes to the device part by part
+        model = model.to(device)
     loader = loader_of(text.train, model, job.train, ranks)
     if directory is not None and ranks.first:
         claim(directory, job, text.corpus.sha256, resume=resume)
@@ -191,6 +192,7 @@ def run_job(
         optimizer=job.optimizer,
         ranks=ranks,
     )
+    model = ranks.whole_model(model)
     if directory is not None and ranks.first:
         save_model(model, tokenizer, directory)
     result = Result(

@@ -1,10 +1,11 @@
 """One training run on several processes: the rows each of them reads, and what they agree on."""
 
 import contextlib
+import dataclasses
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,26 +14,40 @@ from torch.nn.parallel import DistributedDataParallel
 from nestling.core.error import UserError
 from nestling.data import Batch
 from nestling.models.cache import MemoryCache, together
+from nestling.models.hf import HopeForCausalLM
+from nestling.optim import Leveled
+
+if TYPE_CHECKING:
+    from nestling.train.pieces import Pieces
+    from nestling.train.sharding import Divided
+
+SHARDS = ("none", "full", "hybrid")  # of the weights: each process all; all of them; of a machine
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes of a run, of which this one is number ``rank``; by default it is alone.
 
-    All of them hold the whole model and optimizer (torch's DistributedDataParallel) and walk
-    through the same text; each reads its share of the rows of every batch. So the batch, the
-    curve and the checkpoints are those of one process, whatever the number of ranks, up to the
-    order of sums, and a run may go on with another number of them.
+    Each holds the whole model and optimizer (torch's DistributedDataParallel), or ``shard`` of them
+    hold one between them (``nestling.train.sharding``). All walk through the same text; each reads
+    its share of the rows of every batch. So the batch, the curve and the checkpoints are those of
+    one process, whatever the number of ranks, up to the order of sums, and a run may go on with
+    another number of them.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
+    shard: int = 1  # processes that hold one model between them
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes files and tells what happens."""
         return self.rank == 0
+
+    def over(self, shard: str) -> "Ranks":
+        """The same processes with weights divided as ``shard`` says, see ``shards_of``."""
+        return dataclasses.replace(self, shard=shards_of(shard, self.world))
 
     def check(self, rows: int) -> None:
         """Raise UserError unless ``rows`` of a batch can be shared equally."""
@@ -54,13 +69,18 @@ class Ranks:
         own = self.rows(len(batch.input_ids))
         return Batch(*(part[own] for part in batch))
 
-    def module(self, model: nn.Module) -> nn.Module:
+    def module(self, model: HopeForCausalLM) -> "nn.Module | Divided":
         """The model to call: with more than one process, one whose gradients are means over them.
 
-        Which parameters a step uses may change from step to step, so that is looked for anew.
+        Which parameters a step uses may change from step to step, so that is looked for anew. A
+        model that is to be divided is so from now on: only then may an optimizer take it.
         """
         if self.world == 1:
             return model
+        if self.shard > 1:
+            from nestling.train.sharding import Divided
+
+            return Divided(model, world=self.world, over=self.shard, device=self.device)
         return DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -69,12 +89,60 @@ class Ranks:
         )
 
     def gradients_of(
-        self, module: nn.Module, *, last: bool
+        self, module: "nn.Module | Divided", *, last: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Around each forward and backward pass of a step: gradients are summed in the last."""
+        if not isinstance(module, nn.Module):
+            return module.gradients(last=last)
         if last or not isinstance(module, DistributedDataParallel):
             return contextlib.nullcontext()
         return module.no_sync()
+
+    def gathered(self, tree: Any) -> Any:
+        """A tree with whole tensors, for the first process; every process has to ask for it."""
+        if self.shard == 1:
+            return tree
+        from nestling.train import sharding
+
+        return sharding.gathered(tree, keep=self.first)
+
+    def rest(self, model: HopeForCausalLM) -> None:
+        """Have every process hold its part of a divided model alone, as between two steps."""
+        if self.shard > 1:
+            from nestling.train import sharding
+
+            sharding.rest(model)
+
+    def whole_model(self, model: HopeForCausalLM) -> HopeForCausalLM:
+        """The model that files are made of; every process has to ask, the first gets it whole."""
+        if self.shard == 1:
+            return model
+        from nestling.train import sharding
+
+        return sharding.whole_model(model, keep=self.first) or model
+
+    def outline(self, model: HopeForCausalLM) -> HopeForCausalLM:
+        """A model of the same shapes whose parameters can be looked at outside of a call."""
+        if self.shard == 1:
+            return model
+        from nestling.train import sharding
+
+        return sharding.outline(model)
+
+    def norm(self, module: "nn.Module | Divided", gradients: list[Tensor]) -> float:
+        """The length of all gradients of a model."""
+        if not isinstance(module, nn.Module):
+            return float(module.norm(gradients))
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def optimizer(
+        self,
+        module: "nn.Module | Divided",
+        groups: list[dict[str, Any]],
+        make: Callable[[list[dict[str, Any]]], Leveled],
+    ) -> "Leveled | Pieces":
+        """What ``make`` builds for groups of a model's parameters, or of what is here of them."""
+        return make(groups) if isinstance(module, nn.Module) else module.optimizer(groups, make)
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all processes, in float64; with one of them the values themselves."""
@@ -128,14 +196,15 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined(device: str = "cpu") -> Generator[Ranks]:
+def joined(device: str = "cpu", shard: str = "none") -> Generator[Ranks]:
     """The processes that ``torchrun`` has started, or SLURM with the same variables.
 
     A process that nobody has given a WORLD_SIZE above 1 is alone. On CUDA each process takes the
-    device of its LOCAL_RANK, unless ``device`` names one. Raises UserError where a variable that
-    torch needs to find the others is missing.
+    device of its LOCAL_RANK, unless ``device`` names one. ``shard`` as ``shards_of``. Raises
+    UserError where a variable that torch needs to find the others is missing.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    shards_of(shard, world)
     if world == 1:
         yield ALONE
         return
@@ -150,6 +219,29 @@ def joined(device: str = "cpu") -> Generator[Ranks]:
         torch.cuda.set_device(place)
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), world, place)
+        yield Ranks(distributed.get_rank(), world, place).over(shard)
     finally:
         distributed.destroy_process_group()
+
+
+def shards_of(shard: str, world: int) -> int:
+    """How many of ``world`` processes hold one model between them.
+
+    "none": 1, each has all; "full": all; "hybrid": those of a machine, torchrun's LOCAL_WORLD_SIZE;
+    or a number that divides them. Anything else raises UserError.
+
+    >>> shards_of("none", 4), shards_of("full", 4), shards_of("2", 4)
+    (1, 4, 2)
+    """
+    if shard not in SHARDS and not shard.isdigit():
+        raise UserError(f"--shard is {shard!r}; choose {', '.join(SHARDS)} or a number")
+    if world == 1 or shard == "none":
+        return 1
+    here = os.environ.get("LOCAL_WORLD_SIZE", str(world))
+    over = world if shard == "full" else int(here if shard == "hybrid" else shard)
+    if over < 1 or world % over:
+        raise UserError(
+            f"{world} processes cannot be divided into groups of {over}; choose --shard none, full "
+            "or a divisor"
+        )
+    return over

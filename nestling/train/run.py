@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-
 from nestling.core.error import UserError
 from nestling.data import Batch
 from nestling.models.cache import MemoryCache, fill_state, named_tensors
@@ -63,9 +61,9 @@ class NotFinite(UserError):
     """A non-finite loss or gradient: the run stopped before its weights took it up."""
 
 
-def optimizer_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str = ADAMW) -> Leveled:
-    """An optimizer by name behind the clock of levels, with the groups and periods of the model."""
-    groups = parameter_groups(
+def groups_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str) -> list[dict[str, Any]]:
+    """The groups of a model's parameters for an optimizer by name, with periods and rates."""
+    return parameter_groups(
         model,
         weight_decay=config.weight_decay,
         periods=model.parameter_periods(),
@@ -73,6 +71,16 @@ def optimizer_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str = A
         rates=model.parameter_rates() if config.rates_by_role else None,
         matrices=optimizer != ADAMW,
     )
+
+
+def optimizer_of(
+    model: HopeForCausalLM,
+    config: TrainConfig,
+    optimizer: str = ADAMW,
+    groups: list[dict[str, Any]] | None = None,
+) -> Leveled:
+    """An optimizer by name behind the clock of levels, for ``groups_of`` the model by default."""
+    groups = groups_of(model, config, optimizer) if groups is None else groups
     betas = (config.beta1, config.beta2)
     inner = build(optimizer, model, groups, lr=config.learning_rate, betas=betas)
     return Leveled(inner, tokens_per_step=config.tokens_per_step, max_norm=config.max_norm)
@@ -111,7 +119,11 @@ class Run:
         self.loader = loader
         self.config = config
         self.optimizer_name = optimizer
-        self.optimizer = optimizer_of(model, config, optimizer)
+        self.optimizer = ranks.optimizer(
+            self.reader,
+            groups_of(model, config, optimizer),
+            lambda groups: optimizer_of(model, config, optimizer, groups),
+        )
         if ranks.world > 1 and getattr(self.optimizer.inner, "hears_inputs", False):
             raise UserError(
                 f"{optimizer} needs the inputs of all rows, and each of {ranks.world} processes "
@@ -144,7 +156,7 @@ class Run:
             with self.ranks.gradients_of(self.reader, last=number == len(batches)):
                 loss += self._backward(self.ranks.share(batch), count)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = self.ranks.norm(self.reader, gradients)
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 self.optimizer.zero_grad()
@@ -190,11 +202,12 @@ class Run:
         place = self._place if undo else self._take_place()
         memory = self.ranks.whole(place.pop("memory"))
         path = checkpoint_path(folder, self.totals.step)
+        self.ranks.rest(self.model)
+        weights = self.ranks.gathered(model_tensors(self.model))
+        written = {"model": weights, "optimizer": self.optimizer.state_dict()}
         if not self.ranks.first:
             return path
-        parts = {
-            "model": model_tensors(self.model),
-            "optimizer": self.optimizer.state_dict(),
+        parts = written | {
             "memory": memory_state(memory),
             "run": {
                 "totals": dataclasses.asdict(self.totals),
@@ -222,9 +235,14 @@ class Run:
         self.totals = Totals(**run["totals"])
         self.loader.load_state_dict(run["loader"])
         self._batches = iter(self.loader)
-        self.memory = self.ranks.own(memory_of(self.model, parts["memory"]))
+        self.memory = self.ranks.own(self._memory_of(parts["memory"]))
         set_random_state(run["random"])
         return True
+
+    def _memory_of(self, state: dict[str, Any] | None) -> MemoryCache | None:
+        """What all rows remember, out of what was saved."""
+        cache = memory_of(self.ranks.outline(self.model), state)
+        return None if cache is None else cache.to(self.model.device)
 
     def _check_settings(self, run: dict[str, Any], path: Path) -> None:
         own = architecture(self.model)
@@ -264,11 +282,11 @@ def memory_state(cache: MemoryCache | None) -> dict[str, Any] | None:
 
 
 def memory_of(model: HopeForCausalLM, state: dict[str, Any] | None) -> MemoryCache | None:
-    """The cache that ``memory_state`` took apart."""
+    """The cache that ``memory_state`` took apart, where its tensors lie."""
     if state is None:
         return None
     cache = model.new_cache()
     cache.columns, cache.tokens = state["columns"], state["tokens"]
     tensors = {f"states.{name}": value for name, value in state["states"].items()}
     cache.states = fill_state(model.init_states(cache.batch_size), "states", tensors)
-    return cache.to(model.device)
+    return cache

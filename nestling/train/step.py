@@ -1,7 +1,7 @@
 """The loss of one batch, with the memory of its rows carried along."""
 
 import contextlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from nestling.data import IGNORED, Batch
 from nestling.models.cache import MemoryCache
+
+if TYPE_CHECKING:
+    from nestling.train.sharding import Divided
 
 
 def precision(device: torch.device, name: str) -> contextlib.AbstractContextManager[Any]:
@@ -20,12 +23,12 @@ def precision(device: torch.device, name: str) -> contextlib.AbstractContextMana
 
 
 def read_batch(
-    model: nn.Module, batch: Batch, cache: MemoryCache | None = None
+    model: "nn.Module | Divided", batch: Batch, cache: MemoryCache | None = None
 ) -> tuple[Float[Tensor, "B T V"], MemoryCache]:
     """Logits of a batch read after what ``cache`` remembers, and a new cache.
 
-    ``model`` is a HopeForCausalLM, or DistributedDataParallel around one. The cache that is given
-    stays as it was, so that a step can be taken back.
+    ``model`` is a HopeForCausalLM, DistributedDataParallel around one, or one that is divided. The
+    cache that is given stays as it was, so that a step can be taken back.
     """
     batch = batch.to(next(model.parameters()).device)
     output = model(

@@ -8,7 +8,7 @@ from torch import nn
 
 from nestling.core import native
 from nestling.core.error import UserError
-from nestling.optim import M3, DeltaMomentum, Written, param_groups
+from nestling.optim import M3, DeltaMomentum, Leveled, Written, param_groups
 from nestling.optim.base import BLOCK, finite, lengths
 from nestling.optim.ruled import batches
 from nestling.rules import Momentum, Muon, NonlinearMomentum
@@ -94,6 +94,9 @@ def test_what_no_group_reads_is_refused_and_old_states_load():
     # one group that reads it is enough
     groups = [{"params": weights[:1], "preconditioner": "covariance"}, {"params": weights[1:]}]
     DeltaMomentum(groups, preconditioner_beta=0.5)
+    # what all groups were given is no option of one of them, when they are added again
+    given = [{"params": weights[:1]}, {"params": weights[1:], "orthogonal": False}]
+    assert len(Leveled(M3(given, ns_precision="float32"), tokens_per_step=1).param_groups) == 2
     optimizer = DeltaMomentum(weights)
     saved = optimizer.state_dict()
     saved["param_groups"][0]["preconditioner_beta"] = 0.5

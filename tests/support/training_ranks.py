@@ -13,15 +13,23 @@ import os
 import socket
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from tiny_training import tiny_config, tiny_model, tiny_text
 
+from nestling.optim import M3
 from nestling.train import train
 from nestling.train.job import held_out_of, loader_of
 from nestling.train.ranks import joined
 
 
+def exact(module, groups, *, lr, betas):
+    """M3; in bfloat16 one rounding of Newton-Schulz is worth more than the order of sums."""
+    return M3(groups, lr=lr, ns_precision="float32")
+
+
+@patch.object(M3, "of_module", exact)
 def runs(wanted, ranks):
     """Of each run the losses of its steps, its gradient norms and its metrics."""
     found = []
@@ -30,6 +38,7 @@ def runs(wanted, ranks):
         name, optimizer = settings.pop("model"), settings.pop("optimizer", "adamw")
         folder, resume = settings.pop("folder", None), settings.pop("resume", False)
         until, options = settings.pop("until", 0), settings.pop("options", {})
+        here = ranks.over(settings.pop("shard", "none"))
         model, text, config = tiny_model(name, **options), tiny_text(), tiny_config(**settings)
         steps = []
 
@@ -47,8 +56,9 @@ def runs(wanted, ranks):
             quiet=True,
             after_step=watch,
             optimizer=optimizer,
-            ranks=ranks,
+            ranks=here,
         )
+        model = here.whole_model(model)
         total = sum(float(p.detach().double().abs().sum()) for p in model.parameters())
         found.append({"steps": steps, "weights": total, "val_loss": metrics.get("val_loss")})
     return found

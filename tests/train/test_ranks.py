@@ -25,7 +25,8 @@ KINDS = [
     {"model": "mamba2-tiny", "optimizer": "delta_momentum"},
     {"model": "transformer-tiny", "optimizer": "adamw"},
 ]
-SETTINGS = {"steps": 5, "batch_size": 4}
+MUON = {"model": "transformer-tiny", "optimizer": "muon"}
+SETTINGS = {"steps": 4, "batch_size": 4}
 
 
 def run_python(*command):
@@ -56,17 +57,44 @@ def alike(one, other, steps=slice(None)):
 
 
 def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
-    """Losses, gradient norms, held-out loss; a run that goes on with another number of ranks."""
-    whole = [SETTINGS | kind for kind in KINDS]
-    alone = runs(whole, ALONE)
+    """Losses, gradient norms, held-out loss; a run that goes on with another number of ranks.
+
+    Each process holds all weights, or two hold them between them, and go on as two times two.
+    """
+    kinds = [*KINDS[:2], *(kind | {"shard": "full"} for kind in (*KINDS, MUON))]
+    whole = [SETTINGS | kind for kind in kinds]
+    alone = {kind["optimizer"] + kind["model"]: kind for kind in whole}
+    alone = dict(zip(alone, runs(list(alone.values()), ALONE), strict=True))
     cut = [one | {"folder": str(tmp_path / str(i)), "until": 2} for i, one in enumerate(whole)]
     on = [one | {"until": 0, "resume": True} for one in cut]
-    # two of them go on with four processes, the others with one
-    started, four = on_ranks(tmp_path, (2, cut), (4, on[:2]))
-    resumed = four + runs(on[2:], ALONE)
-    for expected, first, second in zip(alone, started, resumed, strict=True):
-        alike(expected, {"steps": first["steps"] + second["steps"], **_end(second)})
-    assert len({round(one["steps"][-1][0], 6) for one in alone}) == len(KINDS)
+    on = [one | ({"shard": "2"} if "shard" in one else {}) for one in on]
+    on[2] |= {"until": 3}  # and then with one
+    # some of them go on with four processes, the others with one
+    started, four = on_ranks(tmp_path, (2, cut), (4, on[1:4]))
+    resumed = [*runs(on[:1], ALONE), *four, *runs(on[4:], ALONE)]
+    last = runs([on[2] | {"until": 0}], ALONE)[0]
+    resumed[2] = last | {"steps": resumed[2]["steps"] + last["steps"]}
+    for kind, first, second in zip(whole, started, resumed, strict=True):
+        steps = first["steps"] + second["steps"]
+        alike(alone[kind["optimizer"] + kind["model"]], {"steps": steps, **_end(second)})
+    assert len({round(one["steps"][-1][0], 6) for one in alone.values()}) == len(KINDS) + 1
+
+
+@pytest.mark.slow
+def test_every_optimizer_in_parts_of_every_family_for_20_steps(tmp_path):
+    """On two processes whole and in parts, on four in two copies of two parts."""
+    names = [kind["model"] for kind in KINDS]
+    wanted = [
+        {"model": name, "optimizer": optimizer, "steps": 20, "batch_size": 4}
+        for name in names
+        for optimizer in ("adamw", "m3", "delta_momentum")
+    ]
+    alone = runs(wanted, ALONE)
+    parts = [one | {"shard": "full"} for one in wanted]
+    pairs = [one | {"shard": "2"} for one in wanted]
+    two, four = on_ranks(tmp_path, (2, wanted + parts), (4, pairs))
+    for expected, found in zip(alone * 3, two + four, strict=True):
+        alike(expected, found)
 
 
 def _end(run):
@@ -97,6 +125,10 @@ def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, cap
 def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):
         Ranks(0, 3).check(4)
+    with pytest.raises(UserError, match="4 processes cannot be divided into groups of 3"):
+        Ranks(0, 4).over("3")
+    with pytest.raises(UserError, match="--shard is 'half'; choose none, full, hybrid or a num"):
+        Ranks(0, 4).over("half")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UserError, match="RANK is not set; start the command by torchrun"), joined():
