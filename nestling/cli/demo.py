@@ -1,32 +1,36 @@
-"""nestling demo: Hope and a Transformer on real text, and a page about both."""
+"""nestling demo: a pretrained model learns a text, a small Hope remembers, and a page says so."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
 import tyro
-
-from nestling.core.error import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Train Hope, Hope with writes off and a Transformer of its size, and write a report."""
+    """Ask a pretrained model about a text, let it study that, and ask again in a new process; then
+    train a small Hope for a minute. Ctrl-C ends it, and the same command goes on."""
 
+    texts: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Texts to learn: files, or ferry and orchard, which come with the package (default: ferry)."""
+    questions: Path | None = None
+    """File of questions about your own text, one a line, right answers after tabs; without it those
+    are asked that study makes."""
+    model: str = "smollm2-135m-instruct"
+    """What learns, as `nestling adapt` takes it."""
+    study: Literal["light", "full"] = "full"
+    """How thoroughly a text is studied."""
+    budget: int | None = None
+    """Most writes of study for each text."""
+    part: Literal["all", "learn", "hope"] = "all"
+    """What is shown: the model that learns, the small Hope, or both."""
     out: Path = Path("demo")
-    """Folder for the report, its figures, the trained Hope and its saved memory."""
-    steps: int | None = None
-    """Optimizer steps of each model; by default as many as fit in minutes on two cores."""
-    corpus: str = "stdlib"
-    """Text to train on; `nestling data list` names them."""
-    seed: int = 0
-    """Seed of the weights and of the order of the text."""
-    vocab_size: int = 4096
-    """Tokens of the vocabulary, at most."""
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE: a setting of the runs (batch_size=4) or of all the models (hidden_size=64); may
-    be repeated."""
+    """Folder for the report, its figures, the model and its memory."""
+    anew: bool = False
+    """Do everything again; otherwise what the folder holds of the same is kept."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
@@ -36,17 +40,22 @@ class Command:
 
     def run(self) -> None:
         """Run the demonstration and say where the report is."""
-        from nestling.cli.train import settings
-        from nestling.demo import make_demo, run_demo
+        from nestling.continual.study.plan import PLANS
+        from nestling.demo import Demo, run_demo
+        from nestling.demo.hope import Trial
+        from nestling.demo.learning import Learning
+        from nestling.demo.material import material
 
-        values = settings(self.set)
-        for name in ("steps", "seed"):
-            if name in values:
-                raise UserError(f"give {name} as --{name}, not with --set")
-        values["seed"] = self.seed
-        if self.steps is not None:
-            values["steps"] = self.steps
-        demo = make_demo(values, corpus=self.corpus, vocab_size=self.vocab_size, device=self.device)
+        learning = Learning(
+            material=material(self.texts, self.questions),
+            model=self.model,
+            plan=dataclasses.replace(PLANS[self.study], budget=self.budget),
+            device=self.device,
+        )
+        demo = Demo(
+            learning=None if self.part == "hope" else learning,
+            hope=None if self.part == "learn" else Trial(device=self.device),
+        )
         # flushed, so that it stays in order with the progress on the other stream
         tell = functools.partial(print, flush=True)
-        run_demo(demo, self.out, tell=tell, quiet=self.quiet, json=self.json)
+        run_demo(demo, self.out, anew=self.anew, tell=tell, quiet=self.quiet, json=self.json)

@@ -1,5 +1,5 @@
-"""The demonstration: three models on the same text in minutes, and a page about them."""
+"""The demonstration: a pretrained model learns a text, a small Hope remembers; a page tells."""
 
-from nestling.demo.run import Demo, make_demo, run_demo
+from nestling.demo.run import Demo, run_demo
 
-__all__ = ["Demo", "make_demo", "run_demo"]
+__all__ = ["Demo", "run_demo"]

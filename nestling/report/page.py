@@ -26,6 +26,12 @@ caption { text-align: left; font-weight: 600 }
 .wide table { margin: 0 } h1, h2, p, footer { overflow-wrap: anywhere }
 td.left { min-width: 8rem } svg { width: 100%; min-width: 32rem; max-width: 46rem; height: auto }
 pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; white-space: pre-wrap }
+/* boxes in boxes, slow outside; a text in colours */
+.level { border: 2px solid #777; border-radius: .6rem; padding: .5rem .7rem; margin: .5rem 0 0;
+         background: var(--level); color: #1b1b1b }
+.level ul { margin: 0; padding: 0; list-style: none }
+.told { white-space: pre-wrap; line-height: 1.8 }
+.told, .level, li { overflow-wrap: anywhere }
 footer { margin-top: 3rem; color: #666; font-size: .85rem }
 @media (prefers-color-scheme: dark) {
   body { background: #16181a; color: #e6e6e6 }
@@ -44,6 +50,8 @@ footer { margin-top: 3rem; color: #666; font-size: .85rem }
 {% endfor %}
 {% for table in section.tables %}<div class="wide">{{ table.html() | safe }}</div>
 {% endfor %}
+{% for part in section.html %}{{ part | safe }}
+{% endfor %}
 {% for figure in section.figures %}<figure>{{ figure | safe }}</figure>
 {% endfor %}
 {% if section.listing %}<pre>{{ section.listing }}</pre>{% endif %}
@@ -60,19 +68,23 @@ footer { margin-top: 3rem; color: #666; font-size: .85rem }
 
 
 class Section(NamedTuple):
-    """A heading with paragraphs (an empty line between two), tables, SVG figures and a listing."""
+    """A heading with paragraphs (an empty line between two), tables, SVG figures and a listing.
+
+    ``html`` are further parts, taken as they are.
+    """
 
     title: str
     text: str = ""
     tables: Sequence[Table] = ()
     figures: Sequence[str] = ()
     listing: str = ""
+    html: Sequence[str] = ()
 
 
 def page(
     title: str, sections: Sequence[Section], *, lead: str = "", provenance: dict[str, Any]
 ) -> str:
-    """The page as HTML; all text is escaped, figures are taken as they are."""
+    """The page as HTML; all text is escaped, figures and ``html`` are not."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

@@ -1,0 +1,37 @@
+"""How surprising each piece of a text is to a model: the loss of every token, with its letters."""
+
+from typing import NamedTuple
+
+from nestling.continual.learner import ContinualLearner
+
+
+class Piece(NamedTuple):
+    """The letters of a token and its loss."""
+
+    text: str
+    nats: float | None  # None: nothing stands before it to predict it from
+
+
+def surprise(learner: ContinualLearner, text: str) -> list[Piece]:
+    """A document by itself, token by token, as the learner reads it now; nothing is learned."""
+    ids = learner.text.encode(text)
+    if not ids:
+        return []
+    losses = [None, *learner.losses(ids)[0].tolist()]
+    return list(map(Piece, pieces(learner, text, ids), losses))
+
+
+def pieces(learner: ContinualLearner, text: str, ids: list[int]) -> list[str]:
+    """The letters of each token, all of the text in their order; special tokens have none."""
+    tokenizer = learner.text.tokenizer
+    if not tokenizer.is_fast:
+        return [learner.text.decode([one]) for one in ids]
+    found = tokenizer(text, split_special_tokens=True, return_offsets_mapping=True, verbose=False)
+    ends = [end for _, end in found["offset_mapping"]]
+    last = max((place for place, end in enumerate(ends) if end), default=-1)
+    begin, parts = 0, []
+    for place, end in enumerate(ends):
+        end = len(text) if place == last else max(begin, end)
+        parts.append(text[begin:end])
+        begin = end
+    return parts

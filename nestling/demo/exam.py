@@ -1,0 +1,70 @@
+"""What a model is asked before and after, here and in a process that knows the files alone."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nestling.continual.guard import probe_loss
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.opening import open_learner
+from nestling.continual.surprise import surprise
+
+TOKENS = 40  # of an answer, at most
+START = "import sys; from nestling.demo.exam import main; main(sys.argv[1:])"
+
+
+class Exam(NamedTuple):
+    """What is asked and measured."""
+
+    asked: tuple[str, ...]  # questions about the texts
+    general: tuple[str, ...]  # questions about other things
+    read: tuple[str, ...]  # texts whose surprise is measured
+    kept: str  # a text whose loss is measured
+
+
+class Found(NamedTuple):
+    """What came of it."""
+
+    asked: list[str]  # answers
+    general: list[str]
+    read: list[list[tuple[str, float | None]]]  # of each text its pieces, with nats
+    kept: float  # nats a token
+
+
+def examine(learner: ContinualLearner, exam: Exam) -> Found:
+    """Ask and measure; each question stands alone, and nothing is learned."""
+    return Found(
+        [learner.ask(question, tokens=TOKENS) for question in exam.asked],
+        [learner.ask(question, tokens=TOKENS) for question in exam.general],
+        [[tuple(piece) for piece in surprise(learner, text)] for text in exam.read],
+        probe_loss(learner, [exam.kept]),
+    )
+
+
+def examine_elsewhere(model: Path, memory: Path, exam: Exam, device: str = "cpu") -> Found:
+    """The same in a new process, which knows the model's folder and the memory file only."""
+    with tempfile.TemporaryDirectory() as place:
+        asked, answered = Path(place) / "asked.json", Path(place) / "answered.json"
+        asked.write_text(json.dumps(exam._asdict()), encoding="utf-8")
+        options = [model, memory, asked, answered, device, torch.get_num_threads()]
+        command = [sys.executable, "-c", START, *map(str, options)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the process that loads the memory failed: {done.stderr[-2000:]}")
+        return Found(**json.loads(answered.read_text(encoding="utf-8")))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """What the new process does; the arguments are those of its command, in its order."""
+    model, memory, asked, answered, device, threads = arguments
+    torch.set_num_threads(int(threads))
+    given: dict[str, Any] = json.loads(Path(asked).read_text(encoding="utf-8"))
+    learner = open_learner(model, Path(memory), device=device, must_exist=True)
+    found = examine(learner, Exam(**given))
+    Path(answered).write_text(json.dumps(found._asdict()), encoding="utf-8")

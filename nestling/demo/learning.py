@@ -1,0 +1,213 @@
+"""The main job: a pretrained model is asked, reads and studies, and is asked again."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.opening import open_learner
+from nestling.continual.study.makers import natural
+from nestling.continual.study.plan import Plan
+from nestling.continual.study.record import Studied
+from nestling.continual.study.session import Studies
+from nestling.data.lock import locked
+from nestling.demo.exam import Exam, Found, examine, examine_elsewhere
+from nestling.demo.material import Asked, Material
+from nestling.demo.stages import Stages
+from nestling.models.pretrained import load_base, save_stacked, studied_level
+from nestling.models.pretrained.stacking import upper_half
+from nestling.report.progress import Progress
+
+MODEL, MEMORY = "model", "notes.memory"
+OWN_QUESTIONS = 6  # asked of those that study makes, where nobody gave any
+SHOWN = 3  # questions that are shown as they are made
+Told = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learning:
+    """A model, what it reads, and how thoroughly."""
+
+    material: Material
+    model: str = "smollm2-135m-instruct"  # as `nestling adapt` takes it
+    plan: Plan = dataclasses.field(default_factory=Plan)  # of study
+    device: str = "cpu"  # a torch device
+
+    def key(self) -> dict[str, Any]:
+        """What the stages depend on."""
+        return dataclasses.asdict(self)
+
+
+def learn(job: Learning, stages: Stages, *, tell: Told, quiet: bool = False) -> dict[str, Any]:
+    """Ask, study, and ask again in a new process; each stage is kept once it is done."""
+    out = stages.folder
+    folder = _ready(job, stages, tell)
+    asked = job.material.asked
+    if asked:
+        before = _before(job, folder, asked, stages, tell)
+    studied = _study(job, folder, stages, tell=tell, quiet=quiet)
+    if not asked:
+        asked = tuple(Asked(one, (answer,)) for one, answer in studied["own"])
+        before = _before(job, folder, asked, stages, tell)
+    tell("\nThe same questions in a new process: the memory file, and nothing in its context.")
+    memory = out / MEMORY
+    found = stages.run(
+        "after",
+        _asked_key(job, asked),
+        lambda: examine_elsewhere(folder, memory, _exam(job, asked), job.device)._asdict(),
+    )
+    after = Found(**found)
+    _tell_answers(asked, after.asked, tell)
+    return {
+        "model": str(folder),
+        "memory": str(memory),
+        "memory_bytes": memory.stat().st_size,
+        "documents": [list(one) for one in job.material.documents],
+        "asked": [list(one) for one in asked],
+        "general": [list(one) for one in job.material.general],
+        "before": before._asdict(),
+        "after": after._asdict(),
+        "study": studied,
+    }
+
+
+def _ready(job: Learning, stages: Stages, tell: Told) -> Path:
+    """A folder with a model that studies: the one named, or made of it in the demo's folder."""
+    if (Path(job.model) / "levels.json").exists():
+        return Path(job.model)
+    folder = stages.folder / MODEL
+    key = {"model": job.model}
+    if stages.done("model", key) and (folder / "levels.json").exists():
+        return folder
+    tell(f"getting {job.model} ready")
+
+    def make() -> int:
+        base = load_base(job.model)
+        count = base.model.config.num_hidden_layers
+        save_stacked(base, upper_half([studied_level()], count), "low-rank", folder)
+        return sum(weight.numel() for weight in base.model.parameters())
+
+    stages.begin("model", key)  # what lies there is no longer what it was
+    stages.run("model", key, make)
+    return folder
+
+
+def _exam(job: Learning, asked: tuple[Asked, ...]) -> Exam:
+    return Exam(
+        tuple(one.question for one in asked),
+        tuple(one.question for one in job.material.general),
+        tuple(text for _, text in job.material.documents),
+        job.material.kept,
+    )
+
+
+def _asked_key(job: Learning, asked: tuple[Asked, ...]) -> dict[str, Any]:
+    return {**job.key(), "asked": asked}
+
+
+def _before(
+    job: Learning, folder: Path, asked: tuple[Asked, ...], stages: Stages, tell: Told
+) -> Found:
+    """What the model says and how it reads before it has learned anything."""
+    tell(f"\n{_words(job)} Before it is read, {job.model} is asked:")
+    found = stages.run(
+        "before",
+        _asked_key(job, asked),
+        lambda: examine(open_learner(folder, device=job.device), _exam(job, asked))._asdict(),
+    )
+    before = Found(**found)
+    _tell_answers(asked, before.asked, tell)
+    return before
+
+
+def _words(job: Learning) -> str:
+    names = " and ".join(name for name, _ in job.material.documents)
+    count = sum(len(text.split()) for _, text in job.material.documents)
+    return f"A text of {count:,} words: {names}."
+
+
+def _study(
+    job: Learning, folder: Path, stages: Stages, *, tell: Told, quiet: bool
+) -> dict[str, Any]:
+    """Read and study, with progress; a study that was broken off goes on where it stood."""
+    memory, key = stages.folder / MEMORY, job.key()
+    tell("\nIt reads, makes questions about what it has read, and learns to answer them.")
+    if stages.done("study", key) and memory.exists():
+        tell("kept from the last run; --anew does it again")
+        return stages.run("study", key, dict)
+    if not stages.same("study", key):
+        memory.unlink(missing_ok=True)
+        stages.begin("study", key)
+
+    def work() -> dict[str, Any]:
+        with locked(memory, "nestling demo"):
+            learner = open_learner(folder, memory, device=job.device)
+            learner.studies = True
+            for name, text in job.material.documents:
+                learner.read(text, name=name, again=False)
+            studies = Studies(learner=learner, memory=memory, plan=job.plan)
+            with _shown(studies, quiet) as spent:
+                studies.run()
+            return _what_was_studied(job, learner, spent)
+
+    found = stages.run("study", key, work)
+    tell(f"{found['writes']:,} writes in {found['seconds']:,.0f} seconds of study")
+    return found
+
+
+class _Spent:
+    """What the study of each document has taken so far."""
+
+    def __init__(self):
+        self.writes: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+
+
+@contextlib.contextmanager
+def _shown(studies: Studies, quiet: bool) -> Generator[_Spent]:
+    """Show how far study has come, the time left, and some of the questions that are made."""
+    spent = _Spent()
+    with Progress("writes", quiet=quiet) as progress:
+
+        def show(learner: ContinualLearner, now: Any) -> None:
+            state = learner.state.open
+            spent.seconds[now.name] = state.seconds if state else 0.0
+            if now.what != "studying":
+                progress.note(f"{now.name}: {now.what}")
+                return
+            if now.name not in spent.writes:
+                progress.begin(now.name, now.done - 1)
+            spent.writes[now.name] = now.done
+            progress.show(now.done, now.steps, f"loss {now.loss:.2f}", now.name)
+
+        def made(learner: ContinualLearner, now: Any) -> None:
+            state = learner.state.open
+            for one in [q for q in (state.questions if state else ()) if natural(q)][:SHOWN]:
+                progress.note(f"  it asks itself: {one.question} {one.answer or one.reply}")
+
+        studies.show, studies.made = show, made
+        yield spent
+
+
+def _what_was_studied(job: Learning, learner: ContinualLearner, spent: _Spent) -> dict[str, Any]:
+    """Figures of each document, and questions of its own that can be asked."""
+    done: tuple[Studied, ...] = learner.state.studied
+    every = [q for one in done for q in one.questions if q.answer and natural(q)]
+    # those that were only asked come first
+    chosen = sorted(every, key=lambda q: not q.held)[:OWN_QUESTIONS]
+    return {
+        "figures": [{"name": one.name, **one.figures} for one in done],
+        "own": [[q.question, q.answer] for q in chosen],
+        "seconds": sum(spent.seconds.values()),
+        "writes": sum(spent.writes.values()),
+        "rank": job.plan.rank,
+    }
+
+
+def _tell_answers(asked: tuple[Asked, ...], said: list[str], tell: Told) -> None:
+    """Each question with what was said, and whether that is right."""
+    for one, answer in zip(asked, said, strict=True):
+        mark = "" if not one.answers else "right: " if one.right(answer) else "wrong: "
+        tell(f"  {one.question}\n    {mark}{' '.join(answer.split())}")

@@ -1,0 +1,69 @@
+"""What the demonstration reads and asks: texts of its own, or those of whoever runs it."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from nestling.continual.opening import read_documents
+from nestling.continual.study.examine import holds
+from nestling.core.error import UserError
+
+SHIPPED = ("ferry", "orchard")  # texts/NAME.txt, and texts/NAME.tsv with questions
+KEPT = "kept"  # a text that is not learned, and general questions
+
+
+class Asked(NamedTuple):
+    """A question and the answers that are right; none: nobody has said."""
+
+    question: str
+    answers: tuple[str, ...] = ()
+
+    def right(self, said: str) -> bool:
+        """Whether what was said holds one of the answers, word for word."""
+        return any(holds(said, answer) for answer in self.answers)
+
+
+class Material(NamedTuple):
+    """What is read, and what is asked about it."""
+
+    documents: tuple[tuple[str, str], ...]  # name and text
+    asked: tuple[Asked, ...]  # about the documents; none: those that study makes
+    general: tuple[Asked, ...]  # what the model knew before
+    kept: str  # a text whose loss is measured and which is not learned
+
+
+def material(texts: Sequence[str] = (), questions: Path | None = None) -> Material:
+    """The material of texts (names of SHIPPED, files, folders) and a file of questions."""
+    own = [text for text in texts if text not in SHIPPED]
+    if own and questions is None and len(own) < len(texts):
+        raise UserError("name texts of your own or shipped ones, or give --questions for all")
+    documents = []
+    for text in texts or SHIPPED[:1]:
+        found = [(text, shipped(f"{text}.txt"))] if text in SHIPPED else read_documents([text])
+        documents += found
+    asked: list[Asked] = []
+    if questions is not None:
+        [(_, text)] = read_documents([questions])
+        asked = parsed(text)
+        if not asked:
+            raise UserError(f"{questions} has no question; give one a line, its answer after a tab")
+    elif not own:
+        asked = [one for name, _ in documents for one in parsed(shipped(f"{name}.tsv"))]
+    general = tuple(parsed(shipped(f"{KEPT}.tsv")))
+    return Material(tuple(documents), tuple(asked), general, shipped(f"{KEPT}.txt"))
+
+
+def parsed(text: str) -> list[Asked]:
+    r"""Questions, one a line, each with the answers that are right after tabs.
+
+    >>> parsed("How many?\tten\t10\n\nWho?\n")
+    [Asked(question='How many?', answers=('ten', '10')), Asked(question='Who?', answers=())]
+    """
+    rows = [[part.strip() for part in line.split("\t")] for line in text.splitlines()]
+    return [Asked(row[0], tuple(filter(None, row[1:]))) for row in rows if row[0]]
+
+
+def shipped(name: str) -> str:
+    """A file of the package."""
+    return files("nestling.demo").joinpath("texts", name).read_text(encoding="utf-8")

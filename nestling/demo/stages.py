@@ -1,0 +1,75 @@
+"""What a demonstration has done, in its folder: broken off, it goes on where it stood."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nestling.core.error import UserError
+from nestling.core.result import write_json, write_whole
+
+FILE = "stages.json"
+OWN = {FILE, "model", "notes.memory", "notes.memory.lock", "report.html", "report.json"}
+
+
+class Stages:
+    """The stages of one folder, each with what it was made from and what came of it."""
+
+    def __init__(self, folder: Path, anew: bool = False):
+        take_folder(folder)
+        self.folder, self.file = folder, folder / FILE
+        self._done: dict[str, Any] = {}
+        if self.file.exists() and not anew:
+            try:
+                self._done = dict(json.loads(self.file.read_text(encoding="utf-8")))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{self.file} cannot be read ({error}); delete it") from error
+
+    def same(self, name: str, key: Any) -> bool:
+        """Whether a stage was begun from the same before."""
+        return self._done.get(name, {}).get("key") == plain(key)
+
+    def begin(self, name: str, key: Any) -> None:
+        """A stage begins: what came of it before is forgotten."""
+        self._keep(name, {"key": plain(key)})
+
+    def done(self, name: str, key: Any) -> bool:
+        """Whether a stage has ended that was made from the same."""
+        return self.same(name, key) and "found" in self._done[name]
+
+    def run(self, name: str, key: Any, work: Callable[[], Any]) -> Any:
+        """What came of a stage: kept where it was made from the same, else made now."""
+        if not self.done(name, key):
+            self._keep(name, {"key": plain(key), "found": plain(work())})
+        return self._done[name]["found"]
+
+    def _keep(self, name: str, one: dict[str, Any]) -> None:
+        self._done[name] = one
+        write_json(self.file, self._done)
+
+
+def plain(value: Any) -> Any:
+    """A value as it comes back from a JSON file."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def take_folder(folder: Path) -> None:
+    """Make sure that the demonstration may write in ``folder``, before it works for minutes.
+
+    One that an earlier demonstration left is gone on with; any other must be empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a folder with --out")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        foreign = [name for name in os.listdir(folder) if name not in OWN and name[0] != "."]
+    except OSError as error:
+        raise UserError(
+            f"cannot use the folder {folder}: {error.strerror}; choose another with --out"
+        ) from error
+    if foreign:
+        raise UserError(
+            f"{folder} holds {sorted(foreign)[0]}, which is no demo's; choose another with --out"
+        )
+    write_whole(folder / ".probe", b"").unlink()
