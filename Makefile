@@ -1,4 +1,4 @@
-# make demo   train, measure and write demo/report.html
+# make demo   a pretrained model learns a text, in ten minutes; demo/report.html (ARGS=... below)
 # make test   format, lint, types, tests, doctests: what CI runs
 # make test-anywhere   the suite with other seeds, processors, threads, releases; hours, can be stopped
 # Everything lives in .venv, made from pyproject.toml and constraints.txt whenever they change.
@@ -14,8 +14,9 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test test-slow test-gpu test-kernels test-anywhere lint format clean
 
+# ARGS="notes.txt --questions asked.tsv --out mine" for a text of your own; Ctrl-C, and it goes on
 demo: $(VENV)/.run
-	$(BIN)/nestling demo --out demo
+	$(BIN)/nestling demo --out demo $(ARGS)
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
@@ -46,7 +47,7 @@ format: $(VENV)/.dev
 
 $(VENV)/.run: pyproject.toml lab/pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --editable . --editable lab
+	$(PIP) --editable '.[gguf]' --editable lab
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -25,7 +25,7 @@ from nestling.core.allocator import keep_freed_memory
 from nestling.core.error import UserError, did_you_mean
 
 VERBS = {
-    "demo": "train Hope and a Transformer on real text, measure both, write a report",
+    "demo": "a pretrained model learns a text, a small Hope remembers, and a page says so",
     "data": "list, fetch and verify corpora",
     "train": "train a language model",
     "eval": "measure any causal language model: lm, commonsense, niah and other tasks",
