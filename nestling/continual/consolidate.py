@@ -64,16 +64,7 @@ def consolidate(
     update, with its own samples). Deviates: the whole slower level learns, not a low-rank expert;
     the samples are off-policy, with no reward.
     """
-    if not learner.levels:
-        raise UserError(
-            "this memory is written by study, and has no levels to consolidate: each document's "
-            "change is a level of its own already"
-        )
-    if not 0 <= plan.into < len(learner.levels) - 1:
-        raise UserError(
-            f"level {plan.into} has no faster one; levels are 0 (slowest) to "
-            f"{len(learner.levels) - 1}"
-        )
+    check_levels(learner, plan.into)
     after, student = learner.weights(), _without_faster(learner, plan.into)
     before = student.weights()
     replay = _replay(learner, plan, texts, after, before)
@@ -104,6 +95,19 @@ def consolidate(
         learned_after=_distance(learner, held[0], after, now).item(),
         kept_after=_distance(learner, held[1], before, now).item() if held[1].numel() else 0.0,
     )
+
+
+def check_levels(learner: ContinualLearner, into: int = 0) -> None:
+    """Raise UserError unless there is a level ``into`` and a faster one."""
+    if not learner.levels:
+        raise UserError(
+            "this memory is written by study, and has no levels to consolidate: each document's "
+            "change is a level of its own already"
+        )
+    if not 0 <= into < len(learner.levels) - 1:
+        raise UserError(
+            f"level {into} has no faster one; levels are 0 (slowest) to {len(learner.levels) - 1}"
+        )
 
 
 def _taught(

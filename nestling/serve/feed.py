@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 Event = dict[str, Any]
+ONCE = ("questions", "surprise")  # parts of events that are not told again
 OVER = ("done", "failed", "cancelled")
 MOST = 200  # events a listener may be behind; then older ones are left out
 
@@ -16,14 +17,15 @@ class Feed:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._made: dict[str, Any] = {}  # the questions of jobs that run, for late listeners
+        self._made: dict[str, Event] = {}  # what is told once of jobs that run, for late listeners
         self._listeners: dict[str, list[tuple[Any, asyncio.Queue[Event]]]] = {}
 
     def tell(self, job: str, event: Event) -> None:
         """Hand an event to those that listen to a job."""
         with self._lock:
-            if "questions" in event:
-                self._made[job] = event["questions"]
+            once = {name: event[name] for name in ONCE if name in event}
+            if once:
+                self._made.setdefault(job, {}).update(once)
             if event["state"] in OVER:
                 self._made.pop(job, None)
             for loop, queue in self._listeners.get(job, ()):
@@ -31,8 +33,9 @@ class Feed:
                     loop.call_soon_threadsafe(_put, queue, event)
 
     def made(self, job: str) -> Event:
-        """The questions made last for a job that runs, as a part of an event."""
-        return {"questions": self._made[job]} if job in self._made else {}
+        """What was told once of a job that runs, as a part of an event."""
+        with self._lock:
+            return dict(self._made.get(job, {}))
 
     @contextlib.asynccontextmanager
     async def listening(self, job: str) -> AsyncGenerator[asyncio.Queue[Event]]:

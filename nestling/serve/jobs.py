@@ -22,7 +22,7 @@ class Job(NamedTuple):
     id: str
     memory: int  # its number
     name: str  # of the document
-    text: str | None  # until the job is over
+    text: str | None  # until the job is over; None while it is not: the memory is consolidated
     state: str
     done: int  # steps
     steps: int
@@ -59,7 +59,7 @@ class Jobs:
     def __init__(self, database: Database, most: int):
         self.database, self.most = database, most
 
-    def add(self, memory: Memory, name: str, text: str) -> Job:
+    def add(self, memory: Memory, name: str, text: str | None) -> Job:
         """A job at the end of the queue."""
         with self.database.transaction():
             [waiting] = self.database.all(

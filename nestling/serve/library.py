@@ -1,6 +1,7 @@
 """Memories of many name spaces: rows of the registry, and files with names of their own."""
 
 import contextlib
+import math
 import os
 import re
 import secrets
@@ -8,13 +9,17 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nestling.continual import memory as forms
 from nestling.continual.file import MemoryFile, read_memory, write_memory
+from nestling.core.error import UserError
+from nestling.core.level import Level
 from nestling.data.lock import locked
+from nestling.report.boxes import Box, times
+from nestling.report.levels import clock
 from nestling.serve.database import Database
 from nestling.serve.errors import Refused
 from nestling.serve.keys import check_name
@@ -102,6 +107,17 @@ class Library:
                 shutil.copyfile(one.before, file)
             except FileNotFoundError:
                 shutil.copyfile(one.file, file)
+        return self._made(file)
+
+    def merge(self, some: Sequence[Memory], name: str | None) -> Memory:
+        """A memory of all that several have learned; those that do not go together are refused."""
+        memories = [_now(one) for one in some]
+        for one, memory in zip(some, memories, strict=True):
+            if memory.about.get("waiting"):
+                raise Refused(409, f"{one.id} is in the midst of a study; wait for its job")
+        merged = forms.merge(memories)
+        with self._new(some[0].space, name) as file:
+            write_memory(file, merged)
         return self._made(file)
 
     def take_in(self, space: str, name: str | None, draft: Path) -> Memory:
@@ -194,6 +210,43 @@ class Library:
         )
 
 
+def _now(one: Memory) -> MemoryFile:
+    """What a memory holds; of one that is being written as it was before."""
+    try:
+        return read_memory(one.before) if one.before.exists() else read_memory(one.file)
+    except UserError:
+        return read_memory(one.file)  # the job has ended between the two
+
+
+def compared(one: Memory, other: Memory) -> dict[str, Any]:
+    """What two memories have learned that the other has not, and how far their levels differ."""
+    first, second = _now(one), _now(other)
+    only = forms.documents_apart(first, second)
+    levels = [
+        {"level": row.level, "first": row.first, "second": row.second, "between": row.between}
+        for row in forms.diff(first, second)
+    ]
+    return {
+        "object": "comparison",
+        "memories": [one.id, other.id],
+        "documents": {one.id: only[0], other.id: only[1]},
+        "levels": levels,
+    }
+
+
+def boxes(about: dict[str, Any]) -> list[dict[str, str]]:
+    """The levels of a memory as boxes in boxes, slow to fast: what, when, and how often."""
+    studied, read = len(about.get("studied", ())), about["stream"]["tokens"]
+    found = [Box("the model's weights", "as they were trained", "never here")]
+    for record in about["levels"]:
+        level = Level(name=forms.level_name(record), period=record["period"] or math.inf)
+        found.append(Box(level.name, clock(level), times(record["writes"])))
+    if studied or not about["levels"]:
+        found.append(Box("what study writes", "with every document", times(studied)))
+    found.append(Box("the context", "every token", f"{read:,} tokens, then emptied"))
+    return [one._asdict() for one in found]
+
+
 def _last_name(memory: MemoryFile) -> str:
     documents = memory.about["documents"]
     return documents[-1][0] if documents else ""
@@ -234,4 +287,5 @@ def shown(one: Memory) -> dict[str, Any]:
     levels = [
         {"level": forms.level_name(level), "writes": level["writes"]} for level in about["levels"]
     ]
-    return {**told(one), "documents": documents, "levels": levels}
+    found = {"documents": documents, "levels": levels, "boxes": boxes(about)}
+    return {**told(one), **found}

@@ -4,12 +4,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
+from nestling.continual.consolidate import Plan as Rest
+from nestling.continual.consolidate import consolidate
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.session import Session
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.session import Studies
+from nestling.continual.surprise import surprise
 from nestling.core.error import UserError
 from nestling.serve.feed import Feed
 from nestling.serve.jobs import CANCELLED, CANCELLING, DONE, FAILED, Job, Jobs
@@ -17,7 +21,9 @@ from nestling.serve.library import Library, Memory
 from nestling.serve.logs import failed
 from nestling.serve.model import Served
 
+Figures = dict[str, float]
 AGAIN = 5.0  # seconds until a job is tried again whose end could not be noted
+COLOURED = 2000  # characters of a document whose surprise is told
 NOTED = 1.0  # seconds between two notes of a job's progress in the registry
 
 
@@ -35,6 +41,7 @@ class School:
     def __init__(self, served: Served, library: Library, jobs: Jobs, feed: Feed, plan: Plan):
         self.served, self.library, self.jobs, self.feed = served, library, jobs, feed
         self.plan = plan
+        self.rest = Rest()  # how memories are consolidated
         self.ended: Callable[[str], None] = lambda state: None  # called when a job is over
         self._changed = threading.Condition()
         self._cancel: set[int] = set()  # numbers of jobs
@@ -116,7 +123,7 @@ class School:
         self.ended(state)
         self.feed.tell(job.id, {"state": state, "message": message, "figures": figures})
 
-    def _learn(self, job: Job, memory: Memory) -> tuple[dict[str, float], str]:
+    def _learn(self, job: Job, memory: Memory) -> tuple[Figures, str]:
         """Read and study; what it was before is kept beside it meanwhile."""
         if not memory.before.exists():
             os.link(memory.file, memory.before)  # the file is replaced, never written into
@@ -125,14 +132,18 @@ class School:
         watch = _Watch(self, job)
         try:
             watch.look()
+            if job.text is None:
+                return self._consolidate(learner, memory, watch), ""
+            watch.surprise(learner)
             session = Session(learner=learner, memory=memory.file)
             session.show = watch.read
-            session.read([(job.name, job.text or "")])
+            session.read([(job.name, job.text)])
             new = bool(session.readings or learner.state.waiting)
             if learner.studies:
                 Studies(
                     learner=learner, memory=memory.file, plan=self.plan, show=watch.studied
                 ).run()
+            watch.surprise(learner, after=True)
         except _Cancelled:
             self._put_back(memory)
             raise
@@ -144,6 +155,15 @@ class School:
         if not new:
             return _figures(learner, session), "this text had been learned already"
         return _figures(learner, session), _rest(learner)
+
+    def _consolidate(self, learner: ContinualLearner, memory: Memory, watch: "_Watch") -> Figures:
+        """Put what fast levels have learned into the slowest one, and empty them."""
+        done = consolidate(learner, self.rest)
+        learner.save(memory.file)
+        watch.look()
+        os.replace(memory.before, memory.last)
+        self.library.touch(memory)
+        return {name: float(value) for name, value in asdict(done).items()}
 
     def _put_back(self, memory: Memory) -> None:
         if memory.before.exists():
@@ -192,6 +212,13 @@ class _Watch:
             self._noted = now
         event = {"state": "running", "what": what, "done": done, "steps": steps, **more}
         self.school.feed.tell(self.job.id, event)
+
+    def surprise(self, learner: ContinualLearner, after: bool = False) -> None:
+        """How surprising the beginning of the document is, piece by piece."""
+        pieces = surprise(learner, (self.job.text or "")[:COLOURED])
+        told = [[text, None if nats is None else round(nats, 2)] for text, nats in pieces]
+        name = "surprise_after" if after else "surprise"
+        self.school.feed.tell(self.job.id, {"state": "running", name: told})
 
     def read(self, name: str, done: int, total: int, reading: Any) -> None:
         """A segment has been read."""

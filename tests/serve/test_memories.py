@@ -8,6 +8,7 @@ import torch
 from serving import QUICK, learn, put, say, started, tiny_stacked, told
 
 from nestling.continual import ContinualLearner
+from nestling.continual.consolidate import Plan as Rest
 from nestling.continual.file import read_memory
 from nestling.continual.opening import open_learner
 from nestling.continual.study.record import change_tensors
@@ -171,3 +172,51 @@ def test_memories_and_jobs_are_bounded_in_number(start, tmp_path):
         job = put(http, name, ONE)
         assert http.post(place, json={"text": TWO}).status_code == 429
         http.delete(f"{place}/{job}")
+
+
+def test_two_memories_are_compared_and_merged(http, served, tmp_path):
+    for name, text in (("left", ONE), ("right", TWO)):
+        http.post("/v1/memories", json={"id": name})
+        learn(http, name, text, f"{name}.txt")
+    found = http.get("/v1/memories/left/compare/right").json()
+    assert found["documents"] == {"left": ["left.txt"], "right": ["right.txt"]}
+    merged = http.post("/v1/memories/left/merge", json={"others": ["right"], "id": "both"})
+    assert merged.status_code == 201
+    assert [one["name"] for one in merged.json()["documents"]] == ["left.txt", "right.txt"]
+    # what it knows is the sum of what both know
+    base = served.learner.weights()
+    parts = [
+        open_learner(served.learner.base, file_of(http, m, tmp_path)) for m in ("left", "right")
+    ]
+    both = open_learner(served.learner.base, file_of(http, "both", tmp_path)).weights()
+    start = dict(served.learner.reader.model.named_parameters())
+    assert both
+    for name, value in both.items():
+        moved = sum(one.weights()[name] - base.get(name, start[name]) for one in parts)
+        torch.testing.assert_close(value - base.get(name, start[name]), moved, rtol=1e-3, atol=1e-5)
+    assert http.post("/v1/memories/left/merge", json={"others": ["left"]}).status_code == 400
+    assert http.post("/v1/memories/left/merge", json={"others": ["nobody"]}).status_code == 404
+    told = http.get("/v1/memories/both").json()["boxes"]
+    assert [one["written"] for one in told][:2] == ["never here", "2 times"]
+    # each document's change is a level of its own: there is nothing to consolidate
+    refused = http.post("/v1/memories/both/jobs/consolidate")
+    assert refused.status_code == 400 and "no levels" in refused.json()["error"]["message"]
+
+
+def test_a_memory_of_levels_is_consolidated_in_the_queue(tmp_path):
+    served = serve_model(tiny_stacked(parse_levels("8:1e-1,16:1e-1")), name="tiny")
+    with started(served, tmp_path / "store") as http:
+        http.app.state.shared.school.rest = Rest(budget=96, batch=32, length=16)
+        http.post("/v1/memories", json={"id": "m"})
+        learn(http, "m", ONE)
+        writes = [one["writes"] for one in http.get("/v1/memories/m").json()["levels"]]
+        knew = say(http, "m")
+        job = http.post("/v1/memories/m/jobs/consolidate")
+        assert job.status_code == 202 and job.json()["name"] == "consolidation"
+        last = list(told(http, "m", job.json()["id"]))[-1]
+        assert last["state"] == "done", last
+        assert last["figures"]["writes"] > 0 and last["figures"]["tokens"] == 96
+        now = [one["writes"] for one in http.get("/v1/memories/m").json()["levels"]]
+        assert min(writes) > 0 and now[0] == writes[0] and now[1] == 0
+        assert http.post("/v1/memories/m/undo").status_code == 200
+        assert say(http, "m") == knew

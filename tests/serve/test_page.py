@@ -1,10 +1,16 @@
 """The page: its own files alone, text that stays text, and what a browser shows of it."""
 
+import json
 import re
 import subprocess
 
 import browser
+import driven
+from serving import started
+from small_student import new_student
 
+from nestling.continual.study.plan import Plan
+from nestling.serve.model import serve_model
 from nestling.serve.routes.page import FILES, FOLDER
 
 
@@ -33,3 +39,67 @@ def test_a_browser_runs_it(http, tmp_path):
     assert '<strong id="model">tiny</strong>' in done.stdout
     assert "seen-on-the-page" in done.stdout
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+TEXT = """About Lelidis Zikipot
+Lelidis Zikipot keeps a goat at home. Lelidis Zikipot was born in Padua."""
+QUESTIONS = {
+    "What does Lelidis Zikipot keep?": "goat",
+    "What does Lelidis Zikipot keep at home?": "goat",
+    "What keeps a goat at home?": "Zikipot",
+}
+PLAN = Plan(
+    makers=("moved",), rank=32, rate=1e-2, rounds=240, replies=4, answers=4, held=0.0, near=1,
+    near_count=6, own=1, own_count=4, own_length=24,
+)  # fmt: skip
+
+
+def sent(form, **fields):
+    """What fills a form and sends it."""
+    filled = [f"at({name!r}).value = {json.dumps(value)};" for name, value in fields.items()]
+    return f"(() => {{ {AT} {''.join(filled)} at({form!r}).requestSubmit(); }})()"
+
+
+AT = "const at = (id) => document.getElementById(id);"
+PROGRESS = 'document.getElementById("progress").value'
+ANSWERED = """[...document.querySelectorAll(".answers:last-child > div")]
+  .map((one) => one.lastElementChild.textContent)"""
+
+
+def test_a_document_is_learned_on_the_page_and_known_then(tmp_path):
+    browser.browser()
+    served = serve_model(new_student().base, name="student")
+    with (
+        started(served, tmp_path / "store", PLAN) as http,
+        driven.opened(str(http.base_url), tmp_path) as page,
+    ):
+        page.wait('document.getElementById("model")?.textContent === "student"')
+        page(sent("new", name="notes"))
+        page.wait('!document.getElementById("learn").hidden')
+        page(sent("learn", title="one.txt", text=TEXT))
+        seen = [page.wait(f"{PROGRESS} > 0 && {PROGRESS} < 1 && {PROGRESS}")]
+        seen.append(page.wait(f"{PROGRESS} > {seen[0]} && {PROGRESS}"))
+        assert page('document.querySelector("#curve polyline").getAttribute("points")')
+        assert page('document.getElementById("surprise-before").textContent') == TEXT
+        page.wait('document.getElementById("what").className === "good"')
+        page.wait('!!document.querySelector("#documents summary")')
+        colours = page("""["before", "after"].map((when) =>
+          [...document.querySelectorAll(`#surprise-${when} span`)]
+            .map((one) => parseFloat(one.title)).reduce((a, b) => a + b, 0))""")
+        assert 0 < colours[1] < colours[0]
+        assert "once" in page('document.getElementById("levels").textContent')
+
+        right = []
+        for question, answer in QUESTIONS.items():
+            page(sent("ask", question=question))
+            page.wait('document.querySelector(".answers:last-child")?.ariaBusy === "false"')
+            without, with_it = page(ANSWERED)
+            right.append((answer in without, answer in with_it))
+        assert not any(before for before, _ in right) and sum(after for _, after in right) >= 2
+
+        page("location.reload()")
+        page.wait('document.querySelector("#documents summary")?.textContent.includes("one.txt")')
+        for dark in (False, True):
+            page.look(360, dark=dark)
+            assert page("document.documentElement.scrollWidth") <= 360
+        assert not page.complaints

@@ -45,9 +45,27 @@ async function list() {
     item.append(button);
     return item;
   }));
+  const others = data.filter((one) => one.id !== chosen).map((one) => one.id);
+  options("other", others.map((id) => [id, id]));
+  options("beside", [
+    ...(chosen ? [["-", "the model without a memory"]] : []),
+    ...others.map((id) => [`+${id}`, id]), ["", "nothing else"],
+  ]);
+  at("together").hidden = !chosen || !others.length;
+  at("apart").replaceChildren();
   for (const id of ["tools", "learn"]) at(id).hidden = !chosen;
   at("choose").hidden = Boolean(chosen);
   await show();
+}
+
+function options(id, pairs) {
+  const before = at(id).value;
+  at(id).replaceChildren(...pairs.map(([value, text]) => {
+    const made = element("option", text);
+    made.value = value;
+    return made;
+  }));
+  if (pairs.some(([value]) => value === before)) at(id).value = before;
 }
 
 async function choose(memory) {
@@ -59,7 +77,8 @@ async function choose(memory) {
 
 async function show() {
   at("documents-title").hidden = true;
-  at("documents").replaceChildren();
+  at("levels-title").hidden = true;
+  for (const id of ["documents", "levels"]) at(id).replaceChildren();
   if (!chosen) return;
   const memory = chosen;
   const [about, jobs] = await Promise.all([
@@ -68,8 +87,42 @@ async function show() {
   if (memory !== chosen) return;
   at("documents-title").hidden = !about.documents.length;
   at("documents").append(...about.documents.map(learned));
+  at("levels-title").hidden = false;
+  nest(about.boxes);
   const open = jobs.data.find((job) => ["running", "waiting", "cancelling"].includes(job.state));
   if (open && open.id !== watched) tried(() => watch(memory, open))();
+}
+
+// boxes in boxes, slow outside
+function nest(boxes) {
+  let outer = at("levels");
+  boxes.forEach((one, number) => {
+    const box = element("div", undefined, "level");
+    box.style.setProperty("--fast", `${Math.round((100 * number) / Math.max(1, boxes.length - 1))}%`);
+    const line = element("p");
+    line.append(element("b", one.name), ` ${one.clock}; written: `, element("b", one.written));
+    box.append(line);
+    outer.append(box);
+    outer = box;
+  });
+}
+
+// the stronger the colour, the less the model expected it
+function colour(id, pieces) {
+  at(id).replaceChildren(...pieces.map(([text, nats]) => {
+    if (nats === null) return document.createTextNode(text);
+    const made = element("span", text);
+    made.title = `${nats.toFixed(1)} nats`;
+    made.style.background = shade(nats);
+    return made;
+  }));
+}
+
+const shade = (nats) => `rgba(213, 94, 0, ${(0.7 * Math.min(Math.max(nats, 0) / 8, 1)).toFixed(2)})`;
+for (const nats of [0, 4, 8]) {
+  const mark = element("span", `${nats} nats`);
+  mark.style.background = shade(nats);
+  document.querySelector("#surprise .scale").append(mark);
 }
 
 function learned(one) {
@@ -93,7 +146,8 @@ async function watch(memory, job) {
   watched = job.id;
   const losses = [];
   at("job").hidden = false;
-  at("made").hidden = true;
+  for (const id of ["made", "surprise", "surprise-title"]) at(id).hidden = true;
+  at("surprise-after").replaceChildren();
   at("cancel").hidden = false;
   at("curve").firstElementChild.setAttribute("points", "");
   at("cancel").onclick = tried(() => call("DELETE", place(memory, `/jobs/${job.id}`)));
@@ -110,6 +164,15 @@ async function watch(memory, job) {
 }
 
 function progress(name, event, losses) {
+  if (event.surprise) {
+    at("surprise").hidden = false;
+    colour("surprise-before", event.surprise);
+  }
+  if (event.surprise_after) {
+    at("surprise-title").hidden = false;
+    colour("surprise-after", event.surprise_after);
+  }
+  if (event.state === "running" && event.done === undefined) return;
   const end = { done: "learned", failed: "failed", cancelled: "cancelled" }[event.state];
   const told = end || event.what || event.state;
   const loss = event.loss === undefined ? "" : `, loss ${event.loss.toFixed(3)}`;
@@ -143,8 +206,10 @@ async function ask() {
   const memory = chosen;
   at("question").value = "";
   const answers = element("div", undefined, "answers");
+  answers.setAttribute("aria-busy", "true");
   at("chat").append(element("p", question, "question"), answers);
-  const wanted = memory && at("both").checked ? ["", memory] : [memory];
+  const beside = at("beside").value;
+  const wanted = beside ? [beside.slice(1), memory] : [memory];
   await Promise.all(wanted.map(async (one) => {
     const card = element("div");
     const text = element("p", "");
@@ -159,7 +224,7 @@ async function ask() {
       text.textContent += event.choices[0]?.delta?.content || "";
     }
     if (!text.textContent.trim()) text.textContent = "(nothing)";
-  }));
+  })).finally(() => answers.setAttribute("aria-busy", "false"));
 }
 
 // forms and buttons
@@ -173,6 +238,21 @@ at("fork").onclick = tried(async () => choose((await json("POST", place(chosen, 
 at("undo").onclick = tried(async () => {
   await call("POST", place(chosen, "/undo"));
   await list();
+});
+at("merge").onclick = tried(async () => {
+  await choose((await json("POST", place(chosen, "/merge"), { others: [at("other").value] })).id);
+});
+at("compare").onclick = tried(async () => {
+  const other = at("other").value;
+  const found = await json("GET", place(chosen, `/compare/${encodeURIComponent(other)}`));
+  const lines = Object.entries(found.documents).map(
+    ([id, names]) => `Only ${id} has learned: ${names.join(", ") || "nothing"}.`);
+  for (const { level, first, second, between } of found.levels) {
+    const [a, b, c] = [first, second, between].map((one) => one.toPrecision(3));
+    lines.push(`Level ${level} has moved by ${a} and ${b}; they are ${c} apart.`);
+  }
+  at("apart").replaceChildren(...lines.map((line) => element("p", line)));
+  at("beside").value = `+${other}`;
 });
 at("delete").onclick = tried(async () => {
   if (!confirm(`Delete ${chosen} for good?`)) return;

@@ -10,6 +10,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from nestling.continual.consolidate import check_levels
 from nestling.serve.access import Caller, needs
 from nestling.serve.errors import Refused
 from nestling.serve.feed import OVER
@@ -42,6 +43,17 @@ def learn(
         raise Refused(400, "this is no text; give UTF-8 text with at least a word in it")
     server.served.text.encode(body.text)  # what is no UTF-8 is refused now
     job = server.jobs.add(one, body.name, body.text)
+    server.school.wake()
+    return job.told(memory)
+
+
+@router.post("/consolidate", status_code=202)
+def consolidate(memory: str, request: Request, caller: Caller = needs("learn")) -> dict[str, Any]:
+    """Put what fast levels have learned into the slowest one, in the queue."""
+    server = shared(request)
+    one = server.library.find(caller.space, memory)
+    check_levels(server.served.teacher)
+    job = server.jobs.add(one, "consolidation", None)
     server.school.wake()
     return job.told(memory)
 

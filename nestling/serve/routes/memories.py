@@ -16,7 +16,7 @@ from starlette.responses import Response
 from nestling.serve.access import Caller, needs
 from nestling.serve.errors import Refused
 from nestling.serve.inspection import inspect
-from nestling.serve.library import shown, told
+from nestling.serve.library import compared, shown, told
 from nestling.serve.state import Shared, shared
 
 router = APIRouter(prefix="/v1/memories")
@@ -28,6 +28,14 @@ class Id(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     id: Annotated[str, Field(max_length=100)] | None = None
+
+
+class Others(Id):
+    """Memories to merge with, and the id of the new one."""
+
+    others: Annotated[
+        list[Annotated[str, Field(max_length=100)]], Field(min_length=1, max_length=16)
+    ]
 
 
 @router.post("", status_code=201)
@@ -65,6 +73,27 @@ def fork(
     library = shared(request).library
     one = library.find(caller.space, memory)
     return shown(library.fork(one, body.id if body else None))
+
+
+@router.post("/{memory}/merge", status_code=201)
+def merge(
+    memory: str, body: Others, request: Request, caller: Caller = needs("learn")
+) -> dict[str, Any]:
+    """A new memory of all that this one and others have learned."""
+    library = shared(request).library
+    names = list(dict.fromkeys((memory, *body.others)))
+    if len(names) < 2:
+        raise Refused(400, "name another memory to merge this one with", param="others")
+    return shown(library.merge([library.find(caller.space, one) for one in names], body.id))
+
+
+@router.get("/{memory}/compare/{other}")
+def compare(
+    memory: str, other: str, request: Request, caller: Caller = needs("ask")
+) -> dict[str, Any]:
+    """What two memories have learned apart, and how far their levels differ."""
+    library = shared(request).library
+    return compared(library.find(caller.space, memory), library.find(caller.space, other))
 
 
 @router.post("/{memory}/undo")
