@@ -7,6 +7,7 @@ const at = (id) => document.getElementById(id);
 const place = (memory, rest = "") => `/v1/memories/${encodeURIComponent(memory)}${rest}`;
 let model = "";
 let chosen = sessionStorage.getItem("memory") || "";
+const picked = {}; // values of the selects that somebody chose
 let watched = ""; // the job whose events are shown
 
 function element(name, text, kind) {
@@ -58,8 +59,9 @@ async function list() {
   await show();
 }
 
+// what was chosen stays chosen as long as it is there; else the first
 function options(id, pairs) {
-  const before = at(id).value;
+  const before = picked[id];
   at(id).replaceChildren(...pairs.map(([value, text]) => {
     const made = element("option", text);
     made.value = value;
@@ -239,6 +241,7 @@ at("undo").onclick = tried(async () => {
   await call("POST", place(chosen, "/undo"));
   await list();
 });
+for (const id of ["other", "beside"]) at(id).onchange = () => { picked[id] = at(id).value; };
 at("merge").onclick = tried(async () => {
   await choose((await json("POST", place(chosen, "/merge"), { others: [at("other").value] })).id);
 });
@@ -252,7 +255,7 @@ at("compare").onclick = tried(async () => {
     lines.push(`Level ${level} has moved by ${a} and ${b}; they are ${c} apart.`);
   }
   at("apart").replaceChildren(...lines.map((line) => element("p", line)));
-  at("beside").value = `+${other}`;
+  at("beside").value = picked.beside = `+${other}`;
 });
 at("delete").onclick = tried(async () => {
   if (!confirm(`Delete ${chosen} for good?`)) return;
