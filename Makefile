@@ -1,4 +1,5 @@
 # make demo   a pretrained model learns a text, in ten minutes; demo/report.html (ARGS=... below)
+# make docs   the site, build/site/index.html; a warning is an error
 # make test   format, lint, types, tests, doctests: what CI runs
 # make test-anywhere   the suite with other seeds, processors, threads, releases; hours, can be stopped
 # Everything lives in .venv, made from pyproject.toml and constraints.txt whenever they change.
@@ -12,11 +13,14 @@ PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
 # one thread a test worker: two processes with two threads each would fight for two cores
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-slow test-gpu test-kernels test-anywhere lint format clean
+.PHONY: demo docs test test-slow test-gpu test-kernels test-anywhere lint format clean
 
 # ARGS="notes.txt --questions asked.tsv --out mine" for a text of your own; Ctrl-C, and it goes on
 demo: $(VENV)/.run
 	$(BIN)/nestling demo --out demo $(ARGS)
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
@@ -54,6 +58,10 @@ $(VENV)/.dev: $(VENV)/.run
 	$(PIP) --editable '.[dev]' --editable lab
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 # the oldest releases that pyproject.toml allows
 $(OLDEST)/.dev: pyproject.toml lab/pyproject.toml constraints.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
@@ -63,4 +71,4 @@ $(OLDEST)/.dev: pyproject.toml lab/pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) .anywhere demo runs
+	rm -rf $(VENV) $(OLDEST) .anywhere build demo runs
