@@ -36,8 +36,10 @@ class Learning:
     device: str = "cpu"  # a torch device
 
     def key(self) -> dict[str, Any]:
-        """What the stages depend on."""
-        return dataclasses.asdict(self)
+        """What study depends on."""
+        about = {**dataclasses.asdict(self), "documents": self.material.documents}
+        del about["material"]
+        return about
 
 
 def learn(job: Learning, stages: Stages, *, tell: Told, quiet: bool = False) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _exam(job: Learning, asked: tuple[Asked, ...]) -> Exam:
 
 
 def _asked_key(job: Learning, asked: tuple[Asked, ...]) -> dict[str, Any]:
-    return {**job.key(), "asked": asked}
+    return {**job.key(), "exam": _exam(job, asked)}
 
 
 def _before(

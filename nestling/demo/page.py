@@ -184,8 +184,8 @@ def text(found: Found) -> Section:
         f"{found['on']['tokens']:,} tokens: {found['on']['perplexity']:,.0f}, and "
         f"{found['off']['perplexity']:,.0f} with the writes of the same weights switched off. It "
         "was trained with them on, so this says what it relies on, not how well a model without "
-        "them could do; one seed. Below it, its levels, and how often each was written while it "
-        "was trained."
+        "them could do; one seed. The boxes are its levels, and how often each was written while "
+        "it was trained."
     )
     boxes = [[Box(*box) for box in band] for band in found["boxes"]]
     return Section("A text that it reads", said, figures=[figure], html=[nested_html(boxes)])
