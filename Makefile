@@ -20,7 +20,7 @@ demo: $(VENV)/.run
 	$(BIN)/nestling demo --out demo $(ARGS)
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)

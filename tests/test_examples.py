@@ -1,5 +1,6 @@
 """Every block of Python in the documentation runs: here those that need files beside them."""
 
+import random
 import re
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def test_large_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "cache"))
     folder = tmp_path / "texts"
     folder.mkdir()
+    rng = random.Random(0)
     for number in range(40):
-        words = " ".join(f"word{number * 50 + place}" for place in range(200))
+        words = " ".join("".join(rng.sample("abcdefghijklm", 5)) for _ in range(200))
         (folder / f"{number}.txt").write_text(f"{words}\n")
     assert main(["data", "prepare", str(folder), "--out", "runs/tokens"]) == 0
     run("scale")

@@ -83,7 +83,10 @@ def reference(room: str) -> str:
     """The public names of a room, module by module, out of their docstrings."""
     parts = [f"# nestling.{room}\n\n{told(ROOT / 'nestling' / room)}\n"]
     for file in sorted((ROOT / "nestling" / room).rglob("*.py")):
-        if file.stem.startswith(("_", "triton")) or not public(file):
+        # the reference is read from packages: a folder on the way that is none hides what it holds
+        above = [folder for folder in file.parents if ROOT / "nestling" in (folder, *folder.parents)]
+        whole = all((folder / "__init__.py").exists() for folder in above)
+        if not whole or file.stem.startswith(("_", "triton")) or not public(file):
             continue
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
         parts.append(f"## {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n")
