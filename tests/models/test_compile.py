@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).parents[1] / "support" / "compiled_training.py"
 @pytest.mark.parametrize(
     ("length", "families"),
     [
-        pytest.param(3, ["transformer", "hope"], id="some"),
+        pytest.param(2, ["together"], id="some"),
         pytest.param(9, [*FAMILIES, "trainer"], marks=pytest.mark.slow, id="all"),
     ],
 )

@@ -71,7 +71,7 @@ def state_of(tokens, seed=9):
 
 
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-@pytest.mark.parametrize("length", ["0", "1", "C-1", "C", "C+1", "37", "1000"])
+@pytest.mark.parametrize("length", ["0", "1", "C-1", "C", "C+1", "37", "300"])
 def test_chunk_equals_fold_of_step(chunk_size, length):
     count = {"C-1": chunk_size - 1, "C": chunk_size, "C+1": chunk_size + 1}.get(length)
     count = int(length) if count is None else count

@@ -1,7 +1,8 @@
 """A step of training under torch.compile has the loss and the gradients of one without it.
 
 A program of its own, since the tests check every annotated call and torch.compile cannot trace the
-checks. Prints `ok FAMILY` for each family; `trainer` is transformers' Trainer, which compiles hope.
+checks. Prints `ok FAMILY` for each family; `trainer` is transformers' Trainer, which compiles hope,
+and `together` one model of what Transformer++ and Hope are made of.
 
     python compiled_training.py LENGTH FAMILY...
 """
@@ -13,17 +14,19 @@ from typing import Any
 
 import torch
 import torch._dynamo
-from transformers import Trainer, TrainingArguments
 
 from nestling.models import HopeForCausalLM, create
 
 SHAPE: dict[str, Any] = {"vocab_size": 32, "hidden_size": 16, "num_heads": 2}
+ONE_LEVEL = {"cms.periods": (4,), "cms.intermediate_size": 8}
 PERIODS = dict.fromkeys(("self_titans.period", "self_titans.projection_period"), 4)
 
 
 def narrow(family: str) -> HopeForCausalLM:
     """One repeat of the pattern, in training."""
-    more = PERIODS if family == "hope" else {}
+    more: dict[str, Any] = PERIODS if family in ("hope", "together") else {}
+    if family == "together":
+        family, more = "hope", more | {"pattern": ("attention", "self_titans", "cms")} | ONE_LEVEL
     return create(f"{family}-tiny", num_hidden_layers=1, **SHAPE, **more).train()
 
 
@@ -47,6 +50,8 @@ def step(family: str, length: int) -> None:
 
 def trainer(length: int) -> None:
     """The losses of two steps."""
+    from transformers import Trainer, TrainingArguments  # takes seconds, and most need none
+
     losses = []
     for backend in (None, "aot_eager"):
         rows = [{"input_ids": row, "labels": row} for row in text(4, length)]
