@@ -31,6 +31,7 @@ VERBS = {
     "eval": "measure any causal language model: lm, commonsense, niah and other tasks",
     "generate": "continue a text with a trained model",
     "levels": "print the nested system of a model and its optimizer",
+    "plan": "count what a training will take: parameters, operations, memory, days",
     "report": "lay results of eval side by side on one page",
     "adapt": "make a pretrained model one that goes on learning",
     "learn": "read texts and keep what was learned in a memory file",

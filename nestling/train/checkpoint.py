@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ from nestling.rules.newton_schulz import part, spread
 FORMAT = 1
 RECORD = "record.json"
 _TENSOR = "__tensor__"
+
+
+class OtherFormat(UserError):
+    """A checkpoint that another version has written, and this one does not read."""
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
@@ -118,11 +122,18 @@ def _fill(folder: Path, parts: Mapping[str, Any]) -> None:
         file = folder / f"{name}.safetensors"
         save_file({key: t.clone().contiguous() for key, t in tensors.items()}, file)
         record["files"][file.name] = _digest(file)
+    record["sha256"] = _sealed(record)
     with open(folder / RECORD, "w", encoding="utf-8") as target:
         json.dump(record, target)
     for file in folder.iterdir():
         with open(file, "rb") as handle:
             os.fsync(handle.fileno())
+
+
+def _sealed(record: Mapping[str, Any]) -> str:
+    """The hash of a record, which keeps it beside the rest."""
+    rest = {name: value for name, value in record.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:
@@ -135,10 +146,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
-            raise UserError(
+            raise OtherFormat(
                 f"{path} has format {record['format']}, this version reads {FORMAT}; "
                 "resume it with the version that wrote it"
             )
+        # those of earlier versions have no seal
+        if record.get("sha256", seal := _sealed(record)) != seal:
+            raise OSError(errno.EIO, f"{RECORD} is changed")
         for file, digest in record["files"].items():
             if _digest(path / file) != digest:
                 raise OSError(errno.EIO, f"{file} is cut short or changed")
@@ -153,6 +167,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_newest(
+    folder: Path, tell: Callable[[str], None] = lambda _: None
+) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint in a folder that is whole, with its parts; None where there is none.
+
+    ``tell`` hears of each that is passed over, cut short or changed. Raises UserError where none is
+    whole, or the newest is of another format.
+    """
+    found = checkpoints(folder)
+    for path in reversed(found):
+        try:
+            return path, read_checkpoint(path)
+        except OtherFormat:
+            raise
+        except UserError as error:
+            if path == found[0]:
+                raise
+            tell(f"{error}; now going on from the one before")
+    return None
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
     return sorted(path for path in folder.glob("step-*") if path.is_dir())
@@ -164,9 +199,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints."""
+    """Delete all but the newest ``count`` checkpoints, and what was never finished."""
     for path in checkpoints(folder)[:-count]:
         shutil.rmtree(path, ignore_errors=True)
+    for draft in folder.glob(".step-*"):  # of a process that was killed
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:

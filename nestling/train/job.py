@@ -132,7 +132,9 @@ def claim(directory: Path, job: Job, corpus_hash: str, *, resume: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; choose a folder with --out")
     if not path.exists():
-        if directory.exists() and any(directory.iterdir()):
+        # a process that was killed as it wrote the file has left a draft of it
+        drafts = set(directory.glob(f".{JOB}.*"))
+        if directory.exists() and set(directory.iterdir()) - drafts:
             raise UserError(f"{directory} is not empty and holds no run; choose another folder")
         write_json(path, own)
         return

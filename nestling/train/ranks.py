@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,12 +82,15 @@ class Ranks:
             from nestling.train.sharding import Divided
 
             return Divided(model, world=self.world, over=self.shard, device=self.device)
-        return DistributedDataParallel(
-            model,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-        )
+        with warnings.catch_warnings():
+            # the name that takes its place is unknown to the oldest torch that is allowed
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            return DistributedDataParallel(
+                model,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                find_unused_parameters=True,
+            )
 
     def gradients_of(
         self, module: "nn.Module | Divided", *, last: bool

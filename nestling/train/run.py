@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,12 +17,11 @@ from nestling.optim import Leveled
 from nestling.optim.build import build
 from nestling.train.checkpoint import (
     checkpoint_path,
-    checkpoints,
     keep_newest,
     load_model_tensors,
     model_tensors,
     random_state,
-    read_checkpoint,
+    read_newest,
     set_random_state,
     write_checkpoint,
 )
@@ -222,12 +222,11 @@ class Run:
         return path
 
     def restore(self, folder: Path) -> bool:
-        """Go on from the newest checkpoint in ``folder``; False where there is none."""
-        found = checkpoints(folder)
-        if not found:
+        """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
+        found = read_newest(folder, self._tell)
+        if found is None:
             return False
-        path = found[-1]
-        parts = read_checkpoint(path)
+        path, parts = found
         run = parts["run"]
         self._check_settings(run, path)
         load_model_tensors(self.model, parts["model"], path)
@@ -238,6 +237,10 @@ class Run:
         self.memory = self.ranks.own(self._memory_of(parts["memory"]))
         set_random_state(run["random"])
         return True
+
+    def _tell(self, text: str) -> None:
+        if self.ranks.first:
+            print(f"warning: {text}", file=sys.stderr)
 
     def _memory_of(self, state: dict[str, Any] | None) -> MemoryCache | None:
         """What all rows remember, out of what was saved."""

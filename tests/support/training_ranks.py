@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 from tiny_training import tiny_config, tiny_model, tiny_text
 
+from nestling.core.error import UserError
 from nestling.optim import M3
 from nestling.train import train
 from nestling.train.job import held_out_of, loader_of
@@ -31,7 +32,7 @@ def exact(module, groups, *, lr, betas):
 
 @patch.object(M3, "of_module", exact)
 def runs(wanted, ranks):
-    """Of each run the losses of its steps, its gradient norms and its metrics."""
+    """Of each run the losses of its steps, its gradient norms and its metrics, or its error."""
     found = []
     for one in wanted:
         settings = dict(one)
@@ -46,18 +47,22 @@ def runs(wanted, ranks):
             steps.append((run.totals.loss, run.totals.grad_norm))
             return run.totals.step == until
 
-        metrics = train(
-            model,
-            loader_of(text, model, config),
-            config,
-            directory=folder and Path(folder),
-            held_out=held_out_of(text.take(6), model, config),
-            resume=resume,
-            quiet=True,
-            after_step=watch,
-            optimizer=optimizer,
-            ranks=here,
-        )
+        try:
+            metrics = train(
+                model,
+                loader_of(text, model, config),
+                config,
+                directory=folder and Path(folder),
+                held_out=held_out_of(text.take(6), model, config),
+                resume=resume,
+                quiet=True,
+                after_step=watch,
+                optimizer=optimizer,
+                ranks=here,
+            )
+        except UserError as error:
+            found.append({"error": str(error)})
+            continue
         model = here.whole_model(model)
         total = sum(float(p.detach().double().abs().sum()) for p in model.parameters())
         found.append({"steps": steps, "weights": total, "val_loss": metrics.get("val_loss")})

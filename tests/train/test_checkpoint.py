@@ -13,13 +13,13 @@ from nestling.core.error import UserError
 from nestling.train import checkpoint
 from nestling.train.checkpoint import (
     checkpoint_path,
-    checkpoints,
     flatten,
     keep_newest,
     load_model_tensors,
     model_tensors,
     random_state,
     read_checkpoint,
+    read_newest,
     set_random_state,
     unflatten,
     write_checkpoint,
@@ -83,6 +83,36 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
         read_checkpoint(path)
 
 
+def test_the_newest_whole_one_is_read_whatever_bytes_of_later_ones_have_changed(tmp_path):
+    """Flipped, cut and missing at 200 places drawn over all files: passed over, or identical."""
+    draw = random.Random(0)
+    before = write_checkpoint(checkpoint_path(tmp_path, 3), TREE | {"memory": "before"})
+    path = write_checkpoint(checkpoint_path(tmp_path, 4), TREE)
+    files = {file: file.read_bytes() for file in path.iterdir()}
+    passed_over = 0
+    for _ in range(200):
+        file, told = draw.choice(sorted(files)), []
+        content = bytearray(files[file])
+        place = draw.randrange(len(content))
+        content[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(content if draw.random() < 0.7 else content[:place])
+        found = read_newest(tmp_path, told.append)
+        assert found is not None
+        if found[0] == before:
+            assert len(told) == 1 and str(path) in told[0] and "\n" not in told[0]
+            assert equal(found[1], TREE | {"memory": "before"})
+            passed_over += 1
+        else:
+            assert not told and equal(found[1], TREE)
+        file.write_bytes(files[file])
+    assert passed_over > 150
+    for file in files:
+        file.unlink()
+    (before / "record.json").unlink()
+    with pytest.raises(UserError, match="step-00000003 cannot be read"):
+        read_newest(tmp_path)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, monkeypatch, number):
     path = write_checkpoint(checkpoint_path(tmp_path, 3), TREE)
@@ -117,7 +147,7 @@ def test_keep_newest_deletes_the_oldest_and_drafts_are_no_checkpoints(tmp_path):
         write_checkpoint(checkpoint_path(tmp_path, step), {"run": {}})
     (tmp_path / ".step-00000200.draft").mkdir()
     keep_newest(tmp_path, 2)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-00000010", "step-00000100"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
 
 
 def test_all_global_generators_go_back_to_where_they_were():

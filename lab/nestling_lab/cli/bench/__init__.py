@@ -7,6 +7,7 @@ import tyro
 from nestling_lab.cli.bench.compare import Compare
 from nestling_lab.cli.bench.decode import Decode
 from nestling_lab.cli.bench.gpu import Gpu
+from nestling_lab.cli.bench.kill import Kill
 from nestling_lab.cli.bench.memory import Memory
 from nestling_lab.cli.bench.ops import Ops
 from nestling_lab.cli.bench.optim import Optim
@@ -21,6 +22,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Ops, tyro.conf.subcommand("ops")]
+    | Annotated[Kill, tyro.conf.subcommand("kill")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]

@@ -1,0 +1,133 @@
+"""What a training step of a large model takes, from steps of small ones of the same width.
+
+Operations and memory are sums over layers, tokens and the vocabulary: so one and two repeats of the
+pattern, two small vocabularies and two lengths, of one row, say what any number of them takes.
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from nestling.core.memory import map_state
+from nestling.data import Batch
+from nestling.models.config import HopeConfig
+from nestling.models.hf import HopeForCausalLM
+from nestling.train.flops import training_flops
+from nestling.train.step import read_batch, token_losses
+
+LONGEST = 512  # tokens of a row that is read
+VOCABULARIES = (512, 1024)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one row, read from a fresh memory and differentiated."""
+
+    flops: float  # of matrix products, as ``nestling.train.flops`` counts them
+    held: float  # bytes at the most, beside weights and their gradients
+    state: float  # of these, bytes of what is remembered
+
+    def plus(self, other: "Cost", times: float) -> "Cost":
+        """The sum with so many of another."""
+        mine, theirs = vars(self), vars(other)
+        return Cost(**{name: value + times * theirs[name] for name, value in mine.items()})
+
+
+def cost(config: HopeConfig, length: int) -> Cost:
+    """The cost of a row of ``length`` tokens; up to 512 are read, the rest follows from a parabola.
+
+    Cost: six steps of at most two repeats of the pattern, in seconds to a minute on a CPU.
+    """
+    if length <= LONGEST:
+        return _at(config, length)
+    half, whole = _at(config, LONGEST // 2), _at(config, LONGEST)
+    ratio = length / LONGEST
+    # through zero, the half and the whole: what is linear in tokens and what goes with their square
+    square = whole.plus(half, -2)
+    return Cost(**{n: 2 * v * ratio * (ratio - 1) for n, v in vars(square).items()}).plus(
+        whole, ratio
+    )
+
+
+def _at(config: HopeConfig, length: int) -> Cost:
+    """The cost at a length that is read: what one layer and one token of the vocabulary add."""
+    small, large = VOCABULARIES
+    first = _measure(config, 1, small, length)
+    layer = _measure(config, 2, small, length).plus(first, -1)
+    words = _measure(config, 1, large, length).plus(first, -1)
+    more = (config.vocab_size - small) / (large - small)
+    return first.plus(layer, config.num_hidden_layers - 1).plus(words, more)
+
+
+def _measure(config: HopeConfig, layers: int, vocabulary: int, length: int) -> Cost:
+    values: dict[str, Any] = config.to_dict()
+    values |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
+    values |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    with torch.random.fork_rng(devices=[]):
+        model = HopeForCausalLM(HopeConfig(**values)).train()
+    ids = torch.zeros(1, length, dtype=torch.long)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    reset = torch.zeros_like(mask)
+    reset[:, 0] = True
+    batch = Batch(ids, ids, reset, mask)
+    with Held() as held:
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(held.leave_out_gradient)
+        logits, cache = read_batch(model, batch)
+        loss = token_losses(logits, ids).sum()
+        del logits
+        loss.backward()
+    state = 0
+
+    def add(x: Tensor) -> Tensor:
+        nonlocal state
+        state += x.nbytes
+        return x
+
+    map_state(add, cache.states)
+    return Cost(flops=training_flops(model, batch), held=held.most, state=state)
+
+
+class Held(TorchDispatchMode):
+    """The bytes of the tensors made inside that are there ``now``, and were at the ``most``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run it, and count what it makes."""
+        found = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage()._cdata for x in tree_leaves(args) if isinstance(x, Tensor)}
+        for x in tree_leaves(found):
+            if isinstance(x, Tensor) and x.untyped_storage()._cdata not in given:
+                self._count(x.untyped_storage())
+        return found
+
+    def _count(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        if key in self._known:
+            self._known.remove(key)
+            self.now -= size
+
+    def leave_out_gradient(self, parameter: Tensor) -> None:
+        """Count the gradient of a parameter no more."""
+        if parameter.grad is not None:
+            storage = parameter.grad.untyped_storage()
+            self._free(storage._cdata, storage.nbytes())
