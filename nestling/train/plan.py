@@ -47,9 +47,9 @@ def plan(
     batch: int = 8,
     optimizer: str = "adamw",
     shard: int = 1,
-    tokens: float | None = None,
-    utilisation: float = 0.4,
-    flops: float = 989e12,
+    tokens: float | int | None = None,
+    utilisation: float | int = 0.4,
+    flops: float | int = 989e12,
 ) -> Plan:
     """Plan a run of ``batch`` rows of ``sequence`` tokens a step, of the whole job, in float32.
 

@@ -20,7 +20,7 @@ from nestling.models.hf import HopeForCausalLM
 from nestling.train.flops import training_flops
 from nestling.train.step import read_batch, token_losses
 
-LONGEST = 512  # tokens of a row that is read
+LONGEST = 256  # tokens of a row that is read
 VOCABULARIES = (512, 1024)
 
 
@@ -28,18 +28,18 @@ VOCABULARIES = (512, 1024)
 class Cost:
     """Of one row, read from a fresh memory and differentiated."""
 
-    flops: float  # of matrix products, as ``nestling.train.flops`` counts them
-    held: float  # bytes at the most, beside weights and their gradients
-    state: float  # of these, bytes of what is remembered
+    flops: float | int  # of matrix products, as ``nestling.train.flops`` counts them
+    held: float | int  # bytes at the most, beside weights and their gradients
+    state: float | int  # of these, bytes of what is remembered
 
-    def plus(self, other: "Cost", times: float) -> "Cost":
+    def plus(self, other: "Cost", times: float | int) -> "Cost":
         """The sum with so many of another."""
         mine, theirs = vars(self), vars(other)
         return Cost(**{name: value + times * theirs[name] for name, value in mine.items()})
 
 
 def cost(config: HopeConfig, length: int) -> Cost:
-    """The cost of a row of ``length`` tokens; up to 512 are read, the rest follows from a parabola.
+    """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from a parabola.
 
     Cost: six steps of at most two repeats of the pattern, in seconds to a minute on a CPU.
     """

@@ -19,7 +19,7 @@ from nestling_lab.bench.turns import say
 
 TEXT = "\n\n".join(f"{i} and {i + 1} are {2 * i + 1}. " * (1 + i % 9) for i in range(400))
 SMALL = ("num_hidden_layers=1", "hidden_size=64", "batch_size=4", "sequence_length=64")
-SMALL += ("evaluate_tokens=500", "save_every=1")
+SMALL += ("evaluate_tokens=500", "save_every=5")
 LONGEST = 600.0  # seconds that a process may take
 
 
@@ -29,7 +29,7 @@ def kills(
     preset: str = "hope-tiny",
     optimizer: str = "adamw",
     times: int = 20,
-    steps: int = 30,
+    steps: int = 200,
     ranks: int = 1,
     shard: str = "none",
     seed: int = 0,

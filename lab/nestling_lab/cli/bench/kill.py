@@ -18,8 +18,8 @@ class Kill(Measurement):
     """What trains it."""
     times: int = 20
     """How often it is killed."""
-    steps: int = 30
-    """Steps of the training, each with a checkpoint."""
+    steps: int = 200
+    """Steps of the training; every fifth leaves a checkpoint."""
     ranks: int = 1
     """Processes of it; one of them is killed."""
     shard: str = "none"
