@@ -70,10 +70,9 @@ class Command:
         print(f"{'operations a token':<20} {found.flops:,.0f}")
         for name, label in LABELS.items():
             print(f"{label:<20} {getattr(found, name) / 2**30:,.3f} GiB")
-        print(f"{'of a process':<20} {found.memory / 2**30:,.3f} GiB")
+        print(f"{'at the most':<20} {found.memory / 2**30:,.3f} GiB")
         print(f"{'tokens a second':<20} {found.speed:,.0f}")
         print(f"{'days':<20} {found.days:,.2f}")
         if self.json is not None:
             config = {k: v for k, v in dataclasses.asdict(self).items() if k != "json"}
-            metrics = dataclasses.asdict(found) | {"memory": found.memory}
-            Result(name="plan", config=config, metrics=metrics).write(self.json)
+            Result(name="plan", config=config, metrics=dataclasses.asdict(found)).write(self.json)

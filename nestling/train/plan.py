@@ -21,7 +21,7 @@ TOKENS_A_PARAMETER = 20  # arXiv 2203.15556
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Of one rank unless it says otherwise; memory in bytes, a mebibyte being 2^20."""
+    """Of one rank unless it says otherwise; memory in bytes."""
 
     parameters: int  # of the model
     flops: float  # a token, forward and backward: matrix products
@@ -30,13 +30,9 @@ class Plan:
     optimizer: int
     activations: int  # and what else is made on the way, at the most; the logits among them
     states: int  # what the rows remember between two batches
+    memory: int  # at the most: activations go as gradients come
     speed: float  # tokens a second, of all ranks
     days: float
-
-    @property
-    def memory(self) -> int:
-        """The sum of all parts."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.states
 
 
 def plan(
@@ -56,9 +52,9 @@ def plan(
     ``shard`` ranks hold one model between them. ``tokens`` are read in all (None: 20 a parameter),
     by ``gpus`` of which each computes ``flops`` a second, of which ``utilisation`` (fraction) is
     reached. The model is built without weights, and its cost is that of small ones of its width
-    (``nestling.train.sketch``), so any size can be planned on any machine. Memory is an upper
-    bound, as gradients take the place of activations; what an allocator leaves unused is not in it.
-    Raises UserError for rows that cannot be shared.
+    (``nestling.train.sketch``), so any size can be planned on any machine. Not in the memory: what
+    an allocator leaves unused, and what the optimizer makes on the way. Raises UserError for rows
+    that cannot be shared.
     """
     if gpus < 1 or batch < 1 or sequence < 1:
         raise UserError("give at least one GPU, row and token")
@@ -78,14 +74,21 @@ def plan(
     per_token = found.flops / sequence
     speed = gpus * flops * utilisation / per_token
     settings = TrainConfig(batch_size=rows, sequence_length=sequence)
+    states = round(rows * found.state)
+    parts = {
+        "weights": weights // shard + (0 if shard == 1 else largest(model)),
+        "optimizer": remembered(optimizer_of(model, settings, optimizer)) // shard,
+    }
+    gradients = weights // shard
+    step = max(round(rows * found.held + found.begun / shard), gradients + states)
     return Plan(
         parameters=count,
         flops=per_token,
-        weights=weights // shard + (0 if shard == 1 else largest(model)),
-        gradients=weights // shard,
-        optimizer=remembered(optimizer_of(model, settings, optimizer)) // shard,
-        activations=round(rows * (found.held - found.state)),
-        states=round(rows * found.state),
+        **parts,
+        gradients=gradients,
+        activations=round(rows * found.held) - states,
+        states=states,
+        memory=sum(parts.values()) + step,
         speed=speed,
         days=(tokens or TOKENS_A_PARAMETER * count) / speed / 86400,
     )

@@ -154,10 +154,14 @@ def gathered(tree: Any, *, keep: bool) -> Any:
 
 
 def outline(model: HopeForCausalLM) -> HopeForCausalLM:
-    """A model of the same shapes without weights."""
+    """A model of the same shapes and types without weights."""
     config: Any = model.config
+    dtypes = {name: p.dtype for name, p in model.named_parameters()}
     with torch.device("meta"):
-        return HopeForCausalLM(config)
+        found = HopeForCausalLM(config)
+    for name, parameter in found.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+    return found
 
 
 def whole_model(model: HopeForCausalLM, *, keep: bool) -> HopeForCausalLM | None:

