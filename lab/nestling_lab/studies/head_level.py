@@ -1,4 +1,4 @@
-"""What a head that is written in context is worth, and rates by role: a screen of one seed."""
+"""What a head that is written in context is worth to Hope and Mamba2, and rates by role."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
+from nestling.core.statistics import paired
 from nestling.report import Section, Table
 from nestling.train import TrainConfig, train_config
+from nestling_lab.studies.diverged import over
 from nestling_lab.studies.figure_lm import MODELS
+from nestling_lab.studies.lm_report import loss_of
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, train_on_text
 
@@ -22,6 +25,9 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], float, bool]] = {
     "mamba2": (MAMBA2, {}, 1.6e-2, False),
     "mamba2-head": (MAMBA2, HEAD, 1.6e-2, False),
     "mamba2-context": (MAMBA2, CONTEXT, 1.6e-2, False),
+    "mamba2-roles": (MAMBA2, {}, 1.6e-2, True),
+    "mamba2-roles-head": (MAMBA2, HEAD, 1.6e-2, True),
+    "mamba2-roles-context": (MAMBA2, CONTEXT, 1.6e-2, True),
     "hope-roles": (HOPE, FAST, 1.6e-2, True),
     "hope-roles-head": (HOPE, {**FAST, **HEAD}, 1.6e-2, True),
     "hope-roles-context": (HOPE, {**FAST, **CONTEXT}, 1.6e-2, True),
@@ -44,8 +50,9 @@ class HeadLevelStudy(Study):
         """Sizes of the study."""
 
         systems: tuple[str, ...] = tuple(SYSTEMS)
+        seeds: tuple[int, ...] = (0, 1, 2)  # of weights, and of the order of documents
         text: Text = field(default_factory=lambda: Text(corpus="standard"))
-        # the learning rate in it is replaced, cell by cell
+        # the learning rate and the seed in it are replaced, cell by cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
                 steps=150, batch_size=8, sequence_length=256, evaluate_tokens=98304, save_every=0
@@ -56,13 +63,15 @@ class HeadLevelStudy(Study):
         self.config = config or HeadLevelStudy.Config()
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every system once."""
-        return [self.cell(name) for name in self.config.systems]
+        """Every system with the first seed, then with the others."""
+        return [self.cell(name, seed) for seed in self.config.seeds for name in self.config.systems]
 
-    def cell(self, name: str) -> Cell:
+    def cell(self, name: str, seed: int) -> Cell:
         """One training run."""
         model, changed, rate, by_role = SYSTEMS[name]
-        settings = dataclasses.replace(self.config.train, learning_rate=rate, rates_by_role=by_role)
+        settings = dataclasses.replace(
+            self.config.train, learning_rate=rate, rates_by_role=by_role, seed=seed
+        )
         overrides = {**MODELS[model], **changed}
         config = {
             "preset": f"{model}-tiny",
@@ -70,7 +79,7 @@ class HeadLevelStudy(Study):
             "text": dataclasses.asdict(self.config.text),
             "train": dataclasses.asdict(settings),
         }
-        return Cell(name, config, settings.seed)
+        return Cell(f"{name}-seed{seed}" if seed else name, config, seed)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train one model; measure it on a fixed choice of held-out documents."""
@@ -96,21 +105,51 @@ class HeadLevelStudy(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """A row a system."""
-        found = {name: done[name].metrics for name in self.config.systems if name in done}
+        """Each system's loss over its seeds, the differences that were asked for, every run."""
+        names = {
+            name: {seed: self.cell(name, seed).name for seed in self.config.seeds}
+            for name in self.config.systems
+        }
+        found = {
+            name: {seed: done[cell] for seed, cell in by_seed.items() if cell in done}
+            for name, by_seed in names.items()
+        }
+        found = {name: runs for name, runs in found.items() if runs}
+        means = [
+            (
+                name,
+                len(runs),
+                str(over([run.metrics for run in runs.values()], lambda m: m["val_loss"])),
+            )
+            for name, runs in found.items()
+        ]
         rows = [
             (
                 name,
-                "diverged" if figures["diverged"] else "trained",
-                *(figures.get(key) for key in COLUMNS.values()),
+                seed,
+                "diverged" if run.metrics["diverged"] else "trained",
+                *(run.metrics.get(key) for key in COLUMNS.values()),
             )
-            for name, figures in found.items()
+            for name, runs in found.items()
+            for seed, run in runs.items()
         ]
-        table = Table(columns=("system", "run", *COLUMNS), rows=rows)
-        metrics = {n: {k: f.get(k) for k in COLUMNS.values()} for n, f in found.items()}
+        metrics = {
+            name: {
+                seed: {k: r.metrics.get(k) for k in COLUMNS.values()} for seed, r in runs.items()
+            }
+            for name, runs in found.items()
+        }
         sections = [
-            Section("What was asked", self._about()),
-            Section("Every run", _compared(found), [table]),
+            Section(
+                "What was found",
+                answer(found),
+                [Table(columns=("system", "seeds", "held-out loss"), rows=means)],
+            ),
+            Section(
+                "Every run",
+                self._about(),
+                [Table(columns=("system", "seed", "run", *COLUMNS), rows=rows)],
+            ),
         ]
         return Finding({"systems": metrics}, sections)
 
@@ -118,16 +157,16 @@ class HeadLevelStudy(Study):
         train = self.config.train
         tokens = train.steps * train.batch_size * train.sequence_length * train.accumulation
         return (
-            f"A screen, not a comparison: one seed, one rate each. The models of figure-lm read "
+            f"One rate each, from trials with the first seed. The models of figure-lm read "
             f"{tokens:,} tokens of {self.config.text.corpus} in the same order and are measured on "
             f"the same {train.evaluate_tokens:,} held-out tokens. `-head`: the head is a level "
             "(`head_period=32`); it adds one parameter. `-context`: its keys are made of the last "
             "two tokens as well, and gates strengthen its writes and reads (`head_keys=context`); "
             "it adds 49,410. `-roles`: a learning rate of 1.6e-2 with the factors that the "
-            "memories declare (`rates_by_role`), both levels of the chain written at every step; "
-            "`hope` itself has the rate that figure-lm chose for it. `-unclipped`: without "
-            "`self_titans.projection_clip`. Tokens for each second were taken on one thread beside "
-            "other work."
+            "memories declare (`rates_by_role`; of Mamba2 a half), with Hope both levels of the "
+            "chain written at every step; `hope` itself has the rate that figure-lm chose for it. "
+            "`-unclipped`: without `self_titans.projection_clip`. Tokens for each second were "
+            "taken on one thread beside other work."
         )
 
 
@@ -140,12 +179,26 @@ COLUMNS = {
 }
 
 
-def _compared(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the level gains each model, in words."""
-    gains = [
-        f"{name}{form} {found[name]['val_loss'] - found[f'{name}{form}']['val_loss']:.3f}"
-        for name in ("mamba2", "hope", "hope-roles")
-        for form in ("-head", "-context")
-        if all(n in found and not found[n]["diverged"] for n in (name, f"{name}{form}"))
-    ]
-    return f"Gain by the head level, nats a token: {', '.join(gains)}." if gains else ""
+# less, more: the second loss less the first is told, over the seeds that both have
+PAIRS = (
+    ("mamba2-roles-head", "mamba2-roles"),
+    ("mamba2-roles-context", "mamba2-roles-head"),
+    ("hope-roles-head", "hope-roles"),
+    ("hope-roles-context", "hope-roles-head"),
+    ("hope-roles-context", "mamba2-roles-context"),
+    ("hope-roles-context", "mamba2-context"),
+    ("hope-roles", "mamba2-roles"),
+)
+
+
+def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
+    """The differences that were asked for, in nats a token."""
+    said = []
+    for one, other in PAIRS:
+        mine, theirs = found.get(one, {}), found.get(other, {})
+        if both := sorted(mine.keys() & theirs.keys()):
+            gap = paired([loss_of(theirs[s]) for s in both], [loss_of(mine[s]) for s in both])
+            said.append(f"{one} is below {other} by {gap}, {len(both)} seed(s)")
+    if not said:
+        return "No two systems that are compared have been run with the same seed yet."
+    return f"Held-out loss in nats a token, seed by seed: {'; '.join(said)}."

@@ -10,8 +10,9 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "mamba2.inne
 
 def test_every_system_reads_the_same_for_as_long():
     cells = HeadLevelStudy().cells({})
-    assert [cell.name for cell in cells] == list(SYSTEMS)
-    free = {"learning_rate", "rates_by_role"}
+    others = [f"{name}-seed{seed}" for seed in (1, 2) for name in SYSTEMS]
+    assert [cell.name for cell in cells] == [*SYSTEMS, *others]
+    free = {"learning_rate", "rates_by_role", "seed"}
     alike = [{k: v for k, v in cell.config["train"].items() if k not in free} for cell in cells]
     assert all(one == alike[0] for one in alike)
     assert all(cell.config["text"] == cells[0].config["text"] for cell in cells)
@@ -26,17 +27,21 @@ def test_a_run_gives_the_figures_of_the_table():
     )
     study = HeadLevelStudy(config)
     done = {}
-    for name in ("mamba2", "mamba2-head"):
-        cell = study.cell(name)
+    for name in ("mamba2-roles", "mamba2-roles-head"):
+        cell = study.cell(name, 0)
         cell.config["overrides"].update(SMALL)
         done[name] = study.run(cell)
     finding = study.find(done)
-    figures = finding.metrics["systems"]
-    assert figures["mamba2-head"]["num_parameters"] == figures["mamba2"]["num_parameters"] + 1
-    assert figures["mamba2-head"]["read_strength"] != 1 and not figures["mamba2"]["read_strength"]
-    assert (
-        "mamba2-head " in finding.sections[1].text and len(finding.sections[1].tables[0].rows) == 2
-    )
+    plain, head = (finding.metrics["systems"][f"mamba2-roles{form}"][0] for form in ("", "-head"))
+    assert head["num_parameters"] == plain["num_parameters"] + 1
+    assert head["read_strength"] != 1 and not plain["read_strength"]
+    gap = plain["val_loss"] - head["val_loss"]
+    assert f"mamba2-roles-head is below mamba2-roles by {gap:.4g}" in finding.sections[0].text
+    assert [row[:3] for row in finding.sections[1].tables[0].rows] == [
+        ("mamba2-roles", 0, "trained"),
+        ("mamba2-roles-head", 0, "trained"),
+    ]
     bad = Result(name="x", config={}, metrics={"diverged": True, "num_parameters": 1}, seed=0)
-    row = study.find({"hope": bad}).sections[1].tables[0].rows[0]
-    assert row[:3] == ("hope", "diverged", None)
+    lost = study.find({"hope": bad}).sections
+    assert lost[1].tables[0].rows[0][:4] == ("hope", 0, "diverged", None)
+    assert "No two systems" in lost[0].text

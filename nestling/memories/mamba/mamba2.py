@@ -1,5 +1,6 @@
 """Mamba-2: a matrix memory a head, which decays at a rate that the input decides."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -51,6 +52,8 @@ class Mamba2(Memory):
     update: ClassVar[str] = "W <- alpha W + (delta x) k^T, a decay for every head"
     source: ClassVar[str] = "arXiv 2405.21060"
     float32: ClassVar[tuple[str, ...]] = ("step_bias", "log_decay", "skip")
+    # what embedding and head bear is twice what it does (docs/hope-defaults.md)
+    rates: ClassVar[Mapping[str, float]] = {"": 0.5}
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
