@@ -236,7 +236,7 @@ def compared(one: Memory, other: Memory) -> dict[str, Any]:
 
 def boxes(about: dict[str, Any]) -> list[dict[str, str]]:
     """The levels of a memory as boxes in boxes, slow to fast: what, when, and how often."""
-    studied, read = len(about.get("studied", ())), about["stream"]["tokens"]
+    studied, read = len(about.get("studied", ())), sum(one[3] for one in about["documents"])
     found = [Box("the model's weights", "as they were trained", "never here")]
     for record in about["levels"]:
         level = Level(name=forms.level_name(record), period=record["period"] or math.inf)

@@ -197,7 +197,9 @@ def test_two_memories_are_compared_and_merged(http, served, tmp_path):
     assert http.post("/v1/memories/left/merge", json={"others": ["left"]}).status_code == 400
     assert http.post("/v1/memories/left/merge", json={"others": ["nobody"]}).status_code == 404
     told = http.get("/v1/memories/both").json()["boxes"]
+    read = len(ONE) + len(TWO) + 2  # bytes are tokens here, and one begins each text
     assert [one["written"] for one in told][:2] == ["never here", "2 times"]
+    assert told[2]["written"] == f"{read} tokens, then emptied"
     # each document's change is a level of its own: there is nothing to consolidate
     refused = http.post("/v1/memories/both/jobs/consolidate")
     assert refused.status_code == 400 and "no levels" in refused.json()["error"]["message"]
