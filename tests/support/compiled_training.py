@@ -18,7 +18,9 @@ import torch._dynamo
 from nestling.models import HopeForCausalLM, create
 
 SHAPE: dict[str, Any] = {"vocab_size": 32, "hidden_size": 16, "num_heads": 2}
-ONE_LEVEL = {"cms.periods": (4,), "cms.intermediate_size": 8}
+# a level, and of the memories that make something that of keys
+FEW: dict[str, Any] = {"cms.periods": (4,), "cms.intermediate_size": 8}
+FEW |= {f"self_titans.adaptive_{name}": False for name in ("v", "eta", "alpha")}
 PERIODS = dict.fromkeys(("self_titans.period", "self_titans.projection_period"), 4)
 
 
@@ -26,7 +28,7 @@ def narrow(family: str) -> HopeForCausalLM:
     """One repeat of the pattern, in training."""
     more: dict[str, Any] = PERIODS if family in ("hope", "together") else {}
     if family == "together":
-        family, more = "hope", more | {"pattern": ("attention", "self_titans", "cms")} | ONE_LEVEL
+        family, more = "hope", more | {"pattern": ("attention", "self_titans", "cms")} | FEW
     return create(f"{family}-tiny", num_hidden_layers=1, **SHAPE, **more).train()
 
 
