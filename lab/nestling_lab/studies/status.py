@@ -11,6 +11,8 @@ from nestling.report import Section, write_page
 from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Finding, Study
 
+NAMED = 10  # cells to do that are told by name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -53,8 +55,10 @@ class Status:
 
     @property
     def missing(self) -> str:
-        """The cells that are to do, by name; empty when there is none."""
-        return ", ".join(self.pending)
+        """The cells that are to do, the first by name; empty when there is none."""
+        more = len(self.pending) - NAMED
+        rest = [f"and {more} more"] if more > 0 else []
+        return ", ".join([*self.pending[:NAMED], *rest])
 
     def text(self) -> str:
         """Sections as plain text; figures are left to the page."""

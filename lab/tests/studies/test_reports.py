@@ -1,5 +1,6 @@
 """The files of a report, also of an unfinished study; and that a browser shows the page."""
 
+import dataclasses
 import xml.etree.ElementTree as tree
 
 import pytest
@@ -39,6 +40,8 @@ def test_every_form_is_written_and_says_what_is_missing(store, tmp_path):
     written = found.write_page(tmp_path / "a.html"), found.write_latex(tmp_path / "a.tex")
     markdown, page, latex = (path.read_text() for path in (files[0], *written))
     assert "To do: n3." in page and "To do: n3." in markdown
+    long = dataclasses.replace(found, pending=[f"n{i}" for i in range(12)])
+    assert long.missing.endswith("n9, and 2 more")
     assert "![Values](1.svg)" in markdown and "| n2 | 2 |" in markdown
     assert r"n2 & 2 \\" in latex and "<svg" in page
     assert tree.parse(files[1]).getroot().tag.endswith("svg")
