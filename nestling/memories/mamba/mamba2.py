@@ -52,7 +52,7 @@ class Mamba2(Memory):
     update: ClassVar[str] = "W <- alpha W + (delta x) k^T, a decay for every head"
     source: ClassVar[str] = "arXiv 2405.21060"
     float32: ClassVar[tuple[str, ...]] = ("step_bias", "log_decay", "skip")
-    # what embedding and head bear is twice what it does (docs/hope-defaults.md)
+    # embedding and head bear twice the rate that it does (docs/hope-defaults.md)
     rates: ClassVar[Mapping[str, float]] = {"": 0.5}
 
     @dataclass(frozen=True, kw_only=True)
