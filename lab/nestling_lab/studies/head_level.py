@@ -179,7 +179,7 @@ COLUMNS = {
 }
 
 
-# less, more: the second loss less the first is told, over the seeds that both have
+# the first loss less the second is told, over the seeds that both have
 PAIRS = (
     ("mamba2-roles-head", "mamba2-roles"),
     ("mamba2-roles-context", "mamba2-roles-head"),
@@ -197,8 +197,8 @@ def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
     for one, other in PAIRS:
         mine, theirs = found.get(one, {}), found.get(other, {})
         if both := sorted(mine.keys() & theirs.keys()):
-            gap = paired([loss_of(theirs[s]) for s in both], [loss_of(mine[s]) for s in both])
-            said.append(f"{one} is below {other} by {gap}, {len(both)} seed(s)")
+            gap = paired([loss_of(mine[s]) for s in both], [loss_of(theirs[s]) for s in both])
+            said.append(f"{one} less {other} {gap} ({len(both)} seeds)")
     if not said:
         return "No two systems that are compared have been run with the same seed yet."
     return f"Held-out loss in nats a token, seed by seed: {'; '.join(said)}."

@@ -35,8 +35,8 @@ def test_a_run_gives_the_figures_of_the_table():
     plain, head = (finding.metrics["systems"][f"mamba2-roles{form}"][0] for form in ("", "-head"))
     assert head["num_parameters"] == plain["num_parameters"] + 1
     assert head["read_strength"] != 1 and not plain["read_strength"]
-    gap = plain["val_loss"] - head["val_loss"]
-    assert f"mamba2-roles-head is below mamba2-roles by {gap:.4g}" in finding.sections[0].text
+    gap = head["val_loss"] - plain["val_loss"]
+    assert f"mamba2-roles-head less mamba2-roles {gap:.4g}" in finding.sections[0].text
     assert [row[:3] for row in finding.sections[1].tables[0].rows] == [
         ("mamba2-roles", 0, "trained"),
         ("mamba2-roles-head", 0, "trained"),
