@@ -191,7 +191,7 @@ class M3(Rule):
         if not matrix or self.update_norm == "none":
             return u
         size = (0.2 if self.update_norm == "adamuon" else 1.0) * u[0].numel() ** 0.5
-        norm = torch.linalg.vector_norm(u.reshape(len(u), -1), dim=1).clamp_min(1e-30)
+        norm = torch.linalg.vector_norm(u, dim=tuple(range(1, u.ndim))).clamp_min(1e-30)
         return u * wide(size / norm, u)
 
 

@@ -233,8 +233,9 @@ def test_converges(case, problem):
 @every_case
 @pytest.mark.parametrize("scale", [8.0, 0.3])
 def test_loss_scale(case, scale):
-    tiny = {"eps": 1e-30} if "eps" in made(case, Quadratic()).defaults else {}
-    moves = []
+    defaults = made(case, Quadratic()).defaults
+    read = "eps" in defaults and defaults.get("preconditioner") != "none"
+    tiny, moves = ({"eps": 1e-30} if read else {}), []
     for factor in (1.0, scale):
         module = MixedShapes()
         optimizer, start = made(case, module, **tiny), copy.deepcopy(module)
