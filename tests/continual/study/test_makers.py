@@ -82,6 +82,12 @@ def test_words_are_moved_as_english_does(question, answer):
     assert (question, answer) in [(one.question, one.answer) for one in made]
 
 
+def test_a_verb_that_stands_alone_is_a_helper():
+    text = "Plum bread\n\nOld plums do not colour the dough of the bread. The bakers do so."
+    made = MAKERS.load("moved")().make(place(text))
+    assert "What does not colour the dough of the bread?" in [one.question for one in made]
+
+
 def test_what_is_forbidden_is_asked_for():
     made = MAKERS.load("about")().make(place(PUMP))
     denied = [one for one in made if "never" in one.question or "not allowed" in one.question]
