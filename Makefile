@@ -1,4 +1,4 @@
-# make demo   a pretrained model learns a text, in ten minutes; demo/report.html (ARGS=... below)
+# make demo   a pretrained model learns a text; demo/report.html (ARGS=... below)
 # make docs   the site, build/site/index.html; a warning is an error
 # make test   format, lint, types, tests, doctests: what CI runs
 # make test-anywhere   the suite with other seeds, processors, threads, releases; hours, can be stopped

@@ -84,7 +84,8 @@ def reference(room: str) -> str:
     parts = [f"# nestling.{room}\n\n{told(ROOT / 'nestling' / room)}\n"]
     for file in sorted((ROOT / "nestling" / room).rglob("*.py")):
         # the reference is read from packages: a folder on the way that is none hides what it holds
-        above = [folder for folder in file.parents if ROOT / "nestling" in (folder, *folder.parents)]
+        top = ROOT / "nestling"
+        above = [folder for folder in file.parents if top in (folder, *folder.parents)]
         whole = all((folder / "__init__.py").exists() for folder in above)
         if not whole or file.stem.startswith(("_", "triton")) or not public(file):
             continue

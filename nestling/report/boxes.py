@@ -19,7 +19,7 @@ class Box(NamedTuple):
 
 
 def written(period: int | float, tokens: int) -> str:
-    """How often a level of this period is written in so many tokens, in words.
+    """How often a level of this period is written while ``tokens`` are read, in words.
 
     >>> written(32, 100), written(64, 100), written(128, 100), written(math.inf, 100)
     ('3 times', 'once', 'not yet', 'never')

@@ -95,7 +95,7 @@ class Rule(ABC):
         return ()
 
     def by_rows(self, dimensions: int) -> bool:
-        """Whether a tensor of so many dimensions may be cut along its first, and written apart."""
+        """Whether the rows of a tensor with ``dimensions`` axes can be updated independently."""
         return self.elementwise
 
     def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:

@@ -235,7 +235,7 @@ class Pieces:
 
 
 def by_rows(optimizer: Optimizer, group: dict[str, Any], dimensions: int) -> bool:
-    """Whether rows of a tensor of so many dimensions may be written by themselves."""
+    """Whether the rows of a tensor with ``dimensions`` axes can be updated independently."""
     if not isinstance(optimizer, Ruled):
         return True
     return group.get("preconditioner", "none") == "none" and optimizer.rule(group).by_rows(

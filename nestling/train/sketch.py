@@ -34,7 +34,7 @@ class Cost:
     state: float | int  # of ``held``, bytes of what is remembered
 
     def plus(self, other: "Cost", times: float | int) -> "Cost":
-        """The sum with so many of another."""
+        """The sum with ``times`` the other cost."""
         mine, theirs = vars(self), vars(other)
         return Cost(**{name: value + times * theirs[name] for name, value in mine.items()})
 

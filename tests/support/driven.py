@@ -74,7 +74,7 @@ class Page:
         return found
 
     def look(self, width: int, *, dark: bool = False) -> None:
-        """Show it so many pixels wide, in light or dark colours."""
+        """Set the width of the page in pixels, and light or dark colours."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=900, deviceScaleFactor=1, mobile=False,

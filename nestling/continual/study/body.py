@@ -113,7 +113,7 @@ class Cut(Body):
             self._opened = self._read_below([(opening, 0)])[0] if opening else None
 
     def _read_below(self, texts: Sequence[tuple[Ids, int]]) -> list[Tensor]:
-        """States of texts, each of which goes on after so many tokens of the opening."""
+        """States of texts; each continues the opening after the number of tokens given with it."""
         head = self._opened_ids(texts)
         rows = [texts[row] for row in neighbours([len(ids) for ids, _ in texts], ROW)]
         found = self.together(

@@ -42,7 +42,7 @@ class Side:
 
 
 def even(sizes: Sequence[int], count: int) -> list[list[int]]:
-    """Numbers of things in so many parts of about the same size, largest first; none is empty.
+    """Indices split into ``count`` parts of about equal size, largest first, without empty ones.
 
     >>> even([5, 1, 4, 2], 2)
     [[0, 1], [2, 3]]

@@ -143,9 +143,9 @@ def _about(model: str) -> str:
         f"{model} reads each text by `nestling adapt` and `nestling learn` without further "
         "options, and six questions in other words are asked, greedy, at most 40 tokens. A reply "
         f"is right if it holds one of the accepted values. Compared: {ways}. Texts and questions "
-        "(`lab/nestling_lab/studies/continual/told.toml`) were written before the first run, and "
-        "nothing was changed after it. One seed, one run each: a question more or less says "
-        "nothing."
+        "(`lab/nestling_lab/studies/continual/told.toml`) were written before the first run; "
+        "after it nothing was changed but a fault that had ended `learn` for one of them. One seed, "
+        "one run each: a question more or less says nothing."
     )
 
 
