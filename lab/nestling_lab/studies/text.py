@@ -42,8 +42,8 @@ def train_on_text(
 
     The tokens and their order depend on the text, the shape of the batches and the seed only,
     never on the model. A run whose loss is no longer finite gives ``diverged`` and no figures. All
-    held-out text is read, or, with ``held_out_tokens``, whole documents until
-    that number of tokens is reached, the same for every model.
+    held-out text is read, or, with ``held_out_tokens``, whole documents until that
+    number of tokens is reached, the same for every model.
     """
     prepared = text.prepare()
     model = create(preset, vocab_size=len(prepared.tokenizer), seed=config.seed, **overrides)

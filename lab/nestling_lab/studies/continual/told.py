@@ -144,8 +144,8 @@ def _about(model: str) -> str:
         "options, and six questions in other words are asked, greedy, at most 40 tokens. A reply "
         f"is right if it holds one of the accepted values. Compared: {ways}. Texts and questions "
         "(`lab/nestling_lab/studies/continual/told.toml`) were written before the first run; "
-        "after it nothing was changed but a fault that had ended `learn` for one of them. One seed, "
-        "one run each: a question more or less says nothing."
+        "after it nothing was changed but a fault that had ended `learn` for one of them. One "
+        "seed, one run each: a question more or less says nothing."
     )
 
 
