@@ -32,11 +32,11 @@ pre { background: #f6f6f4; padding: .8rem; overflow-x: auto; white-space: pre-wr
 .level ul { margin: 0; padding: 0; list-style: none }
 .told { white-space: pre-wrap; line-height: 1.8 }
 .told, .level, li { overflow-wrap: anywhere }
-footer { margin-top: 3rem; color: #666; font-size: .85rem }
+footer { margin-top: 3rem; color: #5b5b5b; font-size: .85rem }
 @media (prefers-color-scheme: dark) {
   body { background: #16181a; color: #e6e6e6 }
   pre { background: #202326 } figure { background: #fff }
-  th, td { border-color: #333 } h2 { border-color: #444 }
+  th, td { border-color: #333 } h2 { border-color: #444 } footer { color: #aaa }
 }
 </style>
 </head>

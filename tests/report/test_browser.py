@@ -1,9 +1,12 @@
 """A page in a real browser: nothing complains, figures are there, a phone shows all of it."""
 
+import driven
 import pytest
 from browser import open_page
 
 from nestling.report import Curve, Section, Table, grid, lines, write_page
+from nestling.report.boxes import Box, nested_html
+from nestling.report.coloured import coloured_html, scale_html
 
 WIDE = Table(columns=tuple(f"a long heading {i}" for i in range(12)), rows=[("x" * 30,) * 12])
 LONG = "a-word-without-any-blank-that-is-longer-than-the-screen-of-a-phone-is-wide" * 2
@@ -26,6 +29,20 @@ def test_a_page_is_readable_at_any_width(page, tmp_path, width):
     assert found.complaints == [] and found.title == "Title"
     assert (found.figures, found.tables) == (2, 2)
     assert found.width <= width and found.smallest >= 13
+
+
+def test_nothing_keeps_anyone_from_a_page(tmp_path):
+    """Contrast, names and order in the rules of axe-core, boxes and coloured text included."""
+    bands = [[Box(name, "once a step", "twice")] for name in ("slow", "middle", "fast")]
+    parts = [nested_html(bands), coloured_html([("A ", None), ("word", 9.0)]), scale_html()]
+    figure = lines({"hope": Curve([1, 2], [3.0, 2.0])}, x_label="tokens", y_label="loss")
+    section = Section("A heading", "Text.", [WIDE], [figure], "listing", parts)
+    file = write_page(tmp_path / "p.html", "Title", [section], lead="Lead.", provenance={"a": 1})
+    with driven.opened(file.as_uri(), tmp_path) as shown:
+        shown.wait("document.readyState === 'complete'")
+        for width, dark in ((390, True), (1200, False)):
+            shown.look(width, dark=dark)
+            assert not shown.faults(), (width, dark)
 
 
 def test_the_probe_sees_a_page_that_overflows_and_one_that_complains(tmp_path):

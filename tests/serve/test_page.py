@@ -1,5 +1,6 @@
 """The page: its own files alone, text that stays text, and what a browser shows of it."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ from serving import started
 from small_student import new_student
 
 from nestling.continual.study.plan import Plan
+from nestling.serve.keys import SCOPES, Keys, database_in
 from nestling.serve.model import serve_model
 from nestling.serve.routes.page import FILES, FOLDER
 
@@ -103,3 +105,45 @@ def test_a_document_is_learned_on_the_page_and_known_then(tmp_path):
             page.look(360, dark=dark)
             assert page("document.documentElement.scrollWidth") <= 360
         assert not page.complaints
+
+
+# shows what is seen only where something went wrong, and what is folded
+EVERYTHING = """for (const id of ["notice", "key", "cancel"])
+    document.getElementById(id).hidden = false;
+  document.getElementById("notice").textContent = "there is no such memory";
+  document.querySelectorAll("details").forEach((one) => { one.open = true; })"""
+SPOILT = """document.getElementById("model").style = "color: #777; background: #888";
+  document.querySelector('label[for="text"]').remove();
+  document.getElementById("merge").textContent = "";"""
+
+
+def test_nothing_keeps_anyone_from_the_page(start, tmp_path):
+    """Names, roles and contrast of all that the page can show, in the rules of axe-core."""
+    secret = Keys(database_in(tmp_path / "store")).add("one", space="one", scopes=frozenset(SCOPES))
+    with (
+        start(tmp_path / "store") as http,
+        driven.opened(str(http.base_url), tmp_path) as page,
+    ):
+        page.wait('document.getElementById("key")?.hidden === false')
+        http.headers["Authorization"] = f"Bearer {secret}"
+        for memory in ("notes", "other"):
+            http.post("/v1/memories", json={"id": memory})
+        page(sent("key", secret=secret))
+        page.wait('document.querySelectorAll("#memories button").length === 2')
+        page('document.querySelectorAll("#memories button")[0].click()')
+        page.wait('!document.getElementById("learn").hidden')
+        page(sent("learn", title="seal.txt", text="A new seal costs nine crowns. It is green."))
+        page.wait('document.getElementById("what").className === "good"')
+        page.wait('!!document.querySelector("#documents summary")')
+        page('document.getElementById("compare").click()')
+        page.wait('document.getElementById("apart").textContent')
+        page(sent("ask", question="What does a seal cost?"))
+        page.wait('document.querySelector(".answers:last-child")?.ariaBusy === "false"')
+        page(EVERYTHING)
+        for width, dark in itertools.product((360, 1200), (False, True)):
+            page.look(width, dark=dark)
+            assert not page.faults(), (width, dark)
+            assert page("document.documentElement.scrollWidth") <= width
+        page(SPOILT)
+        found = " ".join(page.faults())
+        assert all(rule in found for rule in ("color-contrast (", "label (", "button-name ("))

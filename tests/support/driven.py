@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import pytest
 
 FLAGS = [flag for flag in browser.FLAGS if "virtual-time" not in flag and "logging" not in flag]
 PATIENCE = 120.0  # seconds; against what hangs
@@ -81,6 +82,20 @@ class Page:
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def faults(self) -> list[str]:
+        """What axe-core finds that keeps people from the page: rule, impact, and where it is."""
+        axe = pytest.importorskip("axe_core_python.base")
+        if not self("typeof axe === 'object'"):
+            self(f"{axe.AXE_SCRIPT}; true")
+        found = self("axe.run()")
+        assert "color-contrast" in [one["id"] for one in found["passes"]], "contrast was not told"
+        return [
+            f"{one['id']} ({one['impact']}): {node['target']} {node['failureSummary']}"
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+            for node in one["nodes"]
+        ]
 
     def picture(self, file: Path) -> None:
         """Write what is seen of all the page."""

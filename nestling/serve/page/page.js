@@ -100,7 +100,7 @@ function nest(boxes) {
   let outer = at("levels");
   boxes.forEach((one, number) => {
     const box = element("div", undefined, "level");
-    box.style.setProperty("--fast", `${Math.round((100 * number) / Math.max(1, boxes.length - 1))}%`);
+    box.style.background = pace(number / Math.max(1, boxes.length - 1));
     const line = element("p");
     line.append(element("b", one.name), ` ${one.clock}; written: `, element("b", one.written));
     box.append(line);
@@ -108,6 +108,10 @@ function nest(boxes) {
     outer = box;
   });
 }
+
+// from the slowest level (0) to the fastest (1)
+const SLOW = [197, 218, 245], FAST = [255, 224, 178];
+const pace = (at) => `rgb(${SLOW.map((one, n) => Math.round(one + at * (FAST[n] - one))).join(", ")})`;
 
 // the stronger the colour, the less the model expected it
 function colour(id, pieces) {
