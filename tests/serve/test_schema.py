@@ -1,60 +1,76 @@
-"""Requests drawn from the server's own schema, and two users who ask in turn."""
+"""Requests drawn from the server's own schema, and two users who ask in turn and at once."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from serving import learn, say
 
 from nestling.serve.keys import SCOPES, Keys, database_in
 
-EACH = 6  # requests drawn for an operation
 
-
-def test_no_request_of_the_schema_finds_a_fault(start, tmp_path):
+@pytest.mark.parametrize(
+    ("each", "least"), [(6, 60), pytest.param(100, 1000, marks=pytest.mark.slow)]
+)
+def test_no_request_of_the_schema_finds_a_fault(start, tmp_path, each, least):
+    """At most ``each`` requests of an operation, which has few where little can be said."""
     schemathesis = pytest.importorskip("schemathesis")
     with start(tmp_path / "store", rate=10**6) as http:
-        http.post("/v1/memories", json={"id": "m"})
         schema = schemathesis.openapi.from_dict(http.get("/v1/openapi.json").json())
         operations = [found.ok() for found in schema.get_all_operations()]
         assert len(operations) >= 20
-        seen = set()
+        codes = []
         for operation in operations:
+            http.post("/v1/memories", json={"id": "m"})  # one before may have deleted it
 
             @given(operation.as_strategy())
-            @settings(max_examples=EACH, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=each, deadline=None, suppress_health_check=list(HealthCheck))
             def called(case):
                 if "memory" in (case.path_parameters or {}):
                     case.path_parameters["memory"] = "m"  # one that is there
                 found = case.call(base_url=str(http.base_url))
-                seen.add(found.status_code)
+                codes.append(found.status_code)
                 assert found.status_code < 500, (case.as_curl_command(), found.text)
                 if found.status_code >= 400:
                     assert found.json()["error"]["message"]
 
             called()
-        assert seen & {200, 201} and seen & {400, 404, 422}
+        assert set(codes) & {200, 201} and set(codes) & {400, 404, 422}
+        assert len(codes) >= least
         assert http.get("/health").json()["status"] == "ok"
 
 
-def test_two_users_who_ask_in_turn_get_what_each_gets_alone(start, tmp_path):
+@pytest.mark.parametrize("each", [5, pytest.param(250, marks=pytest.mark.slow)])
+def test_two_users_who_ask_in_turn_and_at_once_get_what_each_gets_alone(start, tmp_path, each):
     keys = Keys(database_in(tmp_path / "store"))
     every = frozenset(SCOPES)
     secrets = {name: keys.add(name, space=name, scopes=every) for name in ("ann", "bob")}
     texts = {"ann": "The inlet filter is red.", "bob": "Padua is where Ida was born."}
+    prompts = [f"{('what', 'where')[number % 2]} {number // 2}" for number in range(each)]
     with start(tmp_path / "store", rate=10**6) as http:
-        for name, secret in secrets.items():
-            http.headers["Authorization"] = f"Bearer {secret}"
-            http.post("/v1/memories", json={"id": "m"})
-            learn(http, "m", texts[name])
-        prompts = [f"{word} {number}" for number in range(5) for word in ("what", "where")]
+        users = {
+            name: httpx2.Client(
+                base_url=http.base_url, timeout=600, headers={"Authorization": f"Bearer {secret}"}
+            )
+            for name, secret in secrets.items()
+        }
 
         def asked(name, prompt):
-            http.headers["Authorization"] = f"Bearer {secrets[name]}"
-            return say(http, "m", prompt, seed=3, temperature=1.0)
+            return say(users[name], "m", prompt, seed=3, temperature=1.0)
 
-        alone = {name: [asked(name, prompt) for prompt in prompts] for name in secrets}
+        def all_of(name):
+            return [asked(name, prompt) for prompt in prompts]
+
+        for name, user in users.items():
+            user.post("/v1/memories", json={"id": "m"})
+            learn(user, "m", texts[name])
+        alone = {name: all_of(name) for name in users}
         assert alone["ann"] != alone["bob"]
-        turns = list(itertools.product(prompts, secrets))
-        for number, (prompt, name) in enumerate(turns):
-            assert asked(name, prompt) == alone[name][number // 2]
+        for (number, prompt), name in itertools.product(enumerate(prompts), users):
+            assert asked(name, prompt) == alone[name][number]
+        with ThreadPoolExecutor() as pool:
+            assert dict(zip(users, pool.map(all_of, users), strict=True)) == alone
+        for user in users.values():
+            user.close()
