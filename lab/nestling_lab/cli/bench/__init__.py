@@ -11,6 +11,7 @@ from nestling_lab.cli.bench.kill import Kill
 from nestling_lab.cli.bench.memory import Memory
 from nestling_lab.cli.bench.ops import Ops
 from nestling_lab.cli.bench.optim import Optim
+from nestling_lab.cli.bench.serve import Serve
 from nestling_lab.cli.bench.stability import Stability
 from nestling_lab.cli.bench.stream import Stream
 from nestling_lab.cli.bench.targets import Targets
@@ -23,6 +24,7 @@ Command = (
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Ops, tyro.conf.subcommand("ops")]
     | Annotated[Kill, tyro.conf.subcommand("kill")]
+    | Annotated[Serve, tyro.conf.subcommand("serve")]
     | Annotated[Memory, tyro.conf.subcommand("memory")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Gpu, tyro.conf.subcommand("gpu")]

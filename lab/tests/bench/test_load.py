@@ -1,0 +1,60 @@
+"""The load on a server: what it counts, and a server that is killed under it."""
+
+import time
+from pathlib import Path
+
+import pytest
+from serving import NAME, started, tiny_stacked
+
+from nestling.serve.model import serve_model
+from nestling_lab.bench.load import Load, load, summary
+from nestling_lab.bench.served import Server
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A load on a server in a thread of this process."""
+    with started(serve_model(tiny_stacked(), name=NAME), tmp_path_factory.mktemp("s")) as http:
+        server = Server(Path(NAME), tmp_path_factory.mktemp("none"))
+        server.port = http.base_url.port
+        server.up.set()
+        yield Load(server, until=time.monotonic() + 600)
+
+
+def test_answers_and_documents_are_counted(found):
+    found.server.call("POST", "/v1/memories", {"id": "m"})
+    for memory in ("m", None):
+        found.ask(1, memory, 5)
+    found.learn()
+    figures = summary(found, 1.0)
+    assert figures["answers"] == 2 and figures["documents"] == {"done": 1}
+    assert 2 <= figures["tokens_per_second"] <= 10 and not figures["errors"]
+    assert 0 < figures["seconds_to_first_text"]["median"] <= figures["seconds_of_an_answer"]["most"]
+
+
+def test_what_fails_is_an_error_unless_a_kill_has_cut_it_off(found):
+    def gone():
+        found.until = 0  # the last one
+        found.ask(1, "nobody", 5)
+
+    def killed():
+        found.server.life += 1
+        gone()
+
+    for work in (gone, killed):
+        found.until = time.monotonic() + 600
+        found.keep_at(work)
+    [(message, count)] = found.errors.items()
+    assert count == 1 and "404" in message and "no such memory" in message
+    assert found.broken == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_under_load_keeps_what_it_knew(tmp_path):
+    """Memories answer as before, and a document that was being learned goes on."""
+    found = load(tmp_path, clients=8, seconds=40, tokens=16, kills=2, quiet=True)
+    assert not found["errors"], found["errors_by_message"]
+    assert found["answers"] and found["cut_off_by_a_kill"]
+    assert found["memories_kept"] == "4 of 4"
+    assert set(found["documents"]) == {"done"}
+    assert found["documents_open_when_killed"] == found["restarts_that_said_so"]
