@@ -1,5 +1,6 @@
 """A training that is killed at random moments, and started again until it has ended."""
 
+import contextlib
 import json
 import os
 import random
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,16 @@ TEXT = "\n\n".join(f"{i} and {i + 1} are {2 * i + 1}. " * (1 + i % 9) for i in r
 SMALL = ("num_hidden_layers=1", "hidden_size=64", "batch_size=4", "sequence_length=64")
 SMALL += ("evaluate_tokens=500", "save_every=5")
 LONGEST = 600.0  # seconds that a process may take
+LOOK = 0.002  # seconds between two looks at a log
+
+
+class Killed(NamedTuple):
+    """Where a run stood when it was killed."""
+
+    step: int  # the last that was logged
+    saved: int  # the newest of which there is a checkpoint; 0 for none
+    drafts: frozenset[str]  # names of checkpoints that were half written
+    seconds: float  # until all processes had ended
 
 
 def kills(
@@ -37,46 +48,52 @@ def kills(
 ) -> dict[str, Any]:
     """Kill a training ``times`` times (SIGKILL), and compare with one that is left alone.
 
-    The moments are drawn evenly from the time that the whole run takes, its start included; a run
-    that has ended before is begun anew. Of several ``ranks`` one is killed, which ends the others.
-    Gives the step after which each was killed, how many runs came to their end, how many of those
-    have the weights of the one left alone to the bit, and the largest difference relative to the
-    largest weight of a tensor. Raises UserError for a run that does not go on.
+    A process is killed when it has logged a step that is drawn from those not yet logged, and a
+    drawn part of a step's time later: in a step or as it saves. A draw past the last step lets the
+    run end; the next is begun anew. Of several ``ranks`` one is killed, which ends the others.
+    Gives for each kill the last step that was logged and the one it went on from, how many have
+    left a checkpoint half written, how many runs came to their end, how many of those have the
+    weights of the one left alone to the bit, and the largest difference relative to the largest
+    weight of a tensor. Raises UserError for a run that does not go on.
     """
+    train = _command(folder, preset, optimizer, steps, shard)
+    whole = folder / "whole"
+    _finish(_start([*train, "--out", str(whole)], ranks, folder))
+    pace = _lines(whole)[-1]["seconds"] / steps
+    draw, killed, ended = random.Random(seed), list[Killed](), list[float]()
+    while len(killed) < times or not ended:
+        out = folder / f"run-{len(ended)}"
+        process = _start([*train, "--out", str(out)], ranks, folder)
+        step = logged(out) + draw.randint(1, max(1, 2 * steps // times))
+        if len(killed) < times and step <= steps and reaches(process, out, step):
+            time.sleep(draw.uniform(0, pace))
+            if (one := _kill(process, ranks, draw, out)) is not None:
+                killed.append(one)
+                say(f"killed after step {one.step}, going on from {one.saved}", quiet)
+                continue
+        _finish(process)
+        ended.append(difference(whole, out))
+        say(f"ended; largest difference {ended[-1]}", quiet)
+    return {
+        "killed_after_step": [one.step for one in killed],
+        "went_on_from_step": [one.saved for one in killed],
+        "killed_while_saving": len(set().union(*(one.drafts for one in killed))),
+        "seconds_until_all_ended": max(one.seconds for one in killed),
+        "runs": len(ended),
+        "equal_to_the_bit": sum(one == 0 for one in ended),
+        "largest_difference": max(ended),
+        "seconds_of_a_step": pace,
+    }
+
+
+def _command(folder: Path, preset: str, optimizer: str, steps: int, shard: str) -> list[str]:
+    """The training of a small model on a text that is written to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     text = folder / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
     train = ["train", "--preset", preset, "--optimizer", optimizer, "--corpus", str(text)]
     train += ["--tokenizer", "bytes", "--steps", str(steps), "--shard", shard, "--quiet"]
-    train += ["--resume", *(part for pair in SMALL for part in ("--set", pair))]
-    draw, killed, ended, found = random.Random(seed), [], [], {"seconds_until_all_ended": 0.0}
-    begin = time.monotonic()
-    whole = folder / "whole"
-    _finish(_start([*train, "--out", str(whole)], ranks, folder))
-    seconds = time.monotonic() - begin
-    while len(killed) < times or not ended:
-        out = folder / f"run-{len(ended)}"
-        process = _start([*train, "--out", str(out)], ranks, folder)
-        try:
-            process.wait(draw.uniform(0, seconds) if len(killed) < times else LONGEST)
-        except subprocess.TimeoutExpired:
-            if len(killed) == times:
-                raise UserError(f"{out} has not ended after {LONGEST:.0f} s") from None
-            took = _kill(process, ranks, draw)
-            found["seconds_until_all_ended"] = max(found["seconds_until_all_ended"], took)
-            killed.append(_steps(out))
-            say(f"killed after step {killed[-1]}", quiet)
-            continue
-        _finish(process)
-        ended.append(difference(whole, out))
-        say(f"ended; largest difference {ended[-1]}", quiet)
-    return found | {
-        "killed_after_step": killed,
-        "runs": len(ended),
-        "equal_to_the_bit": sum(one == 0 for one in ended),
-        "largest_difference": max(ended),
-        "seconds_of_a_run": seconds,
-    }
+    return [*train, "--resume", *(part for pair in SMALL for part in ("--set", pair))]
 
 
 def _start(train: Sequence[str], ranks: int, folder: Path) -> subprocess.Popen[bytes]:
@@ -93,19 +110,40 @@ def _start(train: Sequence[str], ranks: int, folder: Path) -> subprocess.Popen[b
 
 
 def _finish(process: subprocess.Popen[bytes]) -> None:
-    if code := process.wait(LONGEST):
+    try:
+        code = process.wait(LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise UserError(f"a run has not ended after {LONGEST:.0f} s") from None
+    if code:
         raise UserError(f"a run has ended with {code}; errors.txt in the folder says why")
 
 
-def _kill(process: subprocess.Popen[bytes], ranks: int, draw: random.Random) -> float:
-    """Kill the process, or one of its ranks; seconds until all have ended."""
+def reaches(process: subprocess.Popen[bytes], out: Path, step: int) -> bool:
+    """Wait until the run in ``out`` has logged ``step``; False where its process ends before."""
     begin = time.monotonic()
-    chosen = process.pid
-    if ranks > 1 and (children := _children(process.pid)):
-        chosen = draw.choice(children)
-    os.kill(chosen, signal.SIGKILL)
-    process.wait(LONGEST)
-    return time.monotonic() - begin
+    while logged(out) < step:
+        if process.poll() is not None:
+            return False
+        if time.monotonic() - begin > LONGEST:
+            process.kill()
+            raise UserError(f"{out} has not come to step {step} in {LONGEST:.0f} s")
+        time.sleep(LOOK)
+    return True
+
+
+def _kill(
+    process: subprocess.Popen[bytes], ranks: int, draw: random.Random, out: Path
+) -> Killed | None:
+    """Kill the process, or one of its ranks, and wait for all; None where it had ended before."""
+    begin = time.monotonic()
+    chosen = draw.choice(_children(process.pid) or [process.pid]) if ranks > 1 else process.pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(chosen, signal.SIGKILL)
+    if process.wait(LONGEST) == 0:
+        return None
+    drafts = frozenset(path.name for path in out.glob("checkpoints/.step-*"))
+    return Killed(logged(out), _saved(out), drafts, time.monotonic() - begin)
 
 
 def _children(pid: int) -> list[int]:
@@ -116,7 +154,19 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def _steps(out: Path) -> int:
+def _lines(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; the last may be cut short."""
+    path = out / "log.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+
+def logged(out: Path) -> int:
+    """The highest step that the log of a run has told of; 0 for none."""
+    return max((line["step"] for line in _lines(out)), default=0)
+
+
+def _saved(out: Path) -> int:
     """The newest step of which there is a checkpoint; 0 for none."""
     names = sorted(path.name for path in out.glob("checkpoints/step-*"))
     return int(names[-1].removeprefix("step-")) if names else 0

@@ -1,12 +1,14 @@
 """Killed at random moments, and gone on with each time: the same bits."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from nestling_lab.bench.kills import difference, kills
+from nestling_lab.bench.kills import difference, kills, logged, reaches
 
 
 def test_a_difference_of_one_weight_or_one_loss_is_seen(tmp_path):
@@ -23,8 +25,22 @@ def test_a_difference_of_one_weight_or_one_loss_is_seen(tmp_path):
     assert difference(one, left("loss", 1.0, 4.4)) == pytest.approx(0.1)
 
 
+def test_the_moment_of_a_kill_is_a_step_that_was_logged(tmp_path):
+    """However long the start takes, and not where the process ends before."""
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+    code = """open("log.jsonl", "a").write('{"step": 3}\\n{"st'); input()"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE)
+    assert reaches(process, tmp_path, 3)
+    assert process.poll() is None
+    assert logged(tmp_path) == 3
+    process.communicate(b"\n")
+    assert not reaches(process, tmp_path, 4)
+
+
 @pytest.mark.slow
 def test_a_killed_training_ends_as_one_that_was_left_alone(tmp_path):
     found = kills(tmp_path, preset="transformer-tiny", times=3, steps=40, quiet=True)
     assert len(found["killed_after_step"]) == 3
+    pairs = zip(found["killed_after_step"], found["went_on_from_step"], strict=True)
+    assert all(0 < step <= 40 and step - 5 <= saved <= step for step, saved in pairs)
     assert found["equal_to_the_bit"] == found["runs"] > 0

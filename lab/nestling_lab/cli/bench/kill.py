@@ -25,7 +25,7 @@ class Kill(Measurement):
     shard: str = "none"
     """Processes that hold one model between them, as of `nestling train`."""
     seed: int = 0
-    """Of the moments."""
+    """Of the moments: steps of the training, and how far into what follows."""
 
     def run(self) -> None:
         """Measure, print the figures, and write the Result where --json says."""
