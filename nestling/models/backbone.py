@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,6 +60,23 @@ def kept_in_float32(blocks: nn.ModuleList) -> list[str]:
     ]
 
 
+class Relay(Protocol):
+    """Hands what blocks remember from one process to another, see ``nestling.train.sequence``."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process goes on from states of its own."""
+        ...
+
+    def receive(self, index: int, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The stream and the state that block ``index`` is to read with."""
+        ...
+
+    def hand_on(self, index: int, x: Tensor, state: Any) -> Tensor:
+        """The stream after block ``index``, which leaves ``state``."""
+        ...
+
+
 def read(
     blocks: Sequence[nn.Module] | nn.ModuleList,
     x: Float[Tensor, "B T D"],
@@ -68,6 +85,7 @@ def read(
     *,
     recompute: bool = False,  # each block again in the backward pass
     passed: list[Tensor] | None = None,  # takes up the stream before every block
+    relay: Relay | None = None,
 ) -> tuple[Float[Tensor, "B T D"], list[Any]]:
     """Map embedded tokens to what the last block leaves, and move every memory on.
 
@@ -82,12 +100,16 @@ def read(
     back = None if order is None else order.argsort(1)
     states = [None] * len(blocks) if states is None else states
     after = []
-    for block, state in zip(blocks, states, strict=True):
+    for index, (block, state) in enumerate(zip(blocks, states, strict=True)):
         if passed is not None:
             passed.append(x if back is None else along(x, back))
+        if relay is not None:
+            x, state = relay.receive(index, x, state)
         if recompute:
             x, state = checkpoint(block, x, state, flow, use_reentrant=False, context_fn=as_now)
         else:
             x, state = block(x, state, flow)
+        if relay is not None:
+            x = relay.hand_on(index, x, state)
         after.append(state)
     return x if back is None else along(x, back), after

@@ -82,7 +82,8 @@ def enter(
     if any(value is not None for value in packing):
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         reset = starts(packing, valid)
-    if reset is not None and cache.states is None:
+    alone = model.relay is None or model.relay.first
+    if reset is not None and cache.states is None and alone:
         # nothing has been read that the first tokens could make it forget
         reset = reset & (torch.arange(x.shape[1], device=x.device) > 0)
     if reset is not None and not bool(reset.any()):

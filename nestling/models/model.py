@@ -12,7 +12,7 @@ from nestling.core.error import UserError
 from nestling.core.memory import Flow
 from nestling.models import in_context
 from nestling.models.auto import announce
-from nestling.models.backbone import blocks_of, kept_in_float32, read
+from nestling.models.backbone import Relay, blocks_of, kept_in_float32, read
 from nestling.models.base import HopePreTrainedModel
 from nestling.models.block import Block
 from nestling.models.config import HopeConfig
@@ -30,6 +30,7 @@ class HopeModel(HopePreTrainedModel):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         # the name Hugging Face switches; True: recompute each block in the backward pass
         self.gradient_checkpointing = False
+        self.relay: Relay | None = None  # while a sequence is divided among processes
         self._keep_in_fp32_modules_strict = kept_in_float32(self.blocks)
         self.post_init()
 
@@ -57,7 +58,9 @@ class HopeModel(HopePreTrainedModel):
         stream before every block and what is returned.
         """
         recompute = self.gradient_checkpointing and self.training
-        x, states = read(self.blocks, x, states, flow, recompute=recompute, passed=passed)
+        x, states = read(
+            self.blocks, x, states, flow, recompute=recompute, passed=passed, relay=self.relay
+        )
         x = self.norm(x)
         if passed is not None:
             passed.append(x)

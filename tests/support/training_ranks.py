@@ -63,25 +63,25 @@ def runs(wanted, ranks):
     return found
 
 
-def rank(number, world, port, place, wanted):
+def rank(number, world, port, place, wanted, work):
     """What one process does."""
     torch.set_num_threads(1)
     told = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()}
     with joined() as ranks:
-        found = runs(wanted, ranks)
+        found = work(wanted, ranks)
         if ranks.first:
             (place / f"{world}.json").write_text(json.dumps(found))
 
 
-def stage(place, world, wanted):
-    """Run on that many processes; an error in one is an error."""
+def stage(place, world, wanted, work=runs):
+    """Do ``work(wanted, ranks)`` on that many processes; an error in one is an error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     fork = multiprocessing.get_context("fork")
     children = [
-        fork.Process(target=rank, args=(i, world, port, place, wanted)) for i in range(world)
+        fork.Process(target=rank, args=(i, world, port, place, wanted, work)) for i in range(world)
     ]
     for child in children:
         child.start()

@@ -1,0 +1,225 @@
+"""One sequence read by several processes: each reads a segment and hands its memory on.
+
+What a block remembers at the end of a segment goes to the process of the next segment as soon as
+it is there, and the gradient of it comes back the same way. So while one process reads its segment
+with block n + 1, the next reads its own with block n: P processes need the time of N + P - 1 blocks
+on a segment, where one after the other would need P N. Since any split of a sequence gives what
+the whole gives, this is exact for every memory; what cannot be handed on is refused by ``Chain``.
+"""
+
+import contextlib
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nestling.core.error import UserError
+from nestling.core.memory import detached
+from nestling.models import in_context
+from nestling.models.hf import HopeForCausalLM
+
+Form = list[tuple[torch.Size, torch.dtype]]
+
+
+class Chain:
+    """The processes that read one sequence with ``model``, in the order of ``group``.
+
+    Each calls the model on its own segment inside ``reading``, and each calls ``backward`` once,
+    on its part of the loss: gradients of the whole sequence are the sums over the processes.
+    ``group`` is a group of torch.distributed, by default all processes. Raises UserError for a
+    model of which something cannot be handed on.
+    """
+
+    def __init__(self, model: HopeForCausalLM, group: Any = None):
+        check(model)
+        self.model, self.group = model, group
+        self.rank, self.world = distributed.get_rank(group), distributed.get_world_size(group)
+        # blocks that remember nothing have nothing to hand on
+        self._keeps = [b.memory.init_state(1) is not None for b in model.body.each()]
+        self._sent: list[tuple[Any, Tensor]] = []  # tensors that may still be on their way
+
+    @property
+    def first(self) -> bool:
+        """Whether this process reads the first segment."""
+        return self.rank == 0
+
+    @property
+    def last(self) -> bool:
+        """Whether this process reads the last segment."""
+        return self.rank == self.world - 1
+
+    def segment(self, x: Tensor) -> Tensor:
+        """The columns of a tensor [B, T, ...] that this process reads, [B, T / world, ...].
+
+        Raises UserError for a length that cannot be shared equally.
+        """
+        length = shared(x.shape[1], self.world)
+        return x[:, self.rank * length : (self.rank + 1) * length]
+
+    @contextlib.contextmanager
+    def reading(self) -> Generator[None]:
+        """Around a call of the model on this process's segment.
+
+        The first process goes on from the cache it is given, the others from what is handed to
+        them, whatever their cache holds. Afterwards each has the memory at its segment's end.
+        """
+        self.model.body.relay = self
+        try:
+            yield
+        finally:
+            self.model.body.relay = None
+
+    def receive(self, index: int, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The stream before block ``index``, and what the process before this one remembers."""
+        if self.first or not self._keeps[index]:
+            return x, state
+        state, tensors = self._take(self.rank - 1, x.device)
+        places = [i for i, tensor in enumerate(tensors) if tensor.is_floating_point()]
+        x, *floats = _Received.apply(self, _anchor(x), x, *(tensors[i] for i in places))
+        for place, tensor in zip(places, floats, strict=True):
+            tensors[place] = tensor
+        return x, _put_together(state, tensors)
+
+    def hand_on(self, index: int, x: Tensor, state: Any) -> Tensor:
+        """The stream after block ``index``, once its state is on its way to the next process."""
+        if self.last or not self._keeps[index]:
+            return x
+        tensors = self._give(self.rank + 1, state, x.device)
+        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+        return _HandedOn.apply(self, _anchor(x), x, *floats)
+
+    def brought_back(self, states: list[Any] | None) -> list[Any] | None:
+        """What the last process remembers, on the first; None elsewhere. All call it together."""
+        if self.last and not self.first:
+            self._give(0, detached(states), self.model.device)
+            return None
+        if not self.first:
+            return None
+        return (
+            states if self.last else _put_together(*self._take(self.world - 1, self.model.device))
+        )
+
+    def _place(self, rank: int) -> int:
+        return rank if self.group is None else distributed.get_global_rank(self.group, rank)
+
+    def _give(self, rank: int, state: Any, device: torch.device) -> list[Tensor]:
+        """Send a state; its tensors, each once."""
+        tree, tensors = _taken_apart(state)
+        form = [(tensor.shape, tensor.dtype) for tensor in tensors]
+        to = self._place(rank)
+        distributed.send_object_list([(tree, form)], to, group=self.group, device=device)
+        self.send(rank, tensors)
+        return tensors
+
+    def _take(self, rank: int, device: torch.device) -> tuple[Any, list[Tensor]]:
+        """Wait for a state: its tree and its tensors."""
+        told: list[Any] = [None]
+        come = self._place(rank)
+        distributed.recv_object_list(told, come, group=self.group, device=device)
+        tree, form = told[0]
+        return tree, self.wait_for(rank, form, device)
+
+    def send(self, rank: int, tensors: Sequence[Tensor]) -> None:
+        """Send tensors on without waiting until they have come."""
+        self._arrive()
+        for tensor in tensors:
+            given = tensor.detach().contiguous()
+            work = distributed.isend(given, self._place(rank), group=self.group)
+            self._sent.append((work, given))
+
+    def _arrive(self) -> None:
+        for work, _ in self._sent:
+            work.wait()
+        self._sent.clear()
+
+    def wait_for(self, rank: int, form: Form, device: torch.device) -> list[Tensor]:
+        """Tensors of this form that a process sends."""
+        found = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in form]
+        for tensor in found:
+            distributed.recv(tensor, self._place(rank), group=self.group)
+        return found
+
+
+class _Received(torch.autograd.Function):
+    """The stream and the state as they are; backwards the state's gradient goes where it is from.
+
+    The stream goes through so that this happens after the block's own backward pass, in every
+    process, whatever depends on the state.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, chain: Chain, anchor: Tensor, x: Tensor, *state: Tensor) -> Any:
+        ctx.chain = chain
+        return x.view_as(x), *(tensor.view_as(tensor) for tensor in state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *grads: Tensor) -> Any:
+        ctx.chain.send(ctx.chain.rank - 1, grads)
+        return None, None, grad, *[None] * len(grads)
+
+
+class _HandedOn(torch.autograd.Function):
+    """The stream as it is; backwards the gradient of the state that was sent comes in."""
+
+    @staticmethod
+    def forward(ctx: Any, chain: Chain, anchor: Tensor, x: Tensor, *state: Tensor) -> Tensor:
+        ctx.chain, ctx.form = chain, [(tensor.shape, tensor.dtype) for tensor in state]
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return None, None, grad, *ctx.chain.wait_for(ctx.chain.rank + 1, ctx.form, grad.device)
+
+
+def _anchor(x: Tensor) -> Tensor:
+    """Makes both ends of a hand-over take part in the backward pass, whatever is frozen."""
+    return torch.zeros((), device=x.device, requires_grad=torch.is_grad_enabled())
+
+
+def _taken_apart(state: Any) -> tuple[Any, list[Tensor]]:
+    """The tree of a state with numbers for its tensors, and these, each once."""
+    leaves, tree = tree_flatten(state)
+    tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
+    numbers = {one: number for number, one in enumerate(tensors)}
+    return (tree, [numbers.get(id(leaf)) for leaf in leaves]), list(tensors.values())
+
+
+def _put_together(tree: Any, tensors: Sequence[Tensor]) -> Any:
+    form, numbers = tree
+    return tree_unflatten([None if n is None else tensors[n] for n in numbers], form)
+
+
+def shared(length: int, world: int) -> int:
+    """The tokens of each of ``world`` segments; UserError where they cannot be equal."""
+    if length % world:
+        raise UserError(
+            f"{length} tokens cannot be shared by {world} processes; choose a multiple of {world}"
+        )
+    return length // world
+
+
+def check(model: HopeForCausalLM) -> None:
+    """Raise UserError for a model of which a sequence cannot be divided among processes."""
+    for name, config in model.config.memory_configs().items():
+        if getattr(config, "window", 0) is None:
+            raise UserError(
+                f"{name} keeps every position it has seen, so that handing its state on would "
+                f"leave the last process with the whole sequence; give {name} a window, or divide "
+                "rows among processes"
+            )
+    refused = {
+        "levels that learn from the next token": bool(in_context.signalled(model)),
+        "a head that is a level": model.head_level is not None,
+        "truncate, which counts tokens of a call": model.config.truncate is not None,
+    }
+    for what, there in refused.items():
+        if there:
+            raise UserError(
+                f"{what}: the sequence cannot be divided; divide rows among processes, or leave "
+                "it out"
+            )

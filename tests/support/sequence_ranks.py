@@ -1,0 +1,95 @@
+"""A sequence divided among processes, beside the same in each of them.
+
+    python sequence_ranks.py FOLDER PROCESSES KINDS
+
+KINDS is a JSON list of {"model", "dtype", "checkpointing"}. How far logits, gradients and the
+memory at the end are apart, relative to the largest number of a tensor, goes to
+FOLDER/PROCESSES.json.
+"""
+
+import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from tiny_training import SIZE
+from torch import distributed
+from training_ranks import stage
+
+from nestling.models import create
+from nestling.models.cache import named_tensors
+from nestling.train.sequence import Chain
+
+LENGTH, ROWS, WORDS = 64, 2, 50
+
+
+def texts():
+    """Two calls: ids and where documents begin, at the middle of the second row among others."""
+    draw = torch.Generator().manual_seed(0)
+    for places in ([0, 41], [7, 32]):
+        ids = torch.randint(WORDS, (ROWS, LENGTH), generator=draw)
+        reset = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
+        reset[1, places] = True
+        yield ids, reset, torch.randn(ROWS, LENGTH, WORDS, generator=draw, dtype=torch.float64)
+
+
+def read(model, chain=None):
+    """Logits of the second call, gradients of all parameters, and the memory behind it."""
+    part = chain.segment if chain else lambda x: x
+    cache, logits = model.new_cache(), None
+    model.zero_grad()
+    for ids, reset, weight in texts():
+        cache = cache.detach()
+        with chain.reading() if chain else nullcontext():
+            logits = model(
+                input_ids=part(ids), reset=part(reset), past_key_values=cache, use_cache=True
+            ).logits
+        (logits * part(weight).to(logits.dtype)).sum().backward()
+        if chain:
+            states = chain.brought_back(cache.states)
+            cache.states = cache.states if states is None else states
+    found = {f"states.{name}": x for name, x in named_tensors(cache.states)}
+    found |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), found
+
+
+def apart(one, other):
+    """The largest difference relative to the largest number."""
+    scale = one.double().abs().max().clamp_min(1e-30) if one.numel() else 1
+    return float((one.double() - other.double()).abs().max() / scale) if one.numel() else 0.0
+
+
+def errors(wanted, ranks):
+    """Of each kind what is furthest apart, by the part it is of."""
+    found = []
+    for kind in wanted:
+        options = {"intermediate_size": 32} if kind["model"] != "mamba2-tiny" else {}
+        model = create(kind["model"], vocab_size=WORDS, seed=0, **SIZE | options)
+        model = model.to(getattr(torch, kind["dtype"])).train()
+        if kind.get("checkpointing"):
+            model.gradient_checkpointing_enable()
+        logits, alone = read(model)
+        chain = Chain(model)
+        own, divided = read(model, chain)
+        sums = {}
+        for name in alone:
+            if name.startswith("states."):
+                sums[name] = divided[name]
+                continue
+            sums[name] = divided.get(name, torch.zeros_like(alone[name])).clone()
+            distributed.all_reduce(sums[name])
+        worst = {"logits": apart(chain.segment(logits), own)}
+        for name, x in alone.items():
+            part = "states" if name.startswith("states.") else "gradients"
+            if part == "gradients" or ranks.first:  # the memory is brought back to the first
+                worst[part] = max(worst.get(part, 0.0), apart(x, sums[name]))
+        worst["parts"] = len(alone)
+        found.append(worst)
+    every = [None] * ranks.world
+    distributed.all_gather_object(every, found)
+    return every
+
+
+if __name__ == "__main__":
+    stage(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), errors)
