@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -67,6 +67,8 @@ class Command:
     shard: str = "none"
     """Of many processes, those that hold one model between them: none (each holds all), full (all),
     hybrid (those of a machine) or a number."""
+    divide: Literal["rows", "sequence"] = "rows"
+    """What many processes share: the rows of a batch, or the tokens of each row."""
     quiet: bool = False
     """No progress on the terminal."""
 
@@ -90,7 +92,7 @@ class Command:
             optimizer=self.optimizer,
         )
         alone = locked(self.out, "nestling train")
-        with joined(self.device, self.shard) as ranks, ranks.first_alone(alone):
+        with joined(self.device, self.shard, self.divide) as ranks, ranks.first_alone(alone):
             _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet, ranks=ranks)
         if not ranks.first:
             return

@@ -128,7 +128,7 @@ class Memory(nn.Module, ABC):
         }
 
 
-def map_state(function: Callable[[Tensor], Tensor], state: Any) -> Any:
+def map_state(function: Callable[[Tensor], Any], state: Any) -> Any:
     """Apply ``function`` to every tensor of a state, keeping its structure.
 
     Serves detaching, moving, reordering and repeating rows: batch comes first in all of them.

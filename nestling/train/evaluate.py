@@ -114,22 +114,24 @@ def evaluate(
     ``batches`` are data batches (labels shifted already) of one size. ``limit`` (tokens) is where
     the last bucket of the figures by position begins to hold all that lies beyond. Without
     ``carry`` every batch is read from a fresh memory, positions still counting from the start of
-    the document. With ``ranks`` each process reads its rows, and all get the figures of the whole.
+    the document. With ``ranks`` each process reads its part, and all get the figures of the whole.
     """
     borders = torch.tensor(edges(limit))
     sums = torch.zeros(len(borders) - 1, dtype=torch.float64)
     counts = torch.zeros(len(borders) - 1, dtype=torch.long)
-    cache, before = None, None
+    cache, before, chain = None, None, ranks.chain(model)
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in map(ranks.share, batches):
-            with precision(model.device, dtype):
-                logits, cache = read_batch(model, batch, cache if carry else None)
-            losses = token_losses(logits, batch.labels).double().cpu()
+        for batch in batches:
+            own = ranks.share(batch)
+            with precision(model.device, dtype), chain.reading():
+                logits, after = read_batch(model, own, cache)
+            cache = chain.carried(after, batch.mask) if carry else None
+            losses = token_losses(logits, own.labels).double().cpu()
             where, before = positions(batch, before)
-            scored = batch.labels != IGNORED
-            bucket = torch.bucketize(where[scored], borders[1:-1], right=True)
+            scored = own.labels != IGNORED
+            bucket = torch.bucketize(ranks.part(where)[scored], borders[1:-1], right=True)
             sums.index_add_(0, bucket, losses[scored])
             counts.index_add_(0, bucket, torch.ones_like(bucket))
     model.train(was_training)

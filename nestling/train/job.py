@@ -170,7 +170,7 @@ def run_job(
     those of ``train``. With ``ranks`` every process of the run calls this; the first writes.
     """
     device = find_device(job.device) if ranks.world == 1 else ranks.device
-    ranks.check(job.train.batch_size)
+    ranks.check(job.train.batch_size, job.train.sequence_length)
     with ranks.first_before_others():
         text = prepared or prepare(job.corpus, tokenizer=job.tokenizer, vocab_size=job.vocab_size)
     tokenizer = text.tokenizer

@@ -17,6 +17,7 @@ from nestling.data import Batch
 from nestling.models.cache import MemoryCache, together
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim import Leveled
+from nestling.train.sequence import Chain, Whole, segment, shared
 
 if TYPE_CHECKING:
     from nestling.train.pieces import Pieces
@@ -31,15 +32,16 @@ class Ranks:
 
     Each holds the whole model and optimizer (torch's DistributedDataParallel), or ``shard`` of them
     hold one between them (``nestling.train.sharding``). All walk through the same text; each reads
-    its share of the rows of every batch. So the batch, the curve and the checkpoints are those of
-    one process, whatever the number of ranks, up to the order of sums, and a run may go on with
-    another number of them.
+    its share of the rows of every batch, or a segment of every row (``nestling.train.sequence``).
+    So the batch, the curve and the checkpoints are those of one process, whatever the number of
+    ranks, up to the order of sums, and a run may go on with another number of them.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
     shard: int = 1  # processes that hold one model between them
+    sequence: bool = False  # each reads a segment of every row; False: rows of its own
 
     @property
     def first(self) -> bool:
@@ -50,9 +52,11 @@ class Ranks:
         """The same processes with weights divided as ``shard`` says, see ``shards_of``."""
         return dataclasses.replace(self, shard=shards_of(shard, self.world))
 
-    def check(self, rows: int) -> None:
-        """Raise UserError unless ``rows`` of a batch can be shared equally."""
-        if rows % self.world:
+    def check(self, rows: int, length: int) -> None:
+        """Raise UserError unless a batch of ``rows`` of ``length`` tokens can be shared equally."""
+        if self.sequence:
+            shared(length, self.world)
+        elif rows % self.world:
             raise UserError(
                 f"batch_size {rows} cannot be shared by {self.world} processes; "
                 f"choose a multiple of {self.world}"
@@ -60,15 +64,26 @@ class Ranks:
 
     def rows(self, count: int) -> slice:
         """Which of ``count`` rows this process reads."""
+        if self.sequence:
+            return slice(0, count)
         share = count // self.world
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def share(self, batch: Batch) -> Batch:
-        """The rows of a batch [B, T] that this process reads, [B / world, T]."""
+    def part(self, x: Tensor) -> Tensor:
+        """What this process reads of the rows and tokens of a tensor [B, T]."""
         if self.world == 1:
-            return batch
-        own = self.rows(len(batch.input_ids))
-        return Batch(*(part[own] for part in batch))
+            return x
+        if not self.sequence:
+            return x[self.rows(len(x))]
+        return segment(x, self.rank, self.world)
+
+    def share(self, batch: Batch) -> Batch:
+        """What this process reads of a batch."""
+        return Batch(*map(self.part, batch))
+
+    def chain(self, model: HopeForCausalLM) -> Chain | Whole:
+        """How the processes read a sequence of ``model``; UserError where they cannot divide it."""
+        return Chain(model) if self.sequence and self.world > 1 else Whole()
 
     def module(self, model: HopeForCausalLM) -> "nn.Module | Divided":
         """The model to call: with more than one process, one whose gradients are means over them.
@@ -162,8 +177,8 @@ class Ranks:
 
     def whole(self, cache: MemoryCache | None) -> MemoryCache | None:
         """The memory of all rows out of each process's own; every process has to ask for it."""
-        if cache is None or self.world == 1:
-            return cache
+        if cache is None or self.world == 1 or self.sequence:
+            return cache  # of a divided sequence the first process has it
         parts: list[Any] = [None] * self.world
         distributed.all_gather_object(parts, cache.to("cpu"))
         return together(parts)
@@ -172,6 +187,8 @@ class Ranks:
         """The memory of the rows this process reads, of one of all rows."""
         if cache is None or self.world == 1:
             return cache
+        if self.sequence:
+            return cache if self.first else None
         own = self.rows(cache.batch_size)
         return cache.map(lambda tensor: tensor[own].clone())
 
@@ -200,15 +217,21 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def joined(device: str = "cpu", shard: str = "none") -> Generator[Ranks]:
+def joined(device: str = "cpu", shard: str = "none", divide: str = "rows") -> Generator[Ranks]:
     """The processes that ``torchrun`` has started, or SLURM with the same variables.
 
     A process that nobody has given a WORLD_SIZE above 1 is alone. On CUDA each process takes the
-    device of its LOCAL_RANK, unless ``device`` names one. ``shard`` as ``shards_of``. Raises
+    device of its LOCAL_RANK, unless ``device`` names one. ``shard`` as ``shards_of``;
+    ``divide``: "rows", each process reads rows of its own, or "sequence", a segment of each. Raises
     UserError where a variable that torch needs to find the others is missing.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    shards_of(shard, world)
+    sequence = divide == "sequence"
+    if shards_of(shard, world) > 1 and sequence:
+        raise UserError(
+            "a sequence and the weights cannot be divided among the same processes: a block's "
+            "weights are gathered by all at once; choose --divide rows or --shard none"
+        )
     if world == 1:
         yield ALONE
         return
@@ -223,7 +246,8 @@ def joined(device: str = "cpu", shard: str = "none") -> Generator[Ranks]:
         torch.cuda.set_device(place)
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), world, place).over(shard)
+        ranks = Ranks(distributed.get_rank(), world, place, sequence=sequence)
+        yield ranks.over(shard)
     finally:
         distributed.destroy_process_group()
 

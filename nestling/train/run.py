@@ -112,9 +112,10 @@ class Run:
         optimizer: str = ADAMW,
         ranks: Ranks = ALONE,
     ):
-        ranks.check(config.batch_size)
+        ranks.check(config.batch_size, config.sequence_length)
         self.ranks = ranks
         self.model = model
+        self.chain = ranks.chain(model)
         self.reader = ranks.module(model)
         self.loader = loader
         self.config = config
@@ -154,7 +155,7 @@ class Run:
         loss = 0.0
         for number, batch in enumerate(batches, start=1):
             with self.ranks.gradients_of(self.reader, last=number == len(batches)):
-                loss += self._backward(self.ranks.share(batch), count)
+                loss += self._backward(batch, count)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = self.ranks.norm(self.reader, gradients)
         for name, value in (("loss", loss), ("gradient norm", norm)):
@@ -173,13 +174,14 @@ class Run:
 
     def _backward(self, batch: Batch, count: int) -> float:
         """Add the gradients of one batch; its part of the step's mean loss."""
-        with precision(self.model.device, self.config.precision):
-            logits, memory = read_batch(self.reader, batch, self.memory)
-        part = token_losses(logits, batch.labels).sum() / max(1, count)
+        own = self.ranks.share(batch)
+        with precision(self.model.device, self.config.precision), self.chain.reading():
+            logits, memory = read_batch(self.reader, own, self.memory)
+        part = token_losses(logits, own.labels).sum() / max(1, count)
         whole = float(self.ranks.total(part.detach()))
         if part.requires_grad and math.isfinite(whole):
             (part * self.ranks.world).backward()
-        self.memory = memory.detach() if self.config.carry else None
+        self.memory = self.chain.carried(memory, batch.mask) if self.config.carry else None
         return whole
 
     def learning_rate(self) -> float:

@@ -12,13 +12,16 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from nestling.core.error import UserError
-from nestling.core.memory import detached
+from nestling.core.memory import detached, map_state
+from nestling.memories.attention import Attention
 from nestling.models import in_context
+from nestling.models.cache import MemoryCache
 from nestling.models.hf import HopeForCausalLM
 
 Form = list[tuple[torch.Size, torch.dtype]]
@@ -52,12 +55,8 @@ class Chain:
         return self.rank == self.world - 1
 
     def segment(self, x: Tensor) -> Tensor:
-        """The columns of a tensor [B, T, ...] that this process reads, [B, T / world, ...].
-
-        Raises UserError for a length that cannot be shared equally.
-        """
-        length = shared(x.shape[1], self.world)
-        return x[:, self.rank * length : (self.rank + 1) * length]
+        """As the function ``segment``, for this process."""
+        return segment(x, self.rank, self.world)
 
     @contextlib.contextmanager
     def reading(self) -> Generator[None]:
@@ -102,6 +101,19 @@ class Chain:
             states if self.last else _put_together(*self._take(self.world - 1, self.model.device))
         )
 
+    def carried(self, cache: MemoryCache, mask: Bool[Tensor, "B T"]) -> MemoryCache | None:
+        """What the first process goes on from after a whole sequence with ``mask``; None elsewhere.
+
+        All call it together, with what each remembers after its segment.
+        """
+        states = self.brought_back(cache.states)
+        if states is None:
+            return None
+        others = mask[:, shared(mask.shape[1], self.world) :].to(self.model.device)
+        cache = cache.detach()
+        cache.advance(states, others.shape[1], others.sum(1))
+        return cache
+
     def _place(self, rank: int) -> int:
         return rank if self.group is None else distributed.get_global_rank(self.group, rank)
 
@@ -143,6 +155,18 @@ class Chain:
         return found
 
 
+class Whole:
+    """A process that reads its sequences by itself."""
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing around a call of the model."""
+        return contextlib.nullcontext()
+
+    def carried(self, cache: MemoryCache, mask: Bool[Tensor, "B T"]) -> MemoryCache:
+        """What the process goes on from."""
+        return cache.detach()
+
+
 class _Received(torch.autograd.Function):
     """The stream and the state as they are; backwards the state's gradient goes where it is from.
 
@@ -182,16 +206,23 @@ def _anchor(x: Tensor) -> Tensor:
 
 
 def _taken_apart(state: Any) -> tuple[Any, list[Tensor]]:
-    """The tree of a state with numbers for its tensors, and these, each once."""
-    leaves, tree = tree_flatten(state)
-    tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}
-    numbers = {one: number for number, one in enumerate(tensors)}
-    return (tree, [numbers.get(id(leaf)) for leaf in leaves]), list(tensors.values())
+    """A state with numbers in the place of its tensors, and these, each once."""
+    tensors: dict[int, tuple[int, Tensor]] = {}
+    tree = map_state(lambda x: tensors.setdefault(id(x), (len(tensors), x))[0], state)
+    return tree, [tensor for _, tensor in tensors.values()]
 
 
 def _put_together(tree: Any, tensors: Sequence[Tensor]) -> Any:
-    form, numbers = tree
-    return tree_unflatten([None if n is None else tensors[n] for n in numbers], form)
+    return tree_map(lambda number: None if number is None else tensors[number], tree)
+
+
+def segment(x: Tensor, rank: int, world: int) -> Tensor:
+    """The columns of a tensor [B, T, ...] that one of ``world`` processes reads, a ``world``th.
+
+    Raises UserError for a length that cannot be shared equally.
+    """
+    length = shared(x.shape[1], world)
+    return x[:, rank * length : (rank + 1) * length]
 
 
 def shared(length: int, world: int) -> int:
@@ -205,12 +236,14 @@ def shared(length: int, world: int) -> int:
 
 def check(model: HopeForCausalLM) -> None:
     """Raise UserError for a model of which a sequence cannot be divided among processes."""
-    for name, config in model.config.memory_configs().items():
-        if getattr(config, "window", 0) is None:
+    configs = model.config.memory_configs()
+    for block in model.body.each():
+        grows = block.memory.grows & Attention.grows
+        if grows and getattr(configs[block.name], "window", None) is None:
             raise UserError(
-                f"{name} keeps every position it has seen, so that handing its state on would "
-                f"leave the last process with the whole sequence; give {name} a window, or divide "
-                "rows among processes"
+                f"{block.name} keeps every position it has seen, so that the last process would "
+                "be handed the whole sequence; choose attention with a window, or divide rows "
+                "among processes"
             )
     refused = {
         "levels that learn from the next token": bool(in_context.signalled(model)),

@@ -2,8 +2,8 @@
 
     python sequence_ranks.py FOLDER PROCESSES KINDS
 
-KINDS is a JSON list of {"model", "dtype", "checkpointing"}. How far logits, gradients and the
-memory at the end are apart, relative to the largest number of a tensor, goes to
+KINDS is a JSON list of {"model", "dtype", "options", "checkpointing"}. How far logits, gradients
+and the memory at the end are apart, relative to the largest number of a tensor, goes to
 FOLDER/PROCESSES.json.
 """
 
@@ -21,13 +21,13 @@ from nestling.models import create
 from nestling.models.cache import named_tensors
 from nestling.train.sequence import Chain
 
-LENGTH, ROWS, WORDS = 64, 2, 50
+LENGTH, ROWS, WORDS = 72, 2, 50
 
 
 def texts():
     """Two calls: ids and where documents begin, at the middle of the second row among others."""
     draw = torch.Generator().manual_seed(0)
-    for places in ([0, 41], [7, 32]):
+    for places in ([0, 41], [7, LENGTH // 2]):
         ids = torch.randint(WORDS, (ROWS, LENGTH), generator=draw)
         reset = torch.zeros(ROWS, LENGTH, dtype=torch.bool)
         reset[1, places] = True
@@ -65,7 +65,9 @@ def errors(wanted, ranks):
     found = []
     for kind in wanted:
         options = {"intermediate_size": 32} if kind["model"] != "mamba2-tiny" else {}
-        model = create(kind["model"], vocab_size=WORDS, seed=0, **SIZE | options)
+        model = create(
+            kind["model"], vocab_size=WORDS, seed=0, **SIZE | options | kind.get("options", {})
+        )
         model = model.to(getattr(torch, kind["dtype"])).train()
         if kind.get("checkpointing"):
             model.gradient_checkpointing_enable()

@@ -7,6 +7,7 @@ STAGES is a JSON list of [processes, runs], one after another; a run is {"model"
 FOLDER/PROCESSES.json. The processes are forks of this one, which has imported all that they need.
 """
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -31,7 +32,8 @@ def runs(wanted, ranks):
         name, optimizer = settings.pop("model"), settings.pop("optimizer", "adamw")
         folder, resume = settings.pop("folder", None), settings.pop("resume", False)
         until, options = settings.pop("until", 0), settings.pop("options", {})
-        here = ranks.over(settings.pop("shard", "none"))
+        divided = settings.pop("divide", "rows") == "sequence"
+        here = dataclasses.replace(ranks, sequence=divided).over(settings.pop("shard", "none"))
         # in float64, for Newton-Schulz makes much of roundings
         model, text = tiny_model(name, **options).double(), tiny_text()
         config = tiny_config(**settings)

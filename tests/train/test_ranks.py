@@ -1,14 +1,11 @@
 """The same run on several processes: the curve, the checkpoints and the files of one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from cli_calls import run
+from python_process import SUPPORT, run_python
 from safetensors.torch import load_file
 from tiny_training import tiny_config, tiny_model, tiny_text
 from training_ranks import runs
@@ -19,8 +16,6 @@ from nestling.train.checkpoint import read_newest
 from nestling.train.job import loader_of
 from nestling.train.ranks import ALONE, Ranks, joined
 
-ROOT = Path(__file__).resolve().parents[2]
-SUPPORT = ROOT / "tests" / "support"
 # every family once, and every optimizer of which the issue is what it does to whole matrices
 KINDS = [
     {"model": "hope-tiny", "optimizer": "m3"},
@@ -30,19 +25,6 @@ KINDS = [
 ]
 MUON = {"model": "transformer-tiny", "optimizer": "muon"}
 SETTINGS = {"steps": 4, "batch_size": 4}
-
-
-def run_python(*command):
-    """Run it, with one thread a process; an error in it is an error."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(SUPPORT)]),
-    }
-    command = [sys.executable, *map(str, command)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 def on_ranks(place, *stages):
@@ -62,9 +44,11 @@ def alike(one, other, steps=slice(None)):
 def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     """Losses, gradient norms, held-out loss; a run that goes on with another number of ranks.
 
-    Each process holds all weights, or two hold them between them, and go on as two times two.
+    Each process holds all weights, or two hold them between them, and go on as two times two; or
+    each reads half of every row.
     """
     kinds = [*KINDS[:2], *(kind | {"shard": "full"} for kind in (*KINDS, MUON))]
+    kinds += [KINDS[n] | {"divide": "sequence"} for n in (0, 2)]
     whole = [SETTINGS | kind for kind in kinds]
     alone = {kind["optimizer"] + kind["model"]: kind for kind in whole}
     alone = dict(zip(alone, runs(list(alone.values()), ALONE), strict=True))
@@ -145,7 +129,9 @@ def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, cap
 
 def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):
-        Ranks(0, 3).check(4)
+        Ranks(0, 3).check(4, 64)
+    with pytest.raises(UserError, match="64 tokens cannot be shared by 3 processes"):
+        Ranks(0, 3, sequence=True).check(3, 64)
     with pytest.raises(UserError, match="4 processes cannot be divided into groups of 3"):
         Ranks(0, 4).over("3")
     with pytest.raises(UserError, match="--shard is 'half'; choose none, full, hybrid or a num"):

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from test_ranks import SUPPORT, run_python
+from python_process import SUPPORT, run_python
 
 from nestling.core.error import UserError
 from nestling.models import create
-from nestling.train.sequence import check
+from nestling.train.sequence import check, shared
 
 KINDS = [
     {"model": "hope-tiny", "dtype": "float64"},
@@ -15,7 +15,7 @@ KINDS = [
     {"model": "mamba2-tiny", "dtype": "float64"},
     {"model": "mamba2-tiny", "dtype": "float32"},
     {"model": "gated-delta-net-tiny", "dtype": "float64"},
-    {"model": "sliding-window-tiny", "dtype": "float64"},
+    {"model": "sliding-window-tiny", "dtype": "float64", "options": {"window": 24}},
 ]
 BOUND = {"float64": 1e-9, "float32": 1e-5}
 
@@ -28,3 +28,19 @@ def test_a_divided_sequence_is_the_whole_one(tmp_path):
             bound = BOUND[kind["dtype"]]
             assert worst.pop("parts") > 5
             assert all(error < bound for error in worst.values()), (kind, worst)
+
+
+def refused(name, **overrides):
+    size = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2}
+    with pytest.raises(UserError) as error:
+        check(create(name, **size | overrides))
+    return str(error.value)
+
+
+def test_what_cannot_be_handed_on_is_refused_with_a_reason():
+    assert "attention keeps every position" in refused("transformer-tiny")
+    assert "ada_transformer keeps every position" in refused("ada-transformer-tiny")
+    assert "truncate, which counts tokens" in refused("mamba2-tiny", truncate=16)
+    assert "a head that is a level" in refused("mamba2-tiny", head_period=16)
+    with pytest.raises(UserError, match="65 tokens cannot be shared by 2 processes"):
+        shared(65, 2)
