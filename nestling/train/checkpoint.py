@@ -15,12 +15,13 @@ import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, distributed
 
 from nestling.core.error import UserError
 from nestling.rules.newton_schulz import part, spread
 
 FORMAT = 1
+TOGETHER = 2  # of a divided model: every process has written its part
 RECORD = "record.json"
 _TENSOR = "__tensor__"
 
@@ -98,21 +99,67 @@ def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         _fill(draft, parts)
-        if path.exists():
-            # no one move replaces a folder: the old one steps aside until the new is there
-            os.replace(path, old := draft.with_name(draft.name + ".old"))
-            os.replace(draft, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(draft, path)
+        _settle(draft, path)
     except (OSError, SafetensorError) as error:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot save {path} ({reason}); free some space or choose a folder you may write to"
-        ) from error
+        raise _not_saved(path, error) from error
     return path
+
+
+def write_together(path: Path, parts: Mapping[str, Any]) -> Path:
+    """As ``write_checkpoint``, of a divided model: each process gives, and writes, what it has.
+
+    A tensor that several have is written once, by one of them, and of a DTensor each writes its
+    part; what else a tree holds is that of the first process that has it. All call it together, and
+    all raise where one cannot write.
+    """
+    from nestling.train.sharded_files import from_all, write_tensors
+
+    draft, first = path.with_name(f".{path.name}.together"), distributed.get_rank() == 0
+    trees, tensors = {}, {}
+    for name, tree in parts.items():
+        trees[name], found = flatten(tree)
+        tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
+    try:
+        from_all(lambda: first and shutil.rmtree(draft, ignore_errors=True))
+        names = write_tensors(draft, tensors)
+        given = from_all(lambda: (trees, {name: _digest(draft / name) for name in names}))
+        merged = _merged([tree for tree, _ in given])
+        files = {name: digest for _, digests in given for name, digest in digests.items()}
+        record = {"format": TOGETHER, "parts": merged, "files": files}
+        from_all(lambda: first and (_write_record(draft, record), _settle(draft, path)))
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise _not_saved(path, error) from error
+    return path
+
+
+def _merged(trees: list[Any]) -> Any:
+    """The first tree, with what only later ones have."""
+    if not isinstance(trees[0], dict):
+        return trees[0]
+    trees = [tree for tree in trees if isinstance(tree, dict)]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    return {name: _merged([tree[name] for tree in trees if name in tree]) for name in names}
+
+
+def _settle(draft: Path, path: Path) -> None:
+    """Move a finished draft to its place."""
+    if not path.exists():
+        os.replace(draft, path)
+        return
+    # no one move replaces a folder: the old one steps aside until the new is there
+    os.replace(path, old := draft.with_name(draft.name + ".old"))
+    os.replace(draft, path)
+    shutil.rmtree(old)
+
+
+def _not_saved(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(
+        f"cannot save {path} ({reason}); free some space or choose a folder you may write to"
+    )
 
 
 def _fill(folder: Path, parts: Mapping[str, Any]) -> None:
@@ -122,6 +169,11 @@ def _fill(folder: Path, parts: Mapping[str, Any]) -> None:
         file = folder / f"{name}.safetensors"
         save_file({key: t.clone().contiguous() for key, t in tensors.items()}, file)
         record["files"][file.name] = _digest(file)
+    _write_record(folder, record)
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write a record with its seal, and have the disk hold all that is in the folder."""
     record["sha256"] = _sealed(record)
     with open(folder / RECORD, "w", encoding="utf-8") as target:
         json.dump(record, target)
@@ -145,10 +197,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read the parts of a checkpoint; one that is cut short or changed raises UserError."""
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
+        if record["format"] not in (FORMAT, TOGETHER):
             raise OtherFormat(
-                f"{path} has format {record['format']}, this version reads {FORMAT}; "
-                "resume it with the version that wrote it"
+                f"{path} has format {record['format']}, this version reads {FORMAT} and "
+                f"{TOGETHER}; resume it with the version that wrote it"
             )
         # those of earlier versions have no seal
         if record.get("sha256", seal := _sealed(record)) != seal:
@@ -156,15 +208,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         for file, digest in record["files"].items():
             if _digest(path / file) != digest:
                 raise OSError(errno.EIO, f"{file} is cut short or changed")
-        return {
-            name: unflatten(tree, load_file(path / f"{name}.safetensors"))
-            for name, tree in record["parts"].items()
-        }
+        tensors = _tensors_of(path, record)
+        return {name: unflatten(tree, tensors[name]) for name, tree in record["parts"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"checkpoint {path} cannot be read ({reason}); delete it to resume from the one before"
         ) from error
+
+
+def _tensors_of(path: Path, record: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part."""
+    if record["format"] == FORMAT:
+        return {name: load_file(path / f"{name}.safetensors") for name in record["parts"]}
+    from nestling.train.sharded_files import read_tensors
+
+    found: dict[str, dict[str, Tensor]] = {name: {} for name in record["parts"]}
+    for key, tensor in read_tensors(path).items():
+        name, _, inside = key.partition("/")
+        found[name][inside] = tensor
+    return found
 
 
 def read_newest(

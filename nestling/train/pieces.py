@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from nestling.core.error import UserError
@@ -39,7 +40,7 @@ class Piece(NamedTuple):
 class Pieces:
     """A ``Leveled`` over pieces, with the interface that a run needs; all call it together.
 
-    ``make`` builds it for groups. Its state is that of one process: whole, on the first process.
+    ``make`` builds it for groups. Its state is that of one process, in parts.
     Raises UserError for an optimizer that remembers one thing of many parameters.
     """
 
@@ -175,37 +176,34 @@ class Pieces:
         return [[next(each).view(shape) for shape in row] for row in shapes]
 
     def state_dict(self) -> dict[str, Any]:
-        """That of one process, on the first; elsewhere without what is remembered."""
+        """That of one process, in each with what it remembers: DTensors, or wholes that it owns."""
         own = self.leveled.state_dict()
-        found: dict[str, Any] = {"inner": dict(own["inner"]), "waited": own["waited"]}
-        found["inner"]["state"] = {}
+        found: dict[str, Any] = own | {"inner": own["inner"] | {"state": {}}}
         found |= {name: {} for name in WAITING}
         for number, piece in enumerate(self._pieces):
-            mine = dict(own["inner"]["state"].get(number, {}))
-            beside = {n: own[n][str(number)] for n in WAITING if str(number) in own[n]}
-            together = self._together(piece, mine | {f"waiting {n}": x for n, x in beside.items()})
             for name in WAITING:
-                if (x := together.pop(f"waiting {name}", None)) is not None:
-                    found[name][str(number)] = x
-            if together:
-                found["inner"]["state"][number] = together
+                if str(number) in own[name]:
+                    found[name][str(number)] = self._spread(piece, own[name][str(number)])
+            if values := own["inner"]["state"].get(number):
+                found["inner"]["state"][number] = {
+                    name: self._spread(piece, x) if name in piece.parts else x
+                    for name, x in values.items()
+                }
         return found
 
-    def _together(self, piece: Piece, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the processes of the first copy of the model remember of a parameter, as one."""
-        rank = distributed.get_rank()
-        mine = {n: x.cpu() if isinstance(x, Tensor) else x for n, x in values.items()}
-        given: list[Any] | None = [None] * distributed.get_world_size() if rank == 0 else None
-        distributed.gather_object(mine if rank < self._world and mine else None, given)
-        known = [values for values in given or [] if values]
-        if not known:
-            return {}
-        return {
-            name: torch.cat([values[name] for values in known])
-            if piece.owner is None and (name in piece.parts or name.startswith("waiting "))
-            else x
-            for name, x in known[0].items()
-        }
+    def _spread(self, piece: Piece, x: Tensor) -> Tensor:
+        """What is kept here of a parameter, of which the others keep the rest or nothing."""
+        like = piece.parameter
+        if piece.owner is not None or not isinstance(like, DTensor):
+            return x
+        return DTensor.from_local(
+            x.detach(),
+            like.device_mesh,
+            like.placements,
+            run_check=False,
+            shape=like.shape,
+            stride=like.stride(),
+        )
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

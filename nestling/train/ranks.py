@@ -117,14 +117,6 @@ class Ranks:
             return contextlib.nullcontext()
         return module.no_sync()
 
-    def gathered(self, tree: Any) -> Any:
-        """A tree with whole tensors, for the first process; every process has to ask for it."""
-        if self.shard == 1:
-            return tree
-        from nestling.train import sharding
-
-        return sharding.gathered(tree, keep=self.first)
-
     def rest(self, model: HopeForCausalLM) -> None:
         """Have every process hold its part of a divided model alone, as between two steps."""
         if self.shard > 1:

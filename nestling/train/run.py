@@ -24,6 +24,7 @@ from nestling.train.checkpoint import (
     read_newest,
     set_random_state,
     write_checkpoint,
+    write_together,
 )
 from nestling.train.config import LATER, TrainConfig
 from nestling.train.groups import parameter_groups
@@ -205,23 +206,28 @@ class Run:
         memory = self.ranks.whole(place.pop("memory"))
         path = checkpoint_path(folder, self.totals.step)
         self.ranks.rest(self.model)
-        weights = self.ranks.gathered(model_tensors(self.model))
-        written = {"model": weights, "optimizer": self.optimizer.state_dict()}
-        if not self.ranks.first:
-            return path
-        parts = written | {
-            "memory": memory_state(memory),
-            "run": {
-                "totals": dataclasses.asdict(self.totals),
-                "config": dataclasses.asdict(self.config),
-                "architecture": architecture(self.model),
-                "optimizer": self.optimizer_name,
-                **place,
-            },
+        parts: dict[str, Any] = {
+            "model": model_tensors(self.model),
+            "optimizer": self.optimizer.state_dict(),
         }
-        write_checkpoint(path, parts)
-        keep_newest(folder, self.config.keep)
+        if self.ranks.first:
+            parts |= {"memory": memory_state(memory), "run": self._about() | place}
+        if self.ranks.shard > 1:
+            write_together(path, parts)
+        elif self.ranks.first:
+            write_checkpoint(path, parts)
+        if self.ranks.first:
+            keep_newest(folder, self.config.keep)
         return path
+
+    def _about(self) -> dict[str, Any]:
+        """What a checkpoint says of the run besides tensors."""
+        return {
+            "totals": dataclasses.asdict(self.totals),
+            "config": dataclasses.asdict(self.config),
+            "architecture": architecture(self.model),
+            "optimizer": self.optimizer_name,
+        }
 
     def restore(self, folder: Path) -> bool:
         """Go on from the newest whole checkpoint in ``folder``; False where there is none."""

@@ -12,7 +12,7 @@ from training_ranks import runs
 
 from nestling.core.error import UserError
 from nestling.train import Run
-from nestling.train.checkpoint import read_newest
+from nestling.train.checkpoint import read_checkpoint, read_newest
 from nestling.train.job import loader_of
 from nestling.train.ranks import ALONE, Ranks, joined
 
@@ -31,6 +31,19 @@ def on_ranks(place, *stages):
     """Of each stage (processes, runs) what its runs found."""
     run_python(SUPPORT / "training_ranks.py", place, json.dumps(stages))
     return [json.loads((place / f"{world}.json").read_text()) for world, _ in stages]
+
+
+def written_by_each_process(path):
+    """Each of two has written its file of a checkpoint, and a change in any is found."""
+    files = sorted(path.iterdir())
+    assert [file.name[:11] for file in files] == ["record.json", "shard-00001", "shard-00002"]
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content[:-30] + b"?" + content[-29:])
+        with pytest.raises(UserError, match="cannot be read.*delete it"):
+            read_checkpoint(path)
+        file.write_bytes(content)
+    assert read_checkpoint(path)
 
 
 def alike(one, other, steps=slice(None)):
@@ -60,14 +73,19 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     faults = [
         parts | {"optimizer": "deep_momentum"},
         parts | {"optimizer": "sgd", "learning_rate": 1e30, "folder": str(tmp_path / "bad")},
+        parts | {"optimizer": "adamw", "until": 1, "folder": str(tmp_path / "taken")},
     ]
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "checkpoints").write_text("a file where a folder should be")
     # some of them go on with four processes, the others with one
     started, four = on_ranks(tmp_path, (2, cut + faults), (4, on[1:4]))
-    started, (refused, broken) = started[: len(cut)], started[len(cut) :]
+    started, (refused, broken, taken) = started[: len(cut)], started[len(cut) :]
     assert "DeepMomentum remembers one thing of many parameters" in refused["error"]
     assert "go on with a lower rate" in broken["error"]
+    assert "cannot save" in taken["error"] and "choose a folder" in taken["error"]
     saved = read_newest(tmp_path / "bad" / "checkpoints")
     assert saved is not None and saved[1]["run"]["totals"]["step"] < 4
+    written_by_each_process(saved[0])
     resumed = [*runs(on[:1], ALONE), *four, *runs(on[4:], ALONE)]
     last = runs([on[2] | {"until": 0}], ALONE)[0]
     resumed[2] = last | {"steps": resumed[2]["steps"] + last["steps"]}
