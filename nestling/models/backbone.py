@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -60,6 +60,7 @@ def kept_in_float32(blocks: nn.ModuleList) -> list[str]:
     ]
 
 
+@runtime_checkable
 class Relay(Protocol):
     """Hands what blocks remember from one process to another, see ``nestling.train.sequence``."""
 
