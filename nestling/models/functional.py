@@ -54,6 +54,31 @@ class FunctionalModel:
         )
         return out.logits, _context(out.past_key_values)
 
+    @torch.no_grad()
+    def called_maps(self) -> frozenset[str]:
+        """Weights of linear maps that a model of others calls once a forward, as [B, T, N].
+
+        What is done to the inputs and outputs of such a module is done to all that its weight does.
+        """
+        if isinstance(self.model, HopeForCausalLM):
+            return frozenset()
+        shapes: dict[str, list[Any]] = {}
+
+        def watch(name: str, module: nn.Linear) -> RemovableHandle:
+            def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+                shapes.setdefault(f"{name}.weight", []).append(args[0].shape[:-1])
+
+            return module.register_forward_pre_hook(note)
+
+        maps = [pair for pair in self.model.named_modules() if isinstance(pair[1], nn.Linear)]
+        hooks = [watch(*pair) for pair in maps]
+        try:
+            self.model(input_ids=torch.zeros(2, 3, dtype=torch.long, device=self.model.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return frozenset(name for name, found in shapes.items() if found == [(2, 3)])
+
     def inputs(self, names: Sequence[str]) -> tuple[int, ...]:
         """For each parameter the width of the inputs it multiplies, 0 if it is of no linear map."""
         return tuple(0 if (m := self._linear(name)) is None else m.in_features for name in names)

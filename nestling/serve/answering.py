@@ -84,6 +84,7 @@ class Answers:
                 deadline=deadline,
                 weights=known.weights,
                 key=known.key,
+                added=known.added,
             )
             for number, prompt in enumerate(self.prompts)
         ]

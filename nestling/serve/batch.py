@@ -6,13 +6,17 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import pad
 
+from nestling.models.columns import append_rows, cut_columns, fill_columns, has_columns
 from nestling.models.functional import FunctionalModel
 from nestling.models.hf import HopeForCausalLM
+from nestling.serve.added import Added, Additions
 from nestling.serve.sampling import Draw
 
 Weights = Mapping[str, Tensor]
 FILL = 0  # the token of padding; it is masked
+APART = 256  # tokens that two batches may differ in, or as many again as the shorter has
 
 
 class Batch:
@@ -28,8 +32,10 @@ class Batch:
         weights: Weights,
         prompts: Sequence[Sequence[int]],
         draws: Sequence[Draw],
+        added: Sequence[Added | None] = (),
     ):
         self.reader, self.weights = reader, weights
+        self.added = Additions(added or [None] * len(prompts))  # each row's own
         self.draws = list(draws)
         longest = max(map(len, prompts))
         device = reader.model.device
@@ -63,7 +69,8 @@ class Batch:
         }
         if not isinstance(self.reader.model, HopeForCausalLM):  # it counts the mask itself
             given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        out = self.reader.call(self.weights, lambda model: model(**given))
+        with self.added.to(self.reader.model):
+            out = self.reader.call(self.weights, lambda model: model(**given))
         self._cache = out.past_key_values
         return out.logits[:, -1]
 
@@ -74,5 +81,38 @@ class Batch:
         chosen = torch.tensor(rows, device=self._next.device, dtype=torch.long)
         self.draws = [self.draws[row] for row in rows]
         self._next, self._mask = self._next[chosen], self._mask[chosen]
+        self.added.keep(rows)
         if self._cache is not None:
             self._cache.batch_select_indices(chosen)
+            self._trim()
+
+    def joins(self, other: "Batch") -> bool:
+        """Whether the rows of another batch with the same weights can go on with these.
+
+        Both have read their prompts, and their caches hold keys and values a token alone.
+        """
+        if not (has_columns(self._cache) and has_columns(other._cache)):
+            return False
+        short, long = sorted((self._mask.shape[1], other._mask.shape[1]))
+        return long - short <= max(APART, short)
+
+    def join(self, other: "Batch") -> None:
+        """Go on with the rows of another batch as well; it is used up."""
+        for one, length in ((self, other._mask.shape[1]), (other, self._mask.shape[1])):
+            one._widen(max(0, length - one._mask.shape[1]))
+        append_rows(self._cache, other._cache)
+        self._next = torch.cat((self._next, other._next))
+        self._mask = torch.cat((self._mask, other._mask))
+        self.draws += other.draws
+        self.added.join(other.added)
+
+    def _widen(self, columns: int) -> None:
+        """Fill up on the left."""
+        self._mask = pad(self._mask, (columns, 0))
+        fill_columns(self._cache, columns)
+
+    def _trim(self) -> None:
+        """Leave columns out that no row needs any more."""
+        if has_columns(self._cache) and (first := int(self._mask.any(0).int().argmax())):
+            self._mask = self._mask[:, first:]
+            cut_columns(self._cache, first)

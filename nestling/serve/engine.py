@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nestling.models.functional import FunctionalModel
+from nestling.serve.added import Added
 from nestling.serve.batch import Batch, Weights
 from nestling.serve.errors import Refused
 from nestling.serve.logs import failed
-from nestling.serve.sampling import Draw, Sampling
+from nestling.serve.sampling import NONE, Draw, Sampling
 from nestling.serve.speech import Speech
 
 
@@ -35,7 +36,9 @@ class Answer:
     deadline: float = float("inf")  # of time.monotonic
     weights: Weights = field(default_factory=dict, repr=False)
     key: str = ""  # what the weights are of; answers with one key are written side by side
+    added: Added | None = None  # to the weights, for this answer alone
     cancelled: bool = False
+    ended: bool = False
 
     def __post_init__(self):
         self.draw = Draw(self.sampling)
@@ -44,6 +47,8 @@ class Answer:
         """Hand out what a token adds; whether the answer goes on."""
         if self.cancelled:
             return False
+        if token == NONE:
+            return self._end("error")
         if token in self.ends:
             return self._end("stop")
         text = self.speech.take(token)
@@ -57,6 +62,7 @@ class Answer:
         return True
 
     def _end(self, why: str, text: str = "", tokens: int = 0) -> bool:
+        self.ended = True  # before it is told: who is answered may ask again
         self.tell(Piece(text + self.speech.end(), tokens, why))
         return False
 
@@ -91,7 +97,8 @@ class Engine:
     @property
     def count(self) -> int:
         """Answers that are written or wait."""
-        return len(self._new) + sum(len(one.answers) for one in self._running)
+        every = [*self._new, *(one for run in self._running for one in run.answers)]
+        return sum(not (one.ended or one.cancelled) for one in every)
 
     def submit(self, answers: Sequence[Answer]) -> None:
         """Take answers, all or none; too many raise Refused."""
@@ -110,7 +117,7 @@ class Engine:
                     break
                 new, self._new = self._new, []
                 self._running += [_Running(*one) for one in self._batches(new)]
-            self._running = [one for one in self._running if self._step(one)]
+            self._running = self._joined([one for one in self._running if self._step(one)])
         for answer in [*self._new, *(one for run in self._running for one in run.answers)]:
             answer.tell(Piece("", 0, "error"))
 
@@ -127,9 +134,26 @@ class Engine:
                     part[0].weights,
                     [one.ids for one in part],
                     [one.draw for one in part],
+                    [one.added for one in part],
                 )
                 found.append((batch, part))
         return found
+
+    def _joined(self, running: list[_Running]) -> list[_Running]:
+        """Batches of one key put together, as far as their rows may go."""
+        found: list[_Running] = []
+        for run in running:
+            for other in found:
+                if other.answers[0].key == run.answers[0].key and self._fit(other, run):
+                    other.batch.join(run.batch)
+                    other.answers.extend(run.answers)
+                    break
+            else:
+                found.append(run)
+        return found
+
+    def _fit(self, one: _Running, other: _Running) -> bool:
+        return len(one.batch) + len(other.batch) <= self.rows and one.batch.joins(other.batch)
 
     def _step(self, run: _Running) -> bool:
         """A token of each answer of a batch; whether any goes on."""

@@ -5,15 +5,18 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
+from nestling.continual.learner import ContinualLearner
+from nestling.serve.added import Added, thin_change
 from nestling.serve.batch import Weights
 from nestling.serve.model import Served
 
 
 class Known(NamedTuple):
-    """Weights, and what they are of."""
+    """Weights, what they are of, and what is added to them."""
 
     key: str
     weights: Weights
+    added: Added | None = None
 
 
 class Knowledge:
@@ -38,7 +41,14 @@ class Knowledge:
                 return self._kept[key]
             learner = self.served.learner.fork()
             learner.load(next((file for file in files[:-1] if file.exists()), files[-1]))
-            found = self._kept[key] = Known(key, learner.weights())
+            found = self._kept[key] = self._known(key, learner)
             while len(self._kept) > self.most:
                 self._kept.popitem(last=False)
             return found
+
+    def _known(self, key: str, learner: ContinualLearner) -> Known:
+        """The model's own weights and what is added to them, where that is little."""
+        change = thin_change(learner, self.served.maps)
+        if change is None:
+            return Known(key, learner.weights())
+        return self._base._replace(added=Added(key, change) if change else None)

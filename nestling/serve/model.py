@@ -40,6 +40,11 @@ class Served:
         """Most tokens of a prompt and its answer; None: any."""
         return self.reader.limit
 
+    @functools.cached_property
+    def maps(self) -> frozenset[str]:
+        """Weights to whose products a memory's own can be added row by row."""
+        return self.reader.called_maps()
+
     @property
     def vocabulary(self) -> int:
         """Tokens that the model has embeddings of."""
@@ -79,7 +84,9 @@ def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "
     _ = learner.digest  # now, and for both: the first memory would wait for it
     teacher = learner.fork()
     teacher.reader = FunctionalModel(twin(learner.base.model))
-    return Served(name=name, learner=learner, teacher=teacher)
+    served = Served(name=name, learner=learner, teacher=teacher)
+    _ = served.maps  # now: later another thread uses the model
+    return served
 
 
 def twin(model: Any) -> Any:

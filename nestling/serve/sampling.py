@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+NONE = -1  # no token
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -25,7 +27,7 @@ class Draw:
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def __call__(self, logits: Float[Tensor, "V"]) -> int:
-        """A token, given the logits of all of them."""
+        """A token, given the logits of all of them; NONE where these say nothing."""
         options = self.sampling
         if options.temperature <= 0:
             return int(logits.argmax())
@@ -33,6 +35,8 @@ class Draw:
         if options.top_k and options.top_k < len(logits):
             logits = logits.masked_fill(logits < logits.topk(options.top_k).values[-1], -torch.inf)
         values, order = torch.softmax(logits, -1).sort(descending=True, stable=True)
+        if not values[0] > 0:  # not a number
+            return NONE
         before = values.cumsum(-1) - values
         values = values.masked_fill(before >= options.top_p, 0.0)
         return int(order[torch.multinomial(values, 1, generator=self._generator)])

@@ -2,16 +2,19 @@
 
 import functools
 import queue
+from dataclasses import replace
 
 import pytest
 import torch
-from serving import tiny_stacked
+from serving import QUICK, tiny_stacked
 from tolerances import assert_close
 
+from nestling.continual.study.change import Factors
 from nestling.data import byte_tokenizer
 from nestling.models import create
 from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import stack_model
+from nestling.serve.added import Added, thin_change
 from nestling.serve.batch import Batch
 from nestling.serve.engine import Answer, Engine
 from nestling.serve.sampling import Draw, Sampling
@@ -70,6 +73,105 @@ def test_rows_that_end_leave_the_others_alone(kind, temperature):
     part.keep([1, 3])
     rest = [part.step() for _ in range(3)]
     assert first == steps[:3] and rest == [[step[1], step[3]] for step in steps[3:]]
+
+
+def learned(seed):
+    """A random change of the MLPs' output maps, and the model's weights with it."""
+    own = dict(reader("llama").model.named_parameters())
+    draw = torch.Generator().manual_seed(seed)
+    change = {
+        name: Factors(
+            0.3 * torch.randn(len(value), 1 + seed, generator=draw),
+            torch.randn(1 + seed, value.shape[1], generator=draw),
+        )
+        for name, value in own.items()
+        if name.endswith("down_proj.weight")
+    }
+    whole = {n: own[n].detach() + factors.product() for n, factors in change.items()}
+    return Added(str(seed), change), whole
+
+
+def test_rows_of_several_memories_are_one_product():
+    """To within float32's tolerance each row has the logits of its memory's own weights."""
+    added, weights = zip(*map(learned, range(3)), strict=True)
+    chosen = [[3, 50, 90, 7], [8, 9, 10, 11], [250, 1, 2, 3]]
+    draws = [Draw(Sampling()) for _ in PROMPTS]
+    together = Batch(reader("llama"), {}, PROMPTS, draws, [*added[:2], None, added[2]])
+    found = logits(together, chosen)
+    for row, own in enumerate([*weights[:2], {}, weights[2]]):
+        alone = Batch(reader("llama"), own, [PROMPTS[row]], draws[:1])
+        assert_close(found[:, row], logits(alone, [[tokens[row]] for tokens in chosen])[:, 0])
+    assert float((found[:, 0] - found[:, 1]).abs().max()) > 1e-2
+    together.keep([1, 3])
+    together._next = torch.tensor([[5], [5]])
+    assert together.logits().shape[0] == 2
+    assert all(not module._forward_hooks for module in reader("llama").model.modules())
+
+
+@torch.no_grad()
+def test_a_batch_goes_on_with_the_rows_of_another():
+    """Whenever they join and whoever leaves, each row has the logits that it has alone."""
+    draws = [Draw(Sampling()) for _ in PROMPTS]
+    added = [learned(0)[0], None, learned(1)[0], None]
+
+    def new(rows):
+        prompts = [PROMPTS[row] for row in rows]
+        return Batch(reader("llama"), {}, prompts, draws[: len(rows)], [added[r] for r in rows])
+
+    tokens = [[3, 50, 90, 7], [8, 9, 10, 11], [250, 1, 2, 3], [4, 5, 6, 7]]
+    alone = [logits(new([row]), [[step[row]] for step in tokens])[:, 0] for row in range(4)]
+    first, second = new([0, 1]), new([2, 3])
+    logits(first, [step[:2] for step in tokens[:2]])
+    logits(second, [tokens[0][2:]])
+    assert first.joins(second) and not batch("hope", [0]).joins(batch("hope", [1]))
+    first.join(second)
+    assert_close(first.logits(), torch.stack([alone[0][2], alone[1][2], alone[2][1], alone[3][1]]))
+    first._next = torch.tensor([[tokens[2][0]], [tokens[2][1]], [tokens[1][2]], [tokens[1][3]]])
+    first._mask = torch.cat((first._mask, first._mask.new_ones(4, 1)), 1)
+    first.keep([1, 3])
+    assert first._mask.shape[1] == len(PROMPTS[3]) + 2  # no column is left that nobody has
+    assert_close(first.logits(), torch.stack([alone[1][3], alone[3][2]]))
+
+
+def test_numbers_that_are_none_stay_with_their_answer():
+    change = {n: Factors(1e30 * f.left, 1e30 * f.right) for n, f in learned(1)[0].change.items()}
+    wild = Added("wild", change)  # finite, but not what it makes of a text
+    engine, found = Engine(reader("llama"), rows=3, waiting=9), queue.Queue()
+    engine.start()
+    for rows in ([None], [wild, None]):
+        engine.submit(
+            [
+                Answer(
+                    ids=PROMPTS[0], speech=Speech(byte_tokenizer().decode), most=5, added=added,
+                    tell=lambda piece, own=added: found.put((own is None, piece)),
+                    sampling=Sampling(temperature=1.0, seed=1),
+                )
+                for added in rows
+            ]
+        )  # fmt: skip
+        said = {True: [], False: []}
+        while sum(bool(p and p[-1].finish) for p in said.values()) < len(rows):
+            own, piece = found.get()
+            said[own].append(piece)
+        if rows == [None]:
+            alone = said[True]
+    assert said[True] == alone and [piece.finish for piece in said[False]] == ["error"]
+    engine.stop()
+
+
+def test_what_is_not_thin_has_weights_of_its_own(served):
+    learner = served.learner.fork()
+    learner.read("The seal costs nine crowns.")
+    assert thin_change(learner, served.maps) == {}
+    learner.study(replace(QUICK, rank=1))
+    thin = thin_change(learner, served.maps)
+    assert thin and all(len(factors.right) == 1 for factors in thin.values())
+    assert thin_change(learner, frozenset()) is None
+    [one] = learner.state.studied
+    for spoilt in (torch.full_like, lambda x, _: x.repeat(9, 1) if len(x) == 1 else x.repeat(1, 9)):
+        change = {n: Factors(*(spoilt(x, torch.inf) for x in f)) for n, f in one.change.items()}
+        learner.state = learner.state._replace(studied=(one._replace(change=change),))
+        assert thin_change(learner, served.maps) is None
 
 
 def test_each_answer_has_the_weights_of_its_memory_and_ends_by_itself():
