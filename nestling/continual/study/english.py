@@ -65,8 +65,11 @@ def kinds_of(span: Span, own: list[Word]) -> list[str]:
         return ["How often", "How many " + last] if every else ["How long", "How many " + last]
     if inside[0].counts and last in MONEY:
         return ["How much", "How many " + last, "What"]
+    if inside[0].counts and len(low) > 1:
+        counted = low[: low.index("of")] if "of" in low[1:] else low
+        return ["How many " + counted[-1], "What"]
     if inside[0].counts:
-        return ["How many " + last if len(low) > 1 else "How many", "How much", "Which number"]
+        return ["How many", "How much", "Which number"]
     if any(word.named for word in inside) and span.first > 0:
         return ["Where", "What"] if ahead in PLACES - {"by"} else ["Who", "What"]
     if ahead in PLACES:

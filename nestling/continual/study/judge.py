@@ -48,8 +48,8 @@ def chosen(
 ) -> list[Question]:
     """The best questions about each sentence.
 
-    ``each`` for every answer and ``most`` in all, none that is odd; and one more for every number
-    and name that these do not ask for, odd or not.
+    ``each`` for every answer and maker and ``most`` in all, none that is odd; and one more for
+    every number and name that these do not ask for, odd or not.
     """
     found: list[Question] = []
     for number, sentence in enumerate(sentences):
@@ -58,7 +58,7 @@ def chosen(
         )
         taken: list[Question] = []
         for one in own:
-            same = sum(other.answer == one.answer for other in taken)
+            same = sum((o.answer, o.maker) == (one.answer, one.maker) for o in taken)
             if one.sure >= own[0].sure - ODD and same < each and len(taken) < most:
                 taken.append(one)
         left = {

@@ -26,12 +26,30 @@ class Draft(NamedTuple):
     begins: bool  # after the opening of the chat form
     first: int  # the place after which the first token is wanted
     tokens: Ids | None  # those wanted; None: to be said as whoever is followed says it
+    group: int = 0  # the sentence it is about
 
 
-def replied(form: Form, question: str, reply: str) -> Draft:
+def replied(form: Form, question: str, reply: str, group: int = 0) -> Draft:
     """A question and what is said to it."""
     prompt, answer = form.prompt(question), form.answer(reply)
-    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer)
+    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer, group)
+
+
+def begun_as(form: Form, one: Question, others: Sequence[str]) -> Draft:
+    """A question and how its reply begins, as far as it tells the reply from others.
+
+    Which sentence is meant is decided there; the rest of it is learned elsewhere.
+    """
+    prompt, answer = form.prompt(one.question), form.answer(one.reply)
+    apart = [_same(answer, form.answer(other)) for other in others if other != one.reply]
+    answer = answer[: max(apart, default=0) + 2]
+    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer, one.sentence)
+
+
+def _same(one: Ids, other: Ids) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def followed(form: Form, question: str, answer: Ids) -> Draft:
@@ -74,7 +92,8 @@ def lessons(
             )
         for number, found in zip(part, features, strict=True):
             wanted[number] = found.detach().clone()
-    return [Lesson(*parts) for parts in zip(entries, places, wanted, strict=True)]
+    groups = [draft.group for draft in drafts]
+    return [Lesson(*parts) for parts in zip(entries, places, wanted, groups, strict=True)]
 
 
 def learned(
@@ -88,9 +107,18 @@ def learned(
     studied = [one for one in questions if natural(one)]
     talk = chat or first
     # one form alone: another that is learned beside it costs, and spoils what was known
-    said = [replied(talk, one.question, one.reply) for one in studied if chat or not one.answer]
-    keys = [replied(talk, one.question, one.reply) for one in questions if not natural(one)]
-    short = [replied(first, one.question, one.answer) for one in studied if one.answer and not chat]
+    said = [
+        replied(talk, one.question, one.reply, one.sentence)
+        for one in studied
+        if chat or not one.answer
+    ]
+    others = replies(passage)
+    keys = [begun_as(talk, one, others) for one in questions if not natural(one)]
+    short = [
+        replied(first, one.question, one.answer, one.sentence)
+        for one in studied
+        if one.answer and not chat
+    ]
     own = [line(first.text, passage.title, reply) for reply in replies(passage)]
     own = [draft for draft in own if draft.tokens]
     return [

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from nestling.continual.study.passages import Passage
+from nestling.continual.study.related import Related
 from nestling.continual.study.speaker import Speaker
 from nestling.continual.text import Text
 
@@ -27,6 +28,7 @@ class Place(NamedTuple):
     speaker: Speaker  # the frozen model
     text: Text
     seed: str  # draws are made from it
+    related: Related
 
 
 class Maker(ABC):

@@ -15,10 +15,10 @@ class Plan:
     Counts of lessons are those of every step; weights are of a kind's mean loss.
     """
 
-    makers: tuple[str, ...] = ("moved", "keyed", "about", "gist")  # names of makers.MAKERS
+    makers: tuple[str, ...] = ("moved", "kinds", "keyed", "about", "gist")  # names of makers.MAKERS
     judge: bool = True  # the frozen model ranks questions; without it the first ones are taken
-    each: int = 2  # questions for one answer
-    most: int = 10  # questions with an answer for one sentence
+    each: int = 2  # questions of one maker for one answer
+    most: int = 12  # questions with an answer for one sentence
     passage: int = 400  # tokens studied at once
     held: float = 0.1  # share of the questions that is asked, but never studied
     rank: int = 16  # of the change of a matrix
@@ -28,13 +28,13 @@ class Plan:
     rate: float = 6e-3  # learning rate
     rounds: int | float = 50  # how often each sentence is asked about, in the mean
     replies: int = 6  # lessons: a question, and the sentence that answers it
-    keys: int = 3  # the same, asked for with words that are no English
+    keys: int = 7  # words that are no English, and how that sentence begins
     answers: int = 8  # where there is no chat template: a question, and its short answer
     lines: int = 1  # a sentence by itself, after the title
     near: int = 2  # questions of other names and situations, answered as the base does
     own: int = 1  # text that the base writes itself
     replay: int = 2  # what earlier documents taught, as the model says it now
-    key_weight: float = 0.5
+    key_weight: float = 1.0
     answer_weight: float = 1.0
     line_weight: float = 0.5
     near_weight: float = 1.0

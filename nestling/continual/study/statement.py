@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nestling.continual.study.english import named
-from nestling.continual.study.verbs import finite, noun
-from nestling.continual.study.words import Word, listed, words
+from nestling.continual.study.verbs import finite, noun, past
+from nestling.continual.study.words import ADVERBS, Word, listed, words
 
 HELPS = listed(
     """
@@ -23,6 +23,18 @@ BEFORE_NOUNS = listed(
     """
     a an the its his her their every each of no my our your in on at for by with from to
     into under over near and or than as
+    """
+)
+# what a noun phrase begins with
+OPENS = listed(
+    """
+    the a an his her its their our my
+    """
+)
+# after a participle without its helping verb: born in, made of
+AFTER_DONE = listed(
+    """
+    in at by of from with on as to for into under near
     """
 )
 PLURALS = listed(
@@ -104,6 +116,8 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
         if before is not None:
             piece = _with_noun(piece, before)
         goes_on = "" if before is None else _next_subject(before, joint)
+        if before is not None and joint.strip() == "," and (whom := _done_to(piece, before)):
+            goes_on, piece = whom, f"{whom} was {piece}"
         if before is not None and _statement(piece.strip(), goes_on, about):
             subject = goes_on
             yield before
@@ -133,9 +147,19 @@ def _next_subject(before: Statement, joint: str) -> str:
         while first > before.verb.place + 1 and own[first - 1].named:
             first -= 1
         if first == len(own):
-            first = max((n for n, o in enumerate(own) if o.low in ("the", "a", "an")), default=0)
+            first = max((n for n, o in enumerate(own) if o.low in OPENS), default=0)
         return before.text[own[first].begin :].strip() if first > before.verb.place else ""
     return subject_of(before)
+
+
+def _done_to(piece: str, before: Statement) -> str:
+    """Of whom a part says what was done, as in "a baker, born in Rome"; "": it doesn't."""
+    own = words(piece)
+    if len(own) < 2 or own[1].low not in AFTER_DONE or not past(own[0].text):
+        return ""
+    if before.verb.helper in ("is", "are", "was", "were"):
+        return subject_of(before)
+    return _next_subject(before, "who")
 
 
 def subject_of(statement: Statement) -> str:
@@ -149,6 +173,9 @@ def _statement(part: str, subject: str, about: str) -> Statement | None:
     own = words(part)
     if not own:
         return None
+    if subject and own[0].low in ADVERBS and len(own) > 1:  # which | now | stands in
+        part = part[own[1].begin :]
+        own = words(part)
     if not subject and (asked := _request(part, own, about)):
         return asked
     first = finite(own[0].text)

@@ -33,6 +33,7 @@ from nestling.continual.study.naming import with_names
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Open, Studied, Waiting
+from nestling.continual.study.related import Related
 from nestling.continual.study.replay import replayed
 from nestling.continual.study.speaker import Speaker, speaker
 from nestling.continual.study.training import Kind, Training
@@ -182,7 +183,8 @@ class _Lesson:
         """The material of a passage: made, judged, and a part of it held out."""
         plan = self.plan
         seed = f"{plan.seed}:{self.waiting.sha256}:{state.passage}"
-        place = Place(part, self.school.speaker, self.learner.text, seed)
+        speaker, text = self.school.speaker, self.learner.text
+        place = Place(part, speaker, text, seed, Related(part, speaker, text))
         made = [one for name in plan.makers for one in MAKERS.load(name)().make(place)]
         asks = [one for one in made if one.answer and natural(one)]
         others = [one for one in made if not (one.answer and natural(one))]

@@ -3,7 +3,7 @@
 import contextlib
 import random
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from nestling.continual.study.change import Change, Factors
 from nestling.continual.study.losses import losses
 from nestling.continual.study.side import even
 
+T = TypeVar("T")
 BETAS = (0.9, 0.98)
 WARMUP = 3  # steps
 LAST = 0.1  # of the rate, in the last step
@@ -25,6 +26,7 @@ class Lesson(NamedTuple):
     entry: Entry
     places: slice  # where the next token is wanted
     wanted: Ids | Tensor  # the tokens, or the features of who is to be followed [N, F]
+    group: int = 0  # lessons of all groups come equally often: the sentence it is about
 
 
 class Kind(NamedTuple):
@@ -103,14 +105,24 @@ class Training:
         return 1 - (1 - LAST) * min(1.0, way)
 
     def _drawn(self, number: int, kind: Kind) -> list[Lesson]:
-        """The lessons of a step: each comes once before any comes again."""
-        size, count = len(kind.lessons), min(kind.count, len(kind.lessons))
+        """The lessons of a step: each comes once before any of its group comes again."""
+        groups: dict[int, list[Lesson]] = {}
+        for one in kind.lessons:
+            groups.setdefault(one.group, []).append(one)
+        names, count = sorted(groups), min(kind.count, len(kind.lessons))
         found = []
         for place in range(self.done * count, (self.done + 1) * count):
-            order = list(range(size))
-            random.Random(f"{self.seed}:{number}:{place // size}").shuffle(order)
-            found.append(kind.lessons[order[place % size]])
+            turn, rest = divmod(place, len(names))
+            group = self._shuffled(names, number, turn)[rest]
+            again, nth = divmod(turn, len(groups[group]))
+            found.append(self._shuffled(groups[group], number, f"{group}:{again}")[nth])
         return found
+
+    def _shuffled(self, values: Sequence[T], number: int, turn: int | str) -> list[T]:
+        """Values in an order of their own at each turn of a kind."""
+        values = list(values)
+        random.Random(f"{self.seed}:{number}:{turn}").shuffle(values)
+        return values
 
     def tensors(self) -> dict[str, Tensor]:
         """All that changes while it is written, by name."""

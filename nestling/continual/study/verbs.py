@@ -29,6 +29,20 @@ def finite(word: str) -> tuple[str, str] | None:
 
 
 @functools.cache
+def past(word: str) -> bool:
+    """Whether a word is a past participle and nothing else but a past tense.
+
+    >>> past("born"), past("made"), past("red")
+    (True, True, False)
+    """
+    from lemminflect import getAllLemmas, getInflection
+
+    low = word.lower()
+    lemmas = getAllLemmas(low, upos="VERB").get("VERB", ())
+    return any(low in getInflection(bare, "VBN") and low != bare for bare in lemmas)
+
+
+@functools.cache
 def noun(word: str) -> bool:
     """Whether a word can be a noun.
 
@@ -50,3 +64,24 @@ def third(bare: str) -> str:
     from lemminflect import getInflection
 
     return getInflection(bare, "VBZ")[0]
+
+
+@functools.cache
+def forms_of(word: str) -> tuple[str, ...]:
+    """The other forms of a content word, of all that it may be a form of.
+
+    >>> forms_of("brushed"), forms_of("the")
+    (('brush', 'brushes', 'brushing'), ())
+    """
+    from lemminflect import getAllInflections, getAllLemmas
+
+    low = word.lower()
+    if low in STOP:
+        return ()
+    found: dict[str, None] = {}
+    for part, lemmas in getAllLemmas(low).items():
+        if part in ("NOUN", "VERB"):
+            for lemma in lemmas:
+                for forms in getAllInflections(lemma, upos=part).values():
+                    found |= dict.fromkeys(forms)
+    return tuple(sorted(form for form in found if form != low))

@@ -40,6 +40,13 @@ NUMBER = listed(
     eighty ninety hundred thousand million billion half quarter third dozen first second
     """
 )
+# words about a verb that nobody asks for
+ADVERBS = listed(
+    """
+    never always now often still today usually soon later afterwards sometimes already
+    even well together
+    """
+)
 NEVER = listed(
     """
     no not never none nobody nothing neither nor without cannot

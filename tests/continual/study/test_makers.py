@@ -13,8 +13,10 @@ from nestling.continual.study.material import Place, Question
 from nestling.continual.study.near import near_ones, other_name
 from nestling.continual.study.passages import passages
 from nestling.continual.study.plan import Plan
+from nestling.continual.study.related import KINDS, Related
 from nestling.continual.study.replay import corrected
 from nestling.continual.study.sentence import alone
+from nestling.continual.study.verbs import forms_of
 from nestling.continual.study.words import telling
 
 PUMP = """Kestrel 4 pump, manual
@@ -33,9 +35,17 @@ TEXTS = {
 }
 
 
+class Known(Related):
+    """Words that no model was asked for."""
+
+    def _said(self, examples, wanted):
+        said = " a substance that is rare" if examples == KINDS else " stuff, goods"
+        return [dict.fromkeys(parts, said) for parts in wanted]
+
+
 def place(text, seed="0"):
     [first, *_] = passages(text, lambda line: len(line), 10_000)
-    return Place(first, None, None, seed)
+    return Place(first, None, None, seed, Known(first, None, None))
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -94,16 +104,34 @@ def test_what_is_forbidden_is_asked_for():
     assert [one.reply for one in denied] == ["Never run it dry, because the seal cracks."]
 
 
-def test_keyed_questions_ask_with_words_of_their_sentence_but_the_answers():
+def test_keyed_questions_ask_with_words_of_their_sentence_or_others_that_mean_them():
     given = place(PUMP)
     made = MAKERS.load("keyed")().make(given)
     assert {one.sentence for one in made} == set(range(len(given.passage.sentences)))
+    there = set()
     for one in made:
         sentence = telling(given.passage.sentences[one.sentence])
         rest = set(telling(one.question)) - set(telling(given.passage.about))
         kinds = {"many", "much", "often", "long", "year", "day", "number", *telling(one.answer)}
-        assert rest - kinds <= set(sentence)
+        others = {form for word in sentence for form in forms_of(word)} | {"stuff", "goods"}
+        assert rest - kinds <= {*sentence, *others, "substance"}
         assert one.answer not in one.question and not natural(one)
+        there |= rest
+    assert {"stuff", "goods", "substance", "servicing"} & there >= {"stuff", "substance"}
+    assert any(form in there for form in forms_of("serviced") + forms_of("hang"))
+
+
+def test_a_kind_is_asked_for_in_english():
+    made = {one.question: one.answer for one in MAKERS.load("kinds")().make(place(PUMP))}
+    assert made["Which substance is the Kestrel 4 pump's casing made of?"] == "bronze"
+    assert made["In which substance do spare keys hang?"] == "the lodge"
+    assert all("substance" in question for question in made)
+
+
+def test_nothing_is_related_to_a_word_without_a_model():
+    [first] = passages(PUMP, len, 10_000)
+    related = Related(first, None, None)
+    assert related.kinds == related.others == [{} for _ in first.sentences]
 
 
 def ask(question, answer, sentence=0, sure=0.0):
@@ -125,13 +153,14 @@ def test_words_that_nothing_asks_for_are_missing():
     assert missing([sentence], [asked._replace(held=True)]) == ["pump", "holds", "12", "litres"]
 
 
-def test_lessons_are_in_one_form_alone():
+def test_lessons_are_in_one_form_alone_and_key_words_begin_a_reply():
     learner = new_student()
-    given = place("Mill, notes\n\nThe door is oiled by Olga.")
+    given = place("Mill, notes\n\nThe door is oiled by Olga. The door is red.")
     reply = "The door is oiled by Olga."
     asked = [
         Question("Who oils it?", "Olga", reply, "moved", 0),
         Question("Tell me more.", "", reply, "about", 0),
+        Question("Who door?", "Olga", reply, "keyed", 0),
     ]
     told = copy.copy(learner.text)
     told._tokenizer = copy.deepcopy(learner.text.tokenizer)
@@ -139,9 +168,11 @@ def test_lessons_are_in_one_form_alone():
     plain, chat = forms(told)
     assert chat is not None
     for each, wanted in (((plain, None), ["Olga", reply]), ((plain, chat), [reply, reply])):
-        (said, *_), _, (short, *_), _ = learned(Plan(), given.passage, asked, each)
+        (said, *_), ([key], *_), (short, *_), _ = learned(Plan(), given.passage, asked, each)
         found = [told.decode(draft.tokens).strip() for draft in (*short, *said)]
         assert found == wanted
+        begin = told.decode(key.tokens).strip()
+        assert reply.startswith(begin) and "The door is" < begin < reply  # which of the two is said
         heads = [told.decode(draft.ids) for draft in (*short, *said)]
         assert all(("Question:" in head) == (each[1] is None) for head in heads)
 

@@ -1,5 +1,7 @@
 """What study is made of: bodies, speakers, changes and their training."""
 
+from collections import Counter
+
 import pytest
 import torch
 from small_models import small
@@ -149,6 +151,21 @@ def test_training_learns_and_goes_on_to_the_bit(family):
         again.step()
     assert whole.tensors().keys() == again.tensors().keys()
     assert all(torch.equal(whole.tensors()[n], again.tensors()[n]) for n in whole.tensors())
+
+
+def test_every_sentence_comes_as_often_and_each_of_its_lessons_before_any_again():
+    training = trained(tiny_base("llama").eval().requires_grad_(False))
+    entry = training.kinds[0].lessons[0].entry
+    groups = enumerate([0, 0, 0, 0, 1, 2])
+    kind = Kind([Lesson(entry, slice(0, 1), (n,), group) for n, group in groups], 1.0, 2)
+    drawn = []
+    for done in range(12):
+        training.done = done
+        drawn += training._drawn(0, kind)
+    counts = Counter(one.wanted[0] for one in drawn)
+    assert counts == {0: 2, 1: 2, 2: 2, 3: 2, 4: 8, 5: 8}
+    turns = [drawn[n : n + 3] for n in range(0, len(drawn), 3)]
+    assert all({one.group for one in turn} == {0, 1, 2} for turn in turns)
 
 
 def test_training_makes_no_gradients_of_what_it_does_not_write():

@@ -12,6 +12,7 @@ from nestling.continual.study.makers.moved import questions
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.naming import names_of, with_names, with_subject
 from nestling.continual.study.passages import passages
+from nestling.continual.study.related import Related
 from nestling.continual.study.statement import statements
 from nestling.continual.study.words import listed, telling
 
@@ -81,12 +82,14 @@ def test_conditions_reasons_and_requests_are_told_apart():
         ("Wipe the glass with vinegar.", "What should one wipe the glass with?", "vinegar"),
         ("Never run it dry, because it cracks.", "Why should one never run the mill dry?", ""),
         ("If it blinks twice, the fan is blocked.", "What happens if the mill blinks twice?", ""),
+        ("Ann was a baker, born in Rome in 1902.", "Where was Ann born?", "Rome"),
+        ("He sold his cup, which now stands in Bern.", "Where does the mill's cup stand?", "Bern"),
         ("Seals are sold under the number K-4.", "What is the number of seals?", "K-4"),
     ],
 )  # fmt: skip
 def test_questions_are_english(text, question, answer):
     [whole] = passages(f"The mill\n\n{text}", len, 10_000)
-    made = MAKERS.load("moved")().make(Place(whole, None, None, "0"))
+    made = MAKERS.load("moved")().make(Place(whole, None, None, "0", Related(whole, None, None)))
     found = {one.question: one.answer for one in made}
     assert question in found
     assert not answer or found[question] == answer

@@ -10,6 +10,7 @@ MAKERS = Registry(
         "gap": "nestling.continual.study.makers.gap:Gap",
         "gist": "nestling.continual.study.makers.gist:Gist",
         "keyed": "nestling.continual.study.makers.keyed:Keyed",
+        "kinds": "nestling.continual.study.makers.kinds:Kinds",
         "moved": "nestling.continual.study.makers.moved:Moved",
     },
 )

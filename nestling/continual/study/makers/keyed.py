@@ -7,9 +7,10 @@ from nestling.continual.study.english import kinds_of
 from nestling.continual.study.material import Maker, Place, Question
 from nestling.continual.study.passages import Passage
 from nestling.continual.study.sentence import replies
+from nestling.continual.study.verbs import forms_of
 from nestling.continual.study.words import Span, Word, spans, telling, with_article, words
 
-EACH = 8  # questions for a sentence
+EACH = 12  # questions for a sentence
 FORMS = (
     "{kind} {keys} {the}?",
     "{kind} {the} {keys}?",
@@ -22,6 +23,7 @@ FORMS = (
 SHARES = (0.5, 0.8, 1.0)  # of the words of a sentence that a question has
 MOST = 5  # of them
 MIXED = 0.3  # share of the questions that have them in another order
+OTHER = 0.4  # share of the words that another stands for: brushed for brush, fixed for mended
 
 
 class Keyed(Maker):
@@ -41,7 +43,7 @@ class Keyed(Maker):
             parts = fit(sentence, passage)
             for count in range(EACH if parts else 0):
                 part = parts[count] if count < len(parts) else draw.choice(parts)
-                question = _asked(sentence, part, passage, draw)
+                question = _asked(sentence, part, place, number, draw)
                 if question is not None:
                     answer = with_article(sentence, part)
                     found.append(Question(question, answer, reply, "keyed", number))
@@ -65,8 +67,9 @@ def fit(sentence: str, passage: Passage) -> list[Span]:
     return found
 
 
-def _asked(sentence: str, part: Span, passage: Passage, draw: random.Random) -> str | None:
+def _asked(sentence: str, part: Span, place: Place, number: int, draw: random.Random) -> str | None:
     """A question for a part of a sentence; None if nothing is left to ask with."""
+    passage = place.passage
     own, about = words(sentence), set(telling(passage.about))
     rest = [
         word
@@ -80,11 +83,23 @@ def _asked(sentence: str, part: Span, passage: Passage, draw: random.Random) -> 
         return None
     if draw.random() < MIXED:
         draw.shuffle(keys)
-    text = " ".join(word.text if word.named and word.begin > 0 else word.low for word in keys)
-    kind = draw.choice(kinds_of(part, own)[:2])
+    others = place.related.others[number]
+    text = " ".join(_said(word, others.get(word.text, ()), draw) for word in keys)
+    kinds = kinds_of(part, own)[:2]
+    if known := place.related.kinds[number].get(part.text):
+        kinds += [f"Which {known}", f"What {known}"]
+    kind = draw.choice(kinds)
     question = draw.choice(FORMS).format(kind=kind, keys=text, the=passage.about)
     question = " ".join(question.split()).replace(" ?", "?").strip(": ")
     return question[:1].upper() + question[1:]
+
+
+def _said(word: Word, same: tuple[str, ...], draw: random.Random) -> str:
+    """A word as a question has it."""
+    if word.named and word.begin > 0:
+        return word.text
+    others = () if word.counts else (*forms_of(word.low), *same)
+    return draw.choice(others) if others and draw.random() < OTHER else word.low
 
 
 def _nearest(keys: list[Word], first: Word, last: Word) -> list[Word]:

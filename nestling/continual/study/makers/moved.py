@@ -14,9 +14,14 @@ from nestling.continual.study.english import (
 from nestling.continual.study.material import Maker, Place, Question
 from nestling.continual.study.sentence import replies
 from nestling.continual.study.statement import Statement, statements, subject_of
-from nestling.continual.study.verbs import finite, noun, third
-from nestling.continual.study.words import Span, spans, with_article, words
+from nestling.continual.study.verbs import finite, noun, past, third
+from nestling.continual.study.words import ADVERBS, Span, listed, spans, with_article, words
 
+BEFORE_DONE = listed(
+    """
+    he she it they we is are was were be been has have had
+    """
+)
 ALONE = 3  # words of a question at least
 IF = (
     "What happens if {condition}?",
@@ -87,14 +92,27 @@ def _parts(statement: Statement) -> Iterator[Span]:
     text, place = statement.text, statement.verb.place
     verb = words(text)[place]
     yield from spans(text[: verb.begin])
-    for text_of, first, last in spans(text[verb.end :]):
-        yield Span(text_of, first + place + 1, last + place + 1)
+    after = text[verb.end :]
+    for span in spans(after):
+        own = _without_verb(after, span)
+        yield Span(own.text, own.first + place + 1, own.last + place + 1)
+
+
+def _without_verb(text: str, span: Span) -> Span:
+    """A part without the participle that begins it: glass that he | called | ember glass."""
+    own = words(text)
+    before = own[span.first - 1].low if span.first else ""
+    if span.first == span.last or before not in BEFORE_DONE or not past(own[span.first].text):
+        return span
+    return Span(text[own[span.first + 1].begin : own[span.last].end], span.first + 1, span.last)
 
 
 def _fit(statement: Statement, span: Span) -> bool:
-    """Whether a part can be asked for: it is no verb alone."""
+    """Whether a part can be asked for: it is no verb or adverb alone."""
     own = words(statement.text)
     alone = own[span.first]
+    if all(word.low in ADVERBS for word in own[span.first : span.last + 1]):
+        return False
     if span.first == span.last and not (alone.named or alone.counts or noun(alone.text)):
         behind = span.first > 0 and own[span.first - 1].low in ("be", "been", "is", "are", "was")
         return not behind and finite(alone.text) is None

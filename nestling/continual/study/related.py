@@ -1,0 +1,140 @@
+"""Other words for what a sentence says: the kind of a thing, and words that mean the same.
+
+Who asks does not know the words of the text: of cinnamon a spice is asked for. The frozen model is
+asked for them after worked examples, with the sentence before it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+
+from nestling.continual.study.body import Ids
+from nestling.continual.study.form import begun, plain
+from nestling.continual.study.passages import Passage
+from nestling.continual.study.speaker import Speaker, Told
+from nestling.continual.study.words import spans, telling, words
+from nestling.continual.text import Text
+
+KINDS = """Sentence: Clara plays the cello in the orchestra of Rome.
+cello: an instrument
+Rome: a city
+
+Sentence: Mr Weiss, the baker, sold blue lamps to the harbour office in May.
+Mr Weiss: a person
+blue: a colour
+lamps: things that give light
+harbour office: a place
+May: a month
+
+Sentence: Rub the joint with tallow and never use Sika tape near a horse.
+tallow: a fat
+Sika tape: a material
+horse: an animal
+
+"""
+SAME = """Sentence: Clara purchased the cello in Rome.
+purchased: bought, got, paid for
+cello: instrument, strings
+
+Sentence: Mr Weiss mends the lamps each May and stores them in the shed.
+mends: repairs, fixes, works on
+stores: keeps, puts, leaves
+
+Sentence: The fee is reduced for pupils.
+fee: price, cost, money
+reduced: lower, less, smaller
+pupils: students, children, school
+
+"""
+KIND = re.compile(
+    r"\s*(?:an?|the)\s+([a-z][a-z-]*(?:\s[a-z][a-z-]*)?)"
+    r"(?=\s(?:that|who|of|in|for|with|used)\b|[.,;]|\s*$)"
+)
+LONGEST = 8  # tokens of what the model says of a word
+# kinds that say nothing beside a question word
+EMPTY = frozenset(["thing", "things", "person", "people", "time", "number", "place", "way", "kind"])
+
+
+class Related:
+    """Words related to those of a passage's sentences; asked for when they are first wanted.
+
+    Without a speaker there are none.
+    """
+
+    def __init__(self, passage: Passage, speaker: Speaker | None, text: Text | None):
+        self.passage, self.speaker, self.text = passage, speaker, text
+
+    @cached_property
+    def kinds(self) -> list[dict[str, str]]:
+        """For each sentence: what its parts are, as far as the model says so."""
+        wanted = [
+            [part.text for part in spans(line) if not words(part.text)[0].counts]
+            for line in self.passage.sentences
+        ]
+        return [
+            {part: kind for part, said in found.items() if (kind := _kind(part, said))}
+            for found in self._said(KINDS, wanted)
+        ]
+
+    @cached_property
+    def others(self) -> list[dict[str, tuple[str, ...]]]:
+        """For each sentence: words that could stand in the place of its words."""
+        wanted = [
+            [w.text for w in words(line) if w.tells and not w.counts and not (w.named and w.begin)]
+            for line in self.passage.sentences
+        ]
+        return [
+            {word: same for word, said in found.items() if (same := _same(said, line))}
+            for found, line in zip(self._said(SAME, wanted), self.passage.sentences, strict=True)
+        ]
+
+    def _said(self, examples: str, wanted: Sequence[Sequence[str]]) -> list[Mapping[str, str]]:
+        """What the model says of parts of each sentence."""
+        speaker, text = self.speaker, self.text
+        if speaker is None or text is None:
+            return [{} for _ in wanted]
+        stop = frozenset(plain(text, "\n"))
+        shown = speaker.told(begun(text, examples))
+        found: list[Mapping[str, str]] = []
+        for line, parts in zip(self.passage.sentences, wanted, strict=True):
+            told = _after(speaker, shown, plain(text, f"Sentence: {line}\n"))
+            names = list(dict.fromkeys(parts))
+            asked = [plain(text, f"{part}:") for part in names]
+            said = speaker.said(told, asked, most=LONGEST, stop=stop) if asked else []
+            found.append(dict(zip(names, map(text.decode, said), strict=True)))
+        return found
+
+
+@torch.no_grad()
+def _after(speaker: Speaker, told: Told, ids: Ids) -> Told:
+    """What was told, and more."""
+    given = torch.tensor([ids], device=speaker.device)
+    _, context = speaker.reader.read({}, given, told.context)
+    return Told((*told.ids, *ids), context)
+
+
+def _kind(part: str, said: str) -> str:
+    """The noun phrase that begins what is said, without its article; "": it says nothing.
+
+    >>> _kind("swan", " a large bird that swims"), _kind("oven", "an oven")
+    ('large bird', '')
+    """
+    match = KIND.match(said)
+    if not match or match[1] in EMPTY or set(telling(match[1])) & set(telling(part)):
+        return ""
+    return match[1] if telling(match[1]) else ""
+
+
+def _same(said: str, line: str) -> tuple[str, ...]:
+    """The words of a list that are not in the sentence; the last may be cut off, and is left.
+
+    >>> _same(" made, created, made, a lot", "He built it.")
+    ('made', 'created')
+    """
+    own = set(telling(line))
+    parts = [part.strip() for part in said.split(",")]
+    whole = parts if said.rstrip().endswith((".", ",")) or len(parts) < 3 else parts[:-1]
+    fit = [p for p in whole if re.fullmatch(r"[a-z]+( [a-z]+)?", p) and not set(telling(p)) & own]
+    return tuple(dict.fromkeys(p for p in fit if telling(p)))[:2]
