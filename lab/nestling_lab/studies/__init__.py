@@ -19,6 +19,7 @@ STUDIES = Registry(
         "continual-domains": "nestling_lab.studies.continual.domains:Domains",
         "facts": "nestling_lab.studies.continual.facts:Facts",
         "told": "nestling_lab.studies.continual.told:ToldStudy",
+        "told-again": "nestling_lab.studies.continual.told:ToldAgainStudy",
         "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
         "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",
         "ladder-smoke": "nestling_lab.studies.ladder_smoke:LadderSmoke",

@@ -17,9 +17,10 @@ def test_every_text_is_short_and_says_what_is_asked(one):
 
 
 def test_the_page_begins_with_what_came_out():
-    study = load_study("told")
+    study, again = load_study("told"), load_study("told-again")
     cells = study.cells({})
-    assert len(cells) == 10
+    names = {cell.name for each in (study, again) for cell in each.cells({})}
+    assert len(cells) == 10 and names == set(told_texts()) and len(names) == 20
     done = {}
     for number, cell in enumerate(cells[:2]):
         one = told_texts()[cell.name]

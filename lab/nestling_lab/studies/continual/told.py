@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,16 +33,23 @@ class ToldStudy(Study):
 
     name = "told"
     question = "how many of six plain questions about a short text are answered once it was read"
+    source = "told.toml"
+    after = (
+        "after it nothing was changed but a fault that had ended `learn` for one of them. Later "
+        "forms of study knew which replies were wrong here: `told-again` has texts that they did "
+        "not."
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         """Sizes of the study."""
 
         model: str = "smollm2-135m-instruct"
-        texts: tuple[str, ...] = tuple(told_texts())
+        texts: tuple[str, ...] = ()  # none: all of the study's file
 
     def __init__(self, config: Config | None = None):
-        self.config = config or ToldStudy.Config()
+        given = config or ToldStudy.Config()
+        self.config = replace(given, texts=given.texts or tuple(told_texts(self.source)))
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """A cell for each text; study has one seed."""
@@ -91,10 +98,29 @@ class ToldStudy(Study):
         metrics = {"texts": len(runs), "asked": asked, "right": total}
         sections = [
             Section("What came out", _answer(runs, total, asked), [_table(runs)] if runs else []),
-            Section("What was asked", _about(self.config.model)),
+            Section("What was asked", self._about()),
             Section("Every reply after study", tables=[_replies(runs)] if runs else []),
         ]
         return Finding(metrics, sections)
+
+    def _about(self) -> str:
+        ways = "; ".join(WAYS.values())
+        return (
+            f"{self.config.model} reads each text by `nestling adapt` and `nestling learn` without "
+            "further options, and six questions in other words are asked, greedy, at most 40 "
+            f"tokens. A reply is right if it holds one of the accepted values. Compared: {ways}. "
+            f"Texts and questions (`lab/nestling_lab/studies/continual/{self.source}`) were "
+            f"written before the first run; {self.after} One seed, one run each: a question more "
+            "or less says nothing."
+        )
+
+
+class ToldAgainStudy(ToldStudy):
+    """Ten further texts, for a form of study that was made with the replies to the first known."""
+
+    name = "told-again"
+    source = "told_again.toml"
+    after = "after it nothing was changed."
 
 
 @cache
@@ -134,18 +160,6 @@ def _answer(runs: Mapping[str, Any], total: Mapping[str, int], asked: int) -> st
         f"loss of text that the base wrote moves by {min(known):+.1%} to {max(known):+.1%}, by at "
         f"most {LIMIT:+.0%} for {kept} of {len(runs)}. `learn` takes {cost[0]:.0f} to "
         f"{cost[-1]:.0f} CPU seconds."
-    )
-
-
-def _about(model: str) -> str:
-    ways = "; ".join(WAYS.values())
-    return (
-        f"{model} reads each text by `nestling adapt` and `nestling learn` without further "
-        "options, and six questions in other words are asked, greedy, at most 40 tokens. A reply "
-        f"is right if it holds one of the accepted values. Compared: {ways}. Texts and questions "
-        "(`lab/nestling_lab/studies/continual/told.toml`) were written before the first run; "
-        "after it nothing was changed but a fault that had ended `learn` for one of them. One "
-        "seed, one run each: a question more or less says nothing."
     )
 
 

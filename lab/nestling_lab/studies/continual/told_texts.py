@@ -1,4 +1,4 @@
-"""Ten short texts with made-up facts, and plain questions about them."""
+"""Short texts with made-up facts, ten in a file, and plain questions about them."""
 
 import tomllib
 from collections.abc import Sequence
@@ -29,9 +29,12 @@ def right(reply: str, accept: Sequence[str]) -> bool:
     return any(value.lower() in reply.lower() for value in accept)
 
 
-def told_texts() -> dict[str, Told]:
-    """The texts by name, in the order of their file."""
-    source = files("nestling_lab.studies.continual").joinpath("told.toml").read_text("utf-8")
+SOURCES = ("told.toml", "told_again.toml")
+
+
+def told_texts(*sources: str) -> dict[str, Told]:
+    """The texts of some files, by default of all, by name and in their order."""
+    folder = files("nestling_lab.studies.continual")
     found = [
         Told(
             one["name"],
@@ -39,6 +42,7 @@ def told_texts() -> dict[str, Told]:
             one["text"].strip(),
             tuple((ask, tuple(accept)) for ask, accept in one["questions"]),
         )
-        for one in tomllib.loads(source)["texts"]
+        for source in sources or SOURCES
+        for one in tomllib.loads(folder.joinpath(source).read_text("utf-8"))["texts"]
     ]
     return {one.name: one for one in found}
