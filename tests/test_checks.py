@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
-from checks import compared
+from checks import OFTEN, SPARSE, begin, compared
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
@@ -35,6 +35,24 @@ def test_every_look_is_compared_once_and_what_is_wrong_every_time():
         with pytest.raises(WRONG):
             product(x, x, flat=True)
     assert product(x[:, :1], x[:, :1], flat=True).tolist() == [1, 1]
+
+
+def test_what_is_called_often_is_compared_now_and_then_and_in_the_next_test_every_time():
+    x = torch.ones(2, 3)
+    begin()
+    for _ in range(OFTEN):
+        product(x, x)
+    found = 0
+    for _ in range(SPARSE):
+        try:
+            product(x, x, flat=True)
+        except WRONG:
+            found += 1
+    assert found == 1
+    begin()
+    for _ in range(OFTEN):
+        with pytest.raises(WRONG):
+            product(x, x, flat=True)
 
 
 def test_types_and_what_is_in_containers():

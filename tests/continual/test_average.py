@@ -101,7 +101,9 @@ def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
     assert equal(whole, parts)
 
 
-@pytest.mark.parametrize("at", [5, 32, 77])
+@pytest.mark.parametrize(
+    "at", [pytest.param(5, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow), 77]
+)
 def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
     whole, first, then = (new_learner(NESTED, options=KEPT) for _ in range(3))
     whole.read_tokens(ids[:at])

@@ -193,9 +193,24 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("name", LONG)
-@pytest.mark.parametrize("options", [{"layers": 1}, {"strong": True}, {}], ids=str)
-def test_reads_and_weights_stay_bounded(name, options):
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        # every memory and every text in the suite, and each with each as slow ones
+        pytest.param(
+            options, name, marks=[pytest.mark.slow] if slow else [], id=f"{options}-{name}"
+        )
+        for options, name, slow in [
+            ({"layers": 1}, "one token repeated", False),
+            ({"layers": 1}, "random tokens", False),
+            ({"strong": True}, "one token repeated", True),
+            ({"strong": True}, "random tokens", False),
+            ({}, "one token repeated", False),
+            ({}, "random tokens", True),
+        ]
+    ],
+)
+def test_reads_and_weights_stay_bounded(options, name):
     period, draw = LONG[name]
     options = {"strong": False, **options}
     module = build(hidden_size=16, period=period, dtype=torch.float32, **options)

@@ -4,7 +4,8 @@ As the hook of jaxtyping does (`--jaxtyping-packages`), and jaxtyping and bearty
 Theirs costs half of a test's time: it looks at each tensor of each call anew, and makes two more
 functions for every `def` that is run, also inside a function called once a token. Here what was
 compared once is not compared again: a call whose arguments are of types, shapes and dtypes that
-passed before passes, and a function that is never called costs nothing.
+passed before passes, and a function that is never called costs nothing. Where one test calls a
+function more than `OFTEN` times, every `SPARSE`-th call beyond is looked at.
 """
 
 import ast
@@ -23,6 +24,7 @@ import torch
 from beartype import beartype
 
 NAME = "_compared_with_annotations"  # what the decorator is called in the modules
+OFTEN, SPARSE = 24, 8  # calls of a function in one test that are all looked at; one in so many
 LONGEST = 64  # items of a container that are looked at; calls with longer ones are always compared
 ATOMS = frozenset({int, float, bool, str, types.NoneType, torch.dtype, torch.device})
 Look = Callable[[Any], Hashable]
@@ -37,22 +39,44 @@ def look(x: Any) -> Hashable:
     kind = type(x)
     if kind is torch.Tensor:
         return x.shape, x.dtype
+    return (_looks.get(kind) or _looks.setdefault(kind, _look_at(kind)))(x)
+
+
+_looks: dict[type, Look] = {}
+
+
+def _look_at(kind: type) -> Look:
+    """How to look at values of a type."""
     if kind in ATOMS:
-        return kind
-    if isinstance(x, tuple | list | dict | set | frozenset):
-        if len(x) > LONGEST:
-            raise TooLong
-        if isinstance(x, dict):
-            return kind, *[(look(key), look(value)) for key, value in x.items()]
-        looks = [look(item) for item in x]
-        return (kind, *looks) if isinstance(x, tuple | list) else (kind, frozenset(looks))
-    if isinstance(x, type):
-        return x
-    if isinstance(x, Mapping):
-        raise TooLong
+        return type
+    if issubclass(kind, tuple | list):
+        return _look_at_row
+    if issubclass(kind, set | frozenset):
+        return lambda x: (kind, frozenset(_look_at_row(x)))
+    if issubclass(kind, dict):
+        return lambda x: (kind, *map(_look_at_row, _short(x).items()))
+    if issubclass(kind, type):
+        return lambda x: x
+    if issubclass(kind, Mapping):
+        return _refused
     if hasattr(kind, "shape") and hasattr(kind, "dtype"):
-        return kind, tuple(x.shape), x.dtype
-    return kind
+        return lambda x: (kind, tuple(x.shape), x.dtype)
+    return type
+
+
+def _look_at_row(x: Any) -> Hashable:
+    return (
+        type(x),
+        *[(y.shape, y.dtype) if type(y) is torch.Tensor else look(y) for y in _short(x)],
+    )
+
+
+def _short(x: Any) -> Any:
+    return _refused(x) if len(x) > LONGEST else x
+
+
+def _refused(x: Any) -> Any:
+    raise TooLong
 
 
 def way(annotation: Any) -> Look:
@@ -81,6 +105,7 @@ class Known:
         self.rest = look if code.co_flags & inspect.CO_VARARGS else None
         self.plain = not any(isinstance(x, str) or way(x) is look for x in said.values())
         self.answered = way(said["return"]) if "return" in said else type
+        self.calls = 0  # in the test that runs
         self.passed: dict[Hashable, set[Hashable]] = {}  # looks at arguments -> at answers
 
     def comparing(self, function: types.FunctionType) -> Callable[..., Any]:
@@ -91,7 +116,10 @@ class Known:
 
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """At the arguments of one call."""
-        seen = [see(x) for see, x in zip(self.ways, args, strict=False)]
+        seen = [
+            (x.shape, x.dtype) if type(x) is torch.Tensor else see(x)
+            for see, x in zip(self.ways, args, strict=False)
+        ]
         if self.rest and len(args) > len(seen):
             seen.append(look(args[len(seen) :]))
         if kwargs:
@@ -100,7 +128,15 @@ class Known:
 
 
 known: dict[Hashable, Known] = {}
+_counted: list[Known] = []  # called in the test that runs
 _resting: list[bool] = []  # one for each that is at rest
+
+
+def begin() -> None:
+    """A test begins: every function is looked at again."""
+    for one in _counted:
+        one.calls = 0
+    _counted.clear()
 
 
 @contextlib.contextmanager
@@ -146,6 +182,11 @@ def _compared(function: types.FunctionType, known: Known) -> Callable[..., Any]:
         __tracebackhide__ = True
         if _resting or torch.compiler.is_compiling():
             return function(*args, **kwargs)
+        known.calls += 1
+        if known.calls > OFTEN and known.calls % SPARSE:
+            return function(*args, **kwargs)
+        if known.calls == 1:
+            _counted.append(known)
         try:
             seen = known.look(args, kwargs)
             answers = known.passed.get(seen)
