@@ -37,7 +37,7 @@ def test_an_average_moves_at_every_write_of_the_fastest_level_and_at_no_other_ti
     learner, plain = new_learner(options=KEPT), new_learner()
     assert learner.spans == (64, 16)
     expected = [[[torch.zeros_like(m) for m in level] for level in moved(learner)] for _ in "ab"]
-    for count, token in enumerate(ids[:100], start=1):
+    for count, token in enumerate(ids[:72], start=1):
         before = learner.state.averages
         for one in (learner, plain):
             one.read_tokens([token], begins=count == 1)
@@ -74,8 +74,8 @@ def test_they_are_the_averages_of_fine_tuning(models, ids):
 def test_experts_are_the_base_the_averages_and_the_levels(new_learner, ids):
     learner, plain = new_learner(options=KEPT), new_learner()
     for one in (learner, plain):
-        one.read_tokens(ids[:120])
-    rows, levels = (one.losses(ids[:60], "levels") for one in (learner, plain))
+        one.read_tokens(ids[:72])
+    rows, levels = (one.losses(ids[:40], "levels") for one in (learner, plain))
     assert len(rows) == 5 and torch.equal(rows[[0, 3, 4]], levels)
     for row, average in zip(rows[1:3], learner.state.averages, strict=True):
         other = new_learner()
@@ -83,17 +83,17 @@ def test_experts_are_the_base_the_averages_and_the_levels(new_learner, ids):
         other.state = other.state._replace(
             levels=tuple(state._replace(moved=tuple(x[None] for x in own)) for state, own in states)
         )
-        assert torch.equal(row, other.losses(ids[:60])[0])
-    assert torch.equal(learner.losses(ids[:60], "base"), rows[[0, 4]])
+        assert torch.equal(row, other.losses(ids[:40])[0])
+    assert torch.equal(learner.losses(ids[:40], "base"), rows[[0, 4]])
     assert not torch.equal(rows[1], rows[2]) and not torch.equal(rows[2], rows[4])
     # without a gate they say nothing
-    assert torch.equal(learner.losses(ids[:60]), plain.losses(ids[:60]))
+    assert torch.equal(learner.losses(ids[:40]), plain.losses(ids[:40]))
 
 
-@pytest.mark.parametrize("pieces", [(1,) * 100, (3, 5, 42, 50)])
+@pytest.mark.parametrize("pieces", [(1,) * 72, (3, 5, 30, 34)])
 def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
     whole, parts = new_learner(NESTED, options=KEPT), new_learner(NESTED, options=KEPT)
-    whole.read_tokens(ids[:100])
+    whole.read_tokens(ids[:72])
     first = 0
     for size in pieces:
         parts.read_tokens(ids[first : first + size], begins=first == 0)
@@ -110,12 +110,11 @@ def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
     first.read_tokens(ids[:at])
     then.load(first.save(tmp_path / "memory"))
     twin = first.fork()
-    for learner in (whole, then, twin):
-        learner.read_tokens(ids[at:], begins=False)
+    for learner in (then, twin):
+        learner.read_tokens(ids[at:100], begins=False)
+    assert equal(first, whole)
+    whole.read_tokens(ids[at:100], begins=False)
     assert equal(then, whole) and equal(twin, whole)
-    again = new_learner(NESTED, options=KEPT)
-    again.read_tokens(ids[:at])
-    assert equal(first, again)
 
 
 def test_a_reset_by_a_slower_level_comes_after_the_average(new_learner, ids):
@@ -130,8 +129,8 @@ def test_a_reset_by_a_slower_level_comes_after_the_average(new_learner, ids):
 
 def test_at_learning_rate_zero_every_expert_is_the_base(new_learner, ids):
     learner = new_learner("8:0,32:0:momentum", options=KEPT)
-    learner.read_tokens(ids)
-    rows = learner.losses(ids[:50], "levels")
+    learner.read_tokens(ids[:72])
+    rows = learner.losses(ids[:40], "levels")
     assert len(rows) == 5 and all(torch.equal(row, rows[0]) for row in rows)
 
 
@@ -186,7 +185,7 @@ def test_consolidation_leaves_the_averages(ids):
 
 
 def test_a_memory_brings_its_averages_to_the_gate(folder, tmp_path):
-    text = "The keys hang in the blue shed. " * 8
+    text = "The keys hang in the blue shed. " * 3
     model, tokenizer, *_ = load_base(folder)
     learner = ContinualLearner(
         model, tokenizer, levels="8:3e-2,32:3e-2", gate="levels", options=KEPT

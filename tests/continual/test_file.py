@@ -15,8 +15,8 @@ from nestling.core.error import UserError
 from nestling.models.pretrained import parse_levels
 
 
-@pytest.mark.parametrize("at", [5, 32, 77])
-def test_save_load_and_go_on_is_never_having_stopped(new_learner, ids, tmp_path, at):
+@pytest.mark.parametrize(("at", "end"), [(5, 40), (32, 72), (77, 100)])
+def test_save_load_and_go_on_is_never_having_stopped(new_learner, ids, tmp_path, at, end):
     """To the bit, also in the middle of periods and segments."""
     whole, first, then = new_learner(), new_learner(), new_learner()
     whole.read_tokens(ids[:at])
@@ -24,7 +24,7 @@ def test_save_load_and_go_on_is_never_having_stopped(new_learner, ids, tmp_path,
     then.load(first.save(tmp_path / "memory"))
     assert equal(then, first)
     for learner in (whole, then):
-        learner.read_tokens(ids[at:], begins=at == 0)
+        learner.read_tokens(ids[at:end], begins=False)
     assert equal(then, whole)
     then.save(tmp_path / "a")
     whole.save(tmp_path / "b")

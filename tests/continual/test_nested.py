@@ -63,7 +63,7 @@ def test_a_level_is_reset_exactly_when_the_next_slower_is_written(
     """Token by token: at multiples of that period alone, to the value stated, after its write."""
     learner = new_learner(nested)
     resets = dict.fromkeys(ends, 0)
-    for count, token in enumerate(ids[:132], start=1):
+    for count, token in enumerate(ids[:72], start=1):
         twin = unreset(learner, plain, new_learner)
         before = learner.state.levels
         for one in (learner, twin):
@@ -85,7 +85,7 @@ def test_a_level_is_reset_exactly_when_the_next_slower_is_written(
             assert int(own.writes) == 0 and int(own.seen) == count
             assert not any(x.any() for group in own.buffers for x in group)
             assert not any(x.any() for x in own.total)
-    assert resets == {index: 132 // period for index, (period, _) in ends.items()}
+    assert resets == {index: 72 // period for index, (period, _) in ends.items()}
 
 
 def test_share_zero_goes_back_to_the_base_and_share_one_only_forgets_moments(new_learner, ids):
@@ -93,16 +93,16 @@ def test_share_zero_goes_back_to_the_base_and_share_one_only_forgets_moments(new
         new_learner(f"8:1e-2:gradient{share},32:1e-2:gradient") for share in (":0", ":0", ":1", "")
     )
     for learner in (zero, one, never):
-        assert learner.read_tokens(ids[:96]).writes == (3, 12)
+        assert learner.read_tokens(ids[:64]).writes == (2, 8)
     assert same(weights(zero, 1), weights(base, 1))
     assert not same(weights(zero, 0), weights(base, 0))
     assert same(weights(one, 1), weights(never, 1)) and same(weights(one, 0), weights(never, 0))
 
 
-@pytest.mark.parametrize("pieces", [(1,) * 200, (3, 5, 92, 100)])
+@pytest.mark.parametrize("pieces", [(1,) * 72, (3, 5, 30, 34)])
 def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
     whole, parts = new_learner(NESTED), new_learner(NESTED)
-    whole.read_tokens(ids)
+    whole.read_tokens(ids[:72])
     first = 0
     for size in pieces:
         parts.read_tokens(ids[first : first + size], begins=first == 0)
@@ -119,18 +119,16 @@ def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
     first.read_tokens(ids[:at])
     then.load(first.save(tmp_path / "memory"))
     twin = first.fork()
-    for learner in (whole, then, twin):
-        learner.read_tokens(ids[at:], begins=at == 0)
+    for learner in (then, twin):
+        learner.read_tokens(ids[at:100], begins=False)
+    assert equal(first, whole)
+    whole.read_tokens(ids[at:100], begins=False)
     assert equal(then, whole) and equal(twin, whole)
-    if at:
-        again = new_learner(NESTED)
-        again.read_tokens(ids[:at])
-        assert equal(first, again)
 
 
 def test_at_learning_rate_zero_the_model_is_the_base(new_learner, ids):
     learner = new_learner(f"8:0:adam:{SHARE},32:0:momentum")
-    assert sum(learner.read_tokens(ids).writes) == 6 + 25
+    assert sum(learner.read_tokens(ids[:72]).writes) == 2 + 9
     own = dict(learner.reader.model.named_parameters())
     assert all(torch.equal(value, own[name]) for name, value in learner.weights().items())
 

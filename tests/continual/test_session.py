@@ -22,17 +22,24 @@ def learner(folder):
     return open_learner(folder, levels="8:1e-2,32:1e-2")
 
 
-def test_twenty_kills_lose_the_open_period_at_most_and_never_the_file(folder, tmp_path):
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_lose_the_open_period_at_most_and_never_the_file(folder, tmp_path, kills):
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "continual_killed.py"), str(folder), str(tmp_path), "20"],
+        [
+            sys.executable,
+            str(SUPPORT / "continual_killed.py"),
+            str(folder),
+            str(tmp_path),
+            str(kills),
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("ok 20 resumed "), done.stdout
-    assert int(done.stdout.split()[3]) > 5  # the kills fell in the midst of texts
+    assert done.stdout.startswith(f"ok {kills} resumed "), done.stdout
+    assert int(done.stdout.split()[3]) > kills / 4  # the kills fell in the midst of texts
 
 
 def test_the_file_is_written_as_periods_close(learner, tmp_path):
