@@ -15,7 +15,7 @@ import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed
+from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.rules.newton_schulz import part, spread
@@ -99,52 +99,15 @@ def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         _fill(draft, parts)
-        _settle(draft, path)
+        settle(draft, path)
     except (OSError, SafetensorError) as error:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
-        raise _not_saved(path, error) from error
+        raise not_saved(path, error) from error
     return path
 
 
-def write_together(path: Path, parts: Mapping[str, Any]) -> Path:
-    """As ``write_checkpoint``, of a divided model: each process gives, and writes, what it has.
-
-    A tensor that several have is written once, by one of them, and of a DTensor each writes its
-    part; what else a tree holds is that of the first process that has it. All call it together, and
-    all raise where one cannot write.
-    """
-    from nestling.train.sharded_files import from_all, write_tensors
-
-    draft, first = path.with_name(f".{path.name}.together"), distributed.get_rank() == 0
-    trees, tensors = {}, {}
-    for name, tree in parts.items():
-        trees[name], found = flatten(tree)
-        tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
-    try:
-        from_all(lambda: first and shutil.rmtree(draft, ignore_errors=True))
-        names = write_tensors(draft, tensors)
-        given = from_all(lambda: (trees, {name: _digest(draft / name) for name in names}))
-        merged = _merged([tree for tree, _ in given])
-        files = {name: digest for _, digests in given for name, digest in digests.items()}
-        record = {"format": TOGETHER, "parts": merged, "files": files}
-        from_all(lambda: first and (_write_record(draft, record), _settle(draft, path)))
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise _not_saved(path, error) from error
-    return path
-
-
-def _merged(trees: list[Any]) -> Any:
-    """The first tree, with what only later ones have."""
-    if not isinstance(trees[0], dict):
-        return trees[0]
-    trees = [tree for tree in trees if isinstance(tree, dict)]
-    names = dict.fromkeys(name for tree in trees for name in tree)
-    return {name: _merged([tree[name] for tree in trees if name in tree]) for name in names}
-
-
-def _settle(draft: Path, path: Path) -> None:
+def settle(draft: Path, path: Path) -> None:
     """Move a finished draft to its place."""
     if not path.exists():
         os.replace(draft, path)
@@ -155,7 +118,8 @@ def _settle(draft: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def _not_saved(path: Path, error: Exception) -> UserError:
+def not_saved(path: Path, error: Exception) -> UserError:
+    """What is said where a checkpoint cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(
         f"cannot save {path} ({reason}); free some space or choose a folder you may write to"
@@ -168,11 +132,11 @@ def _fill(folder: Path, parts: Mapping[str, Any]) -> None:
         record["parts"][name], tensors = flatten(tree)
         file = folder / f"{name}.safetensors"
         save_file({key: t.clone().contiguous() for key, t in tensors.items()}, file)
-        record["files"][file.name] = _digest(file)
-    _write_record(folder, record)
+        record["files"][file.name] = digest(file)
+    write_record(folder, record)
 
 
-def _write_record(folder: Path, record: dict[str, Any]) -> None:
+def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write a record with its seal, and have the disk hold all that is in the folder."""
     record["sha256"] = _sealed(record)
     with open(folder / RECORD, "w", encoding="utf-8") as target:
@@ -188,7 +152,8 @@ def _sealed(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """The sha256 of a file."""
     with open(file, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -205,8 +170,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # those of earlier versions have no seal
         if record.get("sha256", seal := _sealed(record)) != seal:
             raise OSError(errno.EIO, f"{RECORD} is changed")
-        for file, digest in record["files"].items():
-            if _digest(path / file) != digest:
+        for file, written in record["files"].items():
+            if digest(path / file) != written:
                 raise OSError(errno.EIO, f"{file} is cut short or changed")
         tensors = _tensors_of(path, record)
         return {name: unflatten(tree, tensors[name]) for name, tree in record["parts"].items()}

@@ -61,7 +61,9 @@ def train(
     quiet = quiet or not ranks.first
     with stoppable() as stopped, Progress("steps", quiet=quiet, ends=True) as progress:
         progress.begin(done=run.totals.step)
-        while run.totals.step < config.steps and not ranks.any(ended or stopped.is_set()):
+        while run.totals.step < config.steps:
+            if ranks.any(ended or stopped.is_set() or run.save_failed):
+                break
             _guarded_step(run, folder)
             step = run.totals.step
             progress.show(step, config.steps, _progress_text(run))
@@ -76,8 +78,10 @@ def train(
                 run.save(folder)
                 saved = step
         interrupted = run.totals.step < config.steps
+        run.wait_for_save()
         if folder and saved != run.totals.step:
             run.save(folder)
+            run.wait_for_save()
     if folder is None and ranks.any(stopped.is_set()):
         # nobody could go on from here, and what is half trained is not to be measured
         raise KeyboardInterrupt
@@ -106,6 +110,7 @@ def _guarded_step(run: Run, folder: Path | None) -> None:
         if folder is None:
             raise NotFinite(f"{error}; start again with a lower rate, {lower}") from error
         path = run.save(folder, undo=True)
+        run.wait_for_save()
         raise NotFinite(
             f"{error}; the state before it is saved in {path}: go on with a lower rate, "
             f"--resume --set {lower}"

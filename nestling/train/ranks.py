@@ -22,6 +22,7 @@ from nestling.train.sequence import Chain, Whole, segment, shared
 if TYPE_CHECKING:
     from nestling.train.pieces import Pieces
     from nestling.train.sharding import Divided
+    from nestling.train.together import Writer
 
 SHARDS = ("none", "full", "hybrid")  # of the weights: each process all; all of them; of a machine
 
@@ -131,6 +132,14 @@ class Ranks:
         from nestling.train import sharding
 
         return sharding.whole_model(model, keep=self.first) or model
+
+    def writer(self) -> "Writer | None":
+        """What writes checkpoints of a divided model, with all processes; None of a whole one."""
+        if self.shard == 1:
+            return None
+        from nestling.train.together import Writer
+
+        return Writer()
 
     def outline(self, model: HopeForCausalLM) -> HopeForCausalLM:
         """A model of the same shapes whose parameters can be looked at outside of a call."""

@@ -24,7 +24,6 @@ from nestling.train.checkpoint import (
     read_newest,
     set_random_state,
     write_checkpoint,
-    write_together,
 )
 from nestling.train.config import LATER, TrainConfig
 from nestling.train.groups import parameter_groups
@@ -131,6 +130,7 @@ class Run:
                 f"{optimizer} needs the inputs of all rows, and each of {ranks.world} processes "
                 "hears its own; train with one process, or choose another optimizer"
             )
+        self.writer = ranks.writer()
         self.totals = Totals()
         self.memory: MemoryCache | None = None
         self.rate = config.learning_rate  # of the last step
@@ -200,7 +200,8 @@ class Run:
     def save(self, folder: Path, *, undo: bool = False) -> Path:
         """Write a checkpoint; with ``undo`` as things stood before the step that just failed.
 
-        It is that of all rows, so a run may go on with another number of processes.
+        It is that of all rows, so a run may go on with another number of processes. Of a divided
+        model it is written while training goes on, until ``wait_for_save``.
         """
         place = self._place if undo else self._take_place()
         memory = self.ranks.whole(place.pop("memory"))
@@ -212,13 +213,27 @@ class Run:
         }
         if self.ranks.first:
             parts |= {"memory": memory_state(memory), "run": self._about() | place}
-        if self.ranks.shard > 1:
-            write_together(path, parts)
+        if self.writer is not None:
+            self.writer.begin(path, parts, lambda: self._keep_newest(folder))
         elif self.ranks.first:
             write_checkpoint(path, parts)
+            self._keep_newest(folder)
+        return path
+
+    def _keep_newest(self, folder: Path) -> None:
         if self.ranks.first:
             keep_newest(folder, self.config.keep)
-        return path
+
+    @property
+    def save_failed(self) -> bool:
+        """Whether a checkpoint could not be written, as ``wait_for_save`` will say."""
+        return self.writer is not None and self.writer.failed
+
+    def wait_for_save(self) -> None:
+        """Until the last checkpoint is there; all processes call it. Raises UserError as ``save``
+        does, where one could not write."""
+        if self.writer is not None:
+            self.writer.wait()
 
     def _about(self) -> dict[str, Any]:
         """What a checkpoint says of the run besides tensors."""

@@ -15,16 +15,17 @@ from torch.distributed import checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> list[str]:
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: Any = None) -> list[str]:
     """Write what each process has, and give the names of the files that this one has written.
 
+    The processes are those of a group; None: all.
     Of a DTensor every process writes its part; any other is written by one of those that give it.
     All processes call it together. Raises OSError in all where one of them cannot write.
     """
     writer = checkpoint.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     given = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        checkpoint.save(given, storage_writer=writer)
+        checkpoint.save(given, storage_writer=writer, process_group=group)
     except CheckpointException as error:
         for failure, _ in error.failures.values():
             if isinstance(failure, OSError):
@@ -49,15 +50,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def from_all(function: Callable[[], Any]) -> list[Any]:
-    """What the function gives in every process; an OSError of one is raised in all."""
+def from_all(function: Callable[[], Any], group: Any = None) -> list[Any]:
+    """What the function gives in every process of a group; an OSError of one is raised in all."""
     value, failure = None, None
     try:
         value = function()
     except OSError as error:
         failure = error
-    found: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(found, (value, failure))
+    found: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(found, (value, failure), group)
     for _, error in found:
         if error is not None:
             raise error

@@ -12,7 +12,7 @@ from training_ranks import runs
 
 from nestling.core.error import UserError
 from nestling.train import Run
-from nestling.train.checkpoint import read_checkpoint, read_newest
+from nestling.train.checkpoint import flatten, read_checkpoint, read_newest
 from nestling.train.job import loader_of
 from nestling.train.ranks import ALONE, Ranks, joined
 
@@ -93,6 +93,29 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
         steps = first["steps"] + second["steps"]
         alike(alone[kind["optimizer"] + kind["model"]], {"steps": steps, **_end(second)})
     assert len({round(one["steps"][-1][0], 6) for one in alone.values()}) == len(KINDS) + 1
+
+
+def test_a_divided_model_is_saved_while_it_is_trained(tmp_path):
+    """The bytes of a save that stops training; errors are raised; a kill leaves the one before."""
+    run_python(SUPPORT / "saving_ranks.py", tmp_path)
+    found = json.loads((tmp_path / "2.json").read_text())
+    assert (found["before_it_went_on"], found["then"], found["failed"]) == (False, True, True)
+    assert "cannot save" in found["error"] and "choose a folder" in found["error"]
+    names = sorted(file.name for file in (tmp_path / "at-once").iterdir())
+    once, beside = (read_checkpoint(tmp_path / name) for name in ("at-once", "beside"))
+    (record, tensors), (other, others) = flatten(once), flatten(beside)
+    assert record == other and len(tensors) == len(others) > 50
+    assert all(torch.equal(others[name], x) for name, x in tensors.items())
+    assert [name[:11] for name in names] == ["record.json", "shard-00001", "shard-00002"]
+    left = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
+    assert left == [".step-00000004.together", "step-00000002"]
+    lines = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] >= 4  # which went on beside the save
+    alone = {"model": "transformer-tiny", "optimizer": "m3", "batch_size": 4, "steps": 6}
+    on = alone | {"folder": str(tmp_path / "killed"), "resume": True}
+    whole, resumed = runs([alone, on], ALONE)
+    assert len(resumed["steps"]) == 4
+    alike(whole, resumed, slice(2, None))
 
 
 @pytest.mark.slow

@@ -1,14 +1,9 @@
 """A training that is killed at random moments, and started again until it has ended."""
 
-import contextlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from nestling.core.error import UserError
+from nestling_lab.bench.forked import Processes
 from nestling_lab.bench.turns import say
 
 TEXT = "\n\n".join(f"{i} and {i + 1} are {2 * i + 1}. " * (1 + i % 9) for i in range(400))
 SMALL = ("num_hidden_layers=1", "hidden_size=64", "batch_size=4", "sequence_length=64")
 SMALL += ("evaluate_tokens=500", "save_every=5")
-LONGEST = 600.0  # seconds that a process may take
+LONGEST = 600.0  # seconds that a run may take
+ENDED = 60.0  # seconds after which all have ended when one was killed
 LOOK = 0.002  # seconds between two looks at a log
 
 
@@ -57,21 +54,21 @@ def kills(
     weight of a tensor. Raises UserError for a run that does not go on.
     """
     train = _command(folder, preset, optimizer, steps, shard)
-    whole = folder / "whole"
-    _finish(_start([*train, "--out", str(whole)], ranks, folder))
+    told, whole, begin = folder / "told.txt", folder / "whole", time.monotonic()
+    _finish(Processes([*train, "--out", str(whole)], ranks=ranks, told=told), told)
     pace = _lines(whole)[-1]["seconds"] / steps
     draw, killed, ended = random.Random(seed), list[Killed](), list[float]()
     while len(killed) < times or not ended:
         out = folder / f"run-{len(ended)}"
-        process = _start([*train, "--out", str(out)], ranks, folder)
+        run = Processes([*train, "--out", str(out)], ranks=ranks, told=told)
         step = logged(out) + draw.randint(1, max(1, 2 * steps // times))
-        if len(killed) < times and step <= steps and reaches(process, out, step):
+        if len(killed) < times and step <= steps and reaches(run.running, out, step):
             time.sleep(draw.uniform(0, pace))
-            if (one := _kill(process, ranks, draw, out)) is not None:
+            if (one := _kill(run, draw, out)) is not None:
                 killed.append(one)
                 say(f"killed after step {one.step}, going on from {one.saved}", quiet)
                 continue
-        _finish(process)
+        _finish(run, told)
         ended.append(difference(whole, out))
         say(f"ended; largest difference {ended[-1]}", quiet)
     return {
@@ -83,6 +80,7 @@ def kills(
         "equal_to_the_bit": sum(one == 0 for one in ended),
         "largest_difference": max(ended),
         "seconds_of_a_step": pace,
+        "seconds": time.monotonic() - begin,
     }
 
 
@@ -96,62 +94,33 @@ def _command(folder: Path, preset: str, optimizer: str, steps: int, shard: str) 
     return [*train, "--resume", *(part for pair in SMALL for part in ("--set", pair))]
 
 
-def _start(train: Sequence[str], ranks: int, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m"]
-    if ranks > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-    with open(folder / "errors.txt", "wb") as errors:
-        return subprocess.Popen(
-            [*command, "nestling", *train],
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+def _finish(run: Processes, told: Path) -> None:
+    codes = run.wait(LONGEST)
+    if any(codes):
+        said = told.read_text(encoding="utf-8", errors="replace").splitlines()
+        raise UserError(f"a run has ended with {codes}: {(said or ['it said nothing'])[-1]}")
 
 
-def _finish(process: subprocess.Popen[bytes]) -> None:
-    try:
-        code = process.wait(LONGEST)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise UserError(f"a run has not ended after {LONGEST:.0f} s") from None
-    if code:
-        raise UserError(f"a run has ended with {code}; errors.txt in the folder says why")
-
-
-def reaches(process: subprocess.Popen[bytes], out: Path, step: int) -> bool:
-    """Wait until the run in ``out`` has logged ``step``; False where its process ends before."""
+def reaches(running: Callable[[], bool], out: Path, step: int) -> bool:
+    """Wait until the run in ``out`` has logged ``step``; False where it is no longer running."""
     begin = time.monotonic()
     while logged(out) < step:
-        if process.poll() is not None:
+        if not running():
             return False
         if time.monotonic() - begin > LONGEST:
-            process.kill()
             raise UserError(f"{out} has not come to step {step} in {LONGEST:.0f} s")
         time.sleep(LOOK)
     return True
 
 
-def _kill(
-    process: subprocess.Popen[bytes], ranks: int, draw: random.Random, out: Path
-) -> Killed | None:
-    """Kill the process, or one of its ranks, and wait for all; None where it had ended before."""
+def _kill(run: Processes, draw: random.Random, out: Path) -> Killed | None:
+    """Kill one process and wait for all to end by themselves; None where they had ended before."""
     begin = time.monotonic()
-    chosen = draw.choice(_children(process.pid) or [process.pid]) if ranks > 1 else process.pid
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(chosen, signal.SIGKILL)
-    if process.wait(LONGEST) == 0:
+    draw.choice(run.all).kill()
+    if not any(run.wait(ENDED)):
         return None
     drafts = frozenset(path.name for path in out.glob("checkpoints/.step-*"))
     return Killed(logged(out), _saved(out), drafts, time.monotonic() - begin)
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
-    except OSError:
-        return []
-    return [int(child) for child in text.split()]
 
 
 def _lines(out: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,109 @@
+"""Checkpoints of a divided model: every process writes its part, while training goes on."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, distributed
+
+from nestling.train.checkpoint import (
+    TOGETHER,
+    digest,
+    flatten,
+    not_saved,
+    settle,
+    write_record,
+)
+from nestling.train.sharded_files import from_all, write_tensors
+
+
+class Writer:
+    """Writes one checkpoint at a time in a thread of each process, of a copy on the CPU.
+
+    All processes make one and call its methods together. The threads talk in a group of their own,
+    so that what they exchange and what the training exchanges do not meet.
+    """
+
+    def __init__(self) -> None:
+        self._group = distributed.new_group(backend="gloo")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+
+    def begin(self, path: Path, parts: Mapping[str, Any], after: Callable[[], object]) -> None:
+        """Copy each part (a tree), and write the copy to ``path`` as ``write_together`` does.
+
+        A write before this one is waited for. ``after`` is called in the thread when all is there.
+        """
+        self.wait()
+        trees, tensors = apart(parts)
+        # torch's DefaultStager copies storages, which those of a divided model may lack
+        copied = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+
+        def write() -> None:
+            write_apart(path, trees, copied, self._group)
+            after()
+
+        self._writing = self._thread.submit(write)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a write has ended in an error, which ``wait`` raises; it may differ for a while
+        from process to process."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    def wait(self) -> None:
+        """Until the last checkpoint is there; raises UserError in all where one cannot write."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def write_together(path: Path, parts: Mapping[str, Any]) -> Path:
+    """As ``write_checkpoint``, of a divided model: each process gives, and writes, what it has.
+
+    A tensor that several have is written once, by one of them, and of a DTensor each writes its
+    part; what else a tree holds is that of the first process that has it. All call it together, and
+    all raise where one cannot write.
+    """
+    write_apart(path, *apart(parts))
+    return path
+
+
+def apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Records of parts, and their tensors by part and name."""
+    trees, tensors = {}, {}
+    for name, tree in parts.items():
+        trees[name], found = flatten(tree)
+        tensors |= {f"{name}/{key}": tensor for key, tensor in found.items()}
+    return trees, tensors
+
+
+def write_apart(
+    path: Path, trees: Mapping[str, Any], tensors: Mapping[str, Tensor], group: Any = None
+) -> None:
+    """``write_together`` of parts taken ``apart``, by the processes of a group (None: all)."""
+    draft, first = path.with_name(f".{path.name}.together"), distributed.get_rank() == 0
+    try:
+        from_all(lambda: first and shutil.rmtree(draft, ignore_errors=True), group)
+        names = write_tensors(draft, tensors, group)
+        given = from_all(lambda: (trees, {name: digest(draft / name) for name in names}), group)
+        files = {name: found for _, digests in given for name, found in digests.items()}
+        merged = _merged([tree for tree, _ in given])
+        record = {"format": TOGETHER, "parts": merged, "files": files}
+        from_all(lambda: first and (write_record(draft, record), settle(draft, path)), group)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise not_saved(path, error) from error
+
+
+def _merged(trees: list[Any]) -> Any:
+    """The first tree, with what only later ones have."""
+    if not isinstance(trees[0], dict):
+        return trees[0]
+    trees = [tree for tree in trees if isinstance(tree, dict)]
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    return {name: _merged([tree[name] for tree in trees if name in tree]) for name in names}
