@@ -47,7 +47,7 @@ def kills(
 
     A process is killed when it has logged a step that is drawn from those not yet logged, and a
     drawn part of a step's time later: in a step or as it saves. A draw past the last step lets the
-    run end; the next is begun anew. Of several ``ranks`` one is killed, which ends the others.
+    run end; the next is begun anew, and the last goes on to its end. Of several ``ranks`` one is killed, which ends the others.
     Gives for each kill the last step that was logged and the one it went on from, how many have
     left a checkpoint half written, how many runs came to their end, how many of those have the
     weights of the one left alone to the bit, and the largest difference relative to the largest
@@ -57,8 +57,8 @@ def kills(
     told, whole, begin = folder / "told.txt", folder / "whole", time.monotonic()
     _finish(Processes([*train, "--out", str(whole)], ranks=ranks, told=told), told)
     pace = _lines(whole)[-1]["seconds"] / steps
-    draw, killed, ended = random.Random(seed), list[Killed](), list[float]()
-    while len(killed) < times or not ended:
+    draw, killed, ended, broken = random.Random(seed), list[Killed](), list[float](), False
+    while len(killed) < times or broken or not ended:
         out = folder / f"run-{len(ended)}"
         run = Processes([*train, "--out", str(out)], ranks=ranks, told=told)
         step = logged(out) + draw.randint(1, max(1, 2 * steps // times))
@@ -66,10 +66,12 @@ def kills(
             time.sleep(draw.uniform(0, pace))
             if (one := _kill(run, draw, out)) is not None:
                 killed.append(one)
+                broken = True
                 say(f"killed after step {one.step}, going on from {one.saved}", quiet)
                 continue
         _finish(run, told)
         ended.append(difference(whole, out))
+        broken = False
         say(f"ended; largest difference {ended[-1]}", quiet)
     return {
         "killed_after_step": [one.step for one in killed],

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from nestling.core.error import UserError
+
 RESULTS = Path("results")
 
 
@@ -32,6 +34,12 @@ class Run:
     """Folder of the results; a study has a folder of its own in it."""
     workers: int = 1
     """Processes side by side, each with one thread."""
+    executor: str = "local"
+    """What runs the cells: local (processes of this machine), submitit (jobs of SLURM), ray or
+    dask."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """NAME=VALUE for the executor: of submitit's AutoExecutor (slurm_partition=gpu), ray.init
+    (address=auto; num_gpus of a cell) or dask's Client (address=HOST:8786); may be repeated."""
     cells: str = "*"
     """Shell pattern of the cells to run."""
     shard: str = "1/1"
@@ -44,18 +52,24 @@ class Run:
 
     def run(self) -> None:
         """Run, then print where the study stands."""
+        from nestling.cli.train import settings
         from nestling_lab.studies import Shard, Store, load_study, run_study
+        from nestling_lab.studies.executors import LOCAL, open_executor
 
         shard = Shard.parse(self.shard)
         store = Store(self.out, load_study(self.name))
-        run_study(
-            store,
-            workers=self.workers,
-            cells=self.cells,
-            shard=shard,
-            device=self.device,
-            quiet=self.quiet,
-        )
+        if self.executor != LOCAL and self.workers != 1:
+            raise UserError("--workers is of --executor local; another has settings of its own")
+        with open_executor(self.executor, settings(self.option)) as executor:
+            run_study(
+                store,
+                workers=self.workers,
+                cells=self.cells,
+                shard=shard,
+                device=self.device,
+                quiet=self.quiet,
+                executor=executor,
+            )
         Status(name=self.name, out=self.out).run()
 
 

@@ -5,7 +5,7 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from nestling.core.error import UserError
 from nestling.core.result import Result
 from nestling.report.progress import Progress
 from nestling_lab.studies.board import board, finish, teller
+from nestling_lab.studies.executors import Call, Executor, first_done
 from nestling_lab.studies.shard import Shard
 from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Cell, Study
 
+Run = Callable[[Store, list[Cell], str, Progress], None]
 _told: Any = None  # in a worker process: the queue to the parent
 
 
@@ -30,13 +32,15 @@ def run_study(
     shard: Shard = Shard(),
     device: str = "cpu",
     quiet: bool = False,
+    executor: Executor | None = None,
 ) -> dict[str, Result]:
     """Run what is missing and return all Results by cell name.
 
     ``cells`` is a shell pattern of cell names, ``shard`` a share of them: machines can share a
     study, with one folder or with one each (``Store.take_in``). Every worker is a
-    process with one torch thread. A finished cell is on disk before the next one begins, so a
-    stopped study goes on where it was.
+    process with one torch thread; an ``executor`` (``nestling_lab.studies.executors``) takes their
+    place, and its processes must be able to import the study. A finished cell is on disk before
+    the next one begins, so a stopped study goes on where it was.
     """
     if workers < 1:
         raise UserError(f"{workers} workers; give at least 1")
@@ -44,6 +48,7 @@ def run_study(
     with board(quiet) as shown:
         shown.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
         run = _alone if workers == 1 else _side_by_side(workers)
+        run = run if executor is None else _given_to(executor)
         while pending := shard.take(store.study, _choose(store.pending(done), cells)):
             run(store, pending, device, shown)
             done = store.finished()
@@ -72,7 +77,7 @@ def _keep(store: Store, cell: Cell, result: Result, shown: Progress) -> None:
     finish(shown, cell.name, result)
 
 
-def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Progress], None]:
+def _side_by_side(workers: int) -> Run:
     def run(store: Store, pending: list[Cell], device: str, shown: Progress) -> None:
         # fork would copy torch's threads in whatever state they are
         context = multiprocessing.get_context("spawn")
@@ -81,7 +86,7 @@ def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Progress], 
         listener.start()
         pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(told,))
         try:
-            _collect(store, pool, pending, device, shown)
+            _collect(store, pool, _work, pending, device, shown)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -94,16 +99,33 @@ def _side_by_side(workers: int) -> Callable[[Store, list[Cell], str, Progress], 
     return run
 
 
+def _given_to(executor: Executor) -> Run:
+    def run(store: Store, pending: list[Cell], device: str, shown: Progress) -> None:
+        _collect(store, executor, _work_elsewhere, pending, device, shown)
+
+    return run
+
+
 def _collect(
-    store: Store, pool: ProcessPoolExecutor, pending: list[Cell], device: str, shown: Progress
+    store: Store,
+    executor: Executor,
+    work: Callable[[Study, Cell, str], Result],
+    pending: list[Cell],
+    device: str,
+    shown: Progress,
 ) -> None:
-    waiting: dict[Future[Result], Cell] = {
-        pool.submit(_work, store.study, cell, device): cell for cell in pending
-    }
-    while waiting:
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            cell = waiting.pop(future)
-            _keep(store, cell, future.result(), shown)
+    waiting: list[tuple[Call, Cell]] = [
+        (executor.submit(work, store.study, cell, device), cell) for cell in pending
+    ]
+    try:
+        while waiting:
+            for call, cell in first_done(waiting):
+                _keep(store, cell, call.result(), shown)
+                waiting = [pair for pair in waiting if pair[0] is not call]
+    except BaseException:
+        for call, _ in waiting:
+            call.cancel()
+        raise
 
 
 def _begin(told: Any) -> None:
@@ -111,6 +133,16 @@ def _begin(told: Any) -> None:
     _told = told
     torch.set_num_threads(1)
     keep_freed_memory()
+
+
+def _work_elsewhere(study: Study, cell: Cell, device: str) -> Result:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        return study.run(cell, device=device)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _work(study: Study, cell: Cell, device: str) -> Result:
