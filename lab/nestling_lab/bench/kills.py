@@ -47,11 +47,11 @@ def kills(
 
     A process is killed when it has logged a step that is drawn from those not yet logged, and a
     drawn part of a step's time later: in a step or as it saves. A draw past the last step lets the
-    run end; the next is begun anew, and the last goes on to its end. Of several ``ranks`` one is killed, which ends the others.
-    Gives for each kill the last step that was logged and the one it went on from, how many have
-    left a checkpoint half written, how many runs came to their end, how many of those have the
-    weights of the one left alone to the bit, and the largest difference relative to the largest
-    weight of a tensor. Raises UserError for a run that does not go on.
+    run end; the next is begun anew, and the last goes on to its end. Of several ``ranks`` one is
+    killed, which ends the others. Gives for each kill the last step that was logged and the one it
+    went on from, how many have left a checkpoint half written, how many runs came to their end, how
+    many of those have the weights of the one left alone to the bit, and the largest difference
+    relative to the largest weight of a tensor. Raises UserError for a run that does not go on.
     """
     train = _command(folder, preset, optimizer, steps, shard)
     told, whole, begin = folder / "told.txt", folder / "whole", time.monotonic()
