@@ -14,6 +14,7 @@ from nestling.rules.level import write
 from tiny_bases import tiny_base  # isort: skip
 
 PLAN = Plan(budget=3_300, batch=160, length=16, lr=3e-2)
+SHORT = Plan(budget=500, batch=160, length=16)
 TEXT = "abcabdabcabdabcabe" * 12
 
 
@@ -38,7 +39,7 @@ def learned():
 @pytest.mark.parametrize("texts", [(TEXT,), ()])
 def test_a_slow_level_takes_over_and_the_fast_one_is_emptied(learned, texts):
     """With the text, and without it: the model replays what it writes itself."""
-    learner, again = learned.fork(), learned.fork()
+    learner = learned.fork()
     done = consolidate(learner, PLAN, texts)
     assert done.learned_after < 0.5 * done.learned_before
     assert done.kept_after < done.learned_before
@@ -50,9 +51,14 @@ def test_a_slow_level_takes_over_and_the_fast_one_is_emptied(learned, texts):
     if texts:
         before, after, none = (x.score(TEXT).loss for x in (learned, learner, empty))
         assert abs(after - before) < 0.5 * (none - before)
-        consolidate(again, PLAN, texts)
-        for a, b in zip(learner.state.levels, again.state.levels, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
+
+
+def test_the_same_learner_and_plan_give_the_same_levels_to_the_bit(learned):
+    one, again = learned.fork(), learned.fork()
+    for learner in (one, again):
+        assert consolidate(learner, SHORT, (TEXT,)).writes == 2
+    for a, b in zip(one.state.levels, again.state.levels, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
 
 
 def test_what_a_nested_level_took_over_outlasts_its_resets(learned):
@@ -74,7 +80,7 @@ def test_what_a_nested_level_took_over_outlasts_its_resets(learned):
 
 def test_the_original_is_left_alone(learned):
     before = learned.weights()
-    consolidate(learned.fork(), Plan(budget=500, batch=160, length=16), (TEXT,))
+    consolidate(learned.fork(), SHORT, (TEXT,))
     assert all(value is before[name] for name, value in learned.weights().items())
 
 

@@ -179,13 +179,13 @@ def test_reset_puts_a_level_or_all_back(new_learner, ids):
 @only_llama
 def test_a_surprise_gate_writes_nothing_for_what_was_expected(new_learner, ids):
     never = new_learner(options=Options(surprise=1e9))
-    assert never.read_tokens(ids).writes == (0, 0)
+    assert never.read_tokens(ids[:72]).writes == (0, 0)
     always, plain = new_learner(options=Options(surprise=0.0)), new_learner()
     for learner in (always, plain):
-        learner.read_tokens(ids)
+        learner.read_tokens(ids[:72])
     assert equal(always, plain)
     some = new_learner(options=Options(surprise=4.2))
-    reading = some.read_tokens(ids)
+    reading = some.read_tokens(ids[:72])
     assert 0 < reading.learned < reading.scored
 
 
@@ -203,10 +203,10 @@ def test_finish_writes_open_periods_and_starts_their_clocks_anew(new_learner, id
 def test_what_is_read_again_is_expected(new_learner, ids):
     """Learning learns: the loss of a text falls by reading it."""
     learner = new_learner()
-    before = learner.score(ids).loss
+    before = learner.score(ids[:100]).loss
     for _ in range(3):
-        learner.read_tokens(ids)
-    assert learner.score(ids).loss < before
+        learner.read_tokens(ids[:100])
+    assert learner.score(ids[:100]).loss < before
 
 
 def test_a_long_document_goes_through_windows(models, ids):

@@ -10,26 +10,21 @@ from nestling.data.lock import locked
 
 
 def test_what_another_process_holds_is_refused_by_its_name_until_it_ends(tmp_path):
-    file = tmp_path / "notes.memory"
-    with held(file) as child:
-        for name in (file, tmp_path / "." / "notes.memory"):
+    file, real, link = (tmp_path / name for name in ("notes.memory", "real", "link"))
+    real.write_text("")
+    link.symlink_to(real)
+    with held(file, link) as child:
+        # a link is the file it leads to
+        for name in (file, tmp_path / "." / "notes.memory", real):
             with pytest.raises(UserError, match="in use") as raised, locked(name):
                 pass
             assert f"{WHAT} (process {child.pid}, since 2" in str(raised.value)
             assert "\n" not in str(raised.value)
         child.kill()
         child.wait()
-        with locked(file):
+        with locked(file), locked(real):
             pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_link_is_the_file_it_leads_to(tmp_path):
-    (tmp_path / "real").write_text("")
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    real = tmp_path / "real"
-    with held(tmp_path / "link"), pytest.raises(UserError, match="in use"), locked(real):
-        pass
+    assert sorted(tmp_path.iterdir()) == [link, real]
 
 
 def test_a_thread_may_take_its_own_lock_again_and_no_other_thread_may(tmp_path):

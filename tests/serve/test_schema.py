@@ -12,7 +12,7 @@ from nestling.serve.keys import SCOPES, Keys, database_in
 
 
 @pytest.mark.parametrize(
-    ("each", "least"), [(6, 60), pytest.param(100, 1000, marks=pytest.mark.slow)]
+    ("each", "least"), [(3, 40), pytest.param(100, 1000, marks=pytest.mark.slow)]
 )
 def test_no_request_of_the_schema_finds_a_fault(start, tmp_path, each, least):
     """At most ``each`` requests of an operation, which has few where little can be said."""
@@ -42,7 +42,7 @@ def test_no_request_of_the_schema_finds_a_fault(start, tmp_path, each, least):
         assert http.get("/health").json()["status"] == "ok"
 
 
-@pytest.mark.parametrize("each", [5, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [3, pytest.param(250, marks=pytest.mark.slow)])
 def test_two_users_who_ask_in_turn_and_at_once_get_what_each_gets_alone(start, tmp_path, each):
     keys = Keys(database_in(tmp_path / "store"))
     every = frozenset(SCOPES)

@@ -1,4 +1,4 @@
-"""A file that another process holds; as a program it holds the one it is given until input ends."""
+"""Files that another process holds; as a program it holds those it is given until input ends."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ WHAT = "nestling rehearse"
 
 
 @contextlib.contextmanager
-def held(path):
-    """A child that holds ``path``; yields the process, killed in the end if it still runs."""
-    command = [sys.executable, str(Path(__file__).resolve()), str(path)]
+def held(*paths):
+    """A child that holds ``paths``; yields the process, killed in the end if it still runs."""
+    command = [sys.executable, str(Path(__file__).resolve()), *map(str, paths)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
     ) as child:
@@ -28,6 +28,8 @@ def held(path):
 if __name__ == "__main__":
     from nestling.data.lock import locked
 
-    with locked(sys.argv[1], WHAT):
+    with contextlib.ExitStack() as all_of_them:
+        for name in sys.argv[1:]:
+            all_of_them.enter_context(locked(name, WHAT))
         print("held", flush=True)
         sys.stdin.read()

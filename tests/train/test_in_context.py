@@ -13,6 +13,7 @@ KINDS = {
     "ntp": {"pattern": ("attention", "cms_context"), "objective": "ntp"},
     "teach": {"pattern": ("attention", "cms_headwise"), "objective": "teach"},
 }
+SMALL = {"batch_size": 2, "sequence_length": 32}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -35,16 +36,16 @@ def start(kind, directory=None, *, resume=False, after_step=None, **settings):
 
 @every_kind
 def test_the_loss_falls(kind):
-    _, metrics = start(kind, steps=24, learning_rate=1e-2)
+    _, metrics = start(kind, steps=24, learning_rate=1e-2, **SMALL)
     assert metrics["val_loss"] < 0.6 * metrics["first_loss"]
 
 
 @every_kind
 def test_a_resumed_run_equals_one_that_never_stopped_bitwise(tmp_path, kind):
-    whole, expected = start(kind, tmp_path / "whole", steps=4)
-    start(kind, tmp_path / "cut", steps=4, after_step=lambda run: run.totals.step == 2)
+    whole, expected = start(kind, tmp_path / "whole", steps=4, **SMALL)
+    start(kind, tmp_path / "cut", steps=4, **SMALL, after_step=lambda run: run.totals.step == 2)
     torch.manual_seed(999)
-    resumed, metrics = start(kind, tmp_path / "cut", steps=4, resume=True)
+    resumed, metrics = start(kind, tmp_path / "cut", steps=4, resume=True, **SMALL)
     pairs = zip(whole.parameters(), resumed.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert metrics["val_loss"] == expected["val_loss"]

@@ -24,7 +24,7 @@ KINDS = [
     {"model": "transformer-tiny", "optimizer": "adamw"},
 ]
 MUON = {"model": "transformer-tiny", "optimizer": "muon"}
-SETTINGS = {"steps": 4, "batch_size": 4}
+SETTINGS = {"steps": 4, "batch_size": 4, "sequence_length": 32}
 
 
 def on_ranks(place, *stages):
@@ -143,7 +143,7 @@ def _end(run):
 def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, capsys):
     command = ["--corpus", "counting", "--tokenizer", "bytes", "--steps", "3", "--quiet"]
     text = tmp_path / "text.txt"
-    text.write_text("\n".join(f"{i} and {i + 1} are {2 * i + 1}." for i in range(2000)))
+    text.write_text("\n".join(f"{i} and {i + 1} are {2 * i + 1}." for i in range(400)))
     command[1] = str(text)
     common = ["train", "--preset", "transformer-tiny", *command, "--set", "batch_size=2"]
     common += ["--set", "sequence_length=64", "--set", "evaluate_tokens=500"]

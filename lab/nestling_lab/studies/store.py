@@ -7,7 +7,6 @@ from typing import Any
 
 from nestling.core.error import UserError
 from nestling.core.result import Result
-from nestling.train.config import LATER
 from nestling_lab.studies.study import Cell, Study
 
 
@@ -23,11 +22,13 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value), object_hook=_as_before)
+    # here: a worker runs cells and compares none, and need not import all that trains
+    from nestling.train.config import LATER
 
+    def as_before(settings: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
 
-def _as_before(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
+    return json.loads(json.dumps(value), object_hook=as_before)
 
 
 class Store:

@@ -13,7 +13,7 @@ from nestling_lab.bench.decoding import batched, decoding
 SMALL = {"tokens": 2, "rounds": 2, "vocab_size": 64, "quiet": True}
 
 
-def test_each_context_is_timed_and_set_against_the_first_and_the_peer():
+def test_each_context_is_timed_and_set_against_the_first_and_the_peer(narrow):
     found = decoding(
         ["transformer-tiny", "hope-tiny"], [8, 24], reference_context=16, others=["llama"], **SMALL
     )
@@ -30,7 +30,7 @@ def test_each_context_is_timed_and_set_against_the_first_and_the_peer():
     assert set(rows["hope-tiny"]["flat"]) == {"24 over 8"}
 
 
-def test_requests_of_different_lengths_are_held_to_themselves_alone(monkeypatch):
+def test_requests_of_different_lengths_are_held_to_themselves_alone(monkeypatch, narrow):
     shape = {"rows": 3, "shortest": 5, "longest": 20}
     found = batched("hope-tiny", **shape, **SMALL)
     assert found["lengths"] == [5, 12, 20] and found["tokens_per_second"] > 0
@@ -40,7 +40,7 @@ def test_requests_of_different_lengths_are_held_to_themselves_alone(monkeypatch)
         batched("hope-tiny", **shape, **SMALL)
 
 
-def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch):
+def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, narrow):
     monkeypatch.setattr(module, "decoding_error", lambda model: 0.1)
     with pytest.raises(UserError, match="token by token"):
         decoding(["hope-tiny"], [8], **SMALL)

@@ -17,7 +17,7 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA 
 
 
 @pytest.mark.parametrize("name", ["kernel_momentum", "kernel", "decode", "hope_340m_4096"])
-def test_every_part_runs_dry(name):
+def test_every_part_runs_dry(name, narrow):
     found = gpu.run_part(name, "cpu", dry=True)
     assert found["ratio"] or found["reason"]
     if name != "hope_340m_4096":

@@ -9,7 +9,7 @@ from nestling.train.plan import plan
 from nestling_lab.bench.memory import peak_of
 from nestling_lab.bench.training_cost import RandomText
 
-WIDTH = {"hidden_size": 64, "num_hidden_layers": 3, "num_heads": 2}
+WIDTH = {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2}
 
 
 @pytest.mark.parametrize("name", ["transformer-tiny", "mamba2-tiny", "hope-tiny"])

@@ -15,7 +15,7 @@ from nestling_lab.bench.training_cost import state_bytes
 SMALL = {"shapes": [Shape(2, 32)], "rounds": 2, "vocab_size": 64, "quiet": True}
 
 
-def test_every_preset_is_measured_against_the_first():
+def test_every_preset_is_measured_against_the_first(narrow):
     found = training(["transformer-tiny", "hope-tiny"], **SMALL)
     assert found["reference"] == "transformer-tiny"
     assert found["presets"]["transformer-tiny"]["over_reference"] == 1
@@ -59,7 +59,7 @@ def test_a_state_is_counted_whole():
     assert grown == 10 * (2 * 128 * 4 + 16)
 
 
-def test_what_streams_wrongly_is_not_timed(monkeypatch):
+def test_what_streams_wrongly_is_not_timed(monkeypatch, narrow):
     model = create("hope-tiny", vocab_size=64, num_hidden_layers=1)
     assert streaming_error(model) < 1e-5
     monkeypatch.setattr("nestling_lab.bench.training_cost.streaming_error", lambda model: 0.1)

@@ -30,21 +30,14 @@ TRAIN = TrainConfig(steps=2, batch_size=2, sequence_length=64, evaluate_tokens=2
 
 
 @pytest.fixture
-def corpus(tmp_path, monkeypatch):
-    """Prose of one's own, and made questions in the place of BIG-bench's."""
-    monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "cache"))
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    for i in range(40):
-        lines = (f"The {i}th house has {n * i} doors and {n} stairs." for n in range(1, 12))
-        (folder / f"{i}.txt").write_text(" ".join(lines))
+def questions(corpus):
+    """Made questions in the place of BIG-bench's."""
     examples = [
         {"input": f"{i}?", "target_scores": {"yes": i % 2, "no": 1 - i % 2}} for i in (1, 2)
     ]
     path = bigbench.place("social_iqa")
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"examples": examples}))
-    return str(folder)
 
 
 @pytest.mark.parametrize("models", [LM_MODELS, NIAH_MODELS], ids=["figure-lm", "figure-niah"])
@@ -71,7 +64,7 @@ def figure_lm(corpus):
     )
 
 
-def test_figure_lm_in_small_form(corpus, tmp_path):
+def test_figure_lm_in_small_form(corpus, questions, narrow, tmp_path):
     study = figure_lm(corpus)
     whole = Store(tmp_path / "whole", study)
     nothing = status(whole).text()
@@ -171,7 +164,7 @@ def test_sentences_say_what_is_known_and_no_more():
     assert verdict({}, {}) == "Not yet compared, for want of seeds: any."
 
 
-def test_figure_niah_in_small_form(corpus, tmp_path):
+def test_figure_niah_in_small_form(corpus, narrow, tmp_path):
     study = FigureNiah(
         FigureNiah.Config(
             models=("hope", "transformer"),

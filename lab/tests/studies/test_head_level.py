@@ -18,9 +18,9 @@ def test_every_system_reads_the_same_for_as_long():
     assert all(cell.config["text"] == cells[0].config["text"] for cell in cells)
 
 
-def test_a_run_gives_the_figures_of_the_table():
+def test_a_run_gives_the_figures_of_the_table(corpus):
     config = HeadLevelStudy.Config(
-        text=Text(vocab_size=512),
+        text=Text(corpus=corpus, vocab_size=300),
         train=TrainConfig(
             steps=2, batch_size=2, sequence_length=64, evaluate_tokens=500, save_every=0
         ),

@@ -32,13 +32,13 @@ def test_every_arm_reads_the_same_for_as_long():
         assert all(one == alike[0] for one in alike)
 
 
-def test_runs_give_the_figures_of_the_table():
+def test_runs_give_the_figures_of_the_table(corpus):
     train = TrainConfig(steps=2, batch_size=4, sequence_length=64, save_every=0)
     study = HopeAblation(
         HopeAblation.Config(
             arms=(WHOLE, "dot objective"),
             seeds=(0,),
-            text=Text(vocab_size=512),
+            text=Text(corpus=corpus, vocab_size=300),
             held_out_tokens=500,
             train=train,
             task=Recall.tiny().config,

@@ -18,10 +18,10 @@ def test_every_family_reads_the_same():
         assert cell.config["train"] == cells[0].config["train"]
 
 
-def test_a_run_gives_the_figures_of_the_table():
+def test_a_run_gives_the_figures_of_the_table(corpus):
     config = LadderSmoke.Config(
         families=("hope", "transformer"),
-        text=Text(vocab_size=512),
+        text=Text(corpus=corpus, vocab_size=300),
         train=TrainConfig(steps=2, batch_size=2, sequence_length=64, save_every=0),
     )
     study = LadderSmoke(config)

@@ -28,7 +28,7 @@ VERSES = [
     )
     for i in range(BLOCK * PARTS * 2)
 ]
-SIZES = {"tokens": 400, "longest": 200, "test_tokens": 60, "test_longest": 30, "cloze": 10}
+SIZES = {"tokens": 200, "longest": 100, "test_tokens": 60, "test_longest": 30, "cloze": 4}
 
 
 class MadeSet:
@@ -86,7 +86,7 @@ def small(monkeypatch, base):
     monkeypatch.setattr(new_languages, "load_corpus", Made)
     monkeypatch.setattr(new_languages, "load_set", MadeSet)
     monkeypatch.setattr(new_languages, "small", lambda config, seed, tell: base)
-    readers = ("frozen", "in-context", "fine-tuning", "levels-1", "levels-2", "levels-3")
+    readers = ("frozen", "levels-1", "levels-2", "levels-3")
     return NewLanguages(NewLanguages.Config(readers=readers, seeds=(0, 1), **SIZES))
 
 
@@ -96,7 +96,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
         for cell in small.cells(done):
             if cell.name not in done:
                 done[cell.name] = small.run(cell)
-    assert len(done) == len(small.cells(done)) == 5 * 2 + 1 + 6 * 3
+    assert len(done) == len(small.cells(done)) == 3 * 2 + 1 + 4 * 3
     again = small.tuned.grid("levels-2")[0]
     assert small.run(again).metrics == done[again.name].metrics
     frozen = done[small.tuned.grid("frozen")[0].name].metrics["stages"]

@@ -27,10 +27,10 @@ def made_up(split: str) -> Pictures:
     return Pictures(middles[labels] + noise, labels)
 
 
-MESSY = Messy(Messy.Config(seeds=(0, 1), steps=20, hidden=16, validation=50), made_up)
+MESSY = Messy(Messy.Config(seeds=(0, 1), steps=8, hidden=16, validation=50), made_up)
 SMALL = VitConfig(patch=14, hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
 VISION = Vision(
-    Vision.Config(seeds=(0, 1), steps=10, batch_size=16, validation=50, model=SMALL), made_up
+    Vision.Config(seeds=(0, 1), steps=4, batch_size=16, validation=50, model=SMALL), made_up
 )
 
 

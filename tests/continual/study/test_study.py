@@ -53,7 +53,8 @@ def test_what_was_studied_is_known_with_the_text_gone(learned):
     learner, one = learned
     asked = one.questions
     right = [holds(learner.ask(q.question, tokens=12), q.answer) for q in asked]
-    before = [holds(new_student().ask(q.question, tokens=12), q.answer) for q in asked]
+    fresh = new_student()
+    before = [holds(fresh.ask(q.question, tokens=12), q.answer) for q in asked]
     assert sum(right) >= 0.6 * len(right) > 0
     assert sum(before) <= 0.2 * len(before)
     assert one.figures["right_after"] > one.figures["right_before"]
@@ -112,16 +113,22 @@ class Broken(Exception):
     pass
 
 
+@pytest.fixture(scope="module")
+def unbroken():
+    """A learner that has studied two texts without a break."""
+    learner = new_student()
+    learner.read(TEXT, name="one")
+    learner.read(SECOND, name="two")
+    learner.study(QUICK)
+    return learner
+
+
 @pytest.mark.parametrize("when", [0, 1, 7])
-def test_broken_off_and_gone_on_is_as_if_never_broken_off(tmp_path, when):
+def test_broken_off_and_gone_on_is_as_if_never_broken_off(unbroken, tmp_path, when):
     def stop(learner, progress):
         if progress.done == when and (when == 0 or progress.loss is not None):
             raise Broken
 
-    whole = new_student()
-    whole.read(TEXT, name="one")
-    whole.read(SECOND, name="two")
-    whole.study(QUICK)
     part = new_student()
     part.read(TEXT, name="one")
     part.read(SECOND, name="two")
@@ -131,10 +138,10 @@ def test_broken_off_and_gone_on_is_as_if_never_broken_off(tmp_path, when):
     again = new_student()
     again.load(tmp_path / "part")
     again.study(QUICK)
-    for one, two in zip(again.state.studied, whole.state.studied, strict=True):
+    for one, two in zip(again.state.studied, unbroken.state.studied, strict=True):
         assert (one.name, one.questions, one.figures) == (two.name, two.questions, two.figures)
-    assert len(changes(again)) == len(changes(whole))
-    assert all(map(torch.equal, changes(again), changes(whole)))
+    assert len(changes(again)) == len(changes(unbroken))
+    assert all(map(torch.equal, changes(again), changes(unbroken)))
 
 
 def test_a_saved_study_is_loaded_as_it_was(learned, tmp_path):
@@ -151,12 +158,12 @@ def test_a_saved_study_is_loaded_as_it_was(learned, tmp_path):
 def test_a_long_text_is_studied_passage_by_passage():
     plan = dataclasses.replace(QUICK, passage=40, rounds=2)
     learner = new_student()
-    text = TEXT + " " + " ".join(f"Lelidis Zikipot was seen {i} times in Turku." for i in range(6))
+    text = TEXT + " " + " ".join(f"Lelidis Zikipot was seen {i} times in Turku." for i in range(3))
     learner.read(text, name="long")
     seen = []
     [one] = learner.study(plan, lambda _, progress: seen.append(progress))
     assert max(progress.steps for progress in seen) > plan.all_steps([2])[0]
-    assert {q.answer for q in one.questions} >= {"a goat", "Padua", "5 times"}
+    assert {q.answer for q in one.questions} >= {"a goat", "Padua", "2 times"}
     ranks = {len(factors.right) for factors in one.change.values()}
     assert max(ranks) > plan.rank
 

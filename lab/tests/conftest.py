@@ -1,0 +1,12 @@
+"""Models small enough that a test of what is counted takes a second."""
+
+import pytest
+
+from nestling.models import presets
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Presets of the size "tiny" have one layer of width 64."""
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_heads": 2}
+    monkeypatch.setitem(presets.SIZES, "tiny", shape)
