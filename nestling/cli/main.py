@@ -22,6 +22,7 @@ from typing import Any
 from nestling import __version__
 from nestling.cli.terminal import decode_arguments, show_everything
 from nestling.core.allocator import keep_freed_memory
+from nestling.core.build import facts
 from nestling.core.error import UserError, did_you_mean
 
 VERBS = {
@@ -40,6 +41,7 @@ VERBS = {
     "keys": "add, list and remove the API keys of a server",
     "memory": "look at, copy, join, reset, export and consolidate memory files",
     "list": "name every preset, memory, corpus, task and optimizer",
+    "completion": "print a script that completes commands and options in your shell",
 }
 LABORATORY = ("study", "bench")  # verbs of the package that measures this project; in no wheel
 GROUP = "nestling.verbs"  # entry points: verbs of other packages
@@ -125,7 +127,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb in ("-V", "--version"):
-        print(f"nestling {__version__}")
+        print(facts(__version__))
         return 0
     command = _parse(module_of(verb).Command, verb, rest)
     if command is not None:

@@ -5,46 +5,17 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 import tempfile
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nestling.core.build import commit, release
 from nestling.core.error import UserError
 
 FORMAT = 1
-# what a study itself writes beside the source
-UNCOUNTED = (":(exclude)results", ":(exclude)benchmarks/results")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def commit(root: Path = Path(__file__).resolve().parents[2]) -> str:
-    """The commit of the source, with "-dirty" where other files than Results differ from it.
-
-    "unknown" where there is no repository, as for an installed package.
-    """
-    try:
-        name = _git(root, "describe", "--always", "--abbrev=12")
-        changes = _git(root, "status", "--porcelain", "-uno", "--", ".", *UNCOUNTED)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return f"{name}-dirty" if changes else name
-
-
-def _git(root: Path, *asked: str) -> str:
-    command = ["git", "-C", str(root), *asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    return done.stdout.strip()
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
@@ -53,8 +24,8 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     return {
         "commit": commit(),
         "versions": {
-            "python": platform.python_version(),
-            **{name: _version(name) for name in ("nestling", "torch", "transformers")},
+            "python": platform.pythonrelease(),
+            **{name: release(name) for name in ("nestling", "torch", "transformers")},
         },
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "threads": torch.get_num_threads(),

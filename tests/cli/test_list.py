@@ -1,7 +1,12 @@
 """nestling list names what the tables hold."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
+from nestling.cli import list as listing
 from nestling.cli.main import main
 from nestling.data import CORPORA
 from nestling.memories import MEMORIES
@@ -39,3 +44,27 @@ def test_one_kind_alone(kind, capsys):
 def test_an_unknown_kind_is_one_line(capsys):
     assert main(["list", "preset"]) == 2
     assert "did you mean 'presets'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_what_is_written_down_is_what_there_is(kind):
+    assert listing.read_kept().get(kind) == listing.made(kind), "run python -m nestling.cli.list"
+
+
+def test_it_answers_without_importing_what_it_lists():
+    code = (
+        "import sys; from nestling.cli.main import main; assert main(['list']) == 0;"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "hope-tiny" in done.stdout, done.stderr
+
+
+def test_a_new_entry_is_shown_before_it_is_written_down(monkeypatch, tmp_path, capsys):
+    record = json.loads(listing.KEPT.read_text()) | {"sha256": "of another table"}
+    (tmp_path / "listed.json").write_text(json.dumps(record))
+    monkeypatch.setattr(listing, "digest", lambda: "of this one")
+    monkeypatch.setattr(listing, "KEPT", tmp_path / "listed.json")
+    monkeypatch.setitem(listing.KINDS, "presets", lambda: [("mine", "a new one")])
+    assert main(["list", "presets"]) == 0
+    assert "a new one" in capsys.readouterr().out

@@ -138,7 +138,7 @@ def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys)
     assert capsys.readouterr().out == "hope 3\n"
     assert program.main(["--help"]) == 0
     told = capsys.readouterr().out
-    assert "greet     say something\n" in told and "train     train a language model\n" in told
+    assert "greet       say something\n" in told and "train     train a language model\n" in told
     assert program.main(["gone"]) == 2
     assert "no.such.module cannot be loaded" in capsys.readouterr().err
     assert program.main(["greeet"]) == 2
@@ -185,3 +185,25 @@ def test_a_terminal_of_ascii_gives_and_takes_any_character():
     )
     assert done.returncode == 2
     assert b"error: unknown command 'caf\\xe9 \\u2013'" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_verb_and_its_options(shell, capsys):
+    assert program.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*program.VERBS, "consolidate", "--memory", "--go-on"):
+        assert word in script
+
+
+def test_bash_completes_with_the_script(tmp_path, capsys):
+    assert program.main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    asked = """
+    source "$1"; COMP_WORDS=(nestling "$2" "$3"); COMP_CWORD=2
+    $(complete -p nestling | sed 's/.*-F \\([^ ]*\\).*/\\1/') nestling "$3" "$2"
+    echo "${COMPREPLY[@]}"
+    """
+    for verb, begun, whole in (("learn", "--mem", "--memory"), ("memory", "cons", "consolidate")):
+        call = ["bash", "-c", asked, "bash", str(tmp_path / "script"), verb, begun]
+        done = subprocess.run(call, capture_output=True, text=True)
+        assert whole in done.stdout.split(), done.stderr

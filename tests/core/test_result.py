@@ -4,7 +4,8 @@ import subprocess
 
 import pytest
 
-from nestling.core.result import commit
+from nestling.core import build
+from nestling.core.build import commit
 
 
 @pytest.fixture
@@ -32,3 +33,16 @@ def test_a_new_result_makes_no_commit_dirty_and_new_source_does(repository):
 
 def test_without_a_repository_the_commit_is_unknown(tmp_path):
     assert commit(tmp_path) == "unknown"
+
+
+def test_the_repository_that_holds_an_installation_does_not_name_its_commit(repository):
+    inside = repository / ".venv" / "lib"
+    inside.mkdir(parents=True)
+    assert commit(inside) == "unknown"
+
+
+def test_a_build_knows_the_commit_it_was_made_of(monkeypatch, tmp_path):
+    (tmp_path / "COMMIT").write_text("0123456789ab\n")
+    monkeypatch.setattr(build, "COMMIT", tmp_path / "COMMIT")
+    assert commit() == "0123456789ab"
+    assert "(commit 0123456789ab; Python 3" in build.facts("1.2")
