@@ -2,6 +2,7 @@
 
 import errno
 import io
+import re
 import subprocess
 import sys
 import types
@@ -138,7 +139,7 @@ def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys)
     assert capsys.readouterr().out == "hope 3\n"
     assert program.main(["--help"]) == 0
     told = capsys.readouterr().out
-    assert "greet       say something\n" in told and "train     train a language model\n" in told
+    assert re.search(r"greet +say something\n.*", told) and "train a language model\n" in told
     assert program.main(["gone"]) == 2
     assert "no.such.module cannot be loaded" in capsys.readouterr().err
     assert program.main(["greeet"]) == 2
