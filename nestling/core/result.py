@@ -24,7 +24,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
     return {
         "commit": commit(),
         "versions": {
-            "python": platform.pythonrelease(),
+            "python": platform.python_version(),
             **{name: release(name) for name in ("nestling", "torch", "transformers")},
         },
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
