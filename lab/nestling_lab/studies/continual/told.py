@@ -1,21 +1,14 @@
 """What of a short text that was read once is known in a new process."""
 
-import atexit
-import json
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from nestling.core.result import Result
 from nestling.report import Section, Table
+from nestling_lab.studies.continual.commands import adapted, ask, learn
 from nestling_lab.studies.continual.told_texts import right, told_texts
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -62,19 +55,12 @@ class ToldStudy(Study):
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Adapt, learn and ask, in three processes."""
         one = told_texts()[cell.name]
+        model, questions = adapted(cell.config["model"]), [asked for asked, _ in one.questions]
         with tempfile.TemporaryDirectory() as folder:
-            source, memory, figures = (
-                str(Path(folder) / name) for name in ("text.txt", "memory", "learn.json")
-            )
-            Path(source).write_text(one.text + "\n", encoding="utf-8")
-            model = str(_adapted(cell.config["model"]))
-            cpu, wall = _spent(), time.monotonic()
-            learn = ("learn", model, source, "--memory", memory, "--json", figures, "--quiet")
-            _python("nestling", *learn, "--device", device)
-            cpu, wall = _spent() - cpu, time.monotonic() - wall
-            said = json.loads(_python(f"{__package__}.told_asked", model, memory, one.name))
-            study = Result.read(figures).metrics["study"][0]
-            size = Path(memory).stat().st_size
+            memory = Path(folder) / "memory"
+            learned = learn(model, one.text, memory, device=device)
+            said = ask(model, memory, one.text, questions, tuple(WAYS))
+        study = learned["study"]
         metrics: dict[str, Any] = {
             "words": len(one.text.split()),
             "asked": [list(pair) for pair in one.questions],
@@ -82,10 +68,7 @@ class ToldStudy(Study):
             "right": {way: sum(one.right(replies)) for way, replies in said.items()},
             "of": len(one.questions),
             "known": study["known_after"] / study["known_before"] - 1,
-            "cpu_seconds": cpu,
-            "wall_seconds": wall,
-            "bytes": size,
-            "study": study,
+            **learned,
         }
         name = f"{self.name}/{cell.name}"
         return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
@@ -121,28 +104,6 @@ class ToldAgainStudy(ToldStudy):
     name = "told-again"
     source = "told_again.toml"
     after = "after it nothing was changed."
-
-
-@cache
-def _adapted(model: str) -> Path:
-    """The folder of an adapted model: made once in a process, gone with it."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _python("nestling", "adapt", model, "--out", f"{folder}/model")
-    return Path(folder) / "model"
-
-
-def _python(module: str, *given: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *given], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return done.stdout
-
-
-def _spent() -> float:
-    """CPU seconds of processes that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def _answer(runs: Mapping[str, Any], total: Mapping[str, int], asked: int) -> str:
@@ -186,7 +147,7 @@ def _table(runs: Mapping[str, Any]) -> Table:
 def _replies(runs: Mapping[str, Any]) -> Table:
     rows = []
     for name, run in runs.items():
-        for (ask, accept), reply in zip(run["asked"], run["said"]["studied"], strict=True):
+        for (asked, accept), reply in zip(run["asked"], run["said"]["studied"], strict=True):
             mark = "right" if right(reply, accept) else "wrong"
-            rows.append((name, ask, " ".join(reply.split()), mark))
+            rows.append((name, asked, " ".join(reply.split()), mark))
     return Table(columns=("text", "question", "reply", ""), rows=rows)

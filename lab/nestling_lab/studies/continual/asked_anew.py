@@ -1,0 +1,90 @@
+"""What a model says about a text in a process that has seen nothing of it.
+
+Run: python -m nestling_lab.studies.continual.asked_anew MODEL MEMORY
+with an object of ``text``, ``questions`` and ``ways`` as JSON on the input.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from nestling.continual.learner import ContinualLearner
+from nestling.continual.methods import Retrieval
+from nestling.continual.opening import open_learner
+from nestling.continual.study.body import Ids
+from nestling.continual.study.form import PLAIN, Form, begun, plain
+from nestling.continual.study.judge import SHOTS
+from nestling.continual.study.words import sentences
+
+TOKENS = 40  # of an answer, at most
+FOUND = 3  # sentences that retrieval puts before a question
+LONGEST = 512  # tokens of a sentence that it stores, at most
+
+Replies = Callable[[ContinualLearner, str, Sequence[str]], list[str]]
+
+
+def nothing(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
+    """Each question by itself."""
+    talk = base.school.talk
+    return _said(base, talk.opening, talk, [talk.prompt(ask) for ask in questions])
+
+
+def chat(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
+    """The text before each question, as a user would give it."""
+    talk = base.school.talk
+    prompts = [talk.prompt(f"{text}\n\n{ask}") for ask in questions]
+    return _said(base, talk.opening, talk, prompts)
+
+
+def shots(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
+    """Two worked examples, the text, and each question in their form."""
+    opening = begun(base.text, f"{SHOTS}Text: {text}\n")
+    prompts = [plain(base.text, PLAIN.format(question=ask)) for ask in questions]
+    return _said(base, opening, base.school.forms[0], prompts)
+
+
+def found(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
+    """As ``shots``, with only the sentences of the text that BM25 finds for each question."""
+    return [shots(base, nearest(base, text, ask), [ask])[0] for ask in questions]
+
+
+def nearest(base: ContinualLearner, text: str, question: str) -> str:
+    """The sentences that match a question best, in their order."""
+    there = sentences(text)
+    store = Retrieval(
+        base.reader.model, window=4 * FOUND * LONGEST, segment=1, passage=LONGEST, found=FOUND
+    )
+
+    def ids(sentence: str) -> Ids:
+        return plain(base.text, f" {sentence.lower()}")[:LONGEST]
+
+    for sentence in there:
+        store.read(ids(sentence))
+    return " ".join(there[number] for number in sorted(store.nearest(ids(question))))
+
+
+FROZEN: Mapping[str, Replies] = {"nothing": nothing, "chat": chat, "shots": shots, "found": found}
+
+
+def replies(
+    model: str, memory: str | Path, text: str, questions: Sequence[str], ways: Sequence[str]
+) -> dict[str, list[str]]:
+    """What is said to each question: ``studied`` from the memory, the others by the base."""
+    said = {}
+    if "studied" in ways:
+        learner = open_learner(model, Path(memory), must_exist=True)
+        said["studied"] = [learner.ask(ask, tokens=TOKENS) for ask in questions]
+    base = open_learner(model)
+    return said | {way: FROZEN[way](base, text, questions) for way in ways if way in FROZEN}
+
+
+def _said(base: ContinualLearner, opening: Ids, form: Form, prompts: Sequence[Ids]) -> list[str]:
+    speaker = base.school.speaker
+    rows = speaker.said(speaker.told(opening), prompts, most=TOKENS, stop=form.stop)
+    return [base.text.decode(ids) for ids in rows]
+
+
+if __name__ == "__main__":
+    given = json.load(sys.stdin)
+    print(json.dumps(replies(*sys.argv[1:], given["text"], given["questions"], given["ways"])))

@@ -1,0 +1,73 @@
+"""Learning and asking by the commands as a user gives them, each in a process of its own."""
+
+import atexit
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from nestling.core.result import Result
+from nestling_lab.studies.continual import asked_anew
+
+
+@cache
+def adapted(model: str) -> str:
+    """The folder of an adapted model: made once in a process, gone with it."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _python("nestling", "adapt", model, "--out", f"{folder}/model")
+    return f"{folder}/model"
+
+
+def learn(
+    model: str, text: str, memory: Path, *, name: str = "text.txt", device: str = "cpu"
+) -> dict[str, Any]:
+    """Read a text into a memory file by `nestling learn`; what came of it and what it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, figures = Path(folder, name), Path(folder, "learn.json")
+        source.write_text(text + "\n", encoding="utf-8")
+        cpu, wall = _spent(), time.monotonic()
+        given = (str(source), "--memory", str(memory), "--json", str(figures), "--quiet")
+        _python("nestling", "learn", model, *given, "--device", device)
+        cpu, wall = _spent() - cpu, time.monotonic() - wall
+        metrics = Result.read(figures).metrics
+    return {
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+        "bytes": memory.stat().st_size,
+        "tokens": sum(read["tokens"] for read in metrics["read"]),
+        "study": metrics["study"][0],
+    }
+
+
+def ask(
+    model: str, memory: Path, text: str, questions: Sequence[str], ways: Sequence[str]
+) -> dict[str, list[str]]:
+    """Replies by way, of a process that has seen nothing of the text but what a way gives it."""
+    given = {"text": text, "questions": list(questions), "ways": list(ways)}
+    said = _python(asked_anew.__name__, model, str(memory), given=json.dumps(given))
+    return json.loads(said)
+
+
+def peak_bytes() -> int:
+    """Most memory that a process which has ended had in use."""
+    return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+
+def _python(module: str, *words: str, given: str = "") -> str:
+    line = [sys.executable, "-m", module, *words]
+    return subprocess.run(line, check=True, input=given, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _spent() -> float:
+    """CPU seconds of processes that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system

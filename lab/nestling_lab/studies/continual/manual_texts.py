@@ -1,0 +1,84 @@
+"""Texts of the study ``manuals``: facts that nobody can know, questions about them, corrections."""
+
+import tomllib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from nestling.tasks.manuals import Asked, first_mention
+
+
+class Manual(NamedTuple):
+    """A text, what is asked about it, and what corrects it later."""
+
+    name: str
+    kind: str  # what sort of text it is
+    tuning: bool  # methods may be developed on it; the others are for measuring alone
+    text: str
+    correction: str  # "": there is none
+    questions: tuple[Asked, ...]  # what the text answers, and no correction touches
+    unanswerable: tuple[Asked, ...]  # nothing is accepted; ``others``: the text's own values
+    changed: tuple[Asked, ...]  # what the correction changes; ``others``: the values of before
+    unchanged: tuple[Asked, ...]  # what the correction leaves as it was
+
+    @property
+    def asked(self) -> tuple[Asked, ...]:
+        """All questions, in the order of their replies."""
+        return self.questions + self.unanswerable + self.changed + self.unchanged
+
+    def scores(self, replies: Sequence[str]) -> dict[str, list[bool]]:
+        """Of each kind of question whether each reply is as it should be."""
+        left = iter(replies)
+        return {
+            kind: [_passes(one, next(left)) for one in getattr(self, kind)]
+            for kind in ("questions", "unanswerable", "changed", "unchanged")
+        }
+
+    def known_before(self, replies: Sequence[str]) -> list[bool]:
+        """Of what is changed later, whether each reply has the value of before."""
+        first = len(self.questions) + len(self.unanswerable)
+        own = replies[first : first + len(self.changed)]
+        old = [one._replace(accept=one.others, others=one.accept) for one in self.changed]
+        return [one.right(reply) for one, reply in zip(old, own, strict=True)]
+
+
+def _passes(asked: Asked, reply: str) -> bool:
+    """Right; or, where nothing is right, without a value of the text.
+
+    >>> nobody = Asked("Who invented it?", (), ("Hovarth",))
+    >>> _passes(nobody, "Ada Hovarth."), _passes(nobody, "That is not said."), _passes(nobody, "")
+    (False, True, True)
+    """
+    if asked.accept:
+        return asked.right(reply)
+    return first_mention(reply, asked.others) is None
+
+
+@cache
+def manual_texts() -> dict[str, Manual]:
+    """The texts by name, those that were set aside first."""
+    source = files("nestling_lab.studies.continual").joinpath("manuals.toml").read_text("utf-8")
+    found = [_parse(one) for one in tomllib.loads(source)["texts"]]
+    return {one.name: one for one in sorted(found, key=lambda one: one.tuning)}
+
+
+def _parse(record: dict[str, Any]) -> Manual:
+    def asked(kind: str) -> tuple[Asked, ...]:
+        return tuple(_question(*one) for one in record.get(kind, ()))
+
+    return Manual(
+        record["name"],
+        record["kind"],
+        record["tuning"],
+        record["text"].strip(),
+        record.get("correction", "").strip(),
+        asked("questions"),
+        tuple(Asked(ask, (), tuple(wrong)) for ask, wrong in record["unanswerable"]),
+        asked("changed"),
+        asked("unchanged"),
+    )
+
+
+def _question(ask: str, accept: list[str], wrong: Sequence[str] = ()) -> Asked:
+    return Asked(ask, tuple(accept), tuple(wrong))
