@@ -6,7 +6,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny_memories import TINY, WIDTH, build, draw, every_memory
 from tolerances import assert_close
@@ -35,10 +35,26 @@ def test_the_table_of_tiny_memories_is_complete():
     assert set(TINY) == set(MEMORIES.names())
 
 
+splits = given(cuts=st.lists(st.integers(0, LENGTH), max_size=5))
+
+
 @every_memory
-@settings(max_examples=8, deadline=None)
-@given(cuts=st.lists(st.integers(0, LENGTH), max_size=5))
+@settings(max_examples=3, deadline=None)
+@splits
+@example(cuts=[0, 1, 2, 7, 8, 16, 21])
 def test_any_split_equals_the_whole(name, options, cuts):
+    assert_any_split_equals_the_whole(name, options, cuts)
+
+
+@every_memory
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@splits
+def test_every_drawn_split_equals_the_whole(name, options, cuts):
+    assert_any_split_equals_the_whole(name, options, cuts)
+
+
+def assert_any_split_equals_the_whole(name, options, cuts):
     memory, x = once(name, options, build), draw(2, LENGTH, WIDTH)
     whole = once(name, options, lambda *_: memory(x)[0].detach())
     assert_close(in_pieces(memory, x, cuts)[0], whole)
@@ -119,10 +135,27 @@ def flow_of(rows: list, length: int) -> tuple[Flow, list]:
     return Flow(reset, mask), places
 
 
+# fill inside and at the end, documents of one token, cuts in documents, in fill and at an edge
+LAYOUT = [[(5, 2), (9, 0), (1, 3)], [(1, 0), (12, 7)], [(3, 4), (13, 0)]], 20, [4, 6, 16]
+
+
 @every_memory
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(layout=layouts())
+@example(layout=LAYOUT)
 def test_packed_documents_equal_separate_ones_in_any_split(name, options, layout):
+    assert_packed_documents_equal_separate_ones(name, options, layout)
+
+
+@every_memory
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(layout=layouts())
+def test_every_drawn_layout_of_documents_equals_separate_ones(name, options, layout):
+    assert_packed_documents_equal_separate_ones(name, options, layout)
+
+
+def assert_packed_documents_equal_separate_ones(name, options, layout):
     rows, length, cuts = layout
     memory, x = once(name, options, build), draw(len(rows), length, WIDTH)
     flow, places = flow_of(rows, length)

@@ -278,11 +278,11 @@ def test_forgetting_to_zero_kills_a_deep_memory_and_to_its_start_does_not():
     alive = {}
     for decay_to in ("init", "zero"):
         module = build(
-            strong=False, decay_to=decay_to, period=16, half_life=(64.0, 64.0), hidden_size=32
+            strong=False, decay_to=decay_to, period=16, half_life=(16.0, 16.0), hidden_size=32
         )
         with torch.no_grad():
             before = module.memory.reach(module.init_state(1))
-            _, state = module(sequence(2000, batch=1, width=32))
+            _, state = module(sequence(500, batch=1, width=32))
             alive[decay_to] = (module.memory.reach(state) / before).min()
     assert alive["init"] > 0.3 and alive["zero"] < 0.01
 

@@ -136,7 +136,7 @@ def test_two_steps_of_transformers_trainer(model, ids, tmp_path):
         eval_strategy="steps",
         eval_steps=2,
     )
-    rows = [{"input_ids": row, "labels": row} for row in ids.repeat(4, 1)]
+    rows = [{"input_ids": row, "labels": row} for row in ids[:, :19].repeat(4, 1)]
     before = {name: value.clone() for name, value in model.named_parameters()}
     trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows[:4])
     result = trainer.train()
@@ -162,16 +162,24 @@ def test_the_text_generation_pipeline(model, tmp_path):
 @pytest.mark.parametrize(
     "lines",
     [
-        "import nestling; from transformers import AutoModelForCausalLM as A",
-        "from transformers import AutoModelForCausalLM as A; import nestling",
-        "import nestling, transformers; A = transformers.AutoModelForCausalLM",
+        "import nestling; from transformers import AutoModelForCausalLM as A; import peft",
+        "import peft; from transformers import AutoModelForCausalLM as A; import nestling",
+        pytest.param(
+            "import nestling, peft, transformers; A = transformers.AutoModelForCausalLM",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_transformers_knows_the_model_after_import_nestling(lines, tmp_path):
+def test_transformers_and_peft_know_the_model_in_any_order_of_import(lines, tmp_path):
     create("transformer-tiny", vocab_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
-    code = f"{lines}; print(type(A.from_pretrained({str(tmp_path)!r})).__name__)"
+    table = "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
+    code = (
+        f"{lines}; from peft.utils import constants as c; "
+        f"print(type(A.from_pretrained({str(tmp_path)!r})).__name__, *c.{table}['hope'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == "HopeForCausalLM"
+    kind, *targets = done.stdout.splitlines()[-1].split()
+    assert kind == "HopeForCausalLM" and "query" in targets
 
 
 def test_import_nestling_imports_neither_torch_nor_transformers():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_models import FAMILIES, small
 from tolerances import assert_close
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
@@ -149,9 +150,21 @@ def test_a_position_0_of_padding_begins_nothing(model, ids):
     assert_close(*on)
 
 
-@pytest.mark.parametrize("options", [{}, {"return_position_ids": False, "return_seq_idx": True},
-                                     {"return_flash_attn_kwargs": True}])  # fmt: skip
-def test_the_padding_free_collator_in_transformers_trainer(model, ids, tmp_path, options):
+COLLATORS = ({}, {"return_position_ids": False, "return_seq_idx": True},
+             {"return_flash_attn_kwargs": True})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        # every family and every form of the collator, and each with each as slow ones
+        pytest.param(family, options, marks=[] if i == j else [pytest.mark.slow])
+        for i, family in enumerate(FAMILIES)
+        for j, options in enumerate(COLLATORS)
+    ],
+)
+def test_the_padding_free_collator_in_transformers_trainer(family, options, ids, tmp_path):
+    model = small(family)
     rows = [{"input_ids": row[:n].tolist()} for row, n in zip(ids, LENGTHS, strict=True)]
     arguments = TrainingArguments(
         output_dir=str(tmp_path),

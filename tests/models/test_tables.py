@@ -1,15 +1,13 @@
 """Where transformers and PEFT decide by a table of names what a model is."""
 
-import json
 import logging
-import subprocess
-import sys
 
 import peft
 import pytest
 import torch
 from peft.utils import constants
-from small_models import words
+from small_models import FAMILIES as SMALL_FAMILIES
+from small_models import small, words
 from tolerances import assert_close
 from transformers import Trainer, TrainingArguments, pipeline
 from transformers.modelcard import TrainingSummary
@@ -34,8 +32,17 @@ def arguments(path, **more) -> TrainingArguments:
     )
 
 
-@pytest.mark.parametrize("adapted", [False, True])
-def test_label_smoothing_in_trainer_is_of_the_next_token(model, ids, tmp_path, adapted):
+@pytest.mark.parametrize(
+    ("family", "adapted"),
+    [
+        # every family, with and without an adapter, and the others as slow ones
+        pytest.param(family, adapted, marks=[] if adapted == place % 2 else [pytest.mark.slow])
+        for place, family in enumerate(SMALL_FAMILIES)
+        for adapted in (False, True)
+    ],
+)
+def test_label_smoothing_in_trainer_is_of_the_next_token(family, adapted, ids, tmp_path):
+    model = small(family)
     logits = model(ids).logits[:, :-1].log_softmax(-1)
     right = -logits.gather(-1, ids[:, 1:, None]).mean()
     expected = 0.9 * right + 0.1 * -logits.mean()
@@ -119,17 +126,6 @@ def test_a_prefix_of_keys_and_values_is_refused_in_one_line(hope, ids):
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     with pytest.raises(UserError, match="must be a MemoryCache, not DynamicCache"):
         peft.get_peft_model(hope, config)(input_ids=ids)
-
-
-@pytest.mark.parametrize("first", ["nestling", "peft"])
-def test_peft_knows_the_models_in_either_order_of_import(first):
-    names = ["nestling", "peft"] if first == "nestling" else ["peft", "nestling"]
-    code = (
-        f"import {names[0]}, {names[1]}, json; from peft.utils import constants as c; "
-        "print(json.dumps(c.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING['hope']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "query" in json.loads(done.stdout)
 
 
 def test_smoothed_labels_of_packed_rows_leave_out_the_first_tokens(hope, ids):

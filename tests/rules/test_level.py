@@ -277,7 +277,9 @@ def test_restarted_rows_are_as_new(rule):
 
 
 @every_rule
-def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule):
+@pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule, fast):
+    """Along a drawn direction of all inputs; number by number as slow ones."""
     # Newton-Schulz is no function of its input's length: a smaller step keeps it smooth
     level = CMSLevel(period=2, rule=rule, lr=0.05, clip=1.5, trust=0.9)
     x, g = tokens(4)
@@ -299,7 +301,8 @@ def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule):
         return weights_of(start, state)
 
     inputs = (*start_of(), torch.tensor(0.05).double(), x, g)
-    assert torch.autograd.gradcheck(after, [i.clone().requires_grad_() for i in inputs])
+    inputs = [i.clone().requires_grad_() for i in inputs]
+    assert torch.autograd.gradcheck(after, inputs, fast_mode=fast)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import inspect
 import sys
+import threading
 import types
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -98,6 +99,9 @@ class Known:
     """
 
     def __init__(self, function: types.FunctionType):
+        self.first = function
+        # compares, and calls what runs in the place of any of them: made once, for it takes long
+        self.strict: Callable[..., Any] | None = None
         said = function.__annotations__
         code = function.__code__
         names = code.co_varnames[: code.co_argcount]
@@ -108,11 +112,18 @@ class Known:
         self.calls = 0  # in the test that runs
         self.passed: dict[Hashable, set[Hashable]] = {}  # looks at arguments -> at answers
 
-    def comparing(self, function: types.FunctionType) -> Callable[..., Any]:
-        """The function, compared at every call; jaxtyping is for what may hold a shape."""
-        if self.plain:
-            return beartype(function)
-        return jaxtyping.jaxtyped(function, typechecker=beartype)
+    def compare(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call ``function``, compared; jaxtyping is for what may hold a shape."""
+        if self.strict is None:
+            same = functools.wraps(self.first)(_running_one(self.first.__globals__))
+            self.strict = (
+                beartype(same) if self.plain else jaxtyping.jaxtyped(same, typechecker=beartype)
+            )
+        _running.stack.append(function)
+        try:
+            return self.strict(*args, **kwargs)
+        finally:
+            _running.stack.pop()
 
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
         """At the arguments of one call."""
@@ -127,6 +138,14 @@ class Known:
         return tuple(seen)
 
 
+class Running(threading.local):
+    """The functions that are compared, one inside the other."""
+
+    def __init__(self) -> None:
+        self.stack: list[Callable[..., Any]] = []
+
+
+_running = Running()
 known: dict[Hashable, Known] = {}
 _counted: list[Known] = []  # called in the test that runs
 _resting: list[bool] = []  # one for each that is at rest
@@ -170,13 +189,6 @@ def compared(function: Any) -> Any:
 
 
 def _compared(function: types.FunctionType, known: Known) -> Callable[..., Any]:
-    strict: Any = None
-
-    def compare(*args: Any, **kwargs: Any) -> Any:
-        nonlocal strict
-        strict = strict or known.comparing(function)
-        return strict(*args, **kwargs)
-
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
@@ -191,14 +203,17 @@ def _compared(function: types.FunctionType, known: Known) -> Callable[..., Any]:
             seen = known.look(args, kwargs)
             answers = known.passed.get(seen)
         except TypeError:
-            return compare(*args, **kwargs)
-        answer = compare(*args, **kwargs) if answers is None else function(*args, **kwargs)
+            return known.compare(function, args, kwargs)
+        if answers is None:
+            answer = known.compare(function, args, kwargs)
+        else:
+            answer = function(*args, **kwargs)
         try:
             found = known.answered(answer)
         except TypeError:
             found = None
         if answers is not None and (found is None or found not in answers):
-            known.comparing(_answering(function, answer))(*args, **kwargs)
+            known.compare(lambda *_, **__: answer, args, kwargs)
         if found is not None:
             known.passed.setdefault(seen, set()).add(found)
         return answer
@@ -206,16 +221,14 @@ def _compared(function: types.FunctionType, known: Known) -> Callable[..., Any]:
     return called
 
 
-def _answering(function: types.FunctionType, answer: Any) -> types.FunctionType:
-    """A function with the annotations of another that has its answer already."""
+def _running_one(names: dict[str, Any]) -> types.FunctionType:
+    """A function that calls the one that runs; annotations are looked up among ``names``."""
 
-    def call(*_: Any, **__: Any) -> Any:
-        return answer
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return running.stack[-1](*args, **kwargs)
 
-    placed = types.FunctionType(
-        call.__code__, function.__globals__, function.__name__, None, call.__closure__
-    )
-    return functools.wraps(function)(placed)
+    running = _running
+    return types.FunctionType(call.__code__, names, call.__name__, None, call.__closure__)
 
 
 class Transformer(ast.NodeTransformer):

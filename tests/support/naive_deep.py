@@ -3,7 +3,9 @@
 One row and one head at a time; gradients come from torch.func.grad of the loss.
 """
 
-import math
+import functools
+import itertools
+from collections import Counter
 
 import torch
 from torch.nn import functional
@@ -22,6 +24,14 @@ def network(weights, x, phi):
     return x + weights[-1] @ inputs_of_layers(weights, phi(x))[-1]
 
 
+@functools.cache
+def monomials(width, degree):
+    """Where the first copy of each monomial is in the tensor power, and how many there are."""
+    kinds = [tuple(sorted(index)) for index in itertools.product(range(width), repeat=degree)]
+    counts = dict(sorted(Counter(kinds).items()))
+    return [kinds.index(kind) for kind in counts], list(counts.values())
+
+
 def polynomial(module):
     """phi: the sequence of tensor powers, whose inner products are polynomials."""
     if module.features is None:
@@ -32,14 +42,10 @@ def polynomial(module):
         """Every monomial as often as it is in the tensor power, its copies folded into one."""
         found = [scales[0][None]]
         power = torch.ones(1, dtype=x.dtype)
-        index = [()]
-        for scale in scales[1:]:
+        for degree, scale in enumerate(scales[1:], 1):
             power = torch.outer(power, x).flatten()
-            index = [(*i, j) for i in index for j in range(len(x))]
-            kinds = sorted({tuple(sorted(i)) for i in index})
-            for kind in kinds:
-                copies = [p for p, i in zip(power, index, strict=True) if tuple(sorted(i)) == kind]
-                found.append(scale * math.sqrt(len(copies)) * copies[0][None])
+            places, copies = monomials(len(x), degree)
+            found.append(scale * torch.tensor(copies, dtype=x.dtype).sqrt() * power[places])
         return torch.cat(found)
 
     return phi
