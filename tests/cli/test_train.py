@@ -14,6 +14,7 @@ import nestling
 from nestling.cli.main import main
 from nestling.core.result import Result
 from nestling.data import read_tokenizer
+from nestling.models import presets
 
 
 def test_training_reports_its_figures(trained, figures):
@@ -226,7 +227,9 @@ def test_streaming_through_a_trained_model(trained, tmp_path, capsys):
     assert math.isfinite(metrics["max_state_norm"]) and "rss_growth_mib" in metrics
 
 
-def test_the_cost_of_training_is_a_table_and_a_result(tmp_path, capsys):
+def test_the_cost_of_training_is_a_table_and_a_result(tmp_path, capsys, monkeypatch):
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_heads": 2}
+    monkeypatch.setitem(presets.SIZES, "tiny", shape)
     file = tmp_path / "cost.json"
     code, out, _ = run(
         capsys, "bench", "train", "--presets", "hope-attention", "--shapes", "1x16", "1x32",

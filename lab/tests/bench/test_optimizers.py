@@ -9,7 +9,7 @@ from nestling.optim import OPTIMIZERS
 from nestling.optim.base import GradientMemory
 from nestling_lab.bench.optimizers import ENTRANTS, optimizers
 
-SMALL = {"layers": 1, "width": 8, "feed_forward": 12, "rounds": 2, "steps": 16}
+SMALL = {"layers": 1, "width": 8, "feed_forward": 12, "rounds": 2, "steps": 6}
 
 
 def test_every_optimizer_of_the_table_is_an_entrant():
