@@ -9,12 +9,15 @@ from small_student import student
 
 from nestling.cli.main import main
 from nestling.models.pretrained import Base, parse_levels, save_stacked, studied_level
+from nestling.train.log import Log
+from nestling.train.loop import LOG
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 # page -> the tests that run its blocks
 RUN = {
     "adding": "tests/test_adding.py",
     "continual": "tests/test_examples.py",
+    "examples": "tests/test_examples.py",
     "models": "tests/test_docs.py",
     "optimizers": "tests/test_examples.py",
     "scale": "tests/test_examples.py",
@@ -52,6 +55,19 @@ def test_a_model_that_goes_on_learning(tmp_path, monkeypatch, capsys):
     run("continual")
     assert len(capsys.readouterr().out.splitlines()) >= 2
     assert Path("runs/notes.memory").exists()
+
+
+def test_beside_other_libraries(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/hope").mkdir(parents=True)
+    log = Log(Path("runs/hope") / LOG)
+    for step in (1, 2):
+        log.write(step=step, loss=5.5 / step)
+    run("examples")
+    told = capsys.readouterr().out
+    assert "torch.Size([1, 54])" in told and re.search(r"loss \d+\.\d\d\n", told)
+    assert "2 steps, the last with a loss of 2.75" in told
+    assert Path("runs/adapted.memory").exists()
 
 
 def test_optimizers(capsys):
