@@ -226,6 +226,7 @@ def test_rows_of_any_phase_are_independent(objective):
     reset[0, 5], reset[2, 6], reset[2, 13] = True, True, True
     places = [(0, range(5)), (0, range(5, 15)), (1, range(3, 15)), (2, range(4)), (2, range(6, 13))]
     with torch.no_grad():
+        alone = [logits_of(model, ids[row : row + 1, list(span)]) for row, span in places]
         for cuts in ([], [4, 5, 9], [1, 7, 8, 14]):
             cache, parts, edges = None, [], [0, *cuts, 15]
             for a, b in zip(edges[:-1], edges[1:], strict=True):
@@ -238,9 +239,8 @@ def test_rows_of_any_phase_are_independent(objective):
                 )
                 cache, parts = out.past_key_values, [*parts, out.logits]
             logits = torch.cat(parts, dim=1)
-            for row, span in places:
-                alone = logits_of(model, ids[row : row + 1, list(span)])
-                assert_close(logits[row : row + 1, list(span)], alone)
+            for (row, span), expected in zip(places, alone, strict=True):
+                assert_close(logits[row : row + 1, list(span)], expected)
 
 
 def test_levels_change_at_multiples_of_their_period_alone():

@@ -1,5 +1,6 @@
 """Laws of every task of the table, in its tiny form."""
 
+import functools
 import hashlib
 import inspect
 import json
@@ -90,6 +91,7 @@ def test_guesses_score_chance(name):
     assert abs(mean - task.chance) < 3 * spread / math.sqrt(len(scores)), (mean, task.chance)
 
 
+@functools.cache
 def digests() -> str:
     """A line for each task: its name and the hash of what a seed gives."""
     names = TASKS.names()
