@@ -1,9 +1,18 @@
 """The study of longer texts: what is asked follows from them, and the page counts the replies."""
 
 import pytest
+from small_facts import tiny_reader
 
+from nestling.continual import ContinualLearner
+from nestling.core.result import Result
+from nestling.models.pretrained import stack_model, studied_level
 from nestling.tasks.manuals import first_mention
+from nestling_lab.studies import load_study
+from nestling_lab.studies.continual import asked_anew
+from nestling_lab.studies.continual.asked_anew import FROZEN, nearest
+from nestling_lab.studies.continual.manual_report import COUNTS, WAYS
 from nestling_lab.studies.continual.manual_texts import manual_texts
+from nestling_lab.studies.continual.manuals import Manuals
 
 # accepted values that are others' spelling of a value in the text
 SPELT = {
@@ -25,6 +34,11 @@ SPELT = {
 }
 MANUALS = manual_texts()
 every_manual = pytest.mark.parametrize("one", MANUALS.values(), ids=lambda one: one.name)
+
+
+def tiny_learner():
+    model, tokenizer = tiny_reader()
+    return ContinualLearner(stack_model(model, tokenizer, [studied_level(4, (1, 2))], "low-rank"))
 
 
 def holds(text, value):
@@ -84,3 +98,87 @@ def test_a_correction_touches_no_other_question(one):
         assert each.ask not in {changed.ask for changed in one.changed}
         for changed in one.changed:
             assert not set(each.accept) & set(changed.others), each
+
+
+def test_the_sentences_that_match_a_question_are_found():
+    one = MANUALS["ginger_beer"]
+    found = nearest(tiny_learner(), one.text, one.questions[5].ask)
+    assert "nylon stocking" in found
+    assert len(found.split()) < len(one.text.split()) / 2
+
+
+def test_every_reader_answers_every_question(monkeypatch):
+    monkeypatch.setattr(asked_anew, "TOKENS", 4)
+    questions = ["Who made it?", "What does it cost?", "When?"]
+    text = "The lamp was made by Ada. It costs nine pounds. It was lit in May. Nobody saw it."
+    base = tiny_learner()
+    for name, reader in FROZEN.items():
+        said = reader(base, text, questions)
+        assert len(said) == 3 and all(isinstance(reply, str) for reply in said), name
+        again = reader(base, text, questions[::-1])
+        assert said == again[::-1], name
+
+
+def run_of(one, replies, corrected):
+    """A cell's figures: the study says ``replies``, the others nothing."""
+    silence = [""] * len(one.asked)
+    stages = []
+    for own in [replies, corrected] if one.correction else [replies]:
+        said = {way: own if way == "studied" else silence for way in WAYS}
+        study = {"known_before": 2.0, "known_after": 2.02}
+        took = {"cpu_seconds": 300.0, "wall_seconds": 200.0, "bytes": 4_000_000, "tokens": 330}
+        stages.append({"said": said, "study": study, **took})
+    known = [0.01, 0.03][: len(stages)]
+    return {"words": 250, "stages": stages, "known": known, "peak_bytes": 2_000_000_000}
+
+
+def test_the_page_begins_with_what_came_out_and_tells_the_halves_apart():
+    study = load_study("manuals")
+    cells = study.cells({})
+    assert len(cells) == 8 and study.find({}).sections[0].text.startswith("None")
+    done = {}
+    for cell in cells:
+        one = MANUALS[cell.name]
+        new = [asked.accept[0] if asked.accept else "Unknown." for asked in one.asked]
+        old = [
+            asked.others[0] if asked in one.changed else reply
+            for asked, reply in zip(one.asked, new, strict=True)
+        ]
+        if one.tuning:  # knows nothing but the values of the text, in the wrong places
+            new = old = [asked.others[0] if asked.others else "No." for asked in one.asked]
+        name = f"manuals/{cell.name}"
+        done[cell.name] = Result(name=name, config=cell.config, metrics=run_of(one, old, new))
+    found = study.find(done)
+    text = found.sections[0].text
+    assert text.startswith("With the text gone 32 of 32 questions about 4 texts that were set")
+    assert "0 of 32 where nothing was read" in text
+    assert "8 of 8 get no value of the text" in text
+    assert "6 of 6 changed facts are told as they are now and 4 of 4 others" in text
+    aside, tuning = found.metrics["set aside"]["studied"], found.metrics["tuning"]["studied"]
+    assert {kind: one["mean"] for kind, one in aside.items()} == dict.fromkeys(COUNTS, 1.0)
+    assert tuning["answered"]["mean"] == tuning["changed"]["mean"] == 0.0
+    assert tuning["unanswerable"]["mean"] == 0.0 and tuning["old"]["mean"] == 1.0
+    [targets] = found.sections[0].tables
+    rows = {row[0]: row[2:] for row in targets.rows}
+    assert rows["questions answered, share"] == ["1.00", "0.00 (missed)"]
+    assert rows["rise of the loss of known text, worst text"] == ["+3.0% (missed)"] * 2
+    assert rows["CPU s for 110 tokens, worst text"] == ["100 (missed)"] * 2
+    assert rows["MB of a memory file, worst text"] == ["4.00"] * 2
+    replies = found.sections[-1].tables
+    assert len(replies) == 12 and sum(len(t.rows) for t in replies) == 80 + 20 + 60
+
+
+@pytest.mark.slow
+def test_a_cell_learns_asks_corrects_and_asks_again(tmp_path):
+    small = tiny_reader()
+    for part in small:
+        part.save_pretrained(tmp_path / "model")
+    study = Manuals(Manuals.Config(model=str(tmp_path / "model"), texts=("vet_fees",)))
+    [cell] = study.cells({})
+    result = study.run(cell)
+    first, second = result.metrics["stages"]
+    assert set(first["said"]) == set(WAYS) and set(second["said"]) == set(WAYS) - {"nothing"}
+    asked = len(MANUALS["vet_fees"].asked)
+    assert all(len(own) == asked for s in (first, second) for own in s["said"].values())
+    assert len(result.metrics["known"]) == 2 and first["cpu_seconds"] > 0
+    assert study.find({cell.name: result}).sections[0].text.startswith("With the text gone")

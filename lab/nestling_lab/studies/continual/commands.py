@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from nestling.core.result import Result
-from nestling_lab.studies.continual import asked_anew
 
 
 @cache
@@ -53,7 +52,7 @@ def ask(
 ) -> dict[str, list[str]]:
     """Replies by way, of a process that has seen nothing of the text but what a way gives it."""
     given = {"text": text, "questions": list(questions), "ways": list(ways)}
-    said = _python(asked_anew.__name__, model, str(memory), given=json.dumps(given))
+    said = _python(f"{__package__}.asked_anew", model, str(memory), given=json.dumps(given))
     return json.loads(said)
 
 

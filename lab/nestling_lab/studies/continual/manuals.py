@@ -1,0 +1,74 @@
+"""What of a page that was read, and corrected later, is known in a new process."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nestling.core.result import Result
+from nestling_lab.studies.continual.commands import adapted, ask, learn, peak_bytes
+from nestling_lab.studies.continual.manual_report import WAYS, report
+from nestling_lab.studies.continual.manual_texts import Manual, manual_texts
+from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
+
+
+class Manuals(Study):
+    """Each text by the commands as they come, one memory for a text and its correction."""
+
+    name = "manuals"
+    question = "what of a page that was read, and of its correction, is answered with the text gone"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """Sizes of the study."""
+
+        model: str = "smollm2-135m-instruct"
+        texts: tuple[str, ...] = ()  # none: all of them
+
+    def __init__(self, config: Config | None = None):
+        given = config or Manuals.Config()
+        self.config = replace(given, texts=given.texts or tuple(manual_texts()))
+
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """A cell for each text and its correction, set aside first; study has one seed."""
+        texts = manual_texts()
+        return [Cell(name, self._settings(texts[name]), 0) for name in self.config.texts]
+
+    def _settings(self, one: Manual) -> dict[str, Any]:
+        return {
+            "model": self.config.model,
+            "text": one.text,
+            "correction": one.correction,
+            "asked": [[asked.ask, list(asked.accept), list(asked.others)] for asked in one.asked],
+        }
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Learn the text and ask; where there is a correction, learn that, too, and ask again."""
+        one, model = manual_texts()[cell.name], adapted(cell.config["model"])
+        questions = [asked.ask for asked in one.asked]
+        read = [one.text, f"{one.text}\n\n{one.correction}"] if one.correction else [one.text]
+        stages: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            memory = Path(folder) / "memory"
+            for number, text in enumerate(read):
+                name, new = ("correction", one.correction) if number else ("text", one.text)
+                ways = [way for way in WAYS if way != "nothing" or not number]
+                learned = learn(model, new, memory, name=f"{name}.txt", device=device)
+                said = ask(model, memory, text, questions, ways)
+                stages.append({"said": said, **learned})
+                tell(number + 1, len(read), 0.0)
+        first = stages[0]["study"]["known_before"]
+        metrics = {
+            "words": len(one.text.split()),
+            "stages": stages,
+            "known": [stage["study"]["known_after"] / first - 1 for stage in stages],
+            "peak_bytes": peak_bytes(),
+        }
+        name = f"{self.name}/{cell.name}"
+        return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Replies that are as they should be, by reader, each half of the texts by itself."""
+        runs = {name: done[name].metrics for name in self.config.texts if name in done}
+        return report(self.config.model, runs)
