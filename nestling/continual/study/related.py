@@ -8,12 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-import torch
-
-from nestling.continual.study.body import Ids
 from nestling.continual.study.form import begun, plain
 from nestling.continual.study.passages import Passage
-from nestling.continual.study.speaker import Speaker, Told
+from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.words import spans, telling, words
 from nestling.continual.text import Text
 
@@ -95,24 +92,17 @@ class Related:
         speaker, text = self.speaker, self.text
         if speaker is None or text is None:
             return [{} for _ in wanted]
-        stop = frozenset(plain(text, "\n"))
-        shown = speaker.told(begun(text, examples))
-        found: list[Mapping[str, str]] = []
-        for line, parts in zip(self.passage.sentences, wanted, strict=True):
-            told = _after(speaker, shown, plain(text, f"Sentence: {line}\n"))
-            names = list(dict.fromkeys(parts))
-            asked = [plain(text, f"{part}:") for part in names]
-            said = speaker.said(told, asked, most=LONGEST, stop=stop) if asked else []
-            found.append(dict(zip(names, map(text.decode, said), strict=True)))
-        return found
-
-
-@torch.no_grad()
-def _after(speaker: Speaker, told: Told, ids: Ids) -> Told:
-    """What was told, and more."""
-    given = torch.tensor([ids], device=speaker.device)
-    _, context = speaker.reader.read({}, given, told.context)
-    return Told((*told.ids, *ids), context)
+        lines = [plain(text, f"Sentence: {line}\n") for line in self.passage.sentences]
+        names = [list(dict.fromkeys(parts)) for parts in wanted]
+        said = speaker.said(
+            speaker.told(begun(text, examples)),
+            [plain(text, f"{part}:") for parts in names for part in parts],
+            most=LONGEST,
+            stop=frozenset(plain(text, "\n")),
+            after=[line for line, parts in zip(lines, names, strict=True) for _ in parts],
+        )
+        words_said = iter(map(text.decode, said))
+        return [{part: next(words_said) for part in parts} for parts in names]
 
 
 def _kind(part: str, said: str) -> str:

@@ -74,8 +74,12 @@ class Speaker(ABC):
         most: int,
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
+        after: Sequence[Ids] = (),
     ) -> list[Ids]:
-        """What the model writes after each prompt: the likeliest tokens until one of ``stop``."""
+        """What the model writes after each prompt: the likeliest tokens until one of ``stop``.
+
+        ``after`` is what comes before each prompt, behind what was told; equal ones are read once.
+        """
 
 
 class OneByOne(Speaker):
@@ -102,9 +106,20 @@ class OneByOne(Speaker):
         most: int,
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
+        after: Sequence[Ids] = (),
     ) -> list[Ids]:
         """A call for each token."""
-        return [self._written(told.context, prompt, most, stop, weights) for prompt in prompts]
+        contexts = {head: self._read_on(told.context, head, weights) for head in {*after, ()}}
+        heads = after or [()] * len(prompts)
+        return [
+            self._written(contexts[head], prompt, most, stop, weights)
+            for head, prompt in zip(heads, prompts, strict=True)
+        ]
+
+    def _read_on(self, context: Any, ids: Ids, weights: Mapping[str, Tensor]) -> Any:
+        """A context, and more."""
+        given = torch.tensor([ids], device=self.device)
+        return self.reader.read(weights, given, context)[1] if ids else context
 
     def _written(
         self, context: Any, ids: Ids, most: int, stop: frozenset[int], weights: Mapping[str, Tensor]
@@ -152,26 +167,39 @@ class SideBySide(Speaker):
         most: int,
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
+        after: Sequence[Ids] = (),
     ) -> list[Ids]:
         """All that fit in a row take a token in each call."""
         found: list[Ids] = []
-        for part in neighbours([len(prompt) + most for prompt in prompts], LINES):
-            found += self._written(told, prompts[part], most, stop, weights)
+        heads = list(after) or [()] * len(prompts)
+        sizes = [len(h) * (not n or h != heads[n - 1]) for n, h in enumerate(heads)]
+        rooms = [size + len(prompt) + most for size, prompt in zip(sizes, prompts, strict=True)]
+        for part in neighbours(rooms, LINES):
+            found += self._written(told, heads[part], prompts[part], most, stop, weights)
         return found
 
     def _written(
         self,
         told: Told,
+        heads: Sequence[Ids],
         prompts: Sequence[Ids],
         most: int,
         stop: frozenset[int],
         weights: Mapping[str, Tensor],
     ) -> list[Ids]:
-        count = len(prompts)
-        hidden, cache = self._read(told, prompts, weights)
-        ends = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        tokens = self._head(hidden[ends.cumsum(0) - 1]).argmax(-1)
-        own = torch.repeat_interleave(torch.arange(count, device=self.device), ends)
+        count, shared = len(prompts), list(dict.fromkeys(head for head in heads if head))
+        behind = [shared.index(head) if head else -1 for head in heads]
+        parents = torch.tensor([*[-1] * len(shared), *behind], device=self.device)
+        hidden, cache = self._read(told, [*shared, *prompts], weights, parents)
+        own = self._numbered([*shared, *prompts])
+        ends = torch.tensor([len(text) for text in (*shared, *prompts)], device=self.device)
+        last = (ends.cumsum(0) - 1)[len(shared) :]
+        places = len(told.ids) + torch.tensor(
+            [len(head) + len(prompt) for head, prompt in zip(heads, prompts, strict=True)],
+            device=self.device,
+        )
+        tokens = self._head(hidden[last]).argmax(-1)
+        added = torch.arange(len(shared), len(shared) + count, device=self.device)
         lines: list[list[int]] = [[] for _ in prompts]
         open_lines = set(range(count))
         for number in range(most):
@@ -182,30 +210,45 @@ class SideBySide(Speaker):
                     lines[line].append(int(tokens[line]))
             if not open_lines or number == most - 1:
                 break
-            added = torch.arange(count, device=self.device)
             own = torch.cat([own, added])
-            seen = torch.ones(count, len(told.ids), dtype=torch.bool, device=self.device)
-            mask = torch.cat([seen, own[None] == added[:, None]], 1)
-            places = len(told.ids) + ends + number
-            out = self._call(tokens[None], mask[None, None], places[None], cache, weights)
+            mask = self._seen(told, own, added, parents[added])
+            out = self._call(tokens[None], mask, (places + number)[None], cache, weights)
             tokens = self._head(out).argmax(-1)
         return [tuple(line) for line in lines]
 
-    def _read(
-        self, told: Told, texts: Sequence[Ids], weights: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Any]:
-        """The last hidden states of texts side by side after what was told, and the cache."""
+    def _numbered(self, texts: Sequence[Ids]) -> Tensor:
+        """The text that each place of a row belongs to."""
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
-        own = torch.repeat_interleave(torch.arange(len(texts), device=self.device), lengths)
-        first = torch.repeat_interleave(lengths.cumsum(0) - lengths, lengths)
+        return torch.repeat_interleave(torch.arange(len(texts), device=self.device), lengths)
+
+    def _seen(self, told: Told, own: Tensor, mine: Tensor, parent: Tensor) -> Tensor:
+        """Who sees whom: what was told, its own text, and its parent (-1: none)."""
+        told_all = torch.ones(len(mine), len(told.ids), dtype=torch.bool, device=self.device)
+        near = (own[None] == mine[:, None]) | (own[None] == parent[:, None])
+        return torch.cat([told_all, near], 1)[None, None]
+
+    def _read(
+        self,
+        told: Told,
+        texts: Sequence[Ids],
+        weights: Mapping[str, Tensor],
+        parents: Int[Tensor, " N"] | None = None,
+    ) -> tuple[Tensor, Any]:
+        """The last hidden states of texts side by side after what was told, and the cache.
+
+        A text may come after an earlier one of them, its parent.
+        """
+        lengths = torch.tensor([len(text) for text in texts], device=self.device)
+        parents = torch.full_like(lengths, -1) if parents is None else parents
+        own = self._numbered(texts)
+        first = lengths.cumsum(0) - lengths
         order = torch.arange(len(own), device=self.device)
-        apart = (own[:, None] == own[None]) & (order[:, None] >= order[None])
-        head = len(told.ids)
-        seen = torch.ones(len(own), head, dtype=torch.bool, device=self.device)
+        begin = len(told.ids) + torch.where(parents < 0, 0, lengths[parents]) - first
         ids = torch.tensor([[i for text in texts for i in text]], device=self.device)
         cache = self.reader.cache(told.context)
-        mask = torch.cat([seen, apart], 1)[None, None]
-        return self._call(ids, mask, (order - first + head)[None], cache, weights), cache
+        mask = self._seen(told, own, own, parents[own])
+        mask[..., len(told.ids) :] &= order[:, None] >= order[None]
+        return self._call(ids, mask, (order + begin[own])[None], cache, weights), cache
 
     def _call(
         self,

@@ -68,8 +68,11 @@ def test_every_speaker_says_what_one_by_one_says(family):
         torch.testing.assert_close(one.nats, two.nats, rtol=1e-4, atol=1e-4)
     prompts = [(8, 9), (11,), (14, 15, 16)]
     stop = frozenset({0})
-    said = [each.said(told, prompts, most=6, stop=stop) for each in (fast, plain)]
-    assert said[0] == said[1]
+    for after in ((), [(18, 19), (18, 19), (20,)], [(), (18, 19), (18, 19)]):
+        said = [each.said(told, prompts, most=6, stop=stop, after=after) for each in (fast, plain)]
+        assert said[0] == said[1]
+    whole = [plain.said(plain.told((5, 6, 7, 18, 19)), [ids], most=6, stop=stop) for ids in prompts]
+    assert [lines for [lines] in whole[1:]] == said[1][1:]
     assert isinstance(speaker(FunctionalModel(tiny_base("llama").eval())), SideBySide)
 
 
