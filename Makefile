@@ -23,7 +23,7 @@ docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 test: lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "slow and not gpu" --timeout 3600

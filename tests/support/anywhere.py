@@ -140,7 +140,7 @@ def run(name: str, part: str, file: Path, through: list[str], workers: int) -> N
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     command = [
-        *through, str(how.python), "-m", "pytest", "-q", "-n", str(workers),
+        *through, str(how.python), "-m", "pytest", "-q", "-n", str(workers), "--dist", "worksteal",
         "-p", "no:cacheprovider", "--timeout", str(HANGING), f"--junitxml={draft}",
         *([f"--hypothesis-seed={how.env[variation.SEED]}"] if variation.SEED in how.env else []),
         *paths,
