@@ -119,13 +119,14 @@ def reached(runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> dict[str, f
         return right / of
 
     within = max(share(way, "answered") for way in ("chat", "shots"))
+    own = share("studied", "answered")
     stages = [stage for run in runs.values() for stage in run["stages"]]
     first = [run["stages"][0] for run in runs.values()]
     return {
-        "answered": share("studied", "answered"),
-        "of in context": share("studied", "answered") / within if within else float("inf"),
+        "answered": own,
+        "of in context": own / within if within else 1.0,  # nobody answers, or none with the text
         "unanswerable": share("studied", "unanswerable"),
-        "known": max(run["known"][-1] for run in runs.values()),
+        "known": max(rise for run in runs.values() for rise in run["known"]),
         "page": max(PAGE * one["cpu_seconds"] / one["tokens"] for one in first),
         "file": max(stage["bytes"] for stage in stages) / 1e6,
         "memory": max(run["peak_bytes"] for run in runs.values()) / 1e9,
@@ -230,7 +231,7 @@ def _replies(name: str, run: Run) -> list[Table]:
     one = manual_texts()[name]
     tables = []
     for number, stage in enumerate(run["stages"]):
-        said = stage["said"]
+        said = {way: stage["said"][way] for way in WAYS if way in stage["said"]}
         passed = {way: _flat(one, said[way], before=not number) for way in said}
         rows = [
             (
