@@ -43,8 +43,9 @@ def cost(config: HopeConfig, length: int) -> Cost:
     """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from them.
 
     Operations and activations go on as the parabola through three lengths; what is remembered, as
-    the last two lengths do. Cost: nine steps of at most two repeats of the pattern, in seconds to
-    minutes on a CPU.
+    the last two lengths do. Gradients there at the peak are those of the longest that is read: with
+    more tokens it comes no later. Cost: nine steps of at most two repeats of the pattern, in
+    seconds to minutes on a CPU.
     """
     if length <= LONGEST:
         return _at(config, length)
@@ -55,7 +56,7 @@ def cost(config: HopeConfig, length: int) -> Cost:
     for share, read in zip(shares, (quarter, half, whole), strict=True):
         found = found.plus(read, share)
     state = whole.state + max(0, whole.state - half.state) * (x - 4) / 2
-    return replace(found, state=state)
+    return replace(found, state=state, begun=whole.begun)
 
 
 def _at(config: HopeConfig, length: int) -> Cost:
@@ -65,7 +66,8 @@ def _at(config: HopeConfig, length: int) -> Cost:
     layer = _measure(config, 2, small, length).plus(first, -1)
     words = _measure(config, 1, large, length).plus(first, -1)
     more = (config.vocab_size - small) / (large - small)
-    return first.plus(layer, config.num_hidden_layers - 1).plus(words, more)
+    found = first.plus(layer, config.num_hidden_layers - 1).plus(words, more)
+    return replace(found, begun=max(0, found.begun))  # one repeat may peak earlier than two
 
 
 def _measure(config: HopeConfig, layers: int, vocabulary: int, length: int) -> Cost:

@@ -25,6 +25,14 @@ def test_what_is_not_read_follows_from_what_is(monkeypatch):
         assert getattr(followed, part) == pytest.approx(getattr(read, part), rel=0.02)
 
 
+def test_the_peak_of_a_long_row_holds_all_that_is_there_then(monkeypatch):
+    monkeypatch.setattr(sketch, "LONGEST", 32)
+    for name in ("transformer-tiny", "hope-tiny"):
+        found = plan(tiny(name, num_hidden_layers=3), sequence=2048, batch=1)
+        parts = (found.weights, found.optimizer, found.activations, found.states)
+        assert sum(parts) <= found.memory <= sum(parts) + found.gradients
+
+
 def test_ranks_share_rows_and_weights():
     alone = plan(tiny(), sequence=64, batch=4)
     rows = plan(tiny(), sequence=64, batch=4, gpus=4)
