@@ -7,6 +7,7 @@
 # 2501.00663); 15B tokens at 340m, 30B at 760m, 100B at 1.3b (arXiv 2505.23735, Table 7).
 # TEXT: a folder of tokens (recipes/prepare.sh). LAUNCH: what starts the processes.
 # ROWS: rows of the whole job that are read at once; the rest of a step's 128 are accumulated.
+# RECOMPUTE: true computes the activations of a block again in the backward pass and keeps none.
 set -eu
 [ $# -ge 3 ] || { echo "usage: recipes/pretrain.sh FAMILY SIZE OUT [options]" >&2; exit 2; }
 family=$1 size=$2 out=$3
@@ -25,5 +26,5 @@ exec ${LAUNCH:-python -m nestling} train --preset "$family-$size" --corpus "${TE
     --device "${DEVICE:-cuda}" --out "$out" --resume --steps "$steps" \
     --set batch_size="$rows" --set accumulation=$((128 / rows)) --set sequence_length=4096 \
     --set learning_rate=4e-4 --set schedule=cosine --set weight_decay=0.1 \
-    --set precision=bfloat16 \
+    --set precision=bfloat16 --set recompute="${RECOMPUTE:-true}" \
     --set save_every=500 --set evaluate_every=1000 --set evaluate_tokens=1000000 "$@"

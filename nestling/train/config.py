@@ -8,7 +8,7 @@ from typing import Any, Literal
 from nestling.core.error import UserError, did_you_mean
 
 # settings that records of earlier versions lack, each with the value that is what was done then
-LATER = {"rates_by_role": False}
+LATER = {"rates_by_role": False, "recompute": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class TrainConfig:
     beta2: float = 0.95  # AdamW, mean of squares, fraction kept each step
     max_norm: float | None = 1.0  # clip the gradient of each level to this norm; None: never
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products (autocast)
+    recompute: bool = False  # True: a block's activations are not kept but computed again
     carry: bool = True  # a long document's memory goes on from batch to batch
     seed: int = 0  # of the loader's order and of torch
     evaluate_every: int = 0  # steps between held-out figures in the log; 0: at the end only

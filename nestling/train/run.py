@@ -35,7 +35,7 @@ ADAMW = "adamw"
 # Settings that a resumed run may change: they decide when to stop and what to tell, or how fast to
 # go on after a non-finite loss.
 FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
-FREE |= {"keep", "schedule", "warmup", "decay", "final_rate"}
+FREE |= {"keep", "schedule", "warmup", "decay", "final_rate", "recompute"}
 # What transformers adds to a config that says nothing about the architecture.
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "architectures", "use_cache"}
 
@@ -115,6 +115,8 @@ class Run:
         ranks.check(config.batch_size, config.sequence_length)
         self.ranks = ranks
         self.model = model
+        if config.recompute:
+            model.gradient_checkpointing_enable()
         self.chain = ranks.chain(model)
         self.reader = ranks.module(model)
         self.loader = loader

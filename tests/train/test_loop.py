@@ -188,6 +188,19 @@ def test_accumulation_is_one_larger_batch():
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_recomputed_blocks_go_the_same_way():
+    found = []
+    for recompute in (False, True):
+        model, text = tiny_model("hope-tiny"), tiny_text()
+        config = tiny_config(recompute=recompute)
+        run, calls = Run(model, loader_of(text, model, config), config), []
+        next(model.body.each()).register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        run.step()
+        found.append((run.totals.loss, run.totals.grad_norm, len(calls)))
+    assert found[1] == (*map(pytest.approx, found[0][:2]), 2)
+    assert found[0][2] == 1
+
+
 def test_bfloat16_trains_with_weights_in_float32():
     model, metrics = start(steps=20, precision="bfloat16", learning_rate=1e-2)
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -62,8 +62,10 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     """
     kinds = [*KINDS[:2], *(kind | {"shard": "full"} for kind in (*KINDS, MUON))]
     kinds += [KINDS[n] | {"divide": "sequence"} for n in (0, 2)]
+    kinds[1] |= {"recompute": True}  # which one process does not do
+    kinds[5] |= {"recompute": True}
     whole = [SETTINGS | kind for kind in kinds]
-    alone = {kind["optimizer"] + kind["model"]: kind for kind in whole}
+    alone = {kind["optimizer"] + kind["model"]: kind | {"recompute": False} for kind in whole}
     alone = dict(zip(alone, runs(list(alone.values()), ALONE), strict=True))
     cut = [one | {"folder": str(tmp_path / str(i)), "until": 2} for i, one in enumerate(whole)]
     on = [one | {"until": 0, "resume": True} for one in cut]

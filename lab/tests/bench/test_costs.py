@@ -31,15 +31,16 @@ def test_a_longer_document_takes_no_more_memory_by_segments():
     small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
                              "hidden_size": 32, "num_heads": 2}  # fmt: skip
     hope = small | {"cms.periods": [32, 64]}
-    found = documents(["hope-tiny"], [256, 64], segment=32, **hope)
-    found |= documents(["transformer-tiny"], [256, 64], segment=32, **small)
-    assert list(found["hope-tiny"]) == ["64", "256"]
+    found = documents(["hope-tiny"], [512, 64], segment=32, **hope)
+    found |= documents(["transformer-tiny"], [512, 64], segment=32, **small)
+    assert list(found["hope-tiny"]) == ["64", "512"]
     assert found["hope-tiny"]["64"]["over_shortest"] == 1
-    assert found["hope-tiny"]["256"]["over_shortest"] < 1.02
+    # what a process frees of before is some percent of so little
+    assert found["hope-tiny"]["512"]["over_shortest"] < 1.1
     # what attention keeps of a document grows with it, and so does what is read at once
-    assert found["transformer-tiny"]["256"]["over_shortest"] > 1.05
-    whole = documents(["hope-tiny"], [256], segment=256, **hope)["hope-tiny"]["256"]
-    assert whole["peak_mib"] > 2 * found["hope-tiny"]["256"]["peak_mib"]
+    assert found["transformer-tiny"]["512"]["over_shortest"] > 1.2
+    whole = documents(["hope-tiny"], [512], segment=512, **hope)["hope-tiny"]["512"]
+    assert whole["peak_mib"] > 4 * found["hope-tiny"]["512"]["peak_mib"]
 
 
 def test_a_document_is_read_from_its_first_token_to_its_last():
