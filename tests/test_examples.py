@@ -54,7 +54,7 @@ def test_a_model_that_goes_on_learning(tmp_path, monkeypatch, capsys):
         Path(name).write_text(TEXT)
     run("continual")
     assert len(capsys.readouterr().out.splitlines()) >= 2
-    assert Path("runs/notes.memory").exists()
+    assert Path("runs/python.memory").exists()
 
 
 def test_beside_other_libraries(tmp_path, monkeypatch, capsys):
