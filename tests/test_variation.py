@@ -16,9 +16,8 @@ def test_a_shifted_seed_is_the_seed_so_much_further_on():
         rtol=0,
         atol=0,
     )
-    shift = variation.seed()  # of this very run
     assert Random(2).random() == random.Random(7).random()
-    assert Random("a").random() == random.Random(f"a {5 + shift}" if shift else "a 5").random()
+    assert Random("a").random() == random.Random("a 5").random()
     assert Random("a").random() == Random("a").random() != Random("b").random()
 
 

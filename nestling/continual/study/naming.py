@@ -30,9 +30,10 @@ def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Que
 def with_subject(question: str, about: str, draw: random.Random) -> str | None:
     """The question with ``about`` in it; None if it is there already, or there is none.
 
-    >>> with_subject("Where do the spare keys hang?", "the pump", random.Random(0))
-    'Where do the spare keys of the pump hang?'
-    >>> with_subject("What does the pump hold?", "the Marlow 7 pump", random.Random(0))
+    >>> draw, asked = random.Random(0), "Where do the spare keys hang?"
+    >>> sorted({with_subject(asked, "the pump", draw) for _ in range(40)})
+    ['About the pump: where do the spare keys hang?', 'Where do the spare keys of the pump hang?']
+    >>> with_subject("What does the pump hold?", "the Marlow 7 pump", draw)
     'What does the Marlow 7 pump hold?'
     """
     wanted = set(telling(about))
