@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tolerances import assert_close
+from variation import unshifted
 
 from nestling.core.error import UserError
 from nestling.rules import RULES, RuleOptions
@@ -23,7 +24,10 @@ every_rule = pytest.mark.parametrize("rule", RULES)
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    return drawn_by(torch.Generator().manual_seed(seed), *shape)
+
+
+def drawn_by(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
@@ -120,8 +124,12 @@ def test_rows_are_independent(rule):
 def test_rules_descend(rule):
     """|W x - y|^2 / 2 over the same tokens falls below a fifth within sixty writes."""
     level = free(period=8, rule=rule, lr={"muon": 0.05, "m3": 0.05, "adam": 0.05}.get(rule, 0.1))
-    start = start_of()
-    x, (w, b) = tokens(8)[0], (draw(OUT, IN, seed=7), draw(OUT, seed=8))
+    # the rates are chosen for this problem
+    start = drawn_by(unshifted(1), OUT, IN), drawn_by(unshifted(2), OUT)
+    x, w, b = (
+        drawn_by(unshifted(seed), *shape)
+        for seed, shape in ((3, (8, ROWS, IN)), (7, (OUT, IN)), (8, (OUT,)))
+    )
     target, state, losses = x @ w.T + b, fresh(level, start), []
     for _ in range(60):
         weight, bias = weights_of(start, state)

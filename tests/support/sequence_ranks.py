@@ -4,7 +4,8 @@
 
 KINDS is a JSON list of {"model", "dtype", "options", "checkpointing"}. How far logits, gradients
 and the memory at the end are apart, relative to the largest number of a tensor, goes to
-FOLDER/PROCESSES.json.
+FOLDER/PROCESSES.json; in float32 a gradient's relative to the largest of all, for what a processor
+rounds of a small one says nothing of the division.
 """
 
 import json
@@ -54,10 +55,17 @@ def read(model, chain=None):
     return logits.detach(), found
 
 
-def apart(one, other):
+def apart(one, other, scale=None):
     """The largest difference relative to the largest number."""
-    scale = one.double().abs().max().clamp_min(1e-30) if one.numel() else 1
-    return float((one.double() - other.double()).abs().max() / scale) if one.numel() else 0.0
+    if not one.numel():
+        return 0.0
+    scale = scale or largest(one)
+    return float((one.double() - other.double()).abs().max()) / scale
+
+
+def largest(x):
+    """The largest number of a tensor."""
+    return float(x.double().abs().max().clamp_min(1e-30))
 
 
 def errors(wanted, ranks):
@@ -82,10 +90,12 @@ def errors(wanted, ranks):
             sums[name] = divided.get(name, torch.zeros_like(alone[name])).clone()
             distributed.all_reduce(sums[name])
         worst = {"logits": apart(chain.segment(logits), own)}
+        most = max(largest(x) for name, x in alone.items() if not name.startswith("states."))
         for name, x in alone.items():
             part = "states" if name.startswith("states.") else "gradients"
             if part == "gradients" or ranks.first:  # the memory is brought back to the first
-                worst[part] = max(worst.get(part, 0.0), apart(x, sums[name]))
+                whole = most if (part, kind["dtype"]) == ("gradients", "float32") else None
+                worst[part] = max(worst.get(part, 0.0), apart(x, sums[name], whole))
         worst["parts"] = len(alone)
         found.append(worst)
     every = [None] * ranks.world

@@ -69,16 +69,17 @@ def test_the_oracle_scores_one(name):
 
 @every_task
 def test_guesses_score_chance(name):
-    """Within three standard errors of the mean, found from the scores of the examples.
+    """Within four and a half standard errors of the mean, found from the scores of the examples.
 
-    Of what is scored together only parts have a score: a tenth of the examples each.
+    Three would be passed by one of fifty tasks at some seed. Of what is scored together only parts
+    have a score: a twentieth of the examples each, or one.
     """
     task = tiny(name)
-    count = (2000 if task.pooled else 400) if isinstance(task, TokenTask) else COUNT
+    count = (5000 if task.pooled else 1000) if isinstance(task, TokenTask) else COUNT
     examples = drawn(task, UNSEEN + 1, count)
     answers = task.guess(7, examples)
     if task.pooled:
-        size = len(examples) // 10
+        size = max(1, len(examples) // 20)
         cuts = [slice(at, at + size) for at in range(0, len(examples), size)]
         scores = torch.tensor([task.score(answers[cut], examples[cut]) for cut in cuts]).double()
     else:
@@ -88,7 +89,7 @@ def test_guesses_score_chance(name):
     least = 0.0 if task.pooled else math.sqrt(task.chance * (1 - task.chance))
     spread = max(scores.std().item(), least, 1e-3)
     mean = scores.mean().item()
-    assert abs(mean - task.chance) < 3 * spread / math.sqrt(len(scores)), (mean, task.chance)
+    assert abs(mean - task.chance) < 4.5 * spread / math.sqrt(len(scores)), (mean, task.chance)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from python_process import SUPPORT, run_python
 from safetensors.torch import load_file
 from tiny_training import tiny_config, tiny_model, tiny_text
 from training_ranks import runs
+from variation import as_written
 
 from nestling.core.error import UserError
 from nestling.train import Run
@@ -54,6 +55,7 @@ def alike(one, other, steps=slice(None)):
         assert other["weights"] == pytest.approx(one["weights"], rel=1e-6)
 
 
+@as_written
 def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     """Losses, gradient norms, held-out loss; a run that goes on with another number of ranks.
 
@@ -97,6 +99,7 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     assert len({round(one["steps"][-1][0], 6) for one in alone.values()}) == len(KINDS) + 1
 
 
+@as_written
 def test_a_divided_model_is_saved_while_it_is_trained(tmp_path):
     """The bytes of a save that stops training; errors are raised; a kill leaves the one before."""
     run_python(SUPPORT / "saving_ranks.py", tmp_path)
@@ -142,6 +145,7 @@ def _end(run):
     return {"val_loss": run["val_loss"], "weights": run["weights"]}
 
 
+@as_written
 def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, capsys):
     command = ["--corpus", "counting", "--tokenizer", "bytes", "--steps", "3", "--quiet"]
     text = tmp_path / "text.txt"
