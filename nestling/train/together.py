@@ -33,7 +33,7 @@ class Writer:
         self._writing: Future[None] | None = None
 
     def begin(self, path: Path, parts: Mapping[str, Any], after: Callable[[], object]) -> None:
-        """Copy each part (a tree), and write the copy to ``path`` as ``write_together`` does.
+        """Copy each part (a tree), and write the copy to ``path`` as ``write_apart`` does.
 
         A write before this one is waited for. ``after`` is called in the thread when all is there.
         """
@@ -62,17 +62,6 @@ class Writer:
             writing.result()
 
 
-def write_together(path: Path, parts: Mapping[str, Any]) -> Path:
-    """As ``write_checkpoint``, of a divided model: each process gives, and writes, what it has.
-
-    A tensor that several have is written once, by one of them, and of a DTensor each writes its
-    part; what else a tree holds is that of the first process that has it. All call it together, and
-    all raise where one cannot write.
-    """
-    write_apart(path, *apart(parts))
-    return path
-
-
 def apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Records of parts, and their tensors by part and name."""
     trees, tensors = {}, {}
@@ -85,7 +74,12 @@ def apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def write_apart(
     path: Path, trees: Mapping[str, Any], tensors: Mapping[str, Tensor], group: Any = None
 ) -> None:
-    """``write_together`` of parts taken ``apart``, by the processes of a group (None: all)."""
+    """As ``write_checkpoint``, of parts taken ``apart``: each process writes what it has.
+
+    A tensor that several have is written once, by one of them, and of a DTensor each writes its
+    part; what else a tree holds is that of the first process that has it. The processes of a group
+    (None: all) call it together, and all raise UserError where one cannot write.
+    """
     draft, first = path.with_name(f".{path.name}.together"), distributed.get_rank() == 0
     try:
         from_all(lambda: first and shutil.rmtree(draft, ignore_errors=True), group)

@@ -48,7 +48,7 @@ def saves(place, ranks):
     parts = {"model": model_tensors(run.model), "optimizer": run.optimizer.state_dict()}
     if ranks.first:
         parts["memory"] = {"tokens": 3}
-    together.write_together(place / "at-once", parts)
+    write(place / "at-once", *together.apart(parts))
     going_on, together.write_apart = held(write)
     run.writer.begin(place / "beside", parts, lambda: None)
     run.step()  # which writes into the same tensors

@@ -197,7 +197,7 @@ def test_figure_niah_in_small_form(corpus, narrow, tmp_path):
     metrics = found.done["hope-lr0.001-seed0"].metrics
     assert metrics["steps"] == 3 and metrics["accuracy"]["niah-1"]["800"]["count"] == 2
     assert 0 < metrics["answer_loss"] < 20 and "loss of unseen answers" in found.text()
-    # a text of so many tokens at most, nearly full
+    # texts are filled up to the limit of 800 tokens, or nearly so
     tokens = metrics["accuracy"]["niah-2"]["800"]["tokens"] / 2
     assert 600 < tokens <= 800
     assert "S-NIAH-1 4K" in found.text() and "hope 0" in found.text()
