@@ -1,6 +1,6 @@
 # make demo   a pretrained model learns a text; demo/report.html (ARGS=... below)
 # make docs   the site, build/site/index.html; a warning is an error
-# make test   format, lint, types, tests, doctests: what CI runs
+# make test   format, lint, types, tests, doctests; CI runs this and make docs
 # make test-anywhere   the suite with other seeds, processors, threads, releases; hours, can be stopped
 # Everything lives in .venv, made from pyproject.toml and constraints.txt whenever they change.
 

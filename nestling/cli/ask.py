@@ -46,6 +46,11 @@ class Command:
 
         if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
             raise UserError("tokens must be at least 1, temperature and top-k at least 0")
+        for name in ("levels", "gate"):
+            if self.memory is None and getattr(self, name) is not None:
+                raise UserError(
+                    f"--{name} has no effect without --memory; name a file, or leave it"
+                )
         learner = open_learner(
             self.model, self.memory, levels=self.levels, device=self.device, must_exist=True
         )

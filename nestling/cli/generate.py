@@ -40,11 +40,22 @@ class Command:
         with locked(self.save_memory, "nestling generate") if self.save_memory else nullcontext():
             self._write()
 
+    def _check_target(self) -> None:
+        """Raise UserError if saving would overwrite a file that was not loaded."""
+        target, source = self.save_memory, self.load_memory
+        if target is None or not target.exists():
+            return
+        if source is None or not source.exists() or not target.samefile(source):
+            raise UserError(
+                f"{target} is there already; choose another name, or go on with it by --load-memory"
+            )
+
     def _write(self) -> None:
         from nestling.models.cache import MemoryCache
         from nestling.models.folder import load_model
         from nestling.train.inference import continue_text
 
+        self._check_target()
         model, tokenizer = load_model(self.model, self.device)
         cache = MemoryCache.load(self.load_memory, model) if self.load_memory else None
         text, cache = continue_text(

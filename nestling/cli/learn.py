@@ -1,6 +1,6 @@
 """nestling learn: read texts, and keep what was learned in a memory file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,6 +67,7 @@ class Command:
         from nestling.continual.average import parse_spans
         from nestling.continual.guard import Guard
         from nestling.continual.opening import open_learner, read_documents
+        from nestling.continual.options import check_options
         from nestling.continual.session import Session
         from nestling.continual.state import Options
         from nestling.core.error import UserError
@@ -91,13 +92,14 @@ class Command:
             )
             if self.study is not None:
                 learner.studies = self.study != "none"
+            check_options(learner, self._named())
             guard = Guard(probe=probe, limit=self.max_forgetting) if probe else None
             studies = self._studies(learner, guard)
             session = Session(
                 learner=learner,
                 memory=self.memory,
                 save_every=self.save_every,
-                guard=None if learner.studies else guard,
+                guard=guard if learner.levels else None,
             )
             with session.shown(self.quiet):
                 for number in range(self.passes):
@@ -114,6 +116,10 @@ class Command:
             result = session.result(self.model)
             result.metrics["study"] = studies.record()
             result.write(self.json)
+
+    def _named(self) -> set[str]:
+        """The options that are not what they are by default."""
+        return {one.name for one in fields(self) if getattr(self, one.name) != one.default}
 
     def _studies(self, learner: Any, guard: Any) -> Any:
         """The study of what waits, as the options say."""

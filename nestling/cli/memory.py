@@ -20,9 +20,16 @@ class Show:
         """Print base, levels, documents and clocks."""
         from nestling.continual.file import read_memory
         from nestling.continual.memory import show
+        from nestling.core.error import UserError
         from nestling.report import Table
 
-        print(Table(columns=("", str(self.file)), rows=show(read_memory(self.file))).text())
+        memory = read_memory(self.file)
+        if self.model is not None and not memory.about.get("studied"):
+            raise UserError(
+                f"nothing in {self.file} was studied, so there is nothing to ask; leave the model "
+                "out, or measure a text with nestling learn --probe"
+            )
+        print(Table(columns=("", str(self.file)), rows=show(memory)).text())
         if self.model is not None:
             self._ask(self.model)
 
@@ -85,8 +92,8 @@ class Diff:
 
     def run(self) -> None:
         """Print the lengths of what each level has moved, and the documents read by one alone."""
+        from nestling.continual.compare import diff, documents_apart
         from nestling.continual.file import read_memory
-        from nestling.continual.memory import diff, documents_apart
         from nestling.report import Table
 
         one, two = read_memory(self.first), read_memory(self.second)
@@ -146,6 +153,9 @@ class Merge:
         if len(self.files) < 2:
             raise UserError("merge needs at least two memory files")
         with locked(self.out, "nestling memory merge"):
+            there = self.out.exists()
+            if there and not any(file.exists() and self.out.samefile(file) for file in self.files):
+                raise UserError(f"{self.out} is there already; choose another name")
             merged = merge([read_memory(file) for file in self.files], weights)
             write_memory(self.out, merged)
         print(f"{self.out}: {len(merged.about['documents'])} documents")
@@ -230,6 +240,7 @@ class Consolidate:
         texts = [text for _, text in read_documents(self.texts)]
         with locked(self.out, "nestling memory consolidate"):
             learner = open_learner(self.model, self.file, device=self.device, must_exist=True)
+            learner.seen.check(self.out)  # now, not after minutes of work
             done = consolidate(learner, plan, texts)
             learner.save(self.out)
         print(

@@ -23,8 +23,8 @@ class Command:
     """Port to listen on; 0: any that is free."""
     name: str = ""
     """What requests call the model; by default the name of its folder."""
-    study: Literal["light", "full"] = "full"
-    """How thoroughly documents are studied."""
+    study: Literal["light", "full"] | None = None
+    """How thoroughly documents are studied; full by default."""
     budget: int | None = None
     """Most writes of study for each document."""
     limits: Limits = Limits()

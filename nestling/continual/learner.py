@@ -13,7 +13,7 @@ from nestling.continual.digest import token_digest
 from nestling.continual.gate import experts, seats
 from nestling.continual.levelled import After, LevelledModel, count_tokens
 from nestling.continual.record import restore_state, save_state
-from nestling.continual.state import Document, Reading
+from nestling.continual.state import Document, Reading, no_level
 from nestling.continual.stream import read_alone
 from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
@@ -222,7 +222,7 @@ class ContinualLearner(LevelledModel):
             self.state = self._fresh()
             return
         if not 0 <= level < len(self.levels):
-            raise UserError(f"there is no level {level}; levels are 0 to {len(self.levels) - 1}")
+            raise no_level(level, len(self.levels))
         rows = torch.ones(1, dtype=torch.bool, device=self.device)
         levels = list(self.state.levels)
         seen = levels[level].seen
@@ -230,16 +230,17 @@ class ContinualLearner(LevelledModel):
         averages = tuple(without(average, level) for average in self.state.averages)
         self.state = self.state._replace(levels=tuple(levels), averages=averages)
 
-    def save(self, path: str | Path, *, storage: str = "exact") -> Path:
+    def save(self, path: str | Path, *, storage: str = "exact", overwrite: bool = False) -> Path:
         """Write a memory file, which appears whole or not at all.
 
         ``storage`` "exact" goes on to the bit after ``load``. "16bit" and "rank:R" hold what was
-        learned only, rounded or of low rank: open periods and moments start anew. A file that this
-        learner has read or written, and another has written since, raises UserError, and so does
-        one that another process is at work on.
+        learned only, rounded or of low rank: open periods and moments start anew. A file that is
+        there and that this learner has not read or written in its present version raises UserError
+        unless ``overwrite``; one that another process is at work on raises it always.
         """
         with locked(path):
-            self.seen.check(Path(path))
+            if not overwrite:
+                self.seen.check(Path(path))
             save_state(self, Path(path), storage)
             self.seen.note(Path(path))
         return Path(path)

@@ -59,7 +59,9 @@ class LevelledModel:
         self.writers = tuple(level.writer() for level in self.levels)
         self.sizes = cut(options, [writer.period for writer in self.writers], self.reader)
         fastest = self.writers[-1].period if self.writers else 1
-        self.spans = spans(options.averages, fastest) if self.writers else ()  # slow to fast
+        if not self.writers:
+            _refuse_reading(options)
+        self.spans = spans(options.averages, fastest)  # slow to fast
         own = dict(model.model.named_parameters())
         self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
         erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
@@ -203,6 +205,16 @@ class LevelledModel:
             start = {name: own[name].detach() for change in changes for name in change} | found
             old = self._studied = (key, changed(start, changes))
         return old[1]
+
+
+def _refuse_reading(options: Options) -> None:
+    """Raise UserError if an option is set that acts only where reading writes levels."""
+    for name in ("segment", "surprise", "averages"):
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"{name} has no effect here: reading writes no level of this model, it learns by "
+                "study; leave it out, or adapt the model with levels (nestling adapt --levels)"
+            )
 
 
 def count_tokens(state: State, tokens: int) -> State:

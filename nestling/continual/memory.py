@@ -9,7 +9,8 @@ from torch import Tensor
 
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.continual.record import begin_name, moved_name, tensor_names
-from nestling.continual.storage import pack, parse_storage, unpack
+from nestling.continual.state import no_level
+from nestling.continual.storage import EXACT, pack, parse_storage, unpack
 from nestling.continual.study.record import (
     change_tensors,
     find_studied,
@@ -93,40 +94,6 @@ def describe(one: dict[str, Any]) -> str:
     )
 
 
-class Difference(NamedTuple):
-    """How one level of two memory files differs."""
-
-    level: str
-    first: float  # length of what it has moved in the first
-    second: float
-    between: float  # length of the difference
-    cosine: float  # of the angle between both; not a number where one has not moved
-
-
-def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
-    """Level by level how two memory files of one base differ."""
-    check_alike([first, second])
-    rows = []
-    for index, record in enumerate(first.about["levels"]):
-        a, b = level_moved(first, index), level_moved(second, index)
-        product = sum(float((a[name].double() * b[name].double()).sum()) for name in a if name in b)
-        one, two = length(a), length(b)
-        between = math.sqrt(max(one**2 + two**2 - 2 * product, 0.0))
-        cosine = product / (one * two) if one and two else math.nan
-        rows.append(Difference(level_name(record), one, two, between, cosine))
-    return rows
-
-
-def documents_apart(first: MemoryFile, second: MemoryFile) -> tuple[list[str], list[str]]:
-    """Names of the documents that only the first has read, and only the second."""
-
-    def only(one: MemoryFile, other: MemoryFile) -> list[str]:
-        there = {digest for _, digest, _, _ in other.about["documents"]}
-        return [name or "-" for name, digest, _, _ in one.about["documents"] if digest not in there]
-
-    return only(first, second), only(second, first)
-
-
 def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None) -> MemoryFile:
     """A memory file whose levels have moved by the weighted sum of what those of others have.
 
@@ -156,10 +123,20 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
     tokens = sum(memory.about["stream"]["tokens"] for memory in memories)
     about = _at_rest(memories[0].about, "exact")
     about["documents"] = list(documents.values())
+    about.pop("waiting", None)
+    if waiting := _merge_waiting(memories):
+        about["waiting"] = waiting
     about["studied"], changes = _merge_studied(memories, shares)
     tensors |= changes
     about["stream"]["tokens"] = tokens
     return MemoryFile(about, tensors)
+
+
+def _merge_waiting(memories: Sequence[MemoryFile]) -> list[list[str]]:
+    """The documents that wait for study in any of them, each once, unless one has studied them."""
+    studied = {one["sha256"] for memory in memories for one in memory.about.get("studied", ())}
+    waiting = [one for memory in memories for one in memory.about.get("waiting", ())]
+    return list({one[1]: one for one in waiting if one[1] not in studied}.values())
 
 
 def _merge_studied(
@@ -226,7 +203,7 @@ def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
         about = {k: v for k, v in about.items() if k not in ("studied", "waiting", "own")}
         return MemoryFile(about, {})
     if not 0 <= level < len(records):
-        raise UserError(f"there is no level {level}; levels are 0 to {len(records) - 1}")
+        raise no_level(level, len(records))
     head = f"level.{level}."
     tensors = {name: value for name, value in memory.tensors.items() if not name.startswith(head)}
     changed = [
@@ -262,6 +239,11 @@ def _fork(source: Path, target: Path, storage: str | None) -> Fork:
         write_memory(target, memory)
         return Fork(before, target.stat().st_size, 0.0)
     form = parse_storage(storage)
+    if form.form != EXACT and memory.about.get("studied") and not memory.about["levels"]:
+        raise UserError(
+            f"{source} is written by study, which keeps it small already: there is no smaller form;"
+            " leave storage out"
+        )
     tensors = {k: v for k, v in memory.tensors.items() if k.startswith("study.")}
     lost, all_of_it = 0.0, 0.0
     for name, value in _all_moved(memory):

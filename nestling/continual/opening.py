@@ -43,7 +43,8 @@ def open_learner(
     there: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in about["options"].items()
-        if value is not None
+        # without a level that reading writes there is only a window
+        if value is not None and (about["levels"] or name == "window")
     }
     said = {k: v for k, v in dataclasses.asdict(options).items() if v is not None}
     base = _stack(model, specs, variant if variant in VARIANTS else "partition", device)

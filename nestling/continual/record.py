@@ -242,7 +242,7 @@ def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> No
     if list(map(_kind, there)) != list(map(_kind, learner.levels)):
         said = ", ".join(level.text for level in there)
         raise UserError(f"{path} was learned with other levels ({said}); name those, or none")
-    for name in ("segment", "window"):
+    for name in ("segment", "window") if there else ("window",):
         old, new = about["options"][name], getattr(learner.sizes, name)
         if old != new:
             raise UserError(f"{path} was learned with {name} {old}, not {new}; name that")

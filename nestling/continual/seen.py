@@ -1,4 +1,4 @@
-"""Which version of a memory file a learner knows, so that it overwrites what no one else wrote."""
+"""Which version of a memory file a learner knows, so that it overwrites nothing it has not read."""
 
 import os
 from pathlib import Path
@@ -14,20 +14,19 @@ class Seen:
         self._known: dict[str, str | None] = {}  # by whole path; None: there was no file
 
     def note(self, path: Path) -> None:
-        """What is there now is known."""
+        """Take what is there now as known."""
         self._known[os.path.realpath(path)] = checksum(path)
 
-    def check(self, path: Path, *, strange: bool = True) -> None:
-        """Raise UserError if another has written the file since it was known.
-
-        A file that is there and was never read or written is ``strange``, and let be overwritten.
-        """
+    def check(self, path: Path) -> None:
+        """Raise UserError if there is a file that this learner has not read or written itself."""
         whole, now = os.path.realpath(path), checksum(path)
-        if now in (None, self._known.get(whole)) or (strange and whole not in self._known):
+        if now in (None, self._known.get(whole)):
             return
+        what = "another has written it" if whole in self._known else "it was there before"
         raise UserError(
-            f"{path} holds what this learner has not read: another has written it; save under "
-            "another name (nestling memory merge joins both), or load it first"
+            f"{path} holds what this learner has not read: {what}; save under another name "
+            "(nestling memory merge joins both), load it first to go on with it, or, in Python, "
+            "save with overwrite=True"
         )
 
     def fork(self) -> "Seen":

@@ -39,7 +39,7 @@ class Session:
             raise UserError(f"save-every must be a multiple of the segment, {segment} tokens")
         self._every = every
         if self.memory is not None:
-            self.learner.seen.check(self.memory, strange=False)
+            self.learner.seen.check(self.memory)
             sweep(self.memory)
         if self.guard is not None:
             self.before = self.guard.measure(self.learner)

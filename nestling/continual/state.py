@@ -31,6 +31,17 @@ class Options:
                 raise UserError(f"{name} is {value}: give at least 1 token")
 
 
+def no_level(level: int, count: int) -> UserError:
+    """The error for a number that none of ``count`` levels has."""
+    if count == 0:
+        return UserError(
+            f"there is no level {level}: this memory has no levels, it is written by study; forget "
+            "a document, or reset without a level to take everything back"
+        )
+    there = "level 0 is the only one" if count == 1 else f"levels are 0 to {count - 1}"
+    return UserError(f"there is no level {level}; {there}")
+
+
 class Document(NamedTuple):
     """A text that was read, or is being read."""
 

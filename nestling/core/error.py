@@ -18,7 +18,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     "did you mean 'hope-tiny'?"
     >>> did_you_mean("zzz", ["b", "a"])
     'known: a, b'
+    >>> did_you_mean("zzz", [])
+    'known: none'
     """
     known = sorted(choices)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nestling.continual import compare
 from nestling.continual import memory as forms
 from nestling.continual.file import MemoryFile, read_memory, write_memory
 from nestling.core.error import UserError
@@ -221,10 +222,10 @@ def _now(one: Memory) -> MemoryFile:
 def compared(one: Memory, other: Memory) -> dict[str, Any]:
     """What two memories have learned that the other has not, and how far their levels differ."""
     first, second = _now(one), _now(other)
-    only = forms.documents_apart(first, second)
+    only = compare.documents_apart(first, second)
     levels = [
         {"level": row.level, "first": row.first, "second": row.second, "between": row.between}
-        for row in forms.diff(first, second)
+        for row in compare.diff(first, second)
     ]
     return {
         "object": "comparison",

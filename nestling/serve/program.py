@@ -24,6 +24,7 @@ def serve(model: str, settings: Settings, *, name: str = "", device: str = "cpu"
     keys = _keys(settings)
     with locked(settings.store / "server", "nestling serve"), _listening(settings) as port:
         served = serve_model(model, name=name, device=device)
+        _check_study(settings, served.learner.studies)
         app = new_app(served, settings)
         log = logging.getLogger("nestling.serve")
         log.setLevel(logging.INFO)
@@ -44,6 +45,16 @@ def serve(model: str, settings: Settings, *, name: str = "", device: str = "cpu"
             server_header=False,
         )
         uvicorn.Server(config).run(sockets=[port])
+
+
+def _check_study(settings: Settings, studies: bool) -> None:
+    """Raise UserError if an option of study is set for a model that does not study."""
+    for name in ("study", "budget"):
+        if not studies and getattr(settings, name) is not None:
+            raise UserError(
+                f"--{name} has no effect here: this model learns by reading, which writes its "
+                "levels; leave it out, or adapt the model for study (nestling adapt)"
+            )
 
 
 def import_or_say() -> None:

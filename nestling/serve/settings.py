@@ -38,7 +38,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     limits: Limits = Limits()
-    study: str = "full"  # a name of nestling.continual.study.plan.PLANS
+    study: str | None = None  # a name of nestling.continual.study.plan.PLANS; None: "full"
     budget: int | None = None  # most writes of study for a document
 
     @property

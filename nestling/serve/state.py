@@ -52,7 +52,9 @@ def new_server(
     database = database_in(settings.store)
     library = Library(database, settings.store / "memories", served, limits.memories)
     jobs, feed, metrics = Jobs(database, limits.jobs), Feed(), Metrics()
-    usual = replace(PLANS[settings.study], budget=settings.budget, rank=served.teacher.rank)
+    usual = replace(
+        PLANS[settings.study or "full"], budget=settings.budget, rank=served.teacher.rank
+    )
     school = School(served, library, jobs, feed, plan or usual)
     school.ended = lambda state: metrics.jobs.labels(state).inc()
     engine = Engine(served.reader, rows=limits.rows, waiting=limits.waiting)

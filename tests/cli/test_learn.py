@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from held import WHAT, held
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
+from nestling.cli import learn
 from nestling.cli.main import main
 from nestling.continual.file import read_memory
 from nestling.continual.opening import open_learner
+from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 
 TEXT = "The pump is serviced every second winter, and the keys hang in the blue shed. " * 3
@@ -27,6 +30,14 @@ def adapted(tmp_path_factory):
     arguments = ["adapt", str(place / "base"), "--levels", "8:1e-2,32:1e-2,inf"]
     assert main([*arguments, "--out", str(place / "model")]) == 0
     return place / "model"
+
+
+@pytest.fixture(scope="module")
+def by_study(adapted):
+    """The same base, which learns by study alone."""
+    arguments = ["adapt", str(adapted.parent / "base"), "--out", str(adapted.parent / "study")]
+    assert main(arguments) == 0
+    return adapted.parent / "study"
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,84 @@ def test_learn_goes_on_and_says_what_it_did(adapted, tmp_path, capsys):
     run(capsys, *common, "--again", "--finish")
     assert read_memory(memory).about["stream"]["open_ids"] == []
     assert len(read_memory(memory).about["documents"]) == 3
+
+
+# options of `nestling learn`, and what they do nothing for: a model that learns by study alone, or
+# one whose levels are written by reading, with nothing studied
+NEEDS_LEVELS = {
+    "passes": ["2"], "finish": [], "surprise": ["1"], "averages": ["16"], "segment": ["8"],
+    "save_every": ["8"],
+}  # fmt: skip
+NEEDS_STUDY = {
+    "budget": ["8"], "rank": ["2"], "show_questions": [], "questions": ["FILE"], "keep_text": [],
+}  # fmt: skip
+ACT_ON_ALL = {
+    "model", "texts", "memory", "levels", "again", "study", "window", "probe", "max_forgetting",
+    "device", "json", "quiet",
+}  # fmt: skip
+
+
+def test_an_option_without_effect_is_refused(adapted, by_study, tmp_path, capsys):
+    """Every option of `nestling learn`: a new one has to be put in one of the lists."""
+    assert not ACT_ON_ALL & {*NEEDS_LEVELS, *NEEDS_STUDY}
+    assert {one.name for one in fields(learn.Command)} == ACT_ON_ALL | {
+        *NEEDS_LEVELS,
+        *NEEDS_STUDY,
+    }
+    asked = tmp_path / "asked.tsv"
+    asked.write_text("Where do the keys hang?")
+    for model, table in ((by_study, NEEDS_LEVELS), (adapted, NEEDS_STUDY)):
+        for name, values in table.items():
+            flag = "--" + name.replace("_", "-")
+            words = [str(asked) if word == "FILE" else word for word in values]
+            told = failed(capsys, "learn", model, TEXT, "--memory", tmp_path / "m", flag, *words)
+            assert flag[2:] in told and "no effect" in told, flag
+    learn_it = ["learn", by_study, TEXT, "--memory", tmp_path / "m"]
+    assert "leave --study none out" in failed(capsys, *learn_it, "--study", "none")
+    guarded = ["learn", adapted, TEXT, "--memory", tmp_path / "m", "--probe", asked]
+    assert "no effect with --probe" in failed(capsys, *guarded, "--save-every", 8)
+    assert not (tmp_path / "m").exists()
+
+
+def test_options_of_ask_that_need_a_memory_say_so(adapted, capsys):
+    for given in (["--gate", "base"], ["--levels", "8"]):
+        assert f"{given[0]} has no effect" in failed(capsys, "ask", adapted, "The", *given)
+
+
+def test_a_memory_of_study_has_no_levels_and_says_so(by_study, tmp_path, capsys):
+    learner = open_learner(by_study)
+    file = learner.save(tmp_path / "m")
+    told = failed(capsys, "memory", "reset", file, "--level", 1)
+    assert "no levels" in told and "-1" not in told
+    with pytest.raises(UserError, match="no levels"):
+        learner.reset(0)
+    told = failed(capsys, "memory", "consolidate", file, by_study, "--out", tmp_path / "n")
+    assert "-1" not in told
+    assert "nothing to ask" in failed(capsys, "memory", "show", file, by_study)
+
+
+def test_no_verb_overwrites_a_file_that_it_has_not_read(
+    adapted, trained, learned, tmp_path, capsys
+):
+    there, other = tmp_path / "there", tmp_path / "other"
+    there.write_bytes(learned.read_bytes())
+    other.write_bytes(learned.read_bytes())
+    run(capsys, "memory", "reset", there, "--level", 1)
+    before = there.read_bytes()
+    learner = open_learner(adapted)
+    with pytest.raises(UserError, match="load it first"):
+        learner.save(there)
+    for arguments in (
+        ["memory", "merge", learned, learned, "--out", there],
+        ["memory", "consolidate", learned, adapted, "--out", there],
+        ["memory", "fork", learned, there],
+        ["generate", "--model", trained, "--tokens", 1, "--save-memory", there],
+    ):
+        assert "name" in failed(capsys, *arguments)
+    assert there.read_bytes() == before
+    run(capsys, "memory", "merge", there, other, "--out", other)  # one of those that it reads
+    assert learner.save(there, overwrite=True).read_bytes() != before
+    assert learner.save(there)  # it is its own now
 
 
 def test_ask_answers_from_the_levels(adapted, learned, capsys):
@@ -103,10 +192,9 @@ def test_merging_adds_what_was_learned(adapted, learned, tmp_path, capsys):
         for x, y, z in zip(a.moved, b.moved, c.moved, strict=True):
             torch.testing.assert_close(z, 0.5 * x + 2 * y, rtol=1e-6, atol=1e-8)
     assert len(both.documents) == 2
-    assert "weights" in failed(
-        capsys, "memory", "merge", learned, other, "--out", out, "--weights", "1"
-    )
-    assert "two" in failed(capsys, "memory", "merge", learned, "--out", out)
+    merge = ["memory", "merge", learned, "--out", tmp_path / "no"]
+    assert "weights" in failed(capsys, *merge[:3], other, *merge[3:], "--weights", "1")
+    assert "two" in failed(capsys, *merge)
 
 
 def test_an_export_is_a_model_of_its_own(adapted, learned, tmp_path, capsys):

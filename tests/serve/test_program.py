@@ -45,6 +45,14 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys):
         assert word in failed(capsys, "serve", *store, "--port", "0", *arguments)
 
 
+def test_options_of_study_are_refused_for_a_model_that_reads(folder, tmp_path, capsys):
+    model = tmp_path / "levels"
+    run(capsys, "adapt", folder.parent / "base", "--levels", "8,32", "--out", model)
+    for option in (("--study", "light"), ("--budget", "5")):
+        told = failed(capsys, "serve", model, "--store", tmp_path / "s", "--port", "0", *option)
+        assert f"{option[0]} has no effect" in told
+
+
 def test_keys_are_added_listed_and_removed(tmp_path, capsys):
     store = ("--store", tmp_path)
     key = run(capsys, "keys", "add", "laptop", *store, "--scopes", "ask, learn").strip()

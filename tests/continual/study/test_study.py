@@ -7,6 +7,9 @@ import torch
 from learner_states import equal
 from small_student import new_student
 
+from nestling.continual.compare import diff
+from nestling.continual.file import read_memory, write_memory
+from nestling.continual.memory import fork, merge
 from nestling.continual.study.examine import holds
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Open
@@ -98,6 +101,42 @@ def test_a_document_is_forgotten_by_its_name(learned):
     assert [one.name for one in learner.state.studied] == ["two"]
     with pytest.raises(UserError, match="there are: two"):
         learner.forget("one")
+
+
+def test_memories_of_study_are_compared_by_what_they_add_to_the_weights(learned, tmp_path):
+    one = learned[0].fork()
+    two, fresh = one.fork(), new_student()
+    two.read(SECOND, name="two")
+    two.study(QUICK)
+    files = [
+        read_memory(learner.save(tmp_path / name))
+        for learner, name in ((one, "one"), (two, "two"), (fresh, "fresh"))
+    ]
+
+    def added(learner):
+        dense = [{n: f.product().double() for n, f in s.change.items()} for s in learner]
+        return torch.cat([sum(each[n] for each in dense).flatten() for n in dense[0]])
+
+    first, second = (added(learner.state.studied) for learner in (one, two))
+    [row] = diff(*files[:2])
+    assert row.first == pytest.approx(first.norm().item(), rel=1e-3)
+    assert row.between == pytest.approx((first - second).norm().item(), rel=1e-3)
+    assert 0 < row.cosine < 1
+    [row] = diff(files[0], files[2])
+    assert row.first > 0 and row.second == 0
+    with pytest.raises(UserError, match="no smaller form"):
+        fork(tmp_path / "one", tmp_path / "small", "16bit")
+
+
+def test_a_merge_keeps_what_waits_for_study(learned, tmp_path):
+    one, two = learned[0].fork(), new_student()
+    two.read(SECOND, name="two")
+    two.read(TEXT, name="one")  # which the first has studied
+    merged = merge([read_memory(one.save(tmp_path / "a")), read_memory(two.save(tmp_path / "b"))])
+    again = new_student()
+    again.load(write_memory(tmp_path / "c", merged))
+    assert [waiting.name for waiting in again.state.waiting] == ["two"]
+    assert len(again.state.studied) == 1
 
 
 def test_equal_texts_give_equal_memory_files(tmp_path):

@@ -1,0 +1,31 @@
+"""Which options of ``nestling learn`` act on which kind of learner."""
+
+from collections.abc import Collection
+
+from nestling.continual.learner import ContinualLearner
+from nestling.core.error import UserError
+
+# segment, surprise and averages are refused by the learner itself
+READING = ("passes", "finish", "save_every")
+STUDY = ("budget", "rank", "show_questions", "questions", "keep_text")
+
+
+def check_options(learner: ContinualLearner, named: Collection[str]) -> None:
+    """Raise UserError if one of the options that are ``named`` would have no effect."""
+    if not learner.levels:
+        if not learner.studies:
+            raise UserError("this model learns by study alone; leave --study none out")
+        _refuse(named, READING, "reading writes no level of this model, it learns by study")
+    if not learner.studies:
+        _refuse(named, STUDY, "nothing is studied; add --study full")
+    if {"save_every", "probe"} <= set(named):
+        raise UserError(
+            "--save-every has no effect with --probe: the file is then written after each document"
+        )
+
+
+def _refuse(named: Collection[str], names: Collection[str], why: str) -> None:
+    for name in names:
+        if name in named:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} has no effect here: {why}; or leave it out")
