@@ -9,7 +9,10 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
-PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet
+# --no-compile: of 15,000 files in the wheels a fifth is ever imported, and compiled when it is
+INSTALL := -m pip install --quiet --no-compile
+unexport PYTHONDONTWRITEBYTECODE
+PIP := PIP_CONSTRAINT=constraints.txt $(BIN)/python $(INSTALL)
 # one thread a test worker: two processes with two threads each would fight for two cores
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
@@ -54,9 +57,11 @@ $(VENV)/.run: pyproject.toml lab/pyproject.toml constraints.txt
 	$(PIP) --editable '.[gguf]' --editable lab
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+# all of .run and more, in one go
+$(VENV)/.dev: pyproject.toml lab/pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]' --editable lab
-	touch $@
+	touch $(VENV)/.run $@
 
 $(VENV)/.docs: $(VENV)/.run
 	$(PIP) --editable '.[docs]'
@@ -66,7 +71,7 @@ $(VENV)/.docs: $(VENV)/.run
 $(OLDEST)/.dev: pyproject.toml lab/pyproject.toml constraints.txt
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python tests/support/oldest.py > $(OLDEST)/constraints.txt
-	PIP_CONSTRAINT=$(OLDEST)/constraints.txt $(OLDEST)/bin/python -m pip install --quiet \
+	PIP_CONSTRAINT=$(OLDEST)/constraints.txt $(OLDEST)/bin/python $(INSTALL) \
 		--editable '.[dev]' --editable lab
 	touch $@
 

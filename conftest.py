@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import checks
 import hypothesis
+import once
 import pytest
 import torch
 import variation
@@ -32,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def together(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The workers of a run make some things once for all of them."""
+    base = tmp_path_factory.getbasetemp()
+    once.place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def pytest_runtest_setup() -> None:

@@ -4,14 +4,13 @@ import ast
 import dataclasses
 import functools
 import math
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from apart import run_apart
+from page_examples import run_examples
 
 from nestling.cli import eval as eval_verb
 from nestling.cli.main import VERBS, _parse, added_verbs, module_of
@@ -182,25 +181,11 @@ def test_make_has_the_targets_that_are_shown():
 def test_the_examples_run(tmp_path):
     """Page by page, in the order they stand in, in one process, each in an empty folder."""
     pages = [README, ROOT / "docs" / "models.md"]
-    code = "import os, torch\ntorch.set_num_threads(1)\n"
-    for page in pages:
-        (tmp_path / page.stem).mkdir()
-        text = "\n".join(blocks(page, "python"))
-        code += f"os.chdir({str(tmp_path / page.stem)!r})\n"
-        code += f"exec(compile({text!r}, {page.name!r}, 'exec'), {{'__name__': {page.name!r}}})\n"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error::FutureWarning", "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code = {tmp_path / page.stem: "\n".join(blocks(page, "python")) for page in pages}
+    told = run_apart(run_examples, code)
     # the second page prints, the first does not
-    printed = re.fullmatch(r"loss (\S+), (\S+) parameters\n", done.stdout)
-    assert printed is not None, done.stdout
+    printed = re.fullmatch(r"loss (\S+), (\S+) parameters\n", told)
+    assert printed is not None, told
     loss, parameters = printed.groups()
     assert abs(float(loss) - math.log(256)) < 0.3
     assert int(parameters.replace(",", "")) < 1_000_000

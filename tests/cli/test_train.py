@@ -8,7 +8,9 @@ import sys
 import time
 
 import pytest
+from apart import run_apart
 from cli_training import train_arguments
+from full_disk import on_a_full_disk
 
 import nestling
 from nestling.cli.main import main
@@ -127,18 +129,11 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, capsys):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, capsys):
-    """A limit of the system on the size of files stands in for the disk."""
     out = tmp_path / "out"
     assert run(capsys, *train_arguments(out, "--steps", "2"))[0] == 0
     before = sorted(path.name for path in (out / "checkpoints").iterdir())
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-        "from nestling.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", code, *train_arguments(out, "--steps", "3", "--resume")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("error: cannot save")
-    assert done.stderr.count("\n") == 1
+    code, told = run_apart(on_a_full_disk, train_arguments(out, "--steps", "3", "--resume"))
+    assert code == 2 and told.startswith("error: cannot save") and told.count("\n") == 1
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == before
     assert run(capsys, *train_arguments(out, "--steps", "3", "--resume"))[0] == 0
 

@@ -1,11 +1,10 @@
 """Reading files: saved as it goes, gone on with, guarded."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from apart import run_apart
+from continual_killed import main
 
 from nestling.continual.file import read_memory
 from nestling.continual.guard import Guard
@@ -13,7 +12,6 @@ from nestling.continual.opening import open_learner, read_documents
 from nestling.continual.session import Session
 from nestling.core.error import UserError
 
-SUPPORT = Path(__file__).resolve().parents[1] / "support"
 TEXTS = [("one", "a text about one thing. " * 4), ("two", "and one about another! " * 4)]
 
 
@@ -24,22 +22,7 @@ def learner(folder):
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_lose_the_open_period_at_most_and_never_the_file(folder, tmp_path, kills):
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(SUPPORT / "continual_killed.py"),
-            str(folder),
-            str(tmp_path),
-            str(kills),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"ok {kills} resumed "), done.stdout
-    assert int(done.stdout.split()[3]) > kills / 4  # the kills fell in the midst of texts
+    assert run_apart(main, folder, tmp_path, kills) > kills / 4  # they fell in the midst of texts
 
 
 def test_the_file_is_written_as_periods_close(learner, tmp_path):

@@ -1,12 +1,8 @@
 """Decoding by the compiled step equals the model's own, in one graph at every length.
 
-A program of its own, since the tests check every annotated call and torch.compile cannot trace the
-checks. Prints `ok N` after N tokens.
-
-    python compiled_decoding.py BACKEND
+To be run in a process of its own: the tests check every annotated call, and torch.compile cannot
+trace the checks.
 """
-
-import sys
 
 import torch
 import torch._dynamo
@@ -35,8 +31,3 @@ def main(backend: str) -> None:
         expected = model(token, past_key_values=plain, use_cache=True).logits[:, -1]
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert cache.columns == plain.columns == LENGTH
-    print(f"ok {LENGTH - FIRST}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

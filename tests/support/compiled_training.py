@@ -1,14 +1,10 @@
 """A step of training under torch.compile has the loss and the gradients of one without it.
 
-A program of its own, since the tests check every annotated call and torch.compile cannot trace the
-checks. Prints `ok FAMILY` for each family; `trainer` is transformers' Trainer, which compiles hope,
-and `together` one model of what Transformer++ and Hope are made of.
-
-    python compiled_training.py LENGTH FAMILY...
+To be run in a process of its own: the tests check every annotated call, and torch.compile cannot
+trace the checks.
 """
 
 import logging
-import sys
 import tempfile
 from typing import Any
 
@@ -71,13 +67,12 @@ def trainer(length: int) -> None:
 
 
 def main(length: int, families: list[str]) -> None:
-    """Each by itself, nothing compiled before."""
+    """Each by itself, nothing compiled before.
+
+    `trainer` is transformers' Trainer, which compiles hope, and `together` one model of what
+    Transformer++ and Hope are made of.
+    """
     torch._logging.set_logs(dynamo=logging.ERROR)  # no word of graphs that are broken
     for family in families:
         torch._dynamo.reset()
         trainer(length) if family == "trainer" else step(family, length)
-        print(f"ok {family}", flush=True)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])

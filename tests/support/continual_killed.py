@@ -1,13 +1,4 @@
-"""Children that learn and are killed at random places; run as a program of its own.
-
-Autograd does not work in a child of a process that has used it, and starting Python anew for every
-child would take minutes: this process loads the model, and only its children compute.
-
-    python continual_killed.py FOLDER WORK KILLS
-
-prints `ok KILLS resumed N` once every child was killed, the file was whole each time and held every
-period that had closed, and the memory in the end equals that of a reading without a break.
-"""
+"""Children that learn and are killed at random places, of a process that only loads the model."""
 
 import os
 import random
@@ -71,9 +62,14 @@ def wait_for(pid: int, log: Path, lines: int) -> float:
     return before - began
 
 
-def main(folder: str, work: str, kills: int) -> None:
+def main(folder: Path, place: Path, kills: int) -> int:
+    """How many of the readings that were killed had gone on from another.
+
+    The file was whole after each kill and held every period that had closed, and the memory in the
+    end equals that of a reading without a break.
+    """
     base = load_stacked(folder, parse_levels(LEVELS))
-    place, draw = Path(work), random.Random(0)
+    draw = random.Random(0)
     whole, memory, log = place / "whole", place / "killed", place / "log"
     _, status = os.waitpid(child(base, whole, log), 0)
     assert status == 0
@@ -96,9 +92,4 @@ def main(folder: str, work: str, kills: int) -> None:
             memory.unlink()
     _, status = os.waitpid(child(base, memory, log), 0)
     assert status == 0 and memory.read_bytes() == whole.read_bytes()
-    drafts = [file.name for file in place.iterdir() if file.name.startswith(".")]
-    print(f"ok {done} resumed {resumed} drafts {len(drafts)}")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    return resumed

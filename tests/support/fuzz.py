@@ -1,12 +1,8 @@
 """Drawn calls of what reaches compiled code: right ones are finite, wrong ones a UserError.
 
-A program of its own, since a shape that is not compared could end the process. Prints `ok`, what
-was drawn, and how many of the calls were refused.
-
-    python fuzz.py COUNT ops|optimizers|caches ...
+To be run in a process of its own: a shape that is not compared could end the process.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -266,9 +262,13 @@ KINDS = {
 }
 
 
-def main(kind: str, count: int) -> None:
-    """Draw ``count`` calls; the first that fails is shown, shrunk."""
-    calls, check = KINDS[kind]
+def draw_calls(kinds: list[str], count: int) -> None:
+    """Draw ``count`` calls of each kind; the first that fails is shown, shrunk."""
+    for kind in kinds:
+        _draw_calls(*KINDS[kind], count)
+
+
+def _draw_calls(calls: Callable[[], Any], check: Callable[[Any], None], count: int) -> None:
     quiet = settings(
         max_examples=count,
         deadline=None,
@@ -279,9 +279,3 @@ def main(kind: str, count: int) -> None:
     told.clear()
     quiet(given(calls())(check))()
     assert told["computed"] and told["refused"]
-    print(f"ok {kind}: {told['computed']} computed, {told['refused']} refused")
-
-
-if __name__ == "__main__":
-    for kind in sys.argv[2:]:
-        main(kind, int(sys.argv[1]))

@@ -1,18 +1,11 @@
-"""Checkpoints that two processes write while they train.
-
-    python saving_ranks.py FOLDER
-
-What is found goes to FOLDER/2.json.
-"""
+"""Checkpoints that two processes write while they train."""
 
 import os
 import signal
-import sys
 import threading
-from pathlib import Path
 
 from tiny_training import tiny_config, tiny_model, tiny_text
-from training_ranks import runs, stage
+from training_ranks import runs
 
 from nestling.core.error import UserError
 from nestling.train import Run, together
@@ -88,13 +81,3 @@ def killed(place, ranks):
 
     together.settle, Run.step = kill, watch
     return runs([WANTED | {"folder": str(place / "killed")}], ranks)
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    stage(folder, 2, folder, saves)
-    found = (folder / "2.json").read_text()
-    try:
-        stage(folder, 2, folder, killed)
-    except AssertionError:
-        (folder / "2.json").write_text(found)

@@ -1,22 +1,10 @@
-"""A sequence divided among processes, beside the same in each of them.
+"""A sequence divided among processes, beside the same in each of them."""
 
-    python sequence_ranks.py FOLDER PROCESSES KINDS
-
-KINDS is a JSON list of {"model", "dtype", "options", "checkpointing"}. How far logits, gradients
-and the memory at the end are apart, relative to the largest number of a tensor, goes to
-FOLDER/PROCESSES.json; in float32 a gradient's relative to the largest of all, for what a processor
-rounds of a small one says nothing of the division.
-"""
-
-import json
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from tiny_training import SIZE
 from torch import distributed
-from training_ranks import stage
 
 from nestling.models import create
 from nestling.models.cache import named_tensors
@@ -69,7 +57,12 @@ def largest(x):
 
 
 def errors(wanted, ranks):
-    """Of each kind what is furthest apart, by the part it is of."""
+    """Of each kind what is furthest apart, by the part it is of, found by each process.
+
+    A kind is {"model", "dtype", "options", "checkpointing"}. Differences of logits, gradients and
+    the memory at the end are relative to the largest number of a tensor; in float32 a gradient's to
+    the largest of all, for what a processor rounds of a small one says nothing of the division.
+    """
     found = []
     for kind in wanted:
         options = {"intermediate_size": 32} if kind["model"] != "mamba2-tiny" else {}
@@ -101,7 +94,3 @@ def errors(wanted, ranks):
     every = [None] * ranks.world
     distributed.all_gather_object(every, found)
     return every
-
-
-if __name__ == "__main__":
-    stage(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]), errors)

@@ -4,10 +4,12 @@ import functools
 import random
 
 import torch
+from once import made_once
 from torch.nn import functional
+from transformers import LlamaForCausalLM
 
 from nestling.continual import ContinualLearner
-from nestling.data import train_tokenizer
+from nestling.data import read_tokenizer, train_tokenizer
 from nestling.models.pretrained import new_llama, stack_model, studied_level
 from nestling.tasks.facts import document
 
@@ -23,7 +25,14 @@ def lesson(rng):
 
 @functools.cache
 def student():
-    """The model and its tokenizer; the same in every call."""
+    """The model and its tokenizer; the same in every call and every worker."""
+    folder = made_once("student", trained)
+    model = LlamaForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
+    return model, read_tokenizer(folder)
+
+
+def trained(folder):
+    """Train it, and save both."""
     rng = random.Random(0)
     tokenizer = train_tokenizer([lesson(rng) for _ in range(60)], 500)
     model = new_llama(
@@ -48,7 +57,8 @@ def student():
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    return model.eval().requires_grad_(False), tokenizer
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def new_student(**options):

@@ -1,23 +1,16 @@
-"""Training runs on several processes, with the variables that ``torchrun`` sets.
+"""Training runs on several processes, with the variables that ``torchrun`` sets."""
 
-    python training_ranks.py FOLDER STAGES
-
-STAGES is a JSON list of [processes, runs], one after another; a run is {"model", "optimizer",
-"folder", "resume", "until", settings...}. The losses of each step and the metrics of each run go to
-FOLDER/PROCESSES.json. The processes are forks of this one, which has imported all that they need.
-"""
-
+import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import socket
-import sys
 from pathlib import Path
 
-import torch
+from apart import process
 from tiny_training import tiny_config, tiny_model, tiny_text
 
+from nestling.cli.main import main
 from nestling.core.error import UserError
 from nestling.train import train
 from nestling.train.job import held_out_of, loader_of
@@ -25,7 +18,10 @@ from nestling.train.ranks import joined
 
 
 def runs(wanted, ranks):
-    """Of each run the losses of its steps, its gradient norms and its metrics, or its error."""
+    """Of each run the losses of its steps, its gradient norms and its metrics, or its error.
+
+    A run is {"model", "optimizer", "folder", "resume", "until", settings...}.
+    """
     found = []
     for one in wanted:
         settings = dict(one)
@@ -65,26 +61,19 @@ def runs(wanted, ranks):
     return found
 
 
-def rank(number, world, port, place, wanted, work):
-    """What one process does."""
-    torch.set_num_threads(1)
+def rank(number, world, port, function, arguments):
+    """Call it in the place of one process that torchrun has started."""
     told = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()}
-    with joined() as ranks:
-        found = work(wanted, ranks)
-        if ranks.first:
-            (place / f"{world}.json").write_text(json.dumps(found))
+    function(*arguments)
 
 
-def stage(place, world, wanted, work=runs):
-    """Do ``work(wanted, ranks)`` on that many processes; an error in one is an error."""
+def launch(world, function, *arguments):
+    """Call it in that many processes; an error in one is an error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    children = [
-        fork.Process(target=rank, args=(i, world, port, place, wanted, work)) for i in range(world)
-    ]
+    children = [process(rank, i, world, port, function, arguments) for i in range(world)]
     for child in children:
         child.start()
     for child in children:
@@ -92,6 +81,22 @@ def stage(place, world, wanted, work=runs):
     assert all(child.exitcode == 0 for child in children)
 
 
-if __name__ == "__main__":
-    for world, wanted in json.loads(sys.argv[2]):
-        stage(Path(sys.argv[1]), world, wanted)
+def stage(place, world, wanted, work=runs):
+    """What ``work(wanted, ranks)`` gives on that many processes, said by the first of them."""
+    launch(world, staged, place / f"{world}.json", wanted, work)
+    return json.loads((place / f"{world}.json").read_text())
+
+
+def staged(file, wanted, work):
+    """What one process does of a stage."""
+    with joined() as ranks:
+        found = work(wanted, ranks)
+        if ranks.first:
+            file.write_text(json.dumps(found))
+
+
+def commanded(place, arguments):
+    """A command of `nestling`; what it prints goes to a file named after the rank."""
+    file = place / f"told.{os.environ['RANK']}"
+    with file.open("w") as out, contextlib.redirect_stdout(out):
+        assert main(list(map(str, arguments))) == 0

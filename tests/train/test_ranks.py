@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 from cli_calls import run
-from python_process import SUPPORT, run_python
+from cli_training import train_arguments
+from python_process import run_python
 from safetensors.torch import load_file
+from saving_ranks import killed, saves
 from tiny_training import tiny_config, tiny_model, tiny_text
-from training_ranks import runs
+from training_ranks import commanded, launch, runs, stage
 from variation import as_written
 
 from nestling.core.error import UserError
@@ -26,12 +28,6 @@ KINDS = [
 ]
 MUON = {"model": "transformer-tiny", "optimizer": "muon"}
 SETTINGS = {"steps": 4, "batch_size": 4, "sequence_length": 32}
-
-
-def on_ranks(place, *stages):
-    """Of each stage (processes, runs) what its runs found."""
-    run_python(SUPPORT / "training_ranks.py", place, json.dumps(stages))
-    return [json.loads((place / f"{world}.json").read_text()) for world, _ in stages]
 
 
 def written_by_each_process(path):
@@ -82,7 +78,7 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "checkpoints").write_text("a file where a folder should be")
     # some of them go on with four processes, the others with one
-    started, four = on_ranks(tmp_path, (2, cut + faults), (4, on[1:4]))
+    started, four = stage(tmp_path, 2, cut + faults), stage(tmp_path, 4, on[1:4])
     started, (refused, broken, taken) = started[: len(cut)], started[len(cut) :]
     assert "DeepMomentum remembers one thing of many parameters" in refused["error"]
     assert "go on with a lower rate" in broken["error"]
@@ -102,8 +98,9 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
 @as_written
 def test_a_divided_model_is_saved_while_it_is_trained(tmp_path):
     """The bytes of a save that stops training; errors are raised; a kill leaves the one before."""
-    run_python(SUPPORT / "saving_ranks.py", tmp_path)
-    found = json.loads((tmp_path / "2.json").read_text())
+    found = stage(tmp_path, 2, tmp_path, saves)
+    with pytest.raises(AssertionError):
+        stage(tmp_path, 2, tmp_path, killed)
     assert (found["before_it_went_on"], found["then"], found["failed"]) == (False, True, True)
     assert "cannot save" in found["error"] and "choose a folder" in found["error"]
     names = sorted(file.name for file in (tmp_path / "at-once").iterdir())
@@ -135,7 +132,7 @@ def test_every_optimizer_in_parts_of_every_family_for_20_steps(tmp_path):
     alone = runs(wanted, ALONE)
     parts = [one | {"shard": "full"} for one in wanted]
     pairs = [one | {"shard": "2"} for one in wanted]
-    two, four = on_ranks(tmp_path, (2, wanted + parts), (4, pairs))
+    two, four = stage(tmp_path, 2, wanted + parts), stage(tmp_path, 4, pairs)
     for kind, expected, found in zip(wanted + parts + pairs, alone * 3, two + four, strict=True):
         print(kind)
         alike(expected, found)
@@ -145,19 +142,31 @@ def _end(run):
     return {"val_loss": run["val_loss"], "weights": run["weights"]}
 
 
+def under_torchrun(place, command):
+    """What the command prints that torchrun starts in two processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    return run_python(*launcher, "-m", "nestling", *command).stdout
+
+
+def as_torchrun(place, command):
+    """The same started here, with the variables that torchrun sets."""
+    launch(2, commanded, place, command)
+    return "".join((place / f"told.{i}").read_text() for i in range(2))
+
+
 @as_written
-def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, capsys):
-    command = ["--corpus", "counting", "--tokenizer", "bytes", "--steps", "3", "--quiet"]
+@pytest.mark.parametrize("way", [as_torchrun, pytest.param(under_torchrun, marks=pytest.mark.slow)])
+def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, capsys, way):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"{i} and {i + 1} are {2 * i + 1}." for i in range(400)))
-    command[1] = str(text)
-    common = ["train", "--preset", "transformer-tiny", *command, "--set", "batch_size=2"]
-    common += ["--set", "sequence_length=64", "--set", "evaluate_tokens=500"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    command = [*common, "--shard", "full", "--out", tmp_path / "two"]
-    done = run_python(*launcher, "-m", "nestling", *command)
-    assert done.stdout.count("val_loss") == 1  # told once
-    run(capsys, *common, "--out", tmp_path / "one")
+
+    def command(name, *more):
+        words = ("--corpus", text, "--steps", 3, *more)
+        return train_arguments(tmp_path / name, *words, preset="transformer-tiny")
+
+    told = way(tmp_path, command("two", "--shard", "full"))
+    assert told.count("val_loss") == 1  # told once
+    run(capsys, *command("one"))
     two, one = (
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("two", "one")

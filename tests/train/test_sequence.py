@@ -1,9 +1,8 @@
 """A sequence divided among processes: outputs, memory and gradients of one process."""
 
-import json
-
 import pytest
-from python_process import SUPPORT, run_python
+from sequence_ranks import errors
+from training_ranks import stage
 
 from nestling.core.error import UserError
 from nestling.models import create
@@ -22,8 +21,7 @@ BOUND = {"float64": 1e-9, "float32": 1e-5}
 
 def test_a_divided_sequence_is_the_whole_one(tmp_path):
     """Documents begin inside of segments and at the border of two; a second call goes on."""
-    run_python(SUPPORT / "sequence_ranks.py", tmp_path, 2, json.dumps(KINDS))
-    for found in json.loads((tmp_path / "2.json").read_text()):
+    for found in stage(tmp_path, 2, KINDS, errors):
         for kind, worst in zip(KINDS, found, strict=True):
             bound = BOUND[kind["dtype"]]
             assert worst.pop("parts") > 5

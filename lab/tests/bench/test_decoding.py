@@ -1,10 +1,8 @@
 """Timing of decoding: what is measured, where, and that nothing wrong is timed."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from apart import run_apart
+from compiled_decoding import main
 
 from nestling.core.error import UserError
 from nestling_lab.bench import decoding as module
@@ -49,7 +47,4 @@ def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, narrow):
 @pytest.mark.compile
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_the_step_compiles_whole_and_once_for_all_lengths(backend):
-    """In a process of its own: here every call is checked, and the checks cannot be traced."""
-    program = Path(__file__).parents[3] / "tests" / "support" / "compiled_decoding.py"
-    done = subprocess.run([sys.executable, str(program), backend], capture_output=True, text=True)
-    assert done.stdout.startswith("ok 15"), done.stderr
+    run_apart(main, backend)

@@ -1,0 +1,40 @@
+"""Functions run in processes of their own, without the checks and whatever else tests have changed.
+
+The processes are forks of one that has imported what takes seconds to import, and that computes
+nothing itself: autograd does not work in a fork of a process that has used it.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+# of the library alone: what lies beside the tests is not on that process's path
+IMPORTED = ["nestling.cli.learn", "nestling.cli.train", "nestling.continual.session"]
+IMPORTED += ["nestling.models.pretrained", "nestling.train.sequence", "nestling.train.sharding"]
+IMPORTED += ["transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"]
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(IMPORTED)
+
+
+def process(function: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """A process that will call ``function`` of some module with these arguments."""
+    return _context.Process(target=_called, args=(dict(os.environ), function, arguments))
+
+
+def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``function`` of some module gives in a process of its own; its error is an error."""
+    with ProcessPoolExecutor(1, _context) as pool:
+        return pool.submit(_called, dict(os.environ), function, arguments).result()
+
+
+def _called(environment: Mapping[str, str], function: Callable[..., Any], arguments: Any) -> Any:
+    """Call it in the environment of the test, which may differ from that of the first."""
+    import torch
+
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    return function(*arguments)

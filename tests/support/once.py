@@ -1,0 +1,21 @@
+"""What is made once in a run of the tests, whichever of its workers needs it first."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+place: Path | None = None  # a folder of this run that all its workers see; set by conftest.py
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that ``make`` has filled; who comes while another makes it waits."""
+    assert place is not None, "no test is running"
+    folder = place / name
+    with FileLock(place / f"{name}.lock"):
+        if not folder.exists():
+            draft = place / f"{name}.draft"
+            draft.mkdir()
+            make(draft)
+            draft.rename(folder)
+    return folder
