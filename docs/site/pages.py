@@ -1,10 +1,11 @@
-"""What the site is made of besides docs/: README, results, changes, and the reference.
+"""What the site is made of besides docs/: README, results, changes, notebooks, and the reference.
 
 Links of the sources lead through the checkout; here they lead through the site. What has no page
 of its own (code, folders of figures) is named without a link.
 """
 
 import ast
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -31,6 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             found[page_of(source.relative_to(ROOT).as_posix())] = source
     for page, source in found.items():
         files.append(File.generated(config, page, abs_src_path=str(source)))
+    for file in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{file.stem}.md", content=notebook(file)))
     files.append(File.generated(config, "reference/index.md", content=contents()))
     for room in ROOMS:
         page = f"reference/{room}.md"
@@ -68,9 +71,22 @@ def source_of(page: str) -> str:
     if page in ELSEWHERE:
         return ELSEWHERE[page]
     folder, name = posixpath.split(page)
+    if folder == "notebooks":
+        return posixpath.join("docs", posixpath.splitext(page)[0] + ".ipynb")
     if folder.startswith("results"):
         return posixpath.join(folder, "README.md") if name == "index.md" else page
     return posixpath.join("docs", page)
+
+
+def notebook(file: Path) -> str:
+    """The cells of a notebook as a page, and a link to the notebook itself."""
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    parts.insert(1, f'<a href="{file.name}" download>Download this notebook</a>')
+    return "\n\n".join(parts) + "\n"
 
 
 def contents() -> str:
