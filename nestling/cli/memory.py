@@ -6,6 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from nestling.cli.memory_hub import Pull, Push
+
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
@@ -260,4 +262,6 @@ Command = (
     | Annotated[Reset, tyro.conf.subcommand("reset")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Consolidate, tyro.conf.subcommand("consolidate")]
+    | Annotated[Push, tyro.conf.subcommand("push")]
+    | Annotated[Pull, tyro.conf.subcommand("pull")]
 )

@@ -121,7 +121,7 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
         document[1]: document for memory in memories for document in memory.about["documents"]
     }
     tokens = sum(memory.about["stream"]["tokens"] for memory in memories)
-    about = _at_rest(memories[0].about, "exact")
+    about = at_rest(memories[0].about, "exact")
     about["documents"] = list(documents.values())
     about.pop("waiting", None)
     if waiting := _merge_waiting(memories):
@@ -177,7 +177,7 @@ def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str
     return MemoryFile(about, tensors), placed[gone].name or digest[:12]
 
 
-def _at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
+def at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
     """The record of a memory file that holds what has moved and nothing of open periods."""
     rest = {"terms": 0.0, "seen": 0, "writes": 0}
     stream = {"open_ids": [], "open_starts": [], "last": None, "window": []}
@@ -197,7 +197,7 @@ def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
     """
     records = memory.about["levels"]
     if level is None:
-        about = _at_rest(memory.about, "exact")
+        about = at_rest(memory.about, "exact")
         about["documents"] = []
         about["stream"]["tokens"] = 0
         about = {k: v for k, v in about.items() if k not in ("studied", "waiting", "own")}
@@ -253,7 +253,7 @@ def _fork(source: Path, target: Path, storage: str | None) -> Fork:
         lost += float((value - again).double().square().sum())
         all_of_it += float(value.double().square().sum())
         tensors.update(parts)
-    write_memory(target, MemoryFile(_at_rest(memory.about, storage), tensors))
+    write_memory(target, MemoryFile(at_rest(memory.about, storage), tensors))
     error = math.sqrt(lost / all_of_it) if all_of_it else 0.0
     return Fork(before, target.stat().st_size, error)
 

@@ -15,6 +15,7 @@ from nestling.models import in_context
 from nestling.models.block import scale_outputs
 from nestling.models.cache import MemoryCache
 from nestling.models.config import HopeConfig
+from nestling.models.hub import hub_errors, push_card
 
 if TYPE_CHECKING:
     from nestling.models.model import HopeModel
@@ -113,6 +114,16 @@ class HopePreTrainedModel(PreTrainedModel):
             self._init_weights(part, generator)
             for tensor, value in zip(loaded, kept, strict=True):
                 tensor.copy_(value)
+
+    def push_to_hub(self, repo_id: str, *, licence: str | None = None, **options: Any) -> str:
+        """Push to the Hugging Face hub, with a card that tells levels, size and how to load it.
+
+        ``options`` are those of transformers. A card that is there already is kept. What the hub
+        or the network complains of raises UserError.
+        """
+        with hub_errors(f"push to {repo_id}"):
+            whole = push_card(self, repo_id, licence, **options)
+            return super().push_to_hub(whole, **options)
 
     def levels(self) -> dict[str, Level]:
         """The boxes of the nested system by the block they live in, in the order of the blocks."""
