@@ -231,26 +231,27 @@ def _running_one(names: dict[str, Any]) -> types.FunctionType:
     return types.FunctionType(call.__code__, names, call.__name__, None, call.__closure__)
 
 
-class Transformer(ast.NodeTransformer):
-    """Puts the decorator next to every function, and above every class that has another."""
+def mark(node: Any) -> None:
+    """Put the decorator next to every function inside, and above every class that has another.
 
-    def _put(self, node: Any, place: int) -> Any:
+    Only statements hold them, so no expression is looked into.
+    """
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
         if any("no_type_check" in ast.unparse(d) for d in node.decorator_list):
-            return node
-        mark = ast.copy_location(ast.Name(NAME, ast.Load()), node)
-        node.decorator_list.insert(place, mark)
-        return self.generic_visit(node)
+            return
+        here = ast.copy_location(ast.Name(NAME, ast.Load()), node)
+        if isinstance(node, ast.ClassDef):  # outermost: a dataclass is one by then
+            node.decorator_list[:0] = [here] if node.decorator_list else []
+        elif node.returns or any(argument.annotation for argument in _arguments(node.args)):
+            node.decorator_list.append(here)  # innermost: others see it as it will be called
+    for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for inside in getattr(node, part, ()):
+            mark(inside)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
-        """Innermost: others see a function as it will be called."""
-        said = [getattr(argument, "annotation", None) for argument in ast.walk(node.args)]
-        if not any((node.returns, *said)):
-            return self.generic_visit(node)
-        return self._put(node, len(node.decorator_list))
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
-        """Outermost: a dataclass is one by then."""
-        return self._put(node, 0) if node.decorator_list else self.generic_visit(node)
+def _arguments(args: ast.arguments) -> list[ast.arg]:
+    every = (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg)
+    return [argument for argument in every if argument is not None]
 
 
 class Loader(SourceFileLoader):
@@ -258,8 +259,9 @@ class Loader(SourceFileLoader):
 
     def get_code(self, fullname: str) -> types.CodeType:
         path = self.get_filename(fullname)
-        tree = Transformer().visit(ast.parse(self.get_data(path)))
-        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+        tree = ast.parse(self.get_data(path))
+        mark(tree)
+        return compile(tree, path, "exec", dont_inherit=True)
 
     def exec_module(self, module: types.ModuleType) -> None:
         setattr(module, NAME, compared)

@@ -1,6 +1,7 @@
 """figure-lm and figure-niah in small form: run, resumed, concluded from, with cells missing too."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -15,7 +16,10 @@ from nestling.models import create
 from nestling.tasks import TASKS
 from nestling.tasks.words import made_prose
 from nestling.train import TrainConfig
+from nestling.train.flops import flops_per_token
 from nestling_lab.studies import Shard, Store, run_study
+from nestling_lab.studies import figure_lm as figure_lm_study
+from nestling_lab.studies import figure_niah as figure_niah_study
 from nestling_lab.studies.figure_lm import MODELS as LM_MODELS
 from nestling_lab.studies.figure_lm import FigureLm
 from nestling_lab.studies.figure_niah import MODELS as NIAH_MODELS
@@ -49,6 +53,14 @@ def test_parameters_are_equal_within_2_percent(models):
         assert size == pytest.approx(sizes["transformer"], rel=0.02), name
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """Operations a token are counted over a short row."""
+    short = functools.partial(flops_per_token, length=32)
+    for module in (figure_lm_study, figure_niah_study):
+        monkeypatch.setattr(module, "flops_per_token", short)
+
+
 def figure_lm(corpus):
     return FigureLm(
         FigureLm.Config(
@@ -64,7 +76,7 @@ def figure_lm(corpus):
     )
 
 
-def test_figure_lm_in_small_form(corpus, questions, narrow, tmp_path):
+def test_figure_lm_in_small_form(corpus, questions, narrow, counted, tmp_path):
     study = figure_lm(corpus)
     whole = Store(tmp_path / "whole", study)
     nothing = status(whole).text()
@@ -164,7 +176,7 @@ def test_sentences_say_what_is_known_and_no_more():
     assert verdict({}, {}) == "Not yet compared, for want of seeds: any."
 
 
-def test_figure_niah_in_small_form(corpus, narrow, tmp_path):
+def test_figure_niah_in_small_form(corpus, narrow, counted, tmp_path):
     study = FigureNiah(
         FigureNiah.Config(
             models=("hope", "transformer"),

@@ -87,7 +87,14 @@ def small(monkeypatch, base):
     monkeypatch.setattr(new_languages, "load_set", MadeSet)
     monkeypatch.setattr(new_languages, "small", lambda config, seed, tell: base)
     readers = ("frozen", "levels-1", "levels-2", "levels-3")
-    return NewLanguages(NewLanguages.Config(readers=readers, seeds=(0, 1), **SIZES))
+    sizes = SIZES | {
+        "tokens": 100,
+        "longest": 50,
+        "test_tokens": 40,
+        "test_longest": 20,
+        "cloze": 2,
+    }
+    return NewLanguages(NewLanguages.Config(readers=readers, seeds=(0, 1), **sizes))
 
 
 def test_a_small_study_runs_alike_twice_and_is_reported(small):
