@@ -1,5 +1,6 @@
 """Settings that every test runs under, and what pytest does with kernels."""
 
+import gc
 import os
 from importlib.util import find_spec
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import variation
 
+gc.disable()  # until all is imported and collected, of which nothing becomes garbage
 checks.install("nestling", "nestling_lab")
 
 collect_ignore_glob = [] if find_spec("triton") else ["nestling/ops/*/triton*.py"]
@@ -33,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """A million objects are there by now that no later look for garbage need go through."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

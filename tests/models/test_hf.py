@@ -6,6 +6,8 @@ import sys
 
 import pytest
 import torch
+from apart import run_apart
+from page_examples import told
 from small_models import small, words
 from tolerances import BFLOAT16_RELATIVE_RMS, assert_close, relative_rms
 from transformers import (
@@ -159,26 +161,38 @@ def test_the_text_generation_pipeline(model, tmp_path):
     assert all(text.startswith(p) for text, p in zip(alone, prompts, strict=True))
 
 
+def in_a_new_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def after_nestling(code):
+    """Where nestling was imported first."""
+    return run_apart(told, code)
+
+
 @pytest.mark.parametrize(
-    "lines",
+    ("lines", "done"),
     [
-        "import nestling; from transformers import AutoModelForCausalLM as A; import peft",
-        "import peft; from transformers import AutoModelForCausalLM as A; import nestling",
+        ("from transformers import AutoModelForCausalLM as A; import peft", after_nestling),
+        (
+            "import peft; from transformers import AutoModelForCausalLM as A; import nestling",
+            in_a_new_process,
+        ),
         pytest.param(
             "import nestling, peft, transformers; A = transformers.AutoModelForCausalLM",
+            in_a_new_process,
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_transformers_and_peft_know_the_model_in_any_order_of_import(lines, tmp_path):
+def test_transformers_and_peft_know_the_model_in_any_order_of_import(lines, done, tmp_path):
     create("transformer-tiny", vocab_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
     table = "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
-    code = (
+    kind, *targets = done(
         f"{lines}; from peft.utils import constants as c; "
         f"print(type(A.from_pretrained({str(tmp_path)!r})).__name__, *c.{table}['hope'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kind, *targets = done.stdout.splitlines()[-1].split()
+    ).split()
     assert kind == "HopeForCausalLM" and "query" in targets
 
 

@@ -9,11 +9,19 @@ from pathlib import Path
 
 def run_examples(pages: dict[Path, str]) -> str:
     """What the code of each page prints that is run in a folder of its own, page by page."""
-    told = io.StringIO()
     warnings.simplefilter("error", FutureWarning)
-    with contextlib.redirect_stdout(told):
-        for folder, code in pages.items():
-            folder.mkdir()
-            os.chdir(folder)
-            exec(compile(code, folder.name, "exec"), {"__name__": folder.name})
-    return told.getvalue()
+    return "".join(_in_a_folder(folder, code) for folder, code in pages.items())
+
+
+def _in_a_folder(folder: Path, code: str) -> str:
+    folder.mkdir()
+    os.chdir(folder)
+    return told(code, folder.name)
+
+
+def told(code: str, name: str = "example") -> str:
+    """What a piece of code prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, name, "exec"), {"__name__": name})
+    return printed.getvalue()
