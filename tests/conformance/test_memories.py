@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_memories import TINY, WIDTH, build, draw, every_memory
+from tiny_memories import TINY, WIDTH, build, draw, every_memory, every_name
 from tolerances import assert_close
 from torch import nn
 
@@ -82,7 +82,7 @@ def test_blind_to_the_future(name, options):
     torch.testing.assert_close(one[~later], two[~later], rtol=0, atol=1e-12)
 
 
-@every_memory
+@every_name
 def test_the_past_matters_to_a_memory_of_the_context_alone(name, options):
     """The counterpart of blindness: a memory with a state does read what came before."""
     memory, x = build(name, options), draw(1, 20, WIDTH)
@@ -178,7 +178,7 @@ def test_masked_positions_leave_the_state_alone(name, options):
     assert_close(after[1:], memory(rest)[0][:, 7:])
 
 
-@every_memory
+@every_name
 def test_an_empty_sequence_is_read_as_nothing(name, options):
     memory, x = build(name, options), draw(2, 19, WIDTH)
     _, state = memory(x[:, :9])
@@ -188,13 +188,13 @@ def test_an_empty_sequence_is_read_as_nothing(name, options):
         assert_close(memory(x[:, 9:], same)[0], memory(x[:, 9:], state)[0])
 
 
-@every_memory
+@every_name
 def test_a_fresh_state_is_the_initial_state(name, options):
     memory, x = build(name, options), draw(2, 19, WIDTH)
     assert_close(memory(x, memory.init_state(2))[0], memory(x)[0])
 
 
-@every_memory
+@every_name
 def test_the_state_is_a_value_with_the_batch_first(name, options):
     memory, x = build(name, options), draw(3, 19, WIDTH)
     for state in (memory.init_state(3), memory(x)[1]):
@@ -215,7 +215,7 @@ def iter_tensors(state) -> list[torch.Tensor]:
     return found
 
 
-@every_memory
+@every_name
 def test_reordered_rows_go_on_as_they_were(name, options):
     memory, x = build(name, options), draw(3, 23, WIDTH)
     _, state = memory(x[:, :11])

@@ -111,7 +111,7 @@ def test_streaming_in_larger_sizes_equals_the_full_forward(name):
 @every_tiny
 @torch.no_grad()
 def test_the_first_loss_is_that_of_a_uniform_guess_within_five_percent(name, options):
-    model, ids = create(name, **options), text(2, 64, 4096)
+    model, ids = create(name, **options), text(1, 64, 4096)
     loss = model(ids, labels=ids).loss.item()
     assert abs(loss / math.log(4096) - 1) < 0.05
 
@@ -130,14 +130,15 @@ def test_every_parameter_receives_a_gradient_at_initialisation(name, options):
 
 @every_tiny
 def test_blind_to_the_future_and_to_other_rows(name, options):
-    model, ids = create(name, **ONE_LAYER, **options), text(3, 50)
+    model, ids = create(name, **ONE_LAYER, **options), text(2, 50)
     with torch.no_grad():
         whole = model(ids).logits
         other = ids.clone()
         other[:, 33:] = (other[:, 33:] + 7) % 64
-        torch.testing.assert_close(model(other).logits[:, :33], whole[:, :33], rtol=0, atol=1e-6)
-        assert not torch.allclose(model(other).logits[:, 33:], whole[:, 33:])
-        for row in range(3):
+        changed = model(other).logits
+        torch.testing.assert_close(changed[:, :33], whole[:, :33], rtol=0, atol=1e-6)
+        assert not torch.allclose(changed[:, 33:], whole[:, 33:])
+        for row in range(2):
             assert_close(model(ids[row : row + 1]).logits, whole[row : row + 1])
 
 

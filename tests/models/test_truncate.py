@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_memories import WIDTH, build, draw, every_memory
+from tiny_memories import WIDTH, build, draw, every_name
 from tolerances import assert_close
 
 from nestling.core.error import UserError
@@ -19,7 +19,7 @@ def block(name: str, options: dict, truncate: int | None) -> Block:
     return made.double()
 
 
-@every_memory
+@every_name
 def test_no_gradient_crosses_a_cut_and_no_answer_changes(name, options):
     if name.startswith("cms_"):
         options = options | {"through": "full"}  # else nothing crosses a write anyhow

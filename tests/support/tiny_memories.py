@@ -104,9 +104,24 @@ TINY = {
     "cms_headwise": [{"objective": "local", "periods": (2, 8), "intermediate_size": 12}],
 }
 CASES = [(name, options) for name in TINY for options in TINY[name]]
-every_memory = pytest.mark.parametrize(
-    ("name", "options"), CASES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(CASES)]
-)
+
+
+def every_memory_with(others: list[pytest.Mark | pytest.MarkDecorator]) -> pytest.MarkDecorator:
+    """Every memory with every set of its options; ``others`` marks those after the first."""
+    return pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            pytest.param(
+                name, options, id=f"{name}-{i}", marks=[] if options is TINY[name][0] else others
+            )
+            for i, (name, options) in enumerate(CASES)
+        ],
+    )
+
+
+every_memory = every_memory_with([])
+# for laws that hardly hang on options: with others than the first they are slow tests
+every_name = every_memory_with([pytest.mark.slow])
 
 
 def build(name: str, options: dict, dtype: torch.dtype = torch.float64) -> Memory:
