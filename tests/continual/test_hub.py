@@ -6,7 +6,7 @@ import pytest
 import torch
 from hub_stand_in import Hub
 from huggingface_hub import constants
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils import _http
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +21,9 @@ from nestling.models import create
 from nestling.models.pretrained import parse_levels
 from nestling.report.levels import clock
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(_http, "httpx2"), reason="an older huggingface_hub, which asks by another library"
+)
 REPOSITORY = "someone/notes"
 SECRET = "a-private-name.txt"
 
@@ -34,7 +37,7 @@ def hub(monkeypatch, tmp_path):
         lambda: httpx2.Client(transport=httpx2.MockTransport(found), follow_redirects=True)
     )
     yield found
-    huggingface_hub.set_client_factory(default_client_factory)
+    huggingface_hub.set_client_factory(_http.default_client_factory)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from nestling.report import Section, Table, lines
 from nestling.report.plots import position_curve
 from nestling.train import TrainConfig
 from nestling.train.evaluate import perplexity
+from nestling_lab.studies.answers import NOTHING, beside
 from nestling_lab.studies.diverged import over, sound, titled
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
@@ -115,7 +116,8 @@ class DemoGap(Study):
         ]
         if metrics:
             sections.insert(2, by_position(chosen))
-        return Finding({"models": metrics, "learning_rates": self._rates(done)}, sections)
+        figures = {"models": metrics, "learning_rates": self._rates(done)}
+        return Finding(figures, sections, answer(metrics, against))
 
     def _figures(
         self,
@@ -202,6 +204,17 @@ class DemoGap(Study):
             known = finite(loss)
             rows.append((cell.name, state, known, None if known is None else perplexity(known)))
         return Table(columns=("cell", "state", "held-out loss", "perplexity"), rows=rows)
+
+
+def answer(metrics: Mapping[str, Any], against: Mapping[str, Paired]) -> str:
+    """Hope's perplexity beside those of the others."""
+    if HOPE not in metrics:
+        return NOTHING if not metrics else "Hope has not finished its grid of learning rates yet."
+    tests = {CONTENDERS[model].title: test for model, test in against.items()}
+    return (
+        f"Hope's held-out perplexity is {interval_text(metrics[HOPE]['val_perplexity'])}, "
+        f"{beside(tests)}."
+    )
 
 
 def loss_of(result: Result) -> float:

@@ -22,6 +22,7 @@ from nestling_lab.studies.lm_report import (
     COST,
     HOPE,
     PAPER,
+    answered,
     commonsense_table,
     compared,
     cost_table,
@@ -166,7 +167,7 @@ class FigureLm(Study):
             Section("Every run", tables=[every_run(self.cells(done), done)]),
         ]
         metrics = {"models": figures, "above_hope": {k: v.record() for k, v in against.items()}}
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, answered(figures, against))
 
     def _figures(
         self, model: str, runs: Mapping[int, Result], done: Mapping[str, Result]

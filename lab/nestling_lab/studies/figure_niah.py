@@ -214,7 +214,7 @@ class FigureNiah(Study):
             *report.sections(rates, edges),
             Section("Every run", tables=[every_run(self.cells(done), done, lengths[0])]),
         ]
-        return Finding({"models": metrics}, sections)
+        return Finding({"models": metrics}, sections, report.answer())
 
     def _about(self) -> str:
         config = self.config

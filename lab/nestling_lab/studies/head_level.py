@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import paired
+from nestling.core.statistics import Paired, paired
 from nestling.report import Section, Table
 from nestling.train import TrainConfig, train_config
+from nestling_lab.studies.answers import grouped, listed
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.figure_lm import MODELS
 from nestling_lab.studies.lm_report import loss_of
@@ -151,7 +152,7 @@ class HeadLevelStudy(Study):
                 [Table(columns=("system", "seed", "run", *COLUMNS), rows=rows)],
             ),
         ]
-        return Finding({"systems": metrics}, sections)
+        return Finding({"systems": metrics}, sections, short_answer(found))
 
     def _about(self) -> str:
         train = self.config.train
@@ -191,14 +192,41 @@ PAIRS = (
 )
 
 
-def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
-    """The differences that were asked for, in nats a token."""
-    said = []
+def gaps(found: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
+    """The differences that were asked for, as far as both were run with the same seeds."""
+    known = {}
     for one, other in PAIRS:
         mine, theirs = found.get(one, {}), found.get(other, {})
         if both := sorted(mine.keys() & theirs.keys()):
-            gap = paired([loss_of(mine[s]) for s in both], [loss_of(theirs[s]) for s in both])
-            said.append(f"{one} less {other} {gap} ({len(both)} seeds)")
+            known[f"{one} less {other}"] = paired(
+                [loss_of(mine[s]) for s in both], [loss_of(theirs[s]) for s in both]
+            )
+    return known
+
+
+def short_answer(found: Mapping[str, Mapping[int, Result]]) -> str:
+    """Which of the differences are told apart from none."""
+    known = gaps(found)
+    if not known:
+        return "No two systems that are compared have been run with the same seed yet."
+    parts = [
+        f"{words} {listed(f'{name} ({known[name].difference.mean:+.3g})' for name in names)}"
+        for words, names in zip(
+            ("it rises for", "it falls for", "not told apart from none:"),
+            grouped(known),
+            strict=True,
+        )
+        if names
+    ]
+    return (
+        f"Of {len(PAIRS)} differences in held-out loss {len(known)} have been measured, in nats a "
+        f"token; {'; '.join(parts)}."
+    )
+
+
+def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
+    """The differences that were asked for, in nats a token."""
+    said = [f"{name} {gap} ({gap.difference.every} seeds)" for name, gap in gaps(found).items()]
     if not said:
         return "No two systems that are compared have been run with the same seed yet."
     return f"Held-out loss in nats a token, seed by seed: {'; '.join(said)}."

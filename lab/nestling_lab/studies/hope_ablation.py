@@ -10,6 +10,7 @@ from nestling.core.statistics import Paired, holm, paired
 from nestling.report import Section, Table
 from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
+from nestling_lab.studies.answers import grouped, listed
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.figure_lm import HOPE, MODELS
 from nestling_lab.studies.lm_report import loss_of
@@ -157,7 +158,7 @@ class HopeAblation(Study):
             Section("What was found", verdict(losses)),
             Section("Every arm", self._about(), [table]),
         ]
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, answer(losses, len(self.config.arms) - 1))
 
     def _about(self) -> str:
         own, task = self.config, Recall(self.config.task)
@@ -186,6 +187,24 @@ def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
         if arm != WHOLE and both:
             found[arm] = paired([loss_of(own[s]) for s in both], [loss_of(whole[s]) for s in both])
     return found
+
+
+def answer(losses: Mapping[str, Paired], arms: int) -> str:
+    """Which parts of Hope its loss needs, as far as they were run."""
+    if not losses:
+        return "No part of Hope has been taken away yet in a run that can be compared."
+    above, below, alike = grouped(losses)
+    parts = [
+        f"{words} {listed(names)}"
+        for words, names in (
+            ("held-out loss rises with", above),
+            ("held-out loss falls with", below),
+            ("not told apart from the whole:", alike),
+        )
+        if names
+    ]
+    run = "1 was" if len(losses) == 1 else f"{len(losses)} were"
+    return f"Of {arms} changes to Hope, one at a time, {run} run; {'; '.join(parts)}."
 
 
 def verdict(losses: Mapping[str, Paired]) -> str:

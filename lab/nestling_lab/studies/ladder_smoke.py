@@ -10,6 +10,7 @@ from nestling.models.presets import FAMILIES
 from nestling.report import Section, Table
 from nestling.train import TrainConfig
 from nestling.train.evaluate import perplexity
+from nestling_lab.studies.answers import NOTHING, listed
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
 
@@ -78,6 +79,7 @@ class LadderSmoke(Study):
         return Finding(
             metrics,
             [Section("What was asked", self._about()), Section("Every run", tables=[table])],
+            answer(found, len(self.config.families)),
         )
 
     def _about(self) -> str:
@@ -102,6 +104,17 @@ COLUMNS = {
     "non-embedding": "num_non_embedding",
     "tokens/s": "tokens_per_second",
 }
+
+
+def answer(found: Mapping[str, Mapping[str, Any]], families: int) -> str:
+    """How many systems train."""
+    if not found:
+        return NOTHING
+    lost = [family for family, figures in found.items() if figures["diverged"]]
+    told = f"{len(found) - len(lost)} of {len(found)} systems trained to a finite loss"
+    told += f"; {listed(lost)} diverged" if lost else ""
+    left = families - len(found)
+    return told + (f"; {left} have not been run yet." if left else ".")
 
 
 def perplexity_of(figures: Mapping[str, Any]) -> float | None:

@@ -9,6 +9,7 @@ from nestling.core.statistics import holm, interval_text, paired
 from nestling.report import Section, Table
 from nestling.report.plots import loss_curves, perplexity_by_position
 from nestling.train.evaluate import perplexity
+from nestling_lab.studies.answers import NOTHING, beside
 from nestling_lab.studies.diverged import over, sound, titled
 from nestling_lab.studies.study import Cell
 
@@ -43,6 +44,26 @@ def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
                 [loss_of(own[seed]) for seed in both], [loss_of(hope[seed]) for seed in both]
             )
     return found
+
+
+def answered(figures: Mapping[str, Any], against: Mapping[str, Any]) -> str:
+    """Which system has the lowest perplexity, and where Hope lies."""
+    known = {
+        model: found["val_perplexity"]
+        for model, found in figures.items()
+        if found["val_perplexity"] and found["val_perplexity"]["mean"] is not None
+    }
+    if not known:
+        return NOTHING
+    best = min(known, key=lambda model: known[model]["mean"])
+    told = (
+        f"Of {len(known)} systems {best} has the lowest held-out perplexity, "
+        f"{interval_text(known[best])}"
+    )
+    if HOPE not in known:
+        return f"{told}; Hope has not been run yet."
+    own = "" if best == HOPE else f" is {interval_text(known[HOPE])}, its loss"
+    return f"{told}; {'its loss is' if best == HOPE else 'that of Hope' + own} {beside(against)}."
 
 
 def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from nestling.core.statistics import Interval, interval, paired
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length
 from nestling_lab.published import published
+from nestling_lab.studies.answers import NOTHING, apart, listed
 from nestling_lab.studies.diverged import over, titled
 from nestling_lab.studies.needles import Lesson
 from nestling_lab.studies.study import Cell
@@ -78,6 +79,28 @@ class Report:
             math.nan if one["diverged"] else one["accuracy"][task][str(length)][figure]
             for one in self.runs[model].values()
         ]
+
+    def answer(self) -> str:
+        """The best model of each task at the longest texts, and who is not told apart from it."""
+        if not self.runs:
+            return NOTHING
+        first, last = self.lengths[0], self.lengths[-1]
+        parts = []
+        for task in self.tasks:
+            found = {m: self._by_length(task, m, "score")[last] for m in self.runs}
+            found = {m: score for m, score in found.items() if score.count}
+            if not found:
+                parts.append(f"{TITLES[task]}: every run diverged")
+                continue
+            best = min(found, key=lambda m, f=found: f[m].rank(larger_is_better=True))
+            if not found[best].mean:
+                parts.append(f"{TITLES[task]}: none by any model")
+                continue
+            alike = [m for m in found if m != best and not apart(found[m], found[best])]
+            also = f", not told apart from {listed(alike)}" if alike else ""
+            parts.append(f"{TITLES[task]}: most by {best}, {found[best]}{also}")
+        times = last // first
+        return f"Needles found at {times} times the length of training: {'; '.join(parts)}."
 
     def verdict(self) -> str:
         """What is kept of the score from the length of training to the longest, by model."""

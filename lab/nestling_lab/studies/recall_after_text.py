@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval
+from nestling.core.statistics import interval, paired
 from nestling.data import prepare
 from nestling.evals.questions import Questions, unseen_examples
 from nestling.memories.self_titans import SelfTitans
@@ -21,6 +21,7 @@ from nestling.report import Section, Table
 from nestling.tasks import Examples
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling_lab.studies.answers import NOTHING, grouped
 from nestling_lab.studies.in_text import InText
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -228,7 +229,7 @@ class RecallAfterText(Study):
                 [Table(columns=("seed", "least share"), rows=alive)],
             ),
         ]
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, answer(metrics, marks[-1]))
 
     def _about(self) -> str:
         config, task = self.config, Recall(self.config.task)
@@ -244,6 +245,21 @@ class RecallAfterText(Study):
             f"chance is {task.chance:g}. Intervals are 95 % over the seeds. After the first stage "
             "the bytes of the text have been in no training."
         )
+
+
+def answer(metrics: Mapping[str, Any], tokens: int) -> str:
+    """Whether as much is recalled after the text as before it."""
+    before, after = metrics["accuracy_before"], metrics["accuracy_after"]
+    if not after:
+        return NOTHING
+    told = (
+        f"After {tokens:,} tokens of text a Hope trained in text recalls {interval(after)} of "
+        f"fresh pairs, {interval(before)} before it"
+    )
+    if after == before:
+        return f"{told}: nothing is lost."
+    _, below, _ = grouped({"after": paired(after, before)})
+    return f"{told}: {'less than before' if below else 'the two are not told apart'}."
 
 
 def accuracies(stage: Mapping[str, Any] | None, marks: Sequence[int]) -> list[float]:

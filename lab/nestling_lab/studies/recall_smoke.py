@@ -11,6 +11,7 @@ from nestling.models import create
 from nestling.report import Section, Table
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling_lab.studies.answers import NOTHING, apart, listed
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -106,7 +107,7 @@ class RecallSmoke(Study):
             Section("Answers", tables=[Table(columns=columns, rows=means)]),
             Section("Every run", tables=[Table(columns=("model", "seed", "accuracy"), rows=rows)]),
         ]
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, answer(found, task.chance))
 
     def _about(self, task: Recall) -> str:
         config, train = self.config, self.config.train
@@ -118,6 +119,25 @@ class RecallSmoke(Study):
             f"{config.test_count} others. With writes off every memory stays at its learned "
             "initial state; everything else is the same."
         )
+
+
+def answer(found: Mapping[str, Mapping[int, Mapping[str, Any]]], chance: float) -> str:
+    """Whether pairs are recalled, and whether it is the writes that do it."""
+    known = {
+        arm: over(by_seed.values(), lambda run: run["accuracy"])
+        for arm, by_seed in found.items()
+        if by_seed
+    }
+    if not known:
+        return NOTHING
+    told = listed(f"{figure} with writes {arm}" for arm, figure in known.items())
+    told = f"The share of pairs that are recalled after one reading is {told} (chance {chance:.2g})"
+    if len(known) < len(ARMS):
+        return f"{told}; the other arm has not been run yet."
+    if not apart(known["on"], known["off"]):
+        return f"{told}: the two are not told apart."
+    more = "recall more" if known["on"].mean > known["off"].mean else "recall less"
+    return f"{told}: models with their writes on {more}."
 
 
 def accuracies(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:

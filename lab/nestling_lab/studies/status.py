@@ -11,6 +11,7 @@ from nestling.report import Section, write_page
 from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Finding, Study
 
+ASKED = "What was asked"  # the section that says how it was done
 NAMED = 10  # cells to do that are told by name
 
 
@@ -31,6 +32,15 @@ class Status:
         if self.outdated:
             parts.append(f"{len(self.outdated)} files of other settings left out")
         return "; ".join(parts) + "."
+
+    @property
+    def sections(self) -> list[Section]:
+        """The sections, what shows the answer before how it was asked for."""
+        asked = [one for one in self.finding.sections if one.title == ASKED]
+        others = [one for one in self.finding.sections if one.title != ASKED]
+        shown = (n for n, one in enumerate(others, 1) if one.tables or one.figures)
+        place = next(shown, len(others))
+        return [*others[:place], *asked, *others[place:]]
 
     def origin(self) -> dict[str, Any]:
         """Provenance of all cells: each value, with the number of cells that have it."""
@@ -62,9 +72,9 @@ class Status:
 
     def text(self) -> str:
         """Sections as plain text; figures are left to the page."""
-        blocks = [f"{self.study.name}: {self.study.question}", self.progress]
+        blocks = [f"{self.study.name}: {self.study.question}", self.finding.answer, self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
-        for section in self.finding.sections:
+        for section in self.sections:
             blocks.append(section.title.upper())
             blocks += [section.text] if section.text else []
             blocks += [table.text() for table in section.tables]
@@ -72,10 +82,11 @@ class Status:
 
     def markdown(self, figures: Sequence[str] = ()) -> str:
         """Sections as Markdown; ``figures`` are the files of all figures, in their order."""
-        blocks = [f"# {self.study.name}", f"{self.study.question}.", self.progress]
+        blocks = [f"# {self.study.name}", f"**{self.finding.answer}**"]
+        blocks += [f"The question: {self.study.question}.", self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
         files = iter(figures)
-        for section in self.finding.sections:
+        for section in self.sections:
             blocks.append(f"## {section.title}")
             blocks += [section.text] if section.text else []
             blocks += [table.markdown() for table in section.tables]
@@ -109,8 +120,8 @@ class Status:
         return write_page(
             path,
             f"Study: {self.study.name}",
-            [*self.finding.sections, head],
-            lead=f"The question: {self.study.question}.",
+            [*self.sections, head],
+            lead=f"{self.finding.answer} The question: {self.study.question}.",
             provenance=self.origin(),
         )
 

@@ -23,10 +23,11 @@ class Cell(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a study says so far: figures for programs, sections for readers."""
+    """What a study says so far: figures for programs, sections for readers, and the answer."""
 
     metrics: dict[str, Any]
     sections: list[Section]
+    answer: str  # one sentence: the question answered by the figures, or that they cannot
 
 
 class Study(ABC):

@@ -1,5 +1,6 @@
 """What is committed is what the grids of the studies ask for."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,22 @@ def test_every_result_is_one_that_the_grid_asks_for(name):
 def test_every_folder_of_results_is_of_a_study():
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
     assert folders <= set(STUDIES.names())
+
+
+def sentence(text):
+    return text.endswith(".") and not re.search(r"[.!?] +[A-Z]", text) and text[0].isupper()
+
+
+@pytest.mark.parametrize("name", STUDIES.names())
+def test_every_page_opens_with_a_sentence_that_answers_from_its_results(name):
+    """It is what the committed results give now, and other results give another one."""
+    study = load_study(name)
+    done = Store(RESULTS, study).finished()
+    answer, nothing = study.find(done).answer, study.find({}).answer
+    assert sentence(answer) and sentence(nothing)
+    page = RESULTS / name / "README.md"
+    if done:
+        assert answer != nothing
+        assert page.read_text(encoding="utf-8").split("\n\n")[1] == f"**{answer}**"
+    half = {cell: done[cell] for cell in sorted(done)[: len(done) // 2]}
+    assert sentence(study.find(half).answer)

@@ -40,4 +40,5 @@ class Counting(Study):
     def find(self, done: Mapping[str, Result]) -> Finding:
         values = {name: result.metrics["value"] for name, result in done.items()}
         table = Table(columns=("cell", "value"), rows=list(values.items()))
-        return Finding(values, [Section("Values", "So far.", [table])])
+        sections = [Section("Values", "So far.", [table])]
+        return Finding(values, sections, f"{len(values)} are counted.")

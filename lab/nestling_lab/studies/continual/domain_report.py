@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from nestling.core.statistics import holm, interval, paired
 from nestling.report import Section, Table
+from nestling_lab.studies.answers import NOTHING, beside
 from nestling_lab.studies.continual.base import Pretraining
 from nestling_lab.studies.continual.contenders import EVERY, NONE, STORES_TEXT, Setting
 from nestling_lab.studies.continual.journey import KNOWN, OLD, Matrix
@@ -13,6 +14,7 @@ from nestling_lab.studies.study import Finding
 
 GATE_TITLES = {NONE: "", "base": ", gated with the base", "levels": ", gated over levels"}
 FULL = ("fine-tuning", "large-fine-tuning")
+AVERAGED = "averages"  # full fine-tuning with running averages
 COLUMNS = (
     "method", "stores text", "setting", "bits a byte at the end", "old domain, rise in %",
     "gain on a domain when read", "backward transfer", "forward transfer",
@@ -77,7 +79,7 @@ def report(config: Any, found: Sequence[Journeys]) -> Finding:
         sections.append(Section("The targets", TARGETS, tables=[table]))
     for one in found:
         sections.append(Section(one.title, tables=[_matrix(config, list(one.matrices.values()))]))
-    return Finding(metrics, sections)
+    return Finding(metrics, sections, answer(found))
 
 
 SEEDS = (
@@ -125,6 +127,31 @@ def _matrix(config: Any, matrices: Sequence[Matrix]) -> Table:
         means = [str(one._replace(half=math.nan)) if one.diverged else one.mean for one in found]
         rows.append((f"after {label}" if stage else label, *means))
     return Table(columns=("bits a byte of", *names), rows=rows, title="mean over seeds")
+
+
+def answer(found: Sequence[Journeys]) -> str:
+    """The best method that stores no text, and levels beside full fine-tuning."""
+    known = [one for one in found if one.finals]
+    if not known:
+        return NOTHING
+    best = min(known, key=lambda one: interval(list(one.finals.values())).rank())
+    end = interval(list(best.finals.values()))
+    said = f"Bits a byte over all domains at the end are least with {best.title}, {end}"
+    levels = [one for one in known if "levels" in one.contender]
+    whole = [one for one in known if one.contender in (*FULL, AVERAGED)]
+    if levels and whole:
+        own, other = (
+            min(some, key=lambda one: interval(list(one.finals.values())).rank())
+            for some in (levels, whole)
+        )
+        seeds = sorted(own.finals.keys() & other.finals.keys())
+        test = paired([other.finals[s] for s in seeds], [own.finals[s] for s in seeds])
+        old = interval([summary(matrix)["old_rise"] for matrix in own.matrices.values()])
+        said += (
+            f"; {own.title} ends at {interval(list(own.finals.values()))}, "
+            f"{beside({other.title: test})}, and changes the old domain's loss by {old} %"
+        )
+    return said + "."
 
 
 def about(config: Any) -> str:

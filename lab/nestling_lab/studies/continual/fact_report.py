@@ -9,6 +9,7 @@ from nestling.core.statistics import Interval, holm, interval, paired
 from nestling.report import Section, Table
 from nestling.report.figure import Curve, lines
 from nestling.tasks.facts import CHOICES
+from nestling_lab.studies.answers import LEVEL, NOTHING
 from nestling_lab.studies.continual.fact_readers import READERS
 from nestling_lab.studies.study import Finding
 
@@ -112,7 +113,7 @@ def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
         ]
     if any(trials.values()):
         sections.append(Section("Settings", TRIED, tables=[settings(trials)]))
-    return Finding(metrics, sections)
+    return Finding(metrics, sections, answer(config, found))
 
 
 BESIDES = (
@@ -182,6 +183,27 @@ def settings(trials: Mapping[str, Any]) -> Table:
         for setting, loss in tried
     ]
     return Table(columns=("reader", "setting", "loss"), rows=rows)
+
+
+def answer(config: Any, found: Runs) -> str:
+    """Who knows more than the control that read nothing, just after a document and far from it."""
+    if not found:
+        return NOTHING
+    if CONTROL not in found or len(found) == 1:
+        return "Nothing can be said yet: the control or every reader beside it is to be run."
+    far, parts = max(config.distances), []
+    for distance, when in ((0, "just after a document"), (far, f"{far} documents later")):
+        tests = above(found, distance, CONTROL)
+        sure = [
+            READERS[name].title
+            for name, one in tests.items()
+            if one["p"] is not None and one["p"] < LEVEL and one["test"].difference.mean > 0
+        ]
+        parts.append(f"{when} {len(sure)} of {len(tests)} ({'; '.join(sure) or 'none'})")
+    return (
+        f"More is known than by a model that read nothing, {' and '.join(parts)}; the others are "
+        "not told apart from it or know less."
+    )
 
 
 def verdicts(config: Any, found: Runs) -> list[str]:

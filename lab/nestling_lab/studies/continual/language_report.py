@@ -8,6 +8,7 @@ from typing import Any
 from nestling.core.statistics import Interval, interval
 from nestling.report import Section, Table
 from nestling.report.figure import bars
+from nestling_lab.studies.answers import NOTHING, apart
 from nestling_lab.studies.continual.contenders import CONTENDERS
 from nestling_lab.studies.continual.journey import OLD
 from nestling_lab.studies.continual.languages import CHOICES
@@ -84,7 +85,7 @@ def report(config: Any, found: Found) -> Finding:
                 ],
             ),
         ]
-    return Finding(metrics, sections)
+    return Finding(metrics, sections, answer(config, own))
 
 
 def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Table:
@@ -110,6 +111,27 @@ def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Tabl
 
 def _say(found: Interval) -> str:
     return str(found) if found.every else "-"
+
+
+def answer(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> str:
+    """How many readers lose of the first language, and how much."""
+    first, second = config.languages
+    lost = {r: own[r]["lost"] for r in own if r not in ("frozen", "in-context")}
+    if not lost:
+        return NOTHING
+    sure = sorted((r for r in lost if lost[r].low > 0), key=lambda r: lost[r].mean)
+    said = (
+        f"{len(sure)} of {len(lost)} ways of writing weights are seen to lose of {first} while "
+        f"{second} is read"
+    )
+    if not sure:
+        return f"{said}; the others are not told apart from no loss."
+    least, most = sure[0], sure[-1]
+    said += f": {CONTENDERS[most].title} {lost[most]} bits a byte"
+    if least != most:
+        alike = "" if apart(lost[least], lost[most]) else " (not told apart)"
+        said += f", {CONTENDERS[least].title} {lost[least]}{alike}"
+    return f"{said}."
 
 
 def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str]:

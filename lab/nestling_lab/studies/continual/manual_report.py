@@ -90,7 +90,8 @@ def report(model: str, runs: Runs) -> Finding:
         Section("What was asked", about(model)),
         Section("Every reply", REPLIES, [t for name in runs for t in _replies(name, runs[name])]),
     ]
-    return Finding(metrics, sections)
+    whole = answer(halves["set aside"], found)
+    return Finding(metrics, sections, whole.partition(" Of the questions")[0])
 
 
 REPLIES = (

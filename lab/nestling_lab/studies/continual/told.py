@@ -8,6 +8,7 @@ from typing import Any
 
 from nestling.core.result import Result
 from nestling.report import Section, Table
+from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.continual.commands import adapted, ask, learn
 from nestling_lab.studies.continual.told_texts import right, told_texts
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
@@ -80,11 +81,11 @@ class ToldStudy(Study):
         asked = sum(run["of"] for run in runs.values())
         metrics = {"texts": len(runs), "asked": asked, "right": total}
         sections = [
-            Section("What came out", _answer(runs, total, asked), [_table(runs)] if runs else []),
+            Section("What came out", _answer(runs), [_table(runs)] if runs else []),
             Section("What was asked", self._about()),
             Section("Every reply after study", tables=[_replies(runs)] if runs else []),
         ]
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, short_answer(len(runs), total, asked))
 
     def _about(self) -> str:
         ways = "; ".join(WAYS.values())
@@ -106,18 +107,27 @@ class ToldAgainStudy(ToldStudy):
     after = "after it nothing was changed."
 
 
-def _answer(runs: Mapping[str, Any], total: Mapping[str, int], asked: int) -> str:
+def short_answer(texts: int, total: Mapping[str, int], asked: int) -> str:
+    """How many questions are answered right, by how the text was given."""
+    if not texts:
+        return NOTHING
+    return (
+        f"Of {asked} questions about {texts} texts {total['studied']} are answered right by a "
+        f"new process with the text gone; {total['nothing']} where nothing was read, "
+        f"{total['chat']} with the text before the question in chat, {total['shots']} with it and "
+        "two worked examples."
+    )
+
+
+def _answer(runs: Mapping[str, Any]) -> str:
     if not runs:
-        return "Nothing was run yet."
+        return ""
     best = sum(run["right"]["studied"] >= 5 for run in runs.values())
     known = [run["known"] for run in runs.values()]
     cost = sorted(run["cpu_seconds"] for run in runs.values())
     kept = sum(rise <= LIMIT for rise in known)
     return (
-        f"Of {asked} questions about {len(runs)} texts {total['studied']} are answered right by a "
-        f"new process with the text gone; {total['nothing']} where nothing was read, "
-        f"{total['chat']} with the text before the question in chat, {total['shots']} with it and "
-        f"two worked examples. Five or six of six are right for {best} of {len(runs)} texts. The "
+        f"Five or six of six are right for {best} of {len(runs)} texts. The "
         f"loss of text that the base wrote moves by {min(known):+.1%} to {max(known):+.1%}, by at "
         f"most {LIMIT:+.0%} for {kept} of {len(runs)}. `learn` takes {cost[0]:.0f} to "
         f"{cost[-1]:.0f} CPU seconds."

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval
+from nestling.core.statistics import interval, paired
 from nestling.report import Curve, Section, Table, lines
+from nestling_lab.studies.answers import NOTHING, grouped, listed
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import least
@@ -120,7 +121,29 @@ class Curvature(Study):
                 curves, x_label="learning rate", y_label="steps (median)", log_x=True, log_y=True
             )
             sections.append(Section("Over the rates", figures=[figure]))
-        return Finding({"shared_rate": shared, "optimizers": metrics}, sections)
+        figures = {"shared_rate": shared, "optimizers": metrics}
+        return Finding(figures, sections, self._answer(tables))
+
+    def _answer(self, tables: Mapping[str, Mapping[str, list[int | None]]]) -> str:
+        """Delta momentum beside momentum, each at its best rate, from the same starts."""
+        if REFERENCE not in tables:
+            return NOTHING
+        best = {
+            name: self._counted(steps[best_rate(steps, self.config.limit)])
+            for name, steps in tables.items()
+        }
+        deltas = [name for name in tables if name.startswith("delta")]
+        own = f"momentum takes {interval(best[REFERENCE])} steps to the bottom"
+        if not deltas:
+            return f"{own[0].upper()}{own[1:]}; delta momentum has not been run yet."
+        tests = {name: paired(best[name], best[REFERENCE]) for name in deltas}
+        told = zip(("more", "fewer", "a number not told apart"), grouped(tests), strict=True)
+        said = [
+            listed(f"{ENTRANTS[name].title} {interval(best[name])} ({words})" for name in names)
+            for words, names in told
+            if names
+        ]
+        return f"At its best rate {own}, {', '.join(said)}."
 
     def _counted(self, walks: list[int | None]) -> list[float]:
         return [float(self.config.limit if w is None else w) for w in walks]

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.result import Result, provenance
+from nestling.core.statistics import interval
 from nestling.report import Section, Table
+from nestling_lab.studies.answers import NOTHING, listed
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.optimizers.tuned import Figures, interval_text, over_seeds, tuned
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
@@ -126,7 +128,29 @@ class Forgetting(Study):
             )  # fmt: skip
             table = Table(columns=columns, rows=rows)
             sections.append(Section(f"Directions with cosine {overlap:g}", tables=[table]))
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, self._answer(metrics))
+
+    def _answer(self, metrics: Mapping[str, Any]) -> str:
+        """Of which optimizers the state adds to forgetting, and of which it takes away."""
+        parts = []
+        for overlap in self.config.overlaps:
+            found = {
+                ENTRANTS[c].title: interval(
+                    [math.nan if x is None else x for x in metrics[name]["own_memory"]]
+                )
+                for c in self.config.contenders
+                if (name := self.cell(overlap, c).name) in metrics
+            }
+            more = [f"{name} ({own.mean:.2g})" for name, own in found.items() if own.low > 0]
+            less = [f"{name} ({own.mean:.2g})" for name, own in found.items() if own.high < 0]
+            alike = len(found) - len(more) - len(less)
+            if found:
+                parts.append(
+                    f"at cosine {overlap:g} it adds to forgetting with {listed(more)}, takes some "
+                    f"away with {listed(less)}, and is not told apart from no effect with {alike} "
+                    "others"
+                )
+        return f"What an optimizer remembers matters: {'; '.join(parts)}." if parts else NOTHING
 
     def _about(self) -> str:
         c = self.config

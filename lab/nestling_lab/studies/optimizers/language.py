@@ -15,9 +15,17 @@ from nestling.report import Section, Table
 from nestling.train import evaluate
 from nestling.train.schedule import rate as schedule
 from nestling.train.step import read_batch, token_losses
+from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.optimizers.messy import mean
-from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
+from nestling_lab.studies.optimizers.tuned import (
+    Figures,
+    against,
+    interval_text,
+    over_seeds,
+    place_of,
+    tuned,
+)
 from nestling_lab.studies.optimizers.vision import OLD
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text
@@ -123,7 +131,14 @@ class Language(Study):
                 *(f"against {ENTRANTS[o].title}" for o in OLD),
             )  # fmt: skip
             sections.append(Section(model, tables=[Table(columns=columns, rows=rows)]))
-        return Finding(metrics, sections)
+        titles = {name: entrant.title for name, entrant in ENTRANTS.items()}
+        places = {
+            model: place_of(found["records"], found["verdicts"], "m3", "val_loss", titles)
+            for model, found in metrics.items()
+        }
+        parts = [f"{place} on {model}" for model, place in places.items() if place]
+        answer = f"M3's held-out loss is {'; '.join(parts)}." if parts else NOTHING
+        return Finding(metrics, sections, answer)
 
     def _about(self) -> str:
         c = self.config

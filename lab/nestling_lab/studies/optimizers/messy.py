@@ -14,6 +14,7 @@ from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
 from nestling.data.fashion import CLASSES, Pictures, pictures
 from nestling.report import Section, Table
+from nestling_lab.studies.answers import NOTHING, listed
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, SIZE, around, clear_all, step_all
 from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
@@ -134,7 +135,8 @@ class Messy(Study):
             sections.append(
                 Section(mess, MESS[mess].capitalize() + ".", [Table(columns=columns, rows=rows)])
             )
-        return Finding({"verdicts": verdicts, "records": records}, sections)
+        figures = {"verdicts": verdicts, "records": records}
+        return Finding(figures, sections, answer(verdicts))
 
     def _about(self) -> str:
         config = self.config
@@ -148,6 +150,27 @@ class Messy(Study):
             "of each batch of the stream before it is learned. Against: paired by seed; wins or "
             "loses where the 95 % interval of the difference in loss leaves out zero."
         )
+
+
+def answer(verdicts: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
+    """How often each new optimizer wins, ties and loses, over all messes and old ones."""
+    told: dict[str, list[str]] = {}
+    for found in verdicts.values():
+        for new, others in found.items():
+            told.setdefault(new, []).extend(word for word in others.values() if word != "-")
+    parts = [
+        f"{ENTRANTS[new].title} {words.count('wins')} ({words.count('loses')} lost, "
+        f"{words.count('ties')} not told apart)"
+        for new, words in told.items()
+        if words
+    ]
+    if not parts:
+        return NOTHING
+    every = max(map(len, told.values()))
+    return (
+        f"Of at most {every} comparisons with {listed(ENTRANTS[o].title for o in OLD)} on messy "
+        f"data these are won: {', '.join(parts)}."
+    )
 
 
 def compare(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:

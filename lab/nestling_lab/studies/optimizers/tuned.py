@@ -48,6 +48,26 @@ def interval_text(values: Sequence[float | None]) -> str:
     return str(interval([math.nan if value is None else value for value in values]))
 
 
+def place_of(
+    records: Mapping[str, Mapping[str, Any]],
+    verdicts: Mapping[str, Mapping[str, Any]],
+    name: str,
+    figure: str,
+    titles: Mapping[str, str],
+) -> str:
+    """Where one optimizer's figure lies beside the old ones', by ``against``; "" if it has none."""
+    if name not in records:
+        return ""
+    words = {"wins": "lower than", "loses": "higher than", "ties": "not told apart from"}
+    parts = [
+        f"{words.get(found['verdict'], 'for want of seeds not compared with')} that of "
+        f"{titles[old]} ({interval_text(over_seeds(records[old], figure))})"
+        for old, found in verdicts.get(name, {}).items()
+    ]
+    own = interval_text(over_seeds(records[name], figure))
+    return f"{own}, {' and '.join(parts) or 'not compared yet'}"
+
+
 def against(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], figure: str
 ) -> dict[str, float | str | None]:

@@ -13,9 +13,17 @@ from nestling.core.result import Result, provenance
 from nestling.data.fashion import Pictures, pictures
 from nestling.report import Section, Table
 from nestling.train.schedule import rate as schedule
+from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.optimizers.messy import judged, mean
-from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
+from nestling_lab.studies.optimizers.tuned import (
+    Figures,
+    against,
+    interval_text,
+    over_seeds,
+    place_of,
+    tuned,
+)
 from nestling_lab.studies.optimizers.vit import VitConfig, create_vit
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -116,7 +124,10 @@ class Vision(Study):
             Section("What was asked", self._about(found)),
             Section("Losses", tables=[Table(columns=columns, rows=rows)]),
         ]
-        return Finding({"verdicts": verdicts, "records": found}, sections)
+        titles = {name: entrant.title for name, entrant in ENTRANTS.items()}
+        place = place_of(found, verdicts, "m3", "test_loss", titles)
+        answer = f"M3's test loss is {place}." if place else NOTHING
+        return Finding({"verdicts": verdicts, "records": found}, sections, answer)
 
     def _about(self, found: Mapping[str, Any]) -> str:
         config, model = self.config, self.config.model

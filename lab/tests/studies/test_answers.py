@@ -1,0 +1,62 @@
+"""The words in which figures are compared, and that what is not told apart is called so."""
+
+import copy
+import math
+import random
+
+import pytest
+from test_results import RESULTS
+
+from nestling.core.result import Result
+from nestling.core.statistics import paired
+from nestling_lab.studies import Store, load_study
+from nestling_lab.studies.answers import beside, grouped
+
+
+def shifted(by, noise, seeds=5):
+    rng = random.Random(0)
+    own = [rng.gauss(0, 1) for _ in range(seeds)]
+    return paired([x + by + noise * rng.gauss(0, 1) for x in own], own)
+
+
+def test_who_lies_above_below_and_with():
+    tests = {"a": shifted(1, 0.01), "b": shifted(-1, 0.01), "c": shifted(0, 1)}
+    assert grouped(tests) == (["a"], ["b"], ["c"])
+    assert beside(tests) == (
+        "lower than that of a; higher than that of b; not told apart from that of c"
+    )
+
+
+def test_one_seed_and_a_diverged_run_tell_nothing_apart():
+    assert grouped({"one": paired([1.0], [9.0])})[2] == ["one"]
+    assert grouped({"lost": paired([1.0, math.nan], [9.0, 9.0])})[2] == ["lost"]
+    assert beside({}) == "not compared yet"
+
+
+def test_many_comparisons_need_more_than_one():
+    """Holm: what is told apart by itself is not among twenty others that are not."""
+    near = shifted(0.4, 0.3)
+    assert near.p_t is not None and 0.003 < near.p_t < 0.05
+    assert "near" not in grouped({"near": near})[2]
+    others = {str(n): shifted(0, 1) for n in range(20)}
+    assert "near" in grouped({"near": near, **others})[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("recall-smoke", {"accuracy": 0.5}),
+        ("demo-gap", {"val_loss": 5.0}),
+        ("figure-lm", {"val_loss": 5.0}),
+        ("head-level", {"val_loss": 5.0}),
+    ],
+)
+def test_arms_alike_are_not_told_apart(name, same):
+    """The committed results with the figure that is compared the same in all runs."""
+    study = load_study(name)
+    done = {}
+    for cell, result in Store(RESULTS, study).finished().items():
+        metrics = copy.deepcopy(result.metrics) | same
+        done[cell] = Result(**{**vars(result), "metrics": metrics})
+    answer = study.find(done).answer
+    assert "not told apart" in answer and answer != study.find({}).answer
