@@ -111,7 +111,7 @@ def answer(found: Mapping[str, Mapping[str, Any]], families: int) -> str:
     if not found:
         return NOTHING
     lost = [family for family, figures in found.items() if figures["diverged"]]
-    told = f"{len(found) - len(lost)} of {len(found)} systems trained to a finite loss"
+    told = f"Of {len(found)} systems that were run {len(found) - len(lost)} reached a finite loss"
     told += f"; {listed(lost)} diverged" if lost else ""
     left = families - len(found)
     return told + (f"; {left} have not been run yet." if left else ".")

@@ -3,14 +3,16 @@
 import copy
 import math
 import random
+from pathlib import Path
 
 import pytest
-from test_results import RESULTS
 
 from nestling.core.result import Result
 from nestling.core.statistics import paired
 from nestling_lab.studies import Store, load_study
 from nestling_lab.studies.answers import beside, grouped
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
 
 
 def shifted(by, noise, seeds=5):

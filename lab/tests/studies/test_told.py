@@ -47,5 +47,5 @@ def test_the_page_begins_with_what_came_out():
         "right": {"studied": 11, "nothing": 0, "chat": 11, "shots": 11},
     }
     text = found.sections[0].text
-    assert text.startswith("Of 12 questions about 2 texts 11 are answered right")
+    assert found.answer.startswith("Of 12 questions about 2 texts 11 are answered right")
     assert "for 2 of 2 texts" in text and "for 1 of 2" in text

@@ -121,7 +121,7 @@ def answer(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> str:
         return NOTHING
     sure = sorted((r for r in lost if lost[r].low > 0), key=lambda r: lost[r].mean)
     said = (
-        f"{len(sure)} of {len(lost)} ways of writing weights are seen to lose of {first} while "
+        f"Of {len(lost)} ways of writing weights {len(sure)} are seen to lose of {first} while "
         f"{second} is read"
     )
     if not sure:
