@@ -69,6 +69,8 @@ class Command:
     hybrid (those of a machine) or a number."""
     divide: Literal["rows", "sequence"] = "rows"
     """What many processes share: the rows of a batch, or the tokens of each row."""
+    track: Literal["none", "tensorboard", "trackio"] = "none"
+    """Show the log besides in TensorBoard (from OUT/tensorboard) or trackio."""
     quiet: bool = False
     """No progress on the terminal."""
 
@@ -93,7 +95,8 @@ class Command:
         )
         alone = locked(self.out, "nestling train")
         with joined(self.device, self.shard, self.divide) as ranks, ranks.first_alone(alone):
-            _, result = run_job(job, self.out, resume=self.resume, quiet=self.quiet, ranks=ranks)
+            options = {"resume": self.resume, "quiet": self.quiet, "track": self.track}
+            _, result = run_job(job, self.out, ranks=ranks, **options)
         if not ranks.first:
             return
         if result.metrics["interrupted"]:

@@ -35,7 +35,9 @@ def segments(
     if flow.mask is not None:
         cut[period::period] = True
     cut[0] = cut[length] = True
-    points = cut.nonzero()[:, 0].tolist()
-    share = ends.float().mean(0).tolist()
+    # read at once: an accelerator is waited for at every read
+    found = torch.cat((cut.float(), ends.float().mean(0))).tolist()
+    points = [place for place, here in enumerate(found[: length + 1]) if here]
+    share = found[length + 1 :]
     known = {0.0: False, 1.0: True}
     return [(a, b, known.get(share[b - 1])) for a, b in zip(points[:-1], points[1:], strict=True)]

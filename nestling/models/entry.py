@@ -79,15 +79,19 @@ def enter(
     cache = _cache(model, past_key_values, x)
     mask = _mask(x, attention_mask)
     reset = None
-    if any(value is not None for value in packing):
-        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+    given = next((value for value in packing if value is not None), None)
+    if given is not None:
+        # looked at where they were given: what the host has made costs no wait for a device
+        place = given.device if mask is None else mask.device
+        valid = torch.ones(x.shape[:2], dtype=torch.bool, device=place) if mask is None else mask
         reset = starts(packing, valid)
     alone = model.relay is None or model.relay.first
     if reset is not None and cache.states is None and alone:
         # nothing has been read that the first tokens could make it forget
-        reset = reset & (torch.arange(x.shape[1], device=x.device) > 0)
-    if reset is not None and not bool(reset.any()):
-        reset = None
+        reset = reset & (torch.arange(x.shape[1], device=reset.device) > 0)
+    if reset is not None:
+        reset = reset.to(x.device, non_blocking=True) if bool(reset.any()) else None
+    mask = None if mask is None else mask.to(x.device, non_blocking=True)
     return Entry(x, Flow(reset=reset, mask=mask), cache)
 
 

@@ -37,6 +37,7 @@ class TrainConfig:
     evaluate_tokens: int = 16384  # held-out tokens read for each figure, about; 0: all
     save_every: int = 100  # steps between checkpoints; 0: at the end only
     keep: int = 2  # checkpoints kept, newest first
+    peak_flops: float | None = None  # operations a second of a device; None: as measured
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "sequence_length", "accumulation", "keep"):
@@ -45,6 +46,8 @@ class TrainConfig:
         for name in ("final_rate", "warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is {getattr(self, name)}; give a fraction from 0 to 1")
+        if self.peak_flops is not None and not self.peak_flops > 0:
+            raise UserError(f"peak_flops is {self.peak_flops}; give more than 0")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate is {self.learning_rate}; give more than 0")
 

@@ -23,6 +23,7 @@ from nestling.train.config import TrainConfig, field_names, train_config
 from nestling.train.evaluate import held_out_batches
 from nestling.train.loop import train
 from nestling.train.ranks import ALONE, Ranks
+from nestling.train.track import check_tracker
 
 JOB = "run.json"
 IDS = ("bos", "eos", "pad")  # special tokens that model and tokenizer must agree on
@@ -163,12 +164,15 @@ def run_job(
     resume: bool = False,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    track: str = "none",
 ) -> tuple[HopeForCausalLM, Result]:
     """Train what ``job`` says; with ``directory`` leave a model there that transformers can load.
 
     ``prepared`` saves reading the corpus again where many runs share it. The Result's metrics are
-    those of ``train``. With ``ranks`` every process of the run calls this; the first writes.
+    those of ``train``, as is ``track``. With ``ranks`` every process of the run calls this; the
+    first writes.
     """
+    check_tracker(track)
     device = find_device(job.device) if ranks.world == 1 else ranks.device
     ranks.check(job.train.batch_size, job.train.sequence_length)
     with ranks.first_before_others():
@@ -193,6 +197,7 @@ def run_job(
         quiet=quiet,
         optimizer=job.optimizer,
         ranks=ranks,
+        track=track,
     )
     model = ranks.whole_model(model)
     if directory is not None and ranks.first:

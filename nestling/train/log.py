@@ -6,17 +6,18 @@ from typing import Any
 
 from nestling.core.error import UserError
 from nestling.core.result import write_whole
+from nestling.train.track import Tracker
 
 
 class Log:
     """One JSON object a line: ``{"step": 1, "loss": 8.3, ...}``.
 
     Opened for a run that starts at ``after``: lines of later steps, left by a run that was cut off
-    after its last checkpoint, are dropped.
+    after its last checkpoint, are dropped. A tracker is given every line as well.
     """
 
-    def __init__(self, path: Path | None, after: int = 0):
-        self.path = path
+    def __init__(self, path: Path | None, after: int = 0, tracker: Tracker | None = None):
+        self.path, self.tracker = path, tracker
         if path is None:
             return
         kept = [line for line in self._lines(path) if line["step"] <= after] if after else []
@@ -32,6 +33,8 @@ class Log:
 
     def write(self, **values: Any) -> None:
         """Append one line."""
+        if self.tracker is not None:
+            self.tracker.write(values)
         if self.path is None:
             return
         try:
@@ -41,3 +44,8 @@ class Log:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}; free some space, then --resume"
             ) from error
+
+    def close(self) -> None:
+        """Let the tracker write what is left."""
+        if self.tracker is not None:
+            self.tracker.close()

@@ -1,8 +1,9 @@
 """One training run: resumable to the bit, stoppable at any step."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from nestling.report.progress import Progress
 from nestling.train.config import TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
 from nestling.train.log import Log
+from nestling.train.meter import Meter
 from nestling.train.ranks import ALONE, Ranks
 from nestling.train.run import ADAMW, Batches, NotFinite, Run
 from nestling.train.stop import stoppable
+from nestling.train.track import check_tracker, open_tracker
 
 CHECKPOINTS = "checkpoints"
 LOG = "log.jsonl"
@@ -34,6 +37,7 @@ def train(
     after_step: Callable[[Run], bool | None] | None = None,
     optimizer: str = ADAMW,
     ranks: Ranks = ALONE,
+    track: str = "none",
 ) -> dict[str, Any]:
     """Train ``model`` in place for ``config.steps`` optimizer steps and return the metrics.
 
@@ -46,32 +50,36 @@ def train(
     True, which is ``interrupted`` as well. SIGTERM, which schedulers send before they take a
     machine back, does as Ctrl-C does. With ``ranks`` every process of the run calls this with the
     same model, text and settings; the first of them writes and tells. A non-finite loss or gradient
-    raises NotFinite after the last good state has been saved. Other errors: UserError where a file
-    cannot be written.
+    raises NotFinite after the last good state has been saved. ``track`` shows the lines of the log
+    in TensorBoard or trackio besides (``nestling.train.track``). Other errors: UserError where a
+    file cannot be written, or ``track`` cannot be had.
     """
+    check_tracker(track)
     torch.manual_seed(config.seed)
     run = Run(model, loader, config, optimizer, ranks)
     folder = None if directory is None else directory / CHECKPOINTS
     if resume and folder is not None:
         run.restore(folder)
-    path = directory / LOG if directory is not None and ranks.first else None
-    log = Log(path, after=run.totals.step)
+    log = _log(run, directory, track)
+    meter = Meter(run)
     figures: Evaluation | None = None
     saved, ended = run.totals.step, False
     quiet = quiet or not ranks.first
-    with stoppable() as stopped, Progress("steps", quiet=quiet, ends=True) as progress:
+    telling = Progress("steps", quiet=quiet, ends=True)
+    with contextlib.closing(log), stoppable() as stopped, telling as progress:
         progress.begin(done=run.totals.step)
         while run.totals.step < config.steps:
             if ranks.any(ended or stopped.is_set() or run.save_failed):
                 break
             _guarded_step(run, folder)
             step = run.totals.step
-            progress.show(step, config.steps, _progress_text(run))
+            pace = meter.figures()
+            progress.show(step, config.steps, _progress_text(run, pace))
             if held_out and _due(step, config.evaluate_every, config.steps):
                 figures = _evaluate(run, held_out)
             else:
                 figures = None
-            log.write(**_line(run, figures))
+            log.write(**_line(run, figures), **pace)
             if after_step is not None and after_step(run):
                 ended = True
             if folder and _due(step, config.save_every, config.steps):
@@ -91,9 +99,22 @@ def train(
     return metrics | ({"terminated": True} if ranks.any(stopped.terminated) else {})
 
 
-def _progress_text(run: Run) -> str:
-    written = ", ".join(run.optimizer.fired) or "-"
-    return f"loss {run.totals.loss:.3f} | {speed(run):,.0f} tokens/s | writes {written}"
+def _log(run: Run, directory: Path | None, track: str) -> Log:
+    """The log of a run, which the first process writes."""
+    if directory is None or not run.ranks.first:
+        return Log(None)
+    after = run.totals.step
+    tracker = open_tracker(track, directory, dataclasses.asdict(run.config), after)
+    return Log(directory / LOG, after, tracker)
+
+
+def _progress_text(run: Run, pace: Mapping[str, float | int]) -> str:
+    parts = [f"loss {run.totals.loss:.3f}", f"{speed(run):,.0f} tokens/s"]
+    if "utilisation" in pace:
+        parts.append(f"{pace['utilisation']:.1%} of peak")
+    if pace["waiting"] >= 0.01:
+        parts.append(f"{pace['waiting']:.0%} waiting")
+    return " | ".join([*parts, f"writes {', '.join(run.optimizer.fired) or '-'}"])
 
 
 def _due(step: int, every: int, steps: int) -> bool:

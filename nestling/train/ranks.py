@@ -149,11 +149,11 @@ class Ranks:
 
         return sharding.outline(model)
 
-    def norm(self, module: "nn.Module | Divided", gradients: list[Tensor]) -> float:
-        """The length of all gradients of a model."""
+    def norm(self, module: "nn.Module | Divided", gradients: list[Tensor]) -> Tensor:
+        """The length of all gradients of a model, where they are."""
         if not isinstance(module, nn.Module):
-            return float(module.norm(gradients))
-        return float(torch.nn.utils.get_total_norm(gradients))
+            return module.norm(gradients)
+        return torch.nn.utils.get_total_norm(gradients)
 
     def optimizer(
         self,
@@ -165,12 +165,15 @@ class Ranks:
         return make(groups) if isinstance(module, nn.Module) else module.optimizer(groups, make)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in float64; with one of them the values themselves."""
+        """The sum over all processes, in float64; with one of them the values themselves.
+
+        What is on a CPU is exchanged from there, so that no device is waited for.
+        """
         if self.world == 1:
             return values
-        summed = values.detach().to(self.device, torch.float64)
+        summed = values.detach().to(torch.float64, copy=True)
         distributed.all_reduce(summed)
-        return summed.to(values.device)
+        return summed
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on any process, so that all do the same."""
@@ -245,7 +248,7 @@ def joined(device: str = "cpu", shard: str = "none", divide: str = "rows") -> Ge
     if place.type == "cuda":
         place = torch.device("cuda", place.index or int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
     try:
         ranks = Ranks(distributed.get_rank(), world, place, sequence=sequence)
         yield ranks.over(shard)

@@ -4,9 +4,13 @@ import dataclasses
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
 
 from nestling.core.error import UserError
 from nestling.data import Batch
@@ -35,7 +39,7 @@ ADAMW = "adamw"
 # Settings that a resumed run may change: they decide when to stop and what to tell, or how fast to
 # go on after a non-finite loss.
 FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
-FREE |= {"keep", "schedule", "warmup", "decay", "final_rate", "recompute"}
+FREE |= {"keep", "schedule", "warmup", "decay", "final_rate", "recompute", "peak_flops"}
 # What transformers adds to a config that says nothing about the architecture.
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "architectures", "use_cache"}
 
@@ -83,6 +87,9 @@ def optimizer_of(
     groups = groups_of(model, config, optimizer) if groups is None else groups
     betas = (config.beta1, config.beta2)
     inner = build(optimizer, model, groups, lr=config.learning_rate, betas=betas)
+    if model.device.type != "cpu" and hasattr(inner, "nonfinite"):
+        # a run has looked at all gradients before; to look again would wait for the device again
+        inner.nonfinite = "ignore"
     return Leveled(inner, tokens_per_step=config.tokens_per_step, max_norm=config.max_norm)
 
 
@@ -93,6 +100,7 @@ class Totals:
     step: int = 0  # optimizer steps done
     tokens: int = 0  # labelled tokens trained on
     seconds: float = 0.0  # spent in steps
+    waited: float = 0.0  # of them, for batches
     first_loss: float = math.nan  # nats for each token, before any update
     loss: float = math.nan  # nats for each token, of the last step
     grad_norm: float = math.nan  # of the last step, before clipping
@@ -151,16 +159,17 @@ class Run:
         """Do one optimizer step; raises NotFinite before any weight has changed."""
         config = self.config
         self._place = self._take_place()
+        begin = time.monotonic()
         batches = [next(self._batches) for _ in range(config.accumulation)]
+        waited = time.monotonic() - begin
         count = sum(targets(batch) for batch in batches)
         self.model.train()
         self.optimizer.zero_grad()
-        loss = 0.0
+        parts = []
         for number, batch in enumerate(batches, start=1):
             with self.ranks.gradients_of(self.reader, last=number == len(batches)):
-                loss += self._backward(batch, count)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = self.ranks.norm(self.reader, gradients)
+                parts.append(self._backward(batch, count))
+        loss, norm = self._read(parts)
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 self.optimizer.zero_grad()
@@ -174,18 +183,32 @@ class Run:
         totals.loss, totals.grad_norm = loss, norm
         totals.step += 1
         totals.tokens += count
+        totals.waited += waited
 
-    def _backward(self, batch: Batch, count: int) -> float:
-        """Add the gradients of one batch; its part of the step's mean loss."""
+    def _backward(self, batch: Batch, count: int) -> Tensor:
+        """Add the gradients of one batch; its part of the step's mean loss, what is read here."""
         own = self.ranks.share(batch)
         with precision(self.model.device, self.config.precision), self.chain.reading():
             logits, memory = read_batch(self.reader, own, self.memory)
         part = token_losses(logits, own.labels).sum() / max(1, count)
-        whole = float(self.ranks.total(part.detach()))
-        if part.requires_grad and math.isfinite(whole):
+        if part.requires_grad:
             (part * self.ranks.world).backward()
         self.memory = self.chain.carried(memory, batch.mask) if self.config.carry else None
-        return whole
+        return part.detach()
+
+    def _read(self, parts: list[Tensor]) -> tuple[float, float]:
+        """The step's loss and the length of its gradients, of all processes.
+
+        The one place where a step waits for its device: all that it computes is read at once.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        losses = self.ranks.total(torch.stack(parts))
+        norm = self.ranks.norm(self.reader, gradients).to(losses.device)
+        *found, length = torch.cat((losses, norm[None])).tolist()
+        loss = 0.0
+        for part in found:  # sum() rounds in another way from Python 3.12 on
+            loss += part
+        return loss, length
 
     def learning_rate(self) -> float:
         """The rate of the coming step."""

@@ -103,8 +103,7 @@ class Divided:
         """Take away the gradients, zeros, of parameters that no process has used."""
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         flags = torch.tensor([float(name in self._used) for name in own])
-        flags = flags.to(next(self.parameters()).device)
-        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)  # on the CPU: waits for no device
         self._used.clear()
         for parameter, used in zip(own.values(), flags.tolist(), strict=True):
             if not used:

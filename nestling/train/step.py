@@ -30,11 +30,13 @@ def read_batch(
     ``model`` is a HopeForCausalLM, DistributedDataParallel around one, or one that is divided. The
     cache that is given stays as it was, so that a step can be taken back.
     """
-    batch = batch.to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    # flags stay where the batch was made: the model looks at them before it moves them, and on a
+    # device that would be a wait for it
     output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.mask,
-        reset=batch.reset,
+        input_ids=batch.input_ids.to(device, non_blocking=True),
+        attention_mask=None if bool(batch.mask.all()) else batch.mask,
+        reset=batch.reset if bool(batch.reset.any()) else None,
         past_key_values=None if cache is None else cache.fork(),
         use_cache=True,
     )

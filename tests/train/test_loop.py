@@ -150,13 +150,13 @@ def test_the_memory_of_a_row_goes_on_in_the_next_batch(name):
     for _ in range(2):
         batch = next(halves._batches)
         count = int((batch.labels != -100).sum())
-        losses.append((halves._backward(batch, count) * count, count))
+        losses.append((float(halves._backward(batch, count)) * count, count))
     doubled = tiny_config(sequence_length=128)
     whole = Run(model, loader_of(text, model, doubled), doubled)
     batch = next(whole._batches)
     count = int((batch.labels != -100).sum())
     total = sum(loss for loss, _ in losses) / sum(n for _, n in losses)
-    assert whole._backward(batch, count) == pytest.approx(total, rel=1e-5)
+    assert float(whole._backward(batch, count)) == pytest.approx(total, rel=1e-5)
     assert all(
         not tensor.requires_grad
         for state in halves.memory.states if state is not None

@@ -1,0 +1,94 @@
+"""How fast a run goes, and what of the device and of main memory it takes."""
+
+import sys
+import time
+
+import torch
+
+from nestling.train.run import Run
+from nestling.train.sketch import cost
+
+PATIENCE = 10.0  # seconds of training before anything is measured that takes time itself
+SIDE = {"cpu": 1024}  # of the square matrices whose product is timed
+REPEATS = 3
+
+
+class Meter:
+    """Figures of the last step of a run, for its log.
+
+    ``tokens_per_second`` counts labelled tokens of all processes, ``waiting`` is the share of the
+    step in which it waited for its batches, ``peak_memory`` (bytes) what this process has held at
+    the most so far (``peak_memory``). ``utilisation`` is the share of the operations that the
+    processes' devices could have done: (operations of the model a token) x tokens a second /
+    (processes x ``peak``), as "MFU" of arXiv 2204.02311, Appendix B. Operations are those that
+    ``nestling plan`` counts for a row of the run's length: what is computed twice to save memory
+    counts once. ``peak`` is the setting ``peak_flops``; without it that of ``matmul_peak``, and
+    as it takes time, not before ten seconds of training.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._before = self._now()
+        self._share: float | None = None  # of the peak, for each token a second
+
+    def _now(self) -> tuple[int, float, float]:
+        totals = self.run.totals
+        return totals.tokens, totals.seconds, totals.waited
+
+    def figures(self) -> dict[str, float | int]:
+        """What there is to say of the steps since the last call."""
+        then, self._before = self._before, self._now()
+        tokens, seconds, waited = (
+            now - before for now, before in zip(self._before, then, strict=True)
+        )
+        seconds = max(seconds, 1e-9)
+        found: dict[str, float | int] = {
+            "tokens_per_second": tokens / seconds,
+            "waiting": waited / seconds,
+            "peak_memory": peak_memory(self.run.model.device),
+        }
+        share = self._of_peak()
+        return found if share is None else found | {"utilisation": share * tokens / seconds}
+
+    def _of_peak(self) -> float | None:
+        run = self.run
+        given = run.config.peak_flops
+        if not run.ranks.first or given is None and run.totals.seconds < PATIENCE:
+            return self._share
+        if self._share is None:
+            length = run.config.sequence_length
+            operations = cost(run.model.config, length).flops / length
+            peak = given or matmul_peak(run.model.device, run.config.precision)
+            self._share = operations / (run.ranks.world * peak)
+        return self._share
+
+
+def matmul_peak(device: torch.device, precision: str) -> float:
+    """Operations a second that a device does in the product of two square matrices.
+
+    In the precision of a run and with this process's threads: the fastest of three, after one that
+    is not counted.
+    """
+    side = SIDE.get(device.type, 8192)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    x = torch.ones(side, side, dtype=dtype, device=device)
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        (x @ x)[0, 0].item()  # until it is there
+        return time.perf_counter() - begin
+
+    seconds()
+    return 2 * side**3 / min(seconds() for _ in range(REPEATS))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the most so far: of tensors on CUDA, else of the whole process; 0: not known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,100 @@
+"""A run's figures, shown beside those of other runs: TensorBoard or trackio, if asked for."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from nestling.core.error import UserError
+
+MODULES = {"tensorboard": "torch.utils.tensorboard", "trackio": "trackio"}
+TRACKERS = ("none", *MODULES)
+PROJECT = "nestling"  # of trackio, which shows the runs of a project side by side
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """What figures are given to."""
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Take up a line of the log; what is no number is left out."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left."""
+        ...
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
+    """What of a line of the log is a number, without the step.
+
+    >>> numbers({"step": 3, "loss": 2.5, "fired": ["weights"]})
+    {'loss': 2.5}
+    """
+    kinds = (float, int)
+    return {n: v for n, v in values.items() if n != "step" and isinstance(v, kinds)}
+
+
+class TensorBoard:
+    """Event files in ``FOLDER/tensorboard``; lines after step ``after`` of a run cut off go."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], after: int):
+        board: Any = _package("tensorboard")
+        self._writer = board.SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """A point of each curve."""
+        for name, value in numbers(values).items():
+            self._writer.add_scalar(name, value, values["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class Trackio:
+    """A run named as the folder in trackio's project "nestling"; a resumed one goes on there."""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], after: int):
+        self._trackio: Any = _package("trackio")
+        resume = "allow" if after else "never"
+        self._trackio.init(
+            project=PROJECT, name=folder.resolve().name, config=dict(config), resume=resume
+        )
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """A point of each curve."""
+        self._trackio.log(numbers(values), step=values["step"])
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._trackio.finish()
+
+
+KINDS: dict[str, Any] = {"tensorboard": TensorBoard, "trackio": Trackio}
+
+
+def check_tracker(name: str) -> None:
+    """Raise UserError for a tracker that is not known or not installed."""
+    if name not in TRACKERS:
+        raise UserError(f"--track is {name!r}; choose one of {', '.join(TRACKERS)}")
+    if name != "none":
+        _package(name)
+
+
+def open_tracker(
+    name: str, folder: Path, config: Mapping[str, Any], after: int = 0
+) -> Tracker | None:
+    """What the figures of a run in ``folder`` that goes on ``after`` a step are given to.
+
+    None for "none". Raises UserError as ``check_tracker``.
+    """
+    check_tracker(name)
+    return None if name == "none" else KINDS[name](folder, config, after)
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise UserError(f"--track {name} needs {name}: pip install 'nestling[track]'") from error
