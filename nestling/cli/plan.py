@@ -40,7 +40,7 @@ class Command:
     vocab_size: int = 32000
     """Tokens of the vocabulary."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE: an option of the model (writes=false); may be repeated."""
+    """NAME=VALUE: an option of the model (writes=false), or recompute=true; may be repeated."""
     json: Path | None = None
     """File for the same as a Result."""
 
@@ -49,12 +49,16 @@ class Command:
         import dataclasses
 
         from nestling.cli.train import settings
+        from nestling.core.error import UserError
         from nestling.core.result import Result
         from nestling.models import configure
         from nestling.train.plan import plan
         from nestling.train.ranks import shards_of
 
         chosen = settings(self.set)
+        recompute = chosen.pop("recompute", False)
+        if not isinstance(recompute, bool):
+            raise UserError(f"recompute is {recompute!r}; give true or false")
         found = plan(
             configure(self.preset, vocab_size=self.vocab_size, **chosen),
             gpus=self.gpus,
@@ -65,6 +69,7 @@ class Command:
             tokens=self.tokens,
             utilisation=self.utilisation,
             flops=self.flops,
+            recompute=recompute,
         )
         print(f"{'parameters':<20} {found.parameters:,}")
         print(f"{'operations a token':<20} {found.flops:,.0f}")

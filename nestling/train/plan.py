@@ -46,15 +46,17 @@ def plan(
     tokens: float | int | None = None,
     utilisation: float | int = 0.4,
     flops: float | int = 989e12,
+    recompute: bool = False,
 ) -> Plan:
     """Plan a run of ``batch`` rows of ``sequence`` tokens a step, of the whole job, in float32.
 
     ``shard`` ranks hold one model between them. ``tokens`` are read in all (None: 20 a parameter),
     by ``gpus`` of which each computes ``flops`` a second, of which ``utilisation`` (fraction) is
-    reached. The model is built without weights, and its cost is that of small ones of its width
-    (``nestling.train.sketch``), so any size can be planned on any machine. Not in the memory: what
-    an allocator leaves unused, and what the optimizer makes on the way. Raises UserError for rows
-    that cannot be shared.
+    reached. With ``recompute`` a block keeps no activations and computes them again, which counts
+    as operations. The model is built without weights, and its cost is that of small ones of its
+    width (``nestling.train.sketch``), so any size can be planned on any machine. Not in the memory:
+    what an allocator leaves unused, and what the optimizer makes on the way. Raises UserError for
+    rows that cannot be shared.
     """
     if gpus < 1 or batch < 1 or sequence < 1:
         raise UserError("give at least one GPU, row and token")
@@ -68,7 +70,7 @@ def plan(
     with torch.device("meta"):
         model = HopeForCausalLM(config)
     rows = batch // gpus
-    found = cost(config, sequence)
+    found = cost(config, sequence, recompute=recompute)
     count = sum(p.numel() for p in model.parameters())
     weights = sum(p.nbytes for p in model.parameters())
     per_token = found.flops / sequence

@@ -39,17 +39,19 @@ class Cost:
         return Cost(**{name: value + times * theirs[name] for name, value in mine.items()})
 
 
-def cost(config: HopeConfig, length: int) -> Cost:
+def cost(config: HopeConfig, length: int, *, recompute: bool = False) -> Cost:
     """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from them.
 
-    Operations and activations go on as the parabola through three lengths; what is remembered, as
-    the last two lengths do. Gradients there at the peak are those of the longest that is read: with
-    more tokens it comes no later. Cost: nine steps of at most two repeats of the pattern, in
-    seconds to minutes on a CPU.
+    Operations and activations go on as the parabola through three lengths, each of whole periods:
+    a token costs the same wherever it stands, or what attention makes of all before it. What is
+    remembered goes on as the last two lengths do. Gradients there at the peak are those of the
+    longest that is read: with more tokens it comes no later. With ``recompute`` a block's
+    activations are computed again in the backward pass, and those operations count. Cost: nine
+    steps of at most two repeats of the pattern, in seconds to minutes on a CPU.
     """
     if length <= LONGEST:
-        return _at(config, length)
-    quarter, half, whole = (_at(config, LONGEST // n) for n in (4, 2, 1))
+        return _at(config, length, recompute)
+    quarter, half, whole = (_at(config, LONGEST // n, recompute) for n in (4, 2, 1))
     x = 4 * length / LONGEST  # in quarters: the three lie at 1, 2 and 4
     shares = ((x - 2) * (x - 4) / 3, -(x - 1) * (x - 4) / 2, (x - 1) * (x - 2) / 6)
     found = Cost(0, 0, 0, 0)
@@ -59,23 +61,27 @@ def cost(config: HopeConfig, length: int) -> Cost:
     return replace(found, state=state, begun=whole.begun)
 
 
-def _at(config: HopeConfig, length: int) -> Cost:
+def _at(config: HopeConfig, length: int, recompute: bool) -> Cost:
     """The cost at a length that is read: what one layer and one token of the vocabulary add."""
     small, large = VOCABULARIES
-    first = _measure(config, 1, small, length)
-    layer = _measure(config, 2, small, length).plus(first, -1)
-    words = _measure(config, 1, large, length).plus(first, -1)
+    first = _measure(config, 1, small, length, recompute)
+    layer = _measure(config, 2, small, length, recompute).plus(first, -1)
+    words = _measure(config, 1, large, length, recompute).plus(first, -1)
     more = (config.vocab_size - small) / (large - small)
     found = first.plus(layer, config.num_hidden_layers - 1).plus(words, more)
     return replace(found, begun=max(0, found.begun))  # one repeat may peak earlier than two
 
 
-def _measure(config: HopeConfig, layers: int, vocabulary: int, length: int) -> Cost:
+def _measure(
+    config: HopeConfig, layers: int, vocabulary: int, length: int, recompute: bool = False
+) -> Cost:
     values: dict[str, Any] = config.to_dict()
     values |= {"num_hidden_layers": layers, "vocab_size": vocabulary}
     values |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     with torch.random.fork_rng(devices=[]):
         model = HopeForCausalLM(HopeConfig(**values)).train()
+    if recompute:
+        model.gradient_checkpointing_enable()
     ids = torch.zeros(1, length, dtype=torch.long)
     mask = torch.ones_like(ids, dtype=torch.bool)
     reset = torch.zeros_like(mask)
