@@ -1,7 +1,7 @@
 """What a training step of a large model takes, from steps of small ones of the same width.
 
 Operations and memory are sums over layers, tokens and the vocabulary: so one and two repeats of the
-pattern, two small vocabularies and two lengths, of one row, say what any number of them takes.
+pattern, two small vocabularies and a few lengths, of one row, say what any number of them takes.
 """
 
 import weakref
@@ -20,7 +20,8 @@ from nestling.models.hf import HopeForCausalLM
 from nestling.train.flops import training_flops
 from nestling.train.step import read_batch, token_losses
 
-LONGEST = 256  # tokens of a row that is read
+STEP = 128  # tokens
+LONGEST = 2 * STEP  # of a row whose cost is read, not followed
 VOCABULARIES = (512, 1024)
 
 
@@ -38,33 +39,46 @@ class Cost:
         mine, theirs = vars(self), vars(other)
         return Cost(**{name: value + times * theirs[name] for name, value in mine.items()})
 
+    def times(self, factor: float | int) -> "Cost":
+        """The cost that many times."""
+        return Cost(0, 0, 0, 0).plus(self, factor)
+
 
 def cost(config: HopeConfig, length: int, *, recompute: bool = False) -> Cost:
     """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from them.
 
-    Operations and activations go on as the parabola through three lengths, each of whole periods:
-    a token costs the same wherever it stands, or what attention makes of all before it. What is
-    remembered goes on as the last two lengths do. Gradients there at the peak are those of the
-    longest that is read: with more tokens it comes no later. With ``recompute`` a block's
-    activations are computed again in the backward pass, and those operations count. Cost: nine
-    steps of at most two repeats of the pattern, in seconds to minutes on a CPU.
+    Lengths are read in multiples of 128, where every period and chunk is whole. From there on a
+    token costs the same wherever it stands, plus what attention makes of all before it: so costs
+    are parabolas, of which the bend is that of one repeat, times their number. Where operations,
+    which are exact, show no bend, activations go straight on from the last two lengths, as what is
+    remembered does. Gradients there at the peak are those of the longest that is read: with more
+    tokens it comes no later. With ``recompute`` a block's activations are computed again in the
+    backward pass, and those operations count. Cost: seven steps of at most two repeats of the
+    pattern, in seconds to minutes on a CPU.
     """
     if length <= LONGEST:
         return _at(config, length, recompute)
-    quarter, half, whole = (_at(config, LONGEST // n, recompute) for n in (4, 2, 1))
-    x = 4 * length / LONGEST  # in quarters: the three lie at 1, 2 and 4
-    shares = ((x - 2) * (x - 4) / 3, -(x - 1) * (x - 4) / 2, (x - 1) * (x - 2) / 6)
-    found = Cost(0, 0, 0, 0)
-    for share, read in zip(shares, (quarter, half, whole), strict=True):
-        found = found.plus(read, share)
-    state = whole.state + max(0, whole.state - half.state) * (x - 4) / 2
-    return replace(found, state=state, begun=whole.begun)
+    small = VOCABULARIES[0]
+    one, two, three = (_measure(config, 1, small, n * STEP, recompute) for n in (1, 2, 3))
+    half, whole = (_at(config, n * STEP, recompute, o) for n, o in ((1, one), (2, two)))
+    slope = whole.plus(half, -1)
+    bend = three.plus(two, -2).plus(one, 1).times(config.num_hidden_layers)
+    beyond = (length - 2 * STEP) / STEP
+    curved = (beyond + 1) * beyond / 2
+    found = whole.plus(slope, beyond)
+    held = found.held + bend.held * (curved if bend.flops else beyond)
+    state = whole.state + max(0, slope.state) * beyond
+    flops = found.flops + bend.flops * curved
+    return Cost(flops=flops, held=held, begun=whole.begun, state=state)
 
 
-def _at(config: HopeConfig, length: int, recompute: bool) -> Cost:
-    """The cost at a length that is read: what one layer and one token of the vocabulary add."""
+def _at(config: HopeConfig, length: int, recompute: bool, first: Cost | None = None) -> Cost:
+    """The cost at a length that is read: what one layer and one token of the vocabulary add.
+
+    ``first`` is that of one repeat and the small vocabulary, where it is known.
+    """
     small, large = VOCABULARIES
-    first = _measure(config, 1, small, length, recompute)
+    first = first or _measure(config, 1, small, length, recompute)
     layer = _measure(config, 2, small, length, recompute).plus(first, -1)
     words = _measure(config, 1, large, length, recompute).plus(first, -1)
     more = (config.vocab_size - small) / (large - small)
