@@ -95,8 +95,14 @@ class Command:
         )
         alone = locked(self.out, "nestling train")
         with joined(self.device, self.shard, self.divide) as ranks, ranks.first_alone(alone):
-            options = {"resume": self.resume, "quiet": self.quiet, "track": self.track}
-            _, result = run_job(job, self.out, ranks=ranks, **options)
+            _, result = run_job(
+                job,
+                self.out,
+                resume=self.resume,
+                quiet=self.quiet,
+                ranks=ranks,
+                track=self.track,
+            )
         if not ranks.first:
             return
         if result.metrics["interrupted"]:

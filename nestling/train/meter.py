@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -57,7 +58,8 @@ class Meter:
             return self._share
         if self._share is None:
             length = run.config.sequence_length
-            operations = cost(run.model.config, length).flops / length
+            config: Any = run.model.config
+            operations = cost(config, length).flops / length
             peak = given or matmul_peak(run.model.device, run.config.precision)
             self._share = operations / (run.ranks.world * peak)
         return self._share

@@ -86,7 +86,7 @@ def optimizer_of(
     """An optimizer by name behind the clock of levels, for ``groups_of`` the model by default."""
     groups = groups_of(model, config, optimizer) if groups is None else groups
     betas = (config.beta1, config.beta2)
-    inner = build(optimizer, model, groups, lr=config.learning_rate, betas=betas)
+    inner: Any = build(optimizer, model, groups, lr=config.learning_rate, betas=betas)
     if model.device.type != "cpu" and hasattr(inner, "nonfinite"):
         # a run has looked at all gradients before; to look again would wait for the device again
         inner.nonfinite = "ignore"
