@@ -1,4 +1,4 @@
-"""nestling adapt: make a pretrained model one that can go on learning."""
+"""nestling adapt: prepare a pretrained model for continual learning."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,9 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Make ready what is to be written: by study of each text, or levels at periods of their own.
+    """Choose which weights of a model learn: by study of each text, or as levels with periods.
 
-    The weights stay what they are: until it reads, the adapted model computes what it did before.
+    The weights do not change: until it learns, the adapted model computes what it did before.
     """
 
     model: tyro.conf.Positional[str]
@@ -19,18 +19,18 @@ class Command:
     out: Path
     """Folder for the adapted model."""
     levels: str | None = None
-    """Levels as period[:lr[:rule[:share]]],...; periods in tokens, `inf` for what is never written;
-    a level with a share is reset when the next slower one is written (docs/continual.md). Without
-    it what is read is studied (variant low-rank)."""
+    """Levels as period[:lr[:rule[:share]]],...; periods in tokens, `inf` for weights that are never
+    written; a level with a share is reset when the next slower one is written (docs/continual.md).
+    Without this option texts are studied (variant low-rank)."""
     variant: str | None = None
-    """low-rank (the default: study writes a small change for each document), partition (MLPs are
-    shared out by layers; the default with --levels), whole (the layers themselves are), chain or
-    independent (each layer gets every level)."""
+    """low-rank (the default: study adds a low-rank change for each document), partition (the MLPs
+    are divided among the levels by layer; the default with --levels), whole (so are entire layers),
+    chain or independent (each layer gets every level)."""
     layers: str | None = None
-    """Layers of each level, slow to fast, such as 0-9,10-19,20-29; by default equal shares, of
+    """Layers of each level, slow to fast, such as 0-9,10-19,20-29; by default equal shares, and for
     low-rank the upper half."""
     rank: int | None = None
-    """low-rank: columns of the two thin matrices a document's change has for each matrix."""
+    """low-rank: the rank of a document's change to each matrix."""
 
     def run(self) -> None:
         """Write the folder and print what each level holds."""
@@ -51,7 +51,7 @@ class Command:
         print(f"{base.model_type}, {sum(sizes.values()):,} parameters, in {self.out}")
 
     def _levels(self) -> tuple[Any, str]:
-        """The levels and their variant; those that do not go together raise UserError."""
+        """The levels and their variant; a combination that makes no sense raises UserError."""
         from nestling.core.error import UserError
         from nestling.models.pretrained import parse_levels, studied_level, with_layers
 

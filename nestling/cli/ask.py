@@ -9,38 +9,39 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Answer a question with the model and its memory file; nothing is learned from it."""
+    """Answer a question with a model and its memory file, without learning from it."""
 
     model: tyro.conf.Positional[str]
     """The model the memory file was learned with."""
     prompt: tyro.conf.Positional[str | None] = None
-    """A question, or text to go on with. Without one a conversation: a question a line; /read FILE
-    studies a text, /undo forgets the last one, /quit ends."""
+    """A question, or text to continue. Without one, a conversation: one question per line; /read
+    FILE studies a text, /undo forgets the last one, /quit ends."""
     memory: Path | None = None
-    """Memory file; without one the base model answers."""
+    """Memory file; without one, the base model answers."""
     chat: bool = False
-    """Put the prompt in the chat template of the model's tokenizer, and complain if it has none; by
-    default it is put there if there is one."""
+    """Use the chat template of the model's tokenizer, and fail if it has none; by default it is
+    used if there is one."""
     go_on: bool = False
-    """Go on after the prompt as after any text."""
+    """Continue the prompt as plain text."""
     tokens: int = 100
-    """Tokens to write, at most."""
+    """Largest number of tokens to generate."""
     temperature: float = 0.0
-    """Spread of the draw; 0 always takes the most likely token."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_k: int = 50
-    """Draw among this many of the most likely tokens; 0: among all."""
+    """Sample from this many of the most likely tokens; 0: from all."""
     seed: int = 0
-    """Seed of the draw."""
+    """Sampling seed."""
     levels: str | None = None
-    """Levels the memory file was learned with, if the model's folder does not name them."""
+    """Levels that the memory file was learned with, if the model's folder does not name them."""
     gate: Literal["levels", "base"] | None = None
-    """Mix the base, and with levels the slower levels alone, in by what the text so far favours:
-    what was learned then costs little where it does not help, and answering as many readings."""
+    """Mix in the base model (and, with levels, the slower levels alone), weighted by how well each
+    has predicted the text so far: memory then costs little where it does not help. Each model in
+    the mixture runs once."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
 
     def run(self) -> None:
-        """Print the answer, or talk."""
+        """Print the answer, or hold a conversation."""
         from nestling.continual.opening import open_learner
         from nestling.core.error import UserError
 
@@ -61,7 +62,7 @@ class Command:
             print(self._answer(learner, self.prompt))
 
     def _answer(self, learner: Any, prompt: str) -> str:
-        """What the model says to a prompt."""
+        """The model's answer to a prompt."""
         from nestling.continual.study.form import END, PLAIN
         from nestling.core.error import UserError
 

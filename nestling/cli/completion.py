@@ -1,4 +1,4 @@
-"""nestling completion: print a script that completes commands and options in a shell."""
+"""nestling completion: print a completion script for a shell."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
@@ -10,17 +10,17 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Print a script that completes commands and options; your shell has to read it.
+    """Print a script that completes commands and options; your shell has to load it.
 
     For bash: nestling completion bash > ~/.local/share/bash-completion/completions/nestling.
     For zsh: the same into a file _nestling in a folder of $fpath.
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
-    """The shell that will read the script."""
+    """The shell that will load the script."""
 
     def run(self) -> None:
-        """Print the script, made from the options of every verb that can be loaded."""
+        """Print the script, generated from the options of every verb that can be loaded."""
         try:
             # tyro prints it and ends the program
             tyro.cli(every_verb(), prog="nestling", args=["--tyro-print-completion", self.shell])

@@ -1,4 +1,4 @@
-"""`nestling data`: which corpora there are, whether they are intact, and text made into tokens."""
+"""`nestling data`: list, fetch and verify corpora, and tokenize text for training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Name every corpus and set of records, its licence, and whether it is here."""
+    """List every corpus and data set, its licence, and whether it has been fetched."""
 
     def run(self) -> None:
         """Print a line for each."""
@@ -41,10 +41,10 @@ class Fetch:
     """Fetch the packages of a corpus into the cache ($NESTLING_DATA or ~/.cache/nestling)."""
 
     name: tyro.conf.Positional[str]
-    """What `nestling data list` names; or bigbench, questions for measuring only."""
+    """A name from `nestling data list`; or bigbench, questions for evaluation only."""
 
     def run(self) -> None:
-        """Fetch what is not here yet; what is here is checked."""
+        """Fetch what is missing; check what is there."""
         if self.name == "bigbench":
             from nestling.data import bigbench
 
@@ -65,10 +65,10 @@ class Fetch:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read a corpus anew from its source and compare packages and text with what is kept.
+    """Read a corpus again from its source and compare packages and text with the cached ones.
 
-    Without a name, every corpus that is here is verified. Of a folder of tokens every file is
-    compared with its checksum.
+    Without a name, every fetched corpus is verified. In a folder of tokens, every file is compared
+    with its checksum.
     """
 
     name: tyro.conf.Positional[str | None] = None  # a corpus, a path of one's own, or tokens
@@ -92,7 +92,8 @@ class Verify:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Make text into token shards for training, a folder; broken off, the same command goes on."""
+    """Tokenize text into a folder of shards for training; after a break the same command
+    resumes."""
 
     source: tyro.conf.Positional[str]
     """A file or folder of text, Markdown, HTML, JSONL or Parquet (FILE#FIELD: the field of its
@@ -104,9 +105,9 @@ class Prepare:
     """"bpe" (trained on the text), "bpe-digits", "bytes", or the folder or hub name of a model
     whose tokenizer it is."""
     vocab_size: int = 4096
-    """Tokens of a vocabulary that is trained, at most."""
+    """Largest size of a vocabulary that is trained."""
     held_out: float = 0.08
-    """Share of the documents kept for measuring."""
+    """Fraction of the documents held out for evaluation."""
     shard_tokens: int = 2**26
     """Tokens of a shard, about: two bytes each, four of a vocabulary above 65,536."""
     configuration: str | None = None
@@ -114,10 +115,10 @@ class Prepare:
     split: str = "train"
     """Of a data set of the hub."""
     quiet: bool = False
-    """Do not say how far it is."""
+    """Show no progress."""
 
     def run(self) -> None:
-        """Write the folder, and say what is in it."""
+        """Write the folder and print its contents."""
         from nestling.data.corpus import source
         from nestling.data.hub_stream import MARK, hub_source
         from nestling.data.lock import locked

@@ -1,4 +1,4 @@
-"""nestling demo: a pretrained model learns a text, a small Hope remembers, and a page says so."""
+"""nestling demo: a pretrained model learns a text, and a small Hope remembers one."""
 
 import dataclasses
 import functools
@@ -11,32 +11,32 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Ask a pretrained model about a text, let it study that, and ask again in a new process; then
-    train a small Hope for a minute. Ctrl-C ends it, and the same command goes on."""
+    """Ask a pretrained model about a text, let it study the text, and ask again in a new process;
+    then train a small Hope for a minute. After Ctrl-C the same command resumes."""
 
     texts: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Texts to learn: files, or ferry and orchard, which come with the package (default: ferry)."""
+    """Texts to learn: files, or ferry and orchard, which are included (default: ferry)."""
     questions: Path | None = None
-    """File of questions about your own text, one a line, right answers after tabs; without it those
-    are asked that study makes."""
+    """File with questions about your text, one per line, the answers after tabs; by default the
+    questions that study generates are asked."""
     model: str = "smollm2-135m-instruct"
-    """What learns, as `nestling adapt` takes it."""
+    """The model, as for `nestling adapt`."""
     study: Literal["light", "full"] = "full"
     """How thoroughly a text is studied."""
     budget: int | None = None
-    """Most writes of study for each text."""
+    """Largest number of study steps for each text."""
     part: Literal["all", "learn", "hope"] = "all"
-    """What is shown: the model that learns, the small Hope, or both."""
+    """What to show: the model that learns, the small Hope, or both."""
     out: Path = Path("demo")
     """Folder for the report, its figures, the model and its memory."""
     anew: bool = False
-    """Do everything again; otherwise what the folder holds of the same is kept."""
+    """Start over; by default results already in the folder are reused."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, a Result; by default beside the report."""
+    """File for the results, as JSON; by default beside the report."""
     quiet: bool = False
-    """No progress on the terminal."""
+    """Show no progress."""
 
     def run(self) -> None:
         """Run the demonstration and say where the report is."""

@@ -1,4 +1,4 @@
-"""nestling eval: any causal language model measured on a task."""
+"""nestling eval: evaluate any causal language model on a task."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,33 +11,33 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Lm:
-    """Perplexity of held-out text: for each token, word and byte, and by the place in it."""
+    """Perplexity of held-out text: per token, word and byte, and by position."""
 
     model: Path
-    """Folder with a model of ours or any causal language model of transformers; or
-    smollm2-135m-instruct, fetched at its first use."""
+    """Folder with a nestling model or any causal language model of transformers; or
+    smollm2-135m-instruct, which is fetched on first use."""
     corpus: str = "stdlib"
     """Text: the held-out documents of a corpus that `nestling data list` names, or a path."""
     text: Path | None = None
-    """Instead of a corpus a UTF-8 file, read whole as one document."""
+    """A UTF-8 file instead of a corpus, read as one document."""
     size: int = 100_000
-    """Bytes of text, at least, in whole documents; 0: all there is."""
+    """Least number of bytes of text, in whole documents; 0: all."""
     segment: int = 512
-    """Tokens a call of the model; bounds the memory in use, changes no figure."""
+    """Tokens per call of the model; bounds the memory in use and changes no result."""
     batch: int = 4
-    """Documents read side by side."""
+    """Documents per batch."""
     windows: Literal["rolling", "apart"] = "rolling"
     """Of a document longer than the model reads: rolling, as lm-eval does, each after the last
     token of the window before; apart, each as if a text began there."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """File for the results, as JSON."""
     quiet: bool = False
-    """Do not say how far it is."""
+    """Show no progress."""
 
     def run(self) -> None:
-        """Measure, print the figures, and write the Result where --json says."""
+        """Evaluate, print the results, and write them where --json says."""
         if self.size < 0:
             raise UserError(f"{self.size} bytes; give 0 or more")
         from nestling.core.result import Result, provenance
@@ -83,31 +83,31 @@ class Commonsense:
     """Commonsense through lm-eval (pip install 'nestling[eval]'; BIG-bench needs none of it)."""
 
     model: Path
-    """Folder with a model of ours or any causal language model of transformers; or
-    smollm2-135m-instruct, fetched at its first use."""
+    """Folder with a nestling model or any causal language model of transformers; or
+    smollm2-135m-instruct, which is fetched on first use."""
     data: str = "auto"
     """hub: the paper's tasks; bigbench: offline ones; auto: the hub where it can be reached."""
     tasks: str = ""
-    """Names with commas between; none: all of the data."""
+    """Names, separated by commas; by default all of them."""
     limit: int | None = None
-    """Questions of each task, the first ones."""
+    """Number of questions of each task, from its beginning."""
     carry: bool = False
-    """One memory goes on from question to question; otherwise each is read from a fresh one."""
+    """Carry the memory from question to question; by default each starts fresh."""
     batch: int = 1
-    """Requests read side by side: faster on an accelerator, and on a CPU with a small model."""
+    """Requests per batch: larger is faster on an accelerator, or on a CPU with a small model."""
     chat: bool = False
-    """Put each question as a message in the chat template of the model's tokenizer."""
+    """Ask each question through the chat template of the model's tokenizer."""
     segment: int = 512
-    """Tokens a call of the model; bounds the memory in use, changes no figure."""
+    """Tokens per call of the model; bounds the memory in use and changes no result."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """File for the results, as JSON."""
     quiet: bool = False
-    """Do not say how far it is."""
+    """Show no progress."""
 
     def run(self) -> None:
-        """Measure, print a table, and write the Result where --json says."""
+        """Evaluate, print a table, and write the results where --json says."""
         if self.limit is not None and self.limit < 1:
             raise UserError(f"a limit of {self.limit} questions; give at least 1")
         from nestling.core.result import Result, provenance
@@ -150,25 +150,25 @@ COMMONSENSE = ("questions", "acc", "acc_norm", "chance", "perplexity", "word_per
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """Tasks of this library; a preset instead of a folder is trained on each of them first."""
+    """Tasks of this library; a preset, instead of a folder, is first trained on each of them."""
 
     model: str = ""
     """Folder with a model of ours or of transformers, or smollm2-135m-instruct; or a preset, with
     --fit. Must be given."""
     suite: tyro.conf.Suppress[str] = "tasks"
     tasks: str = ""
-    """Names with commas between, as `nestling list tasks` gives them; none: the whole suite."""
+    """Names from `nestling list tasks`, separated by commas; by default the whole suite."""
     count: int | None = None
     """Examples of each task, or questions of each stage: 100, with --protocol as published."""
     lengths: tuple[int, ...] = ()
-    """Lengths of the texts in tokens, one measurement each; none: the task's own."""
+    """Text lengths in tokens, one measurement each; by default the task's own."""
     sweep: bool = False
-    """Each task at all its difficulties: the plain one, then each change alone."""
+    """Measure each task at all its difficulties: the default, then each change alone."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: an option of the task (length=2048), a setting of the training (batch_size=4) or
     of the preset (hidden_size=64); may be repeated."""
     fit: int = 0
-    """Steps of training on the task (or on each of its stages) before it is asked; 0: none."""
+    """Training steps on the task (or on each of its stages) before evaluation; 0: none."""
     protocol: bool = False
     """Train as the task's source trains its models: its passes over its own number of rows, its
     optimizer, every rate with every decay, the best kept. With --sweep the table's own score. --set
@@ -176,16 +176,16 @@ class Tasks:
     seed: int = 0
     """Seed of the examples, and of the weights and batches of a preset."""
     segment: int = 512
-    """Tokens a call of the model; bounds the memory in use, changes no figure."""
+    """Tokens per call of the model; bounds the memory in use and changes no result."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """File for the results, as JSON."""
     quiet: bool = False
-    """Do not say which task is under way, and how far."""
+    """Show no progress."""
 
     def run(self) -> None:
-        """Measure, print a table, and write the Result where --json says."""
+        """Evaluate, print a table, and write the results where --json says."""
         if not self.model:
             raise UserError("name a folder with a model, or a preset, with --model")
         if (
@@ -235,7 +235,7 @@ class Tasks:
 
 
 def of_suite(name: str, summary: str) -> Any:
-    """The command that measures on one suite."""
+    """The command that evaluates one suite."""
     blank = Tasks(suite=name)
     return Annotated[Tasks, tyro.conf.subcommand(name, default=blank, description=summary)]
 
@@ -243,12 +243,12 @@ def of_suite(name: str, summary: str) -> Any:
 Command = (
     Annotated[Lm, tyro.conf.subcommand("lm")]
     | Annotated[Commonsense, tyro.conf.subcommand("commonsense")]
-    | of_suite("niah", "Needles in a haystack, as RULER defines them.")
-    | of_suite("babilong", "Facts of bAbI's tasks, hidden in real prose.")
-    | of_suite("recall", "In-context recall and its kin.")
+    | of_suite("niah", "Needle in a haystack, as RULER defines it.")
+    | of_suite("babilong", "Facts from bAbI, hidden in real prose.")
+    | of_suite("recall", "In-context recall and related tasks.")
     | of_suite("mad", "The tasks of MAD; fit a preset to them.")
     | of_suite("formal", "Formal languages; fit a preset to them.")
     | of_suite("incremental", "Classes learned one set after another, by reading or by training.")
     | of_suite("translation", "Novel languages learned one after another.")
-    | of_suite("tasks", "Any tasks, by --tasks.")
+    | of_suite("tasks", "Any tasks, named by --tasks.")
 )

@@ -9,29 +9,29 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Continue a prompt; what was read can be kept as a memory file and taken up again."""
+    """Continue a prompt; the model's memory of it can be saved to a file and loaded again."""
 
     model: Path
     """Folder with a trained model, as `nestling train --out` leaves it."""
     prompt: str = ""
-    """Text to continue; empty: begin a document."""
+    """Text to continue; empty: start a document."""
     tokens: int = 100
-    """Tokens to write, at most."""
+    """Largest number of tokens to generate."""
     temperature: float = 0.8
-    """Spread of the draw; 0 always takes the most likely token."""
+    """Sampling temperature; 0 always takes the most likely token."""
     top_k: int = 50
-    """Draw among this many of the most likely tokens; 0: among all."""
+    """Sample from this many of the most likely tokens; 0: from all."""
     seed: int = 0
-    """Seed of the draw."""
+    """Sampling seed."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     load_memory: Path | None = None
-    """Go on after what the memory in this file has read."""
+    """Start from the memory in this file."""
     save_memory: Path | None = None
-    """Keep in this file what the model remembers at the end."""
+    """Save the model's memory to this file at the end."""
 
     def run(self) -> None:
-        """Print the prompt and what the model writes after it."""
+        """Print the prompt and its continuation."""
         if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
             raise UserError("tokens must be at least 1, temperature and top-k at least 0")
 

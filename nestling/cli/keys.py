@@ -1,4 +1,4 @@
-"""nestling keys: who may use a server, and for what."""
+"""nestling keys: the API keys of a server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,17 @@ STORE = Path("serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Add:
-    """Make a key and print it, this once; a server that runs knows it at once."""
+    """Create a key and print it, once; a running server accepts it at once."""
 
     name: tyro.conf.Positional[str]
-    """What to call the key."""
+    """Name of the key."""
     store: Path = STORE
     """The store of the server."""
     space: str = ""
-    """Name space of its memories, which keys may share; by default the key's name."""
+    """Namespace of its memories, which keys may share; by default the key's name."""
     scopes: str = "ask,learn,files"
-    """What it may do: ask (answers), learn (new memories, learning, forks, undo), files (download,
-    upload, delete)."""
+    """What it may do: ask (get answers), learn (create memories, learn, fork, undo), files
+    (download, upload, delete)."""
 
     def run(self) -> None:
         """Print the key."""
@@ -34,7 +34,7 @@ class Add:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Print all keys; not their secrets, which are kept nowhere."""
+    """List all keys, without their secrets, which are not stored."""
 
     store: Path = STORE
     """The store of the server."""
@@ -53,7 +53,7 @@ class List:
 
 @dataclass(frozen=True, kw_only=True)
 class Remove:
-    """Take a key away, at once; the memories of its name space stay."""
+    """Revoke a key at once; the memories of its namespace stay."""
 
     name: tyro.conf.Positional[str]
     """The key's name."""
@@ -61,7 +61,7 @@ class Remove:
     """The store of the server."""
 
     def run(self) -> None:
-        """Take it away."""
+        """Revoke it."""
         from nestling.serve.keys import Keys, database_in
 
         Keys(database_in(self.store)).remove(self.name)

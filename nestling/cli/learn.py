@@ -1,4 +1,4 @@
-"""nestling learn: read texts, and keep what was learned in a memory file."""
+"""nestling learn: learn from texts and keep what was learned in a memory file."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -9,7 +9,8 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Let a model read on and learn; the model stays as it is, the memory file holds the rest."""
+    """Learn from texts. The model itself does not change: what was learned is in the memory
+    file."""
 
     model: tyro.conf.Positional[str]
     """Adapted folder, folder of `nestling train`, or any model of a known family with --levels."""
@@ -17,53 +18,54 @@ class Command:
     """Files and folders of text, Markdown, HTML, JSONL or Parquet (FILE#FIELD: the field of its
     records, otherwise "text"); - reads the input; anything with a space is itself the text."""
     memory: Path
-    """Memory file; made new where there is none, else gone on with."""
+    """Memory file; created if there is none, otherwise continued."""
     levels: str | None = None
-    """Levels as period[:lr[:rule[:share]]],... in place of the model's own."""
+    """Levels as period[:lr[:rule[:share]]],... instead of the model's own."""
     again: bool = False
-    """Read texts again that the memory file knows; otherwise they are passed over."""
+    """Read texts again that are already in the memory file; otherwise they are skipped."""
     passes: int = 1
     """How often to read all texts."""
     finish: bool = False
-    """At the end write what waits in open periods, too."""
+    """At the end, also write the levels whose period is not yet full."""
     surprise: float | None = None
     """Learn only from tokens predicted with at least this loss (nats)."""
     study: Literal["none", "light", "full"] | None = None
-    """Make questions about each text and learn to answer them; by default full where the model was
-    adapted for it (low-rank), else none."""
+    """Generate questions about each text and learn to answer them; full by default for a model that
+    was adapted for it (low-rank), otherwise none."""
     budget: int | None = None
-    """Most writes of study for each text."""
+    """Largest number of study steps for each text."""
     rank: int | None = None
-    """Rank of what study writes for a text."""
+    """Rank of the change that study makes for a text."""
     show_questions: bool = False
-    """Print the questions that study makes."""
+    """Print the questions that study generates."""
     questions: Path | None = None
-    """File of your own questions, one a line (its answer after a tab), asked before and after."""
+    """File with your own questions, one per line (the answer after a tab), asked before and
+    after."""
     keep_text: bool = False
-    """Keep the sentences of a text in the memory file, to be gone over again with later ones."""
+    """Keep the sentences of a text in the memory file, to replay them with later texts."""
     averages: str | None = None
-    """Tokens of running averages to keep of what levels write, such as 2048,8192; `ask --gate
+    """Keep running averages of the levels over this many tokens, such as 2048,8192; `ask --gate
     levels` mixes them in."""
     segment: int | None = None
     """Tokens read with one set of weights; a divisor of every period."""
     window: int | None = None
-    """Most tokens of a document that a token sees."""
+    """Longest context of a token within its document, in tokens."""
     save_every: int | None = None
     """Tokens between two writes of the file; by default the fastest period."""
     probe: tuple[str, ...] = ()
-    """Texts, named like those to learn, whose loss is measured before and after; nothing is learned
+    """Texts whose loss is measured before and after, given like those to learn; nothing is learned
     from them."""
     max_forgetting: float | None = None
-    """Undo documents after which the loss of the probe has risen by more than this fraction."""
+    """Undo a document if the probe's loss has risen by more than this fraction after it."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, as a Result."""
+    """File for the results, as JSON."""
     quiet: bool = False
     """Show no progress."""
 
     def run(self) -> None:
-        """Read, save and print what came of it."""
+        """Learn, save and print a summary."""
         from nestling.continual.average import parse_spans
         from nestling.continual.guard import Guard
         from nestling.continual.opening import open_learner, read_documents
@@ -118,11 +120,11 @@ class Command:
             result.write(self.json)
 
     def _named(self) -> set[str]:
-        """The options that are not what they are by default."""
+        """The names of the options that differ from their defaults."""
         return {one.name for one in fields(self) if getattr(self, one.name) != one.default}
 
     def _studies(self, learner: Any, guard: Any) -> Any:
-        """The study of what waits, as the options say."""
+        """The study of the waiting documents, configured by the options."""
         import dataclasses
 
         from nestling.continual.study.plan import PLANS

@@ -1,4 +1,4 @@
-"""nestling levels: the nested system of a model and its optimizer."""
+"""nestling levels: the levels of a model and its optimizer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +11,20 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Print every box that is written, fast to slow: when, from what, by which rule."""
+    """Print every level, fast to slow: when it is written, from what, and by which rule."""
 
     preset: tyro.conf.Positional[str]
-    """Model; `nestling list` names them."""
+    """Model; see `nestling list presets`."""
     optimizer: str = "adamw"
-    """What trains it; `nestling list optimizers` names them."""
+    """Optimizer; see `nestling list optimizers`."""
     tokens_per_step: int | None = None
-    """Tokens of a stream to one optimizer step; periods are rounded up to it."""
+    """Tokens of a stream per optimizer step; periods are rounded up to a multiple of it."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE: an option of the model (writes=false); may be repeated."""
+    """NAME=VALUE: an option of the model (writes=false); can be repeated."""
     json: Path | None = None
-    """File for the same as a Result."""
+    """File for the same, as JSON."""
     svg: Path | None = None
-    """File for the same as a drawing."""
+    """File for the same, as an SVG drawing."""
 
     def run(self) -> None:
         """Print the system, and write it where --json and --svg say."""

@@ -1,4 +1,4 @@
-"""nestling list: what can be named on the command line and in Python."""
+"""nestling list: the names that the command line and Python accept."""
 
 import hashlib
 import json
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Name every preset, memory, corpus, task and optimizer, each with a line about it."""
+    """List every preset, memory, corpus, task and optimizer, with a line about each."""
 
     kind: tyro.conf.Positional[str | None] = None
-    """presets, memories, corpora, tasks or optimizers; all of them by default."""
+    """presets, memories, corpora, tasks or optimizers; all by default."""
 
     def run(self) -> None:
         """Print a table for each kind."""
@@ -70,7 +70,7 @@ def describe(registry: "Registry") -> Rows:
 
 
 def memories() -> Rows:
-    """Memories that a pattern may name, with the size of their state and how a token changes it."""
+    """Memories, with the size of their state and how a token changes it."""
     import torch
 
     from nestling.core.memory import map_state
@@ -95,7 +95,7 @@ def memories() -> Rows:
 
 
 def tasks() -> Rows:
-    """Questions with known answers: what is asked, how, of what material, by whose definition."""
+    """Tasks: what is asked, how it is answered, the material, and the source."""
     from nestling.tasks import TASKS
 
     rows = []
@@ -113,7 +113,7 @@ def corpora() -> Rows:
 
 
 def optimizers() -> Rows:
-    """What may train a model, with the rate it has by default and what it remembers."""
+    """Optimizers, with their default learning rate and what they remember."""
     from nestling.optim.build import default_lr, optimizer_names
     from nestling.optim.levels import records_of
 
@@ -130,14 +130,14 @@ def optimizers() -> Rows:
 
 
 def made(kind: str) -> str:
-    """The table of a kind, read off the library itself; that takes torch, and seconds."""
+    """The table of a kind, computed from the library; that imports torch and takes seconds."""
     from nestling.report import Table
 
     return Table(columns=(kind, *COLUMNS.get(kind, ("",))), rows=KINDS[kind]()).text()
 
 
 def read_kept() -> dict[str, str]:
-    """The tables as they were written down; nothing if an entry has been added since."""
+    """The stored tables; empty if an entry has been added since they were written."""
     record = json.loads(KEPT.read_text(encoding="utf-8"))
     if record["sha256"] != digest():
         return {}
@@ -145,7 +145,7 @@ def read_kept() -> dict[str, str]:
 
 
 def write_kept() -> None:
-    """Write the tables down, for `nestling list` to answer without importing what they list."""
+    """Store the tables, so that `nestling list` need not import what they list."""
     tables = {kind: made(kind).splitlines() for kind in KINDS}
     record = {"sha256": digest(), "tables": tables}
     KEPT.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 """`nestling VERB ...`: imports the module of the verb that is called, and no other.
 
 A verb's module has a ``Command``: a frozen dataclass whose fields are the options, or a union of
-such for a verb with verbs of its own; ``run()`` does the work. Mistakes of the user end as one
-line, ``error: ...``, and exit code 2. A package adds a verb by an entry point of the group
+such classes for a verb with subcommands; ``run()`` does the work. A mistake by the user prints one
+line, ``error: ...``, and exits with code 2. A package adds a verb by an entry point of the group
 ``nestling.verbs``: its name is the verb, its value the module, whose docstring begins with
 ``nestling VERB: what it does``.
 """
@@ -26,22 +26,22 @@ from nestling.core.build import facts
 from nestling.core.error import UserError, did_you_mean
 
 VERBS = {
-    "demo": "a pretrained model learns a text, a small Hope remembers, and a page says so",
-    "data": "list, fetch and verify corpora",
+    "demo": "show a pretrained model learning a text, and a small Hope remembering one",
+    "data": "list, fetch, verify and tokenize corpora",
     "train": "train a language model",
-    "eval": "measure any causal language model: lm, commonsense, niah and other tasks",
+    "eval": "evaluate any causal language model: lm, commonsense, niah and other tasks",
     "generate": "continue a text with a trained model",
-    "levels": "print the nested system of a model and its optimizer",
-    "plan": "count what a training will take: parameters, operations, memory, days",
-    "report": "lay results of eval side by side on one page",
-    "adapt": "make a pretrained model one that goes on learning",
-    "learn": "read texts and keep what was learned in a memory file",
-    "ask": "go on after a prompt with what a model has learned",
-    "serve": "answer over HTTP as the OpenAI API does, with memories that learn, and a page",
+    "levels": "print the levels of a model and its optimizer",
+    "plan": "estimate what a training run needs: parameters, operations, memory, days",
+    "report": "compare results of eval side by side on one page",
+    "adapt": "prepare a pretrained model for continual learning",
+    "learn": "learn from texts and keep what was learned in a memory file",
+    "ask": "answer questions with what a model has learned",
+    "serve": "serve the OpenAI API, with memories that learn, and a web page",
     "keys": "add, list and remove the API keys of a server",
-    "memory": "look at, copy, join, reset, export and consolidate memory files",
-    "list": "name every preset, memory, corpus, task and optimizer",
-    "completion": "print a script that completes commands and options in your shell",
+    "memory": "inspect, copy, merge, reset, export, share and consolidate memory files",
+    "list": "list every preset, memory, corpus, task and optimizer",
+    "completion": "print a completion script for your shell",
 }
 LABORATORY = ("study", "bench")  # verbs of the package that measures this project; in no wheel
 GROUP = "nestling.verbs"  # entry points: verbs of other packages
@@ -52,7 +52,7 @@ REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def added_verbs() -> dict[str, EntryPoint]:
-    """The verbs that other installed packages add; none takes the place of one of ours."""
+    """The verbs that other installed packages add; none replaces a built-in one."""
     return {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in VERBS}
 
 
@@ -75,7 +75,7 @@ def module_of(verb: str) -> ModuleType:
 
 
 def summary(verb: str) -> str:
-    """What a verb of another package does, in its own words."""
+    """One line on what a verb of another package does, from its docstring."""
     try:
         told = (module_of(verb).__doc__ or "").strip().partition("\n")[0]
     except UserError as error:
@@ -84,7 +84,7 @@ def summary(verb: str) -> str:
 
 
 def usage() -> str:
-    """The help of the program itself."""
+    """The help of the program."""
     verbs = VERBS | {verb: summary(verb) for verb in sorted(added_verbs())}
     width = max(map(len, verbs))
     lines = [f"  {verb:<{width}}  {what}" for verb, what in verbs.items()]
@@ -94,7 +94,7 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0, 2 for a mistake of the user, 130 for Ctrl-C."""
+    """Run one verb and return the exit code: 0, 2 for a user error, 130 for Ctrl-C."""
     show_everything()
     try:
         return _dispatch(decode_arguments(sys.argv[1:]) if arguments is None else list(arguments))
@@ -137,7 +137,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _parse(command: Any, verb: str, arguments: list[str]) -> Any:
-    """The command with its options set; None once help has been printed."""
+    """The command with its options set; None if help was printed."""
     import tyro
 
     complaint = io.StringIO()
@@ -152,7 +152,7 @@ def _parse(command: Any, verb: str, arguments: list[str]) -> Any:
 
 
 def one_line(complaint: str) -> str:
-    r"""The gist of the framed page that tyro prints about an option.
+    r"""The message in the framed page that tyro prints about an option.
 
     >>> page = ["Options", "---", "Unrecognized: --stpes", "---"]
     >>> one_line("\n".join([*page, "Perhaps you meant:", "--steps INT"]))

@@ -1,4 +1,4 @@
-"""nestling memory: look at memory files, copy, join, reset and apply them."""
+"""nestling memory: inspect, copy, merge, reset, export, share and consolidate memory files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,15 @@ from nestling.cli.memory_hub import Pull, Push
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Say what is in a memory file."""
+    """Show what is in a memory file."""
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
     model: tyro.conf.Positional[str | None] = None
-    """The model it was learned with: what was studied is then asked anew."""
+    """The model it was learned with: its questions are then asked again."""
 
     def run(self) -> None:
-        """Print base, levels, documents and clocks."""
+        """Print base model, levels, documents and clocks."""
         from nestling.continual.file import read_memory
         from nestling.continual.memory import show
         from nestling.core.error import UserError
@@ -36,7 +36,7 @@ class Show:
             self._ask(self.model)
 
     def _ask(self, model: str) -> None:
-        """Ask what was studied, and print how much of each document is known now."""
+        """Ask the questions of each studied document, and print how many are answered now."""
         from nestling.continual.opening import open_learner
         from nestling.continual.study.session import known_now
         from nestling.report import Table
@@ -48,27 +48,27 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
-    """Take what a document has taught out of a memory file."""
+    """Remove what a document has taught from a memory file."""
 
     file: tyro.conf.Positional[Path]
-    """Memory file; it is written anew."""
+    """Memory file; it is rewritten."""
     document: tyro.conf.Positional[str]
     """Name, number (from 0) or beginning of the checksum, as `show` prints them."""
 
     def run(self) -> None:
-        """Write the file anew."""
+        """Rewrite the file."""
         _forget(self.file, self.document)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Undo:
-    """Take what the document studied last has taught out of a memory file: it is as before."""
+    """Remove what the last studied document has taught: the memory is as it was before."""
 
     file: tyro.conf.Positional[Path]
-    """Memory file; it is written anew."""
+    """Memory file; it is rewritten."""
 
     def run(self) -> None:
-        """Write the file anew."""
+        """Rewrite the file."""
         _forget(self.file, None)
 
 
@@ -85,7 +85,7 @@ def _forget(file: Path, document: str | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """Say how two memory files of one base differ."""
+    """Show how two memory files of one base model differ."""
 
     first: tyro.conf.Positional[Path]
     """Memory file."""
@@ -93,7 +93,7 @@ class Diff:
     """Another."""
 
     def run(self) -> None:
-        """Print the lengths of what each level has moved, and the documents read by one alone."""
+        """Print how far each level has moved, and the documents that only one has read."""
         from nestling.continual.compare import diff, documents_apart
         from nestling.continual.file import read_memory
         from nestling.report import Table
@@ -110,17 +110,17 @@ class Diff:
 
 @dataclass(frozen=True, kw_only=True)
 class Fork:
-    """Copy a memory file, in a smaller form if asked for."""
+    """Copy a memory file, optionally in a smaller form."""
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
     out: tyro.conf.Positional[Path]
     """New file."""
     storage: str | None = None
-    """exact, 16bit or rank:R; what fills no period yet is left out of the smaller forms."""
+    """exact, 16bit or rank:R; the smaller forms leave out open periods."""
 
     def run(self) -> None:
-        """Copy, and print what it costs and saves."""
+        """Copy, and print what that saves and loses."""
         from nestling.continual.memory import fork
 
         done = fork(self.file, self.out, self.storage)
@@ -132,7 +132,7 @@ class Fork:
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Add what several memory files of one base have learned."""
+    """Add up what several memory files of one base model have learned."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Memory files."""
@@ -165,15 +165,15 @@ class Merge:
 
 @dataclass(frozen=True, kw_only=True)
 class Reset:
-    """Put a level of a memory file, or all of it, back to the base."""
+    """Reset a level of a memory file, or all of it, to the base model."""
 
     file: tyro.conf.Positional[Path]
-    """Memory file; it is written anew."""
+    """Memory file; it is rewritten."""
     level: int | None = None
-    """Number of the level, 0 the slowest; without one everything."""
+    """Number of the level, 0 the slowest; by default everything."""
 
     def run(self) -> None:
-        """Write the file anew."""
+        """Rewrite the file."""
         from nestling.continual.file import read_memory, write_memory
         from nestling.continual.memory import reset
         from nestling.data.lock import locked
@@ -185,7 +185,7 @@ class Reset:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a model that has learned what is in a memory file, as transformers reads it."""
+    """Apply a memory file to its model, and save the result for transformers."""
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
@@ -208,7 +208,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Consolidate:
-    """Move what the fast levels have learned into a slower one, offline, and empty them."""
+    """Move what the fast levels have learned into a slower one, offline, and reset them."""
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
@@ -217,14 +217,14 @@ class Consolidate:
     out: Path
     """New memory file."""
     texts: tuple[str, ...] = ()
-    """Texts to replay, named as for `nestling learn`; without any the model replays what it writes
-    itself."""
+    """Texts to replay, given as for `nestling learn`; without any, the model replays text that it
+    generates."""
     into: int = 0
-    """Number of the level that takes over, 0 the slowest."""
+    """Number of the level that learns, 0 the slowest."""
     budget: int = 20_000
-    """Tokens of replay, in all."""
+    """Tokens to replay, in total."""
     keep: float = 0.5
-    """Share of the replay that holds the model to what it was before."""
+    """Fraction of the replay that keeps the model close to what it was before."""
     lr: float = 1e-4
     """Learning rate."""
     seed: int = 0
@@ -233,7 +233,7 @@ class Consolidate:
     """Torch device, such as cpu or cuda."""
 
     def run(self) -> None:
-        """Distil, write the new file and print the distances from what was known."""
+        """Distil, write the new file and print the KL divergences."""
         from nestling.continual.consolidate import Plan, consolidate
         from nestling.continual.opening import open_learner, read_documents
         from nestling.data.lock import locked

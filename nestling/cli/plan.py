@@ -1,4 +1,4 @@
-"""nestling plan: what a training run will take before it is started."""
+"""nestling plan: estimate what a training run needs before starting it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,32 +17,32 @@ LABELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Count parameters and operations, and tell memory by part, speed and days of a training."""
+    """Count parameters and operations; estimate memory by part, speed, and days of training."""
 
     preset: tyro.conf.Positional[str]
-    """Model; `nestling list` names them."""
+    """Model; see `nestling list presets`."""
     gpus: int = 1
-    """Processes with a device each."""
+    """Number of devices, one process each."""
     sequence: int = 2048
-    """Tokens of a row of a batch."""
+    """Tokens in a row of the batch."""
     batch: int = 8
-    """Rows of a batch of the whole job."""
+    """Rows in the global batch."""
     optimizer: str = "adamw"
-    """What trains it; `nestling list optimizers` names them."""
+    """Optimizer; see `nestling list optimizers`."""
     shard: str = "none"
-    """Processes that hold one model between them, as `nestling train` has it: none, full, N."""
+    """How many processes share one copy of the model, as in `nestling train`: none, full or N."""
     tokens: float | None = None
-    """Tokens to train on in all; by default 20 a parameter."""
+    """Training tokens in total; 20 per parameter by default."""
     utilisation: float = 0.4
-    """Fraction of a device's operations that is reached."""
+    """Fraction of a device's peak operations that is reached."""
     flops: float = 989e12
-    """Operations a second of a device (989e12: dense bfloat16 of an H100)."""
+    """Peak operations per second of a device (989e12: dense bfloat16 on an H100)."""
     vocab_size: int = 32000
-    """Tokens of the vocabulary."""
+    """Vocabulary size."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE: an option of the model (writes=false), or recompute=true; may be repeated."""
+    """NAME=VALUE: an option of the model (writes=false), or recompute=true; can be repeated."""
     json: Path | None = None
-    """File for the same as a Result."""
+    """File for the same, as JSON."""
 
     def run(self) -> None:
         """Print the plan, and write it where --json says."""

@@ -1,4 +1,4 @@
-"""nestling report: results of `nestling eval`, side by side on one page."""
+"""nestling report: compare results of `nestling eval` on one page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Lay Results of `nestling eval` side by side on one page that stands alone."""
+    """Compare results of `nestling eval` side by side on one self-contained page."""
 
     evals: tuple[Path, ...]
-    """The Results: files that `nestling eval --json` wrote."""
+    """Files written by `nestling eval --json`."""
     page: Path = Path("report.html")
-    """File of the page."""
+    """File for the page."""
 
     def run(self) -> None:
         """Write the page and print where it is."""

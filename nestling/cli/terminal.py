@@ -1,4 +1,4 @@
-"""A terminal that knows fewer characters than there are."""
+"""Terminals whose encoding lacks some characters."""
 
 import io
 import os
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 
 def show_everything() -> None:
-    r"""Let characters that a stream's encoding lacks be printed as escapes, such as \xe9."""
+    r"""Print characters that a stream's encoding lacks as escapes, such as \xe9."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def decode_arguments(arguments: Sequence[str]) -> list[str]:
-    """Arguments of the command line; bytes that the locale's encoding lacks are read as UTF-8."""
+    """Command-line arguments; bytes that the locale cannot decode are read as UTF-8."""
     return [
         os.fsencode(text).decode("utf-8", "surrogateescape")
         if re.search("[\udc80-\udcff]", text)

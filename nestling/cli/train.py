@@ -1,4 +1,4 @@
-"""nestling train: train a language model and leave it in a folder."""
+"""nestling train: train a language model and save it in a folder."""
 
 import sys
 from dataclasses import dataclass
@@ -34,24 +34,24 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """Train a preset on a corpus; Ctrl-C saves, --resume goes on; torchrun takes many processes."""
+    """Train a preset on a corpus. Ctrl-C saves, --resume continues; works under torchrun."""
 
     preset: str = "hope-tiny"
-    """Model to train; `nestling list` names them."""
+    """Model to train; see `nestling list presets`."""
     corpus: str = "stdlib"
     """Text to train on: a name of `nestling data list`, a file or folder of text, Markdown, HTML,
     JSONL or Parquet (FILE#FIELD: the field of its records, otherwise "text"), or a folder of
     tokens that `nestling data prepare` has written."""
     steps: int = 1000
-    """Optimizer steps of the whole run."""
+    """Optimizer steps in total."""
     seed: int = 0
-    """Seed of the weights and of the order of the text."""
+    """Seed of the weights and of the order of documents."""
     out: Path
     """Folder for the model, the tokenizer, the checkpoints and the log."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """File for the results, as JSON."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder."""
+    """Continue from the last checkpoint in the folder."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: a setting of the run (batch_size=4) or of the model (writes=false); may be
     repeated."""
@@ -59,23 +59,23 @@ class Command:
     """How text becomes tokens: "bpe" (the default; trained on the corpus), "bpe-digits" or "bytes".
     A folder of tokens has its own."""
     vocab_size: int | None = None
-    """Tokens of the vocabulary, at most; 4096 by default."""
+    """Largest vocabulary size; 4096 by default."""
     optimizer: str = "adamw"
-    """What trains it; `nestling list optimizers` names them, each with a rate of its own."""
+    """Optimizer; see `nestling list optimizers` for names and default learning rates."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     shard: str = "none"
-    """Of many processes, those that hold one model between them: none (each holds all), full (all),
-    hybrid (those of a machine) or a number."""
+    """Which processes share one copy of the model: none (each has its own), full (all of them),
+    hybrid (those of one machine), or a number."""
     divide: Literal["rows", "sequence"] = "rows"
-    """What many processes share: the rows of a batch, or the tokens of each row."""
+    """What several processes divide: the rows of a batch, or the tokens of each row."""
     track: Literal["none", "tensorboard", "trackio"] = "none"
-    """Show the log besides in TensorBoard (from OUT/tensorboard) or trackio."""
+    """Also log to TensorBoard (in OUT/tensorboard) or trackio."""
     quiet: bool = False
-    """No progress on the terminal."""
+    """Show no progress."""
 
     def run(self) -> None:
-        """Train, report on one page, and write the Result where --json says."""
+        """Train, print the results, and write them where --json says."""
         from nestling.data.lock import locked
         from nestling.train.job import make_job, run_job
         from nestling.train.ranks import joined
@@ -119,7 +119,7 @@ REPORTED = ("first_loss", "val_loss", "val_perplexity", "tokens_per_second", "nu
 
 
 def figure(value: float | int) -> str:
-    """A number as people read it.
+    """A number, formatted for people.
 
     >>> figure(1234567), figure(8.30489)
     ('1,234,567', '8.305')
