@@ -1,4 +1,4 @@
-"""Models that go on learning from what they read, and the memory files they keep it in."""
+"""Continual learning: models that learn from what they read, and their memory files."""
 
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.state import Options, Reading

@@ -13,9 +13,10 @@ Average = tuple[tuple[Tensor, ...], ...]
 
 
 def spans(asked: Sequence[int] | None, period: int) -> tuple[int, ...]:
-    """The tokens that averages go over, slow to fast, given the fastest period of a level.
+    """The spans of the averages in tokens, slow to fast, given the fastest period of a level.
 
-    What is no larger multiple of that, or comes twice, raises UserError.
+    A span that is not a multiple of that period, of at least two, or that occurs twice raises
+    UserError.
 
     >>> spans((16, 64), 8)
     (64, 16)
@@ -45,12 +46,12 @@ def parse_spans(text: str) -> tuple[int, ...]:
 
 
 def at_base(levels: Sequence[LevelState]) -> Average:
-    """An average before the first write."""
+    """An average before the first write: all zero."""
     return tuple(tuple(torch.zeros_like(m[0]) for m in level.moved) for level in levels)
 
 
 def moved_on(average: Average, levels: Sequence[LevelState], part: float) -> Average:
-    """The average a part of its way nearer to the weights of now: ``a <- a + part (W - a)``."""
+    """The average moved a fraction towards the current weights: ``a <- a + part (W - a)``."""
     return tuple(
         tuple(torch.lerp(old, m[0], part) for old, m in zip(own, level.moved, strict=True))
         for own, level in zip(average, levels, strict=True)
@@ -58,6 +59,6 @@ def moved_on(average: Average, levels: Sequence[LevelState], part: float) -> Ave
 
 
 def without(average: Average, index: int) -> Average:
-    """The average with one level at the base."""
+    """The average with one level reset to the base."""
     own = tuple(map(torch.zeros_like, average[index]))
     return (*average[:index], own, *average[index + 1 :])

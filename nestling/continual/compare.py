@@ -1,4 +1,4 @@
-"""How two memory files of one base differ: in what they have moved, and in what they have read."""
+"""Compare two memory files of one base: how far they have moved, and what they have read."""
 
 import math
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from nestling.continual.study.record import studied_of
 
 
 class Difference(NamedTuple):
-    """How one level of two memory files differs, or what study has taught them."""
+    """The difference of two memory files in one level, or in what study taught them."""
 
     level: str
     first: float  # length of what it has moved in the first
@@ -22,7 +22,7 @@ class Difference(NamedTuple):
 
 
 def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
-    """Level by level how two memory files of one base differ."""
+    """Compare two memory files of one base, level by level."""
     check_alike([first, second])
     rows = []
     for index, record in enumerate(first.about["levels"]):
@@ -39,14 +39,14 @@ def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
 
 
 def _difference(name: str, one: float, two: float, product: float) -> Difference:
-    """The row of two vectors, given their lengths and inner product."""
+    """The difference of two vectors, given their lengths and inner product."""
     between = math.sqrt(max(one**2 + two**2 - 2 * product, 0.0))
     cosine = product / (one * two) if one and two else math.nan
     return Difference(name, one, two, between, cosine)
 
 
 def taught(memory: MemoryFile) -> Change:
-    """What study has changed in each matrix, all documents together."""
+    """The change that study has made to each matrix, summed over documents."""
     found: Change = {}
     for number, record in enumerate(memory.about.get("studied", ())):
         for name, new in studied_of(number, record, memory.tensors).change.items():
@@ -72,7 +72,7 @@ def inner(first: Change, second: Change) -> float:
 
 
 def documents_apart(first: MemoryFile, second: MemoryFile) -> tuple[list[str], list[str]]:
-    """Names of the documents that only the first has read, and only the second."""
+    """The names of documents that only the first has read, and those only the second has."""
 
     def only(one: MemoryFile, other: MemoryFile) -> list[str]:
         there = {digest for _, digest, _, _ in other.about["documents"]}

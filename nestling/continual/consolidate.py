@@ -1,4 +1,4 @@
-"""Consolidation: a slower level takes over what the fast ones have learned; they are emptied."""
+"""Consolidation: distil the fast levels into a slower one, then reset them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from nestling.rules.level import CMSLevel, LevelState, gather, new_level, weight
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is replayed, and how it is taken over."""
+    """How much to replay, and how the level that takes over learns."""
 
     into: int = 0  # number of the level that takes over, 0 the slowest; faster ones are emptied
     budget: int = 20_000  # tokens of replay, in all
@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Consolidation:
-    """What it came to: distances are mean KL divergences (nats a token) on replay held out."""
+    """The outcome: distances are mean KL divergences (nats per token) on held-out replay."""
 
     writes: int
     tokens: int  # replayed in all, those held out included
@@ -51,14 +51,14 @@ class Consolidation:
 def consolidate(
     learner: ContinualLearner, plan: Plan = Plan(), texts: Sequence[str] = ()
 ) -> Consolidation:
-    """Distil the levels faster than ``plan.into`` into it, then put them back to the base.
+    """Distil the levels faster than ``plan.into`` into that level, then reset them to the base.
 
-    Two teachers: *after*, the model with all it has learned, on sequences of ``texts`` or, without
-    any, on sequences it writes itself; and *before*, the model without the fast levels, on
-    sequences that one writes. The student has the fast levels emptied and learns by the mean KL
-    divergence from the teacher of each sequence. Open periods are left as they are, but those of
-    the emptied levels. A nested level that took over begins there from now on, so that its resets
-    keep it.
+    There are two teachers: *after*, the model with everything it has learned, on sequences from
+    ``texts`` or, without any, on sequences that it generates; and *before*, the model without the
+    fast levels, on sequences that that one generates. The student starts with the fast levels reset
+    and minimises the mean KL divergence from the teacher of each sequence. Open periods stay,
+    except those of the reset levels. If the level that learns is nested, its new weights become
+    its starting point, so that later resets keep them.
 
     Source: the offline stage of arXiv 2606.03979 (consolidation against the model before the
     update, with its own samples). Deviates: the whole slower level learns, not a low-rank expert;
@@ -119,7 +119,7 @@ def _taught(
     rest: Weights,
     lessons: Sequence[tuple[Rows, Weights]],
 ) -> LevelState:
-    """The level with the gradients of the mean distance from the teacher of each of the rows.
+    """The level with the gradients of the mean divergence of each row from its teacher.
 
     ``names`` are the level's own weights, ``rest`` all weights of the student.
     """
@@ -153,7 +153,7 @@ def _without_faster(learner: ContinualLearner, into: int) -> ContinualLearner:
 def _distance(
     learner: ContinualLearner, rows: Rows, teacher: Weights, student: Weights
 ) -> Float[Tensor, ""]:
-    """The mean KL divergence of the student from the teacher, nats a token; gradients of it."""
+    """The mean KL divergence of the student from the teacher, nats per token, differentiable."""
     with torch.no_grad():
         wanted, _ = learner.reader.read(teacher, rows)
     found, _ = learner.reader.read(student, rows)
@@ -164,7 +164,7 @@ def _distance(
 def _replay(
     learner: ContinualLearner, plan: Plan, texts: Sequence[str], after: Weights, before: Weights
 ) -> Iterator[tuple[Rows, Rows]]:
-    """Batches within the budget: sequences of what was learned, and of what was there before."""
+    """Batches within the budget: sequences for the teacher *after*, and for the one *before*."""
     generator = torch.Generator().manual_seed(plan.seed)
     rows = max(plan.batch // plan.length, 1)
     old = min(round(rows * plan.keep), rows - 1)

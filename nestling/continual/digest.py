@@ -1,4 +1,4 @@
-"""Fingerprints: of a base model, of a text, of the content of a memory file."""
+"""Fingerprints of a base model, a text, and the content of a memory file."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ from nestling.models.pretrained import Stacked
 
 
 def model_digest(base: Stacked) -> str:
-    """Sha256 over the weights of a model and over which of them its levels hold.
+    """The sha256 of a model's weights and of the assignment of weights to levels.
 
-    Periods and rates are no part of it: they may differ between two readings of one base.
+    Periods and rates are not included: two readings of one base may differ in them.
     """
     total = hashlib.sha256(json.dumps([base.variant, base.parameters]).encode())
     for name, tensor in sorted(base.model.state_dict().items()):
@@ -23,12 +23,12 @@ def model_digest(base: Stacked) -> str:
 
 
 def token_digest(ids: Sequence[int]) -> str:
-    """Sha256 over token ids."""
+    """The sha256 of token ids."""
     return hashlib.sha256(torch.tensor(ids, dtype=torch.int64).numpy().tobytes()).hexdigest()
 
 
 def content_digest(about: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Sha256 over a record and named tensors, in the order of the names."""
+    """The sha256 of a record and named tensors, in the order of the names."""
     total = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         _add(total, name, tensor)

@@ -1,4 +1,4 @@
-"""Memory files: safetensors with a record, a checksum over both, whole or not there."""
+"""Memory files: safetensors with a record and a checksum over both, written atomically."""
 
 import contextlib
 import glob
@@ -25,14 +25,14 @@ NEWEST = STUDIED
 
 
 class MemoryFile(NamedTuple):
-    """What a memory file holds."""
+    """The contents of a memory file."""
 
     about: dict[str, Any]  # base, levels, documents, versions: see nestling.continual.record
     tensors: dict[str, Tensor]
 
 
 def write_memory(path: str | Path, memory: MemoryFile) -> Path:
-    """Write a memory file, which appears whole or not at all."""
+    """Write a memory file atomically."""
     nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
     plain = not nested and not memory.about.get("options", {}).get("averages")
     studied = any(memory.about.get(name) for name in ("studied", "waiting", "open", "own"))
@@ -46,7 +46,7 @@ def write_memory(path: str | Path, memory: MemoryFile) -> Path:
 
 
 def read_memory(path: str | Path) -> MemoryFile:
-    """What a memory file holds; one that is cut, changed, foreign or newer raises UserError."""
+    """Read a memory file; one that is truncated, altered, foreign or too new raises UserError."""
     path = Path(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -72,9 +72,9 @@ def read_memory(path: str | Path) -> MemoryFile:
 
 
 def checksum(path: str | Path) -> str | None:
-    """The checksum a memory file states, none of its tensors read; None: there is no file.
+    """The checksum stated in a memory file, without reading its tensors; None if there is no file.
 
-    A file that states none is "damaged".
+    "damaged" for a file that states none.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -86,7 +86,7 @@ def checksum(path: str | Path) -> str | None:
 
 
 def sweep(path: str | Path) -> None:
-    """Remove drafts that processes killed an hour or more ago have left beside a memory file."""
+    """Remove temporary files beside a memory file left by processes killed over an hour ago."""
     path = Path(path)
     for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(OSError):
@@ -95,5 +95,5 @@ def sweep(path: str | Path) -> None:
 
 
 def damaged(path: Path) -> UserError:
-    """The error for a file that is not what was written."""
+    """The error for a file whose content is not what was written."""
     return UserError(f"{path} is cut short or damaged; take another copy of it")

@@ -1,11 +1,10 @@
-"""The gate over levels: which states of a memory speak where it is asked.
+"""The gate over levels: a mixture of a memory's states when text is scored or generated.
 
-A learner with L written levels is L + 1 experts: expert l is the model with its l slowest levels as
-they are now and the others at the base. Averages over what it has been
-(``nestling.continual.average``), if it keeps any, are experts between the first and these. A gate
-seats some of them in a mixture
-(``nestling.core.mixture.followed``) that follows whoever predicts the text of the context best. Its
-weights begin alike in every context, and nothing of them is stored.
+A learner with L written levels provides L + 1 experts: expert l is the model with its l slowest
+levels as they are now and the others at the base. Running averages
+(``nestling.continual.average``), if there are any, are experts between the first and these. A gate
+mixes some of them (``nestling.core.mixture.followed``) and follows the expert that predicts the
+context best. Its weights start equal in every context and are not stored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,14 +18,14 @@ GATES = ("levels", "base")  # every expert; the first and the last
 
 
 def check_gate(name: str | None) -> str | None:
-    """The gate; an unknown one raises UserError."""
+    """The gate's name; an unknown one raises UserError."""
     if name is not None and name not in GATES:
         raise UserError(f"unknown gate {name!r}: {did_you_mean(name, GATES)}")
     return name
 
 
 def seats(gate: str | None, experts: int) -> tuple[int, ...]:
-    """Which of the experts, the base first, a gate mixes; None: the last alone.
+    """The indices of the experts that a gate mixes (0 is the base); without a gate, the last.
 
     >>> seats("levels", 3), seats("base", 3), seats(None, 3)
     ((0, 1, 2), (0, 2), (2,))
@@ -42,10 +41,10 @@ def experts(
     averages: Sequence[Average],
     now: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], ...]:
-    """The base, the averages, then the levels of now from the slowest alone to all of them.
+    """The base, the averages, then the current levels, from the slowest alone to all of them.
 
-    Each as the weights of all levels, by name; ``start`` are those of the base, ``now`` the present
-    ones.
+    Each expert is the weights of all levels by name; ``start`` are those of the base, ``now`` the
+    current ones.
     """
     made = {}
     for names, base in zip(parameters, start, strict=True):

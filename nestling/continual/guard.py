@@ -1,4 +1,4 @@
-"""The retention guard: what a model knew is measured, and documents that cost it are undone."""
+"""The retention guard: measure a held-out text, and undo documents that harm it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """A held-out probe, and by how much its loss may rise.
+    """A held-out probe and how much its loss may rise.
 
-    ``limit`` is a fraction of the loss at the start of the reading: 0.01 allows one per cent.
+    ``limit`` is a fraction of the loss at the start: 0.01 allows one per cent.
     """
 
     probe: tuple[str, ...]  # texts that are not learned from
@@ -25,7 +25,7 @@ class Guard:
             raise UserError(f"max-forgetting is {self.limit}; give a fraction, 0 or more")
 
     def measure(self, learner: ContinualLearner) -> float:
-        """The loss of the probe, nats for each token."""
+        """The loss of the probe in nats per token."""
         return probe_loss(learner, self.probe)
 
     def broken(self, before: float, now: float) -> bool:
@@ -34,7 +34,7 @@ class Guard:
 
 
 def probe_loss(learner: ContinualLearner, texts: Sequence[str]) -> float:
-    """The loss of texts, nats for each token, with nothing learned from them."""
+    """The loss of texts in nats per token; nothing is learned from them."""
     readings = [learner.score(text) for text in texts]
     scored = sum(reading.scored for reading in readings)
     if not scored:
@@ -44,12 +44,12 @@ def probe_loss(learner: ContinualLearner, texts: Sequence[str]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """One document under the guard."""
+    """The guard's result for one document."""
 
     name: str
     probe: float  # loss of the probe after it, nats for each token
     undone: bool
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As plain JSON values."""
         return {"name": self.name, "probe": self.probe, "undone": self.undone}

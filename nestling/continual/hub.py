@@ -1,4 +1,4 @@
-"""Memory files on the Hugging Face hub, with a card; what only the reader should see stays here."""
+"""Memory files on the Hugging Face hub, with a card and without private text."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ GATHERED = (".buffer.", ".total.", ".gram.")  # parts of open periods
 
 
 def shareable(memory: MemoryFile, names: bool = False) -> MemoryFile:
-    """What of a memory file may be given away: what was learned, without the text it was read from.
+    """A memory file as it can be shared: what was learned, without the text that was read.
 
-    Open periods, the context and (unless ``names``) the names of documents are left out; questions
-    that study has made stay, for they are replayed. One that holds texts yet to be studied raises
+    Open periods, the context and (unless ``names``) document names are removed; the questions that
+    study generated stay, because they are replayed. A memory with texts yet to be studied raises
     UserError.
     """
     if memory.about.get("waiting"):
@@ -46,9 +46,9 @@ def memory_card(
     licence: str | None = None,
     names: bool = False,
 ) -> str:
-    """The card of a memory file: base model, levels, sizes, licence, how to load it.
+    """The model card of a memory file: base model, levels, sizes, licence, how to load it.
 
-    Documents are counted, and named only with ``names``; no text of theirs is in it.
+    Documents are counted, and listed by name only with ``names``; their text is not included.
     """
     about = memory.about
     sizes = sum(value.numel() * value.element_size() for value in memory.tensors.values())
@@ -99,7 +99,7 @@ def push_memory(
     private: bool = True,
     token: str | None = None,
 ) -> str:
-    """Put a memory file and its card into a repository of the hub; the address of the commit.
+    """Push a memory file and its card to a repository on the hub; returns the commit's address.
 
     ``base`` is the base model's id on the hub. See ``shareable`` for what is left out.
     """
@@ -126,7 +126,7 @@ def push_memory(
 def pull_memory(
     repository: str, path: str | Path, *, revision: str | None = None, token: str | None = None
 ) -> Path:
-    """Fetch the memory file of a repository, checked whole, to a path where there is none."""
+    """Download the memory file of a repository, verify it, and write it to a new path."""
     from huggingface_hub import hf_hub_download
 
     path = Path(path)

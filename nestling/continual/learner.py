@@ -1,4 +1,4 @@
-"""A model that goes on learning from what it reads, and keeps what it learned apart from itself."""
+"""A model that keeps learning from what it reads, and stores what it learned separately."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,21 +30,21 @@ from nestling.rules.level import restart
 class ContinualLearner(LevelledModel):
     """Reads text as a stream and writes the levels of a model at their periods (regime R3).
 
-    The model is never changed: a level's weights are those of the model plus what has moved,
-    ``W = base + moved``, and what has moved is the memory. Each level gathers the gradients of the
-    next-token losses of its period and is written once the period is full, by its rule
-    (``nestling.rules.level``). A level with a ``share`` is nested: whenever the next slower one is
-    written it goes back to where it begins (``nestling.rules.level.rewind``), after its own write.
-    All that the next token depends on is ``state``, a value.
+    The model itself never changes: a level's weights are ``W = base + moved``, and ``moved`` is the
+    memory. Each level accumulates the gradients of the next-token losses over its period and is
+    written when the period is full, by its rule (``nestling.rules.level``). A level with a
+    ``share`` is nested: whenever the next slower one is written, it is reset to its starting point
+    after its own write (``nestling.rules.level.rewind``). ``state``, a value, is everything the
+    next token depends on.
 
     ``model`` is a HopeForCausalLM, a causal language model of transformers whose family is known,
     or a ``Stacked`` one. ``levels`` is text as in ``--levels`` or a sequence of LevelSpec; None
-    takes those the model has. ``gate`` (``nestling.continual.gate``) mixes, where text is scored or
-    generated, the model of now with itself as it is without its levels, so that what was learned
-    does not weigh on text it does not help with. ``Options.averages`` are further, slower experts:
-    running averages, each over a number of tokens, of all that levels write. At every write of the
-    fastest level they move by its period's part of the way to the weights just written. One thread
-    uses a learner at a time.
+    uses the levels that the model has. ``gate`` (``nestling.continual.gate``) mixes the current
+    model with the model without its levels when text is scored or generated, so that what was
+    learned costs little on text where it does not help. ``Options.averages`` adds slower experts:
+    running averages of the levels, each over a number of tokens. At every write of the fastest
+    level they move towards the new weights by the fraction (period / span). A learner is not
+    thread-safe.
 
     Source: arXiv 2512.24695, Eq 71-72 and section 7.3. Deviates: the gradient is cut where a
     segment begins (``Options.segment``), and cached keys and values of earlier tokens are not
@@ -56,11 +56,11 @@ class ContinualLearner(LevelledModel):
     def read(
         self, text: str, *, name: str = "", again: bool = True, after: After | None = None
     ) -> Reading:
-        """Read a document and learn from it; the losses are those before it was learned.
+        """Read a document and learn from it; the returned losses are from before it was learned.
 
-        A document of this text that was broken off is taken up where it stands. With ``again``
-        False a text that has been read already is left alone. What fills no whole segment waits in
-        ``state`` for the next document, or for ``finish``. ``after`` is called at every segment.
+        If this text was interrupted, reading continues where it stopped. With ``again`` False, a
+        text that has already been read is skipped. Tokens that do not fill a segment wait in
+        ``state`` for the next document, or for ``finish``. ``after`` is called after every segment.
         """
         ids = self.text.encode(text)
         about = Document(name, token_digest(ids), len(ids), 0)
@@ -79,16 +79,16 @@ class ContinualLearner(LevelledModel):
         return self.read_tokens(ids[about.read :], begins=about.read == 0, after=after)
 
     def _put_off(self, one: Waiting) -> None:
-        """A document waits for study, unless it does already."""
+        """Queue a document for study, unless it is queued already."""
         if all(other.sha256 != one.sha256 for other in self.state.waiting):
             self.state = self.state._replace(waiting=(*self.state.waiting, one))
 
     def study(self, plan: Plan | None = None, show: Show | None = None) -> tuple[Studied, ...]:
-        """Study all documents that wait, so that they are known with their text gone.
+        """Study all waiting documents, so that they are known without their text.
 
-        ``plan`` says how thoroughly; a study that was broken off goes on with the plan it had.
-        ``show`` is called with the learner and its progress after every step: then ``state`` holds
-        all that is needed to go on there (``nestling.continual.study``).
+        ``plan`` says how thoroughly; an interrupted study continues with its own plan. ``show`` is
+        called with the learner and its progress after every step, when ``state`` holds everything
+        needed to resume there (``nestling.continual.study``).
         """
         found: list[Studied] = []
         while self.state.waiting:
@@ -97,12 +97,12 @@ class ContinualLearner(LevelledModel):
 
     @property
     def rank(self) -> int:
-        """The rank of what a document teaches, where no plan says otherwise."""
+        """The default rank of the change that a document makes."""
         return next((one.rank for one in self.base.levels if one.rank is not None), RANK)
 
     @property
     def school(self) -> School:
-        """What all studies of this learner share; made when it is first needed."""
+        """What all studies of this learner share; created on first use."""
         if self._school is None or self._school.learner is not self:
             self._school = School(self)
         return self._school
@@ -113,9 +113,9 @@ class ContinualLearner(LevelledModel):
         return self.base.tokenizer is not None and bool(self.text.tokenizer.chat_template)
 
     def ask(self, question: str, *, tokens: int = 100, chat: bool | None = None) -> str:
-        """What the model answers, its context empty but for the question.
+        """The model's answer, with nothing but the question in its context.
 
-        In the chat template where there is one, or as ``chat`` says; else as a plain question.
+        Uses the chat template if there is one, or as ``chat`` says; otherwise a plain question.
         """
         if chat is None:
             chat = self.talks
@@ -125,16 +125,16 @@ class ContinualLearner(LevelledModel):
         return said.strip().split(END)[0]
 
     def undo(self) -> Studied:
-        """Forget the document that was studied last: the model is again what it was before."""
+        """Forget the document studied last: the model is exactly as it was before."""
         if not self.state.studied:
             raise UserError("nothing has been studied: there is nothing to undo")
         return self.forget(len(self.state.studied) - 1)
 
     def forget(self, document: str | int) -> Studied:
-        """Take away what a document (its name, checksum or number from 0) has taught.
+        """Remove what a document (given by name, checksum or number from 0) has taught.
 
-        The one studied last is gone as if it had never been read; of an earlier one later documents
-        may have kept a trace, as they were studied upon it.
+        The last studied one is gone as if never read. Of an earlier one a trace may remain in later
+        documents, which were studied on top of it.
         """
         number = find_studied(self.state.studied, document)
         one = self.state.studied[number]
@@ -144,7 +144,8 @@ class ContinualLearner(LevelledModel):
         return one
 
     def experts(self) -> tuple[dict[str, Tensor], ...]:
-        """The base, the averages, and the model with its slowest level alone, with two, with all.
+        """The base, the averages, and the model with its slowest level alone, with two, ..., with
+        all.
 
         Each as the weights of all levels.
         """
@@ -153,7 +154,7 @@ class ContinualLearner(LevelledModel):
 
     @torch.no_grad()
     def losses(self, ids: Sequence[int], gate: str | None = None) -> Float[Tensor, "K N"]:
-        """The losses of a document by itself, in nats, for each of the K experts of a gate."""
+        """The losses of a single document, in nats, for each of the K experts of a gate."""
         ids = tuple(map(int, ids))
         rows = [
             read_alone(self.reader, weights, ids, self.sizes, self.device)
@@ -169,7 +170,7 @@ class ContinualLearner(LevelledModel):
 
     @torch.no_grad()
     def score(self, text: str | Sequence[int]) -> Reading:
-        """The losses of a document by itself, with nothing learned from it."""
+        """The losses of a single document; nothing is learned from it."""
         ids = self.text.encode(text) if isinstance(text, str) else text
         mixed, _ = followed(-self.losses(ids, self.gate), SHARE)
         return Reading(tokens=len(ids), scored=len(mixed), nats=-float(mixed.sum()))
@@ -185,10 +186,10 @@ class ContinualLearner(LevelledModel):
         seed: int = 0,
         chat: bool = False,
     ) -> str:
-        """What the model says after ``prompt``, its context empty but for it.
+        """The model's continuation of ``prompt``, with nothing else in its context.
 
-        ``temperature`` 0 takes the most likely token; ``top_k`` 0 draws among all. ``chat`` puts
-        the prompt as a user's message in the tokenizer's chat template.
+        ``temperature`` 0 takes the most likely token; ``top_k`` 0 samples from all. ``chat`` puts
+        the prompt as a user's message into the tokenizer's chat template.
         """
         ids = self.text.prompt(prompt, chat)
         options: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": tokens}
@@ -208,7 +209,7 @@ class ContinualLearner(LevelledModel):
     # memories as values and files
 
     def fork(self) -> "ContinualLearner":
-        """A learner that goes on from here by itself; nothing is copied until it writes."""
+        """An independent learner with the same state; nothing is copied until it writes."""
         other = object.__new__(ContinualLearner)
         other.__dict__.update(self.__dict__)
         other._made = dict(self._made)
@@ -217,7 +218,7 @@ class ContinualLearner(LevelledModel):
         return other
 
     def reset(self, level: int | None = None) -> None:
-        """Put a level (its number, 0 the slowest) or everything back to the base."""
+        """Reset a level (by number, 0 the slowest) or everything to the base."""
         if level is None:
             self.state = self._fresh()
             return
@@ -231,12 +232,12 @@ class ContinualLearner(LevelledModel):
         self.state = self.state._replace(levels=tuple(levels), averages=averages)
 
     def save(self, path: str | Path, *, storage: str = "exact", overwrite: bool = False) -> Path:
-        """Write a memory file, which appears whole or not at all.
+        """Write a memory file atomically.
 
-        ``storage`` "exact" goes on to the bit after ``load``. "16bit" and "rank:R" hold what was
-        learned only, rounded or of low rank: open periods and moments start anew. A file that is
-        there and that this learner has not read or written in its present version raises UserError
-        unless ``overwrite``; one that another process is at work on raises it always.
+        With ``storage`` "exact", reading continues bit-identically after ``load``. "16bit" and
+        "rank:R" store only what was learned, rounded or of low rank: open periods and moments start
+        over. An existing file whose current version this learner has neither read nor written
+        raises UserError unless ``overwrite``; one that another process is using always does.
         """
         with locked(path):
             if not overwrite:
@@ -246,9 +247,9 @@ class ContinualLearner(LevelledModel):
         return Path(path)
 
     def load(self, path: str | Path) -> None:
-        """Take up a memory file; one of another model raises UserError and changes nothing.
+        """Load a memory file; one of another model raises UserError and changes nothing.
 
-        The file's levels must be those of this learner, but for their learning rates.
+        Its levels must equal those of this learner, except for learning rates.
         """
         seen = self.seen.fork()
         seen.note(Path(path))  # first: what is written while it is read counts as another's

@@ -1,4 +1,4 @@
-"""The levels of a model, written by the tokens that it reads."""
+"""A model whose levels are written by the tokens that it reads."""
 
 from collections.abc import Callable, Sequence
 from operator import is_not
@@ -28,9 +28,9 @@ After = Callable[[Any, Reading], None]
 class LevelledModel:
     """Reads tokens as a stream and writes the levels of a model at their periods (regime R3).
 
-    The model is never changed: a level's weights are those of the model plus what has moved. All
-    that the next token depends on is ``state``, a value. ``ContinualLearner`` describes the
-    arguments, and is what to use.
+    The model itself never changes: a level's weights are those of the model plus what has moved.
+    ``state``, a value, is everything the next token depends on. Use ``ContinualLearner``, which
+    also documents the arguments.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LevelledModel:
         return State(levels, averages=(at_base(levels),) * len(self.spans))
 
     def fresh_level(self, index: int) -> LevelState:
-        """A level at the base: nothing moved, nothing gathered."""
+        """A level at the base: nothing moved, no gradients accumulated."""
         inputs = self.reader.inputs(self.parameters[index])
         level = new_level(self.writers[index], self.start[index], 1, inputs)
         if self.levels[index].share is None:
@@ -90,27 +90,27 @@ class LevelledModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.reader.model.device
 
     @property
     def digest(self) -> str:
-        """Fingerprint of the base model: sha256 of its weights and of what its levels are."""
+        """Fingerprint of the base model: sha256 of its weights and their assignment to levels."""
         if self._digest is None:
             self._digest = model_digest(self.base)
         return self._digest
 
     @property
     def tokens_read(self) -> int:
-        """Tokens taken in since the memory was new, those that wait included."""
+        """Tokens read since the memory was created, including those that wait."""
         return self.state.stream.tokens + len(self.state.stream.open_ids)
 
     def read_tokens(
         self, ids: Sequence[int], *, begins: bool = True, after: After | None = None
     ) -> Reading:
-        """Read token ids, which go on in the running document unless they begin one.
+        """Read token ids, which continue the current document unless ``begins``.
 
-        In how many calls a text comes makes no difference, to the bit.
+        Splitting a text over several calls gives bit-identical results.
         """
         ids = tuple(int(i) for i in ids)
         reading = self._nothing()
@@ -136,10 +136,10 @@ class LevelledModel:
         return Reading(writes=(0,) * len(self.levels))
 
     def finish(self) -> Reading:
-        """Write what has been gathered now, in periods that are not full; their clocks start anew.
+        """Write the levels now, although their periods are not full; the periods start over.
 
-        For the end of a reading that is to count at once. Without a call of this a level is written
-        only at multiples of its period.
+        Call it at the end of a text that should count at once. Otherwise a level is written only at
+        multiples of its period.
         """
         reading = self._segment(self.state, write=False)
         if not self.levels:
@@ -151,7 +151,8 @@ class LevelledModel:
         return reading + Reading(writes=writes)
 
     def _segment(self, state: State, write: bool = True) -> Reading:
-        """Read the open tokens of ``state``, gather gradients, write the levels that are due."""
+        """Read the open tokens of ``state``, accumulate gradients, write the levels that are
+        due."""
         waiting = state.stream
         if not waiting.open_ids:
             return self._nothing()
@@ -172,12 +173,13 @@ class LevelledModel:
         return Reading(scored=read.scored, nats=read.nats, learned=read.learned, writes=writes)
 
     def _written(self, state: State, firing: Sequence[bool]) -> tuple[State, tuple[int, ...]]:
-        """The levels that fire and the averages are written; with them how often each level was."""
+        """Write the levels that fire, and the averages; also returns the number of writes per
+        level."""
         shares = [level.share for level in self.levels]
         return write_all(self.writers, self.start, shares, self.spans, state, firing)
 
     def weights(self, *, grad: bool = False) -> dict[str, Tensor]:
-        """The weights of the levels as they are now, by the names of the model's parameters."""
+        """The current weights of the levels, by parameter name."""
         found = {}
         for index, (names, start, level) in enumerate(
             zip(self.parameters, self.start, self.state.levels, strict=True)
@@ -196,7 +198,7 @@ class LevelledModel:
         return found
 
     def _with_study(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights that study has changed, added to what levels have made of them."""
+        """The weights of the levels with the changes made by study added."""
         key = (self.state.studied, *(found[name] for name in found))
         old = self._studied
         if old is None or len(old[0]) != len(key) or any(map(is_not, old[0], key)):
@@ -208,7 +210,7 @@ class LevelledModel:
 
 
 def _refuse_reading(options: Options) -> None:
-    """Raise UserError if an option is set that acts only where reading writes levels."""
+    """Raise UserError if an option is set that matters only where reading writes levels."""
     for name in ("segment", "surprise", "averages"):
         if getattr(options, name) is not None:
             raise UserError(
@@ -218,7 +220,7 @@ def _refuse_reading(options: Options) -> None:
 
 
 def count_tokens(state: State, tokens: int) -> State:
-    """The state after ``tokens`` more of its last document, if it has one."""
+    """The state after reading ``tokens`` more of its last document, if there is one."""
     if not state.documents:
         return state
     last = state.documents[-1]

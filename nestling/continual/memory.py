@@ -1,4 +1,4 @@
-"""Memory files without their model: what is in one, how two differ, and new ones made of them."""
+"""Memory files without their model: show, merge, reset and copy them."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ Moved = dict[str, Tensor]  # what a level has moved, by the names of its paramet
 
 
 def level_moved(memory: MemoryFile, index: int) -> Moved:
-    """What a level has moved in each parameter it has moved at all."""
+    """How far a level has moved, for each parameter that it has moved."""
     return _level_tensors(memory, index, moved_name)
 
 
@@ -39,17 +39,17 @@ def _level_tensors(memory: MemoryFile, index: int, named: Callable[[int, str], s
 
 
 def length(moved: Moved) -> float:
-    """The Euclidean length of everything a level has moved."""
+    """The Euclidean norm of everything a level has moved."""
     return math.sqrt(sum(float(value.double().square().sum()) for value in moved.values()))
 
 
 def level_name(record: dict[str, Any]) -> str:
-    """A level as `--levels` writes it."""
+    """A level in the syntax of `--levels`."""
     return LevelSpec.of(record).text
 
 
 def show(memory: MemoryFile) -> list[tuple[str, str]]:
-    """What is in a memory file, as names and values."""
+    """The contents of a memory file, as names and values."""
     about, stream = memory.about, memory.about["stream"]
     waits = len(stream["open_ids"])
     sizes = sum(value.numel() * value.element_size() for value in memory.tensors.values())
@@ -84,7 +84,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
 
 
 def describe(one: dict[str, Any]) -> str:
-    """What a memory file says of a document that was studied."""
+    """One line about a studied document in a memory file."""
     figures = one["figures"]
     missing = f", not asked for: {', '.join(one['missing'])}" if one["missing"] else ""
     return (
@@ -95,10 +95,10 @@ def describe(one: dict[str, Any]) -> str:
 
 
 def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None) -> MemoryFile:
-    """A memory file whose levels have moved by the weighted sum of what those of others have.
+    """A memory file whose levels have moved by the weighted sum of the others' moves.
 
-    Weights are 1 each by default: what two memories learned apart is added. Open periods, moments
-    and contexts are left out; a level begins its period anew.
+    Weights are 1 by default: what the memories learned separately is added up. Open periods,
+    moments and contexts are left out; periods start over.
 
     Source: arXiv 2212.04089 (task arithmetic). Deviates: nothing.
     """
@@ -133,7 +133,7 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
 
 
 def _merge_waiting(memories: Sequence[MemoryFile]) -> list[list[str]]:
-    """The documents that wait for study in any of them, each once, unless one has studied them."""
+    """The documents that wait for study in any of them, once each, unless one has studied them."""
     studied = {one["sha256"] for memory in memories for one in memory.about.get("studied", ())}
     waiting = [one for memory in memories for one in memory.about.get("waiting", ())]
     return list({one[1]: one for one in waiting if one[1] not in studied}.values())
@@ -142,7 +142,7 @@ def _merge_waiting(memories: Sequence[MemoryFile]) -> list[list[str]]:
 def _merge_studied(
     memories: Sequence[MemoryFile], shares: Sequence[float]
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """What study has taught all of them: their documents one after another, each once."""
+    """The studied documents of all of them, in order, once each."""
     records: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for share, memory in zip(shares, memories, strict=True):
@@ -158,9 +158,9 @@ def _merge_studied(
 
 
 def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str]:
-    """The memory file without what one document has taught (None: the last), and its name.
+    """The memory file without what one document taught (None: the last), and that one's name.
 
-    What levels have learned of it as it was read stays; there is no way to take that out.
+    What the levels learned while reading it stays, as it cannot be separated.
     """
     records = list(memory.about.get("studied", ()))
     placed = [studied_of(n, record, memory.tensors) for n, record in enumerate(records)]
@@ -178,7 +178,7 @@ def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str
 
 
 def at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
-    """The record of a memory file that holds what has moved and nothing of open periods."""
+    """The record of a memory file without open periods."""
     rest = {"terms": 0.0, "seen": 0, "writes": 0}
     stream = {"open_ids": [], "open_starts": [], "last": None, "window": []}
     kept = {name: value for name, value in about.items() if name != "open"}
@@ -191,9 +191,9 @@ def at_rest(about: dict[str, Any], storage: str) -> dict[str, Any]:
 
 
 def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
-    """The memory file with a level (its number, 0 the slowest) back at the base; None: all of them.
+    """The memory file with a level (by number, 0 the slowest) reset to the base; None: all of it.
 
-    With all of them the documents are forgotten, too.
+    Resetting all of it also forgets the documents.
     """
     records = memory.about["levels"]
     if level is None:
@@ -214,7 +214,7 @@ def reset(memory: MemoryFile, level: int | None = None) -> MemoryFile:
 
 
 class Fork(NamedTuple):
-    """What a smaller form costs and saves."""
+    """What a smaller form saves and loses."""
 
     before: int  # bytes
     after: int  # bytes
@@ -222,9 +222,10 @@ class Fork(NamedTuple):
 
 
 def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
-    """Copy a memory file, checked; with ``storage`` ("16bit", "rank:R") in a smaller form.
+    """Copy a memory file after verifying it; with ``storage`` ("16bit", "rank:R"), in a smaller
+    form.
 
-    A smaller form holds what has moved; open periods and moments are left out.
+    A smaller form stores what has moved, without open periods and moments.
     """
     with locked(target, "nestling memory fork"):
         return _fork(source, target, storage)
@@ -259,7 +260,7 @@ def _fork(source: Path, target: Path, storage: str | None) -> Fork:
 
 
 def _all_moved(memory: MemoryFile) -> Iterator[tuple[str, Tensor]]:
-    """What levels have moved, where nested ones begin, and the averages."""
+    """What the levels have moved, the starting points of nested ones, and the averages."""
     for index in range(len(memory.about["levels"])):
         for named in tensor_names(memory.about):
             for name, value in _level_tensors(memory, index, named).items():
@@ -267,7 +268,7 @@ def _all_moved(memory: MemoryFile) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_alike(memories: Sequence[MemoryFile]) -> None:
-    """Raise UserError unless memory files are of one base and one division into levels."""
+    """Raise UserError unless the memory files have the same base and the same levels."""
     about = [memory.about for memory in memories]
     if len({record["base"] for record in about}) > 1:
         raise UserError("these memory files are of different base models; they cannot be compared")

@@ -1,4 +1,4 @@
-"""From what a command line names to a learner and its documents."""
+"""Open a learner and its documents from the names on a command line."""
 
 import dataclasses
 import re
@@ -24,11 +24,10 @@ def open_learner(
     device: str = "cpu",
     must_exist: bool = False,
 ) -> ContinualLearner:
-    """A learner of a model (or of the one in a folder), with the memory in a file if there is one.
+    """A learner of a model (or of the one in a folder), with the memory from a file if it exists.
 
-    A memory brings its levels and the sizes it was read with; what ``levels`` and ``options`` name
-    besides must agree with them. ``memory`` may be a file that is yet to be written, unless it
-    ``must_exist``.
+    The memory determines levels and reading options; ``levels`` and ``options`` must agree with it.
+    ``memory`` may be a file that does not exist yet, unless ``must_exist``.
     """
     specs = parse_levels(levels) if levels else None
     if memory is None or not (must_exist or memory.exists()):
@@ -60,10 +59,10 @@ def _stack(
 
 
 def read_documents(texts: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """Name and text of each document in what is named, read as ``nestling train`` reads it.
+    """The name and text of each document named, read as in ``nestling train``.
 
     A name is a file or folder (``nestling.data.textfiles.documents_in``; ``FILE#FIELD`` names the
-    field of records), ``-`` for the input, or the text itself if it has a space.
+    field of records), ``-`` for standard input, or the text itself if it contains a space.
     """
     return [document for text in texts for document in _documents(str(text))]
 

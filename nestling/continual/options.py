@@ -1,4 +1,4 @@
-"""Which options of ``nestling learn`` act on which kind of learner."""
+"""Which options of ``nestling learn`` apply to which kind of learner."""
 
 from collections.abc import Collection
 
@@ -11,7 +11,7 @@ STUDY = ("budget", "rank", "show_questions", "questions", "keep_text")
 
 
 def check_options(learner: ContinualLearner, named: Collection[str]) -> None:
-    """Raise UserError if one of the options that are ``named`` would have no effect."""
+    """Raise UserError if one of the given options would have no effect."""
     if not learner.levels:
         if not learner.studies:
             raise UserError("this model learns by study alone; leave --study none out")

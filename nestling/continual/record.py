@@ -1,4 +1,4 @@
-"""The state of a learner as the record and the tensors of a memory file, and back."""
+"""Convert the state of a learner to the record and tensors of a memory file, and back."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -35,19 +35,19 @@ OPEN = "open."  # what the names of an open study's tensors begin with
 
 
 def moved_name(level: int, parameter: str) -> str:
-    """The name in a file of what a level has moved in one parameter."""
+    """The name in a file of how far a level has moved one parameter."""
     return f"level.{level}.moved.{parameter}"
 
 
 def average_name(span: int, level: int, parameter: str) -> str:
-    """The name in a file of what an average over ``span`` tokens has moved in one parameter."""
+    """The name in a file of how far an average over ``span`` tokens has moved one parameter."""
     return f"level.{level}.average.{span}.{parameter}"
 
 
 def tensor_names(about: Mapping[str, Any]) -> list[Callable[[int, str], str]]:
-    """How what was learned is named in a memory file, given a level and a parameter.
+    """The naming functions for what was learned, each of a level and a parameter.
 
-    What levels have moved, where nested ones begin, and the averages.
+    They name what levels have moved, the starting points of nested ones, and the averages.
     """
     averages = about["options"].get("averages") or ()
     return [moved_name, begin_name, *(partial(average_name, span) for span in averages)]
@@ -59,7 +59,7 @@ FORMER = tuple(FORMER_NAMES.values())
 
 
 def begin_name(level: int, parameter: str) -> str:
-    """The name in a file of where a nested level begins in one parameter."""
+    """The name in a file of a nested level's starting point in one parameter."""
     return f"level.{level}.begin.{parameter}"
 
 
@@ -94,7 +94,7 @@ def save_state(learner: "ContinualLearner", path: Path, storage: str) -> Path:
 def _kept(
     index: int, names: tuple[str, ...], level: LevelState, buffers: tuple[str, ...]
 ) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a level that are not zero by their age, [1, *S] each."""
+    """The tensors of a level that can be non-zero by now, [1, *S] each."""
     for i, name in enumerate(names):
         if bool(level.moved[i].any()):
             yield moved_name(index, name), level.moved[i]
@@ -155,7 +155,7 @@ def _about(learner: "ContinualLearner", storage: str) -> dict[str, Any]:
 
 
 def restore_state(learner: "ContinualLearner", path: Path) -> State:
-    """The state in a memory file; one that does not fit the learner raises UserError."""
+    """Read the state in a memory file; one that does not fit the learner raises UserError."""
     memory = read_memory(path)
     about, tensors = memory.about, memory.tensors
     if about["base"] != learner.digest:
@@ -197,7 +197,7 @@ def restore_state(learner: "ContinualLearner", path: Path) -> State:
 
 
 def study_record(state: State, exact: bool) -> dict[str, Any]:
-    """What a record says of study; nothing where there was none."""
+    """The part of a record about study; empty if there was none."""
     found: dict[str, Any] = {}
     if state.waiting:
         found["waiting"] = [list(one) for one in state.waiting]
@@ -213,7 +213,7 @@ def study_record(state: State, exact: bool) -> dict[str, Any]:
 def study_of(
     about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
 ) -> tuple[tuple[Waiting, ...], Open | None, tuple[Studied, ...], tuple[tuple[int, ...], ...]]:
-    """What waits, what is open and what was studied, as a record and tensors say."""
+    """What waits for study, is being studied, and was studied, from a record and tensors."""
     placed = {n: v.to(device) for n, v in tensors.items() if n.startswith(("study.", OPEN))}
     opened = {n.removeprefix(OPEN): v for n, v in placed.items() if n.startswith(OPEN)}
     return (
@@ -227,7 +227,7 @@ def study_of(
 def _average(
     learner: "ContinualLearner", span: int, index: int, tensors: Mapping[str, Tensor]
 ) -> tuple[Tensor, ...]:
-    """What an average has moved in one level."""
+    """How far an average has moved in one level."""
     found = []
     for name, start in zip(learner.parameters[index], learner.start[index], strict=True):
         value = unpack(average_name(span, index, name), tensors)
@@ -237,7 +237,7 @@ def _average(
 
 
 def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> None:
-    """Raise UserError unless the file's levels and options are those of the learner."""
+    """Raise UserError unless the file has the levels and options of the learner."""
     there = [LevelSpec.of(level) for level in about["levels"]]
     if list(map(_kind, there)) != list(map(_kind, learner.levels)):
         said = ", ".join(level.text for level in there)

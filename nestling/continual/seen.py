@@ -1,4 +1,4 @@
-"""Which version of a memory file a learner knows, so that it overwrites nothing it has not read."""
+"""Which versions of memory files a learner knows, so that it overwrites nothing unread."""
 
 import os
 from pathlib import Path
@@ -8,17 +8,17 @@ from nestling.core.error import UserError
 
 
 class Seen:
-    """The checksum of each memory file that a learner has read or written, as it then was."""
+    """The checksum of each memory file when the learner last read or wrote it."""
 
     def __init__(self):
         self._known: dict[str, str | None] = {}  # by whole path; None: there was no file
 
     def note(self, path: Path) -> None:
-        """Take what is there now as known."""
+        """Record the current version as known."""
         self._known[os.path.realpath(path)] = checksum(path)
 
     def check(self, path: Path) -> None:
-        """Raise UserError if there is a file that this learner has not read or written itself."""
+        """Raise UserError if a file exists that this learner has neither read nor written."""
         whole, now = os.path.realpath(path), checksum(path)
         if now in (None, self._known.get(whole)) or path.is_dir():  # writing says why it cannot
             return
@@ -30,7 +30,7 @@ class Seen:
         )
 
     def fork(self) -> "Seen":
-        """The same, to go on by itself."""
+        """An independent copy."""
         other = Seen()
         other._known = dict(self._known)
         return other

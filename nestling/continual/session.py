@@ -1,4 +1,4 @@
-"""Reading documents one after the other, saving at every closed period, under a guard."""
+"""Read documents one after the other, saving at every full period, under a guard."""
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable
@@ -19,7 +19,7 @@ Show = Callable[[str, int, int, Reading], None]  # name, tokens done, tokens in 
 
 @dataclass(kw_only=True)
 class Session:
-    """One reading of some documents into one memory file."""
+    """Reads documents into a memory file."""
 
     learner: ContinualLearner
     memory: Path | None = None  # None: keep nothing
@@ -45,12 +45,12 @@ class Session:
             self.before = self.guard.measure(self.learner)
 
     def read(self, documents: Iterable[tuple[str, str]], *, again: bool = False) -> None:
-        """Read named texts; the memory file is whole at every moment.
+        """Read named texts; the memory file is valid at every moment.
 
-        It is written whenever a period has closed and after each document, so that a process that
-        is killed loses the open period at most, and the same call goes on where it stood. With a
-        guard a document counts only once the probe has been measured after it: the file is then
-        written between documents. Without ``again`` texts that the memory has read are left alone.
+        It is written whenever a period is full and after each document, so that a killed process
+        loses at most the open period, and the same call resumes. With a guard, a document counts
+        only after the probe has been measured, and the file is written between documents only.
+        Without ``again``, texts that the memory has read are skipped.
         """
         for name, text in documents:
             state = self.learner.state
@@ -67,7 +67,7 @@ class Session:
             self.save()
 
     def finish(self) -> None:
-        """Write what waits in open periods, and save."""
+        """Write the levels with open periods, and save."""
         self.readings.append(("open periods", self.learner.finish()))
         self.save()
 
@@ -107,7 +107,7 @@ class Session:
             self.show = None
 
     def summary(self) -> str:
-        """What was read, what each level did, and what the guard saw."""
+        """A summary: what was read, the writes of each level, and the guard's measurements."""
         from nestling.report import Table
 
         lines = []

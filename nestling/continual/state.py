@@ -1,4 +1,4 @@
-"""What a learner is between two tokens: a value that can be kept, copied and saved."""
+"""The state of a learner between two tokens: a value that can be kept, copied and saved."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class Options:
 
 
 def no_level(level: int, count: int) -> UserError:
-    """The error for a number that none of ``count`` levels has."""
+    """The error for the number of a level that does not exist, of ``count`` levels."""
     if count == 0:
         return UserError(
             f"there is no level {level}: this memory has no levels, it is written by study; forget "
@@ -43,7 +43,7 @@ def no_level(level: int, count: int) -> UserError:
 
 
 class Document(NamedTuple):
-    """A text that was read, or is being read."""
+    """A text that was read or is being read."""
 
     name: str
     sha256: str  # of its tokens
@@ -52,7 +52,7 @@ class Document(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Where in which document the reading stands."""
+    """The current position in the stream of documents."""
 
     tokens: int = 0  # read in whole segments
     open_ids: tuple[int, ...] = ()  # tokens that wait for their segment to fill
@@ -65,7 +65,7 @@ class Stream(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything the next token depends on, besides the model itself."""
+    """Everything the next token depends on, apart from the model."""
 
     levels: tuple[LevelState, ...]  # of the levels that are written, slow to fast
     stream: Stream = Stream()
@@ -79,7 +79,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What came of reading: the losses before each token was learned."""
+    """The result of reading: losses from before each token was learned."""
 
     tokens: int = 0  # taken in
     scored: int = 0  # tokens with a loss: all but the first of a document and those that wait
@@ -89,7 +89,7 @@ class Reading:
 
     @property
     def loss(self) -> float:
-        """Nats for each scored token."""
+        """Nats per scored token."""
         return self.nats / self.scored if self.scored else float("nan")
 
     def __add__(self, other: "Reading") -> "Reading":

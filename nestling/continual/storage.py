@@ -1,4 +1,4 @@
-"""Smaller forms of what a level has moved: 16 bits a number, or a product of two thin matrices."""
+"""Smaller forms of what a level has moved: 16 bits per number, or a low-rank product."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ EXACT, SHORT = "exact", "16bit"
 
 
 class Storage(NamedTuple):
-    """A form, and for "rank" the most columns of the factors."""
+    """A form and, for "rank", the largest rank."""
 
     form: str
     rank: int = 0
@@ -33,10 +33,10 @@ def parse_storage(text: str) -> Storage:
 
 
 def pack(name: str, moved: Tensor, storage: Storage) -> dict[str, Tensor]:
-    """The tensors that stand for ``moved`` in a file.
+    """The tensors that represent ``moved`` in a file.
 
-    "16bit": float16 of ``moved`` over its largest value. "rank": the best approximation of that
-    rank (singular values; Eckart and Young) in such 16 bits, where that is smaller.
+    "16bit": ``moved`` divided by its largest value, as float16. "rank": the best approximation of
+    that rank (Eckart and Young), in the same 16 bits, where that is smaller.
     """
     if storage.form == EXACT:
         return {name: moved}
@@ -54,7 +54,7 @@ def pack(name: str, moved: Tensor, storage: Storage) -> dict[str, Tensor]:
 
 
 def unpack(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """What ``packed`` was given, as far as its form has kept it; None if it is not there."""
+    """The inverse of ``pack``, up to its rounding; None if the name is not there."""
     if name in tensors:
         return tensors[name]
     if f"{name}:shape" in tensors:

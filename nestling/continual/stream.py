@@ -1,4 +1,4 @@
-"""Reading one document after the other in segments, each with the window of text before it."""
+"""Read documents in segments, each with the window of text before it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,19 +16,19 @@ SEGMENT, WINDOW = 512, 1024  # tokens, where nothing else is asked for
 
 
 class Cut(NamedTuple):
-    """How long segment and window are."""
+    """The lengths of segment and window in tokens."""
 
     segment: int
     window: int | None
 
     @property
     def overlap(self) -> int:
-        """Tokens that are read again at the start of a new window."""
+        """Tokens read again at the start of a new window."""
         return (self.window or 0) // 4
 
 
 def cut(options: Options, periods: list[int], reader: FunctionalModel) -> Cut:
-    """Segment and window for levels of these periods; what does not fit raises UserError."""
+    """Segment and window for levels with these periods; unsuitable options raise UserError."""
     limit = reader.limit
     window = options.window
     if window is None and (limit is not None or reader.grows):
@@ -46,7 +46,7 @@ def cut(options: Options, periods: list[int], reader: FunctionalModel) -> Cut:
 
 
 class Piece(NamedTuple):
-    """What one call of the model gave: a loss for each token that had one before it."""
+    """The result of one call of the model: a loss for each token with a predecessor."""
 
     losses: Float[Tensor, " N"]
     stream: Stream
@@ -61,12 +61,11 @@ def read_segment(
     sizes: Cut,
     device: Any,
 ) -> Iterator[Piece]:
-    """Read tokens on from ``stream``, each document by itself, and give the losses as they come.
+    """Read tokens from ``stream`` on, each document separately, and yield the losses.
 
-    A token's loss is that of its prediction from the tokens before it in its window; the first of
-    a document has none. Keys and values of earlier tokens stay as they were computed, also when
-    weights have been written since; once the window is full its last quarter is read again with
-    the weights of now, and a new window begins there.
+    A token is predicted from the tokens before it in its window; the first of a document has no
+    loss. Cached keys and values are not recomputed when weights are written. When the window is
+    full, its last quarter is read again with the current weights and starts a new window.
     """
     edges = sorted({0, *starts, len(ids)})
     for begin, end in zip(edges, edges[1:], strict=False):
@@ -98,7 +97,7 @@ def read_alone(
     sizes: Cut,
     device: Any,
 ) -> Float[Tensor, " N"]:
-    """The losses of a document by itself, all but its first token, read with some weights."""
+    """The losses of a single document, without its first token, under the given weights."""
     stream, parts = Stream(), [torch.zeros(0, device=device)]
     for first in range(0, len(ids), SEGMENT):
         starts = (0,) if first == 0 else ()
@@ -110,7 +109,7 @@ def read_alone(
 
 
 class Gradients(NamedTuple):
-    """What a segment gave: sums over the tokens that count."""
+    """The result of a segment: sums over the tokens that count."""
 
     stream: Stream
     sums: tuple[Tensor, ...] | None  # of the weights; None: no token counts
@@ -129,7 +128,7 @@ def segment_gradients(
 ) -> Gradients:
     """Read the open tokens of ``stream`` and sum the gradients of their losses.
 
-    Tokens with a loss below ``surprise`` (nats) do not count.
+    Tokens with a loss below ``surprise`` (nats) are left out.
     """
     ids, starts = stream.open_ids, stream.open_starts
     stream = stream._replace(tokens=stream.tokens + len(ids), open_ids=(), open_starts=())
@@ -150,7 +149,7 @@ def segment_gradients(
 def _with_room(
     reader: FunctionalModel, weights: Mapping[str, Tensor], stream: Stream, sizes: Cut, device: Any
 ) -> Stream:
-    """The stream with room in its window: once it is full a new one begins with its last part."""
+    """The stream with room in its window: a full one is replaced by one with its last quarter."""
     if sizes.window is None or len(stream.window) < sizes.window:
         return stream
     kept = stream.window[len(stream.window) - sizes.overlap :]

@@ -1,4 +1,4 @@
-"""How surprising each piece of a text is to a model: the loss of every token, with its letters."""
+"""The surprise of each piece of a text: the loss of every token, with its characters."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ from nestling.continual.learner import ContinualLearner
 
 
 class Piece(NamedTuple):
-    """The letters of a token and its loss."""
+    """A token's characters and its loss."""
 
     text: str
     nats: float | None  # None: nothing stands before it to predict it from
 
 
 def surprise(learner: ContinualLearner, text: str) -> list[Piece]:
-    """A document by itself, token by token, as the learner reads it now; nothing is learned."""
+    """The loss of a document, token by token, under the current learner; nothing is learned."""
     ids = learner.text.encode(text)
     if not ids:
         return []
@@ -22,7 +22,7 @@ def surprise(learner: ContinualLearner, text: str) -> list[Piece]:
 
 
 def pieces(learner: ContinualLearner, text: str, ids: list[int]) -> list[str]:
-    """The letters of each token, all of the text in their order; special tokens have none."""
+    """The characters of each token, in order; special tokens have none."""
     tokenizer = learner.text.tokenizer
     if not tokenizer.is_fast:
         return [learner.text.decode([one]) for one in ids]

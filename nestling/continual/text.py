@@ -1,4 +1,4 @@
-"""Text to token ids and back, with the tokenizer of a model."""
+"""Encode text to token ids and back, with the tokenizer of a model."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def _utf8(text: str) -> str:
 
 
 class Text:
-    """The tokenizer of a model; where there is none every use raises UserError."""
+    """Wraps the tokenizer of a model; if there is none, every use raises UserError."""
 
     def __init__(self, tokenizer: Any | None):
         self._tokenizer = tokenizer
@@ -28,16 +28,16 @@ class Text:
         return self._tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a document, with the special tokens its tokenizer puts around one.
+        """The token ids of a document, with the special tokens that its tokenizer adds.
 
-        Special tokens spelt out in the text are ordinary text: a document does not end where it
-        speaks of an end token.
+        Special tokens spelt out in the text are treated as text: mentioning an end token does not
+        end a document.
         """
         found = self.tokenizer(_utf8(text), split_special_tokens=True, verbose=False)
         return list(found["input_ids"])
 
     def prompt(self, text: str, chat: bool = False) -> list[int]:
-        """Token ids to go on after; with ``chat`` as a user's message in the chat template."""
+        """The token ids of a prompt; with ``chat``, as a user's message in the chat template."""
         if not text:
             raise UserError("the prompt is empty; give at least one character to go on with")
         if not chat:
@@ -51,7 +51,7 @@ class Text:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def first_token(self, config: Any) -> int:
-        """The token a document begins with where nothing is known of it; ``config`` of a model."""
+        """The token that starts a document when nothing else is known; ``config`` is a model's."""
         given = [config.bos_token_id, config.eos_token_id]
         if self._tokenizer is not None:
             given = [self._tokenizer.bos_token_id, self._tokenizer.eos_token_id, *given]

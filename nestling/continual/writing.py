@@ -1,4 +1,4 @@
-"""The levels of a learner as they gather gradients, are written and reset each other."""
+"""Accumulate gradients in the levels of a learner, write them, and reset nested ones."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ def gather_all(
     tokens: int,
     grams: Mapping[str, Tensor],
 ) -> tuple[LevelState, ...]:
-    """The levels with the gradients of a segment of ``tokens`` tokens.
+    """The levels after adding the gradients of a segment of ``tokens`` tokens.
 
-    ``parameters`` are the names of each level's, ``grams`` the sums of outer products of the inputs
-    of those whose rule erases.
+    ``parameters`` are each level's parameter names, ``grams`` the sums of outer products of inputs
+    for those whose rule erases.
     """
     if read.sums is None:
         return tuple(level._replace(seen=level.seen + tokens) for level in old)
@@ -50,9 +50,9 @@ def write_all(
 ) -> tuple[State, tuple[int, ...]]:
     """Write the levels that fire; each then resets the next faster one, if that is nested.
 
-    All are slow to fast. Between both the averages, over ``spans`` tokens, take up what was
-    written: whenever the fastest level is, as that is whenever any is. With the state how often
-    each level was written.
+    Everything is ordered slow to fast. Between writes and resets the averages over ``spans`` tokens
+    are updated; the fastest level is always among those written. Returns the state and the number
+    of writes of each level.
     """
     levels = [
         write(writer, own, level, rows=torch.ones_like(level.seen, dtype=torch.bool))
@@ -76,7 +76,7 @@ def write_all(
 
 
 def share_moved(start: Sequence[Tensor], level: LevelState) -> float:
-    """How far a level has moved, as a fraction of the length of its base."""
+    """How far a level has moved, as a fraction of the norm of its base."""
     far = math.sqrt(sum(float(m.double().square().sum()) for m in level.moved))
     base = math.sqrt(sum(float(s.double().square().sum()) for s in start))
     return far / base if base else 0.0

@@ -1,4 +1,4 @@
-"""Ways to go on learning from a stream of documents: levels, and what they are measured against."""
+"""Methods of continual learning on a stream of documents: levels, and the baselines."""
 
 from nestling.continual.methods.gradient import GradientMethod as GradientMethod
 from nestling.continual.methods.in_context import InContext as InContext

@@ -1,4 +1,4 @@
-"""Elastic weight consolidation: weights are held where they mattered."""
+"""Elastic weight consolidation: hold the weights that mattered for earlier tasks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,10 +9,10 @@ from torch import Tensor
 class Elastic:
     """Adds the gradient of ``strength / 2 sum F (theta - theta*)^2``.
 
-    F is the mean of squared gradients over the updates of all tasks that have ended, scaled so that
-    its mean is one; theta* are the weights at the end of the last one. ``before`` gives gradients
-    of the model's loss on text it knew before the first task, one list for each piece of text:
-    without them the first task is not held back.
+    F is the mean of squared gradients over the updates of all finished tasks, scaled to a mean of
+    one; theta* are the weights at the end of the last one. ``before`` yields gradients of the loss
+    on text that the model knew before the first task, one list for each piece of text: without
+    them the first task is unconstrained.
 
     Source: Kirkpatrick et al., arXiv 1612.00796, in the online form with one anchor (arXiv
     1805.06370). Deviates: gradients of a segment's mean loss stand for those of single tokens.
@@ -26,7 +26,7 @@ class Elastic:
         self._anchor: list[Tensor] | None = None
 
     def begin(self, parameters: Sequence[Tensor]) -> None:
-        """Take up what the model knew before."""
+        """Record what the model knew before."""
         for gradients in self.before:
             self._add([g.square() for g in gradients])
         if self._task is not None:
@@ -38,12 +38,12 @@ class Elastic:
 
     @torch.no_grad()
     def note(self, parameters: Sequence[Tensor]) -> None:
-        """Take up the gradients of a segment of the running task."""
+        """Record the gradients of a segment of the current task."""
         self._add([torch.zeros_like(p) if p.grad is None else p.grad.square() for p in parameters])
 
     @torch.no_grad()
     def end_task(self, parameters: Sequence[Tensor]) -> None:
-        """The running task has ended: what mattered in it is held from now on."""
+        """End the current task: what mattered in it is held from now on."""
         if self._task is None:
             return
         total = sum(float(x.sum()) for x in self._task) / sum(x.numel() for x in self._task)

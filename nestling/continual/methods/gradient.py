@@ -1,7 +1,7 @@
-"""Fine-tuning on the stream: of all weights or of added ones, with or without a guard.
+"""Fine-tuning on the stream, of all weights or of adapters, with or without a safeguard.
 
-The guards are elastic weight consolidation, which holds weights where they mattered for earlier
-tasks, and rehearsal, which reads stored text again beside the new.
+The safeguards are elastic weight consolidation, which holds the weights that mattered for earlier
+tasks, and rehearsal, which replays stored text beside the new.
 """
 
 import copy
@@ -26,11 +26,11 @@ TRAINED = ("all", "lora")
 class GradientMethod(Gateable):
     """Adam on the mean loss of every ``period`` tokens, each token of the stream read once.
 
-    ``model`` is copied; as it is it goes on to speak for the time before (``losses``). ``trained``
-    says which weights move: "all", or "lora", low-rank maps added to every linear map (peft, arXiv
-    2106.09685). ``elastic`` and ``rehearsal`` are the guards. ``averages`` are slower levels of the
-    same weights, slow to fast, that no gradient writes: at each of the updates an average over k of
-    them moves by 1 / k of its way to the weights of now. They speak through a gate alone.
+    ``model`` is copied; the original remains the expert from before (``losses``). ``trained`` says
+    which weights are trained: "all", or "lora", low-rank adapters of every linear map (peft, arXiv
+    2106.09685). ``elastic`` and ``rehearsal`` are the safeguards. ``averages`` are running averages
+    of the same weights, slow to fast: at each update an average over k updates moves by 1 / k of
+    the way to the current weights. They are used through a gate only.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class GradientMethod(Gateable):
             elastic.begin(self.parameters)
 
     def read(self, ids: Sequence[int]) -> None:
-        """One update for every segment of the document, the last one shorter."""
+        """Make one update for every segment of the document; the last may be shorter."""
         stream, size = Stream(), self.sizes.segment
         for first in range(0, len(ids), size):
             part = tuple(ids[first : first + size])
@@ -113,17 +113,17 @@ class GradientMethod(Gateable):
         return stream
 
     def end_task(self) -> None:
-        """Elastic weights take up what mattered in the task."""
+        """Let the elastic weights record what mattered in the task."""
         if self.elastic is not None:
             self.elastic.end_task(self.parameters)
 
     def score(self, ids: Sequence[int]) -> Reading:
-        """With the weights as they are now."""
+        """With the current weights."""
         losses = self._losses(self.reader, {}, ids)
         return Reading(tokens=len(ids), scored=len(losses), nats=float(losses.double().sum()))
 
     def losses(self, ids: Sequence[int]) -> Float[Tensor, "K N"]:
-        """With the weights before anything was read, the averages, and the weights of now."""
+        """With the weights before anything was read, the averages, and the current weights."""
         return torch.stack(
             [
                 self._losses(self._before, {}, ids),
@@ -144,7 +144,7 @@ class GradientMethod(Gateable):
 
 
 def with_lora(model: Any, rank: int, seed: int) -> Any:
-    """The model with low-rank maps beside all of its linear ones, the only weights that train."""
+    """The model with low-rank adapters on all linear maps, the only weights that are trained."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:

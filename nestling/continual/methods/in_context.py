@@ -1,4 +1,4 @@
-"""Frozen weights, and as much of what was read as fits stands before every text."""
+"""Frozen weights; every text is preceded by as much of what was read as fits."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from nestling.models.functional import FunctionalModel
 
 
 class InContext(Method):
-    """The last ``kept`` tokens read are a prefix of the context; 0: the model as it was.
+    """Puts the last ``kept`` tokens read before the context; 0: the unchanged model.
 
     A document is scored in segments, each in a context of the prefix and the document's last
     tokens, ``window`` in all with the segment.
@@ -27,20 +27,20 @@ class InContext(Method):
         self.prefix: tuple[int, ...] = ()
 
     def read(self, ids: Sequence[int]) -> None:
-        """The end of the document takes the place of older text."""
+        """Replace older text with the end of the document."""
         joined = (*self.prefix, *ids)
         self.prefix = joined[len(joined) - self.kept :] if self.kept else ()
 
     def end_task(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def score(self, ids: Sequence[int]) -> Reading:
-        """With the prefix before it."""
+        """With the prefix before the text."""
         return scored(self.reader, ids, self.window, self.segment, lambda before: self.prefix)
 
     @property
     def updates(self) -> int:
-        """None ever."""
+        """Always 0."""
         return 0
 
 
@@ -48,7 +48,7 @@ class InContext(Method):
 def scored(
     reader: FunctionalModel, ids: Sequence[int], window: int, segment: int, prefix
 ) -> Reading:
-    """Losses of a document; ``prefix(before)`` is put before what is left of the window.
+    """The losses of a document; ``prefix(before)`` precedes what is left of the window.
 
     ``before`` are the tokens of the document before a segment. The first token has no loss.
     """

@@ -1,4 +1,4 @@
-"""The levels of a continuum memory system, written as the stream goes by."""
+"""The levels of a continuum memory system, written as the stream is read."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from nestling.continual.state import Reading
 
 
 class Levels(Gateable):
-    """A ContinualLearner: every level is written at its period, nothing is told of tasks.
+    """A ContinualLearner: every level is written at its period; tasks play no part.
 
-    With ``finishing`` all are written at the end of a document too, and their periods start anew:
-    then all of it is learned before the next.
+    With ``finishing``, all levels are also written at the end of a document and their periods start
+    over, so that all of it is learned before the next.
     """
 
     def __init__(self, learner: ContinualLearner, *, finishing: bool = False):
@@ -31,17 +31,17 @@ class Levels(Gateable):
         self._updates += max(reading.writes)
 
     def end_task(self) -> None:
-        """Nothing: levels know no tasks."""
+        """Do nothing: levels do not depend on tasks."""
 
     def score(self, ids: Sequence[int]) -> Reading:
-        """With the levels as they are now."""
+        """With the current levels."""
         return self.learner.score(ids)
 
     def losses(self, ids: Sequence[int]) -> Float[Tensor, "K N"]:
-        """With none of the levels, the slowest alone, ..., all of them as they are now."""
+        """With none of the levels, the slowest alone, ..., all of them."""
         return self.learner.losses(ids, "levels")
 
     @property
     def updates(self) -> int:
-        """Writes of the level that is written most often."""
+        """The number of writes of the fastest level."""
         return self._updates

@@ -1,4 +1,4 @@
-"""What every way to go on learning has in common."""
+"""The interface of every method of continual learning."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from nestling.continual.state import Reading
 
 
 class Method(ABC):
-    """Takes in documents one after the other, task after task, and can be asked at any time."""
+    """Reads documents one after the other, task after task, and can be evaluated at any time."""
 
     keeps_documents: bool  # whether text that was read is stored as text
 
     @abstractmethod
     def read(self, ids: Sequence[int]) -> None:
-        """Take in one document, given as token ids."""
+        """Read one document, given as token ids."""
 
     @abstractmethod
     def end_task(self) -> None:
-        """The documents of a task have all been read; those of another follow."""
+        """Called when all documents of a task have been read."""
 
     @abstractmethod
     def score(self, ids: Sequence[int]) -> Reading:
@@ -29,13 +29,13 @@ class Method(ABC):
     @property
     @abstractmethod
     def updates(self) -> int:
-        """Writes of weights so far."""
+        """The number of weight updates so far."""
 
 
 class Gateable(Method):
-    """A method whose model before it read anything can speak beside the model of now."""
+    """A method whose original model can be mixed with the current one."""
 
     @abstractmethod
     def losses(self, ids: Sequence[int]) -> Float[Tensor, "K N"]:
-        """As ``score`` has them, of each expert: the model before anything was read comes first,
-        that of now, which ``score`` gives, comes last (``nestling.continual.gate``)."""
+        """The losses of each expert: first the model before anything was read, last the current
+        one, which ``score`` uses (``nestling.continual.gate``)."""

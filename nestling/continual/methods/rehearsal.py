@@ -1,4 +1,4 @@
-"""Rehearsal: a store of text that was read, of which some is read again beside the new."""
+"""Rehearsal: store text that was read, and replay some of it beside the new."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,8 @@ Segment = tuple[int, ...]
 
 
 class Rehearsal:
-    """Keeps ``capacity`` segments, each that ever came with the same chance (reservoir sampling).
+    """Keeps ``capacity`` segments of all that were read, with equal probability (reservoir
+    sampling).
 
     ``before`` are segments of text the model knew before. ``draw`` gives ``count`` of them.
     """
@@ -28,7 +29,7 @@ class Rehearsal:
         return int(torch.randint(bound, (1,), generator=self._generator))
 
     def store(self, segment: Segment) -> None:
-        """Take in one segment, perhaps in the place of another."""
+        """Store one segment, perhaps replacing another."""
         self.seen += 1
         if len(self.segments) < self.capacity:
             self.segments.append(segment)
@@ -38,7 +39,7 @@ class Rehearsal:
             self.segments[place] = segment
 
     def draw(self) -> list[Segment]:
-        """Segments to read again; none while nothing is stored."""
+        """Segments to replay; none while nothing is stored."""
         if not self.segments:
             return []
         return [self.segments[self._below(len(self.segments))] for _ in range(self.count)]

@@ -1,4 +1,4 @@
-"""Frozen weights and a store of all that was read: passages like the text stand before it."""
+"""Frozen weights and a store of everything read: similar passages precede each text."""
 
 import math
 from collections import Counter
@@ -16,8 +16,8 @@ K1, B = 1.5, 0.75  # of BM25
 class Retrieval(Method):
     """Every document is stored in passages; the nearest by BM25 come before each segment.
 
-    The question is the segment before: of a document's first segment there is none, and nothing is
-    put before it. ``found`` passages of ``passage`` tokens, each with the passage that followed it.
+    The query is the previous segment; a document's first segment has none, and no passages.
+    Retrieves ``found`` passages of ``passage`` tokens, each with the passage that followed it.
 
     Source: BM25 as in Robertson and Zaragoza, 2009, over token ids.
     """
@@ -45,7 +45,7 @@ class Retrieval(Method):
                 self._where.setdefault(token, {})[number] = times
 
     def nearest(self, question: Sequence[int]) -> list[int]:
-        """Numbers of the passages that match best, the best first."""
+        """The indices of the best matching passages, best first."""
         if not self.passages:
             return []
         mean, total = self._length / len(self.passages), len(self.passages)
@@ -61,7 +61,7 @@ class Retrieval(Method):
         return [number for number, _ in ranked[: self.found]]
 
     def prefix(self, before: Sequence[int]) -> tuple[int, ...]:
-        """What is put before a segment that follows these tokens."""
+        """The passages to put before a segment that follows these tokens."""
         if not before:
             return ()
         prefix: tuple[int, ...] = ()
@@ -71,13 +71,13 @@ class Retrieval(Method):
         return prefix
 
     def end_task(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def score(self, ids: Sequence[int]) -> Reading:
-        """With the nearest passages before every segment but the first."""
+        """With the nearest passages before every segment except the first."""
         return scored(self.reader, ids, self.window, self.segment, self.prefix)
 
     @property
     def updates(self) -> int:
-        """None ever."""
+        """Always 0."""
         return 0
