@@ -1,4 +1,4 @@
-"""Language models: a pattern of memory names, presets, and the meeting with Hugging Face."""
+"""Language models: patterns of memories, presets, and the integration with transformers."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for."""
+    """Import a public name on first use."""
     if name not in _TABLE:
         raise AttributeError(f"module 'nestling.models' has no attribute {name!r}")
     return getattr(importlib.import_module(f"nestling.models.{_TABLE[name]}"), name)

@@ -1,4 +1,4 @@
-"""Which maps PEFT adapts in our models where its configuration names none."""
+"""The linear maps that PEFT adapts by default in our models."""
 
 from peft.utils import constants
 
@@ -11,7 +11,7 @@ OTHERS = {"LNTUNING": ["norm"], "BEFT": ["value", "projection"]}
 
 
 def name_modules() -> None:
-    """Write an entry for our models into every table of PEFT of that kind."""
+    """Add an entry for our models to every such table of PEFT."""
     begin, end = "TRANSFORMERS_MODELS_TO_", "_TARGET_MODULES_MAPPING"
     for name, table in vars(constants).items():
         if name.startswith(begin) and name.endswith(end):

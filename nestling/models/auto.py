@@ -1,4 +1,4 @@
-"""Makes transformers know a class: by its Auto classes and in its tables of names."""
+"""Register a class with transformers: in its Auto classes and its tables of names."""
 
 from typing import TYPE_CHECKING
 
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def announce(kind: "type[HopePreTrainedModel]", auto: str, names: str) -> None:
-    """Let the class of this name in transformers find ``kind``, and name it in a table.
+    """Register ``kind`` with the Auto class of this name, and add it to a table.
 
-    Whether a class stands in a table decides over more than finding it: Trainer shifts the labels
-    of causal models alone when it smooths them, and a pipeline calls the others unsupported.
+    The tables matter beyond lookup: with label smoothing, Trainer shifts labels only for models in
+    the causal table, and pipelines call models in no table unsupported.
     """
     # its import makes every model known, so that it has to wait until this one is there
     from transformers.models.auto import modeling_auto

@@ -18,7 +18,7 @@ from nestling.models.config import HopeConfig
 
 
 def blocks_of(config: HopeConfig) -> nn.ModuleList:
-    """The pattern of memories ``num_hidden_layers`` times, each on the residual stream."""
+    """The pattern of memories, ``num_hidden_layers`` times, each on the residual stream."""
     configs = config.memory_configs()
     blocks = [
         Block(
@@ -39,7 +39,7 @@ def blocks_of(config: HopeConfig) -> nn.ModuleList:
 
 
 def _check_truncate(truncate: int | dict[str, int], blocks: Sequence[Block]) -> None:
-    """Raise UserError where there is no state for a gradient to go through."""
+    """Raise UserError if there is no state for gradients to flow through."""
     kept = {block.name for block in blocks if block.memory.init_state(1) is not None}
     asked = set(truncate) if isinstance(truncate, dict) else set()
     if asked - kept or not kept:
@@ -62,19 +62,19 @@ def kept_in_float32(blocks: nn.ModuleList) -> list[str]:
 
 @runtime_checkable
 class Relay(Protocol):
-    """Hands what blocks remember from one process to another, see ``nestling.train.sequence``."""
+    """Passes the states of blocks between processes, see ``nestling.train.sequence``."""
 
     @property
     def first(self) -> bool:
-        """Whether this process goes on from states of its own."""
+        """Whether this process continues from its own states."""
         ...
 
     def receive(self, index: int, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The stream and the state that block ``index`` is to read with."""
+        """The stream and the state that block ``index`` starts with."""
         ...
 
     def hand_on(self, index: int, x: Tensor, state: Any) -> Tensor:
-        """The stream after block ``index``, which leaves ``state``."""
+        """The stream after block ``index``, whose new state is ``state``."""
         ...
 
 
@@ -88,10 +88,10 @@ def read(
     passed: list[Tensor] | None = None,  # takes up the stream before every block
     relay: Relay | None = None,
 ) -> tuple[Float[Tensor, "B T D"], list[Any]]:
-    """Map embedded tokens to what the last block leaves, and move every memory on.
+    """Map embedded tokens to the output of the last block, and advance every memory.
 
-    Masked positions may stand anywhere in a row: they are moved behind the valid ones of
-    their document before the memories see them, and back afterwards.
+    Masked positions may be anywhere in a row: they are moved behind the valid ones of their
+    document for the memories, and back afterwards.
     """
     order = None
     if flow.mask is not None and x.shape[1] > 1:

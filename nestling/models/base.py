@@ -1,4 +1,4 @@
-"""What all models of the library share as Hugging Face models: weights, levels, embeddings."""
+"""The base class of all models, for transformers: weights, levels, embeddings."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ ARCHITECTURE = ("hidden_size", "num_hidden_layers", "num_heads", "pattern", "mem
 
 
 class HopePreTrainedModel(PreTrainedModel):
-    """A ``HopeModel``, or one called ``backbone`` with a head."""
+    """A ``HopeModel``, or a model with a head whose ``backbone`` is one."""
 
     config_class = HopeConfig
     base_model_prefix = "backbone"
@@ -45,7 +45,7 @@ class HopePreTrainedModel(PreTrainedModel):
 
     @functools.cached_property
     def architecture(self) -> str:
-        """What another model must have in common with this one to go on from its memory."""
+        """What another model must share with this one to continue from its memory, as JSON."""
         about = {key: getattr(self.config, key) for key in ARCHITECTURE}
         if self.config.head_period is not None:
             about["head_period"] = self.config.head_period
@@ -54,9 +54,9 @@ class HopePreTrainedModel(PreTrainedModel):
         return json.dumps(about, sort_keys=True)
 
     def check_count(self, states: list[Any]) -> None:
-        """Raise UserError unless there is a state for each block, and what goes with them.
+        """Raise UserError unless there is one state per block.
 
-        A model whose head is a level has one more, its body alone has not.
+        A model whose head is a level has one more; its body alone has not.
         """
         wanted = len(self.body.blocks) + bool(in_context.signalled(self))
         head = self.config.head_period is not None
@@ -64,7 +64,7 @@ class HopePreTrainedModel(PreTrainedModel):
             raise UserError(f"the memory has {len(states)} states; this model keeps {wanted}")
 
     def check_states(self, states: list[Any], rows: int) -> None:
-        """Raise UserError for states that are not those of ``rows`` rows of this model."""
+        """Raise UserError unless these are states of this model for ``rows`` rows."""
         self.check_count(states)
         for block, state in zip(self.body.each(), states, strict=False):
             block.memory.verify(state, B=rows)
@@ -96,9 +96,9 @@ class HopePreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def initialize_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every parameter that was not loaded, and every non-persistent buffer.
+        """Initialise every parameter that was not loaded, and every non-persistent buffer.
 
-        Called by the constructor and after loading; the generator is torch's own if None.
+        Called by the constructor and after loading; None uses torch's global generator.
         """
         body = self.body
         inside = [part for block in body.each() for part in (block.norm, block.memory)]
@@ -116,17 +116,17 @@ class HopePreTrainedModel(PreTrainedModel):
                 tensor.copy_(value)
 
     def push_to_hub(self, repo_id: str, *, licence: str | None = None, **options: Any) -> str:
-        """Push to the Hugging Face hub, with a card that tells levels, size and how to load it.
+        """Push to the Hugging Face hub, with a model card: levels, size, and how to load it.
 
-        ``options`` are those of transformers. A card that is there already is kept. What the hub
-        or the network complains of raises UserError.
+        ``options`` are those of transformers. An existing card is kept. Errors of the hub or the
+        network raise UserError.
         """
         with hub_errors(f"push to {repo_id}"):
             whole = push_card(self, repo_id, licence, **options)
             return super().push_to_hub(whole, **options)
 
     def levels(self) -> dict[str, Level]:
-        """The boxes of the nested system by the block they live in, in the order of the blocks."""
+        """The levels of the nested system, by block and name, in the order of the blocks."""
         return {
             f"{index}.{level.name}": level
             for index, block in enumerate(self.body.each())
@@ -134,16 +134,16 @@ class HopePreTrainedModel(PreTrainedModel):
         }
 
     def trained_levels(self) -> list[TrainedLevel]:
-        """The levels that training writes at periods of their own, block by block."""
+        """The levels that training writes at their own periods, block by block."""
         return [level for block in self.body.each() for level in block.memory.trained_levels()]
 
     def parameter_periods(self) -> dict[str, int]:
-        """For each parameter the tokens between two writes by training; 0 = every step."""
+        """For each parameter, the tokens between two writes by training; 0: every step."""
         periods = {id(p): level.period for level in self.trained_levels() for p in level.parameters}
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
 
     def parameter_rates(self) -> dict[str, float]:
-        """Factors on the learning rate that the memories declare, by parameter; all others 1."""
+        """The learning-rate factors that the memories declare, by parameter; 1 for all others."""
         factors = {}
         for block in self.body.each():
             parameters = dict(block.memory.named_parameters())
@@ -152,7 +152,7 @@ class HopePreTrainedModel(PreTrainedModel):
         return {n: factors[id(p)] for n, p in self.named_parameters() if id(p) in factors}
 
     def parameter_shares(self) -> dict[str, float]:
-        """For each parameter of a nested level the share that its start takes up at a reset."""
+        """For each parameter of a nested level, the share by which a reset moves its start."""
         shares = {
             id(parameter): level.share
             for level in self.trained_levels()

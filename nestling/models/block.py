@@ -13,9 +13,9 @@ from nestling.core.memory import Flow, Memory, truncated
 
 
 class Block(nn.Module):
-    """``x + memory(RMSNorm(x))``, or ``memory(x)`` for a memory with residuals of its own.
+    """``x + memory(RMSNorm(x))``, or ``memory(x)`` for a memory with its own residuals.
 
-    ``truncate``: tokens of a call after which gradients through what is remembered end.
+    ``truncate``: gradients through the state are cut after this many tokens of a call.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Any, flow: Flow
     ) -> tuple[Float[Tensor, "B T D"], Any]:
-        """Read and write along the sequence; return the new stream and the memory's state."""
+        """Read and write along the sequence; returns the new stream and the memory's state."""
         if self.norm is None:
             return truncated(self.memory, x, state, flow, self.truncate)
         y, state = truncated(self.memory, self.norm(x), state, flow, self.truncate)
         return x + y, state
 
     def levels(self) -> list[Level]:
-        """The boxes of the memory, and how far gradients go back through what it remembers."""
+        """The levels of the memory, and how far back gradients flow through its state."""
         levels = self.memory.levels()
         if self.truncate is None:
             return levels
@@ -56,9 +56,9 @@ class Block(nn.Module):
 
 @torch.no_grad()
 def scale_outputs(memory: Memory, blocks: int) -> None:
-    """Divide what a memory adds to the stream by sqrt(blocks), so that depth does not add up.
+    """Divide a memory's output projection by sqrt(blocks), so that depth does not add up.
 
-    By convention the projection back to the stream is called ``output`` in every memory.
+    By convention this projection is called ``output`` in every memory.
     Source: the initialisation of GPT-2 (residual layers scaled by 1 / sqrt(N)).
     """
     for name, module in memory.named_modules():

@@ -1,4 +1,4 @@
-"""The memory of a model as a value that can be kept, copied, saved and read again."""
+"""The memory of a model as a value that can be kept, copied, saved and loaded."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ FORMAT = "nestling-memory-1"
 
 
 class MemoryCache(Cache):
-    """What every block remembers, and how much each row has read.
+    """The states of all blocks, and how much each row has read.
 
-    A call of the model with ``past_key_values=cache`` moves the cache on in place, as
-    ``generate`` expects; the states themselves are never changed, so ``fork`` costs nothing.
+    A call of the model with ``past_key_values=cache`` updates the cache in place, as ``generate``
+    expects; the states themselves are never modified, so ``fork`` is free.
     """
 
     def __init__(self, architecture: str = ""):
@@ -36,19 +36,19 @@ class MemoryCache(Cache):
         self.tokens: Int[Tensor, "B"] | None = None  # valid tokens read by each row
 
     def advance(self, states: list[Any], length: int, valid: Int[Tensor, "B"]) -> None:
-        """Take the states after ``length`` more positions, ``valid`` of them read in each row."""
+        """Set the states after ``length`` more positions, ``valid`` of them read in each row."""
         self.states = states
         self.columns += length
         self.tokens = valid if self.tokens is None else self.tokens + valid
 
     @property
     def batch_size(self) -> int:
-        """Rows, or -1 before the first call."""
+        """The number of rows, or -1 before the first call."""
         return -1 if self.tokens is None else len(self.tokens)
 
     @property
     def is_compileable(self) -> bool:
-        """False: states grow and change shape."""
+        """False: states can grow and change shape."""
         return False
 
     @property
@@ -58,7 +58,7 @@ class MemoryCache(Cache):
 
     @property
     def is_croppable(self) -> bool:
-        """False: what was written cannot be taken back."""
+        """False: writes cannot be undone."""
         return False
 
     def __len__(self) -> int:
@@ -68,11 +68,11 @@ class MemoryCache(Cache):
         return f"MemoryCache(blocks={len(self)}, rows={self.batch_size}, columns={self.columns})"
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions read so far, the padding of the prompt included."""
+        """Positions read so far, including the padding of the prompt."""
         return self.columns
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """-1: there is no limit."""
+        """-1: no limit."""
         return -1
 
     def map(self, function) -> "MemoryCache":
@@ -84,7 +84,7 @@ class MemoryCache(Cache):
         return other
 
     def check(self, architecture: str, rows: int) -> None:
-        """Raise UserError unless this is the memory of ``rows`` rows of such a model."""
+        """Raise UserError unless this is the memory of such a model for ``rows`` rows."""
         if self.states is not None and self.architecture != architecture:
             raise UserError(
                 "this is the memory of another model: "
@@ -97,11 +97,11 @@ class MemoryCache(Cache):
             )
 
     def fork(self) -> "MemoryCache":
-        """An independent continuation point; no tensor is copied."""
+        """An independent copy of the cache; no tensor is copied."""
         return self.map(lambda tensor: tensor)
 
     def detach(self) -> "MemoryCache":
-        """The same memory without its history of gradients: truncates backpropagation."""
+        """The same memory, detached from the graph: truncates backpropagation."""
         return self.map(torch.Tensor.detach)
 
     def to(self, device: torch.device | str) -> "MemoryCache":
@@ -129,7 +129,7 @@ class MemoryCache(Cache):
         self.states, self.tokens, self.columns = None, None, 0
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse: a memory that was written cannot be unwritten."""
+        """Refuse: writes cannot be undone."""
         raise UserError("a memory cannot be cropped; keep cache.fork() from before and go on there")
 
     def activate_past_recording(self) -> None:
@@ -137,7 +137,7 @@ class MemoryCache(Cache):
         self.crop(0)
 
     def save(self, path: str | Path) -> Path:
-        """Write the memory as safetensors; the file appears whole or not at all."""
+        """Save the memory as safetensors, atomically."""
         if self.states is None or self.tokens is None:
             raise UserError("this memory is empty: let the model read something before saving it")
         tensors = {"tokens": self.tokens.contiguous()}
@@ -153,9 +153,9 @@ class MemoryCache(Cache):
 
     @classmethod
     def load(cls, path: str | Path, model: Any) -> "MemoryCache":
-        """Read a memory that ``model``, or one of the same architecture, has saved.
+        """Load a memory saved by ``model`` or by one of the same architecture.
 
-        Raises UserError for a file that is missing, cut short, or of another architecture.
+        Raises UserError for a file that is missing, truncated, or of another architecture.
         """
         tensors, about = _read(Path(path))
         cache = model.new_cache()
@@ -182,7 +182,7 @@ class MemoryCache(Cache):
 
 
 def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a nested state with its dotted name."""
+    """Every tensor of a nested state, with its dotted name."""
     if isinstance(state, Tensor):
         yield prefix, state
     elif isinstance(state, tuple | list):
@@ -192,7 +192,7 @@ def named_tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def fill_state(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """A state of the structure of ``template`` with the tensors of these names."""
+    """A state with the structure of ``template``, filled from tensors by name."""
     if isinstance(template, Tensor):
         if prefix not in tensors:
             raise UserError(f"the saved memory lacks {prefix}: it is of another version; read anew")
@@ -210,10 +210,9 @@ def fill_state(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def together(caches: Sequence[MemoryCache]) -> MemoryCache:
-    """One memory with the rows of all: caches of one model that have read as many positions.
+    """One memory with the rows of all: caches of one model that have read equally many positions.
 
-    A row may have kept more positions than others; the others are filled up in front with
-    positions that count as masked.
+    Rows that have kept fewer positions than others are padded on the left with masked ones.
     """
     first = caches[0]
     states = [dict(named_tensors(cache.states)) for cache in caches]
@@ -225,7 +224,7 @@ def together(caches: Sequence[MemoryCache]) -> MemoryCache:
 
 
 def _rows(parts: Sequence[Tensor]) -> Tensor:
-    """The rows [B, S, ...] of all parts, each filled up in front to the longest S."""
+    """The rows [B, S, ...] of all parts, each left-padded to the longest S."""
     longest = max((part.shape[1] for part in parts if part.ndim > 1), default=0)
     filled_up = []
     for part in parts:
@@ -239,7 +238,7 @@ def _rows(parts: Sequence[Tensor]) -> Tensor:
 
 
 def difference(saved: str, wanted: str) -> str:
-    """The first point in which two architectures differ, in words."""
+    """The first difference between two architectures, in words."""
     old, new = json.loads(saved or "{}"), json.loads(wanted)
     keys = [*new, *(key for key in old if key not in new)]
     key = next((key for key in keys if old.get(key) != new.get(key)), "nothing")

@@ -1,4 +1,4 @@
-"""Models that name a text, or every token of it, instead of going on with it."""
+"""Models that classify a text or each of its tokens."""
 
 from transformers.modeling_layers import (
     GenericForSequenceClassification,
@@ -10,7 +10,7 @@ from nestling.models.base import HopePreTrainedModel
 
 
 class HopeForSequenceClassification(GenericForSequenceClassification, HopePreTrainedModel):
-    """A linear map of the hidden state at the last token of a text that is no padding.
+    """Classifies a text by its last non-padding token.
 
     That is the last one that is not ``config.pad_token_id``, as in all models of transformers.
     """
@@ -20,7 +20,7 @@ class HopeForSequenceClassification(GenericForSequenceClassification, HopePreTra
 
 
 class HopeForTokenClassification(GenericForTokenClassification, HopePreTrainedModel):
-    """A linear map of the hidden state at every token; a token knows what came before it alone."""
+    """Classifies every token, from what came before it."""
 
     base_model_prefix = HopePreTrainedModel.base_model_prefix
     accepts_loss_kwargs = False  # the loss is a mean over the tokens of a call

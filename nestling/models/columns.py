@@ -1,4 +1,4 @@
-"""Caches of keys and values, a column a token: filled up, cut, and put together row by row."""
+"""Caches of keys and values, one column per token: pad, cut, and concatenate rows."""
 
 from typing import Any
 
@@ -8,27 +8,27 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 
 def has_columns(cache: Any) -> bool:
-    """Whether a cache holds keys and values [B, H, T, D] of all tokens in every layer, no more."""
+    """Whether a cache holds just keys and values [B, H, T, D] of all tokens in every layer."""
     return isinstance(cache, DynamicCache) and all(
         type(one) is DynamicLayer for one in cache.layers
     )
 
 
 def fill_columns(cache: Any, count: int) -> None:
-    """Put so many columns of zeros before all others; a mask has to leave them out."""
+    """Prepend columns of zeros, which the mask must exclude."""
     for layer in cache.layers:
         layer.keys = pad(layer.keys, (0, 0, count, 0))
         layer.values = pad(layer.values, (0, 0, count, 0))
 
 
 def cut_columns(cache: Any, count: int) -> None:
-    """Leave the first columns out."""
+    """Remove the first columns."""
     for layer in cache.layers:
         layer.keys, layer.values = layer.keys[:, :, count:], layer.values[:, :, count:]
 
 
 def append_rows(cache: Any, other: Any) -> None:
-    """Put the rows of a cache of as many columns behind those of the first."""
+    """Append the rows of a cache with equally many columns."""
     for mine, others in zip(cache.layers, other.layers, strict=True):
         mine.keys = torch.cat((mine.keys, others.keys))
         mine.values = torch.cat((mine.values, others.values))

@@ -14,7 +14,7 @@ from nestling.memories.head import KEYS
 
 
 class HopeConfig(PretrainedConfig):
-    """Everything that makes a model, in Hugging Face's form (``config.json``).
+    """The configuration of a model, as a transformers config (``config.json``).
 
     The blocks are ``pattern`` repeated ``num_hidden_layers`` times; ``memories`` gives, for each
     name in the pattern, the options of that memory (the fields of its ``Config``).
@@ -95,27 +95,27 @@ class HopeConfig(PretrainedConfig):
                 raise UserError(f"truncate must be a number of tokens, at least 1, not {length!r}")
 
     def truncates(self, name: str) -> int | None:
-        """After how many tokens gradients through this memory's state end; None: they do not."""
+        """The tokens after which gradients through this memory's state are cut; None: never."""
         return self.truncate.get(name) if isinstance(self.truncate, dict) else self.truncate
 
     def memory_configs(self) -> dict[str, Any]:
-        """The checked Config of each memory in the pattern; a mistake raises UserError."""
+        """The validated Config of each memory in the pattern; a mistake raises UserError."""
         assert self.memories is not None
         return {name: memory_config(name, self.memories.get(name, {})) for name in self.pattern}
 
 
 def memory_fields(name: str) -> list[str]:
-    """Names of the options of a memory."""
+    """The option names of a memory."""
     return [field.name for field in dataclasses.fields(MEMORIES.load(name).Config)]
 
 
 def former_fields(name: str) -> list[str]:
-    """Names of the options that a memory had in earlier versions."""
+    """The option names that a memory had in earlier versions."""
     return list(MEMORIES.load(name).retired)
 
 
 def memory_config(name: str, options: dict[str, Any]) -> Any:
-    """Build a memory's Config from options; an unknown one raises UserError with the nearest."""
+    """Build a memory's Config; an unknown option raises UserError and suggests the nearest."""
     memory = MEMORIES.load(name)
     kind, retired = memory.Config, memory.retired
     hints = typing.get_type_hints(kind)
@@ -140,7 +140,7 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
 
 
 def without_unread(memories: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Options of memories, as a file has them, without those that have no effect."""
+    """The options of memories in a file, without those that have no effect."""
     found = {name: dict(options) for name, options in memories.items()}
     for name, options in found.items():
         while (option := _unread(name, options)) is not None:
@@ -149,7 +149,7 @@ def without_unread(memories: dict[str, dict[str, Any]]) -> dict[str, dict[str, A
 
 
 def _unread(name: str, options: dict[str, Any]) -> str | None:
-    """An option of a memory that was set and has no effect."""
+    """Find an option of a memory that was set but has no effect."""
     try:
         memory_config(name, options)
     except UnreadOption as error:
@@ -160,7 +160,7 @@ def _unread(name: str, options: dict[str, Any]) -> str | None:
 
 
 def spell_type(hint: Any) -> str:
-    """A type in the words of the source.
+    """A type as written in source code.
 
     >>> spell_type(int), spell_type(int | None), spell_type(typing.Literal["code", "paper"])
     ('int', 'int | None', "'code' or 'paper'")
@@ -171,7 +171,7 @@ def spell_type(hint: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the type that an option is declared with.
+    """Whether a value has the declared type of an option.
 
     >>> fits(3, int | None), fits("3", int), fits(True, int), fits((4, 8), tuple[int, ...])
     (True, False, False, True)

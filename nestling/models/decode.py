@@ -1,4 +1,4 @@
-"""Reading long text into a memory, and writing on from it."""
+"""Read long text into a memory, and generate from it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +23,8 @@ def read(
 ) -> tuple[Float[Tensor, "B V"], MemoryCache]:
     """The logits of the next token after a text of any length, and the memory of it.
 
-    The text goes through in segments, so that memory use does not grow with it; ``cache`` is
-    moved on in place, as in a call of the model. An empty text raises ValueError.
+    The text is read in segments, so that memory use does not grow with it; ``cache`` is updated in
+    place, as in a call of the model. An empty text raises ValueError.
     """
     if input_ids.shape[1] == 0:
         raise ValueError("nothing to read: input_ids has no columns")
@@ -43,10 +43,10 @@ def write_on(
     cache: MemoryCache,
     **generation: Any,  # arguments of transformers' generate, which checks them
 ) -> Any:
-    """Token ids [N, L] generated after what ``cache`` remembers and the new tokens ``input_ids``.
+    """Token ids [N, L] generated after what ``cache`` has read and the new tokens ``input_ids``.
 
-    ``generate`` by itself takes its input for the whole text, what the cache has read included.
-    The cache is moved on in place; hand in ``cache.fork()`` to keep it.
+    ``generate`` itself expects its input to be the whole text, including what the cache has read.
+    The cache is updated in place; pass ``cache.fork()`` to keep it.
     """
     seen = input_ids.new_ones(input_ids.shape[0], cache.columns + input_ids.shape[1])
     return model.generate(  # ty: ignore[invalid-argument-type]
@@ -61,12 +61,12 @@ def write_on(
 def compiled_step(
     model: HopeForCausalLM, *, backend: str = "inductor"
 ) -> Callable[[Int[Tensor, "B 1"], MemoryCache], Float[Tensor, "B V"]]:
-    """One token of each row through a compiled model: logits of the next; the cache is moved on.
+    """A compiled decoding step: one token per row in, next-token logits out; updates the cache.
 
-    torch.compile sees one graph, the same at every length of what was read, for a model of
-    memories whose states do not grow. Compiling takes about a minute, at the first two calls. For
-    decoding only: no gradients, no padding, no new documents, and the cache must not be empty.
-    ``backend`` is that of torch.compile; "eager" makes the graph and compiles nothing.
+    For models whose states do not grow, torch.compile sees one graph, whatever was read before.
+    Compilation takes about a minute, in the first two calls. For decoding only: no gradients, no
+    padding, no new documents, and the cache must not be empty. ``backend`` is that of
+    torch.compile; "eager" builds the graph without compiling it.
     """
 
     def body(ids: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:

@@ -1,4 +1,4 @@
-"""Where documents begin, in the words of the libraries that pack several into a row."""
+"""Document boundaries, as given by the libraries that pack several documents into a row."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ ENDS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k")
 
 
 class Packing(NamedTuple):
-    """All that may say where documents begin; what several say is joined."""
+    """All arguments that mark where documents begin; they are combined."""
 
     reset: Tensor | None = None  # [B, T], True at the first token
     position_ids: Tensor | None = None  # [B or 1, T], 0 at the first token
@@ -25,7 +25,7 @@ class Packing(NamedTuple):
 
 
 def packing_of(more: dict[str, Any], **named: Tensor | None) -> Packing:
-    """What the keywords of a call say; one that means nothing to the model raises UserError.
+    """Parse the keywords of a call; one that the model does not know raises UserError.
 
     >>> packing_of({"seq_ids": 1})
     Traceback (most recent call last):
@@ -40,9 +40,9 @@ def packing_of(more: dict[str, Any], **named: Tensor | None) -> Packing:
 
 
 def starts(packing: Packing, mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"] | None:
-    """The first tokens of documents; None where nothing says where they are.
+    """The first tokens of documents; None if nothing marks them.
 
-    A position 0 counts at valid positions alone: libraries fill padding with it.
+    A position 0 counts only at valid positions, as libraries fill padding with it.
 
     >>> ids = torch.tensor([[0, 1, 2, 0, 1]])
     >>> starts(Packing(position_ids=ids), torch.ones(1, 5, dtype=torch.bool)).long()

@@ -1,4 +1,4 @@
-"""What a call of a model reads and from where it goes on, from checked arguments."""
+"""The input and the memory of a call, from validated arguments."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    """The embedded tokens of a call, where documents start, what is masked, and the memory."""
+    """The embedded tokens of a call, document starts, mask, and memory."""
 
     x: Float[Tensor, "B T D"]
     flow: Flow
     cache: MemoryCache
 
     def advance(self, states: list[Any]) -> MemoryCache:
-        """The cache, moved on to the states after the call."""
+        """The cache, updated with the states after the call."""
         rows, length = self.x.shape[:2]
         whole = torch.full((rows,), length, device=self.x.device)
         mask = self.flow.mask
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a call is to return besides its result."""
+    """What a call returns besides its result."""
 
     cache: bool  # what is remembered after it
     named: bool  # an object with names, not a tuple
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
         output_hidden_states: bool | None,
         return_dict: bool | None,
     ) -> "Asked":
-        """From the keywords of a call, or where they are None from the configuration."""
+        """From the keywords of a call, with defaults from the configuration."""
         config = model.config
         if config.output_attentions if output_attentions is None else output_attentions:
             raise UserError(
@@ -74,7 +74,7 @@ def enter(
     past_key_values: Cache | None,
     packing: Packing,
 ) -> Entry:
-    """Check the arguments of a call; a mistake raises UserError."""
+    """Validate the arguments of a call; a mistake raises UserError."""
     x = _embedded(model, input_ids, inputs_embeds)
     cache = _cache(model, past_key_values, x)
     mask = _mask(x, attention_mask)

@@ -1,4 +1,4 @@
-"""From a preset and overrides to a model with weights."""
+"""Build models from presets and overrides."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def configure(name: str, *, vocab_size: int = 4096, **overrides: Any) -> HopeCon
 
 
 def without_unread(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Overrides of a preset, as a run was started with, without options that have no effect."""
+    """The overrides that a run was started with, without options that have no effect."""
     while True:
         try:
             configure(name, **overrides)
@@ -46,9 +46,10 @@ def without_unread(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def owners(key: str, pattern: list[str]) -> list[tuple[str, str]]:
-    """The memories of the pattern, with the option's name, that an override speaks to.
+    """The memories of the pattern that an override addresses, with the option's name.
 
-    Options of earlier versions are found as well: whoever reads their values says what is now.
+    Options of earlier versions are found too; reading their values raises an error that explains
+    the change.
     """
     options = {name: memory_fields(name) for name in dict.fromkeys(pattern)}
     former = {name: former_fields(name) for name in options}
@@ -67,9 +68,9 @@ def create(
 ) -> HopeForCausalLM:
     """Build a preset with fresh weights drawn from ``seed``; float32, on the CPU.
 
-    An override is a field of HopeConfig (``num_hidden_layers=2``), an option of a memory of the
-    pattern (``writes=False``, set on every memory that has it) or, with the memory's name before
-    a dot, of that one only (``**{"self_titans.period": 64}``). An unknown one raises UserError.
+    An override is a field of HopeConfig (``num_hidden_layers=2``), an option of a memory in the
+    pattern (``writes=False``, set on every memory that has it) or, prefixed with a memory's name
+    and a dot, of that one only (``**{"self_titans.period": 64}``). An unknown one raises UserError.
     torch's global random state is neither read nor changed.
     """
     config = configure(name, vocab_size=vocab_size, **overrides)
@@ -82,6 +83,6 @@ def create(
 
 
 def embedding_parameters(model: HopeForCausalLM) -> int:
-    """Numbers in the embedding and the head; once if they are one matrix."""
+    """Parameters in the embedding and the head; counted once if they are tied."""
     ends: set[Any] = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
     return sum(weight.numel() for weight in ends)

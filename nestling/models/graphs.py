@@ -1,4 +1,4 @@
-"""One token at a time with a model whose states keep their shape: on CUDA, a graph replayed."""
+"""Decode one token at a time with a CUDA graph, for models whose states keep their shape."""
 
 from typing import Any
 
@@ -13,12 +13,11 @@ from nestling.models.hf import HopeForCausalLM
 
 
 class Replay:
-    """Reads token after token of the rows that ``cache`` holds; the cache itself is not changed.
+    """Reads token after token for the rows of ``cache``; the cache itself is not changed.
 
-    On a CUDA device the whole step is captured once and replayed: no launch of a kernel waits for
-    the host. On any other device the same step runs as it is. Raises UserError for a model whose
-    states grow with what is read (full attention), and for one that asks the device while it
-    reads.
+    On a CUDA device the step is captured once and replayed, so that no kernel launch waits for the
+    host. On other devices the step runs as usual. Raises UserError for a model whose states grow
+    (full attention), and for one that synchronises with the device while reading.
     """
 
     def __init__(self, model: HopeForCausalLM, cache: MemoryCache):
@@ -53,7 +52,7 @@ class Replay:
         return states
 
     def _keep(self, states: list[Any]) -> None:
-        """Put the new states where the old ones were."""
+        """Copy the new states over the old ones."""
         pairs = _pairs(self.states, states)
         if any(x.shape != y.shape for x, y in pairs):
             raise UserError("the states of this model grow as it reads; use model.generate")
@@ -82,7 +81,7 @@ class Replay:
 
 
 def _pairs(old: Any, new: Any) -> list[tuple[Tensor, Tensor]]:
-    """Tensors at the same places; what the old state leaves None may be worked out anew."""
+    """Whether two states have tensors in the same places; None in the old one may be recomputed."""
     if isinstance(old, Tensor):
         return [(old, new)]
     if isinstance(old, tuple | list):

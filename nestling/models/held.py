@@ -1,4 +1,4 @@
-"""What a model of transformers has read, whatever it keeps of it."""
+"""The cache of a transformers model, of whatever kind."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""Generation from a mixture of one model's weights, which is followed token by token."""
+"""Generate from a mixture of several sets of weights of one model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +12,10 @@ from nestling.models.functional import FunctionalModel
 
 
 class Followed:
-    """A logits processor for transformers' generate: the mixture's distribution of the next token.
+    """A logits processor for transformers' ``generate``: the mixture's next-token distribution.
 
-    ``experts`` are whole sets of the weights in which they differ. Each reads the text by itself,
-    in a context of its own; what the model that generates says is not used, but for the tokens that
-    are ruled out. For one sequence.
+    ``experts`` are complete sets of the weights that differ. Each reads the text in its own
+    context; the generating model's logits are used only to rule out tokens. For one sequence.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class Followed:
     def __call__(
         self, input_ids: Int[Tensor, "1 T"], scores: Float[Tensor, "1 V"]
     ) -> Float[Tensor, "1 V"]:
-        """Log-probabilities of the token after ``input_ids``, which goes on where it was."""
+        """Log-probabilities of the token after ``input_ids``, continuing from the previous call."""
         new = input_ids[:, self._read :]
         parts = []
         for index, weights in enumerate(self.experts):
@@ -56,9 +55,9 @@ def generate_mixed(
     share: float,
     **generation: Any,
 ) -> Int[Tensor, "1 L"]:
-    """Token ids after ``ids`` from the mixture, with the options of transformers' generate.
+    """Generate token ids after ``ids`` from the mixture, with the options of ``generate``.
 
-    Cost: for each token one reading by every expert and one more by the model that generates.
+    Cost: per token, one forward pass of every expert and one of the generating model.
     """
     mixture = Followed(reader, experts, share)
     return reader.generate({}, ids, logits_processor=[mixture], **generation)

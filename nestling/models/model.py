@@ -1,4 +1,4 @@
-"""The model without a head: tokens in, hidden states out, with its own kind of cache."""
+"""The model without a head: tokens in, hidden states and a cache out."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ from nestling.models.entry import Asked, enter
 
 
 class HopeModel(HopePreTrainedModel):
-    """Embedding, the pattern of memories ``num_hidden_layers`` times, and a last RMSNorm."""
+    """Embedding, the pattern of memories ``num_hidden_layers`` times, and a final RMSNorm."""
 
     def __init__(self, config: HopeConfig):
         super().__init__(config)
@@ -52,10 +52,10 @@ class HopeModel(HopePreTrainedModel):
         *,
         passed: list[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], list[Any]]:
-        """Map embedded tokens to normalised hidden states, and move every memory on.
+        """Map embedded tokens to normalised hidden states, and advance every memory.
 
-        States are a list with one entry a block; None starts afresh. ``passed`` takes up the
-        stream before every block and what is returned.
+        States are a list with one entry per block; None starts fresh. ``passed`` collects the
+        stream before every block, and the result.
         """
         recompute = self.gradient_checkpointing and self.training
         x, states = read(
@@ -83,9 +83,9 @@ class HopeModel(HopePreTrainedModel):
     ) -> Any:
         """Normalised hidden states of every position, the cache, and the stream between the layers.
 
-        ``hidden_states`` are num_hidden_layers + 1 tensors [B, T, D]: the embedding, what each
-        repeat of the pattern leaves, and for the last what the norm makes of it. The other
-        keywords are those of ``HopeForCausalLM.forward``.
+        ``hidden_states`` are num_hidden_layers + 1 tensors [B, T, D]: the embedding, the output of
+        each repeat of the pattern and, for the last, that output normalised. The other keywords
+        are those of ``HopeForCausalLM.forward``.
         """
         if in_context.signalled(self):
             raise UserError(
@@ -116,7 +116,7 @@ class HopeModel(HopePreTrainedModel):
         return out if asked.named else out.to_tuple()
 
     def layers(self, passed: list[Tensor] | None) -> Any:
-        """Of the stream before every block and after the norm, what lies between the repeats."""
+        """Select the stream between the repeats of the pattern."""
         return None if passed is None else tuple(passed[:: len(self.config.pattern)])
 
 

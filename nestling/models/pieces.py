@@ -1,9 +1,9 @@
-"""Reading a text with any model of transformers in pieces that give what the whole text gives.
+"""Read a text in pieces with any transformers model, with the same result as reading it whole.
 
-A model's own cache cannot be trusted with pieces of any size: some models start their recurrence
-anew at every piece of more than one token, some lose count of the positions, some take the cache
-under another name or give none back. So a short text is read whole and in pieces first, and the
-model is then read in the first way in which both agree.
+Caches cannot be trusted with pieces of any size: some models restart their recurrence at every
+piece of more than one token, some miscount positions, some call the cache by another name or return
+none. Therefore a short text is first read whole and in pieces, and the model is then used in the
+first way in which both agree.
 """
 
 import inspect
@@ -29,7 +29,7 @@ STRAYS = 0.25  # share of the positions at which half precision may differ: anot
 
 
 class Way(NamedTuple):
-    """How a model is read in pieces."""
+    """A way to read with a model in pieces."""
 
     name: str | None  # of its cache; None: none, all is read again at every piece
     steps: bool = False  # after the first piece one token a call
@@ -42,11 +42,11 @@ WHOLE = Way(None)
 
 
 class Pieces:
-    """Calls of a model of transformers, one for each piece of a text.
+    """Calls a transformers model, once for each piece of a text.
 
-    ``text`` is what is read to find the way, as token ids; ``horizon`` the most tokens that the
-    model reads. A model that gives other predictions for the beginning of a text than for the
-    text raises UserError at the first call: it looks ahead, or draws at random.
+    ``text`` are the token ids read to find a way that works; ``horizon`` is the model's longest
+    context. If a model's predictions for the beginning of a text depend on the rest, the first call
+    raises UserError: it looks ahead, or samples.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class Pieces:
     def __call__(
         self, ids: Int[Tensor, "B S"], held: Held | None, *, last: bool = False
     ) -> tuple[Float[Tensor, "B _ V"], Held]:
-        """Logits of a piece (``last``: of its last position) and what was read, moved on in place.
+        """The logits of a piece (``last``: of its last position); updates ``held`` in place.
 
-        None: the piece begins a text.
+        With None the piece begins a text.
         """
         held = Held(ids[:, :0]) if held is None else held
         return self._read(self.way, ids, held, last), held
 
     @cached_property
     def way(self) -> Way:
-        """The first way in which pieces give what the whole gives."""
+        """The first way in which pieces give the same result as the whole."""
         # two rows, since some models mix them up
         ids = torch.tensor([self.text, self.text[::-1]], device=self.model.device)
         begin = ids.shape[1] // 4
@@ -106,7 +106,7 @@ class Pieces:
                 yield from (Way(name, steps=steps, positions=positions) for positions in told)
 
     def _read_alike(self, way: Way, ids: Tensor, whole: Tensor, cuts: Sequence[int]) -> Held | None:
-        """What is held after pieces of these sizes; None if they do not give what the whole did."""
+        """The cache after pieces of these sizes; None if they differ from the whole."""
         held, found = Held(ids[:, :0]), []
         try:
             for piece in ids[:, : sum(cuts)].split(list(cuts), 1):
@@ -118,7 +118,7 @@ class Pieces:
 
     @torch.no_grad()
     def _read(self, way: Way, ids: Tensor, held: Held, last: bool = False) -> Tensor:
-        """The logits of a piece; ``held`` is moved on."""
+        """The logits of a piece; updates ``held``."""
         seen, width = held.ids, ids.shape[1]
         held.ids = torch.cat([seen, ids], 1)
         if way.name is None:
@@ -161,7 +161,7 @@ class Pieces:
 
     @cached_property
     def pads(self) -> bool:
-        """Whether a row that is filled up in front gives what it gives by itself."""
+        """Whether a left-padded row gives the same result as by itself."""
         alone = torch.tensor([self.text], device=self.model.device)
         fill = len(self.text) // 4
         ids = torch.cat([alone[:, :fill], alone[:, :-fill]], 1)
@@ -177,9 +177,9 @@ class Pieces:
             return apart(found, self.model(input_ids=alone[:, :-fill]).logits) == 0
 
     def write(self, ids: Int[Tensor, "1 S"], held: Held | None, **generation: Any) -> list[int]:
-        """Token ids that the model's ``generate`` writes after ``held`` and ``ids``.
+        """Token ids that the model generates after ``held`` and ``ids``.
 
-        Where the way ``writes_on`` the cache is gone on from; otherwise all is read again.
+        Continues from the cache if the way ``writes_on``; otherwise everything is read again.
         """
         given = ids if held is None else torch.cat([held.ids, ids], 1)
         options: dict[str, Any] = {"use_cache": self.way.name is not None}
@@ -194,7 +194,7 @@ class Pieces:
 
 
 def apart(found: Float[Tensor, "B T V"], wanted: Float[Tensor, "B T V"]) -> float:
-    """The share of positions at which logits differ by more than their rounding may."""
+    """The fraction of positions whose logits differ by more than rounding."""
     tolerance = TOLERANCE.get(wanted.dtype, FINE)
     sure = wanted.isfinite()
     spread = wanted[sure].float().std()
@@ -204,5 +204,5 @@ def apart(found: Float[Tensor, "B T V"], wanted: Float[Tensor, "B T V"]) -> floa
 
 
 def brief(error: Exception) -> str:
-    """The first words of what another library has to say."""
+    """The beginning of another library's error message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"

@@ -1,4 +1,4 @@
-"""Named models: Hope, and every system it is measured against, at equal numbers of parameters."""
+"""Presets: Hope and every baseline, at matched numbers of parameters."""
 
 import copy
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class Family:
     layers: int = 1  # layers of Transformer++ that one repeat of the pattern stands for
 
     def build(self, size: str) -> dict[str, Any]:
-        """The arguments of HopeConfig."""
+        """The HopeConfig arguments."""
         shape = dict(SIZES[size])
         shape["num_hidden_layers"] //= self.layers
         memories = copy.deepcopy(self.options(size))
@@ -75,7 +75,7 @@ def _windowed(size: str) -> Options:
 
 
 def _titans(name: str, windowed: bool) -> Callable[[str], Options]:
-    """Options of a Titans architecture: the attention of the other systems beside its memory."""
+    """Options of a Titans architecture, with the attention of the other systems."""
     return lambda size: {
         name: _windowed(size)["attention"] if windowed else _grouped(size)["attention"]
     }
@@ -253,12 +253,12 @@ PRESETS = {
 
 
 def preset_names() -> list[str]:
-    """The names of all presets."""
+    """All preset names."""
     return list(PRESETS)
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The arguments of HopeConfig that make a preset; an unknown name raises UserError."""
+    """The HopeConfig arguments of a preset; an unknown name raises UserError."""
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}: {did_you_mean(name, PRESETS)}")
     return copy.deepcopy(PRESETS[name])

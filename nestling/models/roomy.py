@@ -1,4 +1,4 @@
-"""Keys and values with room for more: a token is written behind them, not copied with them."""
+"""A key-value cache with spare room: new tokens are appended without copying the old ones."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ ROOM = 256  # tokens beyond those that are there, whenever a new place is needed
 
 
 class RoomyLayer(DynamicLayer):
-    """The keys and values of a layer, at the beginning of a longer place.
+    """The keys and values of a layer, at the start of a larger buffer.
 
-    transformers' own layer copies all of them for every token: on a CPU a quarter of the time of a
-    token of SmolLM2-135M after 4,000 others. ``apart`` shares what is there: its holder writes
-    behind it in a place of its own.
+    The layer of transformers copies all of them for every token: on a CPU, a quarter of the time
+    per token for SmolLM2-135M after 4,000 tokens. ``apart`` shares the contents; its owner appends
+    in a buffer of its own.
     """
 
     def __init__(self, layer: DynamicLayer):
@@ -26,7 +26,7 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Take up the keys and values of more tokens, and give all of them."""
+        """Append the keys and values of more tokens; returns all of them."""
         keys = self._longer(0, self.keys, key_states)
         values = self._longer(1, self.values, value_states)
         self.keys, self.values = keys, values
@@ -46,17 +46,17 @@ class RoomyLayer(DynamicLayer):
         return place[..., :wanted, :]
 
     def apart(self) -> "RoomyLayer":
-        """The same keys and values, to go on from by itself."""
+        """The same keys and values, to continue from independently."""
         return RoomyLayer(self)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take tokens away at the end; the place may be shared, so what follows gets a new one."""
+        """Remove tokens at the end; since the buffer may be shared, later ones get a new one."""
         super().crop(tokens_to_remove)
         self._places = [None, None]
 
 
 def roomy(cache: Any) -> Any:
-    """A cache of transformers with roomy layers if all of its layers only grow, else as it is."""
+    """The cache with roomy layers if all of its layers only grow; otherwise unchanged."""
     if type(cache) is DynamicCache and all(type(x) is DynamicLayer for x in cache.layers):
         cache.layers = [RoomyLayer(layer) for layer in cache.layers]
     return cache

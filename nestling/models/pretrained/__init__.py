@@ -1,4 +1,4 @@
-"""Models that others trained, and the division of a trained model into levels."""
+"""Pretrained models, and their division into levels."""
 
 from nestling.models.pretrained.base import Base, load_base
 from nestling.models.pretrained.export import save_with

@@ -1,4 +1,4 @@
-"""Adapters of peft: one plain model is made of a base and what was trained beside it."""
+"""PEFT adapters: merge a base and its adapter into one plain model."""
 
 import contextlib
 import copy
@@ -20,14 +20,14 @@ WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")  # of a whole m
 
 
 def holds_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, and no model that it belongs to."""
+    """Whether a folder holds an adapter without its base model."""
     return (folder / CONFIG).is_file() and not any(
         next(folder.glob(pattern), None) for pattern in WEIGHTS
     )
 
 
 def base_of(folder: Path) -> str:
-    """The model that the adapter in a folder was trained beside, as its configuration names it."""
+    """The base model of the adapter in a folder, as its configuration names it."""
     path = folder / CONFIG
     try:
         named = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -39,9 +39,9 @@ def base_of(folder: Path) -> str:
 
 
 def load_merged(folder: Path, load: Callable[[str], Loaded]) -> tuple[Any, Loaded]:
-    """The base of the adapter in a folder merged with it, and what ``load`` gave.
+    """Load the base of the adapter in a folder, merged with it, and the result of ``load``.
 
-    ``load`` reads the base by its name, the model first in a tuple.
+    ``load`` takes the base's name and returns a tuple that starts with the model.
     """
     base = base_of(folder)
     try:
@@ -64,9 +64,9 @@ def load_merged(folder: Path, load: Callable[[str], Loaded]) -> tuple[Any, Loade
 
 
 def plain(model: nn.Module) -> Any:
-    """A model without adapters: those that are active are merged into a copy, ``model`` is kept.
+    """A model without adapters: active ones are merged into a copy; ``model`` is not changed.
 
-    Any other model is given back itself. Weights that no adapter touches are shared with the copy.
+    Any other model is returned as is. Weights that no adapter touches are shared with the copy.
     An adapter that cannot be merged raises UserError.
     """
     peft = sys.modules.get("peft")  # who has such a model has imported it
@@ -82,7 +82,7 @@ def plain(model: nn.Module) -> Any:
 
 
 def _merged(model: Any) -> Any:
-    """The base of a model with its active adapters in it, which is changed."""
+    """Merge the active adapters of a model in place; returns its base."""
     layers = _tuned(model)
     if not layers:
         raise ValueError("what was trained is no part of its weights")
@@ -98,7 +98,7 @@ def _merged(model: Any) -> Any:
 
 
 def _alone(part: Any, *, merge: bool) -> nn.Module:
-    """What a layer of peft stands in the place of, with what was trained or without it."""
+    """The original module of a PEFT layer, with its adapter merged or not."""
     whole = hasattr(part, "unload_and_optionally_merge_module")
     if whole and merge:
         return part.unload_and_optionally_merge_module(True, False, None)
@@ -108,7 +108,7 @@ def _alone(part: Any, *, merge: bool) -> nn.Module:
 
 
 def _tuned(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
-    """The layers that peft has put in the place of others: parent, name, layer."""
+    """The layers that PEFT has replaced: parent, name, layer."""
     kinds = importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer
     others = importlib.import_module("peft.utils.other").AuxiliaryTrainingWrapper
     return [

@@ -1,7 +1,7 @@
-"""Attention of texts that lie behind each other in one row: each attends to itself and, where it
-goes on after it, to the opening of the row.
+"""Attention for several texts in one row: each attends to itself and, if it continues it, to the
+opening of the row.
 
-Over the whole row a mask would do the same, at a cost that grows with the square of the row.
+A mask over the whole row would do the same at quadratic cost in the length of the row.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ NAME = "nestling_apart"  # as transformers knows it
 
 
 class Layout(NamedTuple):
-    """Where the texts of a row lie: an opening of ``head`` tokens, then N of at most L tokens."""
+    """The layout of a row: an opening of ``head`` tokens, then N texts of at most L tokens."""
 
     head: int
     places: Int[Tensor, " T"]  # position of each token in its text, of the row: opening and texts
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
 
 def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: Any) -> Layout:
-    """Texts of some lengths; those with True in ``begins`` go on after the opening."""
+    """A layout of texts of given lengths; those with True in ``begins`` continue the opening."""
     longest = max(lengths)
     size, after = torch.tensor(lengths), torch.tensor(begins)
     first = size.cumsum(0) - size + head
@@ -48,7 +48,7 @@ def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: An
 
 @contextlib.contextmanager
 def apart(layers: Iterable[nn.Module]) -> Generator[None]:
-    """While this lasts layers of transformers attend so, if they are called with a ``layout``."""
+    """Within this context, transformers layers that are called with a ``layout`` attend so."""
     configs = {
         id(config): config
         for layer in layers
@@ -76,7 +76,7 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
-    """What each token reads of its own text and the opening, as transformers asks for it."""
+    """Attention to the own text and the opening, with the signature of transformers."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
     count, longest = layout.tokens.shape
     head, groups, shared = layout.head, k.shape[1], q.shape[1] // k.shape[1]
@@ -103,7 +103,7 @@ def attend(
 
 
 def _opening(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Float[Tensor, "P H D"]:
-    """The opening sees itself alone."""
+    """The opening attends only to itself."""
     asked, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
     read = functional.scaled_dot_product_attention(
         asked, keys, values, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]

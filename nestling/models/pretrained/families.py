@@ -1,4 +1,4 @@
-"""Where each family of pretrained models keeps its MLPs: one line a family."""
+"""Where each family of pretrained models has its MLPs: one line per family."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from nestling.core.error import UserError, did_you_mean
 
 
 class Family(NamedTuple):
-    """Places in a causal language model of transformers."""
+    """The names of modules in a causal language model of transformers."""
 
     layers: str  # dotted name of the list of layers
     mlp: str  # name of the feed-forward network in a layer
@@ -34,7 +34,7 @@ FAMILIES = {
 
 
 def family_of(model_type: str) -> Family:
-    """The places of a family; an unknown one raises UserError."""
+    """The module names of a family; an unknown one raises UserError."""
     if model_type not in FAMILIES:
         raise UserError(
             f"models of type {model_type!r} cannot be adapted yet: "

@@ -1,4 +1,4 @@
-"""Added levels folded into MLPs of the plain architecture, where such MLPs compute the same."""
+"""Fold added levels into plain MLPs, where these can compute the same function."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ Parts = dict[str, Tensor]  # of one MLP, by their names in it
 
 
 def folded(base: Stacked, weights: Mapping[str, Tensor]) -> Any:
-    """A model of transformers' own class that computes what ``base`` does with ``weights``.
+    """A model of a plain transformers class that computes what ``base`` does with ``weights``.
 
-    ``independent``: levels side by side are one MLP that is as many times as wide,
+    ``independent``: parallel levels become one MLP that is as many times as wide,
 
         sum_l a_l W_l act(V_l x) = [a_1 W_1 ... a_k W_k] act([V_1; ...; V_k] x)
 
-    and gated ones likewise, as the activation works on every number by itself. ``chain``: a level
-    whose output is zero, as of one that was never written, adds nothing and is left out. A written
-    one raises UserError: it reads what the slower ones answer, which one MLP cannot. ``base`` stays
-    as it is. Cost: a second model in memory.
+    and likewise for gated ones, as the activation is elementwise. ``chain``: a level with zero
+    output, such as one never written, is dropped. A written one raises UserError: it reads the
+    output of the slower ones, which a single MLP cannot express. ``base`` is not changed. Cost: a
+    second model in memory.
     """
     model, family = base.model, family_of(base.model.config.model_type)
     state = {**model.state_dict(), **weights}
@@ -58,7 +58,7 @@ def folded(base: Stacked, weights: Mapping[str, Tensor]) -> Any:
 
 
 def _taken(state: dict[str, Tensor], head: str) -> Parts:
-    """Take the tensors under a name out of a state."""
+    """Remove the tensors under a name from a state dict and return them."""
     return {name.removeprefix(head): state.pop(name) for name in [*state] if name.startswith(head)}
 
 
@@ -73,9 +73,9 @@ def _output_map(model: nn.Module, name: str, family: Family) -> nn.Module:
 def _side_by_side(
     levels: Sequence[Parts], shares: Sequence[Tensor], family: Family, linear: bool
 ) -> Parts:
-    """One MLP of several: their hidden numbers side by side, their outputs weighted and summed.
+    """Combine several MLPs into one: hidden units concatenated, outputs weighted and summed.
 
-    ``linear``: maps are [out, in], as torch has them; otherwise [in, out], as GPT-2.
+    ``linear``: weights are [out, in], as in torch; otherwise [in, out], as in GPT-2.
     """
     rows, columns = (0, 1) if linear else (1, 0)
     found = {}

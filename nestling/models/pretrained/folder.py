@@ -1,4 +1,4 @@
-"""Models that can go on learning: a model, its tokenizer and the parameters of each level."""
+"""Models prepared for continual learning: model, tokenizer, and the parameters of each level."""
 
 import json
 import os
@@ -28,7 +28,7 @@ NO_LEVELS = "this model has no levels yet; name some, as in --levels 64,512"
 
 
 class Stacked(NamedTuple):
-    """A model whose parameters are divided into levels, slow to fast."""
+    """A model with its parameters divided into levels, slow to fast."""
 
     model: Any  # HopeForCausalLM, or a causal language model of transformers
     tokenizer: Any | None
@@ -45,11 +45,11 @@ def stack_model(
 ) -> Stacked:
     """Divide a model into levels.
 
-    The CMS levels of a model of this library are levels already, one for each period; ``levels``
-    then replaces how they are written, slow to fast, and None leaves their own periods and shares.
-    One without CMS levels has its feed-forward networks shared out. Any other model is stacked as
-    ``nestling.models.pretrained.stacking.stack`` says. Of a model with adapters of peft a copy
-    with these merged in is divided.
+    In a model of this library, the CMS levels are used, one for each period; ``levels`` then
+    replaces how they are written, slow to fast, and None keeps their own periods and shares. A
+    model without CMS levels has its feed-forward networks divided. Any other model is stacked as
+    described in ``nestling.models.pretrained.stacking.stack``. A model with PEFT adapters is copied
+    with these merged.
     """
     model = plain(model)
     if isinstance(model, HopeForCausalLM):
@@ -87,7 +87,7 @@ def _of_hope(
 def _of_feed_forward(
     model: HopeForCausalLM, tokenizer: Any | None, levels: Sequence[LevelSpec] | None
 ) -> Stacked:
-    """The feed-forward networks of a model without CMS levels, shared out like those of others."""
+    """Divide the feed-forward networks of a model of this library without CMS levels."""
     blocks = [
         f"backbone.blocks.{index}.memory"
         for index, block in enumerate(model.backbone.each())
@@ -103,7 +103,7 @@ def _of_feed_forward(
 
 
 def save_stacked(base: Base, levels: Sequence[LevelSpec], variant: str, directory: Path) -> Stacked:
-    """Write the base as transformers reads it, and its levels beside it; then divide it."""
+    """Save the base in the format of transformers, with its levels, then divide it."""
     ordered = in_order(tuple(levels))
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -130,10 +130,10 @@ def load_stacked(
     variant: str = "partition",
     device: str = "cpu",
 ) -> Stacked:
-    """A model ready to learn: adapted, of this library, or any other with ``levels`` named.
+    """Load a model ready to learn: an adapted one, one of ours, or any other with ``levels``.
 
-    ``levels`` takes the place of those the folder names; for a folder that holds an adapter only
-    they are those of its base, unless it names its own.
+    ``levels`` replaces those named in the folder; a folder with just an adapter uses those of its
+    base, unless it names its own.
     """
     path = Path(source)
     home = Path(base_of(path)) if holds_adapter(path) else path
@@ -148,7 +148,7 @@ def load_stacked(
 
 
 def _hope(path: Path, device: str) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder of this library, or of an adapter trained beside one."""
+    """Model and tokenizer of a folder of this library, or of an adapter of one."""
     if not holds_adapter(path):
         return load_model(path, device)
     model, (_, tokenizer) = load_merged(path, lambda base: load_model(Path(base), device))

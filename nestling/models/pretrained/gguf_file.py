@@ -1,4 +1,4 @@
-"""Files of llama.cpp (GGUF), as transformers reads them: once, without a bar, as plain weights."""
+"""GGUF files (llama.cpp), loaded through transformers: parsed once, quietly, dequantized."""
 
 import contextlib
 import importlib
@@ -11,7 +11,7 @@ from nestling.core.error import UserError
 
 
 def needs_gguf(place: Path) -> None:
-    """Without the packages that read ``place`` raises UserError."""
+    """Raise UserError unless the packages that read GGUF files are installed."""
     try:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
@@ -23,10 +23,10 @@ def needs_gguf(place: Path) -> None:
 
 @contextlib.contextmanager
 def parsed_once() -> Generator[None]:
-    """A file is parsed once here; no bar is drawn.
+    """Within this context a file is parsed once, without a progress bar.
 
-    transformers parses it anew for the configuration, the weights and the tokenizer, which is most
-    of the time a load takes; and it draws a bar that none of its settings stops.
+    transformers parses it for the configuration, the weights and the tokenizer, which takes most
+    of the loading time, and shows a bar that no setting disables.
     """
     reading: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
     package: Any = importlib.import_module("gguf")
@@ -39,7 +39,7 @@ def parsed_once() -> Generator[None]:
 
 
 def dequantized(model: Any) -> Any:
-    """The same weights in a model that is not marked as quantized: that one cannot be saved."""
+    """The same weights in a model not marked as quantized, so that it can be saved."""
     values = model.config.to_dict()
     values.pop("quantization_config", None)
     plain = type(model)(type(model.config)(**values))

@@ -1,4 +1,4 @@
-"""The levels a model is to learn with: how often each is written, and how."""
+"""The specification of levels: how often each is written, and how."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ FROZEN = ("inf", "frozen")
 
 @dataclass(frozen=True, kw_only=True)
 class LevelSpec:
-    """One level as a user asks for it: a share of a model's MLPs, and when it is written."""
+    """The specification of one level: its part of a model's MLPs, its period and its rule."""
 
     period: int | float  # tokens between two writes; math.inf: never written
     lr: float = 1e-4  # learning rate of a write
@@ -44,21 +44,21 @@ class LevelSpec:
         return math.isinf(self.period)
 
     def writer(self) -> CMSLevel:
-        """The same as the updater knows it; values out of range raise UserError."""
+        """The level as its writer sees it; values out of range raise UserError."""
         return CMSLevel(
             period=int(self.period), rule=self.rule, lr=self.lr, clip=self.clip, trust=self.trust
         )
 
     @property
     def text(self) -> str:
-        """As `--levels` writes it."""
+        """In the syntax of `--levels`."""
         if self.rank is not None:
             return f"rank {self.rank}"
         share = "" if self.share is None else f":{self.share:g}"
         return "inf" if self.frozen else f"{self.period}:{self.lr:g}:{self.rule}{share}"
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As plain JSON values."""
         found = {
             "period": None if self.frozen else int(self.period),
             "lr": self.lr,
@@ -72,7 +72,7 @@ class LevelSpec:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "LevelSpec":
-        """What ``record`` gave."""
+        """The inverse of ``record``."""
         layers = record["layers"]
         return cls(
             period=math.inf if record["period"] is None else record["period"],
@@ -87,7 +87,7 @@ class LevelSpec:
 
 
 def parse_levels(text: str) -> tuple[LevelSpec, ...]:
-    """Levels from ``period[:lr[:rule[:share]]],...``, slow to fast.
+    """Parse levels from ``period[:lr[:rule[:share]]],...``, slow to fast.
 
     >>> [level.text for level in parse_levels("64:1e-3::0.1,512,inf")]
     ['inf', '512:0.0001:adam', '64:0.001:adam:0.1']
@@ -115,9 +115,9 @@ def _parse(part: str) -> LevelSpec:
 
 
 def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
-    """The levels slow to fast; periods of which one does not divide the next raise UserError.
+    """The levels, slow to fast; periods that do not divide each other raise UserError.
 
-    So does a share of the slowest level that is written: nothing would ever reset it.
+    So does a share on the slowest written level, which nothing would ever reset.
     """
     if [level for level in levels if level.rank is not None]:
         if len(levels) > 1:

@@ -1,4 +1,4 @@
-"""A small model of another library's family, with weights of a seed: to be pretrained here."""
+"""A small Llama with random weights, to pretrain here."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def new_llama(
     length: int,
     seed: int,
 ) -> Any:
-    """A LlamaForCausalLM with random weights; torch's own generator is left alone.
+    """A LlamaForCausalLM with random weights; torch's global generator is not touched.
 
     ``length`` is the longest context in tokens. The head is tied to the embedding.
     """

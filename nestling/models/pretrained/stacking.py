@@ -18,10 +18,10 @@ RANK = 16  # of what a document teaches, where nothing else is asked for
 
 
 class ChainedMLP(nn.Module):
-    """The pretrained MLP, then residual ones that begin with an output of zero.
+    """The pretrained MLP followed by residual ones whose output starts at zero.
 
-    ``y_1 = MLP_1(x)``, ``y_l = y_{l-1} + MLP_l(x + y_{l-1})``: in series within the place of the
-    pretrained MLP, whose input x is normed already.
+    ``y_1 = MLP_1(x)``, ``y_l = y_{l-1} + MLP_l(x + y_{l-1})``: in series in place of the pretrained
+    MLP, whose input x is already normalised.
     """
 
     def __init__(self, pretrained: nn.Module, output: str, count: int):
@@ -42,9 +42,9 @@ class ChainedMLP(nn.Module):
 
 
 class IndependentMLP(nn.Module):
-    """Copies of the pretrained MLP side by side: ``y = sum_l a_l MLP_l(x)``, at first a_l = 1 / k.
+    """Parallel copies of the pretrained MLP: ``y = sum_l a_l MLP_l(x)``, initially a_l = 1 / k.
 
-    The weight a_l is one of level l's own, and written with it.
+    The weight a_l is a parameter of level l and written with it.
 
     Source: arXiv 2512.24695, Eq 74, with a learned weighted sum as Agg. Deviates: nothing.
     """
@@ -55,12 +55,12 @@ class IndependentMLP(nn.Module):
         self.levels = nn.ModuleList(Weighted(mlp, 1.0 / count) for mlp in (pretrained, *copies))
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The weighted sum of what the levels say."""
+        """The weighted sum of the levels' outputs."""
         return torch.stack([level(x) for level in self.levels]).sum(0)
 
 
 class Weighted(nn.Module):
-    """An MLP and the weight of what it says."""
+    """An MLP and the weight of its output."""
 
     def __init__(self, mlp: nn.Module, weight: float):
         super().__init__()
@@ -76,15 +76,15 @@ class Weighted(nn.Module):
 def stack(
     model: nn.Module, model_type: str, levels: Sequence[LevelSpec], variant: str = "partition"
 ) -> list[list[str]]:
-    """Make levels of a model's MLPs; the names of the parameters of each, slow to fast.
+    """Turn a model's MLPs into levels; returns the parameter names of each, slow to fast.
 
     "partition" (option A) adds nothing: the layers are divided into contiguous groups, the lowest
-    to the slowest level, unless the levels name their layers. "whole" divides them in the same way
-    and gives a level all of its layers, attention and norms with the MLPs; what lies below the
-    layers (embeddings) goes with the lowest, what lies above them with the highest. "chain"
-    (option B) and "independent" put one MLP for each level into every layer, the pretrained one as
-    the slowest. "low-rank" adds nothing: its one level is written by study, in the layers it names
-    or the upper half of them. As long as no level is written the model computes what it did before.
+    for the slowest level, unless the levels name their layers. "whole" divides them likewise and
+    gives a level entire layers, attention and norms included; embeddings go with the lowest layer,
+    the final norm and head with the highest. "chain" (option B) and "independent" put one MLP per
+    level into every layer, the pretrained one as the slowest. "low-rank" adds nothing: its single
+    level is written by study, in the layers it names or the upper half of them. Until a level is
+    written, the model computes what it did before.
 
     Source: arXiv 2512.24695, section 7.3; the grouping is ours, the paper states none. Deviates:
     "whole" writes more than MLPs.
@@ -119,12 +119,12 @@ def stack(
 
 
 def studied_level(rank: int | None = None, layers: tuple[int, ...] | None = None) -> LevelSpec:
-    """The level of variant "low-rank": no gradient of the next token ever writes it."""
+    """The level of variant "low-rank", which reading never writes."""
     return LevelSpec(period=math.inf, rank=rank or RANK, layers=layers)
 
 
 def upper_half(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]:
-    """The levels; one that names no layers of a model's gets the upper half of them."""
+    """The levels; one that names no layers gets the upper half of the model's."""
     upper = tuple(range(count // 2, count))
     return tuple(replace(one, layers=one.layers or upper) for one in levels)
 
@@ -132,13 +132,13 @@ def upper_half(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]
 def shared_out(
     model: nn.Module, names: Sequence[str], levels: Sequence[LevelSpec]
 ) -> list[list[str]]:
-    """The parameters of each level when modules, low to high, are divided among them."""
+    """Divide modules, low to high, among the levels; returns the parameters of each."""
     groups = _groups(len(names), levels)
     return [[p for index in group for p in _parameters(model, names[index])] for group in groups]
 
 
 def _all_shared_out(model: nn.Module, layers: str, levels: Sequence[LevelSpec]) -> list[list[str]]:
-    """Every parameter of the model, with the layer it is in, below or above."""
+    """Every parameter of the model, assigned to its layer or the nearest one."""
     count = len(list(model.get_submodule(layers).children()))
     found: list[list[str]] = [[] for _ in range(count)]
     place, head = 0, f"{layers}."
@@ -155,7 +155,7 @@ def _parameters(model: nn.Module, name: str) -> list[str]:
 
 
 def _groups(count: int, levels: Sequence[LevelSpec]) -> list[list[int]]:
-    """Layers of each level: those it names, or equal contiguous shares, lower layers slower."""
+    """The layers of each level: those it names, or equal contiguous shares, lower ones slower."""
     named = [level.layers for level in levels]
     if all(layers is None for layers in named):
         if len(levels) > count:

