@@ -1,4 +1,4 @@
-"""Optimizers, as memories of gradients, and the clock that says which level is written when."""
+"""Optimizers as memories of gradients, and ``Leveled``, which writes each level at its period."""
 
 from nestling.core.registry import Registry
 from nestling.optim.deep_momentum import DeepMomentum

@@ -1,4 +1,4 @@
-"""What all optimizers of this room share: which gradients they take and in which batches."""
+"""The base classes of the optimizers: checks of gradients, and batching of parameters."""
 
 import inspect
 import math
@@ -24,13 +24,13 @@ BLOCK, CPU_BATCH, DEVICE_BATCH = 2**18, 2**18, 2**28
 
 
 class GradientMemory(Optimizer, ABC):
-    """An optimizer of torch that is a memory of gradients.
+    """A torch optimizer that is a memory of gradients.
 
     Groups may have their own ``lr``, ``weight_decay`` (decoupled: the weights shrink by lr times
-    it) and ``maximize``. Parameters without a gradient rest. ``nonfinite`` says what happens to a
-    step of which any gradient is non-finite, before anything has changed: "raise" a UserError,
-    "skip" it (counted in ``skipped``) or "ignore" it, which saves one look at every gradient. What
-    is remembered is kept in float32 or wider. Complex parameters and sparse gradients raise a
+    it) and ``maximize``. Parameters without a gradient are skipped. ``nonfinite`` says what to do
+    with a step that has any non-finite gradient, before anything has changed: "raise" a UserError,
+    "skip" it (counted in ``skipped``) or "ignore" the problem, which saves a pass over the
+    gradients. States are kept in float32 or wider. Complex parameters and sparse gradients raise
     UserError.
     """
 
@@ -80,11 +80,11 @@ class GradientMemory(Optimizer, ABC):
         self._refuse_unread(options, self.param_groups)
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """Of a group's options that others leave without effect: what does so."""
+        """The options of a group that others make irrelevant, each with the reason."""
         return {}
 
     def _refuse_unread(self, options: dict[str, Any], groups: Sequence[dict[str, Any]]) -> None:
-        """Raise UnreadOption for an option that was set and that none of the groups reads."""
+        """Raise UnreadOption for an option that was set but is irrelevant in every group."""
         known = inspect.signature(type(self).__init__).parameters
         unread = [self.unread(group) for group in groups]
         for name in options.keys() & known:
@@ -95,7 +95,7 @@ class GradientMemory(Optimizer, ABC):
                 )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; a complex parameter raises UserError, and so does what would not be read."""
+        """Add a group; complex parameters and irrelevant options raise UserError."""
         self._take_momentum(param_group)
         named = {k: v for k, v in param_group.items() if v is not self.defaults.get(k)}
         self._refuse_unread(named, [self.defaults | param_group])
@@ -109,7 +109,7 @@ class GradientMemory(Optimizer, ABC):
                 )
 
     def _take_momentum(self, group: dict[str, Any]) -> None:
-        """What a scheduler has written as momentum is the option that is one here."""
+        """Copy the momentum that a scheduler has set to this optimizer's own option."""
         if (value := group.pop("momentum", None)) is None:
             return
         if self.cycled is not None:
@@ -123,7 +123,7 @@ class GradientMemory(Optimizer, ABC):
     def of_module(
         cls, module: nn.Module, groups: Any, *, lr: float | int, betas: Any = None
     ) -> "GradientMemory":
-        """For groups of a module's parameters; ``betas`` are AdamW's, and not taken."""
+        """Build for groups of a module's parameters; ``betas`` are AdamW's and ignored."""
         return cls(groups, lr=lr)  # ty: ignore[missing-argument]
 
     @abstractmethod
@@ -132,7 +132,7 @@ class GradientMemory(Optimizer, ABC):
 
     @abstractmethod
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        """What is remembered of a parameter before its first gradient."""
+        """The state of a parameter before its first gradient."""
 
     @abstractmethod
     def _write(
@@ -143,14 +143,16 @@ class GradientMemory(Optimizer, ABC):
         states: list[dict[str, Any]],
         step: int,
     ) -> None:
-        """Take in one gradient each and write the parameters; ``step`` counts from 1.
+        """Update the states with one gradient each and write the parameters; ``step`` counts from
+        1.
 
         It is 0 for whole groups, whose parameters may be at different steps.
         """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take in the gradients and write the parameters; the value of ``closure``, if given."""
+        """Update the states and write the parameters; returns the value of ``closure``, if
+        given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -185,7 +187,7 @@ class GradientMemory(Optimizer, ABC):
         return loss
 
     def _check_states(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
-        """Raise UserError for a state that is not of its parameter's size or place."""
+        """Raise UserError for a state of another size or device than its parameter."""
         for group, parameters in work:
             for parameter in parameters:
                 state = self.state.get(parameter)
@@ -200,7 +202,7 @@ class GradientMemory(Optimizer, ABC):
     def _compare(
         self, parameter: Tensor, state: Any, group: dict[str, Any], *, whole: bool = False
     ) -> None:
-        """Raise UserError unless a state is as one of this parameter begins."""
+        """Raise UserError unless a state has the structure of a new one for this parameter."""
         like = torch.empty(parameter.shape, dtype=parameter.dtype, device="meta")
         wanted = {name: x.shape for name, x in self._start(like, group).items()}
         if parameter is group["params"][0]:
@@ -209,7 +211,7 @@ class GradientMemory(Optimizer, ABC):
         states.compare(name, parameter.shape, state, {"step": (), **wanted}, whole=whole)
 
     def _shared(self, group: dict[str, Any], state: Any) -> dict[str, Sequence[int]]:
-        """Shapes of what a group keeps with its first parameter."""
+        """The shapes of the tensors that a group keeps with its first parameter."""
         return {}
 
     def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
@@ -232,7 +234,7 @@ class GradientMemory(Optimizer, ABC):
             self._write(group, batch, gradients, states, step)
 
     def _batches(self, parameters: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], int]]:
-        """Parameters that are written together, with the number of this step of theirs."""
+        """Parameters that are written together, with their step number."""
         kinds: dict[Any, list[Tensor]] = {}
         for parameter in parameters:
             count = self.state[parameter]["step"]
@@ -252,12 +254,12 @@ class GradientMemory(Optimizer, ABC):
             yield batch, step
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: torch's, and what it does about non-finite gradients."""
+        """The state to copy: torch's, and the handling of non-finite gradients."""
         own = {name: getattr(self, name) for name in ("nonfinite", "skipped", "_warned")}
         return super().__getstate__() | own | {"_lengths": {}, "_seen": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave, on the parameters' devices, in the dtypes saved."""
+        """Load what ``state_dict`` returned, on the parameters' devices, in the saved dtypes."""
         given = state_dict
 
         def note(_: Optimizer, state_dict: dict[str, Any]) -> None:
@@ -273,7 +275,7 @@ class GradientMemory(Optimizer, ABC):
             super().load_state_dict(state_dict)
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
-        """Raise UserError for what is not the state of these parameters in this optimizer."""
+        """Raise UserError unless this is the state of these parameters in this optimizer."""
         for group in state_dict["param_groups"]:
             if lacking := self.defaults.keys() - {"momentum"} - group.keys():
                 raise UserError(
@@ -284,7 +286,7 @@ class GradientMemory(Optimizer, ABC):
             self._compare(parameter, state, group, whole=True)
 
     def _take_up(self, state_dict: dict[str, Any]) -> None:
-        """Put in the place of what torch's own has loaded what it would make too narrow."""
+        """Restore tensors that torch's own loading has converted to a narrower dtype."""
         order = [p for group in self.param_groups for p in group["params"]]
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         for index, parameter in zip(indices, order, strict=True):
@@ -309,18 +311,18 @@ def fraction(**values: float | int) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raise UserError for a value that is none of ``choices``."""
+    """Raise UserError for a value that is not in ``choices``."""
     if value not in (known := list(choices)):
         raise UserError(f"{name} is {value!r}; choose one of {', '.join(map(str, known))}")
 
 
 def wide_dtype(parameter: Tensor) -> torch.dtype:
-    """The dtype of what is remembered: that of the parameter, float32 at least."""
+    """The dtype of the state: the parameter's, but at least float32."""
     return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def lengths(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The length of each gradient, in its own dtype; in float64 where the compiled form looks."""
+    """The norm of each gradient, in its own dtype; in float64 from the compiled form."""
     kinds: dict[Any, list[int]] = {}
     compiled = sweep.available()
     for number, gradient in enumerate(gradients):
@@ -335,7 +337,7 @@ def lengths(gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def finite(gradients: Sequence[Tensor], known: Sequence[Tensor]) -> bool:
-    """Whether every gradient, of these lengths, is finite."""
+    """Whether every gradient, given its norm, is finite."""
     kinds: dict[Any, list[Tensor]] = {}
     for length in known:
         kinds.setdefault((length.device, length.dtype, type(length)), []).append(length)

@@ -1,4 +1,4 @@
-"""Optimizers by name, for a model that is to be trained."""
+"""Build optimizers by name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,17 +12,17 @@ from nestling.rules import RULES, Rule
 
 
 def optimizer_names() -> list[str]:
-    """The optimizers with a class of their own, then the rules that have none."""
+    """The names of optimizers with their own class, then of the rules without one."""
     return OPTIMIZERS.names() + [name for name in RULES if is_bare(name)]
 
 
 def is_bare(name: str) -> bool:
-    """Whether a rule is an optimizer by its table line alone: torch has none of that name."""
+    """Whether a rule serves as an optimizer by itself: torch has none of that name."""
     return name in RULES and name not in OPTIMIZERS.names() and not RULES[name].erases
 
 
 def kind_of(name: str) -> Any:
-    """The class of an optimizer, or the rule it is; an unknown name raises UserError."""
+    """The class of an optimizer, or its rule; an unknown name raises UserError."""
     if is_bare(name):
         return RULES[name]
     if name not in OPTIMIZERS.names():
@@ -31,7 +31,7 @@ def kind_of(name: str) -> Any:
 
 
 def default_lr(name: str) -> float:
-    """A learning rate that trains."""
+    """The default learning rate of an optimizer."""
     return kind_of(name).default_lr
 
 
@@ -43,9 +43,9 @@ def build(
     lr: float | int,
     betas: tuple[float | int, float | int] = (0.9, 0.95),
 ) -> Optimizer:
-    """The optimizer of a name for groups of a module's parameters; ``betas`` are AdamW's.
+    """Build an optimizer by name for groups of a module's parameters; ``betas`` are AdamW's.
 
-    The rate of a group with a ``rate_factor`` is that times ``lr``, for every optimizer.
+    A group's ``rate_factor`` multiplies ``lr``, for every optimizer.
 
     >>> layer = nn.Linear(2, 2)
     >>> groups = [{"params": layer.parameters()}]

@@ -1,4 +1,4 @@
-"""The inputs of a network's layers, kept for their gradient: what delta gradient descent regresses.
+"""Capture the inputs of a network's layers, on which delta gradient descent regresses.
 
 Letters: a layer maps a row x [q] to W x; gram = sum of x x^T over the rows of a batch [q, q];
 counts = how often each row of a table was looked up [V].
@@ -18,7 +18,7 @@ LAYERS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
 
 
 class Context:
-    """What one weight was applied to since the last step, one [groups, q, q] and one [V]."""
+    """The inputs of one weight since the last step: a Gram matrix [groups, q, q], counts [V]."""
 
     def __init__(self):
         self.gram: Tensor | None = None
@@ -27,12 +27,12 @@ class Context:
         self.looks = 0  # that went into the counts
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, as plain values and tensors."""
+        """Everything, as plain values and tensors."""
         return dict(vars(self))
 
     @classmethod
     def of(cls, saved: dict[str, Any], device: torch.device) -> "Context":
-        """What ``state_dict`` gave, on a device."""
+        """The inverse of ``state_dict``, on a device."""
         context = cls()
         for name, value in saved.items():
             moved = value.to(device, copy=True) if isinstance(value, Tensor) else value
@@ -40,7 +40,7 @@ class Context:
         return context
 
     def check(self, name: str, weight: Tensor) -> None:
-        """Raise UserError unless this is the context of a weight of such a size."""
+        """Raise UserError unless this belongs to a weight of such a size."""
         rows, width = len(weight), weight.numel() // max(1, len(weight))
         if (gram := self.gram) is not None:
             groups = len(gram) if gram.ndim and len(gram) and not rows % len(gram) else 1
@@ -49,14 +49,14 @@ class Context:
             same_size(f"the look-ups of {name}", self.counts, (rows,), weight.shape)
 
     def add_rows(self, x: Tensor) -> None:
-        """Take in rows [groups, n, q]."""
+        """Add rows [groups, n, q]."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         gram = x.mT @ x
         self.gram = gram if self.gram is None else self.gram + gram
         self.rows += x.shape[1]
 
     def add_looks(self, indices: Tensor, layer: nn.Embedding) -> None:
-        """Take in look-ups in a table."""
+        """Add look-ups in a table."""
         flat = indices.flatten()
         counts = torch.bincount(flat, minlength=layer.num_embeddings).to(layer.weight.dtype)
         if layer.padding_idx is not None:
@@ -66,9 +66,9 @@ class Context:
 
 
 class Capture:
-    """Hooks on the layers of a module that keep the inputs of calls which get a gradient.
+    """Hooks on the layers of a module that record the inputs of calls that receive a gradient.
 
-    A copy, and what is unpickled, keeps nothing: it came along with the hooks of a copied module.
+    A copied or unpickled one records nothing: it was copied with the hooks of a module.
     """
 
     def __init__(self, module: nn.Module | None = None):
@@ -83,7 +83,7 @@ class Capture:
         return Capture, ()
 
     def _on_forward(self, layer: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """At a forward call: wait for the gradient of its output."""
+        """Forward hook: wait for the gradient of the output."""
         if not (
             self._hooks
             and torch.is_grad_enabled()
@@ -103,18 +103,18 @@ class Capture:
         output.register_hook(keep)
 
     def forget(self, weight: Tensor) -> None:
-        """Drop what a weight was applied to."""
+        """Forget the inputs of a weight."""
         self.contexts.pop(weight, None)
 
     def close(self) -> None:
-        """Take the hooks off the module."""
+        """Remove the hooks from the module."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
 
 
 def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
-    """The rows that a layer's weight is multiplied with, [groups, n, q]."""
+    """The rows that a layer's weight multiplies, [groups, n, q]."""
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1])
     assert isinstance(layer, CONVOLUTIONS)
@@ -122,7 +122,7 @@ def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def patches(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """What each place of a convolution sees, [groups, n, channels / groups x kernel]."""
+    """The patch at each position of a convolution, [groups, n, channels / groups x kernel]."""
     space = len(layer.kernel_size)
     x = x if x.ndim == space + 2 else x[None]
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":

@@ -147,12 +147,12 @@ class DeepMomentum(GradientMemory):
 
 
 def in_rows(x: Tensor, width: int) -> Float[Tensor, "n width"]:
-    """A tensor laid out in rows, zeros after its end."""
+    """A tensor laid out in rows, padded with zeros."""
     return functional.pad(x.flatten(), (0, -x.numel() % width)).view(-1, width)
 
 
 def spaced(rows: list[Tensor], count: int) -> Float[Tensor, "n width"]:
-    """At most ``count`` rows, evenly spaced over all."""
+    """At most ``count`` rows, evenly spaced."""
     total = sum(len(some) for some in rows)
     stride = -(-total // count)
     first, found = 0, []

@@ -91,18 +91,18 @@ class DeltaGD(GradientMemory):
         self.register_state_dict_post_hook(_with_contexts)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: a copy would not hear the layers of its weights."""
+        """Refuse to be copied: a copy would have no hooks on the layers of its weights."""
         raise UserError(
             "DeltaGD hears its module's layers and cannot be copied; make one for the copy of the "
             "module and load_state_dict"
         )
 
     def close(self) -> None:
-        """Take the hooks off the module; what follows would be gradient descent."""
+        """Remove the hooks from the module; further steps would be plain gradient descent."""
         self._capture.close()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients, and with each the inputs that went with it."""
+        """Clear the gradients, and the inputs recorded with them."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 # without a gradient: taken out by the clock of a slow level, which still waits
@@ -111,7 +111,7 @@ class DeltaGD(GradientMemory):
         super().zero_grad(set_to_none)
 
     def _contexts(self) -> dict[int, dict[str, Any]]:
-        """The inputs of slow levels whose gradients still wait."""
+        """The recorded inputs of slow levels whose gradients still wait."""
         return {
             index: self._capture.contexts[p].state_dict()
             for index, p in enumerate(self._order())
@@ -152,15 +152,15 @@ class DeltaGD(GradientMemory):
     def of_module(
         cls, module: nn.Module, groups: Any, *, lr: float | int, betas: Any = None
     ) -> "DeltaGD":
-        """For groups of a module's parameters; ``betas`` are AdamW's, and not taken."""
+        """Build for groups of a module's parameters; ``betas`` are AdamW's and ignored."""
         return cls(module, params=groups, lr=lr)
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """The strength of the decay, in the form that has none."""
+        """Report the decay strength as irrelevant, in the form that has none."""
         return {"decay_scale": "form='cr'"} if group["form"] == "cr" else {}
 
     def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
-        """None: the weights themselves are what is written, nothing is kept beside them."""
+        """None: only the weights themselves are written; there is no other state."""
         return ()
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class DeltaGD(GradientMemory):
 
 
 def write(parameter: Tensor, gradient: Tensor, context: Context, group: dict[str, Any]) -> None:
-    """One step of a weight whose inputs are known."""
+    """One step of a weight whose inputs were recorded."""
     eta, scale = float(group["lr"]), group["decay_scale"]
     mean = group["reduction"] == "mean"
     gram, counts = context.gram, context.counts
@@ -215,7 +215,7 @@ def exact(
     eta: float,
     scale: float | int,
 ) -> Tensor:
-    """The proximal step of a weight that is applied to rows, looked up in, or both."""
+    """The proximal step of a weight used for products, look-ups, or both."""
     if gram is not None and counts is None:
         return dgd_rows(W, G, gram, eta, scale)
     assert counts is not None
@@ -229,5 +229,5 @@ def exact(
 
 
 def _with_contexts(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """As torch's, with the inputs of slow levels whose gradients still wait."""
+    """torch's state dict, with the recorded inputs of slow levels whose gradients still wait."""
     return state_dict | {"contexts": optimizer._contexts()}

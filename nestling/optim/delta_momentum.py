@@ -1,4 +1,4 @@
-"""Delta momentum: a memory of gradients that forgets along the gradient it takes in."""
+"""Delta momentum: a memory of gradients that forgets along each new gradient."""
 
 from typing import Any, ClassVar
 
@@ -106,7 +106,7 @@ class DeltaMomentum(Ruled):
         return rules.DeltaMomentum(**OPTIONS(group))
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """What neither the rule nor the preconditioner reads."""
+        """The options that neither the rule nor the preconditioner reads."""
         return super().unread(group) | precondition.unread(group)
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The writes of delta momentum, of whole groups in one compiled pass."""
+"""Delta momentum for whole groups in one compiled pass."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def write_at_once(
     states: Mapping[Tensor, dict[str, Any]],
     lengths: Mapping[Tensor, Tensor],
 ) -> list[Tensor]:
-    """Write what is scalars or rows, needs no preconditioner and fits; the parameters left."""
+    """Write the parameters that the compiled form supports; returns the others."""
     if group["preconditioner"] != "none":
         return parameters
     rest, kinds = [], {}
@@ -55,7 +55,7 @@ def squares_of(
     widths: list[int],
     lengths: Mapping[Tensor, Tensor],
 ) -> Tensor:
-    """|g|^2 of each, from the lengths if they are known; else of those alone that need it."""
+    """|g|^2 of each gradient, from the norms if known; otherwise only where needed."""
     if all(parameter in lengths for parameter in parameters):
         return torch.stack([lengths[parameter] for parameter in parameters]).double().square()
     found = torch.zeros(len(g), dtype=torch.float64)

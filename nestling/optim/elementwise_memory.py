@@ -1,4 +1,4 @@
-"""The best memory of gradients number by number: Adam, AdaGrad and RMSProp are among its forms."""
+"""The optimal elementwise memory of gradients, with Adam, AdaGrad and RMSProp as special cases."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ OPTIONS = constants(rules.ElementwiseMemory)
 
 
 class ElementwiseMemory(Ruled):
-    """Associative memory of gradients, in closed form, number by number.
+    """Elementwise associative memory of gradients, in closed form.
 
         m* = argmin over m of sum of w_i (m g_i - P)^2 + ridge m^2 = P M / (H + ridge)
         W <- W - lr m*,   M = sum of w_i g_i,  H = sum of w_i g_i^2

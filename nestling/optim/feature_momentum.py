@@ -1,4 +1,4 @@
-"""Momentum of features of the gradient, behind a preconditioner."""
+"""Momentum of features of the gradient, with a preconditioner."""
 
 from typing import Any, ClassVar
 
@@ -16,15 +16,15 @@ OPTIONS = constants(rules.FeatureMomentum)
 
 
 class FeatureMomentum(Ruled):
-    """A linear memory of gradients that sees them through features, one number each.
+    """A linear memory of elementwise features of the gradient.
 
         m <- alpha m + P phi(G)        W <- W - lr m
 
     ``features`` is phi: "power": sign(g) |g|^exponent, of which 1 is the gradient itself, 0.5
     makes heavy tails light; "polynomial":
     c_0 g + c_1 g |g| + c_2 g |g|^2 ...: an odd function, so that the sign of a gradient is kept.
-    ``preconditioner`` is P: "none" (I), or "covariance", (E G G^T)^(-1/2) of matrices, made anew
-    ``preconditioner_every`` steps.
+    ``preconditioner`` is P: "none" (I), or "covariance", (E G G^T)^(-1/2) of matrices, recomputed
+    every ``preconditioner_every`` steps.
 
     A loss times c takes steps c^exponent times as long, by "power" without P.
 
@@ -100,7 +100,7 @@ class FeatureMomentum(Ruled):
         return rules.FeatureMomentum(**options)
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """What neither the rule nor the preconditioner reads."""
+        """The options that neither the rule nor the preconditioner reads."""
         return super().unread(group) | precondition.unread(group)
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""M3: momenta of several periods, each made orthogonal, over one second moment."""
+"""M3: orthogonalised momenta of several periods over one second moment."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

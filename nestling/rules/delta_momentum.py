@@ -1,4 +1,4 @@
-"""Delta momentum: a memory of gradients that forgets along the gradient it takes in."""
+"""Delta momentum: a memory of gradients that forgets along each new gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar

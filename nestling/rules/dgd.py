@@ -16,8 +16,8 @@ from nestling.rules.rule import Buffers, Evidence, Rate, Rule, RuleOptions
 class DGD(Rule):
     """W <- (W - eta g)(I + eta e X X^T / n)^-1, the exact proximal step.
 
-    What lies along the inputs that were read is erased as the gradient is written. Tensors without
-    ``gram`` (biases, norms) go by the plain gradient.
+    Writing the gradient erases what lies along the inputs that were read. Tensors without ``gram``
+    (biases, norms) use the plain gradient.
 
     Source: arXiv 2512.24695, Eq 56-57, 112-121, for the mean over n tokens. Deviates: for an input
     of any length, where the paper's has length one; whoever writes says which weight is erased.

@@ -1,4 +1,4 @@
-"""The best memory of gradients number by number, in closed form."""
+"""The optimal elementwise memory of gradients, in closed form."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -45,7 +45,7 @@ class ElementwiseMemory(Rule):
         return cls(beta1=options.momentum, beta2=options.square_momentum)
 
     def unread(self) -> dict[str, str]:
-        """Of constants that others leave without effect: what does so."""
+        """The constants that others make irrelevant, each with the reason."""
         if self.weighting == "sum":
             return {"beta2": "weighting='sum'"}
         # m* = H M / (H + ridge)
@@ -82,5 +82,5 @@ class ElementwiseMemory(Rule):
 
 
 def optimal(M: Tensor, H: Tensor, target: str, ridge: float | int) -> Tensor:
-    """P M / (H + ridge), the memory that answers P to every g it has seen, as nearly as one can."""
+    """P M / (H + ridge), the memory that maps every g it has seen to P, in least squares."""
     return (H.sqrt() if target == "root" else H) * M / (H + ridge)

@@ -44,7 +44,7 @@ class FeatureMomentum(Rule):
         return cls(alpha=options.momentum)
 
     def unread(self) -> dict[str, str]:
-        """Of constants that others leave without effect: what does so."""
+        """The constants that others make irrelevant, each with the reason."""
         other = "coefficients" if self.features == "power" else "exponent"
         return {other: f"features={self.features!r}"}
 

@@ -1,4 +1,4 @@
-"""Gradient descent: nothing is remembered of the gradients."""
+"""Gradient descent: no memory of gradients."""
 
 from dataclasses import dataclass
 from typing import ClassVar

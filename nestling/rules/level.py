@@ -1,4 +1,4 @@
-"""A level of the continuum memory system: weights that are written once a period, as values.
+"""A level of the continuum memory system: weights that are written once per period, as values.
 
 Used inside a sequence (regime R1), where everything here is differentiated through, and at test
 time (R3). A level starts from weights that others own (``start``: learned initial states, or a
@@ -36,7 +36,7 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class CMSLevel:
-    """When a level is written, from what, and how."""
+    """When and how a level is written."""
 
     period: int  # tokens between two writes
     rule: str = "gradient"  # the error component f: a name of nestling.rules.RULES
@@ -64,7 +64,7 @@ class CMSLevel:
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
-        """Raise UserError for a constant of the rule that it does not read."""
+        """Raise UserError for a constant that the rule does not use."""
         kind, plain = RULES[self.rule], RuleOptions()
         for name, value in vars(self.options).items():
             if value == (default := getattr(plain, name)):
@@ -94,7 +94,7 @@ def check_periods(periods: Sequence[int], name: str) -> None:
 
 
 class LevelState(NamedTuple):
-    """All that a level remembers, in every row; float32 or wider."""
+    """The state of a level, for every row; float32 or wider."""
 
     moved: Tensors  # weights minus start, each [B, *S]
     total: Tensors  # gradients summed over the open period
@@ -109,10 +109,10 @@ class LevelState(NamedTuple):
 def new_level(
     level: CMSLevel, start: Sequence[Tensor], rows: int, inputs: Sequence[int] = ()
 ) -> LevelState:
-    """The state before the first token: nothing moved, nothing gathered.
+    """The state before the first token: nothing moved, no gradients gathered.
 
-    ``start`` holds one tensor [*S] for each of the level. ``inputs`` is read for the rule dgd
-    alone: for each tensor the width of a linear map's inputs, or 0 if it is none.
+    ``start`` holds one tensor [*S] for each of the level's weights. ``inputs`` is used by the rule
+    dgd only: for each tensor the input width of a linear map, or 0 if it is not one.
     """
     plain = [torch.zeros(rows, *s.shape, dtype=_wide_type(s), device=s.device) for s in start]
     rule = level.written_by
@@ -148,7 +148,7 @@ def gather(
     terms: Float[Tensor, " B"] | None = None,
     gram: Sequence[Float[Tensor, "B _ _"]] = (),
 ) -> LevelState:
-    """Take up the gradients of more tokens: sums over ``terms`` of them (None: over ``seen``).
+    """Add the gradients of more tokens: sums over ``terms`` of them (None: over ``seen``).
 
     ``seen`` is the tokens the rows have read since the last call. Gradients are taken at the
     weights of the open period, ``moved``. ``gram`` holds the sums of x x^T over the inputs of the
@@ -168,7 +168,7 @@ def gather(
 
 
 def due(level: CMSLevel, state: LevelState) -> Bool[Tensor, " B"]:
-    """Rows whose period is full and not yet written."""
+    """The rows whose period is full and not yet written."""
     return (state.seen % level.period == 0) & (state.terms > 0)
 
 
@@ -215,12 +215,12 @@ def write(
 
 
 def since(state: LevelState) -> Tensors:
-    """How far the weights have moved from where the level was last put."""
+    """How far the weights have moved since the level was last reset."""
     return tuple(map(torch.sub, state.moved, state.begin)) if state.begin else state.moved
 
 
 def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Bool[Tensor, " B"]]:
-    """Gradients of the period, reduced and clipped; Gram matrices; rows that are finite."""
+    """The gradients of the period, reduced and clipped; Gram matrices; which rows are finite."""
     terms = state.terms.clamp_min(1)
     scale = 1 / terms if level.reduction == "mean" else torch.ones_like(terms)
     norm = lengths(state.total) * scale
@@ -241,7 +241,7 @@ def lengths(tensors: Tensors) -> Float[Tensor, " B"]:
 
 
 def bound(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
-    """What has moved, shortened to ``level.trust`` times the length of the start (all tensors)."""
+    """The move, shortened to ``level.trust`` times the norm of the start (over all tensors)."""
     if level.trust is None:
         return move
     whole = lengths(move)
@@ -255,7 +255,7 @@ def bound(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
 
 
 def restart(state: LevelState, rows: Bool[Tensor, " B"], *, keep_seen: bool = False) -> LevelState:
-    """These rows back at the start: nothing moved, gathered or counted (but ``seen``, if kept)."""
+    """Reset these rows: nothing moved, gathered or counted (except ``seen``, if kept)."""
 
     def zero(x: Tensor) -> Tensor:
         return x.masked_fill(wide(rows, x), 0)
@@ -276,9 +276,9 @@ def restart(state: LevelState, rows: Bool[Tensor, " B"], *, keep_seen: bool = Fa
 
 
 def rewind(state: LevelState, share: float) -> LevelState:
-    """The level back where it begins, in every row, for the next context of a slower level.
+    """Reset the level to its starting point, in every row, for the next context of a slower level.
 
-    What begins takes up a share of the way the level went, as a slower level learns it:
+    The starting point moves a share of the way that the level went, as a slower level would:
 
         begin <- begin + e (moved - begin);  moved <- begin;  gathered gradients, moments <- 0
 

@@ -1,4 +1,4 @@
-"""M3: momenta of several periods, each made orthogonal, over one second moment."""
+"""M3: orthogonalised momenta of several periods over one second moment."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,9 +30,9 @@ KEPT = ("slow", "sum", "read")  # of each slow momentum: itself, the gradients s
 
 @dataclass(frozen=True, kw_only=True)
 class M3(Rule):
-    """A fast and any number of slow memories of gradients, made orthogonal, over sqrt(V).
+    """A fast and any number of slow memories of gradients, orthogonalised, over sqrt(V).
 
-    The fields are the options of ``nestling.optim.M3``. What is no matrix goes by Adam.
+    The fields are the options of ``nestling.optim.M3``. Tensors that are not matrices use Adam.
 
     Source: arXiv 2512.24695, Eq 75, Algorithm 1. Deviates: as that class.
     """
@@ -61,7 +61,7 @@ class M3(Rule):
         )
 
     def unread(self) -> dict[str, str]:
-        """Of constants that others leave without effect: what does so."""
+        """The constants that others make irrelevant, each with the reason."""
         if self.orthogonal:
             return {}
         unread = dict.fromkeys(("update_norm", "ns_steps", "ns_dtype"), "orthogonal=False")
@@ -69,7 +69,7 @@ class M3(Rule):
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        """M1, V, and of every slow momentum itself, the gradients since, and what is read of it."""
+        """M1, V and, for every slow momentum, itself, the gradients since, and its read-out."""
         slow = (f"{name}{number}" for number in range(len(self.slow)) for name in KEPT)
         return ("m", "v", *slow)
 
@@ -90,7 +90,7 @@ class M3(Rule):
         )
 
     def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
-        """Zeros; what is read of a slow memory has the dtype of Newton-Schulz."""
+        """Zeros; the read-out of a slow memory has the dtype of Newton-Schulz."""
         kept = super().start(weight)
         if self.ns_dtype is None or weight.dtype == torch.float64 or not self.matrix(weight):
             return kept
@@ -98,17 +98,17 @@ class M3(Rule):
         return tuple(x.to(self.ns_dtype) if name.startswith("read") else x for name, x in names)
 
     def matrix(self, weight: Float[Tensor, "B *S"]) -> bool:
-        """Whether the steps of a tensor are made orthogonal."""
+        """Whether the steps of a tensor are orthogonalised."""
         return weight.ndim > 2 and self.orthogonal
 
     def by_rows(self, dimensions: int) -> bool:
-        """Whether a tensor goes by Adam."""
+        """Whether a tensor uses Adam."""
         return dimensions < 2 or not self.orthogonal
 
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:
-        """Algorithm 1, from its first line to its last."""
+        """One step of Algorithm 1."""
         g, (m, v, *rest) = evidence.gradient, buffers
         memories = [tuple(rest[i : i + 3]) for i in range(0, len(rest), 3)]
         matrix = self.matrix(g)
@@ -171,7 +171,7 @@ class M3(Rule):
         return torch.lerp(slow, total / period, 1 - beta)
 
     def bias(self, beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor | float:
-        """What a mean that began at zero has seen so far; a sum has no such bias."""
+        """The bias correction of a mean that started at zero; 1 for a sum."""
         return 1.0 if self.style == "paper" else bias_correction(beta, number, like)
 
     def below(self, v: Tensor, number: Int[Tensor, " B"]) -> Tensor:
@@ -184,7 +184,7 @@ class M3(Rule):
         return orthogonal(taken, self.ns_steps, self.ns_dtype)
 
     def sized(self, u: Tensor, v: Tensor, number: Int[Tensor, " B"], matrix: bool) -> Tensor:
-        """The step in the size that update_norm says."""
+        """The step, scaled as ``update_norm`` says."""
         if matrix and self.update_norm == "pre":
             return matched(u.shape[1:]) * u
         u = u / self.below(v, number)

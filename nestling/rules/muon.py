@@ -12,7 +12,7 @@ from nestling.rules.rule import READ, Buffers, Evidence, GradientRecord, Rate, R
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(Rule):
-    """m <- alpha m + g; W <- W - eta NewtonSchulz(m); momentum for what is no matrix.
+    """m <- alpha m + g; W <- W - eta NewtonSchulz(m); plain momentum if not a matrix.
 
     Source: arXiv 2512.24695, Eq 42. Deviates: nothing.
     """
@@ -38,7 +38,7 @@ class Muon(Rule):
         return (GradientRecord("m", "-<m, g>", "Hebbian with decay: m <- alpha m + g", READ),)
 
     def by_rows(self, dimensions: int) -> bool:
-        """Whether a tensor goes by momentum."""
+        """Whether a tensor uses plain momentum."""
         return dimensions < 2
 
     def step(

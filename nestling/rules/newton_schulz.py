@@ -1,4 +1,4 @@
-"""Newton-Schulz: the orthogonal matrix next to one, by matrix products alone."""
+"""Newton-Schulz: the nearest orthogonal matrix, by matrix products only."""
 
 import math
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def newton_schulz(
 def orthogonal(
     x: Float[Tensor, "B *S"], steps: int = 5, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "B *S"]:
-    """Newton-Schulz of every row of a batch; of a higher rank as (first, all others).
+    """Newton-Schulz of every row of a batch; higher ranks are flattened to (first, others).
 
     ``dtype`` is of the products (None: of x); tensors wider than float32 keep their own. Of tensors
     spread over devices every device gathers the whole, computes the same and keeps its part.
@@ -78,7 +78,7 @@ def matched(shape: Sequence[int]) -> float:
 
 
 def whole(x: Tensor) -> Tensor:
-    """The whole of a tensor that is spread over devices; any other as it is."""
+    """Gather a tensor that is sharded over devices; any other is returned as is."""
     if plain(x):
         return x
     from torch.distributed.tensor import DTensor
@@ -87,7 +87,7 @@ def whole(x: Tensor) -> Tensor:
 
 
 def spread(x: Tensor, like: Tensor) -> Tensor:
-    """A tensor that every device has whole, spread as ``like`` is."""
+    """Shard a replicated tensor in the same way as ``like``."""
     if plain(like):
         return x
     from torch.distributed.tensor import DTensor, Replicate
@@ -100,7 +100,7 @@ def spread(x: Tensor, like: Tensor) -> Tensor:
 
 
 def part(x: Tensor) -> Tensor:
-    """What this process keeps of a tensor that is spread, in its memory; any other as it is."""
+    """The local shard of a sharded tensor; any other is returned as is."""
     if plain(x):
         return x.detach()
     from torch.distributed.tensor import DTensor

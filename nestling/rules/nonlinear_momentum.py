@@ -1,4 +1,4 @@
-"""Momentum whose output is bent: the matrix next to it that is orthogonal, its signs, its tanh."""
+"""Momentum with a nonlinear output: the nearest orthogonal matrix, sign, or tanh."""
 
 import math
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ class NonlinearMomentum(Rule):
         return cls(alpha=options.momentum)
 
     def unread(self) -> dict[str, str]:
-        """Of constants that others leave without effect: what does so."""
+        """The constants that others make irrelevant, each with the reason."""
         if self.output != "newton_schulz":
             names = ("adjust_lr", "orthogonal", "ns_steps", "ns_dtype")
             unread = dict.fromkeys(names, f"output={self.output!r}")

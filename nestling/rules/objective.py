@@ -1,6 +1,6 @@
-"""What a write minimises: how far a memory's answer is from a target, and its gradient.
+"""The objective of a write: the error of a memory's output, and its gradient.
 
-Letters: y what the memory answers, v what it should answer.
+Letters: y the output of the memory, v its target.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from nestling.core.error import UserError, did_you_mean
 
 
 class Objective(NamedTuple):
-    """A value for each answer, and its gradient for the answer, in closed form."""
+    """The value for each output, and its gradient with respect to the output."""
 
     value: Callable[[Tensor, Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]

@@ -1,9 +1,9 @@
-"""What a rule is: how weights, and what is remembered of their gradients, change in one write.
+"""Rules: how one write changes weights and the memories of their gradients.
 
-A rule turns a gradient into a change of weights. It is a value, whose fields are its constants, and
-a pure map of tensors whose first dimension is a batch: of rows, which each write a memory of their
-own (``nestling.rules.level``), or of parameters of one shape, which an optimizer writes
-(``nestling.optim``). Nothing given is changed, and everything can be differentiated.
+A rule turns a gradient into a change of weights. It is a value whose fields are its constants, and
+a pure function of tensors whose first dimension is a batch: of rows that each write their own
+memory (``nestling.rules.level``), or of parameters of one shape that an optimizer writes
+(``nestling.optim``). Arguments are never modified, and everything is differentiable.
 
 Letters (for each row and tensor): g gradient, W weight, m momentum, v mean square of gradients, n
 number of this write from 1, X inputs of a linear map (a column a token), eta learning rate.
@@ -30,7 +30,7 @@ SIZE = "the size of their step"
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """Constants of the rules; each says which rules read it."""
+    """The constants of all rules; each says which rules use it."""
 
     momentum: float = 0.9  # retention of the first memory of gradients: all but gradient and dgd
     square_momentum: float = 0.999  # retention of the mean square: adam, m3, elementwise_memory
@@ -53,7 +53,7 @@ class RuleOptions:
 
 
 class Evidence(NamedTuple):
-    """What one write is made of, for one tensor of every row."""
+    """The inputs of one write, for one tensor in every row."""
 
     gradient: Float[Tensor, "B *S"]
     weight: Float[Tensor, "B *S"] | None = None  # what an eraser erases
@@ -61,7 +61,7 @@ class Evidence(NamedTuple):
 
 
 class GradientRecord(NamedTuple):
-    """One memory of gradients, as `levels` prints it."""
+    """One memory of gradients, as `nestling levels` prints it."""
 
     name: str
     objective: str  # what its own write minimises
@@ -71,7 +71,7 @@ class GradientRecord(NamedTuple):
 
 
 class Rule(ABC):
-    """One way to write: the change of a weight, and the memories of gradients it needs."""
+    """A rule: the change of a weight, and the memories of gradients that it needs."""
 
     summary: ClassVar[str]  # the write of the weights, in one line
     default_lr: ClassVar[float] = 1e-2  # trains, as an optimizer
@@ -86,12 +86,12 @@ class Rule(ABC):
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        """Names of the tensors kept between writes, in the order of ``step``."""
+        """The names of the tensors kept between writes, in the order of ``step``."""
         return ()
 
     @property
     def records(self) -> tuple[GradientRecord, ...]:
-        """The memories of gradients that these tensors are."""
+        """The memories of gradients that these tensors represent."""
         return ()
 
     def by_rows(self, dimensions: int) -> bool:
@@ -99,11 +99,11 @@ class Rule(ABC):
         return self.elementwise
 
     def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
-        """What is remembered before the first gradient: zeros of the shape of the weight."""
+        """The buffers before the first gradient: zeros in the shape of the weight."""
         return tuple(torch.zeros_like(weight) for _ in self.buffers)
 
     def unread(self) -> dict[str, str]:
-        """Of constants that others leave without effect: what does so."""
+        """The constants that others make irrelevant, each with the reason."""
         return {}
 
     @abstractmethod
@@ -114,12 +114,12 @@ class Rule(ABC):
 
 
 def wide(row: Tensor, like: Tensor) -> Tensor:
-    """A value for each row, in the shape that multiplies a tensor with rows first."""
+    """A value per row, reshaped to multiply a tensor with rows first."""
     return beside(row.view(-1, *(1,) * (like.ndim - 1)), like)
 
 
 def beside(x: Tensor, like: Tensor) -> Tensor:
-    """A tensor that every process has, as one that may stand beside a tensor that is divided."""
+    """A replicated tensor, in a form that can be combined with a sharded one."""
     if plain(like) or not plain(x):
         return x
     from torch.distributed.tensor import DTensor, Replicate
