@@ -23,6 +23,10 @@ class Command:
     used if there is one."""
     go_on: bool = False
     """Continue the prompt as plain text."""
+    check: bool = True
+    """Recall several replies from what was studied and give the one that the question fits; if none
+    fits, answer as before study. Off: give the most likely reply, in a fraction of the time. Needs
+    a chat template and temperature 0."""
     tokens: int = 100
     """Largest number of tokens to generate."""
     temperature: float = 0.0
@@ -69,6 +73,8 @@ class Command:
         if self.chat and self.go_on:
             raise UserError("--chat and --go-on exclude each other")
         chat = self.chat or (not self.go_on and learner.talks)
+        if chat and self.temperature == 0:
+            return learner.ask(prompt, tokens=self.tokens, chat=True, check=self.check)
         asks = not chat and not self.go_on and bool(learner.state.studied)
         answer = learner.generate(
             PLAIN.format(question=prompt) if asks else prompt,

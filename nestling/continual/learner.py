@@ -17,6 +17,7 @@ from nestling.continual.state import Document, Reading, no_level
 from nestling.continual.stream import read_alone
 from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
+from nestling.continual.study.recall import answered
 from nestling.continual.study.record import Studied, Waiting, find_studied
 from nestling.continual.study.study import School, Show, study_next
 from nestling.core.error import UserError
@@ -112,17 +113,25 @@ class ContinualLearner(LevelledModel):
         """Whether the model has a chat template."""
         return self.base.tokenizer is not None and bool(self.text.tokenizer.chat_template)
 
-    def ask(self, question: str, *, tokens: int = 100, chat: bool | None = None) -> str:
+    def ask(
+        self, question: str, *, tokens: int = 100, chat: bool | None = None, check: bool = True
+    ) -> str:
         """The model's answer, with nothing but the question in its context.
 
         Uses the chat template if there is one, or as ``chat`` says; otherwise a plain question.
+        Several replies are recalled from what was studied and checked against the question; if none
+        fits, the model answers as it did before study (``nestling.continual.study.recall``).
+        ``check=False`` gives the most likely reply. Nothing is checked without a chat template
+        (study then teaches short answers, not sentences) or with a ``gate``.
         """
         if chat is None:
             chat = self.talks
-        if chat:
+        if not chat:
+            said = self.generate(PLAIN.format(question=question), tokens=tokens)
+            return said.strip().split(END)[0]
+        if not check or self.gate is not None or not self.state.studied:
             return self.generate(question, tokens=tokens, chat=True).strip()
-        said = self.generate(PLAIN.format(question=question), tokens=tokens)
-        return said.strip().split(END)[0]
+        return answered(self.school, question, tokens)
 
     def undo(self) -> Studied:
         """Forget the document studied last: the model is exactly as it was before."""

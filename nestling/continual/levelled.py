@@ -178,8 +178,11 @@ class LevelledModel:
         shares = [level.share for level in self.levels]
         return write_all(self.writers, self.start, shares, self.spans, state, firing)
 
-    def weights(self, *, grad: bool = False) -> dict[str, Tensor]:
-        """The current weights of the levels, by parameter name."""
+    def weights(self, *, grad: bool = False, studied: bool = True) -> dict[str, Tensor]:
+        """The current weights of the levels, by parameter name.
+
+        ``studied=False`` leaves out what study has taught.
+        """
         found = {}
         for index, (names, start, level) in enumerate(
             zip(self.parameters, self.start, self.state.levels, strict=True)
@@ -191,7 +194,7 @@ class LevelledModel:
                 )
                 old = self._made[index] = (level, made)
             found.update(zip(names, old[1], strict=True))
-        if self.state.studied:
+        if self.state.studied and studied:
             found |= self._with_study(found)
         if grad:
             return {name: value.detach().requires_grad_() for name, value in found.items()}

@@ -39,6 +39,7 @@ class Studied(NamedTuple):
     missing: tuple[str, ...]  # telling words that nothing asks for
     change: Change  # 16 bits a number
     figures: dict[str, float]  # made, asked, right_before, right_after, held, held_right ...
+    about: str = ""  # its subject, as a phrase
 
 
 def find_studied(studied: Sequence[Studied], document: str | int) -> int:
@@ -75,6 +76,7 @@ def studied_record(one: Studied) -> dict[str, Any]:
         "missing": list(one.missing),
         "maps": list(one.change),
         "figures": one.figures,
+        "about": one.about,
     }
 
 
@@ -91,6 +93,7 @@ def studied_of(number: int, about: dict[str, Any], tensors: dict[str, Tensor]) -
         tuple(about["missing"]),
         change,
         about["figures"],
+        about.get("about", ""),
     )
 
 

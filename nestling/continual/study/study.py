@@ -35,7 +35,8 @@ from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Open, Studied, Waiting
 from nestling.continual.study.related import Related
 from nestling.continual.study.replay import replayed
-from nestling.continual.study.speaker import Speaker, speaker
+from nestling.continual.study.side_by_side import speaker
+from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.training import Kind, Training
 from nestling.continual.study.words import telling
 from nestling.core.error import UserError
@@ -284,6 +285,7 @@ class _Lesson:
             tuple(missing(sentences, made)),
             change,
             figures,
+            self.parts[0].about,
         )
         self.seconds = self.spent + time.monotonic() - self.began
         old = learner.state

@@ -11,7 +11,8 @@ from torch.nn import functional
 from nestling.continual.study import losses
 from nestling.continual.study.body import Cut, Whole, body
 from nestling.continual.study.change import Factors, changed, joined, new_change, rounded
-from nestling.continual.study.speaker import OneByOne, SideBySide, speaker
+from nestling.continual.study.side_by_side import SideBySide, speaker
+from nestling.continual.study.speaker import OneByOne
 from nestling.continual.study.training import Kind, Lesson, Training
 from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import FAMILIES
@@ -67,6 +68,8 @@ def test_every_speaker_says_what_one_by_one_says(family):
     for one, two in zip(fast.scores(told, asked), plain.scores(told, asked), strict=True):
         torch.testing.assert_close(one.nats, two.nats, rtol=1e-4, atol=1e-4)
     prompts = [(8, 9), (11,), (14, 15, 16)]
+    likely = [each.next_tokens(told, prompts) for each in (fast, plain)]
+    torch.testing.assert_close(*likely, rtol=1e-4, atol=1e-4)
     stop = frozenset({0})
     for after in ((), [(18, 19), (18, 19), (20,)], [(), (18, 19), (18, 19)]):
         said = [each.said(told, prompts, most=6, stop=stop, after=after) for each in (fast, plain)]
