@@ -28,7 +28,7 @@ class Command:
     chain or independent (each layer gets every level)."""
     layers: str | None = None
     """Layers of each level, slow to fast, such as 0-9,10-19,20-29; by default equal shares, and for
-    low-rank the upper half."""
+    low-rank the upper three eighths."""
     rank: int | None = None
     """low-rank: the rank of a document's change to each matrix."""
 

@@ -129,7 +129,8 @@ class ContinualLearner(LevelledModel):
         if not chat:
             said = self.generate(PLAIN.format(question=question), tokens=tokens)
             return said.strip().split(END)[0]
-        if not check or self.gate is not None or not self.state.studied:
+        checked = check and self.talks and self.gate is None and self.state.studied
+        if not checked:
             return self.generate(question, tokens=tokens, chat=True).strip()
         return answered(self.school, question, tokens)
 

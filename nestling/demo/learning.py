@@ -17,7 +17,7 @@ from nestling.demo.exam import Exam, Found, examine, examine_elsewhere
 from nestling.demo.material import Asked, Material
 from nestling.demo.stages import Stages
 from nestling.models.pretrained import load_base, save_stacked, studied_level
-from nestling.models.pretrained.stacking import upper_half
+from nestling.models.pretrained.stacking import upper_layers
 from nestling.report.progress import Progress
 
 MODEL, MEMORY = "model", "notes.memory"
@@ -88,7 +88,7 @@ def _ready(job: Learning, stages: Stages, tell: Told) -> Path:
     def make() -> int:
         base = load_base(job.model)
         count = base.model.config.num_hidden_layers
-        save_stacked(base, upper_half([studied_level()], count), "low-rank", folder)
+        save_stacked(base, upper_layers([studied_level()], count), "low-rank", folder)
         return sum(weight.numel() for weight in base.model.parameters())
 
     stages.begin("model", key)  # what lies there is no longer what it was

@@ -20,6 +20,7 @@ STUDIES = Registry(
         "facts": "nestling_lab.studies.continual.facts:Facts",
         "told": "nestling_lab.studies.continual.told:ToldStudy",
         "told-again": "nestling_lab.studies.continual.told:ToldAgainStudy",
+        "told-checked": "nestling_lab.studies.continual.told_checked:ToldCheckedStudy",
         "manuals": "nestling_lab.studies.continual.manuals:Manuals",
         "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
         "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",

@@ -4,23 +4,25 @@ import pytest
 
 from nestling.core.result import Result
 from nestling_lab.studies import load_study
-from nestling_lab.studies.continual.told_texts import told_texts
+from nestling_lab.studies.continual.told_checked import counted
+from nestling_lab.studies.continual.told_texts import GENERAL, told_texts
 
 
 @pytest.mark.parametrize("one", told_texts().values(), ids=lambda one: one.name)
 def test_every_text_is_short_and_says_what_is_asked(one):
     assert 120 <= len(one.text.split()) <= 200
-    assert len(one.questions) == 6
+    assert len(one.questions) == 6 and len(one.unanswered) in (0, 3)
     for ask, accept in one.questions:
         assert any(value.lower() in one.text.lower() for value in accept), ask
         assert not any(value.lower() in ask.lower() for value in accept if len(value) > 1), ask
 
 
 def test_the_page_begins_with_what_came_out():
-    study, again = load_study("told"), load_study("told-again")
+    study = load_study("told")
+    all_studies = (study, load_study("told-again"), load_study("told-checked"))
     cells = study.cells({})
-    names = {cell.name for each in (study, again) for cell in each.cells({})}
-    assert len(cells) == 10 and names == set(told_texts()) and len(names) == 20
+    names = {cell.name for each in all_studies for cell in each.cells({})}
+    assert len(cells) == 10 and names == set(told_texts()) and len(names) == 30
     done = {}
     for number, cell in enumerate(cells[:2]):
         one = told_texts()[cell.name]
@@ -49,3 +51,30 @@ def test_the_page_begins_with_what_came_out():
     text = found.sections[0].text
     assert found.answer.startswith("Of 12 questions about 2 texts 11 are answered right")
     assert "for 2 of 2 texts" in text and "for 1 of 2" in text
+
+
+def test_a_checked_page_tells_what_the_check_gains():
+    study = load_study("told-checked")
+    done = {}
+    for cell in study.cells({})[:2]:
+        one = told_texts()[cell.name]
+        right = [accept[0] for _, accept in one.questions]
+        said = {way: right for way in ("studied", "nothing", "chat", "shots")}
+        said["unchecked"] = [*right[:4], "", ""]
+        replies = [*[""] * len(one.unanswered), *(accept[0] for _, accept in GENERAL)]
+        more = {"studied": replies, "unchecked": right[:1] * len(replies), "nothing": replies}
+        metrics = {
+            "words": 150,
+            **counted(one, said, more),
+            "known": 0.01,
+            "cpu_seconds": 200.0,
+            "bytes": 3_000_000,
+            "study": {"right_after": 9.0, "asked": 12.0},
+        }
+        done[cell.name] = Result(name=f"told-checked/{cell.name}", config={}, metrics=metrics)
+    found = study.find(done)
+    assert found.metrics["right"]["studied"] == 12 and found.metrics["right"]["unchecked"] == 8
+    assert found.metrics["quiet"] == {"studied": 6, "unchecked": 0, "nothing": 6}
+    assert found.metrics["general"]["studied"] == 12
+    text = found.sections[0].text
+    assert "12 are answered right" in text and "8 where replies are not checked" in text

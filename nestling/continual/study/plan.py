@@ -26,7 +26,7 @@ class Plan:
     aim: bool = True  # changes look where a document's inputs differ from other text's
     fixed: bool = False  # those directions stay what they are; only what is said there is learned
     rate: float = 6e-3  # learning rate
-    rounds: int | float = 50  # how often each sentence is asked about, in the mean
+    rounds: int | float = 38  # how often each sentence is asked about, in the mean
     replies: int = 6  # lessons: a question, and the sentence that answers it
     keys: int = 7  # words that are no English, and how that sentence begins
     answers: int = 8  # where there is no chat template: a question, and its short answer
@@ -71,4 +71,4 @@ class Plan:
         return [max(1, self.budget * count // sum(wanted)) for count in wanted]
 
 
-PLANS = {"light": Plan(rounds=25, near_count=12), "full": Plan()}
+PLANS = {"light": Plan(rounds=19, near_count=12), "full": Plan()}

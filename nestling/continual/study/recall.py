@@ -30,7 +30,8 @@ WITHIN = 12.0  # nats that an opening may be less likely than the best
 LONGEST = 48  # tokens of a reply that is checked
 GAIN = 1.5  # nats a token that study has made a learned reply likelier by, in the mean
 ALONE = -0.4  # nats a token of a learned reply behind its opening, whatever was asked
-WORTH = 0.5  # nats that a reply must be worth to be said
+SHARE = 0.5  # of the question's likelihood after a reply, in what the reply is worth
+WORTH = -0.8  # nats that a reply must be worth to be said
 ANYTHING = "Go on."  # a question of no content
 EMPTY = "It is so."  # a reply of no content
 
@@ -52,7 +53,7 @@ class Reply(NamedTuple):
     @property
     def worth(self) -> float:
         """How likely it is by the question, and the question by it, nats."""
-        return self.nats + self.fit
+        return self.nats + SHARE * self.fit
 
 
 @torch.no_grad()
@@ -87,22 +88,43 @@ def recalled(
 
     ``before`` are the weights before study, ``subjects`` what the documents are about.
     """
-    prompt, end = form.prompt(question), form.answer("")[-1:]
-    opened = speaker.told(form.opening, weights)
-    found = _ended(speaker, form, opened, prompt, weights)
-    ended = [(*ids, *end) if len(ids) < LONGEST else ids for ids in found]
-    asked = [(prompt, ids) for ids in ended]
-    anything = [(form.prompt(ANYTHING), ids) for ids in ended]
-    now = speaker.scores(opened, [*asked, *anything], weights)
-    then = speaker.scores(speaker.told(form.opening, before), asked, before)
+    prompt = form.prompt(question)
+    asked = _asked(speaker, form, prompt, weights)
+    found = _ended(speaker, form.stop, asked, weights)
+    now = _scores(speaker, form, asked, found, weights)
+    anything = _asked(speaker, form, form.prompt(ANYTHING), weights)
+    alone = _scores(speaker, form, anything, found, weights)
+    old = _scores(speaker, form, _asked(speaker, form, prompt, before), found, before)
     lines = [form.text.decode(ids) for ids in found]
     fits = _fits(speaker, form, question, subject_of(question, subjects), lines, before)
     return [
-        Reply(ids, float(one.nats.sum()), one.mean - old.mean, _tail(other), fit)
-        for ids, one, other, old, fit in zip(
-            found, now[: len(found)], now[len(found) :], then, fits, strict=True
-        )
+        Reply(ids, float(one.nats.sum()), one.mean - then.mean, _tail(other), fit)
+        for ids, one, then, other, fit in zip(found, now, old, alone, fits, strict=True)
     ]
+
+
+class _Asked(NamedTuple):
+    """A question that was read but for its last token, which all replies go on from."""
+
+    told: Told
+    last: Ids
+
+
+def _asked(speaker: Speaker, form: Form, prompt: Ids, weights: Mapping[str, Tensor]) -> _Asked:
+    return _Asked(speaker.told((*form.opening, *prompt[:-1]), weights), prompt[-1:])
+
+
+def _scores(
+    speaker: Speaker,
+    form: Form,
+    asked: _Asked,
+    replies: Sequence[Ids],
+    weights: Mapping[str, Tensor],
+) -> list[Score]:
+    """How likely replies are, each with its end if it has one."""
+    end = form.answer("")[-1:]
+    ended = [(*ids, *end) if len(ids) < LONGEST else ids for ids in replies]
+    return speaker.scores(asked.told, [(asked.last, ids) for ids in ended], weights)
 
 
 def _tail(score: Score) -> float:
@@ -118,18 +140,12 @@ def best(replies: Sequence[Reply]) -> Reply | None:
 
 
 def _ended(
-    speaker: Speaker, form: Form, opened: Told, prompt: Ids, weights: Mapping[str, Tensor]
+    speaker: Speaker, stop: frozenset[int], asked: _Asked, weights: Mapping[str, Tensor]
 ) -> list[Ids]:
     """The openings that are followed, each to its end."""
-    begun = openings(speaker, form.stop, opened, prompt, weights)
-    rest = speaker.said(
-        opened,
-        begun,
-        most=LONGEST - FIRST,
-        stop=form.stop,
-        weights=weights,
-        after=[prompt] * len(begun),
-    )
+    begun = openings(speaker, stop, asked.told, asked.last, weights)
+    heads = [(*asked.last, *ids) for ids in begun]
+    rest = speaker.said(asked.told, heads, most=LONGEST - FIRST, stop=stop, weights=weights)
     whole = [(*ids, *end) for ids, end in zip(begun, rest, strict=True)]
     return list(dict.fromkeys(whole))
 
@@ -137,14 +153,17 @@ def _ended(
 def openings(
     speaker: Speaker,
     stop: frozenset[int],
-    opened: Told,
-    prompt: Ids,
+    told: Told,
+    last: Ids,
     weights: Mapping[str, Tensor],
 ) -> list[Ids]:
-    """The likeliest first tokens of a reply, by beam search; none that ends at once."""
+    """The likeliest first tokens of a reply, by beam search; none that ends at once.
+
+    ``told`` is what was read, but for its ``last`` token.
+    """
     beams: list[tuple[float, Ids]] = [(0.0, ())]
     for _ in range(FIRST):
-        rows = speaker.next_tokens(opened, [(*prompt, *ids) for _, ids in beams], weights)
+        rows = speaker.next_tokens(told, [(*last, *ids) for _, ids in beams], weights)
         rows[:, list(stop)] = -torch.inf
         more, tokens = rows.topk(min(OPENINGS, rows.shape[1]))
         grown: list[tuple[float, Ids]] = [

@@ -285,7 +285,7 @@ class _Lesson:
             tuple(missing(sentences, made)),
             change,
             figures,
-            self.parts[0].about,
+            self.parts[0].about if self.parts else "",
         )
         self.seconds = self.spent + time.monotonic() - self.began
         old = learner.state

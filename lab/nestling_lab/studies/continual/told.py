@@ -28,6 +28,7 @@ class ToldStudy(Study):
     name = "told"
     question = "how many of six plain questions about a short text are answered once it was read"
     source = "told.toml"
+    ways: Mapping[str, str] = WAYS
     after = (
         "after it nothing was changed but a fault that had ended `learn` for one of them. Later "
         "forms of study knew which replies were wrong here: `told-again` has texts that they did "
@@ -83,12 +84,12 @@ class ToldStudy(Study):
         sections = [
             Section("What came out", _answer(runs), [_table(runs)] if runs else []),
             Section("What was asked", self._about()),
-            Section("Every reply after study", tables=[_replies(runs)] if runs else []),
+            Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
         ]
         return Finding(metrics, sections, short_answer(len(runs), total, asked))
 
     def _about(self) -> str:
-        ways = "; ".join(WAYS.values())
+        ways = "; ".join(self.ways.values())
         return (
             f"{self.config.model} reads each text by `nestling adapt` and `nestling learn` without "
             "further options, and six questions in other words are asked, greedy, at most 40 "
@@ -104,7 +105,7 @@ class ToldAgainStudy(ToldStudy):
 
     name = "told-again"
     source = "told_again.toml"
-    after = "after it nothing was changed."
+    after = "after it nothing was changed. Replies were not checked yet: see `told-checked`."
 
 
 def short_answer(texts: int, total: Mapping[str, int], asked: int) -> str:
@@ -134,12 +135,13 @@ def _answer(runs: Mapping[str, Any]) -> str:
     )
 
 
-def _table(runs: Mapping[str, Any]) -> Table:
-    rows: list[Sequence[Any]] = [
+def text_rows(runs: Mapping[str, Any]) -> list[Sequence[Any]]:
+    """Right answers of each text by way, and what it took."""
+    return [
         (
             name,
             run["words"],
-            *(f"{run['right'][way]} of {run['of']}" for way in WAYS),
+            *(f"{run['right'][way]} of {run['of']}" for way in _ways(run)),
             f"{run['study']['right_after']:.0f} of {run['study']['asked']:.0f}",
             f"{run['known']:+.1%}",
             round(run["cpu_seconds"]),
@@ -147,14 +149,23 @@ def _table(runs: Mapping[str, Any]) -> Table:
         )
         for name, run in runs.items()
     ]
+
+
+def _ways(run: Mapping[str, Any]) -> list[str]:
+    first = [way for way in ("studied", "unchecked") if way in run["right"]]
+    return first + [way for way in WAYS if way not in first]
+
+
+def _table(runs: Mapping[str, Any]) -> Table:
     columns = (
         "text", "words", "studied", "nothing", "in chat", "two examples",
         "its own questions", "known text", "CPU s", "MB",
     )  # fmt: skip
-    return Table(columns=columns, rows=rows)
+    return Table(columns=columns, rows=text_rows(runs))
 
 
-def _replies(runs: Mapping[str, Any]) -> Table:
+def replies_table(runs: Mapping[str, Any]) -> Table:
+    """Every question about a text, with the reply of what was studied."""
     rows = []
     for name, run in runs.items():
         for (asked, accept), reply in zip(run["asked"], run["said"]["studied"], strict=True):

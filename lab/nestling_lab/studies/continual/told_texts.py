@@ -13,11 +13,17 @@ class Told(NamedTuple):
     kind: str
     text: str
     questions: tuple[tuple[str, tuple[str, ...]], ...]
+    unanswered: tuple[str, ...] = ()  # what the text does not answer
 
     def right(self, replies: list[str]) -> list[bool]:
         """Whether each reply holds one of the values accepted for its question."""
         pairs = zip(self.questions, replies, strict=True)
         return [right(said, accept) for (_, accept), said in pairs]
+
+    def quiet(self, replies: Sequence[str]) -> list[bool]:
+        """Whether each reply to what is unanswered has no value of the text."""
+        values = [value for _, accept in self.questions for value in accept]
+        return [not right(said, values) for said in replies]
 
 
 def right(reply: str, accept: Sequence[str]) -> bool:
@@ -29,7 +35,16 @@ def right(reply: str, accept: Sequence[str]) -> bool:
     return any(value.lower() in reply.lower() for value in accept)
 
 
-SOURCES = ("told.toml", "told_again.toml")
+# what a model knows already: before and after it has read something else
+GENERAL = (
+    ("What is the capital of France?", ("Paris",)),
+    ("Which planet do we live on?", ("Earth",)),
+    ("How many legs does a spider have?", ("eight", "8")),
+    ("Who wrote Romeo and Juliet?", ("Shakespeare",)),
+    ("What is the opposite of hot?", ("cold",)),
+    ("How many days are there in a week?", ("seven", "7")),
+)
+SOURCES = ("told.toml", "told_again.toml", "told_checked.toml")
 
 
 def told_texts(*sources: str) -> dict[str, Told]:
@@ -41,6 +56,7 @@ def told_texts(*sources: str) -> dict[str, Told]:
             one["kind"],
             one["text"].strip(),
             tuple((ask, tuple(accept)) for ask, accept in one["questions"]),
+            tuple(one.get("unanswered", ())),
         )
         for source in sources or SOURCES
         for one in tomllib.loads(folder.joinpath(source).read_text("utf-8"))["texts"]

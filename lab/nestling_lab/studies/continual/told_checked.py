@@ -1,0 +1,134 @@
+"""Short texts that were read once, asked with every reply checked before it is said."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nestling.core.result import Result
+from nestling.report import Section, Table
+from nestling_lab.studies.continual.commands import adapted, ask, learn
+from nestling_lab.studies.continual.told import WAYS, ToldStudy, replies_table, text_rows
+from nestling_lab.studies.continual.told_texts import GENERAL, Told, right, told_texts
+from nestling_lab.studies.study import Cell, Finding, Tell, silent
+
+ALL_WAYS = {
+    "studied": WAYS["studied"],
+    "unchecked": "the same, by `nestling ask --no-check`",
+    **{way: said for way, said in WAYS.items() if way != "studied"},
+}
+OWN = ("studied", "unchecked", "nothing")  # ways that are asked what the text does not answer, too
+BEST = 5  # of six
+
+
+class ToldCheckedStudy(ToldStudy):
+    """Ten further texts; asked are also what they do not answer, and what the model knew before."""
+
+    name = "told-checked"
+    source = "told_checked.toml"
+    ways = ALL_WAYS
+    after = "by a writer who knew nothing of how they are studied; after it nothing was changed."
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Adapt, learn and ask, in three processes."""
+        one = told_texts()[cell.name]
+        model = adapted(cell.config["model"])
+        own = [asked for asked, _ in one.questions]
+        further = [*one.unanswered, *(asked for asked, _ in GENERAL)]
+        with tempfile.TemporaryDirectory() as folder:
+            memory = Path(folder) / "memory"
+            learned = learn(model, one.text, memory, device=device)
+            said = ask(model, memory, one.text, own, tuple(ALL_WAYS))
+            more = ask(model, memory, one.text, further, OWN)
+        metrics = {"words": len(one.text.split()), **counted(one, said, more), **learned}
+        study = learned["study"]
+        metrics["known"] = study["known_after"] / study["known_before"] - 1
+        name = f"{self.name}/{cell.name}"
+        return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """Answers right by text and by way, what was kept, and what it costs."""
+        runs = {name: done[name].metrics for name in self.config.texts if name in done}
+        metrics = {"texts": len(runs), **_totals(runs)}
+        tables = [_ways_table(runs), Table(columns=_COLUMNS, rows=text_rows(runs))] if runs else []
+        sections = [
+            Section("What came out", _answer(runs), tables),
+            Section("What was asked", self._about()),
+            Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
+            Section("What the texts do not answer", tables=[_others(runs)] if runs else []),
+        ]
+        return Finding(metrics, sections)
+
+
+_COLUMNS = ("text", "words", "studied", "unchecked", "nothing", "in chat", "two examples",
+            "its own questions", "known text", "CPU s", "MB")  # fmt: skip
+
+
+def counted(
+    one: Told, said: Mapping[str, list[str]], more: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """Replies, and how many of them are as they should be."""
+    count = len(one.unanswered)
+    quiet = {way: sum(one.quiet(more[way][:count])) for way in OWN}
+    known = {}
+    for way in OWN:
+        pairs = zip(more[way][count:], GENERAL, strict=True)
+        known[way] = sum(right(reply, accept) for reply, (_, accept) in pairs)
+    return {
+        "asked": [list(pair) for pair in one.questions],
+        "said": said,
+        "right": {way: sum(one.right(replies)) for way, replies in said.items()},
+        "of": len(one.questions),
+        "unanswered": {"asked": list(one.unanswered), "said": more, "quiet": quiet, "of": count},
+        "general": {"right": known, "of": len(GENERAL)},
+    }
+
+
+def _totals(runs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "asked": sum(run["of"] for run in runs.values()),
+        "right": {way: sum(run["right"][way] for run in runs.values()) for way in ALL_WAYS},
+        "quiet": {w: sum(run["unanswered"]["quiet"][w] for run in runs.values()) for w in OWN},
+        "unanswered": sum(run["unanswered"]["of"] for run in runs.values()),
+        "general": {w: sum(run["general"]["right"][w] for run in runs.values()) for w in OWN},
+        "general_asked": sum(run["general"]["of"] for run in runs.values()),
+    }
+
+
+def _answer(runs: Mapping[str, Any]) -> str:
+    if not runs:
+        return "Nothing was run yet."
+    best = sum(run["right"]["studied"] >= BEST for run in runs.values())
+    total = _totals(runs)
+    known = [run["known"] for run in runs.values()]
+    cost = sorted(run["cpu_seconds"] for run in runs.values())
+    return (
+        f"Of {total['asked']} questions about {len(runs)} texts {total['right']['studied']} are "
+        f"answered right by a new process with the text gone, and {total['right']['unchecked']} "
+        f"where replies are not checked. Five or six of six are right for {best} of {len(runs)} "
+        f"texts. The loss of text that the base wrote moves by {min(known):+.1%} to "
+        f"{max(known):+.1%}; `learn` takes {cost[0]:.0f} to {cost[-1]:.0f} CPU seconds."
+    )
+
+
+def _ways_table(runs: Mapping[str, Any]) -> Table:
+    total = _totals(runs)
+    rows: list[Sequence[Any]] = []
+    for way, what in ALL_WAYS.items():
+        quiet = f"{total['quiet'][way]} of {total['unanswered']}" if way in OWN else "-"
+        general = f"{total['general'][way]} of {total['general_asked']}" if way in OWN else "-"
+        rows.append((what, f"{total['right'][way]} of {total['asked']}", quiet, general))
+    columns = (
+        "way", "questions the text answers: right", "questions it does not: no value of it",
+        "general questions: right",
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def _others(runs: Mapping[str, Any]) -> Table:
+    rows = [
+        (name, asked, *(" ".join(run["unanswered"]["said"][way][n].split()) for way in OWN[:2]))
+        for name, run in runs.items()
+        for n, asked in enumerate(run["unanswered"]["asked"])
+    ]
+    return Table(columns=("text", "question", "reply", "unchecked"), rows=rows)
