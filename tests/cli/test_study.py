@@ -61,11 +61,11 @@ def test_learn_says_what_was_studied(place, tmp_path, capsys):
     assert "nothing new to read" in again
 
 
-def test_nothing_is_studied_where_none_is_asked_for(place, tmp_path, capsys):
+def test_a_model_that_learns_by_study_alone_reads_nothing_without_it(place, tmp_path, capsys):
     file = tmp_path / "m"
-    run(capsys, "learn", place / "model", place / "one.txt", "--memory", file, "--study", "none")
-    about = read_memory(file).about
-    assert "studied" not in about and "waiting" not in about
+    arguments = ("learn", place / "model", place / "one.txt", "--memory", file, "--study", "none")
+    assert "leave --study none out" in failed(capsys, *arguments)
+    assert not file.exists()
 
 
 def test_a_question_is_answered_in_a_few_words(place, memory, capsys):
