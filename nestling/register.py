@@ -18,8 +18,11 @@ FOLLOWED = {
         "nestling.models.hf",
         "nestling.models.classification",
     ),
+    "transformers.modeling_layers": ("nestling.models.classification",),
     "peft.utils.constants": ("nestling.models.adapters",),
 }
+# what a follower of ours imports, and may be what has just led to it
+NEEDED = {"nestling.models.classification": "transformers.modeling_layers"}
 
 
 class _Follow(importlib.abc.Loader):
@@ -35,7 +38,15 @@ class _Follow(importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
         for follower in self.followers:
-            importlib.import_module(follower)
+            needed = NEEDED.get(follower)
+            if needed == module.__name__ or not _half_imported(needed):  # else it follows that one
+                importlib.import_module(follower)
+
+
+def _half_imported(name: str | None) -> bool:
+    """Whether a module is being imported right now."""
+    spec = getattr(sys.modules.get(name or ""), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -196,6 +196,17 @@ def test_transformers_and_peft_know_the_model_in_any_order_of_import(lines, done
     assert kind == "HopeForCausalLM" and "query" in targets
 
 
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "AutoModelForSequenceClassification"])
+def test_any_model_of_transformers_may_be_the_first_that_is_imported(name):
+    said = after_nestling(
+        f"from transformers import {name}, AutoModelForSequenceClassification as A; "
+        "from nestling.models.config import HopeConfig; "
+        "sizes = dict(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_labels=2); "
+        "print(type(A.from_config(HopeConfig(**sizes))).__name__)"
+    )
+    assert said.strip() == "HopeForSequenceClassification"
+
+
 def test_import_nestling_imports_neither_torch_nor_transformers():
     code = "import sys, nestling, json; print(json.dumps([m in sys.modules for m in sys.argv[1:]]))"
     names = ["torch", "transformers"]
