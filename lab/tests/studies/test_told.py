@@ -76,5 +76,6 @@ def test_a_checked_page_tells_what_the_check_gains():
     assert found.metrics["right"]["studied"] == 12 and found.metrics["right"]["unchecked"] == 8
     assert found.metrics["quiet"] == {"studied": 6, "unchecked": 0, "nothing": 6}
     assert found.metrics["general"]["studied"] == 12
-    text = found.sections[0].text
-    assert "12 are answered right" in text and "8 where replies are not checked" in text
+    assert "12 are answered right" in found.answer
+    assert "8 where replies are not checked" in found.answer
+    assert "right for 2 of 2 texts" in found.sections[0].text

@@ -7,8 +7,9 @@ from typing import Any
 
 from nestling.core.result import Result
 from nestling.report import Section, Table
+from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.continual.commands import adapted, ask, learn
-from nestling_lab.studies.continual.told import WAYS, ToldStudy, replies_table, text_rows
+from nestling_lab.studies.continual.told import LIMIT, WAYS, ToldStudy, replies_table, text_rows
 from nestling_lab.studies.continual.told_texts import GENERAL, Told, right, told_texts
 from nestling_lab.studies.study import Cell, Finding, Tell, silent
 
@@ -57,7 +58,7 @@ class ToldCheckedStudy(ToldStudy):
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
             Section("What the texts do not answer", tables=[_others(runs)] if runs else []),
         ]
-        return Finding(metrics, sections)
+        return Finding(metrics, sections, _short(runs))
 
 
 _COLUMNS = ("text", "words", "studied", "unchecked", "nothing", "in chat", "two examples",
@@ -95,19 +96,28 @@ def _totals(runs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _answer(runs: Mapping[str, Any]) -> str:
+def _short(runs: Mapping[str, Any]) -> str:
     if not runs:
-        return "Nothing was run yet."
-    best = sum(run["right"]["studied"] >= BEST for run in runs.values())
+        return NOTHING
     total = _totals(runs)
-    known = [run["known"] for run in runs.values()]
-    cost = sorted(run["cpu_seconds"] for run in runs.values())
     return (
         f"Of {total['asked']} questions about {len(runs)} texts {total['right']['studied']} are "
-        f"answered right by a new process with the text gone, and {total['right']['unchecked']} "
-        f"where replies are not checked. Five or six of six are right for {best} of {len(runs)} "
-        f"texts. The loss of text that the base wrote moves by {min(known):+.1%} to "
-        f"{max(known):+.1%}; `learn` takes {cost[0]:.0f} to {cost[-1]:.0f} CPU seconds."
+        f"answered right by a new process with the text gone, {total['right']['unchecked']} where "
+        f"replies are not checked, and {total['right']['nothing']} where nothing was read."
+    )
+
+
+def _answer(runs: Mapping[str, Any]) -> str:
+    if not runs:
+        return ""
+    best = sum(run["right"]["studied"] >= BEST for run in runs.values())
+    known = [run["known"] for run in runs.values()]
+    cost = sorted(run["cpu_seconds"] for run in runs.values())
+    kept = sum(rise <= LIMIT for rise in known)
+    return (
+        f"Five or six of six are right for {best} of {len(runs)} texts. The loss of text that the "
+        f"base wrote moves by {min(known):+.1%} to {max(known):+.1%}, by at most {LIMIT:+.0%} for "
+        f"{kept} of {len(runs)}. `learn` takes {cost[0]:.0f} to {cost[-1]:.0f} CPU seconds."
     )
 
 
