@@ -1,4 +1,4 @@
-"""Memories: one module a file, [B, T, D] to [B, T, D], the state an explicit value."""
+"""Memories: one module per file, from [B, T, D] to [B, T, D], with an explicit state."""
 
 from nestling.core.registry import Registry
 

@@ -1,4 +1,4 @@
-"""AdaTransformer as a memory: attention, and in the MLP's place a matrix that is written too."""
+"""AdaTransformer as a memory: attention, with a written matrix in place of the MLP."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -27,7 +27,7 @@ from nestling.memories.linear.matrix import (
 
 
 class AdaTransformerState(NamedTuple):
-    """What a row carries on: the pairs of attention, and how far the matrix is from its start."""
+    """The state of a row: the key-value pairs, and how far the matrix has moved from its start."""
 
     pairs: AttentionState
     weight: Float[Tensor, "B G K K"]
@@ -39,8 +39,8 @@ class AdaTransformer(Memory):
         y = Attention(q, k, v),   M_t = M_{t-1} + rate v_t u(k_t)^T,   M_0 learned
         out = W_o RMSNorm(M_t y_t)
 
-    M has the keys and values of the attention before it; its query is what attention answers. With
-    ``rate = 0`` it is a Transformer block with a linear MLP.
+    M uses the keys and values of the attention before it; its query is the output of attention.
+    With ``rate = 0`` it is a Transformer block with a linear MLP.
 
     Source: arXiv 2512.24695, Eq 21, 69 and Figure 3, which leave out norms and residuals. Deviates:
     a matrix for each head (``matrices=1``: one of all channels, as printed); a rate, learned, for
@@ -80,7 +80,7 @@ class AdaTransformer(Memory):
         self.norm = nn.RMSNorm(channels, eps=NORM_EPS)
 
     def init_state(self, batch: int) -> AdaTransformerState:
-        """No pairs, and the matrix at its learned start."""
+        """No pairs, and the matrix at its learned initial value."""
         weight = zero_matrix(self.initial_matrix, batch, *self.initial_matrix.shape)
         return AdaTransformerState(self.attention.init_state(batch), weight)
 
@@ -90,7 +90,7 @@ class AdaTransformer(Memory):
         state: AdaTransformerState | None = None,
         flow: Flow = Flow(),
     ) -> tuple[Float[Tensor, "B T D"], AdaTransformerState]:
-        """Attend, write the pairs into the matrix, and ask it what attention answered."""
+        """Attend, write the pairs into the matrix, and query it with the output of attention."""
         state = self.init_state(len(x)) if state is None else state
         q, k, v, tail = self.attention.project(x, state.pairs.tail, flow)
         y, pairs = self.attention.answer(q, k, v, state.pairs._replace(tail=tail), flow)
@@ -111,7 +111,7 @@ class AdaTransformer(Memory):
         self.norm.weight.fill_(1)
 
     def levels(self) -> list[Level]:
-        """Attention, and the matrix that every token writes."""
+        """Attention, and the matrix that is written at every token."""
         given = (
             Transfer(kind="direct", partner="attention", what="what that answers is its query"),
             Transfer(kind="context generation", partner="attention", what="its keys and values"),

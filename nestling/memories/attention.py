@@ -1,4 +1,4 @@
-"""Softmax attention as a memory: keeps every pair, forgets none but by a window."""
+"""Softmax attention as a memory: it keeps every pair, or those within a window."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -19,7 +19,7 @@ NOBODY = -1  # document number of a masked position
 
 
 class AttentionState(NamedTuple):
-    """The pairs kept so far and where each row stands; S columns, the oldest first."""
+    """The pairs kept so far and the position of each row; S columns, oldest first."""
 
     keys: Float[Tensor, "B S G K"]  # rotated
     values: Float[Tensor, "B S G K"]
@@ -93,7 +93,7 @@ class Attention(Memory):
         self.convolution = ShortConvolution(wide + 2 * narrow) if config.short_convolution else None
 
     def init_state(self, batch: int) -> AttentionState:
-        """Nothing kept: zero columns."""
+        """An empty state: zero columns."""
         weight = self.key.weight
         empty = weight.new_zeros(batch, 0, self.num_kv_heads, self.head_size)
         whole = torch.zeros(batch, dtype=torch.long, device=weight.device)
@@ -106,7 +106,7 @@ class Attention(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: AttentionState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], AttentionState]:
-        """Attend to what the document has brought so far, and keep the new pairs."""
+        """Attend to the document so far, and keep the new pairs."""
         y, state = self.mix(x, state, flow)
         return self.output(y), state
 
@@ -118,10 +118,10 @@ class Attention(Memory):
         prefix: Float[Tensor, "P D"] | None = None,
         slides: bool = False,
     ) -> tuple[Float[Tensor, "B T E"], AttentionState]:
-        """The heads' answers side by side, before the projection back to the stream.
+        """The outputs of the heads, concatenated, before the projection back to the stream.
 
-        ``prefix`` stands before the first token of every document, at positions -P to -1, and is
-        in no state. Every query sees it; with ``slides`` only as far as the window reaches.
+        ``prefix`` precedes the first token of every document, at positions -P to -1, and is not
+        part of the state. Every query sees it; with ``slides`` only within the window.
         """
         state = self.init_state(x.shape[0]) if state is None else state
         q, k, v, tail = self.project(x, state.tail, flow)
@@ -171,7 +171,7 @@ class Attention(Memory):
 
     @staticmethod
     def _sees_all(kept: AttentionState) -> bool:
-        """Whether every row's one new token sees every column, as the host can tell at once."""
+        """Whether the single new token of every row sees every column, if the host knows."""
         if kept.documents.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         return bool((kept.documents == kept.document[:, None]).all())
@@ -185,7 +185,7 @@ class Attention(Memory):
         positions: Int[Tensor, "B T"],
         slides: bool,
     ) -> tuple[Float[Tensor, "B Z G K"], Float[Tensor, "B Z G K"], Bool[Tensor, "B 1 T Z"]]:
-        """Put the pairs of the prefix before those that were read; Z = P + S columns."""
+        """Prepend the pairs of the prefix; Z = P + S columns."""
         batch, length = positions.shape
         tail = self.init_state(1).tail
         _, k, v, _ = self.project(prefix[None], tail, Flow())
@@ -219,7 +219,7 @@ class Attention(Memory):
     def _allowed(
         self, kept: AttentionState, documents: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]
     ) -> Bool[Tensor, "B 1 T S"]:
-        """Which columns each query sees; its own always, so that no row of weights is empty."""
+        """The columns that each query sees; always its own, so that no row of weights is empty."""
         rows, columns = documents.shape[1], kept.documents.shape[1]
         own = torch.ones(rows, columns, dtype=torch.bool, device=documents.device)
         causal = own.tril(columns - rows)
@@ -257,7 +257,7 @@ class Attention(Memory):
         return y.transpose(1, 2)
 
     def _forget(self, kept: AttentionState) -> AttentionState:
-        """Drop the leading columns that no row can ever see again."""
+        """Drop the leading columns that no row can see any more."""
         columns = kept.documents.shape[1]
         if columns == 0 or torch.compiler.is_compiling():
             return kept
@@ -281,7 +281,7 @@ class Attention(Memory):
             self.convolution.init_weights(generator)
 
     def levels(self) -> list[Level]:
-        """One level of frequency infinity: the answer is recomputed at every token."""
+        """One level of infinite frequency: the output is recomputed at every token."""
         return [
             Level(
                 name="attention",
@@ -303,9 +303,9 @@ class Attention(Memory):
 def place(
     shape: tuple[int, ...], state: AttentionState, flow: Flow
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B"], Int[Tensor, "B"]]:
-    """Document number and position of every token; number and length of the last document.
+    """The document index and position of every token; the index and length of the last document.
 
-    A masked position has the place of the next valid token and is not counted.
+    A masked position has the position of the next valid token and is not counted.
     """
     positions, seen = positions_of(state.seen, flow, shape[1])
     documents = state.document[:, None].expand(shape)

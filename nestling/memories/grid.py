@@ -1,4 +1,4 @@
-"""Where the tokens of a call stand in the mini-batches of their rows."""
+"""Assign the tokens of a call to the mini-batches of their rows."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,11 @@ from nestling.core.memory import Flow
 
 
 class Grid(NamedTuple):
-    """Every row cut into its own mini-batches: M of them, with up to R tokens of this call each.
+    """Every row divided into its own mini-batches: M of them, with up to R tokens of this call
+    each.
 
-    Rows that stand at different places of their documents are worked through side by side, a
-    mini-batch at a time. Masked tokens have no place in the grid.
+    Rows at different positions in their documents are processed together, one mini-batch at a time.
+    Masked tokens are not in the grid.
     """
 
     shape: tuple[int, int]  # M, R
@@ -24,14 +25,14 @@ class Grid(NamedTuple):
     count: Int[Tensor, " B"]  # tokens of the open document after this call
 
     def spread(self, x: Shaped[Tensor, "B T *N"]) -> Shaped[Tensor, "B M R *N"]:
-        """Put the tokens at their places; places without a token are zero."""
+        """Scatter the tokens to their places in the grid; empty places are zero."""
         mini_batches, width = self.shape
         empty = x.new_zeros(len(x), mini_batches * width + 1, *x.shape[2:])
         filled = empty.scatter(1, self._index(x), x)
         return filled[:, :-1].unflatten(1, self.shape)
 
     def collect(self, y: Shaped[Tensor, "B M R *N"]) -> Shaped[Tensor, "B T *N"]:
-        """Take the tokens from their places; zero for those that are masked."""
+        """Gather the tokens from their places in the grid; masked ones are zero."""
         flat = y.flatten(1, 2)
         padded = torch.cat((flat, flat.new_zeros(len(y), 1, *flat.shape[2:])), dim=1)
         return padded.gather(1, self._index(flat))

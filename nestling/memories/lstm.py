@@ -1,4 +1,4 @@
-"""A long short-term memory: gates of its own last output decide what its cells keep."""
+"""Long short-term memory: gates computed from the last output decide what the cells keep."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ INITIAL_STD = 0.02
 
 
 class LSTMState(NamedTuple):
-    """What a row carries from token to token, float32 at least."""
+    """The state of a row, at least float32."""
 
     hidden: Float[Tensor, "B D"]
     cell: Float[Tensor, "B D"]
@@ -65,7 +65,7 @@ class LSTM(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: LSTMState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], LSTMState]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, state.cell.dtype)
@@ -145,7 +145,7 @@ class LSTM(Memory):
 
 
 def stretches(flow: Flow, length: int) -> list[tuple[int, int]]:
-    """Cut [0, length) where any row starts a document or passes between valid and masked.
+    """Split [0, length) where any row starts a document or changes between valid and masked.
 
     >>> reset = torch.tensor([[True, False, False, False], [True, False, False, True]])
     >>> mask = torch.tensor([[True, True, True, True], [True, False, False, True]])

@@ -1,4 +1,4 @@
-"""A feed-forward network as a memory: what training wrote, and nothing of the context."""
+"""A feed-forward network as a memory, written by training only."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ INITIAL_STD = 0.02
 
 
 def default_intermediate_size(hidden_size: int) -> int:
-    """The width that gives a gated network the parameters of a plain one: 8/3, to the next 64.
+    """The width at which a gated network has the parameters of a plain one: 8/3 D, rounded to 64.
 
     >>> default_intermediate_size(256)
     704
@@ -39,7 +39,7 @@ class SwiGLU(nn.Module):
         self.output = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        """Every position by itself."""
+        """Apply it to every position."""
         return self.output(functional.silu(self.gate(x)) * self.up(x))
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -49,7 +49,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(Memory):
-    """A SwiGLU network, the slowest memory: written by training only, never by the context."""
+    """A SwiGLU network, the slowest memory: written by training, never by the context."""
 
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "none in context"
@@ -85,7 +85,7 @@ class MLP(Memory):
         self.network.init_weights(generator)
 
     def levels(self) -> list[Level]:
-        """One level that no context ever writes."""
+        """One level that the context never writes."""
         return [
             Level(
                 name="mlp",

@@ -1,4 +1,4 @@
-"""An order of positions in which a document's masked ones come last, as memories want them."""
+"""Reorder positions so that a document's masked ones come last, as memories expect."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,7 +7,7 @@ from nestling.core.memory import Flow
 
 
 def valid_first(flow: Flow) -> Int[Tensor, "B T"]:
-    """The order that puts the masked positions of each document behind its valid ones."""
+    """The order that moves the masked positions of each document behind its valid ones."""
     assert flow.mask is not None
     key = (~flow.mask).long()
     if flow.reset is not None:
@@ -16,5 +16,5 @@ def valid_first(flow: Flow) -> Int[Tensor, "B T"]:
 
 
 def along(x: Float[Tensor, "B T D"], order: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """Put the positions of each row in a new order."""
+    """Permute the positions of each row."""
     return x.gather(1, order[..., None].expand_as(x))

@@ -17,7 +17,7 @@ def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
 
 
 def in_order(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """x; compiled, its gradient comes laid out as x is.
+    """x; under torch.compile, its gradient has the memory layout of x.
 
     Behind softplus and elu, whose compiled gradients torch takes to be laid out so (2.13).
     """
@@ -25,10 +25,10 @@ def in_order(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 
 
 def matrix(linear: nn.Module) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"] | None]:
-    """Weights and bias of a linear map that is used without being called.
+    """The weight and bias of a linear map that is used without being called.
 
-    An adapter that wraps the map (LoRA and others) is known by what it does alone: then both come
-    from calling it, at the cost of D more tokens, and adapted dropout is the same for all tokens.
+    For an adapter that wraps the map (LoRA and others) both are obtained by calling it, at the cost
+    of D more tokens; the adapter's dropout is then the same for all tokens.
     """
     if type(linear) is nn.Linear:
         return linear.weight, linear.bias
@@ -154,7 +154,7 @@ class ShortConvolution(nn.Module):
 
 @torch.no_grad()
 def start_with_recall(projection: nn.Linear, convolution: ShortConvolution) -> None:
-    """Make a fresh memory find what followed an earlier occurrence of its input.
+    """Initialise a memory to find what followed an earlier occurrence of its input.
 
     For a joint projection to queries, keys and values and the convolution after it, both drawn
     already: queries and keys get one projection, and keys see the token before as well.
@@ -168,7 +168,7 @@ def start_with_recall(projection: nn.Linear, convolution: ShortConvolution) -> N
 
 
 def half_life_bias(heads: int, shortest: float, longest: float) -> Float[Tensor, " H"]:
-    """Biases b with sigmoid(b) = retention of half-lives spread geometrically over the heads.
+    """Biases b whose sigmoid(b) is a retention with half-lives spread geometrically over heads.
 
     ``shortest`` and ``longest`` are in tokens; a retention alpha has half-life ln 2 / -ln alpha.
     """

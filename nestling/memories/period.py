@@ -1,4 +1,4 @@
-"""Periods: what memories share whose gradients are taken at the weights that opened one.
+"""Periods: shared code of memories whose gradients are taken at the weights that opened one.
 
 Such a memory carries a state with ``anchor``, the weights that opened the running period,
 ``weight`` and ``momentum``, where its recurrence stands, ``count``, the tokens of each row's
@@ -31,7 +31,7 @@ class Segment(NamedTuple):
 
     @property
     def here(self) -> slice:
-        """Where its tokens are."""
+        """The positions of its tokens."""
         return slice(self.begin, self.end)
 
 

@@ -25,7 +25,7 @@ DEPTH = 0.5  # of the layer whose published initialisation every layer takes: 0 
 
 
 class RWKV7State(NamedTuple):
-    """What a row carries from token to token."""
+    """The state of a row."""
 
     last: Float[Tensor, "B D"]  # input of the document's last token; zero before the first
     weight: Float[Tensor, "B H K K"]
@@ -42,7 +42,7 @@ class LowRank(nn.Module):
         self.activation = activation
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Every position by itself."""
+        """Apply it to every position."""
         return self.activation(x @ self.down) @ self.up
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -134,7 +134,7 @@ class RWKV7(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: RWKV7State | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], RWKV7State]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         before, last = shift(x, state.last, flow)
         mixed = {name: x + (before - x) * m.to(x.dtype) for name, m in self.mix.items()}

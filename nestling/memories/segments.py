@@ -1,4 +1,4 @@
-"""Where a sequence is cut so that periods and documents begin at the cuts."""
+"""Split a sequence so that periods and documents begin at the cuts."""
 
 import torch
 from jaxtyping import Int

@@ -1,4 +1,4 @@
-"""A self-referential weight matrix: it reads, makes its own keys and rewrites itself."""
+"""A self-referential weight matrix, which produces its own keys and rewrites itself."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ RATES = 4  # one for each part of the matrix
 
 
 class SRWMState(NamedTuple):
-    """What has been written: the running matrix less the learned initial one, float32 at least."""
+    """The running matrix minus the learned initial one, at least float32."""
 
     deviation: Float[Tensor, "B H R K"]
 
@@ -75,7 +75,7 @@ class SRWM(Memory):
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> SRWMState:
-        """Nothing written."""
+        """All zero: nothing written."""
         dtype = torch.promote_types(self.initial_weight.dtype, torch.float32)
         return SRWMState(
             self.initial_weight.new_zeros(batch, *self.initial_weight.shape, dtype=dtype)
@@ -84,7 +84,7 @@ class SRWM(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: SRWMState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], SRWMState]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, state.deviation.dtype)
@@ -147,7 +147,7 @@ class SRWM(Memory):
         self.output.weight.normal_(std=INITIAL_STD, generator=generator)
 
     def levels(self) -> list[Level]:
-        """One matrix, written at every token by itself."""
+        """One matrix that writes itself at every token."""
         return [
             Level(
                 name="W",

@@ -1,4 +1,4 @@
-"""What the in-context continuum memory systems share: their levels, and one level along a row."""
+"""Shared code of the in-context continuum memory systems: levels, and one level along a row."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -65,7 +65,7 @@ class ContextMemory(Memory):
         return [Transfer(kind="direct", partner=p, what=what) for p in (*slower, "weights")]
 
     def boxes(self, name: str, transfers: Sequence[tuple[Transfer, ...]]) -> list[Level]:
-        """The boxes of every level, fast to slow, each behind what its rule remembers."""
+        """The levels, fast to slow, each preceded by the memories of its rule."""
         return [
             box
             for index, (level, transfer) in enumerate(zip(self.each(), transfers, strict=True))
@@ -79,31 +79,31 @@ class ContextMemory(Memory):
         return tuple(level.init_state(batch) for level in self.each())
 
     def owned(self, state: Any) -> tuple[WrittenState, ...]:
-        """The part of a state that belongs to the levels, fast to slow."""
+        """The part of a state that holds the levels, fast to slow."""
         return state
 
     def with_owned(self, state: Any, owned: tuple[WrittenState, ...]) -> Any:
-        """The state with these in their place."""
+        """The state with these levels replaced."""
         return owned
 
     def starts(self, state: Any) -> list[Weights]:
-        """What each level starts from: [*S], or [B, *S] where every row has its own."""
+        """The starting point of each level: [*S], or [B, *S] if every row has its own."""
         return [level.start() for level in self.each()]
 
     def write(self, state: Any, rows: Bool[Tensor, " B"]) -> Any:
-        """Write the levels whose period is full in these rows, each by itself."""
+        """Write the levels whose period is full in these rows, independently."""
         return tuple(
             level.write(own, rows & (own.level.seen % level.level.period == 0), level.start())
             for level, own in zip(self.each(), state, strict=True)
         )
 
     def goals(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        """What a level is to answer to the token before: V h."""
+        """The target of a level for the previous token: V h."""
         return functional.linear(h, matrix(self.target)[0].to(h.dtype))
 
 
 def valid_places(places: Grid) -> Bool[Tensor, "B M R"]:
-    """Which places of a grid hold a token."""
+    """The places of a grid that hold a token."""
     return places.spread(torch.ones_like(places.place, dtype=torch.bool))
 
 
@@ -114,7 +114,7 @@ def along(
     state: WrittenState,
     flow: Flow,
 ) -> tuple[Float[Tensor, "B T D"], WrittenState]:
-    """One level's answers along a sequence, period by period, those of all rows side by side."""
+    """The outputs of one level along a sequence, period by period, for all rows together."""
     start, through = level.start(), memory.config.through
     local = level.level.objective == "local"
     places = grid(state.level.seen, flow, x.shape[1], level.level.period if local else NO_PERIOD)

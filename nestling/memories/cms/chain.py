@@ -25,7 +25,7 @@ class ChainLevel(nn.Module):
         self.network = SwiGLU(hidden_size, intermediate_size)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """Add what the level knows."""
+        """Add the output of the level."""
         return x + self.network(self.norm(x))
 
 
@@ -118,7 +118,8 @@ class CMS(Memory):
         return [self._level(index) for index in range(len(self.chain))]
 
     def _transfer(self, index: int) -> tuple[Transfer, ...]:
-        """One flow of gradients along the chain; a nested level starts where the next has moved."""
+        """One gradient flow along the chain; a nested level starts where the next one has moved
+        it."""
         if index + 1 == len(self.chain):
             what = "it is read with them, and written less often"
             return (Transfer(kind="back-propagation", partner="weights", what=what),)

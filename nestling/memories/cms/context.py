@@ -67,5 +67,5 @@ class CMSContext(ContextMemory):
         return x, tuple(after)
 
     def levels(self) -> list[Level]:
-        """The levels of the chain, fast to slow, each behind what its rule remembers."""
+        """The levels of the chain, fast to slow, each preceded by the memories of its rule."""
         return self.boxes("cms_context", [(LEARNED, on) for on in self.handed_on("cms_context")])

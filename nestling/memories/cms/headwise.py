@@ -1,4 +1,4 @@
-"""The head-wise continuum memory system: levels side by side, their answers mixed in each head."""
+"""The head-wise continuum memory system: parallel levels, mixed separately in each head."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -70,7 +70,7 @@ class CMSHeadwise(ContextMemory):
         return y, tuple(after)
 
     def levels(self) -> list[Level]:
-        """The levels, fast to slow, each behind what its rule remembers."""
+        """The levels, fast to slow, each preceded by the memories of its rule."""
         mixed = Transfer(
             kind="direct", partner="weights", what="weights mix what the levels answer"
         )

@@ -1,4 +1,4 @@
-"""The nested continuum memory system: a slow level teaches the fast one where to start."""
+"""The nested continuum memory system: a slow level learns the starting point of the fast one."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from nestling.rules.level import bound
 
 
 class NestedState(NamedTuple):
-    """One level of every row, and where its row starts it."""
+    """One level, for every row, and its starting point in the row."""
 
     own: WrittenState
     shift: tuple[Tensor, ...]  # the row's start minus the learned one; empty for the slowest
@@ -142,23 +142,23 @@ class CMSNested(ContextMemory):
         return tuple(after)
 
     def owned(self, state: tuple[NestedState, ...]) -> tuple[WrittenState, ...]:
-        """All but the rows' starts."""
+        """Everything except the rows' starting points."""
         return tuple(own.own for own in state)
 
     def with_owned(
         self, state: tuple[NestedState, ...], owned: tuple[WrittenState, ...]
     ) -> tuple[NestedState, ...]:
-        """The same starts, these levels."""
+        """The same starting points with these levels."""
         return tuple(a._replace(own=b) for a, b in zip(state, owned, strict=True))
 
     def starts(self, state: tuple[NestedState, ...]) -> list[Weights]:
-        """Where each row starts each level."""
+        """The starting point of each level, in each row."""
         return [starts(level, own) for level, own in zip(self.each(), state, strict=True)]
 
     def _restart(
         self, fast: int, level: WrittenLevel, state: NestedState, rows: Bool[Tensor, " B"]
     ) -> NestedState:
-        """Move the start of a fast level in these rows, and the level back to it."""
+        """Move the starting point of a fast level in these rows, and reset the level to it."""
         share = self.share_logit[fast].to(state.shift[0].dtype).sigmoid()
         way = zip(state.shift, state.own.level.moved, strict=True)
         shift = bound(level.level, level.start(), tuple(s + share * m for s, m in way))
@@ -169,7 +169,7 @@ class CMSNested(ContextMemory):
         return NestedState(level.rewind(state.own, rows), shift)
 
     def levels(self) -> list[Level]:
-        """The levels of the chain, fast to slow, each behind what its rule remembers."""
+        """The levels of the chain, fast to slow, each preceded by the memories of its rule."""
         what = "its start is moved and it is reset to it when that one is written"
         *faster, slowest = self.handed_on("cms_nested")
         transfers = [
@@ -180,6 +180,6 @@ class CMSNested(ContextMemory):
 
 
 def starts(level: WrittenLevel, state: NestedState) -> Weights:
-    """Where a level starts, in each row."""
+    """The starting point of a level, in each row."""
     start = level.start()
     return Weights(*map(torch.add, start, state.shift)) if state.shift else start

@@ -1,4 +1,4 @@
-"""A SwiGLU network of explicit weights, one set a row, and the gradients of them."""
+"""A SwiGLU network with explicit weights, one set per row, and their gradients."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Weights(NamedTuple):
-    """The three matrices of one level, in every row of a batch."""
+    """The three matrices of one level, for every row of a batch."""
 
     gate: Float[Tensor, "B F D"]
     up: Float[Tensor, "B F D"]
@@ -16,7 +16,7 @@ class Weights(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a network makes of its inputs, kept for the gradients."""
+    """The activations of a network, kept for the gradients."""
 
     gate: Float[Tensor, "B R F"]  # before SiLU
     up: Float[Tensor, "B R F"]
@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     answer: Float[Tensor, "B R D"]
 
     def some(self, begin: int, end: int) -> "Reading":
-        """Of the inputs begin to end alone."""
+        """The same for the inputs from begin to end only."""
         return Reading(*(x[:, begin:end] for x in self))
 
 
@@ -41,7 +41,7 @@ def gradients(
     reading: Reading,
     slope: Float[Tensor, "B R D"],
 ) -> Weights:
-    """Gradients of the three matrices, summed over the inputs, from those of the answers."""
+    """Gradients of the three matrices, summed over the inputs, from the output gradients."""
     sigmoid = reading.gate.sigmoid()
     silu = reading.gate * sigmoid
     back = slope @ weights.output

@@ -40,7 +40,7 @@ class ContextConfig:
             refuse_unread("cms", self, {"loss": f"objective={self.objective}"})
 
     def level(self, index: int) -> CMSLevel:
-        """How the level ``index``, fast to slow, is written."""
+        """How level ``index`` (fast to slow) is written."""
         return CMSLevel(
             period=self.periods[index],
             rule=self.rule,

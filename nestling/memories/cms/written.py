@@ -1,4 +1,4 @@
-"""A level that is written inside the sequence: a learned network, moved in every row."""
+"""A level that is written inside the sequence: a learned network, moved per row."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,7 +26,7 @@ from nestling.rules.objective import objective
 
 
 class WrittenState(NamedTuple):
-    """What one level of every row remembers."""
+    """The state of one level, for every row."""
 
     level: LevelState
     last: Float[Tensor, "B D"]  # what the level was given at the last token; zero before the first
@@ -74,12 +74,12 @@ class WrittenLevel(nn.Module):
         return Weights(*(m.to(torch.promote_types(m.dtype, torch.float32)) for m in matrices))
 
     def keeps_inputs(self) -> bool:
-        """Whether what the level was given is needed when the loss or signal from above comes."""
+        """Whether the level's inputs are needed when the loss or signal from above arrives."""
         waits = self.level.objective != "local"
         return waits and (self.level.objective == "teach" or self.level.rule == "dgd")
 
     def rate(self) -> Float[Tensor, ""]:
-        """The learning rate, as learned."""
+        """The learned learning rate."""
         dtype = torch.promote_types(self.network.gate.weight.dtype, torch.float32)
         return self.level.lr * self.log_rate.to(dtype).exp()
 

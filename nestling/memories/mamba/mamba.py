@@ -90,7 +90,7 @@ class Mamba(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: MambaState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], MambaState]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         inside, gate = self.projection(x).chunk(2, dim=-1)
         inside, tail = self.convolution(inside, state.tail, flow)

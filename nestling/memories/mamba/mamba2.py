@@ -111,7 +111,7 @@ class Mamba2(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Mamba2State | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], Mamba2State]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         mixed = self.inner + 2 * self.keys
         gate, mixture, step = self.projection(x).split((self.inner, mixed, self.heads), dim=-1)

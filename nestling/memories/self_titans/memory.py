@@ -186,7 +186,7 @@ class SelfTitans(Memory):
         state: SelfTitansState | None = None,
         flow: Flow = Flow(),
     ) -> tuple[Float[Tensor, "B T D"], SelfTitansState]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts fresh."""
         if state is None:
             state = self.init_state(len(x))
         projected, tail = self.convolution(self.projection(x), state.tail, flow)
