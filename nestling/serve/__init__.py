@@ -1,1 +1,1 @@
-"""A model that learns, behind HTTP: answers as the OpenAI API gives them, memories, a page."""
+"""An HTTP server for a model that learns: the OpenAI API, memories, and a web page."""

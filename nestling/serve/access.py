@@ -1,4 +1,4 @@
-"""Who may do what: the caller of a request, and the scope that a path needs."""
+"""Access control: the caller of a request, and the scope that a path needs."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from nestling.serve.keys import Caller
 
 
 def needs(scope: str) -> Any:
-    """For a path's parameter: the caller, who must have a scope."""
+    """A path dependency: the caller, who must have a scope."""
 
     def caller(request: Request) -> Caller:
         found: Caller = request.state.caller  # of nestling.serve.gate

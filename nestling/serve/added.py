@@ -1,4 +1,4 @@
-"""What rows of one batch have learned each for itself, added to linear maps in one product."""
+"""Add what each row of a batch has learned to the linear maps, in one product."""
 
 import contextlib
 import functools
@@ -14,14 +14,14 @@ from nestling.continual.study.change import Change, Factors
 
 
 class Added(NamedTuple):
-    """What a memory adds to the weights of the model."""
+    """The changes of a memory to the weights of the model."""
 
     key: str  # names the memory and its version
     change: Change  # in the dtype of the model
 
 
 class Shared(NamedTuple):
-    """The changes that several memories make of one map, side by side."""
+    """The changes of several memories to one map, concatenated."""
 
     left: Float[Tensor, "M S"]
     right: Float[Tensor, "S N"]
@@ -29,10 +29,10 @@ class Shared(NamedTuple):
 
 
 class Additions:
-    """For each row of a batch what is added, or None.
+    """The change for each row of a batch, or None.
 
-    A row goes through the factors of all memories and keeps what comes of its own: L (m * (R x)) is
-    added to W x, with L and R the factors side by side and m the row's own part of the ranks.
+    Every row is multiplied by the factors of all memories and keeps only its own part: L (m * (R
+    x)) is added to W x, with L and R the concatenated factors and m the row's part of the ranks.
     """
 
     def __init__(self, rows: Sequence[Added | None]):
@@ -42,7 +42,7 @@ class Additions:
         self._place()
 
     def _place(self) -> None:
-        """Put the factors of the rows' memories side by side, unless they lie so already."""
+        """Concatenate the factors of the rows' memories, unless that is done already."""
         there = {one.key: one for one in self.rows if one is not None}
         if tuple(there) != self._known:
             self._known, self._maps = tuple(there), _side_by_side(list(there.values()))
@@ -50,18 +50,19 @@ class Additions:
         self._whose = [-1 if one is None else number[one.key] for one in self.rows]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         self.rows = [self.rows[row] for row in rows]
         self._place()
 
     def join(self, other: "Additions") -> None:
-        """Put the rows of another batch behind these."""
+        """Append the rows of another batch."""
         self.rows += other.rows
         self._place()
 
     @contextlib.contextmanager
     def to(self, model: nn.Module) -> Generator[None]:
-        """Add them to what the linear maps of a model, called inside with all rows, give."""
+        """Within this context, add the changes to the linear maps of a model called with all
+        rows."""
         hooks = []
         for name, shared in self._maps.items():
             whose = torch.tensor(self._whose, device=shared.owner.device)
@@ -93,10 +94,10 @@ def _side_by_side(memories: Sequence[Added]) -> dict[str, Shared]:
 
 
 def thin_change(learner: ContinualLearner, maps: frozenset[str]) -> Change | None:
-    """All that a memory has studied as one change; None where weights of its own are to be made.
+    """Everything that a memory has studied as one change; None if it needs its own weights.
 
-    That is where the two thin products would cost more than half of the map's own, where it changes
-    what is none of ``maps``, and where a number is not finite, so that it stays with its memory.
+    It needs its own if the two low-rank products would cost more than half of the map itself, if it
+    changes a weight that is not in ``maps``, or if a value is not finite, to isolate it.
     """
     if not learner.studies:
         return None

@@ -1,4 +1,4 @@
-"""From a request to the answers of the engine and back, without waiting in the event loop."""
+"""Pass requests to the engine and answers back, without blocking the event loop."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ DEFAULT = 256  # tokens of an answer, where a request does not say
 
 
 class Prompt(NamedTuple):
-    """What an answer goes on after."""
+    """The prompt of an answer."""
 
     ids: list[int]
     stops: tuple[str, ...] = ()
@@ -28,14 +28,14 @@ class Prompt(NamedTuple):
 
 
 class Said(NamedTuple):
-    """A piece of the answer of a number."""
+    """A piece of one of the answers, by index."""
 
     number: int
     piece: Piece
 
 
 class Answers:
-    """The answers of one request, written side by side."""
+    """The answers of one request, generated together."""
 
     def __init__(
         self,
@@ -97,11 +97,11 @@ class Answers:
         return tell
 
     def begin(self) -> None:
-        """Hand them to the engine, which may refuse."""
+        """Submit them to the engine, which may refuse."""
         self.server.engine.submit(self.answers)
 
     async def pieces(self) -> AsyncGenerator[Said]:
-        """All pieces as they are written; leaving early ends the answers."""
+        """Yield all pieces as they are generated; leaving early cancels the answers."""
         left = len(self.answers)
         try:
             while left:
@@ -119,7 +119,7 @@ class Answers:
                 answer.cancelled = True
 
     async def whole(self) -> list[tuple[str, str, int]]:
-        """Each answer with why it ended and its tokens, once all are written."""
+        """Each answer with its finish reason and tokens, once all are complete."""
         texts = [prompt.before for prompt in self.prompts]
         ends, counts = ["stop"] * len(texts), [0] * len(texts)
         async with contextlib.aclosing(self.pieces()) as pieces:
@@ -131,7 +131,7 @@ class Answers:
 
 
 def _most(server: Shared, prompt: Prompt, wanted: int | None) -> int:
-    """Most tokens of an answer; a prompt that leaves no room raises Refused."""
+    """The largest length of an answer; a prompt that leaves no room raises Refused."""
     limit, most = server.served.limit, server.settings.limits.tokens
     room = most if limit is None else min(most, limit - len(prompt.ids))
     if room < 1 or (limit is None and len(prompt.ids) > server.settings.limits.prompt):
@@ -146,7 +146,7 @@ def _most(server: Shared, prompt: Prompt, wanted: int | None) -> int:
 
 
 def usage(read: int, written: int) -> dict[str, int]:
-    """How much a request took, in tokens."""
+    """The token counts of a request."""
     return {
         "prompt_tokens": read,
         "completion_tokens": written,

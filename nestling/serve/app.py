@@ -1,4 +1,4 @@
-"""The application: parts, paths, and how it begins and ends."""
+"""The application: its parts, routes, startup and shutdown."""
 
 import contextlib
 import time
@@ -19,7 +19,7 @@ from nestling.serve.state import new_server
 def new_app(served: Served, settings: Settings, plan: Plan | None = None) -> FastAPI:
     """The ASGI application; its threads run between startup and shutdown.
 
-    ``plan`` says how documents are studied, in the place of the settings.
+    ``plan`` says how documents are studied, instead of the settings.
     """
     server = new_server(served, settings, int(time.time()), plan)
 

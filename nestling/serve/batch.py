@@ -1,4 +1,4 @@
-"""Answers that are written side by side with one set of weights."""
+"""Generate several answers together with one set of weights."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +20,10 @@ APART = 256  # tokens that two batches may differ in, or as many again as the sh
 
 
 class Batch:
-    """Prompts of different lengths, filled up on the left and masked there, a token at a time.
+    """Prompts of different lengths, left-padded and masked, generated one token at a time.
 
-    Each row computes what it computes alone, but for the order in which a product is summed: logits
-    differ by roundings (``tests/serve/test_batch.py::test_a_row_is_what_it_is_alone``).
+    Each row computes what it computes alone, up to the order of summation: logits differ by
+    rounding (``tests/serve/test_batch.py::test_a_row_is_what_it_is_alone``).
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Batch:
         return chosen
 
     def logits(self) -> Tensor:
-        """Logits [B, V] of the next token, given all that has been chosen."""
+        """Logits [B, V] of the next token, given all tokens chosen so far."""
         ids, mask = self._next, self._mask
         given: dict[str, Any] = {
             "input_ids": ids,
@@ -75,7 +75,7 @@ class Batch:
         return out.logits[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Keep only these rows."""
         if len(rows) == len(self):
             return
         chosen = torch.tensor(rows, device=self._next.device, dtype=torch.long)
@@ -87,9 +87,9 @@ class Batch:
             self._trim()
 
     def joins(self, other: "Batch") -> bool:
-        """Whether the rows of another batch with the same weights can go on with these.
+        """Whether the rows of another batch with the same weights can join this one.
 
-        Both have read their prompts, and their caches hold keys and values a token alone.
+        Both must have read their prompts, and their caches must hold just keys and values.
         """
         if not (has_columns(self._cache) and has_columns(other._cache)):
             return False
@@ -97,7 +97,7 @@ class Batch:
         return long - short <= max(APART, short)
 
     def join(self, other: "Batch") -> None:
-        """Go on with the rows of another batch as well; it is used up."""
+        """Take over the rows of another batch, which must not be used any more."""
         for one, length in ((self, other._mask.shape[1]), (other, self._mask.shape[1])):
             one._widen(max(0, length - one._mask.shape[1]))
         append_rows(self._cache, other._cache)
@@ -107,12 +107,12 @@ class Batch:
         self.added.join(other.added)
 
     def _widen(self, columns: int) -> None:
-        """Fill up on the left."""
+        """Pad on the left."""
         self._mask = pad(self._mask, (columns, 0))
         fill_columns(self._cache, columns)
 
     def _trim(self) -> None:
-        """Leave columns out that no row needs any more."""
+        """Drop columns that no row needs any more."""
         if has_columns(self._cache) and (first := int(self._mask.any(0).int().argmax())):
             self._mask = self._mask[:, first:]
             cut_columns(self._cache, first)

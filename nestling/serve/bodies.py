@@ -1,4 +1,4 @@
-"""Bodies of requests. Fields of the OpenAI API that this server has no answer to are refused."""
+"""Request bodies. Fields of the OpenAI API that this server does not support are refused."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ Stop = str | list[str] | None
 
 
 class Part(BaseModel):
-    """A part of a message; text alone is understood."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: Text
@@ -31,13 +31,13 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class Asked(BaseModel):
-    """What both kinds of answers have in common."""
+    """The common fields of both kinds of requests."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
@@ -66,12 +66,12 @@ class Asked(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Strings that end an answer; they are left out of it."""
+        """Strings that end an answer; they are not part of it."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def unknown(self) -> list[str]:
-        """Fields that ask for something and are not understood."""
+        """Fields that ask for something unsupported."""
         ignored = {"metadata", "store", "service_tier", "prompt_cache_key", "safety_identifier"}
         plain = ({"type": "text"}, "auto", "none")
         extra = self.model_extra or {}

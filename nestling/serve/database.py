@@ -32,7 +32,7 @@ CREATE INDEX waiting ON jobs (state, number);
 
 
 class Database:
-    """A connection that the threads of a process share; each call is a transaction."""
+    """A connection shared by the threads of a process; each call is a transaction."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -62,7 +62,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[None]:
-        """All of what is done inside, or nothing."""
+        """A transaction: everything inside is done, or nothing."""
         with self._lock:
             self._open.execute("BEGIN IMMEDIATE")
             try:
@@ -82,11 +82,11 @@ class Database:
         return next(iter(self.all(statement, values)), None)
 
     def change(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Rows that a statement changed."""
+        """The number of rows that a statement changed."""
         with self._lock:
             return self._open.execute(statement, tuple(values)).rowcount
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         with self._lock:
             self._open.close()

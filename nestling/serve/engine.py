@@ -1,4 +1,4 @@
-"""One thread that writes all answers: batches of those with the same weights, taken in turn."""
+"""The thread that generates all answers, in turn, in batches with the same weights."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ from nestling.serve.speech import Speech
 
 
 class Piece(NamedTuple):
-    """A part of an answer as it is written."""
+    """A piece of an answer as it is generated."""
 
     text: str
     tokens: int = 0
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Answer:
-    """One answer that is wanted; ``tell`` gets its pieces, in the engine's thread."""
+    """A requested answer; ``tell`` is called with its pieces, in the engine's thread."""
 
     ids: Sequence[int]  # what it goes on after
     speech: Speech
@@ -44,7 +44,7 @@ class Answer:
         self.draw = Draw(self.sampling)
 
     def take(self, token: int) -> bool:
-        """Hand out what a token adds; whether the answer goes on."""
+        """Emit the text of a token; returns whether the answer continues."""
         if self.cancelled:
             return False
         if token == NONE:
@@ -73,7 +73,7 @@ class _Running(NamedTuple):
 
 
 class Engine:
-    """Takes answers from any thread; writes a token of every batch in turn."""
+    """Accepts requests from any thread; generates a token for every batch in turn."""
 
     def __init__(self, reader: FunctionalModel, *, rows: int, waiting: int):
         self.reader, self.rows, self.waiting = reader, rows, waiting
@@ -84,11 +84,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="answers", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End every answer where it is, and the thread."""
+        """End every answer at its current point, and the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -96,12 +96,12 @@ class Engine:
 
     @property
     def count(self) -> int:
-        """Answers that are written or wait."""
+        """The number of running and waiting answers."""
         every = [*self._new, *(one for run in self._running for one in run.answers)]
         return sum(not (one.ended or one.cancelled) for one in every)
 
     def submit(self, answers: Sequence[Answer]) -> None:
-        """Take answers, all or none; too many raise Refused."""
+        """Accept all answers or none; too many raise Refused."""
         with self._changed:
             if self._stopping or self.count + len(answers) > self.waiting:
                 raise Refused(503, "the server is busy; ask again in a moment", "overloaded")
@@ -140,7 +140,7 @@ class Engine:
         return found
 
     def _joined(self, running: list[_Running]) -> list[_Running]:
-        """Batches of one key put together, as far as their rows may go."""
+        """Merge batches with the same key, up to the largest number of rows."""
         found: list[_Running] = []
         for run in running:
             for other in found:
@@ -156,7 +156,7 @@ class Engine:
         return len(one.batch) + len(other.batch) <= self.rows and one.batch.joins(other.batch)
 
     def _step(self, run: _Running) -> bool:
-        """A token of each answer of a batch; whether any goes on."""
+        """Generate a token for each answer of a batch; returns whether any continues."""
         batch, answers = run
         left = [row for row, one in enumerate(answers) if not one.cancelled]
         if left:

@@ -1,4 +1,4 @@
-"""What is refused, as the OpenAI API says it."""
+"""Errors, in the format of the OpenAI API."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ KINDS = {
 
 
 class Refused(Exception):
-    """A request that cannot be done: an HTTP status, and one line that says what to do."""
+    """A request that is refused: an HTTP status, and one line that says what to do."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ def error_body(
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Every error of an app becomes an error object; nothing of the input is repeated."""
+    """Turn every error of an app into an error object that repeats nothing of the input."""
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Exception) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""What jobs tell while they run, to whoever listens."""
+"""Events of running jobs, for all listeners."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ MOST = 200  # events a listener may be behind; then older ones are left out
 
 
 class Feed:
-    """Events of jobs, from the thread that learns to the event loops that listen."""
+    """Passes events of jobs from the learning thread to the listening event loops."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -21,7 +21,7 @@ class Feed:
         self._listeners: dict[str, list[tuple[Any, asyncio.Queue[Event]]]] = {}
 
     def tell(self, job: str, event: Event) -> None:
-        """Hand an event to those that listen to a job."""
+        """Send an event to the listeners of a job."""
         with self._lock:
             once = {name: event[name] for name in ONCE if name in event}
             if once:
@@ -33,13 +33,13 @@ class Feed:
                     loop.call_soon_threadsafe(_put, queue, event)
 
     def made(self, job: str) -> Event:
-        """What was told once of a job that runs, as a part of an event."""
+        """The last value of an event field of a running job that is sent only once."""
         with self._lock:
             return dict(self._made.get(job, {}))
 
     @contextlib.asynccontextmanager
     async def listening(self, job: str) -> AsyncGenerator[asyncio.Queue[Event]]:
-        """A queue of what is told of a job from here on."""
+        """A queue of the events of a job from now on."""
         queue: asyncio.Queue[Event] = asyncio.Queue(MOST)
         entry = (asyncio.get_running_loop(), queue)
         with self._lock:

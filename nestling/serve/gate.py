@@ -1,4 +1,4 @@
-"""What every request passes: who asks, from where, how often, how much; counted and logged."""
+"""Checks of every request: key, origin, rate and size; it is counted and logged."""
 
 import asyncio
 import secrets
@@ -20,14 +20,14 @@ NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 class Rates:
-    """How many requests each key may still make: a bucket that fills again all the time."""
+    """Rate limits: a token bucket for each key."""
 
     def __init__(self, minute: int, most: int = 10_000):
         self.minute, self.most = minute, most
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> float:
-        """Take a request out; seconds until there is one, 0 if there was."""
+        """Take a request from the bucket; returns the seconds to wait, or 0."""
         now = time.monotonic()
         left, at = self._left.pop(key, (float(self.minute), now))
         left = min(float(self.minute), left + (now - at) * self.minute / 60)
@@ -45,7 +45,7 @@ class Gate:
         self.rates = Rates(settings.limits.rate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer with what is wrong."""
+        """Pass a request on, or answer with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -91,7 +91,7 @@ class Gate:
         )
 
     def _admit(self, scope: Scope) -> Caller | None:
-        """Who asks; whoever may not raises Refused."""
+        """The caller; one without access raises Refused."""
         headers, path = Headers(scope=scope), scope["path"]
         self._from_here(scope, headers)
         if not (path.startswith("/v1/") or path == "/metrics"):
@@ -118,7 +118,7 @@ class Gate:
         return caller
 
     def _from_here(self, scope: Scope, headers: Headers) -> None:
-        """Pages of other sites must not use a server without keys in a user's browser."""
+        """Refuse cross-site requests from a user's browser to a server without keys."""
         host = headers.get("host", "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if self.settings.local and name not in (*NAMES, self.settings.host, "testserver"):
@@ -128,7 +128,7 @@ class Gate:
             raise Refused(403, "requests of pages of other sites are refused")
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """A body that is too large or too slow ends with an error."""
+        """Refuse a body that is too large or too slow."""
         limits = self.settings.limits
         upload = scope["method"] == "PUT" and scope["path"].startswith("/v1/memories/")
         most, got, done = limits.upload if upload else limits.body, 0, False
@@ -154,7 +154,7 @@ class Gate:
 
 
 def _safe(number: str) -> list[tuple[bytes, bytes]]:
-    """Headers of every answer."""
+    """The headers of every response."""
     policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     policy += "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     named = {

@@ -1,4 +1,4 @@
-"""Memory files from outside: what they declare is compared before anything is made of it."""
+"""Uploaded memory files: what they declare is checked before they are used."""
 
 import json
 import math
@@ -22,7 +22,7 @@ FOREIGN = "this file is no memory of the model that is served"
 
 
 def inspect(file: Path, served: Served) -> None:
-    """Raise UserError unless a file is a memory of this model, at rest, whose tensors fit it."""
+    """Raise UserError unless a file is a valid memory of this model, without open periods."""
     declared = declared_in(file)
     own = dict(served.learner.reader.model.named_parameters())
     for name, shape in declared.items():
@@ -49,7 +49,7 @@ def inspect(file: Path, served: Served) -> None:
 
 
 def declared_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes that a safetensors file declares, if they are as large as the file is."""
+    """The shapes that a safetensors file declares, if they agree with its size."""
     whole = os.path.getsize(file)
     with file.open("rb") as opened:
         size = int.from_bytes(opened.read(8), "little")
@@ -80,7 +80,7 @@ def _bytes(entry: Mapping[str, Any]) -> int:
 
 
 def _parameter(name: str) -> str:
-    """The model's parameter that a tensor of a level is about."""
+    """The model's parameter that a level's tensor belongs to."""
     parts = name.partition(":")[0].split(".")
     return ".".join(parts[4 if parts[2] in ("buffer", "average") else 3 :])
 
@@ -91,7 +91,7 @@ def _fits(
     declared: Mapping[str, tuple[int, ...]],
     own: Mapping[str, Tensor],
 ) -> None:
-    """Raise UserError unless a tensor is of this model, and unpacked no larger than a parameter."""
+    """Raise UserError unless a tensor fits this model and unpacks to no more than a parameter."""
     kind = name.partition(".")[0]
     if kind == "study":
         _, _, side, parameter = name.split(".", 3)
@@ -116,7 +116,7 @@ def _fits(
 
 
 def _texts(about: Mapping[str, Any]) -> None:
-    """Raise unless the record's lists are what a list of documents shows."""
+    """Raise unless the lists of the record are well-formed."""
     for name, digest, tokens, read in about["documents"]:
         if (type(name), type(digest), type(tokens), type(read)) != (str, str, int, int):
             raise TypeError

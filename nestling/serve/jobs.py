@@ -1,4 +1,4 @@
-"""Documents that are to be learned: a queue in the registry, outliving the server."""
+"""The queue of documents to learn, in the registry, which survives a restart."""
 
 import json
 import secrets
@@ -16,7 +16,7 @@ AMONG = f"({', '.join('?' * len(OPEN))})"
 
 
 class Job(NamedTuple):
-    """A document that is to be learned, or was."""
+    """A document to learn, or one that was learned."""
 
     number: int
     id: str
@@ -33,7 +33,7 @@ class Job(NamedTuple):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the job has ended."""
         return self.state not in OPEN
 
     def told(self, memory: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Jobs:
         self.database, self.most = database, most
 
     def add(self, memory: Memory, name: str, text: str | None) -> Job:
-        """A job at the end of the queue."""
+        """Append a job to the queue."""
         with self.database.transaction():
             [waiting] = self.database.all(
                 "SELECT count(*) FROM jobs JOIN memories ON memories.number = jobs.memory"
@@ -87,14 +87,14 @@ class Jobs:
         return _job(row)
 
     def list(self, memory: Memory) -> list[Job]:
-        """The jobs of a memory, the oldest first."""
+        """The jobs of a memory, oldest first."""
         rows = self.database.all(
             "SELECT * FROM jobs WHERE memory = ? ORDER BY number", [memory.number]
         )
         return [_job(row) for row in rows]
 
     def next(self) -> Job | None:
-        """The job to do now: one that was broken off, or the oldest that waits."""
+        """The next job: one that was interrupted, or the oldest that waits."""
         row = self.database.one(
             f"SELECT * FROM jobs WHERE state IN {AMONG} ORDER BY state = ?, number",
             [*OPEN, WAITING],
@@ -102,25 +102,25 @@ class Jobs:
         return None if row is None else _job(row)
 
     def left(self) -> int:
-        """Jobs that are not over."""
+        """The number of jobs that have not ended."""
         [[count]] = self.database.all(f"SELECT count(*) FROM jobs WHERE state IN {AMONG}", OPEN)
         return count
 
     def begin(self, job: Job) -> None:
-        """The job is at work, if it has waited."""
+        """Mark a waiting job as running."""
         self.database.change(
             "UPDATE jobs SET state = ? WHERE number = ? AND state = ?",
             [RUNNING, job.number, WAITING],
         )
 
     def progress(self, job: Job, done: int, steps: int) -> None:
-        """How far a job has come."""
+        """Record the progress of a job."""
         self.database.change(
             "UPDATE jobs SET done = ?, steps = ? WHERE number = ?", [done, steps, job.number]
         )
 
     def end(self, job: Job, state: str, message: str = "", figures: Any = None) -> None:
-        """The job is over; its text is let go."""
+        """End a job and delete its text."""
         self.database.change(
             "UPDATE jobs SET state = ?, message = ?, figures = ?, ended = ?, text = NULL"
             " WHERE number = ?",
@@ -134,7 +134,7 @@ class Jobs:
         )
 
     def cancel(self, job: Job) -> bool:
-        """Cancel a job that has not begun, or note that one is to be; whether it had not."""
+        """Cancel a job, or mark a running one for it; returns whether it had not started."""
         with self.database.transaction():
             dropped = self.database.change(
                 "UPDATE jobs SET state = ?, ended = ?, text = NULL WHERE number = ? AND state = ?",

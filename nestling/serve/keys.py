@@ -1,4 +1,4 @@
-"""API keys: what each may do, and in which name space. Of a key only its hash is kept."""
+"""API keys: their scopes and namespaces. Only the hash of a key is stored."""
 
 import hashlib
 import hmac
@@ -28,7 +28,7 @@ def database_in(store: Path) -> Database:
 
 
 class Caller(NamedTuple):
-    """Who asks."""
+    """The caller of a request."""
 
     key: str  # its id, for logs and limits
     space: str
@@ -36,12 +36,12 @@ class Caller(NamedTuple):
 
 
 def anyone() -> Caller:
-    """Whoever asks a server that has no keys."""
+    """The caller on a server without keys."""
     return Caller("", ALONE, frozenset(SCOPES))
 
 
 def check_name(name: str, what: str) -> str:
-    """The name, if it is a short plain one; else UserError.
+    """The name, if it is short and plain; otherwise raises UserError.
 
     >>> check_name("notes-2", "id")
     'notes-2'
@@ -60,11 +60,11 @@ class Keys:
         self.database = database
 
     def any(self) -> bool:
-        """Whether there are keys, so that one is asked for."""
+        """Whether there are keys, so that requests need one."""
         return self.database.one("SELECT 1 FROM keys") is not None
 
     def add(self, name: str, *, space: str, scopes: frozenset[str]) -> str:
-        """A new key, which is told this once."""
+        """Create a key; it is shown only now."""
         check_name(name, "name of a key")
         check_name(space, "name space")
         if unknown := sorted(scopes - set(SCOPES)):
@@ -81,7 +81,7 @@ class Keys:
         return f"{HEAD}-{number}-{secret}"
 
     def remove(self, name: str) -> None:
-        """Take a key away; its memories stay in their name space."""
+        """Revoke a key; its memories stay in their namespace."""
         if not self.database.change("DELETE FROM keys WHERE name = ?", [name]):
             known = ", ".join(row["name"] for row in self.list()) or "none"
             raise UserError(f"there is no key {name!r}; there are: {known}")
@@ -91,7 +91,7 @@ class Keys:
         return self.database.all("SELECT name, space, scopes, created FROM keys ORDER BY created")
 
     def caller(self, given: str | None) -> Caller | None:
-        """Who a key belongs to; None: to nobody. A wrong secret takes as long as a right one."""
+        """The caller of a key, or None; takes equally long for a wrong and a right secret."""
         head, _, rest = (given or "").partition("-")
         number, _, secret = rest.partition("-")
         row = self.database.one("SELECT * FROM keys WHERE id = ?", [number])

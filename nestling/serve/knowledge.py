@@ -1,4 +1,4 @@
-"""The weights that a memory makes of the model, kept for the memories asked last."""
+"""The weights of the model with a memory, cached for the memories used last."""
 
 import threading
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from nestling.serve.model import Served
 
 
 class Known(NamedTuple):
-    """Weights, what they are of, and what is added to them."""
+    """Weights, their key, and the changes to add to them."""
 
     key: str
     weights: Weights
@@ -20,7 +20,7 @@ class Known(NamedTuple):
 
 
 class Knowledge:
-    """Reads memory files; a file is read again once its version is another."""
+    """Reads memory files; a file is read again when its version has changed."""
 
     def __init__(self, served: Served, most: int = 4):
         self.served, self.most = served, most
@@ -34,7 +34,7 @@ class Knowledge:
         return self._base
 
     def of(self, key: str, *files: Path) -> Known:
-        """What is known with the first file that is there; ``key`` names it and its version."""
+        """The weights for the first file that exists; ``key`` identifies it and its version."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -47,7 +47,7 @@ class Knowledge:
             return found
 
     def _known(self, key: str, learner: ContinualLearner) -> Known:
-        """The model's own weights and what is added to them, where that is little."""
+        """The model's own weights and the change to add, if that is small."""
         change = thin_change(learner, self.served.maps)
         if change is None:
             return Known(key, learner.weights())

@@ -1,4 +1,4 @@
-"""Memories of many name spaces: rows of the registry, and files with names of their own."""
+"""The memories of all namespaces: rows in the registry, and files with unique names."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ OPEN = ("waiting", "running", "cancelling")  # states of a job that is not over
 
 
 class Memory(NamedTuple):
-    """A memory of a name space."""
+    """A memory in a namespace."""
 
     number: int
     space: str
@@ -41,22 +41,22 @@ class Memory(NamedTuple):
 
     @property
     def before(self) -> Path:
-        """What it was before the job that is at work on it; there only while one is."""
+        """The file from before the running job; exists only during one."""
         return self.file.with_suffix(".before")
 
     @property
     def last(self) -> Path:
-        """What it was before its last document, where that cannot be taken out of it."""
+        """The file from before the last document, where that cannot be removed otherwise."""
         return self.file.with_suffix(".last")
 
     @property
     def key(self) -> str:
-        """What names its knowledge."""
+        """The key of its weights in the cache."""
         return f"{self.number}.{self.version}"
 
 
 class Library:
-    """All memories of a server. A caller reaches those of its name space alone."""
+    """All memories of a server. A caller can reach only those of its namespace."""
 
     def __init__(self, database: Database, folder: Path, served: Served, most: int):
         self.database, self.folder, self.served, self.most = database, folder, served, most
@@ -65,19 +65,19 @@ class Library:
         self._guard = threading.Lock()
 
     def list(self, space: str) -> list[Memory]:
-        """The memories of a name space, the oldest first."""
+        """The memories of a namespace, oldest first."""
         rows = self.database.all("SELECT * FROM memories WHERE space = ? ORDER BY number", [space])
         return [self._of(row) for row in rows]
 
     def find(self, space: str, name: str) -> Memory:
-        """A memory of a name space; one of another is as if it were not."""
+        """A memory in a namespace; those of others do not exist for it."""
         row = self.database.one("SELECT * FROM memories WHERE space = ? AND id = ?", [space, name])
         if row is None:
             raise Refused(404, "there is no such memory", "memory_not_found", param="memory")
         return self._of(row)
 
     def numbered(self, number: int) -> Memory | None:
-        """A memory by its number, if it is still there."""
+        """A memory by its number, if it still exists."""
         row = self.database.one("SELECT * FROM memories WHERE number = ?", [number])
         return None if row is None else self._of(row)
 
@@ -96,13 +96,13 @@ class Library:
     # new ones
 
     def create(self, space: str, name: str | None) -> Memory:
-        """An empty memory."""
+        """Create an empty memory."""
         with self._new(space, name) as file:
             self.served.teacher.fork().save(file)
         return self._made(file)
 
     def fork(self, one: Memory, name: str | None) -> Memory:
-        """A copy that goes on by itself; of one that is being written as it was before."""
+        """Create an independent copy; if the memory is being written, from before."""
         with self._new(one.space, name) as file:
             try:
                 shutil.copyfile(one.before, file)
@@ -111,7 +111,7 @@ class Library:
         return self._made(file)
 
     def merge(self, some: Sequence[Memory], name: str | None) -> Memory:
-        """A memory of all that several have learned; those that do not go together are refused."""
+        """Create a memory with what several have learned; incompatible ones are refused."""
         memories = [_now(one) for one in some]
         for one, memory in zip(some, memories, strict=True):
             if memory.about.get("waiting"):
@@ -122,7 +122,7 @@ class Library:
         return self._made(file)
 
     def take_in(self, space: str, name: str | None, draft: Path) -> Memory:
-        """A memory out of a file that was checked; the file is moved."""
+        """Create a memory from a validated file, which is moved."""
         with self._new(space, name) as file:
             os.replace(draft, file)
         return self._made(file)
@@ -134,7 +134,7 @@ class Library:
 
     @contextlib.contextmanager
     def _new(self, space: str, name: str | None) -> Generator[Path]:
-        """A row for a memory whose file is written inside."""
+        """Create a row for a memory whose file is written within this context."""
         name = check_name(name or f"memory-{secrets.token_hex(4)}", "id of a memory")
         token = secrets.token_hex(16)
         file = self.folder / f"{token}.memory"
@@ -162,7 +162,7 @@ class Library:
 
     @contextlib.contextmanager
     def held(self, one: Memory, *, wait: bool = False) -> Generator[None]:
-        """Nobody else changes a memory meanwhile; unless it may ``wait`` others raise Refused."""
+        """Lock a memory against changes; raises Refused if it is in use, unless it may ``wait``."""
         with self._guard:
             lock = self._locks.setdefault(one.number, threading.Lock())
         if not lock.acquire(blocking=wait):
@@ -181,7 +181,7 @@ class Library:
             raise Refused(409, "this memory has a job; wait for its end or cancel it")
 
     def delete(self, one: Memory) -> None:
-        """Take a memory away, its file and its jobs."""
+        """Delete a memory, its file and its jobs."""
         with self.held(one):
             self._free(one)
             self.database.change("DELETE FROM memories WHERE number = ?", [one.number])
@@ -189,7 +189,7 @@ class Library:
                 file.unlink(missing_ok=True)
 
     def undo(self, one: Memory) -> str:
-        """Forget the document learned last; its name."""
+        """Forget the document learned last; returns its name."""
         with self.held(one):
             self._free(one)
             memory = read_memory(one.file)
@@ -205,14 +205,14 @@ class Library:
         return name
 
     def touch(self, one: Memory) -> None:
-        """What a memory knows has changed."""
+        """Record that a memory has changed."""
         self.database.change(
             "UPDATE memories SET version = version + 1 WHERE number = ?", [one.number]
         )
 
 
 def _now(one: Memory) -> MemoryFile:
-    """What a memory holds; of one that is being written as it was before."""
+    """The contents of a memory; if it is being written, from before."""
     try:
         return read_memory(one.before) if one.before.exists() else read_memory(one.file)
     except UserError:
@@ -220,7 +220,7 @@ def _now(one: Memory) -> MemoryFile:
 
 
 def compared(one: Memory, other: Memory) -> dict[str, Any]:
-    """What two memories have learned that the other has not, and how far their levels differ."""
+    """The documents that only one of two memories has learned, and how their levels differ."""
     first, second = _now(one), _now(other)
     only = compare.documents_apart(first, second)
     levels = [
@@ -236,7 +236,7 @@ def compared(one: Memory, other: Memory) -> dict[str, Any]:
 
 
 def boxes(about: dict[str, Any]) -> list[dict[str, str]]:
-    """The levels of a memory as boxes in boxes, slow to fast: what, when, and how often."""
+    """The levels of a memory as nested boxes, slow to fast: what, when, and how often."""
     studied, read = len(about.get("studied", ())), sum(one[3] for one in about["documents"])
     found = [Box("the model's weights", "as they were trained", "never here")]
     for record in about["levels"]:
@@ -254,7 +254,7 @@ def _last_name(memory: MemoryFile) -> str:
 
 
 def told(one: Memory) -> dict[str, Any]:
-    """A memory as a list shows it."""
+    """A memory, as shown in a list."""
     return {
         "id": one.id,
         "object": "memory",
@@ -265,7 +265,7 @@ def told(one: Memory) -> dict[str, Any]:
 
 
 def shown(one: Memory) -> dict[str, Any]:
-    """A memory with what it has read and studied."""
+    """A memory, with what it has read and studied."""
     about = read_memory(one.file).about
     studied = {record["sha256"]: record for record in about.get("studied", ())}
     documents = []

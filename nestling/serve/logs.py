@@ -1,4 +1,4 @@
-"""Logs: a line of JSON for each request and failure. No text of a user is ever in one."""
+"""Logs: a line of JSON per request and failure, which never contains a user's text."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ def note(event: str, **fields: Any) -> None:
 
 
 def failed(event: str, error: BaseException) -> None:
-    """Write where something failed; the message of the error may hold text, so it is left out."""
+    """Log where something failed, without the error's message, which may contain user text."""
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     place = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     note(f"{event} failed", error=type(error).__name__, at=place)

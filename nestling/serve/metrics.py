@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it. No name of a memory or key is a label."""
+"""Metrics for Prometheus. Names of memories and keys are never labels."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Metrics:
-    """The counts of one server."""
+    """The metrics of one server."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
@@ -25,5 +25,5 @@ class Metrics:
         self.answers = Gauge("nestling_answers", "Answers that are written or wait", **common)
 
     def text(self) -> bytes:
-        """All counts in Prometheus' form."""
+        """All metrics in the format of Prometheus."""
         return generate_latest(self.registry)

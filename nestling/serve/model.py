@@ -1,4 +1,4 @@
-"""The model that is served: loaded once, read by two threads at the same time."""
+"""The served model: loaded once, used by two threads at the same time."""
 
 import copy
 import functools
@@ -19,7 +19,7 @@ from nestling.serve.turns import Turn, chat_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A model by its name, and what it takes to answer and to learn with it."""
+    """A named model, with a learner to answer and one to learn."""
 
     name: str
     learner: ContinualLearner  # fresh; the thread that answers uses it
@@ -27,7 +27,7 @@ class Served:
 
     @property
     def reader(self) -> FunctionalModel:
-        """What answers are written with."""
+        """The reader that generates answers."""
         return self.learner.reader
 
     @property
@@ -37,29 +37,29 @@ class Served:
 
     @property
     def limit(self) -> int | None:
-        """Most tokens of a prompt and its answer; None: any."""
+        """The largest number of tokens of prompt and answer; None: unlimited."""
         return self.reader.limit
 
     @functools.cached_property
     def maps(self) -> frozenset[str]:
-        """Weights to whose products a memory's own can be added row by row."""
+        """The weights to whose products a memory's change can be added per row."""
         return self.reader.called_maps()
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that the model has embeddings of."""
+        """The number of embeddings of the model."""
         return int(self.reader.model.get_input_embeddings().num_embeddings)
 
     @functools.cached_property
     def ends(self) -> frozenset[int]:
-        """Tokens that end an answer."""
+        """The tokens that end an answer."""
         config = getattr(self.reader.model, "generation_config", None)
         given = [self.text.tokenizer.eos_token_id, getattr(config, "eos_token_id", None)]
         flat = [token for one in given for token in (one if isinstance(one, list) else [one])]
         return frozenset(int(token) for token in flat if token is not None)
 
     def chat(self, turns: Sequence[Turn]) -> tuple[list[int], tuple[str, ...]]:
-        """Token ids of a conversation up to where the answer begins, and strings that end it."""
+        """The token ids of a conversation up to the answer, and the stop strings of the answer."""
         if self.learner.talks:
             return chat_tokens(self.text.tokenizer, turns), ()
         said = [
@@ -74,7 +74,7 @@ class Served:
 
 
 def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "cpu") -> Served:
-    """Load what `nestling ask` takes; ``name`` is what requests call it, by default its folder."""
+    """Load a model as `nestling ask` does; ``name`` is for requests, by default its folder's."""
     learner = open_learner(source, device=device)
     if not name:
         if isinstance(source, Stacked):
@@ -90,5 +90,5 @@ def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "
 
 
 def twin(model: Any) -> Any:
-    """The same model for another thread: modules of its own, the same parameters."""
+    """The same model for another thread: its own modules, shared parameters."""
     return copy.deepcopy(model, {id(one): one for one in model.parameters()})

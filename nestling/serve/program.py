@@ -58,7 +58,7 @@ def _check_study(settings: Settings, studies: bool) -> None:
 
 
 def import_or_say() -> None:
-    """Raise UserError unless what a server needs is installed."""
+    """Raise UserError unless the packages that a server needs are installed."""
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
@@ -71,7 +71,7 @@ def import_or_say() -> None:
 
 
 def _keys(settings: Settings) -> str:
-    """What there is to say of keys; an open address without one raises UserError."""
+    """A note on keys for the start message; a public address without one raises UserError."""
     database = database_in(settings.store)
     there = Keys(database).any()
     database.close()
@@ -84,7 +84,7 @@ def _keys(settings: Settings) -> str:
 
 
 def _listening(settings: Settings) -> socket.socket:
-    """The port, opened."""
+    """Open the port."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     port = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,4 +1,4 @@
-"""How the next token is chosen, each answer by a draw of its own."""
+"""Sample the next token, with a generator of its own for each answer."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ NONE = -1  # no token
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Options of the draw; temperature 0 takes the most likely token."""
+    """Sampling options; temperature 0 takes the most likely token."""
 
     temperature: float = 0.0
     top_p: float = 1.0  # the least set of tokens with this share of the probability
@@ -20,14 +20,14 @@ class Sampling:
 
 
 class Draw:
-    """Chooses the tokens of one answer, the same ones whatever is answered beside it."""
+    """Chooses the tokens of one answer, independently of others in the batch."""
 
     def __init__(self, sampling: Sampling):
         self.sampling = sampling
         self._generator = torch.Generator().manual_seed(sampling.seed)
 
     def __call__(self, logits: Float[Tensor, "V"]) -> int:
-        """A token, given the logits of all of them; NONE where these say nothing."""
+        """Choose a token from the logits; NONE if they are not finite."""
         options = self.sampling
         if options.temperature <= 0:
             return int(logits.argmax())

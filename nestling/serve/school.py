@@ -1,4 +1,4 @@
-"""The thread that learns: one job after the other, cancelled or broken off between two steps."""
+"""The learning thread: one job after the other, which can be cancelled between two steps."""
 
 import os
 import threading
@@ -28,15 +28,15 @@ NOTED = 1.0  # seconds between two notes of a job's progress in the registry
 
 
 class _Cancelled(Exception):
-    """The job is to be as if it had never begun."""
+    """The job was cancelled: undo it."""
 
 
 class _Stopped(Exception):
-    """The job goes on when the server runs again."""
+    """The server stops: the job resumes at the next start."""
 
 
 class School:
-    """Learns what waits in the queue, in a thread of its own."""
+    """Works through the queue in its own thread."""
 
     def __init__(self, served: Served, library: Library, jobs: Jobs, feed: Feed, plan: Plan):
         self.served, self.library, self.jobs, self.feed = served, library, jobs, feed
@@ -49,23 +49,23 @@ class School:
         self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
 
     def start(self) -> None:
-        """Begin with what waits."""
+        """Start working on the queue."""
         self._thread.start()
 
     def wake(self) -> None:
-        """A job has been added."""
+        """Signal that a job was added."""
         with self._changed:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Save what is being learned, and end; it goes on when a server is started again."""
+        """Save what is being learned and stop; it resumes when a server is started again."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
 
     def cancel(self, job: Job) -> None:
-        """The memory becomes what it was before the job."""
+        """Cancel a job: the memory is restored to its state before it."""
         with self._changed:
             if self.jobs.cancel(job):
                 self.feed.tell(job.id, {"state": CANCELLED})
@@ -124,7 +124,7 @@ class School:
         self.feed.tell(job.id, {"state": state, "message": message, "figures": figures})
 
     def _learn(self, job: Job, memory: Memory) -> tuple[Figures, str]:
-        """Read and study; what it was before is kept beside it meanwhile."""
+        """Read and study; the previous file is kept meanwhile."""
         if not memory.before.exists():
             os.link(memory.file, memory.before)  # the file is replaced, never written into
         learner = self.served.teacher.fork()
@@ -157,7 +157,7 @@ class School:
         return _figures(learner, session), _rest(learner)
 
     def _consolidate(self, learner: ContinualLearner, memory: Memory, watch: "_Watch") -> Figures:
-        """Put what fast levels have learned into the slowest one, and empty them."""
+        """Consolidate what the fast levels have learned into the slowest one, and reset them."""
         done = consolidate(learner, self.rest)
         learner.save(memory.file)
         watch.look()
@@ -170,7 +170,7 @@ class School:
             os.replace(memory.before, memory.file)
 
     def check(self, job: Job) -> None:
-        """Raise if the job is to end."""
+        """Raise if the job should end."""
         if self._stopping:
             raise _Stopped
         if job.number in self._cancel:
@@ -178,7 +178,7 @@ class School:
 
 
 def _rest(learner: ContinualLearner) -> str:
-    """What there is to say of tokens that levels have not learned yet."""
+    """A note on tokens that the levels have not learned yet."""
     waits = len(learner.state.stream.open_ids)
     if learner.studies or not waits:
         return ""
@@ -186,7 +186,7 @@ def _rest(learner: ContinualLearner) -> str:
 
 
 def _figures(learner: ContinualLearner, session: Session) -> dict[str, float]:
-    """What came of a document."""
+    """The results of learning a document."""
     if learner.studies:
         return learner.state.studied[-1].figures if learner.state.studied else {}
     tokens = sum(reading.tokens for _, reading in session.readings)
@@ -196,7 +196,7 @@ def _figures(learner: ContinualLearner, session: Session) -> dict[str, float]:
 
 
 class _Watch:
-    """Tells of a job as it goes, and ends it where it is to end."""
+    """Reports the progress of a job, and stops it when it should end."""
 
     def __init__(self, school: School, job: Job):
         self.school, self.job = school, job
@@ -214,19 +214,19 @@ class _Watch:
         self.school.feed.tell(self.job.id, event)
 
     def surprise(self, learner: ContinualLearner, after: bool = False) -> None:
-        """How surprising the beginning of the document is, piece by piece."""
+        """Report the surprise of the beginning of the document, piece by piece."""
         pieces = surprise(learner, (self.job.text or "")[:COLOURED])
         told = [[text, None if nats is None else round(nats, 2)] for text, nats in pieces]
         name = "surprise_after" if after else "surprise"
         self.school.feed.tell(self.job.id, {"state": "running", name: told})
 
     def read(self, name: str, done: int, total: int, reading: Any) -> None:
-        """A segment has been read."""
+        """Called after a segment was read."""
         self._told("reading", done, total, loss=reading.loss, writes=list(reading.writes))
         self.look()
 
     def studied(self, learner: ContinualLearner, now: Any) -> None:
-        """A step of study has been made."""
+        """Called after a step of study."""
         more: dict[str, Any] = {} if now.loss is None else {"loss": now.loss}
         opened = learner.state.open
         if now.fresh and opened is not None:

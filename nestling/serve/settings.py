@@ -1,4 +1,4 @@
-"""Where a server listens, where it keeps things, and what it refuses."""
+"""The settings of a server: address, store, and limits."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -9,7 +9,7 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one client may ask of a server."""
+    """Limits for one client."""
 
     body: int = 4_000_000  # bytes of a request, but for the upload of a memory
     upload: int = 2_000_000_000  # bytes of a memory that is uploaded
@@ -32,7 +32,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A server's own: its store, its address, its limits."""
+    """The settings of a server: store, address, limits, study."""
 
     store: Path  # folder of the registry and of memory files
     host: str = "127.0.0.1"
@@ -43,7 +43,7 @@ class Settings:
 
     @property
     def local(self) -> bool:
-        """Whether only this machine can reach the address.
+        """Whether the address is reachable only from this machine.
 
         >>> Settings(store=Path("x")).local, Settings(store=Path("x"), host="0.0.0.0").local
         (True, False)

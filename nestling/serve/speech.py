@@ -1,4 +1,4 @@
-"""Tokens as they come, made into pieces of text; it ends before a stop string."""
+"""Turn tokens into pieces of text as they arrive, up to a stop string."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ BROKEN = "\ufffd"  # what stands for a character whose bytes have not all come
 
 
 class Speech:
-    """The text of one answer, handed out in pieces that never have to be taken back.
+    """The text of one answer, emitted in pieces that are never retracted.
 
     >>> speech = Speech(lambda ids: "".join(map(chr, ids)), stops=("END",))
     >>> [speech.take(ord(sign)) for sign in "so E ENDED"]
@@ -30,7 +30,7 @@ class Speech:
         self._held = ""  # text that may be the beginning of a stop string
 
     def take(self, token: int) -> str:
-        """What can be said once ``token`` has come."""
+        """The text that can be emitted after ``token``."""
         if self.stopped:
             return ""
         self.ids.append(token)
@@ -42,7 +42,7 @@ class Speech:
         return self._say(now[len(before) :])
 
     def end(self) -> str:
-        """What is left once no more tokens come."""
+        """The remaining text after the last token."""
         if self.stopped:
             return ""
         before = self.decode(self.ids[self._from : self._to])
@@ -71,6 +71,6 @@ class Speech:
 
 
 def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text may be the beginning of a stop string."""
+    """The number of characters at the end of a text that could begin a stop string."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

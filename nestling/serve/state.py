@@ -1,4 +1,4 @@
-"""All that the routes of one server share."""
+"""The shared state of the routes of a server."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,7 +37,7 @@ class Shared:
     started: int  # seconds since 1970
 
     def known(self, caller: Caller, name: str | None) -> Known:
-        """What the model knows with a memory of the caller's, or without one."""
+        """The model's weights with a memory of the caller, or without one."""
         if not name:
             return self.knowledge.base
         memory = self.library.find(caller.space, name)
@@ -47,7 +47,7 @@ class Shared:
 def new_server(
     served: Served, settings: Settings, started: int, plan: Plan | None = None
 ) -> Shared:
-    """The parts of a server, none of them at work yet; ``plan`` in the place of the settings'."""
+    """Build the parts of a server without starting them; ``plan`` overrides the settings."""
     limits = settings.limits
     database = database_in(settings.store)
     library = Library(database, settings.store / "memories", served, limits.memories)
@@ -76,6 +76,6 @@ def new_server(
 
 
 def shared(request: Request) -> Shared:
-    """The server a request came to."""
+    """The server that received a request."""
     found: Any = request.app.state.shared
     return found

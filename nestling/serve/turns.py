@@ -1,4 +1,4 @@
-"""A conversation in the chat template of a tokenizer; no turn can end itself or begin another."""
+"""Apply a tokenizer's chat template safely: no turn can end itself or begin another."""
 
 import re
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ Turn = tuple[str, str]  # role, text
 
 
 def chat_tokens(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
-    """Token ids of a conversation up to where the next answer begins.
+    """The token ids of a conversation up to the next answer.
 
-    Special tokens spelt out in a turn are ordinary text. A template that refuses the turns, as some
-    do two of one role in a row, raises UserError.
+    Special tokens spelt out in a turn are treated as text. If the template refuses the turns, as
+    some do for two of the same role in a row, raises UserError.
     """
     spelt = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     every = "".join(text for _, text in turns)

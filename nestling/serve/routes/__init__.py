@@ -1,1 +1,1 @@
-"""What the server answers to, an area of paths a file."""
+"""The routes of the server, one file per area."""

@@ -1,4 +1,4 @@
-"""The server itself: whether it is well, what it counts."""
+"""Routes about the server: health and metrics."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ router = APIRouter()
 
 @router.get("/health")
 def health(request: Request) -> dict[str, Any]:
-    """Whether it answers and learns; whether keys are asked for."""
+    """Whether the server answers and learns, and whether it needs keys."""
     server = shared(request)
     return {
         "status": "ok",
@@ -24,5 +24,5 @@ def health(request: Request) -> dict[str, Any]:
 
 @router.get("/metrics")
 def metrics(request: Request) -> Response:
-    """Counts for Prometheus."""
+    """Metrics for Prometheus."""
     return Response(shared(request).metrics.text(), media_type="text/plain; version=0.0.4")

@@ -27,13 +27,13 @@ Chunk = Callable[[Said], list[dict[str, Any]]]
 
 @router.get("/v1/models")
 def models(request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
-    """The one model that is served."""
+    """List the model that is served."""
     return {"object": "list", "data": [_model(shared(request))]}
 
 
 @router.get("/v1/models/{name:path}")
 def model(name: str, request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
-    """The model by its name."""
+    """Get the model by name."""
     server = shared(request)
     if name != server.served.name:
         raise Refused(404, "there is no such model", "model_not_found", param="model")
@@ -51,7 +51,7 @@ def _model(server: Shared) -> dict[str, Any]:
 
 @router.post("/v1/chat/completions")
 async def chat(body: ChatBody, request: Request, caller: Caller = needs("ask")) -> Response:
-    """The next message of a conversation."""
+    """Generate the next message of a conversation."""
     server = shared(request)
     turns = [
         ("system" if message.role == "developer" else message.role, message.text)
@@ -92,7 +92,7 @@ async def chat(body: ChatBody, request: Request, caller: Caller = needs("ask")) 
 async def complete(
     body: CompletionBody, request: Request, caller: Caller = needs("ask")
 ) -> Response:
-    """What the model goes on with after a text."""
+    """Generate a continuation of a text."""
     server = shared(request)
     prompts = await run_in_threadpool(_prompts, server, body)
     answers = await _answers(request, caller, body, prompts, body.max_tokens)
@@ -135,7 +135,7 @@ def _prompts(server: Shared, body: CompletionBody) -> list[Prompt]:
 async def _answers(
     request: Request, caller: Caller, body: Asked, prompts: list[Prompt], most: int | None
 ) -> Answers:
-    """The answers, begun."""
+    """Start the answers."""
     server = shared(request)
     name = body.memory or request.headers.get("x-memory")
     known = await run_in_threadpool(server.known, caller, name)
@@ -145,7 +145,7 @@ async def _answers(
 
 
 async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
-    """What ``work`` ends with; it is given up once the client has left."""
+    """The result of ``work``, which is cancelled when the client disconnects."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait([task], timeout=0.5))[0]:

@@ -1,4 +1,4 @@
-"""/v1/memories/ID/jobs: documents that are learned, and how far that has come."""
+"""/v1/memories/ID/jobs: learn documents, and follow the progress."""
 
 import json
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class Document(BaseModel):
 def learn(
     memory: str, body: Document, request: Request, caller: Caller = needs("learn")
 ) -> dict[str, Any]:
-    """Put a document at the end of the queue."""
+    """Queue a document to learn."""
     server = shared(request)
     one = server.library.find(caller.space, memory)
     most = server.settings.limits.document
@@ -49,7 +49,7 @@ def learn(
 
 @router.post("/consolidate", status_code=202)
 def consolidate(memory: str, request: Request, caller: Caller = needs("learn")) -> dict[str, Any]:
-    """Put what fast levels have learned into the slowest one, in the queue."""
+    """Queue the consolidation of the fast levels into the slowest one."""
     server = shared(request)
     one = server.library.find(caller.space, memory)
     check_levels(server.served.teacher)
@@ -60,7 +60,7 @@ def consolidate(memory: str, request: Request, caller: Caller = needs("learn")) 
 
 @router.get("")
 def every(memory: str, request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
-    """All jobs of a memory."""
+    """List the jobs of a memory."""
     server = shared(request)
     one = server.library.find(caller.space, memory)
     return {"object": "list", "data": [job.told(memory) for job in server.jobs.list(one)]}
@@ -68,7 +68,7 @@ def every(memory: str, request: Request, caller: Caller = needs("ask")) -> dict[
 
 @router.get("/{job}")
 def show(memory: str, job: str, request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
-    """A job."""
+    """Get a job."""
     return _found(shared(request), caller, memory, job)[1].told(memory)
 
 
@@ -76,7 +76,7 @@ def show(memory: str, job: str, request: Request, caller: Caller = needs("ask"))
 def cancel(
     memory: str, job: str, request: Request, caller: Caller = needs("learn")
 ) -> dict[str, Any]:
-    """End a job; its memory becomes what it was before."""
+    """Cancel a job; its memory is restored to its state before it."""
     server = shared(request)
     one, found = _found(server, caller, memory, job)
     if not found.over:
@@ -88,7 +88,7 @@ def cancel(
 async def events(
     memory: str, job: str, request: Request, caller: Caller = needs("ask")
 ) -> Response:
-    """What happens to a job, as server-sent events, until it is over."""
+    """Follow a job through server-sent events until it ends."""
     server = shared(request)
     await run_in_threadpool(_found, server, caller, memory, job)
 

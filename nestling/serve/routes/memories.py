@@ -1,4 +1,4 @@
-"""/v1/memories: what models have learned, one by one."""
+"""/v1/memories: create, list, fork, merge, compare and delete memories."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ PIECE = 1 << 20  # bytes
 
 
 class Id(BaseModel):
-    """The id of a new memory; without one the server chooses."""
+    """The id of a new memory; by default the server chooses one."""
 
     model_config = ConfigDict(extra="forbid")
     id: Annotated[str, Field(max_length=100)] | None = None
@@ -40,26 +40,26 @@ class Others(Id):
 
 @router.post("", status_code=201)
 def create(request: Request, body: Id | None = None, caller: Caller = needs("learn")) -> Any:
-    """A new, empty memory."""
+    """Create an empty memory."""
     return shown(shared(request).library.create(caller.space, body.id if body else None))
 
 
 @router.get("")
 def every(request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
-    """All memories of the name space."""
+    """List the memories of the namespace."""
     found = shared(request).library.list(caller.space)
     return {"object": "list", "data": [told(one) for one in found]}
 
 
 @router.get("/{memory}")
 def show(memory: str, request: Request, caller: Caller = needs("ask")) -> dict[str, Any]:
-    """A memory, and what it has learned."""
+    """Get a memory and what it has learned."""
     return shown(shared(request).library.find(caller.space, memory))
 
 
 @router.delete("/{memory}")
 def delete(memory: str, request: Request, caller: Caller = needs("files")) -> dict[str, Any]:
-    """Take a memory away for good."""
+    """Delete a memory permanently."""
     library = shared(request).library
     library.delete(library.find(caller.space, memory))
     return {"id": memory, "object": "memory", "deleted": True}
@@ -69,7 +69,7 @@ def delete(memory: str, request: Request, caller: Caller = needs("files")) -> di
 def fork(
     memory: str, request: Request, body: Id | None = None, caller: Caller = needs("learn")
 ) -> dict[str, Any]:
-    """A copy of a memory that goes on by itself."""
+    """Create an independent copy of a memory."""
     library = shared(request).library
     one = library.find(caller.space, memory)
     return shown(library.fork(one, body.id if body else None))
@@ -79,7 +79,7 @@ def fork(
 def merge(
     memory: str, body: Others, request: Request, caller: Caller = needs("learn")
 ) -> dict[str, Any]:
-    """A new memory of all that this one and others have learned."""
+    """Create a memory with what this one and others have learned."""
     library = shared(request).library
     names = list(dict.fromkeys((memory, *body.others)))
     if len(names) < 2:
@@ -91,7 +91,7 @@ def merge(
 def compare(
     memory: str, other: str, request: Request, caller: Caller = needs("ask")
 ) -> dict[str, Any]:
-    """What two memories have learned apart, and how far their levels differ."""
+    """Compare two memories: documents that only one has learned, and how levels differ."""
     library = shared(request).library
     return compared(library.find(caller.space, memory), library.find(caller.space, other))
 
@@ -107,7 +107,7 @@ def undo(memory: str, request: Request, caller: Caller = needs("learn")) -> dict
 
 @router.get("/{memory}/file")
 def download(memory: str, request: Request, caller: Caller = needs("files")) -> Response:
-    """The file of a memory, as `nestling ask` and `nestling memory` read it."""
+    """Download a memory as a file for `nestling ask` and `nestling memory`."""
     one = shared(request).library.find(caller.space, memory)
     try:
         file = one.before.open("rb")  # a job is at work on the other
@@ -128,7 +128,7 @@ def download(memory: str, request: Request, caller: Caller = needs("files")) -> 
 
 @router.put("/{memory}/file", status_code=201)
 async def upload(memory: str, request: Request, caller: Caller = needs("files")) -> dict[str, Any]:
-    """A new memory out of a file, which is the body."""
+    """Create a memory from an uploaded file, the request body."""
     server = shared(request)
     async with _draft(server, request.stream()) as draft:
 
@@ -141,7 +141,7 @@ async def upload(memory: str, request: Request, caller: Caller = needs("files"))
 
 @contextlib.asynccontextmanager
 async def _draft(server: Shared, pieces: AsyncIterator[bytes]) -> AsyncGenerator[Path]:
-    """What comes, in a file that is gone afterwards."""
+    """The body in a temporary file."""
     draft = server.library.folder / f"{secrets.token_hex(16)}.draft"
     try:
         with draft.open("wb") as file:

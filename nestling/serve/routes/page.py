@@ -1,4 +1,4 @@
-"""The page: a few files of this package, and nothing from another host."""
+"""The web page: files of this package, nothing from other hosts."""
 
 from pathlib import Path
 
