@@ -62,7 +62,7 @@ class Bridge:
         self._known: ctypes.CDLL | None = None
 
     def library(self) -> ctypes.CDLL | None:
-        """The compiled library, its struct compared with ours; None where there is none."""
+        """The compiled library, after a check of its struct; None if there is none."""
         found = native.library(self.source.parent, self.source.name)
         if found is not None and found is not self._known:
             self._compare(found)

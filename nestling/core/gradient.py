@@ -72,11 +72,11 @@ def again(
 def once(name: str, instead: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A ``backward`` of a torch.autograd.Function that cannot be differentiated again.
 
-    Whoever asks for a gradient of its gradient gets a UserError that names it and says what to do
-    ``instead``. torch's ``once_differentiable`` leaves parts out unsaid: where the incoming
-    gradient has no history, as that of a sum, and with ``allow_unused=True``, since its error hangs
-    on nothing that leads to the inputs. Here it hangs on all that the gradient was made of: the
-    tensors saved and the gradients given.
+    Differentiating its gradient raises a UserError that names the function and says what to do
+    ``instead``. torch's ``once_differentiable`` silently drops terms: when the incoming gradient
+    has no history, as that of a sum, and with ``allow_unused=True``, since its error is not
+    connected to the inputs. Here it is connected to everything the gradient depends on: the saved
+    tensors and the incoming gradients.
     """
 
     def decorated(backward: Callable[..., Any]) -> Callable[..., Any]:

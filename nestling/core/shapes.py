@@ -105,7 +105,7 @@ def _dimension(word: str) -> Dimension:
 
 
 class Wanted:
-    """What several arguments of a function must be, by their names, in the order they are told."""
+    """The required shapes of several arguments of a function, by name, in order."""
 
     def __init__(self, function: str, leaves: Mapping[str, Leaf], *, one_dtype: bool = False):
         """With ``one_dtype`` all floating tensors have that of the first."""

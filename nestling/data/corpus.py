@@ -139,7 +139,7 @@ def _read_source(path: Path, found: Source, held_out: float) -> Corpus:
 def verify(name: str) -> Corpus:
     """The corpus, once its packages and kept text have been compared with the source.
 
-    The source is read and split anew; any difference raises UserError.
+    The source is read and split again; any difference raises UserError.
     """
     found = source(name)
     for package in found.packages:

@@ -17,9 +17,9 @@ from nestling.core.error import UserError
 def locked(path: str | Path, what: str = "a program") -> Generator[None]:
     """Keep other processes from writing ``path`` (a file or a folder) while the block runs.
 
-    If one holds it already, a UserError says which, and nothing is done. ``what`` is what the
-    others are told in turn. The lock is the file ``PATH.lock``; it ends with the process, killed or
-    not. A thread that holds it may take it again.
+    If one holds it already, a UserError names that process, and nothing is done. ``what`` describes
+    the holder to others. The lock is the file ``PATH.lock``; it is released when the process ends,
+    killed or not. It is reentrant within a thread.
     """
     whole = Path(os.path.realpath(path))
     place = whole.with_name(f"{whole.name}.lock")

@@ -43,7 +43,7 @@ class Packer:
         align: int = 1,
         following: Callable[[], int | None],
     ):
-        """``following`` gives the next document's index, None when there is none."""
+        """``following`` returns the next document's index, or None at the end."""
         if min(batch_size, sequence_length, align) < 1:
             raise UserError("batch_size, sequence_length and align must be at least 1")
         if sequence_length % align:

@@ -84,7 +84,7 @@ def _shortest(blanks: re.Match[str]) -> str:
 def html_text(page: str, *, foreign: bool = False) -> str:
     """The text of an HTML page: paragraphs apart, items and rows of tables line under line.
 
-    Scripts, styles and the title are left out. With ``foreign`` a tag that is none of HTML, such as
+    Scripts, styles and the title are left out. With ``foreign``, a tag that is not HTML, such as
     `<name>`, is text.
 
     >>> html_text("<title>T</title><h1>One</h1><p>a <b>b</b>\\n&amp; c<ul><li>d<li>e</ul>")

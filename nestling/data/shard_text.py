@@ -67,9 +67,9 @@ def write_shards(
 
     Documents, split and tokens are those of ``load_corpus`` and ``prepare``. The source is read
     four times as a stream: twice for the split, for the tokenizer if one is trained, for the
-    tokens. A folder that an earlier call has begun with the same source and shaping is gone on
-    with, to the same bytes; one that is done is left as it is. UserError for text that cannot be
-    read, a folder that holds something else, and a disk that is full: what is there stays.
+    tokens. A folder begun by an earlier call with the same source and shaping is continued, to
+    the same bytes; a complete one is left as is. Raises UserError for text that cannot be read, a
+    folder with other contents, and a full disk; nothing that exists is lost.
     """
     work = _Work(source, folder, shaping, tell)
     try:

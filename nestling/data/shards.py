@@ -35,7 +35,7 @@ def is_prepared(name: str | Path) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; UserError where it is none of this format."""
+    """The manifest of a folder; raises UserError if it has another format."""
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Texts of one's own: files of text, Markdown, HTML, JSONL and Parquet, and folders of them."""
+"""Your own texts: files of text, Markdown, HTML, JSONL and Parquet, and folders of them."""
 
 import contextlib
 import re
@@ -178,7 +178,7 @@ def read_files(path: Path, field: str = FIELD) -> Iterator[str]:
 
 
 def own_files(path: Path, field: str = FIELD) -> Source:
-    """The source that reads a path of one's own."""
+    """The source that reads a path of the user."""
     return Source(
         name=path.name,
         summary=f"text under {path}",

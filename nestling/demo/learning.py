@@ -76,7 +76,8 @@ def learn(job: Learning, stages: Stages, *, tell: Told, quiet: bool = False) -> 
 
 
 def _ready(job: Learning, stages: Stages, tell: Told) -> Path:
-    """A folder with a model that studies: the one named, or made of it in the demo's folder."""
+    """A folder with a model prepared for study: the given one, or one adapted in the demo's
+    folder."""
     if (Path(job.model) / "levels.json").exists():
         return Path(job.model)
     folder = stages.folder / MODEL

@@ -1,4 +1,4 @@
-"""What the demonstration reads and asks: texts of its own, or those of whoever runs it."""
+"""The texts and questions of the demo: its own, or the user's."""
 
 from collections.abc import Sequence
 from importlib.resources import files

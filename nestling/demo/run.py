@@ -40,12 +40,12 @@ def run_demo(
     quiet: bool = False,
     json: Path | None = None,
 ) -> Result:
-    """Run the demonstration; leaves the page, the Result, the model and its memory in ``out``.
+    """Run the demo; writes the page, the Result, the model and its memory to ``out``.
 
-    What an earlier call has done there from the same is kept, unless ``anew``: a demonstration that
-    was broken off goes on. ``json`` is where the Result goes instead of beside the page. A model
-    that is not to be had is told, and the rest is shown. Raises UserError for what a user can put
-    right.
+    Results of an earlier call with the same inputs are reused, unless ``anew``, so that an
+    interrupted demo resumes. ``json`` is the file for the Result, instead of one beside the page.
+    If the model is unavailable, the demo says so and shows the rest. Raises UserError for mistakes
+    of the user.
     """
     begin = time.monotonic()
     stages = Stages(out, anew)

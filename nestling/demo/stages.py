@@ -50,14 +50,14 @@ class Stages:
 
 
 def plain(value: Any) -> Any:
-    """A value as it comes back from a JSON file."""
+    """A value after a round trip through JSON."""
     return json.loads(json.dumps(value, default=str))
 
 
 def take_folder(folder: Path) -> None:
-    """Make sure that the demonstration may write in ``folder``, before it works for minutes.
+    """Check that the demo can write in ``folder`` before it works for minutes.
 
-    One that an earlier demonstration left is gone on with; any other must be empty.
+    The folder of an earlier demo is continued; any other must be empty.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; choose a folder with --out")

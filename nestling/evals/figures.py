@@ -61,11 +61,11 @@ def judged_texts(task: TextTask, answers: Sequence[Any], asked: Sequence[Any]) -
 
 
 def pooled(score: Callable[[Sequence[int]], float], sizes: Sequence[int]) -> dict[str, Any]:
-    """A score of many examples together, and its interval: the middle 95 % of samples drawn anew.
+    """A score of many examples together, with a bootstrap interval (the middle 95 %).
 
-    ``score`` takes the places of examples; they are drawn within groups of ``sizes`` that follow
-    each other, each with replacement. Of a single example there is no interval; scores that never
-    change, such as all right, have Wilson's.
+    ``score`` takes the indices of examples, which are resampled with replacement within consecutive
+    groups of ``sizes``. A single example has no interval; constant scores, such as all correct, get
+    Wilson's.
     """
     rng, begin, groups = random.Random(0), 0, []
     for size in sizes:

@@ -49,7 +49,7 @@ class Questions:
 
 
 class Rows(Questions):
-    """A fixed number of rows, again and again in an order drawn anew each time."""
+    """A fixed number of rows, repeated in a new random order each epoch."""
 
     def __init__(self, task: TokenTask, *, rows: int, batch_size: int, seed: int):
         super().__init__(task, batch_size=batch_size, seed=seed)
@@ -132,7 +132,7 @@ class TextQuestions(Questions):
 
 
 class Lessons(Questions):
-    """What one stage of a task teaches, again and again in an order drawn anew each time."""
+    """The lessons of one stage of a task, repeated in a new random order each epoch."""
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ def _auto(model: Any) -> str:
 
 
 def push_card(model: Any, repository: str, licence: str | None, **options: Any) -> str:
-    """Make the repository if there is none, and its card; the whole name of the repository.
+    """Create the repository if needed, and its card; returns the full name of the repository.
 
     A card that is there already stays. ``options`` are ``private`` and ``token`` as ``push_to_hub``
     takes them.

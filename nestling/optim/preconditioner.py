@@ -70,7 +70,7 @@ def start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 def apply(
     gradient: Tensor, state: dict[str, Any], *, beta: float, eps: float, every: int, step: int
 ) -> Tensor:
-    """P G, of a gradient as a matrix (first, all others); P is made anew ``every`` steps.
+    """P G, of a gradient as a matrix (first, all others); P is recomputed every ``every`` steps.
 
     C <- beta C + (1 - beta) G G^T, P = (C / (1 - beta^t) + eps I)^(-1/2).
 

@@ -124,7 +124,7 @@ def check_newton_schulz(steps: int, precision: str) -> None:
 
 
 class Written(Ruled):
-    """Any rule as an optimizer, with constants of one's own.
+    """Any rule as an optimizer, with your own constants.
 
         optimizer = Written(model.parameters(), lr=1e-2, rule=Muon(alpha=0.95))
 

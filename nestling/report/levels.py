@@ -43,7 +43,7 @@ def frequency(level: Level) -> str:
 
 
 def rows(level: Level) -> list[tuple[str, str]]:
-    """What there is to say about a box, the empty left out."""
+    """The non-empty properties of a box."""
     size = f"{level.parameters:,}" + (" a sequence" if level.per_sequence else "")
     told = [
         ("numbers", size if level.parameters else ""),

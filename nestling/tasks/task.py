@@ -1,8 +1,8 @@
-"""What a task is: examples from a seed, what they are worth knowing, and a judgement of answers.
+"""Tasks: examples from a seed, and the scoring of answers.
 
-Three forms: token ids with a label at some positions (``TokenTask``), texts with a question each
-(``QuestionTask``), and texts to learn one after another (``StageTask``). None of them sees a
-model: whoever runs a task asks the model and hands the answers back.
+There are three forms: token ids with labels at some positions (``TokenTask``), texts with a
+question each (``QuestionTask``), and texts to learn one after another (``StageTask``). Tasks never
+see a model: the caller asks the model and passes the answers back.
 """
 
 import itertools
@@ -276,9 +276,9 @@ class QuestionTask(TextTask):
 class StageTask(TextTask):
     """What is learned stage after stage, without return; all stages so far are asked about.
 
-    Whoever runs it learns the stages in their order (by reading, or by training), and after each
-    puts the questions of every stage up to it: a table of scores, from which follow the last
-    average and what was forgotten. A question does not say of which stage it is.
+    The stages are learned in order (by reading or by training), and after each one the questions of
+    all stages so far are asked: a table of scores, which gives the final average and the
+    forgetting. A question does not say which stage it belongs to.
     """
 
     # the choices are classes that the stages teach

@@ -1,4 +1,4 @@
-"""A function whose insides are made anew for the gradient."""
+"""A function whose intermediate values are recomputed for the gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +12,8 @@ from nestling.core.gradient import again
 class Again(torch.autograd.Function):
     """``Again.apply(function, *tensors)``: keeps only the tensors, calls the function twice.
 
-    torch's checkpoint does the same and took twice as long forwards on a CPU, with room that it
-    gave back and asked for again.
+    torch's checkpoint does the same, but its forward pass took twice as long on a CPU, freeing and
+    reallocating memory.
     """
 
     @staticmethod

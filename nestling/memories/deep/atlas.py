@@ -39,7 +39,7 @@ class Atlas(DeepMemory):
     Gradients, windows and features are those of ``Omega``. Momenta of a period are one linear
     recurrence; each of them, token by token as published, then goes through Newton-Schulz, all
     tokens of a segment at once. That takes room for one matrix of every layer and token of a
-    segment; backwards they are made anew, so that only one segment's are ever held.
+    segment; in the backward pass they are recomputed, so that only one segment's are ever held.
 
     The step is eta = eta_max / period times a sigmoid, and in hidden layers over the root of
     their width: M(k) moves by about ``eta_max`` in a period at most.

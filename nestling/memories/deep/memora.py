@@ -34,7 +34,7 @@ class Memora(DeepMemory):
     The state is A with W = c Softmax(A). What a softmax leaves out is a constant of the row, so
     that A_t = alpha_t A_{t-1} - eta_t grad is linear and exact inside a period, the gradient, for
     W, being that at the anchor. Read is W_t: one softmax of every layer for each token, all tokens
-    of a segment at once, made anew for the gradient.
+    of a segment at once, recomputed for the gradient.
 
     In hidden layers the step is multiplied by sqrt(n) / (epsilon + |u|^2), which makes a write
     move their outputs by eta grad, as in the first layer for keys of unit length. eta is

@@ -226,9 +226,9 @@ def strengths(
 
 
 def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers | None) -> Any:
-    """One token more, and the anchors at the running weights where a period has ended.
+    """Count one more token, and move the anchors to the running weights where a period has ended.
 
-    Where the host cannot ask (``ended``), every anchor is chosen anew.
+    If the host does not know (``ended``), every anchor is selected.
     """
     count, opened = state.count + 1, None if torch.is_grad_enabled() else state.opened
     state, periods = state._replace(count=count, opened=opened), periods_of(config, memories)

@@ -39,9 +39,9 @@ class Slope(NamedTuple):
 
 
 class Readouts(NamedTuple):
-    """The weights and biases that make the rates, of each head or each row of both layers.
+    """The weights and biases that produce the rates, per head or per row of both layers.
 
-    There are none of alpha where nothing decays.
+    Without decay there are none for alpha.
     """
 
     eta_weight: Float[Tensor, "H *R D"]
