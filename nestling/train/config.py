@@ -8,7 +8,7 @@ from typing import Any, Literal
 from nestling.core.error import UserError, did_you_mean
 
 # settings that records of earlier versions lack, each with the value that is what was done then
-LATER = {"rates_by_role": False, "recompute": False}
+LATER = {"rates_by_role": False, "recompute": False, "peak_flops": None}
 
 
 @dataclass(frozen=True, kw_only=True)
