@@ -51,6 +51,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> None:
     once.place = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """The tests that follow have the threads they are to have: more would fight for a processor."""
+    found = torch.get_num_threads()
+    if found != variation.threads():
+        torch.set_num_threads(variation.threads())
+        pytest.fail(f"{item.name} leaves torch {found} threads instead of {variation.threads()}")
+
+
 def pytest_runtest_setup() -> None:
     """Count the calls of every function anew."""
     checks.begin()

@@ -180,11 +180,19 @@ def test_training_makes_no_gradients_of_what_it_does_not_write():
     assert all(value.requires_grad and value.grad is None for value in model.parameters())
 
 
+@pytest.fixture
+def threads():
+    """Sets torch's threads for a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_parts_of_a_step_side_by_side_are_the_step(family, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+def test_parts_of_a_step_side_by_side_are_the_step(family, threads):
+    threads(1)
     alone = trained(tiny_base(family).eval(), count=2)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    threads(2)
     both = [trained(tiny_base(family).eval(), count=2) for _ in range(2)]
     assert (alone.body.side.count, both[0].body.side.count) == (1, 2)
     for _ in range(3):
