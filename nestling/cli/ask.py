@@ -26,7 +26,7 @@ class Command:
     check: bool = True
     """Recall several replies from what was studied and give the one that the question fits; if none
     fits, answer as before study. Off: give the most likely reply, in a fraction of the time. Needs
-    a chat template and temperature 0."""
+    a chat template, temperature 0 and no gate."""
     tokens: int = 100
     """Largest number of tokens to generate."""
     temperature: float = 0.0
