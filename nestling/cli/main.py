@@ -44,6 +44,7 @@ VERBS = {
     "completion": "print a completion script for your shell",
 }
 LABORATORY = ("study", "bench")  # verbs of the package that measures this project; in no wheel
+LONG_RUNNING = ("serve",)  # what such a process frees goes back to the system
 GROUP = "nestling.verbs"  # entry points: verbs of other packages
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -131,7 +132,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command = _parse(module_of(verb).Command, verb, rest)
     if command is not None:
-        keep_freed_memory()
+        if verb not in LONG_RUNNING:
+            keep_freed_memory()
         command.run()
     return 0
 

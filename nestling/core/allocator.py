@@ -1,9 +1,9 @@
-"""Memory that a training step frees and the next one needs again."""
+"""How the C library handles freed memory: kept for the next step, or given back."""
 
 import ctypes
 import platform
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of mallopt(3)
 
 
 def keep_freed_memory() -> bool:
@@ -13,8 +13,20 @@ def keep_freed_memory() -> bool:
     costs up to half of the time of a step. Affects the whole process, so only programs call it
     (the command line does), never an import. Returns whether the C library took the request.
     """
+    return _set((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, (2 << 30) - 1), (_TOP_PAD, 64 << 20))
+
+
+def share_freed_memory() -> bool:
+    """Ask the C library to let all threads of a process reuse the same freed memory.
+
+    Otherwise each of the many threads of a server keeps a heap of its own, and the process grows
+    for as long as it runs. Returns whether the C library took the request.
+    """
+    return _set((_ARENA_MAX, 2))
+
+
+def _set(*settings: tuple[int, int]) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    settings = ((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, (2 << 30) - 1), (_TOP_PAD, 64 << 20))
     return all(library.mallopt(name, value) == 1 for name, value in settings)

@@ -4,6 +4,7 @@ import errno
 import logging
 import socket
 
+from nestling.core.allocator import share_freed_memory
 from nestling.core.error import UserError
 from nestling.data.lock import locked
 from nestling.serve.keys import Keys, database_in
@@ -15,6 +16,7 @@ PATIENCE = 10  # seconds for answers that are being written when the server ends
 def serve(model: str, settings: Settings, *, name: str = "", device: str = "cpu") -> None:
     """Serve a model until the process is told to end."""
     import_or_say()
+    share_freed_memory()
     import uvicorn
 
     from nestling.serve.app import new_app
