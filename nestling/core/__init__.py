@@ -1,1 +1,1 @@
-"""The vocabulary: memory, level, result, registry, error."""
+"""The common vocabulary: memory, level, result, registry, error."""

@@ -1,4 +1,4 @@
-"""The demonstration: a pretrained model learns a text, a small Hope remembers; a page tells."""
+"""The demo: a pretrained model learns a text, a small Hope remembers, and a page shows it."""
 
 from nestling.demo.run import Demo, run_demo
 

@@ -1,4 +1,4 @@
-"""What a model is asked before and after, here and in a process that knows the files alone."""
+"""The questions before and after, asked here and in a process that has only the files."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ START = "import sys; from nestling.demo.exam import main; main(sys.argv[1:])"
 
 
 class Exam(NamedTuple):
-    """What is asked and measured."""
+    """The questions and measurements of an exam."""
 
     asked: tuple[str, ...]  # questions about the texts
     general: tuple[str, ...]  # questions about other things
@@ -29,7 +29,7 @@ class Exam(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of it."""
+    """The results of an exam."""
 
     asked: list[str]  # answers
     general: list[str]

@@ -1,4 +1,4 @@
-"""A small Hope of one minute: what its memory is worth where that can be seen at once."""
+"""Train a small Hope for a minute, and measure what its memory is worth."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The main job: a pretrained model is asked, reads and studies, and is asked again."""
+"""The main part: a pretrained model is asked, reads and studies, and is asked again."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The page of the demonstration: what it said before and after, what was kept, and how."""
+"""The page of the demo: answers before and after, what was kept, and how."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Found = Mapping[str, Any]
 
 
 def report(path: Path, result: Result) -> Path:
-    """Write the page of a finished demonstration; it needs nothing but itself."""
+    """Write the self-contained page of a finished demo."""
     metrics = result.metrics
     sections: list[Section] = []
     if "learning" in metrics:

@@ -1,4 +1,4 @@
-"""The demonstration from end to end: learn, ask in a new process, train, report."""
+"""The demo from start to end: learn, ask in a new process, train, report."""
 
 import dataclasses
 import time
@@ -21,7 +21,7 @@ Told = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What is shown; None leaves a part out."""
+    """The parts of the demo; None leaves one out."""
 
     learning: Learning | None = None
     hope: Trial | None = field(default_factory=Trial)

@@ -1,4 +1,4 @@
-"""What a demonstration has done, in its folder: broken off, it goes on where it stood."""
+"""The stages that a demo has completed, in its folder, so that it can resume."""
 
 import json
 import os
@@ -31,7 +31,7 @@ class Stages:
         return self._done.get(name, {}).get("key") == plain(key)
 
     def begin(self, name: str, key: Any) -> None:
-        """A stage begins: what came of it before is forgotten."""
+        """Start a stage, discarding its earlier result."""
         self._keep(name, {"key": plain(key)})
 
     def done(self, name: str, key: Any) -> bool:

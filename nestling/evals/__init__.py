@@ -1,4 +1,4 @@
-"""Models measured on tasks: one Result each; named suites; the adapter to lm-eval."""
+"""Evaluate models on tasks and suites, and through lm-eval."""
 
 from nestling.evals.reader import Reader
 

@@ -1,4 +1,4 @@
-"""A model asked what a task asks, and its answers handed back to the task."""
+"""Ask a model a task's questions, and pass its answers to the task."""
 
 import itertools
 from typing import Any
@@ -106,7 +106,7 @@ def answer_to(
     question: Question,
     new_tokens: int | None = None,
 ) -> Answer:
-    """What a model answers after ``context``: a text, a choice or a log-probability."""
+    """A model's answer after ``context``: a text, a choice or a log-probability."""
     reader = memory.reader
     if task.kind == "generate":
         tokens = min(task.new_tokens, new_tokens or task.new_tokens)
@@ -123,7 +123,7 @@ def candidates(reader: Reader, task: TextTask, question: Question) -> list[list[
 
 
 def room_of(reader: Reader, task: TextTask, question: Question) -> int:
-    """Tokens that a question and its answer take up after what was read before."""
+    """The number of tokens of a question and its answer, after the earlier text."""
     prompt = len(reader.encode(question.prompt) or reader.start)
     if task.kind == "generate":
         return prompt + task.new_tokens

@@ -157,5 +157,5 @@ def offline(name: str, questions: Sequence[Choice]) -> dict[str, Any]:
 
 
 def chance(questions: Sequence[Choice]) -> float:
-    """Expected accuracy of one who has not read the questions."""
+    """The expected accuracy of guessing."""
     return sum(1 / len(item.choices) for item in questions) / len(questions)

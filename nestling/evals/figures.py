@@ -1,4 +1,4 @@
-"""What the answers to a task are worth: its score with an interval, and what stands beside it."""
+"""The score of answers to a task, with an interval and secondary metrics."""
 
 import math
 import random
@@ -36,7 +36,7 @@ def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
 
 
 def judged_rows(task: TokenTask, answers: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Figures of answers to rows of tokens, [N, T] each."""
+    """Metrics of answers to rows of tokens, [N, T] each."""
     scores = task.scores(answers, labels)
     found = figures(scores[~scores.isnan()].tolist(), task.chance)
     if not task.pooled:
@@ -49,7 +49,7 @@ def judged_rows(task: TokenTask, answers: Tensor, labels: Tensor) -> dict[str, A
 
 
 def judged_texts(task: TextTask, answers: Sequence[Any], asked: Sequence[Any]) -> dict[str, Any]:
-    """Figures of answers to questions of text."""
+    """Metrics of answers to text questions."""
     found = figures(task.scores(answers, asked), task.chance)
     if not task.pooled:
         return found

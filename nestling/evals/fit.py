@@ -1,4 +1,4 @@
-"""A model of ours trained on a task, before it is measured on it."""
+"""Train one of our models on a task before evaluating it."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from nestling.train import TrainConfig, train
 def fresh(
     preset: str, task: Task, *, seed: int, segment: int, options: Mapping[str, Any]
 ) -> Reader:
-    """An untrained preset for a task: its own tokens, or bytes where it is made of text."""
+    """An untrained preset for a task: with the task's tokens, or bytes for a text task."""
     tokenizer = byte_tokenizer()
     size = task.vocab_size if isinstance(task, TokenTask) else len(tokenizer)
     model = create(preset, vocab_size=size, seed=seed, **options)
@@ -26,7 +26,7 @@ def fresh(
 
 
 def shaped(config: TrainConfig, length: int) -> TrainConfig:
-    """Settings for rows of a task: each begins afresh, ``length`` tokens long."""
+    """Training settings for rows of a task: each starts fresh, ``length`` tokens long."""
     return dataclasses.replace(config, sequence_length=length, carry=False, save_every=0)
 
 
@@ -73,7 +73,7 @@ def words(reader: Reader) -> dict[str, Any]:
 def by_training(
     reader: Reader, task: StageTask, config: TrainConfig
 ) -> Callable[[int, Stage], Learned]:
-    """Learning by gradient: ``config.steps`` steps on each stage's lessons, in place, no replay."""
+    """Learn by gradient: ``config.steps`` steps on each stage's lessons, in place, no replay."""
     check_ours(reader)
 
     def learn(index: int, stage: Stage) -> Learned:
@@ -93,6 +93,6 @@ def by_training(
 
 
 def apart(reader: Reader) -> Reader:
-    """A reader of a copy of the model, to be trained without a change to this one."""
+    """A reader of a copy of the model, to train without changing this one."""
     model = copy.deepcopy(reader.model)
     return Reader(model, reader.tokenizer, name=reader.name, segment=reader.segment)

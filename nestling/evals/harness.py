@@ -1,4 +1,4 @@
-"""The adapter to lm-eval: its tasks and its scoring, our way of reading."""
+"""The adapter to lm-eval: its tasks and scoring, with our way of reading."""
 
 import importlib.metadata
 import logging
@@ -16,7 +16,7 @@ NEW_TOKENS = 256  # of a text to write, where the task does not say
 
 
 def library(name: str) -> Any:
-    """A module of lm-eval; UserError where it is not installed."""
+    """Import a module of lm-eval; raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -192,7 +192,7 @@ def run_harness(
 
 
 def version() -> str | None:
-    """The version of lm-eval; None where it is not installed."""
+    """The version of lm-eval; None if it is not installed."""
     try:
         return importlib.metadata.version("lm_eval")
     except importlib.metadata.PackageNotFoundError:

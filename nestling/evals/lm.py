@@ -1,4 +1,4 @@
-"""Perplexity of a text: for each token, word and byte, and by the place in the document."""
+"""The perplexity of a text: per token, word and byte, and by position in the document."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What a measurement calls while it runs."""
+"""The progress callback of a measurement."""
 
 from collections.abc import Callable
 
@@ -6,4 +6,4 @@ Tell = Callable[[int, int], None]  # done, of all
 
 
 def silent(done: int, count: int) -> None:
-    """A Tell that tells nobody."""
+    """A callback that does nothing."""

@@ -1,4 +1,4 @@
-"""A preset trained on a task as the task's source trains its models, and measured."""
+"""Train a preset on a task as the task's source trains its models, and evaluate it."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 class Passes(Rows):
-    """A task's rows pass after pass, each in an order of its own; the last batch may be smaller."""
+    """A task's rows, epoch by epoch, each in its own order; the last batch may be smaller."""
 
     @property
     def steps(self) -> int:
@@ -28,7 +28,7 @@ class Passes(Rows):
         return -(-len(self.rows.input_ids) // self.batch_size)
 
     def __next__(self):
-        """The next batch; there always is one."""
+        """The next batch; there is always one."""
         number, step = divmod(self.batches, self.steps)
         self.batches += 1
         chosen = self.order(number)[step * self.batch_size : (step + 1) * self.batch_size]
@@ -36,7 +36,7 @@ class Passes(Rows):
 
 
 class Watch:
-    """Looks at a model after every pass, and keeps the answers of the pass that counts."""
+    """Evaluates a model after every epoch, and keeps the answers of the one that counts."""
 
     def __init__(self, task: TokenTask, protocol: Protocol, *, rows: int, seed: int, steps: int):
         self.protocol, self.steps = protocol, steps
@@ -49,7 +49,7 @@ class Watch:
         self.kept: dict[str, Tensor] = {}
 
     def __call__(self, step: int, answer: Callable[[Tensor], Tensor]) -> bool:
-        """Whether training may end; looks at the end of a pass alone."""
+        """Whether training can stop; evaluated only at the end of an epoch."""
         if step % self.steps:
             return False
         self.passes = step // self.steps

@@ -1,4 +1,4 @@
-"""Tasks as endless sources of batches, so that the training loop can read them."""
+"""Tasks as endless sources of batches, for the training loop."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -17,25 +17,25 @@ Encode = Callable[[str], list[int]]
 
 
 def as_batch(examples: Examples) -> Batch:
-    """Every row is a document of its own, without fill."""
+    """A batch in which every row is a document, without padding."""
     reset = torch.zeros_like(examples.input_ids, dtype=torch.bool)
     reset[:, 0] = True
     return Batch(examples.input_ids, examples.labels, reset, torch.ones_like(reset))
 
 
 class Questions:
-    """Fresh examples for every batch; the position is the number of batches given."""
+    """Fresh examples for every batch; the position is the number of batches drawn."""
 
     def __init__(self, task: TokenTask, *, batch_size: int, seed: int):
         self.task, self.batch_size, self.seed = task, batch_size, seed
         self.batches = 0
 
     def __iter__(self) -> "Questions":
-        """The loader itself: it goes on from where it stands."""
+        """The loader itself, which continues from its position."""
         return self
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; there is always one."""
         self.batches += 1
         return as_batch(self.task.examples(self.seed * APART + self.batches, self.batch_size))
 
@@ -60,7 +60,7 @@ class Rows(Questions):
         return order_of(self.seed, number, len(self.rows.input_ids))
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; there is always one."""
         size, count = self.batch_size, len(self.rows.input_ids)
         chosen = []
         for place in range(self.batches * size, (self.batches + 1) * size):
@@ -125,7 +125,7 @@ class TextQuestions(Questions):
         self.batch_size, self.seed, self.batches = batch_size, seed, 0
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; there is always one."""
         self.batches += 1
         found = self.texts.examples(self.seed * APART + self.batches, self.batch_size)
         return as_rows(self.texts, found, encode=self.encode, start=self.start, end=self.end)
@@ -150,7 +150,7 @@ class Lessons(Questions):
         self.batch_size, self.seed, self.batches = batch_size, seed, 0
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; there is always one."""
         size, count = self.batch_size, len(self.lessons)
         places = range(self.batches * size, (self.batches + 1) * size)
         self.batches += 1
@@ -162,7 +162,7 @@ class Lessons(Questions):
 
 
 def unseen_examples(task: TokenTask, *, seed: int, count: int) -> Examples:
-    """Examples of seeds that training never uses."""
+    """Examples from seeds that training never uses."""
     return task.examples(UNSEEN + seed, count)
 
 

@@ -1,4 +1,4 @@
-"""One way to read with any causal language model, in segments, its memory carried along."""
+"""Read with any causal language model, in segments, carrying its memory along."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ class Reader:
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu", *, segment: int = SEGMENT):
-        """The reader of a folder with a model, or of what else ``load_causal_lm`` reads."""
+        """Load a reader for a model in a folder, or anything that ``load_causal_lm`` accepts."""
         model, tokenizer = load_causal_lm(Path(directory), device)
         return cls(model, tokenizer, name=str(directory), segment=segment)
 
@@ -102,7 +102,7 @@ class Reader:
             yield logits, targets
 
     def read(self, ids: Int[Tensor, "B T"], cache: Any = None) -> tuple[Float[Tensor, "B V"], Any]:
-        """The logits after a text and the memory of it; ``cache`` is moved on in place."""
+        """The logits after a text, and the memory of it; ``cache`` is updated in place."""
         logits = None
         for piece in ids.split(self.segment, dim=1):
             logits, cache = self.call(piece, cache, last=True)
@@ -128,7 +128,7 @@ class Reader:
 
     @staticmethod
     def fork(cache: Any) -> Any:
-        """A memory that goes on by itself, the given one left as it is."""
+        """An independent copy of a memory."""
         return cache.fork()
 
     def score(
@@ -228,7 +228,7 @@ class Reader:
 
     @property
     def pads(self) -> bool:
-        """Whether rows may be filled up in front: what is masked there changes nothing."""
+        """Whether rows can be left-padded: masked positions there have no effect."""
         return self.pieces is None or self.pieces.pads
 
     def _options(self, tokens: int, stops: tuple[str, ...]) -> dict[str, Any]:
@@ -253,7 +253,7 @@ class Reader:
         }
 
     def about(self) -> dict[str, Any]:
-        """What a Result records of the model."""
+        """The description of the model for a Result."""
         return {
             "model": self.name,
             "kind": self.model.config.model_type,

@@ -1,4 +1,4 @@
-"""A model on a task, or on a suite of them: one Result."""
+"""Evaluate a model on a task or a suite; one Result."""
 
 import dataclasses
 import time
@@ -28,7 +28,7 @@ from nestling.train.config import field_names
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a model is measured on a task."""
+    """The plan of an evaluation."""
 
     seed: int = 0  # of the examples, and of weights and batches where a model is fitted
     count: int = 100  # examples, or questions of each stage

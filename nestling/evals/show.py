@@ -1,4 +1,4 @@
-"""Results of evaluations side by side: tables and figures for a page."""
+"""Show results of evaluations side by side: tables and figures for a page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

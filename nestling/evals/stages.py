@@ -1,4 +1,4 @@
-"""Learning stage after stage, by reading or by training, and what is forgotten on the way."""
+"""Learn stage by stage, by reading or by training, and measure forgetting."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class Learned:
         self.cache: Any = None
 
     def read(self, lessons: Sequence[Question]) -> None:
-        """Take up lessons after all before."""
+        """Learn the lessons of the next stage."""
         self.ids += [token for x in lessons for token in self.reader.encode(x.as_lesson + BETWEEN)]
 
     def ask(self, task: StageTask, questions: Sequence[Question]) -> Iterator[Answer]:

@@ -1,4 +1,4 @@
-"""What is shown to a reader: tables, figures and pages that stand alone."""
+"""Reports: tables, figures and self-contained pages."""
 
 from nestling.report.figure import Curve, bars, grid, lines
 from nestling.report.page import Section, page, write_page

@@ -1,4 +1,4 @@
-"""A text whose colour says how surprising each piece of it was."""
+"""Text coloured by the surprise of each piece."""
 
 import html
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ title="4.0 nats">&lt;b&gt;</span></p>'
 
 
 def scale_html() -> str:
-    """What the colours mean."""
+    """The legend of the colours."""
     marks = [(f"{nats:.0f}", nats) for nats in (0.0, 2.0, 4.0, 6.0, 8.0)]
     steps = "".join(
         f'<span style="background:rgba(213,94,0,{STRONGEST * nats / MOST:.2f})">&nbsp;{name}&nbsp;'

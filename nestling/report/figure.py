@@ -1,4 +1,4 @@
-"""Figures as SVG text, to be put into a page."""
+"""Figures as SVG text, for pages."""
 
 import io
 import math

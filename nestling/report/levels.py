@@ -1,4 +1,4 @@
-"""A nested system for readers: as text, and as a drawing in SVG."""
+"""Show a nested system as text and as an SVG drawing."""
 
 import html
 import math

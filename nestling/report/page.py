@@ -1,4 +1,4 @@
-"""Pages that need nothing but themselves: no script, no network, no other file."""
+"""Self-contained pages: no script, no network, no other file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +101,6 @@ def write_page(
     lead: str = "",
     provenance: dict[str, Any],
 ) -> Path:
-    """Write ``page(...)``; the file appears whole or not at all."""
+    """Write ``page(...)`` atomically."""
     text = page(title, sections, lead=lead, provenance=provenance)
     return write_whole(path, text.encode())

@@ -1,4 +1,4 @@
-"""How far work is, told while it runs: bars on a terminal, plain lines now and then elsewhere."""
+"""Progress of running work: bars on a terminal, occasional plain lines elsewhere."""
 
 import math
 import sys
@@ -58,12 +58,12 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def begin(self, name: str = "", done: int = 0) -> None:
-        """A piece begins, some of it already done; the time that is left is reckoned from here."""
+        """Start a piece, part of which may be done; remaining time is estimated from here."""
         now = time.monotonic()
         self._pieces[name] = _Piece(now, done, -math.inf if self.ends else now)
 
     def show(self, done: int, total: int, text: str = "", name: str = "") -> None:
-        """``done`` of ``total`` are done, and what else there is to say."""
+        """Report that ``done`` of ``total`` are done, with a further text."""
         if self.quiet:
             return
         if name not in self._pieces:
@@ -79,7 +79,7 @@ class Progress:
             print(" | ".join(filter(None, parts)), file=sys.stderr, flush=True)
 
     def end(self, name: str) -> None:
-        """A piece is done: its bar goes."""
+        """End a piece and remove its bar."""
         self._pieces.pop(name, None)
         if name in self._tasks:
             self._bars.remove_task(self._tasks.pop(name))

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def cell(value: Any) -> str:
-    """A value as it is printed: four significant digits, thousands apart; None is "-".
+    """Format a value: four significant digits, thousands separated; None is "-".
 
     >>> [cell(value) for value in (1234567, 0.123456, 12345.6, None, "a", float("nan"), 2.0)]
     ['1,234,567', '0.1235', '12,346', '-', 'a', 'diverged', '2.000']

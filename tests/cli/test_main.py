@@ -99,6 +99,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert message in printed.err
 
 
+def test_freed_memory_is_kept_for_training_but_not_by_a_server(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(program, "keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setitem(program.VERBS, "serve", "say something")
+    monkeypatch.setitem(sys.modules, "nestling.cli.serve", sys.modules["nestling.cli.say"])
+    for name in ("serve", "say"):
+        assert program.main([name, "hello"]) == 0
+    assert calls == ["kept"] and set(program.LONG_RUNNING) <= set(program.VERBS)
+
+
 def test_ctrl_c_is_130(capsys):
     assert program.main(["say", "stop"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
