@@ -128,7 +128,7 @@ def upper_layers(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ..
 
     They hold what study teaches nearly as well as the upper half does, at five sixths of its cost.
     """
-    upper = tuple(range(count - max(1, 3 * count // 8), count))
+    upper = tuple(range(count - max(1, round(3 * count / 8)), count))
     return tuple(replace(one, layers=one.layers or upper) for one in levels)
 
 
