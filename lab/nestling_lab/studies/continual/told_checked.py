@@ -28,7 +28,7 @@ class ToldCheckedStudy(ToldStudy):
     name = "told-checked"
     source = "told_checked.toml"
     ways = ALL_WAYS
-    after = "by a writer who knew nothing of how they are studied; after it nothing was changed."
+    after = "their writer knew nothing of how they are studied. After it nothing was changed."
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Adapt, learn and ask, in three processes."""
