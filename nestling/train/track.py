@@ -14,10 +14,10 @@ PROJECT = "nestling"  # of trackio, which shows the runs of a project side by si
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What figures are given to."""
+    """Receives the figures of a run."""
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """Take up a line of the log; what is no number is left out."""
+        """Write the numbers of a log line; other values are ignored."""
         ...
 
     def close(self) -> None:
@@ -26,7 +26,7 @@ class Tracker(Protocol):
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
-    """What of a line of the log is a number, without the step.
+    """The numbers in a log line, without the step.
 
     >>> numbers({"step": 3, "loss": 2.5, "fired": ["weights"]})
     {'loss': 2.5}

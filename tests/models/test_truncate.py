@@ -1,4 +1,4 @@
-"""Gradients through what a memory remembers, cut after so many tokens: of all memories alike."""
+"""Truncated back-propagation through the state of every memory."""
 
 import pytest
 import torch

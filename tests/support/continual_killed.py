@@ -51,7 +51,7 @@ def check(memory: Path, log: Path) -> int:
 
 
 def wait_for(pid: int, log: Path, lines: int) -> float:
-    """Until the child has closed so many periods, or ended; seconds of the last of them."""
+    """Wait for ``lines`` periods of the child, or its end; returns the last period's seconds."""
     began = before = time.monotonic()
     seen = 0
     while seen < lines and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:

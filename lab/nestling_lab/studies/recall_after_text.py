@@ -240,7 +240,7 @@ class RecallAfterText(Study):
             f"in the midst of it ({config.in_text.steps:,} steps of "
             f"{config.in_text.batch_size} x {config.in_text.sequence_length} tokens; the memory "
             f"goes on for up to {max(config.spans) * config.in_text.sequence_length:,} tokens). "
-            f"Then it reads held-out text without a reset, and after so many tokens copies of its "
+            "Then it reads held-out text without a reset. At each of several lengths copies of its "
             f"memory are told {config.test_count} unseen sequences of pairs and asked for them; "
             f"chance is {task.chance:g}. Intervals are 95 % over the seeds. After the first stage "
             "the bytes of the text have been in no training."

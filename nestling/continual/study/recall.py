@@ -2,8 +2,9 @@
 
 A document that was studied lies in the weights as sentences. Which of them is said is decided in
 the first tokens of a reply, and there a small model errs most. So several openings are followed to
-their ends, and of every reply two things are asked: whether it was learned, and whether the
-question fits it. Where no learned reply fits, the model answers as it did before it studied.
+their ends, and three things are checked of every reply: that study made it likelier, that it is
+remembered whatever was asked, and that the question fits it. If none passes, the model answers as
+it did before study.
 
 Sources: arXiv 2210.01296 (recite, then answer), 1611.02554 (the noisy channel: how likely is the
 question, given the reply). Deviates: what is recited is the reply itself.

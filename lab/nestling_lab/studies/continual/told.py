@@ -82,7 +82,7 @@ class ToldStudy(Study):
         asked = sum(run["of"] for run in runs.values())
         metrics = {"texts": len(runs), "asked": asked, "right": total}
         sections = [
-            Section("What came out", _answer(runs), [_table(runs)] if runs else []),
+            Section("What came out", outcome(runs), [_table(runs)] if runs else []),
             Section("What was asked", self._about()),
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
         ]
@@ -120,7 +120,8 @@ def short_answer(texts: int, total: Mapping[str, int], asked: int) -> str:
     )
 
 
-def _answer(runs: Mapping[str, Any]) -> str:
+def outcome(runs: Mapping[str, Any]) -> str:
+    """How many texts are known, what the base has lost, and what learning costs."""
     if not runs:
         return ""
     best = sum(run["right"]["studied"] >= 5 for run in runs.values())

@@ -9,7 +9,7 @@ from nestling.core.result import Result
 from nestling.report import Section, Table
 from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.continual.commands import adapted, ask, learn
-from nestling_lab.studies.continual.told import LIMIT, WAYS, ToldStudy, replies_table, text_rows
+from nestling_lab.studies.continual.told import WAYS, ToldStudy, outcome, replies_table, text_rows
 from nestling_lab.studies.continual.told_texts import GENERAL, Told, right, told_texts
 from nestling_lab.studies.study import Cell, Finding, Tell, silent
 
@@ -19,7 +19,6 @@ ALL_WAYS = {
     **{way: said for way, said in WAYS.items() if way != "studied"},
 }
 OWN = ("studied", "unchecked", "nothing")  # ways that are asked what the text does not answer, too
-BEST = 5  # of six
 
 
 class ToldCheckedStudy(ToldStudy):
@@ -53,7 +52,7 @@ class ToldCheckedStudy(ToldStudy):
         metrics = {"texts": len(runs), **_totals(runs)}
         tables = [_ways_table(runs), Table(columns=_COLUMNS, rows=text_rows(runs))] if runs else []
         sections = [
-            Section("What came out", _answer(runs), tables),
+            Section("What came out", outcome(runs), tables),
             Section("What was asked", self._about()),
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
             Section("What the texts do not answer", tables=[_others(runs)] if runs else []),
@@ -104,20 +103,6 @@ def _short(runs: Mapping[str, Any]) -> str:
         f"Of {total['asked']} questions about {len(runs)} texts {total['right']['studied']} are "
         f"answered right by a new process with the text gone, {total['right']['unchecked']} where "
         f"replies are not checked, and {total['right']['nothing']} where nothing was read."
-    )
-
-
-def _answer(runs: Mapping[str, Any]) -> str:
-    if not runs:
-        return ""
-    best = sum(run["right"]["studied"] >= BEST for run in runs.values())
-    known = [run["known"] for run in runs.values()]
-    cost = sorted(run["cpu_seconds"] for run in runs.values())
-    kept = sum(rise <= LIMIT for rise in known)
-    return (
-        f"Five or six of six are right for {best} of {len(runs)} texts. The loss of text that the "
-        f"base wrote moves by {min(known):+.1%} to {max(known):+.1%}, by at most {LIMIT:+.0%} for "
-        f"{kept} of {len(runs)}. `learn` takes {cost[0]:.0f} to {cost[-1]:.0f} CPU seconds."
     )
 
 
