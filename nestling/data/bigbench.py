@@ -1,7 +1,7 @@
 """Multiple-choice questions of BIG-bench: for measuring only, never for training.
 
-Every file of BIG-bench bears a mark that asks to keep it out of training text. Its questions stay
-in the cache, are no corpus, and are printed nowhere.
+Every BIG-bench file carries a canary string that asks to keep it out of training data. The
+questions stay in the cache, are not offered as a corpus, and are never printed.
 """
 
 import json
@@ -31,7 +31,7 @@ TASKS = {
 
 
 class Choice(NamedTuple):
-    """A question, what may be answered, and which of it is right."""
+    """A multiple-choice question: its text, its choices, and the index of the right one."""
 
     question: str
     choices: tuple[str, ...]
@@ -39,17 +39,17 @@ class Choice(NamedTuple):
 
 
 def place(name: str) -> Path:
-    """The file of a task in the cache."""
+    """The cached file of a task. Raises UserError for an unknown name."""
     if name not in TASKS:
         raise UserError(f"unknown BIG-bench task {name!r}: {did_you_mean(name, TASKS)}")
     return cache_folder() / "bigbench" / f"{name}.json"
 
 
 def read(name: str) -> list[Choice]:
-    """The questions of a task in their order; UserError where they are not fetched."""
+    """The questions of a task, in file order. Raises UserError if they have not been fetched."""
     path = place(name)
     if not path.exists():
-        raise UserError(f"{name} is not fetched; run nestling data fetch bigbench")
+        raise UserError(f"{name} has not been fetched; run nestling data fetch bigbench")
     try:
         return [choice(example) for example in json.loads(path.read_bytes())["examples"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -57,7 +57,7 @@ def read(name: str) -> list[Choice]:
 
 
 def choice(example: dict[str, Any]) -> Choice:
-    """An example of BIG-bench; the right choice is that of the highest target score.
+    """Parse a BIG-bench example; the choice with the highest target score is the right one.
 
     >>> choice({"input": "q", "target_scores": {"a": 0, "b": 1}})
     Choice(question='q', choices=('a', 'b'), answer=1)
@@ -68,7 +68,7 @@ def choice(example: dict[str, Any]) -> Choice:
 
 
 def fetch(report: Callable[[str], None] = print) -> None:
-    """Fetch the archive by pip, keep the files of the tasks, and drop the rest."""
+    """Fetch the archive with pip, keep the task files, and delete the rest."""
     if all(place(name).exists() for name in TASKS):
         report("bigbench is here")
         return
@@ -79,7 +79,7 @@ def fetch(report: Callable[[str], None] = print) -> None:
 
 
 def unpack(archive: Path) -> None:
-    """Keep the files of the tasks from BIG-bench's archive; a changed one raises UserError."""
+    """Extract the task files from BIG-bench's archive. Raises UserError if one has changed."""
     pypi.check(archive, SHA256)
     wanted = {f"{INSIDE}/{theirs}/task.json": ours for ours, theirs in TASKS.items()}
     with tarfile.open(archive, "r|gz") as members:

@@ -1,4 +1,4 @@
-"""Where fetched and derived files live: outside every repository, whole or not there."""
+"""The cache of fetched and derived files. Files appear complete or not at all."""
 
 import hashlib
 import os
@@ -10,16 +10,16 @@ from nestling.core.result import write_whole
 
 
 def cache_folder() -> Path:
-    """The folder of fetched packages, corpora, tokenizers and tokens.
+    """The folder for fetched packages, corpora, tokenizers and tokens.
 
-    ``$NESTLING_DATA`` where it is set, otherwise ``~/.cache/nestling``.
+    ``$NESTLING_DATA`` if set, otherwise ``~/.cache/nestling``.
     """
     chosen = os.environ.get("NESTLING_DATA")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "nestling"
 
 
 def keep(path: Path, content: bytes) -> Path:
-    """Write a file of the cache, atomically; a folder that cannot be written raises UserError."""
+    """Write a cached file atomically. Raises UserError if the folder cannot be written."""
     try:
         return write_whole(path, content)
     except UserError as error:
@@ -27,12 +27,12 @@ def keep(path: Path, content: bytes) -> Path:
 
 
 def damaged(path: Path, reason: object) -> UserError:
-    """The error for a cached file that is not what was written."""
+    """The error for a cached file whose content has changed since it was written."""
     return UserError(f"{path} is damaged ({reason}); delete it and run again")
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """Sha256 over parts, each led by its length, so that no two lists of parts agree by chance.
+    """Sha256 over parts, each preceded by its length, so that the cuts between them count.
 
     >>> digest(["ab", "c"]) == digest(["a", "bc"])
     False
@@ -46,7 +46,7 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 def stamp(paths: Iterable[Path]) -> str:
-    """Digest of names, sizes and times of files: changes when a file does, reads none of them."""
+    """Digest of the names, sizes and modification times of files, without reading them."""
     facts = []
     for path in paths:
         about = path.stat()

@@ -1,4 +1,4 @@
-"""Named corpora: documents, what is held out of training, and the hash that goes on record."""
+"""Named corpora: documents split into training and held-out, with a hash for the record."""
 
 import json
 import os
@@ -27,7 +27,7 @@ CORPORA = Registry(
     },
     former={"web": "world-english-bible"},
 )
-FORMAT = 2  # of the cached file; raised whenever reading, normalising or splitting changes
+FORMAT = 2  # of the cached file; increased whenever reading, normalising or splitting changes
 HELD_OUT = 0.08  # share of the documents kept for measuring
 
 
@@ -36,21 +36,21 @@ class Corpus:
     """Documents to train on and documents to measure on."""
 
     name: str
-    documents: list[str]  # trained on, in the order of the source
-    held_out: list[str]  # never trained on, no near-duplicate of anything trained on
+    documents: list[str]  # for training, in the order of the source
+    held_out: list[str]  # for measuring, without near-duplicates of training documents
     sha256: str  # over all documents and the split
     licence: str
 
     @property
     def tag(self) -> str:
-        """Name and hash, as a Result records it."""
+        """Name and hash, as recorded in a Result."""
         return f"{self.name}@{self.sha256[:16]}"
 
 
 def split(texts: Iterable[str], held_out: float = HELD_OUT) -> tuple[list[str], list[str]]:
-    """Normalise, drop empty and repeated documents, and hold some out.
+    """Normalise documents, drop empty and repeated ones, and hold some out.
 
-    Which ``nestling.data.split.sides`` decides.
+    ``nestling.data.split.sides`` decides which. Returns (training, held-out).
     """
     whole = [normalise(text) for text in texts]
     both = list(zip(whole, sides(lambda: whole, held_out).tolist(), strict=True))
@@ -62,9 +62,10 @@ def _hash(train: list[str], held_out: list[str]) -> str:
 
 
 def source(name: str) -> Source:
-    """The source called ``name``, or of the file or folder at that path; else UserError.
+    """The source called ``name``, or the file or folder at that path.
 
-    ``PATH#FIELD`` names the field of JSONL and Parquet that holds the text.
+    ``PATH#FIELD`` names the field of JSONL and Parquet records that holds the text. Raises
+    UserError if there is neither.
     """
     if name in CORPORA.names():
         return CORPORA.load(name)
@@ -72,7 +73,7 @@ def source(name: str) -> Source:
     if path.exists():
         return own_files(path, field)
     if os.sep in name or path.suffix:
-        raise UserError(f"no text at {name}; give the path of a file of text, or of a folder")
+        raise UserError(f"there is no text at {name}; give the path of a text file or folder")
     raise UserError(
         f"unknown corpus {name!r}: {did_you_mean(name, CORPORA.names())} "
         "Or give the path of a text file"
@@ -91,7 +92,7 @@ def _read_cached(path: Path, found: Source) -> Corpus:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its rights") from error
     if sha256 != about.get("sha256"):
-        raise damaged(path, "its hash does not fit its text")
+        raise damaged(path, "its hash does not match its text")
     return Corpus(
         name=found.name,
         documents=train,
@@ -102,14 +103,14 @@ def _read_cached(path: Path, found: Source) -> Corpus:
 
 
 def load_corpus(name: str, *, held_out: float = HELD_OUT) -> Corpus:
-    """Read a corpus by name, or from a path of one's own, split for training and measuring.
+    """Read a corpus, by name or from your own path, split for training and measuring.
 
-    The first call reads the source and keeps the outcome in the cache; the next ones read that.
-    ``held_out`` is the share of documents to hold out. Raises UserError for an unknown name, text
-    that is empty, binary or not UTF-8, packages not yet fetched, and a damaged cache.
+    The first call reads the source and caches the result for later calls. ``held_out`` is the
+    share of documents to hold out. Raises UserError for an unknown name, text that is empty,
+    binary or not UTF-8, packages not yet fetched, and a damaged cache.
     """
     if not 0 < held_out < 1:
-        raise UserError(f"held_out is a share between 0 and 1, not {held_out}")
+        raise UserError(f"held_out is {held_out}; give a share between 0 and 1")
     found = source(name)
     key = digest([str(FORMAT), found.name, found.version(), repr(held_out)])
     path = cache_folder() / "corpora" / f"{found.name}-{key[:16]}.jsonl"
@@ -137,9 +138,9 @@ def _read_source(path: Path, found: Source, held_out: float) -> Corpus:
 
 
 def verify(name: str) -> Corpus:
-    """The corpus, once its packages and kept text have been compared with the source.
+    """Check the packages and the cached text of a corpus against its source, and return it.
 
-    The source is read and split again; any difference raises UserError.
+    The source is read and split again. Raises UserError if anything differs.
     """
     found = source(name)
     for package in found.packages:
@@ -147,6 +148,7 @@ def verify(name: str) -> Corpus:
     corpus = load_corpus(name)
     if _hash(*split(found.read())) != corpus.sha256:
         raise UserError(
-            f"{name} read anew differs from what is kept; delete {cache_folder() / 'corpora'}"
+            f"the cached text of {name} differs from its source; "
+            f"delete {cache_folder() / 'corpora'}"
         )
     return corpus

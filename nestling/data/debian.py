@@ -1,4 +1,4 @@
-"""Corpora out of Debian packages: long prose, verse, and a manual."""
+"""Corpora from Debian packages: long prose, verse, and a manual."""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def _version(name: str, packages: tuple[str, ...]) -> str:
     for package in packages:
         record = fetched(package)
         if record is None:
-            raise UserError(f"corpus {name} is not fetched; run nestling data fetch {name}")
+            raise UserError(f"corpus {name} has not been fetched; run nestling data fetch {name}")
         records.append(record.sha256)
     return digest(records)
 

@@ -1,4 +1,4 @@
-"""Descriptions of Debian packages, out of apt's own lists: by section, and translated."""
+"""Descriptions of Debian packages from apt's lists: by section, and with translations."""
 
 import hashlib
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 from nestling.core.error import UserError
 from nestling.data.sets import Labelled, Pair, Report, TextSet
 
-HELPER = "/usr/lib/apt/apt-helper"  # reads lists however apt has packed them
+HELPER = "/usr/lib/apt/apt-helper"  # reads lists whatever compression apt has used
 PATIENCE = 600  # seconds
-LEAST, MOST = 150, 400  # texts of a section that is kept
-PAIRS = 4000  # most pairs of a language
+LEAST, MOST = 150, 400  # a section with fewer texts is dropped, one with more is cut
+PAIRS = 4000  # at most, for each language
 LICENCE = "those of the packages (free in Debian's sense)"
 
 
@@ -29,14 +29,14 @@ def _run(command: list[str]) -> str:
             check=True,
         )
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]} is not here; this data needs Debian or Ubuntu") from error
+        raise UserError(f"{command[0]} is missing; this data needs Debian or Ubuntu") from error
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
         raise UserError(f"cannot read Debian's lists ({error}); connect to the network") from error
     return done.stdout.decode(errors="replace")
 
 
 def stanzas(text: str) -> Iterator[dict[str, str]]:
-    """The paragraphs of a list, each as its fields; lines that begin with a blank go on.
+    """The stanzas of a Debian control file, each as its fields; indented lines are continuations.
 
     >>> list(stanzas("A: x\\n y\\n .\\n z\\n\\nA: w\\n"))
     [{'A': 'x\\ny\\n\\nz'}, {'A': 'w'}]
@@ -56,14 +56,14 @@ def stanzas(text: str) -> Iterator[dict[str, str]]:
 
 
 def lists(languages: tuple[str, ...], report: Report) -> dict[str, list[dict[str, str]]]:
-    """The stanzas of the packages ("") and of the descriptions in each language."""
+    """Fetch the stanzas of the packages (key "") and of the descriptions in each language."""
     report(f"fetching Debian's lists of descriptions ({', '.join(languages)}) ...")
     with tempfile.TemporaryDirectory() as draft:
         (Path(draft) / "partial").mkdir()
         options = [f"Dir::State::lists={draft}", f"Acquire::Languages={','.join(languages)}"]
         options += ["APT::Sandbox::User=root"]
         if shutil.which("apt-get") is None:
-            raise UserError("apt-get is not here; this data needs Debian or Ubuntu")
+            raise UserError("apt-get is missing; this data needs Debian or Ubuntu")
         _run(["apt-get", *(word for one in options for word in ("-o", one)), "update"])
         found = {}
         for language in ("", *languages):
@@ -79,7 +79,10 @@ def _order(text: str) -> str:
 
 
 def sections(found: dict[str, list[dict[str, str]]]) -> Iterator[Labelled]:
-    """English descriptions with their section, where there are enough; no text twice."""
+    """English descriptions labelled with their section, for sections that have enough of them.
+
+    No text occurs twice.
+    """
     kind = {stanza["Package"]: stanza.get("Section", "") for stanza in found[""]}
     texts = {}
     for stanza in found["en"]:
@@ -95,7 +98,7 @@ def sections(found: dict[str, list[dict[str, str]]]) -> Iterator[Labelled]:
 
 
 def synopses(found: dict[str, list[dict[str, str]]], languages: tuple[str, ...]) -> Iterator[Pair]:
-    """First lines of descriptions and of their translations; none twice, none untranslated."""
+    """First lines of descriptions with their translations, without repeats or untranslated ones."""
     english = {
         stanza["Description-md5"]: stanza.get("Description-en", "").partition("\n")[0]
         for stanza in found["en"]

@@ -1,4 +1,4 @@
-"""Which held-out documents a model has in part already read in training."""
+"""Near-duplicates: held-out documents that a model has largely read in training."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from zlib import crc32
 import numpy as np
 
 WORDS = 8  # words in a shingle
-SHARE = 0.5  # share of known shingles from which a document counts as a near-duplicate
+SHARE = 0.5  # a document with at least this share of known shingles is a near-duplicate
 
 _WORD = re.compile(r"\w+")
 _FACTORS = np.random.Generator(np.random.PCG64(0)).integers(
@@ -16,9 +16,9 @@ _FACTORS = np.random.Generator(np.random.PCG64(0)).integers(
 
 
 def shingles(text: str) -> np.ndarray:
-    """Hashes of every run of 8 words in a text, each once and sorted (uint64).
+    """The distinct hashes of every run of 8 words in a text, sorted (uint64).
 
-    Case, punctuation and spacing do not count. A text of fewer words is one shingle.
+    Case, punctuation and spacing do not count. A text of fewer than 8 words is one shingle.
     """
     words = [crc32(word.encode()) for word in _WORD.findall(text.lower())]
     words += [0] * (WORDS - len(words))
@@ -31,18 +31,19 @@ def shingles(text: str) -> np.ndarray:
 
 
 def near_duplicates(held_out: Sequence[str], train: Iterable[str]) -> list[int]:
-    """Indices of the held-out documents of which half or more also stands in training."""
+    """Indices of the held-out documents of which half or more also occurs in training."""
     return contained([shingles(text) for text in held_out], map(shingles, train))
 
 
 def contained(held_out: Sequence[np.ndarray], train: Iterable[np.ndarray]) -> list[int]:
-    """``near_duplicates`` of documents that are their ``shingles``.
+    """``near_duplicates`` of documents given as their ``shingles``.
 
-    Containment is measured against all of training together, so
-    that a part copied from several documents counts as well as a copy of one. A document found is
-    thought of as moved to training, and the others are looked at again until none is found.
+    Containment is measured against the training documents together: text copied from several of
+    them counts like a copy of one. A document that is found counts as training from then on, and
+    the others are checked again until no more are found.
 
-    Cost: one pass over training, of which nothing is kept; memory some 20 bytes a held-out word.
+    Cost: one pass over the training documents, none of which is kept; about 20 bytes of memory
+    per held-out word.
     """
     if not len(held_out):
         return []

@@ -1,4 +1,4 @@
-"""Fashion-MNIST out of its Debian package: small pictures of clothes in ten classes."""
+"""Fashion-MNIST from its Debian package: small pictures of clothes in ten classes."""
 
 import gzip
 from typing import NamedTuple
@@ -18,37 +18,37 @@ FILES = {"train": "train", "test": "t10k"}
 
 
 class Pictures(NamedTuple):
-    """Pictures with values around zero, and the class of each."""
+    """Standardised pictures and their classes."""
 
     values: Float[Tensor, "N 28 28"]
     labels: Int[Tensor, " N"]
 
     def pick(self, index: Int[Tensor, " M"]) -> "Pictures":
-        """Some of them, in the order of ``index``."""
+        """The pictures at ``index``, in that order."""
         return Pictures(self.values[index], self.labels[index])
 
 
 def parse(content: bytes) -> Int[Tensor, "N *shape"]:
-    """An array of bytes in the IDX format; other content raises UserError."""
+    """Parse an array of bytes in the IDX format. Raises UserError for any other content."""
     if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise UserError("this is no IDX file of bytes; fetch the package again")
+        raise UserError("the file is not an IDX file of bytes; fetch the package again")
     dimensions = content[3]
     head = 4 + 4 * dimensions
     shape = np.frombuffer(content[4:head], dtype=">i4").tolist()
     values = np.frombuffer(content[head:], dtype=np.uint8)
     if values.size != np.prod(shape):
-        raise UserError("an IDX file is cut short; fetch the package again")
+        raise UserError("the IDX file is truncated; fetch the package again")
     return torch.from_numpy(values.reshape(shape).copy()).long()
 
 
 def pictures(split: str) -> Pictures:
-    """The 60,000 pictures of "train" or the 10,000 of "test", fetched where they are not here.
+    """The 60,000 pictures of "train" or the 10,000 of "test", fetched on first use.
 
-    Values are scaled to mean 0 and deviation 1 over the training pictures. Licence: MIT. Raises
-    UserError without network or apt.
+    Values have mean 0 and standard deviation 1 over the training pictures. Licence: MIT. Raises
+    UserError for another split, or without network or apt.
     """
     if split not in FILES:
-        raise UserError(f"no split {split!r}; choose one of {', '.join(FILES)}")
+        raise UserError(f"unknown split {split!r}; choose one of {', '.join(FILES)}")
     if not fetched(PACKAGE):
         fetch(PACKAGE)
     pattern = rf"/fashion-mnist/{FILES[split]}-(images-idx3|labels-idx1)-ubyte\.gz$"

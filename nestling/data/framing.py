@@ -1,19 +1,21 @@
-"""What a tokenizer puts around a text, so that a text that is to go on is not ended first."""
+"""The special tokens a tokenizer puts around a text, so that prompts get no end token."""
 
 from typing import Any, NamedTuple
 
-PROBES = ("a", "0", ".")  # texts that some tokenizer might have no token for, but not for all
+PROBES = ("a", "0", ".")  # a tokenizer may lack a token for one of these, hardly for all
 
 
 class Frame(NamedTuple):
-    """The special tokens that a tokenizer puts before a text and after it."""
+    """The special tokens that a tokenizer puts before and after a text."""
 
     before: list[int]
     after: list[int]
 
 
 def frame(tokenizer: Any) -> Frame:
-    """The special tokens around a text; those around an empty one do not say on which side.
+    """Find the special tokens around a text, by encoding probes.
+
+    An empty text would not tell which tokens go before and which after.
 
     >>> from nestling.data import byte_tokenizer
     >>> frame(byte_tokenizer())
@@ -29,9 +31,9 @@ def frame(tokenizer: Any) -> Frame:
 
 
 def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text that is to go on: what stands before one, and no end after it.
+    """Token ids of a prompt: the special tokens before a text, but none after it.
 
-    Special tokens spelt out in the text are taken as the tokenizer takes them.
+    Special tokens spelt out in the text are encoded as the tokenizer does by default.
     """
     inside = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [*frame(tokenizer).before, *inside]
@@ -40,7 +42,7 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
 def chat_ids(tokenizer: Any, message: str) -> list[int]:
     """Token ids of a user's message in the chat template, up to where the answer begins.
 
-    Special tokens spelt out in the message are ordinary text: it cannot end its own turn.
+    Special tokens spelt out in the message are ordinary text, so a message cannot end its turn.
     """
     spelt = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     mark = message

@@ -1,4 +1,4 @@
-"""Labelled texts of the Hugging Face hub, fetched by its library ``datasets``."""
+"""Labelled texts from the Hugging Face hub, fetched with ``datasets``."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ def rows(
     text: str,
     label: Callable[[Mapping[str, Any]], str | None],
 ) -> Iterator[Labelled]:
-    """The records of the splits that are used, blanks made single, those without a label left out.
+    """The labelled records of the splits in ``PARTS``, with runs of whitespace collapsed.
 
     >>> made = {"train": [{"q": " a  b", "c": "x"}], "test": [{"q": "d", "c": None}]}
     >>> list(rows(made, "q", lambda row: row["c"]))
@@ -30,7 +30,7 @@ def rows(
 
 
 def words(name: str) -> str:
-    """A label as it is read.
+    """Turn an identifier into words.
 
     >>> words("Refund_not_showing_up"), words("SportsTeamMember"), words("NCAATeamSeason")
     ('refund not showing up', 'sports team member', 'ncaa team season')
@@ -40,21 +40,24 @@ def words(name: str) -> str:
 
 
 def load(repository: str, configuration: str | None, report: Report) -> Any:
-    """The splits of a data set of the hub; UserError without the library or the network."""
+    """Load the splits of a data set from the hub.
+
+    Raises UserError without ``datasets`` or the network.
+    """
     try:
         library = importlib.import_module("datasets")
     except ImportError as error:
-        raise UserError("this data comes by datasets: pip install 'nestling[eval]'") from error
+        raise UserError("this data set needs datasets: pip install 'nestling[eval]'") from error
     report(f"fetching {repository} from the Hugging Face hub ...")
     try:
         return library.load_dataset(repository, configuration)
-    except Exception as error:  # whatever the hub, the network or the cache complains of
+    except Exception as error:  # the hub, the network and the cache raise many kinds
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"cannot fetch {repository} ({reason}); connect to the hub") from error
+        raise UserError(f"cannot fetch {repository} ({reason}); check the network") from error
 
 
 def clinc150(splits: Any) -> Iterator[Labelled]:
-    """Intents by their names; out-of-scope queries are left out."""
+    """Queries labelled with the name of their intent, without the out-of-scope ones."""
     names = splits["train"].features["intent"].names
 
     def label(row: Mapping[str, Any]) -> str | None:
@@ -65,12 +68,15 @@ def clinc150(splits: Any) -> Iterator[Labelled]:
 
 
 def banking77(splits: Any) -> Iterator[Labelled]:
-    """Intents by their names; the copy read has no text twice, so 14 fewer than were published."""
+    """Questions labelled with the name of their intent.
+
+    The copy on the hub has no repeated texts: 14 fewer than were published.
+    """
     return rows(splits, "text", lambda row: words(row["label_text"]))
 
 
 def dbpedia(splits: Any) -> Iterator[Labelled]:
-    """The 70 classes of the second level."""
+    """Abstracts labelled with one of the 70 classes of the second level."""
     return rows(splits, "text", lambda row: words(row["l2"]))
 
 
@@ -99,7 +105,7 @@ CLINC150 = _set(
 BANKING77 = _set(
     "banking77",
     "Banking77: questions to a bank of 77 intents (hub)",
-    "CC-BY-4.0",  # of those who published it; the copy has columns of text alone, and no script
+    "CC-BY-4.0",  # stated by the publishers; this copy has text columns only, and no script
     "mteb/banking77",
     None,
     banking77,

@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub as a source: streamed by ``datasets``, once, into a folder."""
+"""A data set of the Hugging Face hub as a source, streamed once into a folder by ``datasets``."""
 
 import importlib
 import json
@@ -15,17 +15,17 @@ from nestling.data.source import Source
 from nestling.data.textfiles import read_files
 
 MARK = "hf:"  # before the name of a data set
-PART = 10_000  # texts of a file
+PART = 10_000  # texts in a file
 DONE = ".done"
 
 
 def hub_source(
     name: str, folder: Path, *, configuration: str | None = None, split: str = "train"
 ) -> Source:
-    """The texts of ``hf:OWNER/NAME`` or ``hf:OWNER/NAME#FIELD``; read first, they go to ``folder``.
+    """The texts of ``hf:OWNER/NAME`` or ``hf:OWNER/NAME#FIELD``, kept in ``folder`` as JSONL.
 
-    There they are files of JSONL, so that what is fetched once can be read several times, and a
-    stream that breaks off goes on. A local folder or file that ``datasets`` reads will do as well.
+    They are fetched on the first read; later reads use the files, and an interrupted fetch
+    continues. A local folder or file that ``datasets`` can read works as well.
     """
     repository, _, field = name.removeprefix(MARK).partition("#")
 
@@ -48,11 +48,11 @@ def _stream(repository: str, configuration: str | None, split: str) -> Any:
         library = importlib.import_module("datasets")
     except ImportError as error:
         raise UserError(
-            "data sets of the hub come by datasets: pip install 'nestling[data]'"
+            "data sets of the hub need the package datasets: pip install 'nestling[data]'"
         ) from error
     try:
         return library.load_dataset(repository, configuration, split=split, streaming=True)
-    except Exception as error:  # whatever the hub, the network or the files complain of
+    except Exception as error:  # the hub, the network and the files raise many kinds
         raise UserError(
             f"cannot open {repository} ({reason_of(error)}); check its name, --configuration, "
             "--split and the network"
@@ -60,7 +60,7 @@ def _stream(repository: str, configuration: str | None, split: str) -> Any:
 
 
 def _fetch(stream: Any, field: str, repository: str, folder: Path) -> None:
-    """Write what is not here yet, a file at a time, each whole."""
+    """Write the texts that are still missing, one file at a time, each atomically."""
     here = len(list(folder.glob("part-*.jsonl")))
     rows = _rows(stream.skip(here * PART) if here else stream, field, repository)
     for number in count(here):
@@ -77,20 +77,21 @@ def _rows(stream: Iterable[Mapping[str, Any]], field: str, repository: str) -> I
     while True:
         try:
             row = next(rows, None)
-        except Exception as error:  # whatever the hub or the network complains of
+        except Exception as error:  # the hub and the network raise many kinds
             raise UserError(
-                f"cannot read {repository} on ({reason_of(error)}); the same command goes on here"
+                f"reading {repository} broke off ({reason_of(error)}); run the same command again "
+                "to continue"
             ) from error
         if row is None:
             return
         if not isinstance(row.get(field), str):
             raise UserError(
-                f'{repository} has no string "{field}" in a record; its fields are '
+                f'a record of {repository} has no text in "{field}"; its fields are '
                 f"{', '.join(row)}: name one, as in {MARK}{repository}#{next(iter(row), 'body')}"
             )
         yield row[field]
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, on one line of bearable length."""
+    """The message of an error on one line, cut at 160 characters."""
     return " ".join(str(error).split())[:160]

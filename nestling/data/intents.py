@@ -1,4 +1,4 @@
-"""Commands to a house, each with its intent: drawn from the templates of Home Assistant."""
+"""Smart-home commands labelled with their intent, drawn from Home Assistant's templates."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from nestling.data.templates import Sampler
 
 RELEASE = "home-assistant-intents==2026.10.27"
 SHA256 = "256eb1e4fc6e6f4943d0ba4e089c9639d74d0e9d62ccddeb7148bc168de55e40"
-EACH = 200  # most sentences of a class
-TRIES = 8  # draws for each sentence wanted, since many repeat one that is there
-# what the templates leave open; numbers are drawn from the ranges that the data give
+EACH = 200  # sentences of a class, at most
+TRIES = 8  # draws for each sentence wanted, since many draws repeat an earlier one
+# fillers for slots that the templates leave open; numbers come from the ranges in the data
 OPEN = {
     "area": "kitchen, attic, bedroom, garage, hallway, office, bathroom, cellar, nursery, garden",
     "floor": "ground floor, first floor, second floor, basement, top floor",
@@ -34,7 +34,7 @@ OPEN = {
 
 
 def lists(data: dict[str, Any]) -> dict[str, list[str]]:
-    """What each list may be filled with: the words of the data, numbers, or ``OPEN``."""
+    """The possible fillers of each slot: words from the data, numbers, or ``OPEN``."""
     found = {name: words.split(", ") for name, words in OPEN.items()}
     for name, about in data["lists"].items():
         if "values" in about:
@@ -47,7 +47,7 @@ def lists(data: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def label(intent: str, about: dict[str, Any]) -> str:
-    """Intent and kind of slots in words.
+    """The intent and its kind of slots, in words.
 
     >>> label("HassTurnOn", {"metadata": {"slot_combination": "area_domain"}})
     'turn on area domain'
@@ -58,7 +58,7 @@ def label(intent: str, about: dict[str, Any]) -> str:
 
 
 def sentences(data: dict[str, Any], each: int = EACH) -> Iterator[Labelled]:
-    """Different sentences of every class, at most ``each``, none that stands in two classes."""
+    """Distinct sentences of every class, at most ``each``, none that occurs in two classes."""
     sampler = Sampler(data["expansion_rules"], lists(data))
     templates: dict[str, list[str]] = {}
     for intent, groups in data["intents"].items():
@@ -83,7 +83,7 @@ def sentences(data: dict[str, Any], each: int = EACH) -> Iterator[Labelled]:
 
 
 def make(report: Report) -> Iterator[Labelled]:
-    """Fetch the templates, draw English sentences."""
+    """Fetch the templates and draw English sentences from them."""
     report(f"fetching {RELEASE} ...")
     with archive(RELEASE, SHA256, wheel=True) as path, zipfile.ZipFile(path) as members:
         data = json.loads(members.read("home_assistant_intents/data/en.json"))
@@ -92,7 +92,7 @@ def make(report: Report) -> Iterator[Labelled]:
 
 INTENTS = TextSet(
     name="intents",
-    summary="commands to a house with their intents, drawn from Home Assistant's templates",
+    summary="smart-home commands with their intents, drawn from Home Assistant's templates",
     licence="Apache-2.0",
     record=Labelled,
     make=make,

@@ -1,4 +1,4 @@
-"""Endless batches of shuffled documents, with a position that can be saved and restored."""
+"""An endless loader of shuffled documents whose position can be saved and restored."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,11 +10,11 @@ from nestling.data.tokens import Documents
 
 
 class Loader:
-    """Batches for training, without end.
+    """An endless iterator over training batches.
 
-    Every epoch runs through all documents once, in an order that ``seed`` and the epoch decide;
-    the global generators are not touched. Every row is a stream of its own (see ``Packer``): the
-    state a model carries from one batch to the next belongs to the same row.
+    Every epoch visits all documents once, in an order given by ``seed`` and the epoch number; the
+    global generators are not used. Every row is a stream of its own (see ``Packer``), so a model
+    carries the state of row i from one batch to row i of the next.
     """
 
     def __init__(
@@ -28,16 +28,16 @@ class Loader:
         rank: int = 0,
         world: int = 1,
     ):
-        """Lengths and ``align`` are in tokens; of ``world`` loaders this one is number ``rank``.
+        """Lengths and ``align`` are in tokens; this is loader ``rank`` of ``world``.
 
-        Raises UserError where ``sequence_length`` is no multiple of ``align``, or there are fewer
-        documents than loaders.
+        Raises UserError if ``sequence_length`` is not a multiple of ``align``, or if there are
+        fewer documents than loaders.
         """
         if not 0 <= rank < world:
-            raise UserError(f"rank {rank} must be from 0 to {world - 1}, one less than world")
+            raise UserError(f"rank is {rank}; with world {world}, give 0 to {world - 1}")
         if len(documents) < world:
             raise UserError(
-                f"{len(documents)} documents cannot be shared by {world} loaders; give more text"
+                f"{len(documents)} documents are too few for {world} loaders; give more text"
             )
         self.packer = Packer(
             documents,
@@ -47,7 +47,7 @@ class Loader:
             following=self._following,
         )
         self.seed, self.rank, self.world = seed, rank, world
-        self.batches = 0  # given so far
+        self.batches = 0  # returned so far
         self._enter(0)
 
     def _enter(self, epoch: int, cursor: int = 0) -> None:
@@ -61,18 +61,18 @@ class Loader:
         return self._order[self.rank + (self.cursor - 1) * self.world]
 
     def read_only(self, rows: slice) -> None:
-        """Read the tokens of these rows of a batch; another process reads those of the others.
+        """Read tokens for these rows only; other processes read the other rows.
 
-        Where the loader stands is the same for all of them, as ``Packer.read`` says.
+        The position stays the same in all processes, see ``Packer.read``.
         """
         self.packer.read = range(*rows.indices(self.packer.shape[0]))
 
     def __iter__(self) -> Iterator[Batch]:
-        """The loader itself: it goes on from where it stands."""
+        """The loader itself; iteration continues at the current position."""
         return self
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; never raises StopIteration."""
         self.batches += 1
         return self.packer.batch()
 
@@ -90,7 +90,7 @@ class Loader:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The exact position, as plain numbers and lists (JSON can hold it)."""
+        """The exact position, as numbers and lists that JSON can hold."""
         return {
             "identity": self._identity(),
             "epoch": self.epoch,
@@ -100,14 +100,16 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position; raises UserError if it was saved by a loader of other text,
-        seed or shape."""
+        """Go to a saved position.
+
+        Raises UserError if the loader that saved it had another text, seed or shape.
+        """
         for key, value in self._identity().items():
             saved = state.get("identity", {}).get(key)
             if saved != value:
                 raise UserError(
-                    f"cannot resume: the checkpoint was made with {key} {saved}, not {value}; "
-                    f"use the same corpus and options"
+                    f"cannot resume: the checkpoint was written with {key} {saved}, this run has "
+                    f"{value}; use the same corpus and options"
                 )
         self._enter(state["epoch"], state["cursor"])
         self.batches = state["batches"]
@@ -119,9 +121,9 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Batches in which every token of every document is a target exactly once.
 
-    Long documents go on in the same row of the next batch, so the model's state must be carried.
-    The longest documents come first, so that the rows end at about the same time; a row for
-    which no document is left is fill. The labels sum to ``documents.num_targets``.
+    Long documents continue in the same row of the next batch, so carry the model's state over.
+    The longest documents come first, so that the rows end at about the same time; a row without
+    a document is padding. The number of labels is ``documents.num_targets``.
     """
     lengths = documents.lengths()
     queue = iter(sorted(range(len(documents)), key=lambda index: (-lengths[index], index)))

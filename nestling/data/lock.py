@@ -1,4 +1,4 @@
-"""One process at a time writes a file: a lock beside it, which says who holds it."""
+"""Lock files: one process at a time writes a file, and others are told which."""
 
 import contextlib
 import datetime
@@ -17,9 +17,9 @@ from nestling.core.error import UserError
 def locked(path: str | Path, what: str = "a program") -> Generator[None]:
     """Keep other processes from writing ``path`` (a file or a folder) while the block runs.
 
-    If one holds it already, a UserError names that process, and nothing is done. ``what`` describes
-    the holder to others. The lock is the file ``PATH.lock``; it is released when the process ends,
-    killed or not. It is reentrant within a thread.
+    Raises UserError at once if another process holds the lock, and names it. ``what`` describes
+    this process to others. The lock is the file ``PATH.lock``; it is released when the process
+    ends, even if it is killed, and is reentrant within a thread.
     """
     whole = Path(os.path.realpath(path))
     place = whole.with_name(f"{whole.name}.lock")
@@ -29,13 +29,13 @@ def locked(path: str | Path, what: str = "a program") -> Generator[None]:
         lock.acquire()
     except Timeout as error:
         raise UserError(
-            f"{path} is in use: {_holder(place)} writes it; wait for its end or name another one"
+            f"{path} is in use by {_holder(place)}; wait until it ends, or name another file"
         ) from error
     except OSError as error:
         raise UserError(
             f"cannot lock {path}: {error.strerror}; choose a folder with space and permission"
         ) from error
-    # where the file system knows no locks, the file itself is one, and its content is filelock's
+    # on a file system without locks, the file itself is the lock, and filelock writes its content
     own = not isinstance(lock, SoftFileLock)
     try:
         if own and lock.lock_counter == 1:
@@ -43,14 +43,14 @@ def locked(path: str | Path, what: str = "a program") -> Generator[None]:
         yield
     finally:
         if own and lock.lock_counter == 1:
-            # before the release: filelock passes over a file that is gone once it has locked it
+            # before the release: filelock tries again if the file is gone once it has locked it
             with contextlib.suppress(OSError):
                 place.unlink()
         lock.release()
 
 
 def _sign(place: Path, what: str) -> None:
-    """Say in the lock who holds it, where the system lets a locked file be written."""
+    """Write into the lock who holds it, if the system lets a locked file be written."""
     about = {
         "what": what,
         "pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""Token ids that lie in files and are read where they are looked at."""
+"""Token ids in memory-mapped files."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from nestling.core.error import UserError
 
 
 class MappedIds:
-    """The ids in several files, end to end; a slice is a tensor of int32, all else stays on disk.
+    """The ids of several files, end to end; a slice is read as an int32 tensor.
 
-    ``dtype`` is that of the numbers in the files. An open file takes no memory of its own: the
-    system keeps and drops its pages as it likes.
+    ``dtype`` is that of the numbers in the files. The operating system caches and drops the pages
+    of the files, so an open one occupies no memory of its own.
     """
 
     def __init__(self, files: Sequence[Path], dtype: str):
@@ -32,7 +32,9 @@ class MappedIds:
         """The ids from ``where.start`` to ``where.stop``."""
         start, stop, step = where.indices(len(self))
         if step != 1:
-            raise ValueError("ids are read in their order: a slice has no step")
+            raise ValueError(
+                "a slice of MappedIds has no step; slice first, then take every nth id"
+            )
         found = []
         while start < stop:
             number = bisect_right(self._starts, start) - 1
@@ -43,14 +45,14 @@ class MappedIds:
 
 
 def map_bounds(file: Path) -> Int[Tensor, " D1"]:
-    """Where the documents of a side begin and the last one ends, int64, as a mapped file."""
-    # copy on write: torch takes no memory that cannot be written, and nobody writes it
+    """The first position of every document of a side, and the end of the last (int64, mapped)."""
+    # copy on write, because torch warns about read-only memory; nobody writes to it
     return torch.from_numpy(_map(file, "<i8", "c"))
 
 
 def _map(file: Path, dtype: str, mode: Literal["r", "c"]) -> np.ndarray:
     try:
         return np.memmap(file, dtype=dtype, mode=mode)
-    except (OSError, ValueError) as error:  # numpy's own for a file of no such numbers
+    except (OSError, ValueError) as error:  # ValueError: numpy, if the size does not fit the dtype
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {file}: {reason}; check its rights") from error

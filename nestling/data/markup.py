@@ -1,4 +1,4 @@
-"""Marked-up text to plain text: HTML pages cut into sections, and SWORD Bible modules."""
+"""Markup to plain text: HTML pages cut into sections, and SWORD Bible modules."""
 
 import html
 import re
@@ -13,7 +13,7 @@ _HIDDEN = {"head", "script", "style"}
 
 
 class _Sections(HTMLParser):
-    """Collects the text of a page; a heading of the first two ranks starts a new section."""
+    """Collects the text of a page; an h1 or h2 heading starts a new section."""
 
     def __init__(self):
         super().__init__(convert_charrefs=True)
@@ -38,7 +38,7 @@ class _Sections(HTMLParser):
 
 
 def html_sections(page: str) -> list[str]:
-    """The text of an HTML page, cut at its headings of rank 1 and 2.
+    """The text of an HTML page, cut at its h1 and h2 headings.
 
     >>> html_sections("<h1>One</h1><p>a <b>b</b></p><h2>Two &amp; more</h2>c")
     ['One\\n\\na b', 'Two & more\\n\\nc']
@@ -54,8 +54,8 @@ def html_sections(page: str) -> list[str]:
 def sword_entries(index: bytes, verses: bytes, blocks: bytes) -> Iterator[str]:
     """The entries of a SWORD zText module (.bzs, .bzv, .bzz), in order, markup included.
 
-    ``index`` has 12 bytes a block: place, packed size, size. ``verses`` has 10 an entry: block,
-    place in it, length.
+    ``index`` has 12 bytes per block: offset, compressed size, size. ``verses`` has 10 bytes per
+    entry: block, offset in the block, length.
     """
     places = struct.iter_unpack("<III", index)
     texts = [zlib.decompress(blocks[start : start + size]) for start, size, _ in places]
@@ -64,7 +64,7 @@ def sword_entries(index: bytes, verses: bytes, blocks: bytes) -> Iterator[str]:
 
 
 def sword_chapters(entries: Iterator[str]) -> Iterator[str]:
-    """Chapters with a heading, one verse a line; notes, titles and introductions left out."""
+    """Chapters with a heading, one verse per line, without notes, titles and introductions."""
     books, head, lines = {}, "", []
     for part in (
         part for entry in entries for part in re.split(r"(?=<chapter [^>]*\bsID=)", entry)

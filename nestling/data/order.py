@@ -1,14 +1,14 @@
-"""The order of an epoch's documents: a permutation that needs no more memory for more of them."""
+"""The order of documents in an epoch: a permutation in constant memory."""
 
 import torch
 
-LISTED = 2**20  # documents up to which the order is drawn as a list; beyond, number by number
+LISTED = 2**20  # up to this many documents the order is a list; beyond, it is computed by place
 ROUNDS = 8
 MASK = 2**64 - 1
 
 
 class Order:
-    """A permutation of the numbers from 0 to ``count - 1`` that ``seed`` and ``epoch`` decide.
+    """A permutation of 0 to ``count - 1``, given by ``seed`` and ``epoch``.
 
     >>> sorted(Order(5, seed=0, epoch=1)[place] for place in range(5))
     [0, 1, 2, 3, 4]
@@ -27,18 +27,18 @@ class Order:
         return self.count
 
     def __getitem__(self, place: int) -> int:
-        """The number at a place."""
+        """The document at a place of the order."""
         if not 0 <= place < self.count:
             raise IndexError(place)
         if self._list is not None:
             return int(self._list[place])
         place = self._permute(place)
-        while place >= self.count:  # at most four numbers of the power of two for each of ours
+        while place >= self.count:  # the power of four is at most four times the count
             place = self._permute(place)
         return place
 
     def _permute(self, place: int) -> int:
-        """A Feistel network: a permutation of all numbers of twice ``_half`` bits."""
+        """A Feistel network: permutes the numbers of ``2 * _half`` bits."""
         bits = self._half
         left, right = place >> bits, place & (1 << bits) - 1
         for turn in range(ROUNDS):
@@ -48,7 +48,7 @@ class Order:
 
 
 def _mix(value: int) -> int:
-    """A hash of 64 bits: the finaliser of splitmix64 (Steele et al. 2014)."""
+    """A 64-bit hash: the finaliser of splitmix64 (Steele et al. 2014)."""
     value = value + 0x9E3779B97F4A7C15 & MASK
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & MASK
     value = (value ^ value >> 27) * 0x94D049BB133111EB & MASK

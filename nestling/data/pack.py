@@ -1,4 +1,4 @@
-"""Documents into batches: each row of a batch is a stream that goes on in the next batch."""
+"""Packs documents into batches; each row of a batch continues in the next batch."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,28 +10,28 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.data.tokens import Documents
 
-IGNORED = -100  # label of a position without a target, as cross_entropy knows it
+IGNORED = -100  # label of a position without a target; the default of torch's cross_entropy
 
 
 class Batch(NamedTuple):
-    """One call of the model: T positions of B streams."""
+    """The input of one forward pass: T positions of B streams."""
 
     input_ids: Int[Tensor, "B T"]
     labels: Int[Tensor, "B T"]  # the next token of the same document; -100 where there is none
     reset: Bool[Tensor, "B T"]  # a document starts here
-    mask: Bool[Tensor, "B T"]  # False: fill that must change nothing
+    mask: Bool[Tensor, "B T"]  # False at padding, which must change no state
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The batch on another device."""
+        """Copy the batch to a device."""
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
 class Packer:
     """Fills B rows from a queue of documents.
 
-    A row that has read a document to its end takes the next of the queue, at the next multiple of
-    ``align`` positions; the positions between are fill. A document longer than what is left of
-    the row goes on in the same row of the next batch.
+    A row that has finished a document takes the next one from the queue, at the next multiple of
+    ``align`` positions; the positions between are padding. A document that does not fit into the
+    rest of the row continues in the same row of the next batch.
     """
 
     def __init__(
@@ -43,20 +43,23 @@ class Packer:
         align: int = 1,
         following: Callable[[], int | None],
     ):
-        """``following`` returns the next document's index, or None at the end."""
+        """``following`` returns the index of the next document, or None at the end."""
         if min(batch_size, sequence_length, align) < 1:
-            raise UserError("batch_size, sequence_length and align must be at least 1")
+            raise UserError(
+                f"batch_size is {batch_size}, sequence_length {sequence_length}, align {align}; "
+                "each must be at least 1"
+            )
         if sequence_length % align:
             raise UserError(
-                f"sequence_length {sequence_length} is no multiple of the memory period {align}: "
-                f"choose {max(1, round(sequence_length / align)) * align}"
+                f"sequence_length is {sequence_length}, not a multiple of the memory period "
+                f"{align}; choose {max(1, round(sequence_length / align)) * align}"
             )
         self.documents = documents
         self.shape = (batch_size, sequence_length)
         self.align = align
         self.following = following
-        # rows whose tokens are read; the others, which another process reads, move on as well and
-        # can be counted: their mask and resets are right, their labels 0
+        # rows whose tokens are read here. The others, read by another process, advance as well:
+        # their mask and resets are right, their labels 0, so that targets can be counted
         self.read = range(batch_size)
         self.rows: list[tuple[int, int] | None] = [None] * batch_size  # open (document, offset)
 
@@ -73,7 +76,7 @@ class Packer:
         return batch
 
     def _fill(self, row: int, part: Batch) -> None:
-        """Write one row's next positions into ``part``, views of that row."""
+        """Write the next positions of one row into ``part``, the views of that row."""
         place, length = 0, self.shape[1]
         while place < length:
             if self.rows[row] is None:
@@ -85,7 +88,7 @@ class Packer:
             place += -place % self.align
 
     def _copy(self, row: int, part: Batch, place: int) -> int:
-        """Copy from the row's open document to ``place`` on; return how many positions."""
+        """Copy from the row's open document to ``place``; return the number of positions."""
         index, offset = self.rows[row] or (0, 0)
         start, stop = self.documents.bounds[index : index + 2].tolist()
         start += offset
@@ -105,10 +108,10 @@ class Packer:
 def positions(
     batch: Batch, before: Int[Tensor, "B"] | None = None
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B"]]:
-    """Place of every position in its own document, from 0, and what the next batch needs.
+    """The position of every token in its document, from 0, and the carry for the next batch.
 
-    ``before`` is the second value of the call for the batch before this one; None at the
-    beginning. The place of fill is arbitrary.
+    ``before`` is the carry returned for the previous batch; None at the beginning. Positions of
+    padding are arbitrary.
     """
     count = batch.mask.long().cumsum(1)
     if before is not None:

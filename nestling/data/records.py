@@ -1,4 +1,4 @@
-"""Files with a text in each record: JSONL, and Parquet by pyarrow."""
+"""Files with one text per record: JSONL, and Parquet with pyarrow."""
 
 import importlib
 import json
@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 from nestling.core.error import UserError
 
-FIELD = "text"  # where nothing else is named
+FIELD = "text"  # the default
 
 
 class Record(NamedTuple):
-    """A text and where it stands, such as "line 3"."""
+    """A text and its place in the file, such as "line 3"."""
 
     place: str
     text: str
 
 
 def json_records(path: Path, lines: Iterable[str], field: str) -> Iterator[Record]:
-    """The texts in a field of JSON objects, one a line; ``lines`` are those of the file."""
+    """The texts in a field of JSON objects, one per line; ``lines`` are those of the file."""
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -28,18 +28,18 @@ def json_records(path: Path, lines: Iterable[str], field: str) -> Iterator[Recor
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path} {place} is not JSON ({error}); mend the line") from error
+            raise UserError(f"{path} {place} is not JSON ({error}); correct the line") from error
         found = record.get(field) if isinstance(record, dict) else None
         yield Record(place, _text(path, place, field, found))
 
 
 def parquet_records(path: Path, field: str) -> Iterator[Record]:
-    """The texts in a column of a Parquet file; UserError without pyarrow."""
+    """The texts in a column of a Parquet file. Raises UserError without pyarrow."""
     try:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
-        raise UserError(f"{path} is read by pyarrow: pip install 'nestling[data]'") from error
+        raise UserError(f"reading {path} needs pyarrow: pip install 'nestling[data]'") from error
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -61,9 +61,9 @@ def parquet_records(path: Path, field: str) -> Iterator[Record]:
 def _text(path: Path, place: str, field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise UserError(
-            f'{path} {place} has no string "{field}"; name the field that holds the text, as in '
+            f'{path} {place} has no text in "{field}"; name the field that holds it, as in '
             f"{path.name}#body"
         )
     if re.search("[\0\ud800-\udfff]", value):
-        raise UserError(f"{path} {place} holds NUL or half a character; mend the line")
+        raise UserError(f"{path} {place} contains NUL or a lone surrogate; correct the line")
     return value

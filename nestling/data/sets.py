@@ -1,4 +1,4 @@
-"""Sets of records that are no running text: labelled texts, and texts with their translation."""
+"""Sets of records: labelled texts, and texts with their translations."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -31,11 +31,11 @@ class Labelled(NamedTuple):
 
     text: str
     label: str
-    part: str = ""  # "learn" or "ask" where the set itself says so
+    part: str = ""  # "learn" or "ask", if the set itself is split
 
 
 class Pair(NamedTuple):
-    """A text in another language, and the same in English."""
+    """A text and its English translation."""
 
     text: str
     english: str
@@ -44,18 +44,18 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
-    """Where the records of a set come from."""
+    """The source of a set: its name, licence, and how to make its records."""
 
     name: str
     summary: str  # one line for `nestling data list`
     licence: str
     record: type  # Labelled or Pair
-    make: Callable[[Report], Iterable[tuple[str, ...]]]  # fetches, and gives records in order
+    make: Callable[[Report], Iterable[tuple[str, ...]]]  # fetches and yields the records
 
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """The records of a set, as they are kept."""
+    """The cached records of a set."""
 
     name: str
     rows: list  # of Labelled or of Pair
@@ -64,12 +64,12 @@ class Records:
 
     @property
     def tag(self) -> str:
-        """Name and hash, as a Result records it."""
+        """Name and hash, as recorded in a Result."""
         return f"{self.name}@{self.sha256[:16]}"
 
 
 def place(name: str) -> Path:
-    """The file of a set in the cache."""
+    """The cached file of a set."""
     return cache_folder() / "sets" / f"{name}.jsonl"
 
 
@@ -78,12 +78,12 @@ def _digest(rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def fetch_set(name: str, report: Report = print) -> Records:
-    """Fetch and keep a set, unless it is here; the file appears whole or not at all."""
+    """Fetch a set into the cache, unless it is there; the file appears complete or not at all."""
     found: TextSet = SETS.load(name)
     if not place(name).exists():
         rows = [tuple(row) for row in found.make(report)]
         if not rows:
-            raise UserError(f"{name} came out empty; its source has changed")
+            raise UserError(f"{name} has no records: its source has changed")
         about = {"licence": found.licence, "sha256": _digest(rows)}
         lines = [json.dumps(item) for item in (about, *rows)]
         keep(place(name), ("\n".join(lines) + "\n").encode())
@@ -93,11 +93,11 @@ def fetch_set(name: str, report: Report = print) -> Records:
 
 
 def load_set(name: str) -> Records:
-    """The records of a set; UserError where it is not fetched, or damaged."""
+    """The records of a set. Raises UserError if it has not been fetched or is damaged."""
     found: TextSet = SETS.load(name)
     path = place(name)
     if not path.exists():
-        raise UserError(f"{name} is not fetched; run nestling data fetch {name}")
+        raise UserError(f"{name} has not been fetched; run nestling data fetch {name}")
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines()
         about = json.loads(head)
@@ -107,5 +107,5 @@ def load_set(name: str) -> Records:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
     if _digest(rows) != sha256:
-        raise damaged(path, "its hash does not fit its records")
+        raise damaged(path, "its hash does not match its records")
     return Records(name=name, rows=records, sha256=sha256, licence=found.licence)

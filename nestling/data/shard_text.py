@@ -1,4 +1,4 @@
-"""Text to a folder of token shards: read as a stream, resumable at every shard."""
+"""Writes text as a folder of token shards: streamed, and resumable at every shard."""
 
 import json
 import os
@@ -32,32 +32,32 @@ from nestling.data.tokens import token_rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-PROGRESS = ".progress.json"  # while the folder is being written
-FETCHED = ".fetched"  # what was streamed from the hub, until it is no longer needed
-CHOSEN = ".sides.bin"  # a byte for each text of the source: its side
+PROGRESS = ".progress.json"  # exists while the folder is being written
+FETCHED = ".fetched"  # texts streamed from the hub, deleted at the end
+CHOSEN = ".sides.bin"  # one byte per text of the source: its side
 NUMBERS = {TRAINED: "train", ASIDE: "held_out"}
 
-Tell = Callable[[str, int, int], None]  # what is done, how much of it, of how much (0: not known)
+Tell = Callable[[str, int, int], None]  # (what, done, total), total 0 if unknown
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shaping:
-    """How a text is made into shards."""
+    """How text is turned into shards."""
 
     tokenizer: str = TOKENIZER  # one of KINDS, or a folder or hub name of a tokenizer
-    vocab_size: int = VOCAB_SIZE  # tokens, at most, of one that is trained on the text
-    held_out: float = HELD_OUT  # share of the documents kept for measuring
-    shard_tokens: int = 2**26  # tokens of a shard, about
+    vocab_size: int = VOCAB_SIZE  # tokens, at most, of a tokenizer trained on the text
+    held_out: float = HELD_OUT  # share of the documents held out for measuring
+    shard_tokens: int = 2**26  # approximate tokens in a shard
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:
-            raise UserError(f"held_out is a share between 0 and 1, not {self.held_out}")
+            raise UserError(f"held_out is {self.held_out}; give a share between 0 and 1")
         if self.shard_tokens < 1:
-            raise UserError(f"a shard has at least 1 token, not {self.shard_tokens}")
+            raise UserError(f"shard_tokens is {self.shard_tokens}; give at least 1")
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Tell nothing."""
+    """Report nothing."""
 
 
 def write_shards(
@@ -65,11 +65,12 @@ def write_shards(
 ) -> dict[str, Any]:
     """Write the tokens of a source to a folder and return its manifest.
 
-    Documents, split and tokens are those of ``load_corpus`` and ``prepare``. The source is read
-    four times as a stream: twice for the split, for the tokenizer if one is trained, for the
-    tokens. A folder begun by an earlier call with the same source and shaping is continued, to
-    the same bytes; a complete one is left as is. Raises UserError for text that cannot be read, a
-    folder with other contents, and a full disk; nothing that exists is lost.
+    Documents, split and tokens are the same as from ``load_corpus`` and ``prepare``. The source
+    is streamed four times: twice for the split, once for the tokenizer if one is trained, once
+    for the tokens. A folder begun by an earlier call with the same source and shaping is
+    continued and ends with the same bytes; a complete one is left as is. Raises UserError for
+    text that cannot be read, a folder with other contents, and a full disk; nothing that exists
+    is lost.
     """
     work = _Work(source, folder, shaping, tell)
     try:
@@ -77,7 +78,7 @@ def write_shards(
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror}; free some space or choose another folder. "
-            "What is there stays: the same command goes on with it"
+            "What is written stays; run the same command again to continue"
         ) from error
 
 
@@ -92,7 +93,7 @@ class _Work:
         }
 
     def manifest(self) -> dict[str, Any]:
-        """That of a folder which is done already, if it is of this work."""
+        """The manifest of the folder if it is complete; UserError if it is of another text."""
         about = read_manifest(self.folder)
         self._compare(about["made_of"])
         return about
@@ -100,9 +101,9 @@ class _Work:
     def _compare(self, other: dict[str, Any]) -> None:
         for name, value in self.identity.items():
             if other.get(name) != value:
-                what = "its text has changed" if name == "version" else f"its {name} is another"
+                what = "its text has changed" if name == "version" else f"its {name} differs"
                 raise UserError(
-                    f"{self.folder} is of other tokens ({what}); choose another folder with --out"
+                    f"{self.folder} holds other tokens ({what}); choose another folder with --out"
                 )
 
     def run(self) -> dict[str, Any]:
@@ -133,12 +134,12 @@ class _Work:
             "files": records,
         }
         write_json(self.folder / MANIFEST, about)
-        # the drafts of a process that was killed go as well
+        # temporary files of a killed process are deleted as well
         self._drop(FETCHED, CHOSEN, f".{CHOSEN}.*", PROGRESS, f".{PROGRESS}.*", f".{MANIFEST}.*")
         return about
 
     def _progress(self) -> dict[str, Any]:
-        """What an earlier call has left; the folder is claimed."""
+        """Claim the folder, and return the progress of an earlier call."""
         path = self.folder / PROGRESS
         if path.exists():
             try:
@@ -152,12 +153,12 @@ class _Work:
                 raise UserError(f"{path} cannot be read; choose another folder") from error
         if any(entry.name != FETCHED for entry in self.folder.iterdir()):
             raise UserError(
-                f"{self.folder} is not empty and holds no tokens; choose another folder"
+                f"{self.folder} is not empty and not a folder of tokens; choose another one"
             )
         return self._save({name: {"shards": []} for name in SIDES})
 
     def _begin_anew(self) -> None:
-        """Nothing of the text or shaping of before is kept: there was no shard yet."""
+        """Drop everything of an earlier text or shaping; there was no shard yet."""
         self._drop(FETCHED, CHOSEN, ".tokenizer", "tokenizer*.json", "*.bin", "*.bounds")
         self._save({name: {"shards": []} for name in SIDES})
 
@@ -201,7 +202,7 @@ class _Work:
             made = open_tokenizer(kind)
         draft = self.folder / ".tokenizer"
         made.save_pretrained(draft)
-        # the file that says that there is a tokenizer comes last
+        # the file that marks the tokenizer as complete comes last
         for file in sorted(draft.iterdir(), key=lambda file: file.name == "tokenizer.json"):
             os.replace(file, self.folder / file.name)
         draft.rmdir()
@@ -225,7 +226,7 @@ class _Work:
         def state() -> dict[str, Any]:
             return {name: {"shards": writer.shards} for name, writer in writers.items()}
 
-        places: deque[tuple[str, int]] = deque()  # side and number of the texts being encoded
+        places: deque[tuple[str, int]] = deque()  # (side, index) of the texts being encoded
 
         def waiting() -> Iterator[str]:
             read = with_sides(self._texts("texts encoded", len(chosen)), chosen)

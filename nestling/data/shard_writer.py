@@ -1,4 +1,4 @@
-"""Writes the token shards of a folder; broken off anywhere, it goes on to the same bytes."""
+"""Writes the token shards of a folder; an interrupted write continues to the same bytes."""
 
 import hashlib
 import os
@@ -13,17 +13,17 @@ from nestling.data.shards import check_file
 
 
 class SideWriter:
-    """The shards of one side, one open at a time.
+    """Writes the shards of one side, one at a time.
 
-    ``shards`` are the whole ones, each with the number of source texts that had been looked at when
-    it was closed: all texts before ``done`` are in whole shards. What was open when a process ended
-    is written again.
+    ``shards`` are the complete ones, each with the number of source texts read when it was closed:
+    all texts before ``done`` are in complete shards. A shard that was open when a process ended is
+    written again.
     """
 
     def __init__(
         self, folder: Path, name: str, dtype: str, size: int, shards: list[dict[str, Any]]
     ):
-        """``size`` is the tokens after which a shard is closed, at the end of a document."""
+        """A shard is closed at the end of the document that brings it to ``size`` tokens."""
         self.folder, self.name, self.dtype, self.size = folder, name, dtype, size
         self.shards = shards
         self.tokens = sum(shard["tokens"] for shard in shards)
@@ -39,20 +39,20 @@ class SideWriter:
 
     @property
     def done(self) -> int:
-        """How many texts of the source need not be looked at again for this side."""
+        """The number of source texts that need not be read again for this side."""
         return self.shards[-1]["after"] if self.shards else 0
 
     def _cut_bounds(self) -> None:
-        """Leave the bounds of the documents in whole shards."""
+        """Truncate the bounds to the documents in complete shards."""
         count = 1 + sum(shard["documents"] for shard in self.shards)
         if not self._bounds.exists():
             self._bounds.write_bytes(bytes(8))
         os.truncate(self._bounds, 8 * count)
 
     def add(self, ids: np.ndarray, after: int) -> bool:
-        """Write a document; whether a shard was closed with it.
+        """Write a document and return whether that closed a shard.
 
-        ``after`` is how many texts of the source have been looked at by now.
+        ``after`` is the number of source texts read so far.
         """
         if self._file is None:
             self._file = open(self._path(), "wb")  # noqa: SIM115 closed with the shard
@@ -70,7 +70,7 @@ class SideWriter:
         return self.folder / f"{self.name}-{len(self.shards):05d}.bin"
 
     def close(self, after: int) -> None:
-        """End the open shard, if there is one: from now on it is whole."""
+        """Complete the open shard, if there is one."""
         if self._file is None:
             return
         ends = self.tokens + np.cumsum(self._lengths, dtype="<i8")
@@ -100,7 +100,7 @@ def _settle(file: BinaryIO) -> None:
 
 
 def dtype_of(vocab_size: int) -> str:
-    """The numbers that ids of a vocabulary are kept as.
+    """The dtype in which ids of a vocabulary are stored.
 
     >>> dtype_of(65536), dtype_of(65537)
     ('<u2', '<u4')
@@ -109,7 +109,7 @@ def dtype_of(vocab_size: int) -> str:
 
 
 def sound(folder: Path, name: str, shards: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The first shards on record that are still as they were written, their bounds with them."""
+    """The recorded shards, up to the first that is missing or changed, bounds included."""
     bounds = folder / f"{name}.bounds"
     room = bounds.stat().st_size // 8 - 1 if bounds.exists() else 0  # documents
     found: list[dict[str, Any]] = []

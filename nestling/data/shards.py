@@ -1,12 +1,12 @@
-"""A folder of tokens: shards of ids, where documents begin, the tokenizer, and what made them.
+"""A folder of tokens: shards of ids, the bounds of documents, the tokenizer, and a manifest.
 
-    tokens.json           the manifest, written last: what is here, with the sha256 of every file
-    train-00000.bin ...   token ids end to end, uint16 or uint32, little end first
-    train.bounds          int64: where each document begins in all shards of its side; the last end
+    tokens.json           the manifest, written last: contents, and the sha256 of every file
+    train-00000.bin ...   token ids end to end, uint16 or uint32, little-endian
+    train.bounds          int64: the start of each document over all shards, and the last end
     held_out-00000.bin, held_out.bounds
-    tokenizer.json ...    the tokenizer, as transformers reads it
+    tokenizer.json ...    the tokenizer, in the format of transformers
 
-A document lies in one shard, led and followed by the end token.
+A document lies in one shard, between two end tokens.
 """
 
 import contextlib
@@ -30,32 +30,33 @@ SIDES = ("train", "held_out")
 
 
 def is_prepared(name: str | Path) -> bool:
-    """Whether this is a folder that ``nestling data prepare`` has written to its end."""
+    """Whether this is a complete folder of ``nestling data prepare``."""
     return (Path(name).expanduser() / MANIFEST).is_file()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; raises UserError if it has another format."""
+    """Read the manifest of a folder. Raises UserError if it has another format."""
     path = folder / MANIFEST
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
             raise UserError(
                 f"{folder} has format {found['format']}, this version reads {FORMAT}; "
-                "prepare the text anew"
+                "prepare the text again"
             )
         if sorted(found["sides"]) != sorted(SIDES) or not found["files"]:
-            raise ValueError("it names no tokens")
+            raise ValueError("it lists no token files")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); prepare the text anew") from error
+        raise UserError(f"{path} cannot be read ({error}); prepare the text again") from error
     return found
 
 
 def open_shards(name: str | Path) -> Prepared:
-    """The tokens of a folder, mapped; of the corpus name and hash alone, as texts are not kept.
+    """Open a folder of tokens, memory-mapped.
 
-    Every file is compared with its sha256 when it is opened first; ``nestling data verify`` does it
-    again. A damaged file raises UserError with its name.
+    The corpus has a name and a hash only: its texts are not kept. Every file is compared with its
+    sha256 when it is first opened (again with ``nestling data verify``); a damaged one raises
+    UserError.
     """
     folder = Path(name).expanduser()
     about = read_manifest(folder)
@@ -63,7 +64,8 @@ def open_shards(name: str | Path) -> Prepared:
     tokenizer = open_tokenizer(folder)
     if fingerprint(tokenizer) != about["tokenizer"]["sha256"]:
         raise UserError(
-            f"{folder} has another tokenizer than its tokens were made by; prepare anew"
+            f"the tokenizer in {folder} is not the one its tokens were made with; "
+            "prepare the text again"
         )
     return Prepared(
         Corpus(
@@ -86,7 +88,10 @@ def open_shards(name: str | Path) -> Prepared:
 
 
 def verify_shards(name: str | Path) -> dict[str, Any]:
-    """Compare every file of a folder with its sha256; the manifest. A damaged one is named."""
+    """Compare every file of a folder with its sha256, and return the manifest.
+
+    Raises UserError that names the first damaged file.
+    """
     folder = Path(name).expanduser()
     about = read_manifest(folder)
     for file, record in about["files"].items():
@@ -95,17 +100,19 @@ def verify_shards(name: str | Path) -> dict[str, Any]:
 
 
 def check_file(path: Path, record: Mapping[str, Any]) -> None:
-    """Raise UserError unless a file has the size and sha256 on record."""
+    """Raise UserError unless a file has the recorded size and sha256."""
     try:
         size = path.stat().st_size
         same = size == record["bytes"] and file_digest(path) == record["sha256"]
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror}; check its rights, or prepare the text anew"
+            f"cannot read {path}: {error.strerror}; check its rights, or prepare the text again"
         ) from error
     if not same:
-        said = "is not as it was written" if size == record["bytes"] else "is cut short or longer"
-        raise UserError(f"{path} {said}; prepare the text anew in another folder, or copy the file")
+        said = (
+            "has changed" if size == record["bytes"] else f"has {size} bytes, not {record['bytes']}"
+        )
+        raise UserError(f"{path} {said}; copy it again, or prepare the text in another folder")
 
 
 def file_digest(path: Path) -> str:
@@ -115,30 +122,30 @@ def file_digest(path: Path) -> str:
 
 
 def file_record(path: Path) -> dict[str, Any]:
-    """Size and sha256 of a file, as a manifest has them."""
+    """Size and sha256 of a file, as recorded in a manifest."""
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def side_names(about: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Name, documents and tokens of each side."""
+    """(name, documents, tokens) of each side."""
     for name in SIDES:
         shards = about["sides"][name]["shards"]
         yield name, sum(s["documents"] for s in shards), sum(s["tokens"] for s in shards)
 
 
 def _tokens_hash(about: Mapping[str, Any]) -> str:
-    """What stands for the text in a Result: the hash over all files of tokens."""
+    """The hash over all token files, which identifies the text in a Result."""
     return digest(record["sha256"] for _, record in sorted(about["files"].items()))
 
 
 def _check_once(folder: Path, about: Mapping[str, Any]) -> None:
-    """``verify_shards``, unless the cache says that these files, unchanged since, were checked."""
+    """``verify_shards``, unless the cache records that these files passed and are unchanged."""
     files = [folder / file for file in about["files"]]
-    with contextlib.suppress(OSError):  # of a file that is missing, which the check below names
+    with contextlib.suppress(OSError):  # a missing file, which the check below reports
         now = digest([stamp(files), json.dumps(about, sort_keys=True)])
         place = cache_folder() / "checked" / f"{now}.json"
         if place.exists():
             return
     verify_shards(folder)
-    with contextlib.suppress(UserError):  # a cache that cannot be written: it is checked again
+    with contextlib.suppress(UserError):  # the cache cannot be written: check again next time
         write_json(place, {"folder": str(folder.resolve())})

@@ -1,4 +1,4 @@
-"""A source of documents: how it is called, whose it is, and how it is read."""
+"""A source of documents: its name, its licence, and how to read it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,5 +12,5 @@ class Source:
     summary: str  # one line for `nestling data list`
     licence: str
     read: Callable[[], Iterable[str]]  # the documents, in an order that never changes
-    version: Callable[[], str]  # changes whenever `read` would give something else; cheap
+    version: Callable[[], str]  # cheap; changes whenever the output of `read` changes
     packages: tuple[str, ...] = ()  # Debian packages that must be fetched first

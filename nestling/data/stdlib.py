@@ -1,4 +1,4 @@
-"""Text that every Python brings along: language reference topics, docstrings and sources."""
+"""Text that ships with every Python: language reference topics, docstrings and sources."""
 
 import ast
 import os
@@ -12,7 +12,7 @@ from nestling.core.error import UserError
 from nestling.data.cache import digest, stamp
 from nestling.data.source import Source
 
-# tests, other people's packages, generated tables, and what differs from machine to machine
+# tests, third-party packages, generated tables, and files that differ between machines
 _OMITTED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 _OMITTED |= {"encodings", "pydoc_data"}
 _LICENCE = "PSF-2.0 (Python Software Foundation)"
@@ -23,7 +23,7 @@ def _root() -> Path:
 
 
 def files(root: Path | None = None) -> list[Path]:
-    """The modules of the standard library, in the order of their names; nothing is imported."""
+    """The source files of the standard library, sorted by name; nothing is imported."""
     root = root or _root()
     found = []
     for folder, below, names in os.walk(root):
@@ -71,7 +71,7 @@ def _describe(node: ast.AST, prefix: str) -> Iterator[str]:
 
 
 def docstrings(path: Path, root: Path) -> str:
-    """One module's docstrings as a page, in the order of the source; empty if it has none."""
+    """The docstrings of one module as a page, in source order; empty if it has none."""
     name = _module_name(path, root)
     module = ast.parse(path.read_bytes())
     text = ast.get_docstring(module)
@@ -81,18 +81,18 @@ def docstrings(path: Path, root: Path) -> str:
 
 
 def read_docs(root: Path | None = None) -> Iterator[str]:
-    """The topics of the language reference, then one page of docstrings for each module."""
+    """Yield the topics of the language reference, then one page of docstrings per module."""
     root = root or _root()
     yield from _topics(root)
     yield from (docstrings(path, root) for path in files(root))
 
 
 def read_code(root: Path | None = None) -> Iterator[str]:
-    """The topics of the language reference, then the source of each module, docstrings in it."""
+    """Yield the topics of the language reference, then the source of each module."""
     root = root or _root()
     yield from _topics(root)
     for path in files(root):
-        with tokenize.open(path) as file:  # a source states its encoding
+        with tokenize.open(path) as file:  # heeds the encoding declared in the source
             yield f"# {path.relative_to(root).as_posix()}\n{file.read()}"
 
 

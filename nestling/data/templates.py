@@ -1,7 +1,7 @@
 """Sentences drawn from templates in the notation of hassil (Home Assistant's intents).
 
-``(a|b)`` one of them, ``[a]`` with or without, ``(a;b)`` in any order, ``<rule>`` a rule,
-``{list}`` or ``{list:slot}`` an entry of a list.
+``(a|b)`` is a choice, ``[a]`` optional, ``(a;b)`` any order, ``<rule>`` a rule, and ``{list}`` or
+``{list:slot}`` an entry of a list.
 """
 
 import re
@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 _TOKEN = re.compile(r"<[^<>]*>|\{[^{}]*\}|[()\[\]|;]|[^<>{}()\[\]|;]+")
-_DEEPEST = 30  # rules within rules
+_DEEPEST = 30  # nested rules, at most
 
 
 class Sampler:
-    """Draws sentences; rules and lists are those of one language."""
+    """Draws sentences from templates, with the rules and lists of one language."""
 
     def __init__(self, rules: Mapping[str, str], lists: Mapping[str, Sequence[str]]):
         self.rules, self.lists = rules, lists
 
     def draw(self, template: str, rng: Random) -> str:
-        """A sentence, with single blanks.
+        """Draw a sentence from a template; whitespace is collapsed.
 
         >>> sampler, rng = Sampler({"the": "[the] "}, {"area": ["attic"]}), Random(1)
         >>> sorted({sampler.draw("(open|close) <the>{area:where} door", rng) for _ in range(60)})
@@ -29,7 +29,7 @@ class Sampler:
 
     def _expand(self, template: str, rng: Random, depth: int) -> str:
         if depth > _DEEPEST:
-            raise ValueError(f"rules without end: {template}")
+            raise ValueError(f"rules are nested more than {_DEEPEST} deep: {template}")
         tokens = _TOKEN.findall(template)
         text, place = self._choice(tokens, 0, rng, depth)
         if place != len(tokens):
@@ -37,7 +37,7 @@ class Sampler:
         return text
 
     def _choice(self, tokens: list[str], place: int, rng: Random, depth: int) -> tuple[str, int]:
-        """One of the alternatives from a place on, and the place of what ends them."""
+        """Draw one of the alternatives that start at ``place``; also return where they end."""
         options, parts, order = [], [], False
         text = ""
         while place < len(tokens) and tokens[place] not in ")]":

@@ -1,4 +1,4 @@
-"""Your own texts: files of text, Markdown, HTML, JSONL and Parquet, and folders of them."""
+"""Your own texts: plain text, Markdown, HTML, JSONL and Parquet files, and folders of them."""
 
 import contextlib
 import re
@@ -22,14 +22,14 @@ PAGES = {
     ".htm": html_text,
     ".xhtml": html_text,
 }
-MANIFEST = "tokens.json"  # in a folder that `nestling data prepare` has written
-READING = "2"  # raised whenever files are read as other text than before
+MANIFEST = "tokens.json"  # in a folder written by `nestling data prepare`
+READING = "2"  # increased whenever the text read from the same files changes
 ENOUGH = 20  # documents; below this, files are cut into passages so that some can be held out
-PASSAGE = (200, 8000)  # characters: the least and the most that a cut aims at
+PASSAGE = (200, 8000)  # the range of the target length of a passage, characters
 
 
 class Named(NamedTuple):
-    """A document and what it is called: its file, and in a file of records its place there."""
+    """A document and its name: its file, and in a file of records also its place there."""
 
     name: str
     text: str
@@ -37,7 +37,7 @@ class Named(NamedTuple):
 
 
 def decode_text(content: bytes, name: object) -> str:
-    """Bytes as text, a byte order mark left out; not UTF-8 or binary raises UserError."""
+    """Decode UTF-8 and drop a byte order mark. Raises UserError for other encodings or binary."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -45,18 +45,18 @@ def decode_text(content: bytes, name: object) -> str:
             f"{name} is not UTF-8 (byte {error.start}); convert it, for example with iconv"
         ) from error
     if "\0" in text:
-        raise UserError(f"{name} is binary, not text (it holds NUL bytes); give a UTF-8 text file")
+        raise UserError(f"{name} is binary (it contains NUL bytes); give a UTF-8 text file")
     return text
 
 
 def read_text(path: Path) -> str:
-    """The text of a file as it stands; not UTF-8, binary or unreadable raises UserError."""
+    """The text of a file, verbatim. Raises UserError if unreadable, binary or not UTF-8."""
     with _opened(path) as file:
         return decode_text(file.read(), path)
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a file one by one; errors as of ``read_text``."""
+    """Yield the lines of a file one by one; the same errors as ``read_text``."""
     with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             yield decode_text(line, f"{path} line {number}")
@@ -72,7 +72,7 @@ def _opened(path: Path) -> Generator[BinaryIO]:
 
 
 def named_field(text: str | Path) -> tuple[Path, str]:
-    """A path and the field of its records; ``FILE#FIELD`` names another than "text".
+    """Split ``FILE#FIELD`` into a path and the field of its records; the default is "text".
 
     >>> named_field("notes.txt")
     (PosixPath('notes.txt'), 'text')
@@ -85,15 +85,15 @@ def named_field(text: str | Path) -> tuple[Path, str]:
 
 
 def documents_in(path: Path, field: str = FIELD) -> list[Named]:
-    """The documents of ``documents_of``, one after another as files are listed."""
+    """The documents of ``documents_of`` for all files under ``path``, sorted."""
     return list(documents_of(path, _list_files(path), field))
 
 
 def documents_of(path: Path, files: Iterable[Path], field: str = FIELD) -> Iterator[Named]:
-    """The documents of files under ``path``: in JSONL and Parquet each record, else each file.
+    """Yield the documents in ``files``: each record of JSONL and Parquet, else each file.
 
-    HTML and Markdown are read as the text in them, and lines end as in Unix. Hidden files and blank
-    documents are left out; UserError where nothing is left. Records are read one by one.
+    HTML and Markdown are converted to plain text, and line ends to those of Unix. Hidden files and
+    blank documents are left out; raises UserError if nothing is left. Records are read one by one.
     """
     empty = True
     for file in files:
@@ -104,7 +104,7 @@ def documents_of(path: Path, files: Iterable[Path], field: str = FIELD) -> Itera
                 empty = False
                 yield document._replace(text=text)
     if empty:
-        raise UserError(f"{path} is empty; give UTF-8 text with at least a word in it")
+        raise UserError(f"{path} is empty; give UTF-8 text with at least one word")
 
 
 def _read(file: Path, name: str, field: str) -> Iterator[Named]:
@@ -133,15 +133,15 @@ def _list_files(path: Path) -> list[Path]:
     inside = (entry for entry in path.rglob("*") if entry.is_file())
     visible = [e for e in inside if not any(p.startswith(".") for p in e.relative_to(path).parts)]
     if not visible:
-        raise UserError(f"{path} holds no files; give a folder with UTF-8 text in it")
+        raise UserError(f"{path} contains no files; give a folder with UTF-8 text files")
     return sorted(visible)
 
 
 def passages(text: str, size: int) -> list[str]:
-    """Cut a text into passages of about ``size`` characters, at blank lines where there are any.
+    """Cut a text into passages of about ``size`` characters, at blank lines if there are any.
 
-    Without blank lines the cut falls at a line's end, in a very long line at a space. Nothing is
-    lost: the passages joined are the text.
+    Without blank lines it is cut at line ends, and very long lines at a space. Joining the
+    passages gives the text back.
     """
     lines = [
         piece
@@ -159,9 +159,9 @@ def passages(text: str, size: int) -> list[str]:
 
 
 def read_files(path: Path, field: str = FIELD) -> Iterator[str]:
-    """The texts of files to train on, those of records first, one after another.
+    """Yield the texts of files to train on, records first.
 
-    Fewer than 20 documents that are no records are cut into passages (see ``passages``).
+    Fewer than 20 documents that are not records are cut into passages (see ``passages``).
     """
     files = _list_files(path)
     files.sort(key=lambda file: file.suffix.lower() not in JSONL | PARQUET)
@@ -178,7 +178,7 @@ def read_files(path: Path, field: str = FIELD) -> Iterator[str]:
 
 
 def own_files(path: Path, field: str = FIELD) -> Source:
-    """The source that reads a path of the user."""
+    """A source that reads the user's own files."""
     return Source(
         name=path.name,
         summary=f"text under {path}",

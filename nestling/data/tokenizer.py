@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-END = "<|endoftext|>"  # stands before and after every document
+END = "<|endoftext|>"  # before and after every document
 PAD = "<|pad|>"
 KINDS = ("bpe", "bpe-digits", "bytes")
 LEAST = 258  # tokens: the bytes, END and PAD
-PADDING = 1024  # rows: a model that has that many more than tokens was made for another tokenizer
+PADDING = 1024  # rows; a model with so many more than tokens was made for another tokenizer
 
 
 def _bare(model, *, digits: bool = False) -> "Tokenizer":
@@ -80,32 +80,32 @@ def _wrap(tokenizer: "Tokenizer") -> "PreTrainedTokenizerFast":
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int = 4096, *, digits: bool = False
 ) -> "PreTrainedTokenizerFast":
-    """Train a byte-level BPE on texts; any string can be encoded and comes back unchanged.
+    """Train a byte-level BPE on texts; any string can be encoded and decodes unchanged.
 
     With ``digits`` every digit is a token of its own, as in Llama 2 and SmolLM2. The end token (bos
-    and eos) has id 0, the padding 1. Little text may give fewer tokens than ``vocab_size``: the
-    length of the tokenizer is what the model needs.
+    and eos) has id 0, padding has id 1. A small corpus may give fewer tokens than ``vocab_size``:
+    use the length of the tokenizer as the model's vocabulary size.
     """
     if vocab_size < LEAST:
         raise UserError(
-            f"a vocabulary of {vocab_size} cannot hold the 256 bytes and 2 special tokens; "
-            f"choose {LEAST} or more"
+            f"vocab_size is {vocab_size}, too small for the 256 bytes and 2 special tokens; "
+            f"give at least {LEAST}"
         )
     return _wrap(_train(texts, vocab_size, digits=digits))
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerFast":
-    """One token a byte: 258 tokens, the end token 0 and the padding 1 among them."""
+    """One token per byte: 258 tokens, including the end token (0) and padding (1)."""
     return _wrap(_of_bytes())
 
 
 def load_tokenizer(
     corpus: Corpus, kind: str = "bpe", vocab_size: int = 4096
 ) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a corpus, trained on its training documents once and then kept.
+    """The tokenizer of a corpus, trained on its training documents once and cached.
 
-    ``kind`` is "bpe", "bpe-digits" (each digit a token) or "bytes"; the last has 258 tokens and
-    takes no ``vocab_size``.
+    ``kind`` is "bpe", "bpe-digits" (each digit a token) or "bytes"; the last always has 258 tokens
+    and ignores ``vocab_size``.
     """
     if kind not in KINDS:
         raise UserError(f"unknown tokenizer {kind!r}: choose one of {', '.join(KINDS)}")
@@ -125,40 +125,41 @@ def _read(path: Path) -> "Tokenizer":
 
     try:
         text = path.read_text(encoding="utf-8")
-        json.loads(text)["model"]["vocab"][END]  # from_str raises no class that could be caught
+        json.loads(text)["model"]["vocab"][END]  # from_str raises a bare Exception
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, "it is not a tokenizer of this library") from error
     return Tokenizer.from_str(text)
 
 
 def read_tokenizer(folder: str | Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer saved beside a model by ``save_pretrained``; else UserError."""
+    """The tokenizer that ``save_pretrained`` wrote beside a model. Raises UserError without one."""
     from transformers import PreTrainedTokenizerFast
 
     folder = Path(folder)
     if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"no tokenizer.json in {folder}; name a folder that training has written")
+        raise UserError(f"no tokenizer.json in {folder}; give a folder written by nestling train")
     _read(folder / "tokenizer.json")
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def open_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer of any model of transformers: a folder, or a name of the hub; else UserError.
+    """The tokenizer of any transformers model, from a folder or the hub.
 
-    It has to be a fast one with a token for the end of a text. One without padding takes that.
+    It must be a fast one with an end-of-text token, which is also used for padding if there is no
+    padding token. Raises UserError otherwise.
     """
     from transformers import AutoTokenizer
 
     try:
         found: Any = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # whatever the library, the hub or the files complain of
+    except Exception as error:  # the library, the hub and the files raise many kinds
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"no tokenizer at {name} ({reason}); choose {', '.join(KINDS)} or a folder with one"
         ) from error
     if not getattr(found, "is_fast", False) or found.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {name} is not a fast one with an end token; choose another"
+            f"the tokenizer of {name} is not a fast one or has no end token; choose another"
         )
     if found.pad_token_id is None:
         found.pad_token = found.eos_token
@@ -166,15 +167,15 @@ def open_tokenizer(name: str | Path) -> "PreTrainedTokenizerFast":
 
 
 def fingerprint(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """Sha256 of everything that decides how a tokenizer encodes."""
+    """Sha256 of everything that determines how a tokenizer encodes."""
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerFast", vocab_size: int) -> None:
     """Raise UserError unless the tokenizer has as many tokens as the model.
 
-    A model may have some more, to a multiple of 8: rows that nothing uses, as transformers'
-    ``resize_token_embeddings(count, pad_to_multiple_of=64)`` adds them.
+    A model may have a few more, up to a multiple of 8: the unused rows that transformers'
+    ``resize_token_embeddings(count, pad_to_multiple_of=64)`` adds.
     """
     more = vocab_size - len(tokenizer)
     if more and not (0 < more < PADDING and vocab_size % 8 == 0):

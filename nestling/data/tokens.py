@@ -1,4 +1,4 @@
-"""Token ids of a corpus, flat and cached."""
+"""The token ids of a corpus, flat and cached."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-SMALL = 2**16  # tokens of a vocabulary whose ids are kept in two bytes
+SMALL = 2**16  # ids of a vocabulary up to this size are stored in two bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Token ids of documents, end to end; each led and followed by the end token.
+    """Token ids of documents, end to end, each between two end tokens.
 
-    Document ``i`` is ``ids[bounds[i] : bounds[i + 1]]``. ``ids`` are a tensor, or lie in files
-    (``nestling.data.mapped.MappedIds``), of which a slice is one.
+    Document ``i`` is ``ids[bounds[i] : bounds[i + 1]]``. ``ids`` is a tensor, or a
+    ``nestling.data.mapped.MappedIds``, whose slices are tensors.
     """
 
     ids: Any  # Int[Tensor, "N"], or MappedIds
@@ -43,11 +43,11 @@ class Documents:
 
     @property
     def num_targets(self) -> int:
-        """Tokens there are to predict: all but the one that leads each document."""
+        """The number of tokens to predict: all but the first of each document."""
         return len(self.ids) - len(self)
 
     def lengths(self) -> list[int]:
-        """Positions of each document, one fewer than its tokens."""
+        """The number of positions of each document: one less than its tokens."""
         return (self.bounds.diff() - 1).tolist()
 
     def take(self, count: int) -> "Documents":
@@ -57,7 +57,7 @@ class Documents:
 
 
 class Prepared(NamedTuple):
-    """All that a run needs of its text."""
+    """The text of a run: corpus, tokenizer and token ids."""
 
     corpus: Corpus
     tokenizer: "PreTrainedTokenizerFast"
@@ -66,7 +66,7 @@ class Prepared(NamedTuple):
 
 
 def encode(texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast") -> Documents:
-    """Token ids of texts. Special tokens spelt out in a text are encoded as ordinary text."""
+    """Encode texts. Special tokens spelt out in a text are encoded as ordinary text."""
     pieces = list(token_rows(texts, tokenizer))
     flat = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     bounds = np.cumsum([0, *map(len, pieces)], dtype=np.int64)
@@ -78,7 +78,7 @@ def encode(texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast") -> Docume
 
 
 def token_rows(texts: Iterable[str], tokenizer: "PreTrainedTokenizerFast") -> Iterator[np.ndarray]:
-    """The token ids of each text (int32), led and followed by the end token."""
+    """Yield the token ids of each text (int32), between two end tokens."""
     from tokenizers import Tokenizer
 
     plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -109,7 +109,7 @@ def _read(path: Path, pad_id: int) -> dict[str, Documents]:
 def load_tokens(
     corpus: Corpus, tokenizer: "PreTrainedTokenizerFast"
 ) -> tuple[Documents, Documents]:
-    """Token ids of a corpus, (train, held_out); encoded once and then kept in the cache."""
+    """The token ids of a corpus as (training, held-out), encoded once and cached."""
     key = f"{corpus.sha256[:16]}-{fingerprint(tokenizer)[:16]}"
     path = cache_folder() / "tokens" / f"{key}.safetensors"
     if path.exists():

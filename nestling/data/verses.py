@@ -15,7 +15,7 @@ LANGUAGES = ("la", "gd", "eo")  # Latin, Scottish Gaelic, Esperanto
 
 
 def verses(package: str) -> list[str]:
-    """Every entry of a module, testament by testament, as plain text; many are empty."""
+    """Every entry of a Bible module as plain text, Old Testament first; many are empty."""
     files = dict(members(package, r"/ztext/\w+/[on]t\.bz[svz]$"))
     stem = next(iter(files)).rsplit("/", 1)[0]
     found = []
@@ -36,7 +36,7 @@ def plain(entry: str) -> str:
 
 
 def aligned(spanish: list[str], english: list[str]) -> Iterator[Pair]:
-    """Verses of one place in both; the two modules number them alike."""
+    """Pair the verses of two modules, which number them in the same way."""
     for text, meaning in zip(spanish, english, strict=True):
         if len(text.split()) > 2 and len(meaning.split()) > 2:
             yield Pair(text, meaning, "es")
@@ -50,7 +50,7 @@ def bible(report: Report) -> Iterator[Pair]:
 
 
 def messages(content: bytes) -> Iterator[tuple[str, str]]:
-    """Originals and translations of a gettext catalogue (.mo), in its order."""
+    """Yield (original, translation) of a gettext catalogue (.mo), in file order."""
     order = "<" if content[:4] == b"\xde\x12\x04\x95" else ">"
     _, _, count, *places = struct.unpack_from(f"{order}5I", content)
     for index in range(count):
@@ -62,7 +62,7 @@ def messages(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def catalogue(content: bytes, language: str) -> Iterator[Pair]:
-    """The messages that are one line without markup or plural; contexts and hints taken off."""
+    """The one-line messages without markup or plural forms; contexts and hints are removed."""
     for original, text in sorted(messages(content)):
         meaning = original.rpartition("\x04")[2].rpartition("^")[2]
         both = text + meaning

@@ -147,7 +147,7 @@ def test_what_is_done_is_left_and_what_is_another_is_refused(lines, tmp_path):
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     written(lines, folder)
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
-    with pytest.raises(UserError, match="its vocab_size is another"):
+    with pytest.raises(UserError, match="its vocab_size differs"):
         written(lines, folder, dataclasses.replace(SHAPING, vocab_size=301))
     lines.write_text(lines.read_text() + '{"text": "one more"}\n')
     with pytest.raises(UserError, match="its text has changed"):
@@ -184,7 +184,7 @@ def test_a_damaged_file_is_named(lines, tmp_path, file, capsys):
     content = bytearray((folder / file).read_bytes())
     content[9] ^= 1
     (folder / file).write_bytes(content)
-    with pytest.raises(UserError, match=f"{file} is not as it was written"):
+    with pytest.raises(UserError, match=f"{file} has changed"):
         prepare(str(folder))
     (folder / file).write_bytes(content[:-1])
     assert main(["data", "verify", str(folder)]) == 2
