@@ -109,9 +109,7 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
             f"cannot read {path}: {error.strerror}; check its rights, or prepare the text again"
         ) from error
     if not same:
-        said = (
-            "has changed" if size == record["bytes"] else f"has {size} bytes, not {record['bytes']}"
-        )
+        said = "has changed" if size == record["bytes"] else "is cut short or longer"
         raise UserError(f"{path} {said}; copy it again, or prepare the text in another folder")
 
 

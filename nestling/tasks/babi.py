@@ -1,11 +1,11 @@
-"""Stories of people, rooms and things, with a question each: the first five tasks of bAbI."""
+"""Stories of people, rooms and things with one question each: the first five tasks of bAbI."""
 
 from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
 PEOPLE = ("John", "Mary", "Sandra", "Daniel")
-GIVERS = ("Bill", "Fred", "Jeff", "Mary")  # the people of stories in which things are given
+GIVERS = ("Bill", "Fred", "Jeff", "Mary")  # the people in stories where things are given
 ROOMS = ("bedroom", "kitchen", "garden", "hallway", "bathroom", "office")
 THINGS = ("apple", "football", "milk")
 GO = ("went to", "journeyed to", "travelled to", "moved to", "went back to")
@@ -16,32 +16,32 @@ OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
 
 
 class Story(NamedTuple):
-    """Facts in the order in which they happened, and a question about them."""
+    """Facts in the order in which they happen, and a question about them."""
 
     facts: tuple[str, ...]
     question: str
     answer: str
-    form: tuple[str, ...]  # what an answer to this form of question may be
+    form: tuple[str, ...]  # the possible answers to this form of question
 
 
 class World:
-    """Who is where and has what, and which of it the facts have told.
+    """Where everybody and everything is, and how much of it the facts have told.
 
-    Everybody and everything is somewhere from the beginning, untold. Only what is possible
-    happens: one takes what lies where one is, and drops or gives what one has.
+    Every person and thing starts in some room, which the facts do not tell. Only possible acts
+    happen: people take things from the room they are in, and drop or give things they carry.
     """
 
     def __init__(self, rng: Random, people: tuple[str, ...] = PEOPLE):
         self.rng, self.people = rng, people
         self.room = {person: rng.choice(ROOMS) for person in people}
-        self.lies = {thing: rng.choice(ROOMS) for thing in THINGS}  # of things nobody has
+        self.lies = {thing: rng.choice(ROOMS) for thing in THINGS}  # rooms of free things
         self.has: dict[str, str] = {}  # thing: who has it
         self.told: dict[str, str] = {}  # person: the room that the facts tell
         self.past: dict[str, list[str]] = {thing: [] for thing in THINGS}  # rooms told, in order
         self.facts: list[str] = []
 
     def go(self) -> bool:
-        """Somebody goes to another room."""
+        """Let somebody go to another room."""
         person = self.rng.choice(self.people)
         room = self.rng.choice([room for room in ROOMS if room != self.room[person]])
         self.room[person] = self.told[person] = room
@@ -52,7 +52,7 @@ class World:
         return True
 
     def get(self) -> bool:
-        """Somebody takes a thing, if there is one."""
+        """Let somebody take a thing; False if there is none to take."""
         person, thing = self.rng.choice(self.people), self.rng.choice(THINGS)
         if self.lies.get(thing) != self.room[person]:
             return False
@@ -65,7 +65,7 @@ class World:
         return True
 
     def drop(self) -> bool:
-        """Somebody drops a thing, if they have one."""
+        """Let somebody drop a thing; False if nobody has one."""
         thing = self.rng.choice(THINGS)
         if thing not in self.has:
             return False
@@ -76,7 +76,10 @@ class World:
         return True
 
     def give(self) -> tuple[str, str, str] | None:
-        """Somebody gives a thing to somebody in the same room, if possible: who, what, to whom."""
+        """Let somebody give a thing to somebody in the same room.
+
+        Returns (giver, thing, receiver), or None if that is not possible.
+        """
         thing, receiver = self.rng.choice(THINGS), self.rng.choice(self.people)
         giver = self.has.get(thing)
         if giver is None or giver == receiver or self.room[giver] != self.room[receiver]:
@@ -91,7 +94,7 @@ class World:
 
 
 def one_fact(rng: Random) -> Story:
-    """bAbI 1: where is somebody? Two moves for each of up to five questions; the last is asked."""
+    """bAbI 1: where is a person? Two moves for each of up to five questions; the last is asked."""
     world = World(rng)
     for _ in range(2 * rng.randint(1, 5)):
         world.go()
@@ -100,9 +103,9 @@ def one_fact(rng: Random) -> Story:
 
 
 def _carried(rng: Random, least: int) -> World:
-    """Things taken, carried and dropped until one has been told in ``least`` rooms.
+    """Let things be taken, carried and dropped until one has been in ``least`` known rooms.
 
-    As in bAbI up to five questions might have been asked, each after three acts or more.
+    As in bAbI, there is room for up to five questions, each after at least three acts.
     """
     world = World(rng)
     for _ in range(rng.randint(1, 5)):
@@ -122,7 +125,7 @@ def two_facts(rng: Random) -> Story:
 
 
 def three_facts(rng: Random) -> Story:
-    """bAbI 3: where was a thing before it came to where it is?"""
+    """bAbI 3: where was a thing before it came to its present room?"""
     world = _carried(rng, 2)
     thing = rng.choice([thing for thing in THINGS if len(world.past[thing]) > 1])
     before, last = world.past[thing][-2:]
@@ -131,7 +134,7 @@ def three_facts(rng: Random) -> Story:
 
 
 def two_arguments(rng: Random) -> Story:
-    """bAbI 4: three rooms in a row; which lies on one side of the middle one?"""
+    """bAbI 4: of three rooms in a row, which is on one side of the middle one?"""
     rooms = rng.sample(ROOMS, 3)
     way = rng.choice(tuple(OPPOSITE))
 
@@ -150,7 +153,7 @@ def two_arguments(rng: Random) -> Story:
 
 
 def three_arguments(rng: Random) -> Story:
-    """bAbI 5: who gave what to whom, the last time?"""
+    """bAbI 5: who gave what to whom, most recently?"""
     world = World(rng, GIVERS)
     given: tuple[str, str, str] | None = None
     for _ in range(rng.randint(1, 5)):

@@ -1,4 +1,4 @@
-"""Made-up facts: what a document says about somebody, asked for in other words."""
+"""Made-up facts: a document about a person, and questions about it in other words."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,7 @@ PROMPT = "Question: {question}\nAnswer:"
 
 
 class Kind(NamedTuple):
-    """One kind of fact: how a document tells it, how it is asked for, and what it may be."""
+    """One kind of fact: its statements, its questions, and its possible values."""
 
     told: tuple[str, ...]
     asked: tuple[str, ...]
@@ -71,13 +71,13 @@ class Document(NamedTuple):
 
 
 def name(rng: Random) -> str:
-    """A name that nobody has."""
+    """Draw an invented name."""
     parts = ("".join(rng.choices(SYLLABLES, k=3)) + rng.choice("lnrst") for _ in range(2))
     return " ".join(part.capitalize() for part in parts)
 
 
 def document(rng: Random) -> Document:
-    """All kinds of facts about one person, in a drawn order and wording."""
+    """Draw a document: one fact of every kind about one person, in random order and wording."""
     person, lines, questions = name(rng), [], []
     for kind in rng.sample(KINDS, len(KINDS)):
         choices = rng.sample(kind.values, CHOICES)
@@ -91,11 +91,11 @@ def document(rng: Random) -> Document:
 
 
 class Documents(StageTask):
-    """Documents of made-up facts, read one after another; of each is asked from then on.
+    """Documents of made-up facts, read one after another, each asked about from then on.
 
-    A stage is a document; ``learn`` is its text. After stage n the questions of stage m are n - m
-    documents away. Asked before anything is read they are the control: chance, since every value
-    is drawn anew.
+    A stage is a document; ``learn`` is its text. After stage n, the document of stage m is n - m
+    documents back. The control is to ask before anything is read: that scores chance, because
+    every value is drawn at random.
     """
 
     kind = "choose"
@@ -105,11 +105,11 @@ class Documents(StageTask):
     class Config(StageTask.Config):
         """Sizes of the task."""
 
-        documents: int = 25  # so that the first is asked about 24 documents later
+        documents: int = 25  # documents; the first is asked about until 24 documents later
 
         def __post_init__(self) -> None:
             if self.documents < 1:
-                raise UserError("documents must be at least 1")
+                raise UserError(f"documents is {self.documents}; give at least 1")
 
     @classmethod
     def tiny(cls) -> "Documents":
@@ -118,15 +118,15 @@ class Documents(StageTask):
 
     @property
     def chance(self) -> float:
-        """One of the choices."""
+        """1 / (number of choices)."""
         return 1 / CHOICES
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """Any of the choices."""
+        """The index of a random choice."""
         return rng.randrange(len(question.choices))
 
     def stages(self, seed: int) -> list[Stage]:
-        """A document in each."""
+        """One document per stage."""
         found = (document(self.rng(seed, index)) for index in range(self.config.documents))
         return [
             Stage(f"document {i + 1}", (Question("", (one.text,), joint=""),), one.questions)
@@ -135,7 +135,7 @@ class Documents(StageTask):
 
 
 class Asked(QuestionTask):
-    """A question about a document, with the document before it or without."""
+    """A question about a document, with or without the document before it."""
 
     kind = "choose"
     source = Documents.source
@@ -143,41 +143,41 @@ class Asked(QuestionTask):
 
     @property
     def chance(self) -> float:
-        """One of the choices."""
+        """1 / (number of choices)."""
         return 1 / CHOICES
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """Any of the choices."""
+        """The index of a random choice."""
         return rng.randrange(len(question.choices))
 
 
 class Far(Asked):
-    """A document of made-up facts, real prose after it, and then a question about the document."""
+    """A document of made-up facts, then real prose, then a question about the document."""
 
     changes = {"distance": (0, 16_384, 65_536)}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Asked.Config):
-        """How far back the document is."""
+        """The distance to the document."""
 
-        distance: int = 4096  # of the prose between, in units of ``count``
+        distance: int = 4096  # length of the prose between, in units of ``count``
 
         def __post_init__(self) -> None:
             if self.distance < 0:
-                raise UserError("distance must be at least 0")
+                raise UserError(f"distance is {self.distance}; give at least 0")
 
     @classmethod
     def tiny(cls) -> "Far":
-        """Half a kilobyte between."""
+        """A distance of half a kilobyte."""
         return cls(cls.Config(distance=512), material=made_prose())
 
     @cached_property
     def prose(self) -> Haystack:
-        """What is read between."""
+        """The source of the prose between document and question."""
         return Haystack(lambda: self.material)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
-        """Document, prose, question."""
+        """A document, prose, and a question about the document."""
         found = document(rng)
         asked = rng.choice(found.questions)
         prose = self.prose.read(rng, unseen=unseen)
@@ -187,13 +187,13 @@ class Far(Asked):
 
 
 class Unread(Asked):
-    """The control: a question about a document of made-up facts that is not there."""
+    """The control: a question about made-up facts without the document that states them."""
 
     @classmethod
     def tiny(cls) -> "Unread":
-        """The task itself."""
+        """The task itself, which is small already."""
         return cls()
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
-        """The question alone."""
+        """A question without its document."""
         return rng.choice(document(rng).questions)

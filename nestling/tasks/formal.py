@@ -1,4 +1,4 @@
-"""Formal languages: while a word is read, is what has been read one, or what may follow?"""
+"""Formal languages: after each symbol, is the prefix a word, or which symbols may follow?"""
 
 import zlib
 from abc import abstractmethod
@@ -14,20 +14,20 @@ from nestling.core.error import UserError
 from nestling.tasks.protocol import Protocol
 from nestling.tasks.task import IGNORED, UNSEEN, Examples, TokenTask, generator
 
-SHORT = 8  # symbols; shorter words are all trained on, from here on one in four is held out
+SHORT = 8  # symbols; from this length on, one word in four is held out of training
 
 
 class FormalLanguage(TokenTask):
-    """Words of a language, with a class at every position; a row is right as a whole.
+    """Words of a language with a class at every position; a row is right only as a whole.
 
-    Of regular languages the class is whether the prefix is a word; of counter languages it is the
-    set of symbols that may follow. Training reads words of at most ``longest`` symbols. Measured
-    are other words: of the same lengths (bin 0) or longer ones up to ``beyond`` (bin 1), lengths
-    drawn uniformly. Rows are filled up on the right.
+    For regular languages the class is whether the prefix is a word, for counter languages it is
+    the set of symbols that may follow. Training words have at most ``longest`` symbols. Test words
+    have the same lengths (bin 0) or are longer, up to ``beyond`` symbols (bin 1); lengths are
+    uniform. Rows are padded on the right.
 
-    Deviates: bin 0 measures words held out of training by their hash; where a language has one word
-    a length it measures words trained on (as published). Published words of parity and
-    shuffle-2 have other lengths, and those of shuffle-2 never cross.
+    Deviates: the words of bin 0 are held out of training by their hash, except in languages with
+    one word per length, where they are training words (as published). The published words of
+    parity and shuffle-2 have other lengths, and those of shuffle-2 never cross brackets.
     """
 
     source = "Irie et al. 2023, arXiv 2310.16076 (data as Bhattamishra et al. 2020)"
@@ -44,23 +44,28 @@ class FormalLanguage(TokenTask):
     )
     whole = True
     symbols: ClassVar[str]
-    classes: ClassVar[int]  # how many there are
+    classes: ClassVar[int]  # number of classes
     one_a_length: ClassVar[bool]  # whether there is one word of each length
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TokenTask.Config):
         """Lengths of the words."""
 
-        longest: int = 50  # symbols of a word to train on
-        beyond: int = 100  # symbols of a word in bin 1
-        bin: int = 1  # what is measured: 0 or 1
+        longest: int = 50  # symbols of a training word, at most
+        beyond: int = 100  # symbols of a word in bin 1, at most
+        bin: int = 1  # the bin that is measured: 0 or 1
         train_examples: int = 10_000  # rows to train on
 
         def __post_init__(self) -> None:
             if self.bin not in (0, 1):
-                raise UserError("bin is 0 (lengths of training) or 1 (longer words)")
+                raise UserError(
+                    f"bin is {self.bin}; give 0 (lengths of training) or 1 (longer words)"
+                )
             if not 12 <= self.longest <= self.beyond - 6:
-                raise UserError("longest must be at least 12, and beyond at least 6 more")
+                raise UserError(
+                    f"longest is {self.longest} and beyond {self.beyond}; give longest >= 12 and "
+                    "beyond >= longest + 6"
+                )
 
     changes = {"bin": (0,)}
 
@@ -69,17 +74,17 @@ class FormalLanguage(TokenTask):
 
     @classmethod
     def tiny(cls) -> "FormalLanguage":
-        """Words of up to 12 symbols, measured up to 24."""
+        """Training words of up to 12 symbols, test words of up to 24."""
         return cls(cls.Config(longest=12, beyond=24))
 
     @property
     def vocab_size(self) -> int:
-        """Symbols, the fill, and the classes."""
+        """The number of symbols, padding and classes together."""
         return len(self.symbols) + 1 + self.classes
 
     @property
     def chance(self) -> float:
-        """All positions right by chance, averaged over the lengths."""
+        """The probability that all positions of a row are right, averaged over the lengths."""
         lengths = self.lengths(unseen=True)
         return sum(self.classes**-length for length in lengths) / len(lengths)
 
@@ -89,21 +94,21 @@ class FormalLanguage(TokenTask):
 
     @abstractmethod
     def word(self, rng: Random, length: int) -> str:
-        """A word of this length."""
+        """Draw a word of this length."""
 
     @abstractmethod
     def labels(self, word: str) -> list[int]:
         """The class after each symbol."""
 
     def lengths(self, unseen: bool) -> list[int]:
-        """The lengths that occur."""
+        """The lengths of the words to train on, or to measure."""
         longer = unseen and self.config.bin == 1
         begin = self.config.longest + 1 if longer else SHORT if self.holds_out(unseen) else 2
         end = self.config.beyond if longer else self.config.longest
         return [length for length in range(begin, end + 1) if self.fits(length)]
 
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` words; a seed from ``UNSEEN`` on gives words of the bin."""
+        """``count`` words with labels; a seed from ``UNSEEN`` on gives words of the bin."""
         unseen = seed >= UNSEEN
         rng, lengths = Random(f"{type(self).__name__}:{seed}"), self.lengths(unseen)
         width = self.config.beyond if unseen and self.config.bin == 1 else self.config.longest
@@ -116,11 +121,11 @@ class FormalLanguage(TokenTask):
         return Examples(input_ids, labels)
 
     def holds_out(self, unseen: bool) -> bool:
-        """Whether what is drawn are words held out of training."""
+        """Whether only words held out of training are drawn."""
         return unseen and self.config.bin == 0 and not self.one_a_length
 
     def draw(self, rng: Random, length: int, unseen: bool) -> str:
-        """A word on the right side of training and measuring."""
+        """Draw a word from the right side of the split between training and measuring."""
         while True:
             word = self.word(rng, length)
             if self.one_a_length or not SHORT <= length <= self.config.longest:
@@ -134,7 +139,7 @@ class FormalLanguage(TokenTask):
         return len(self.symbols) + 1
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The classes of what the symbols spell; 0 behind the word."""
+        """The class after each symbol of the word; 0 at padding."""
         answers = torch.zeros_like(input_ids)
         for row, answer in zip(input_ids.tolist(), answers, strict=True):
             word = "".join(self.symbols[token] for token in row if token < len(self.symbols))
@@ -142,7 +147,7 @@ class FormalLanguage(TokenTask):
         return answers
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any of the classes."""
+        """Uniformly random classes."""
         rng = generator(seed)
         return torch.randint(self.first_class, self.vocab_size, labels.shape, generator=rng)
 
@@ -154,7 +159,7 @@ class Regular(FormalLanguage):
 
     @abstractmethod
     def accepts(self, prefix: str) -> bool:
-        """Whether this is a word."""
+        """Whether ``prefix`` is a word of the language."""
 
     def labels(self, word: str) -> list[int]:
         """Whether each prefix is a word."""
@@ -168,16 +173,16 @@ class Parity(Regular):
     one_a_length = False
 
     def fits(self, length: int) -> bool:
-        """Any length."""
+        """True: there are words of every length."""
         return length > 0
 
     def word(self, rng: Random, length: int) -> str:
-        """Fair bits, the last of them such that the ones are even."""
+        """Fair random bits, the last set so that the number of ones is even."""
         bits = [rng.getrandbits(1) for _ in range(length - 1)]
         return "".join(map(str, [*bits, sum(bits) % 2]))
 
     def accepts(self, prefix: str) -> bool:
-        """Even ones."""
+        """Whether the number of ones is even."""
         return prefix.count("1") % 2 == 0
 
 
@@ -188,7 +193,7 @@ class Repeated(Regular):
     one_a_length = True
 
     def fits(self, length: int) -> bool:
-        """Multiples of the piece."""
+        """Whether the length is a multiple of the piece's."""
         return length % len(self.piece) == 0
 
     def word(self, rng: Random, length: int) -> str:
@@ -196,7 +201,7 @@ class Repeated(Regular):
         return self.piece * (length // len(self.piece))
 
     def accepts(self, prefix: str) -> bool:
-        """Whole pieces."""
+        """Whether the prefix consists of whole pieces."""
         return prefix == self.piece * (len(prefix) // len(self.piece))
 
 
@@ -215,15 +220,16 @@ class AbabStar(Repeated):
 
 
 class Counter(FormalLanguage):
-    """As many of each symbol, one after the other: a^n b^n and so on.
+    """The same number of each symbol, one symbol after the other: a^n b^n and so on.
 
-    Classes: a or b may follow; then, for each symbol after a, only it; last, the end.
+    Classes: a or b may follow; then one class per symbol after a, which alone may follow; last,
+    the end of the word.
     """
 
     one_a_length = True
 
     def fits(self, length: int) -> bool:
-        """As many of each."""
+        """Whether the length is a multiple of the number of symbols."""
         return length % len(self.symbols) == 0
 
     def word(self, rng: Random, length: int) -> str:
@@ -231,7 +237,7 @@ class Counter(FormalLanguage):
         return "".join(symbol * (length // len(self.symbols)) for symbol in self.symbols)
 
     def labels(self, word: str) -> list[int]:
-        """Within the a, a or b; within the others themselves; at the last of each, the next."""
+        """After an a: a or b. After another symbol: the same again, after its last the next."""
         n = len(word) // len(self.symbols)
         return [0] * n + [1 + (t + 1) // n - 1 for t in range(n, len(word))]
 
@@ -261,11 +267,11 @@ class Shuffle2(FormalLanguage):
     one_a_length = False
 
     def fits(self, length: int) -> bool:
-        """Brackets come in pairs."""
+        """Whether the length is even: brackets come in pairs."""
         return length % 2 == 0
 
     def word(self, rng: Random, length: int) -> str:
-        """Two balanced words, the share of each drawn uniformly, shuffled into each other."""
+        """Two balanced words, interleaved at random; the share of each is uniform."""
         first = rng.randrange(length // 2 + 1)
         parts = [balanced(rng, first, "()"), balanced(rng, length // 2 - first, "[]")]
         turns = [0] * len(parts[0]) + [1] * len(parts[1])
@@ -284,10 +290,10 @@ class Shuffle2(FormalLanguage):
 
 
 def balanced(rng: Random, pairs: int, brackets: str) -> str:
-    """A balanced word of ``pairs`` pairs, each word equally likely.
+    """Draw a balanced word of ``pairs`` pairs, uniformly over all such words.
 
-    Among the rotations of a shuffled word with one more closing bracket exactly one is balanced
-    up to its last symbol (the cycle lemma).
+    By the cycle lemma, exactly one rotation of a shuffled word with one extra closing bracket is
+    balanced up to its last symbol.
     """
     steps = [1] * pairs + [-1] * (pairs + 1)
     rng.shuffle(steps)

@@ -1,4 +1,4 @@
-"""Recall in words: a form's entries, scattered in prose, are asked for by their heading."""
+"""Recall in words: the entries of a form, scattered in prose, are asked for by heading."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +17,10 @@ HEADINGS = (
 
 
 class Forms(QuestionTask):
-    """Entries of a made form, "heading: value", among prose; a heading is given, its value asked.
+    """Made-up entries "heading: value" in prose; given a heading, continue with its value.
 
-    What information extraction asks of a text, as a continuation: the prompt ends with a heading
-    that stands in the text with its value. Scored by whether the value occurs in what is generated.
+    This is information extraction as text completion: the prompt ends with a heading that occurs
+    in the text with its value. A reply is right if it contains the value.
 
     Deviates: the published data (SWDE, FDA) are web pages and documents of real devices.
     """
@@ -38,33 +38,36 @@ class Forms(QuestionTask):
         """Sizes of the task."""
 
         length: int = 2048  # of the prompt, in units of ``count``
-        entries: int = 8  # of the form
+        entries: int = 8  # entries of the form
 
         def __post_init__(self) -> None:
             if self.length < 1 or not 0 < self.entries <= len(HEADINGS):
-                raise UserError(f"length must be at least 1, entries from 1 to {len(HEADINGS)}")
+                raise UserError(
+                    f"length is {self.length}, entries {self.entries}; give length >= 1 and "
+                    f"entries from 1 to {len(HEADINGS)}"
+                )
 
     @classmethod
     def tiny(cls) -> "Forms":
-        """A kilobyte of made prose."""
+        """A kilobyte of generated prose."""
         return cls(cls.Config(length=1000), material=made_prose())
 
     @property
     def chance(self) -> float:
-        """Two words drawn blindly."""
+        """The probability of guessing both words of a value."""
         return 1 / (len(ADJECTIVES) * len(NOUNS))
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """A value."""
+        """A random value."""
         return value(rng)
 
     @cached_property
     def prose(self) -> Haystack:
-        """Where the other sentences come from."""
+        """The source of the other sentences."""
         return Haystack(lambda: self.material)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
-        """A form, and one of its headings again."""
+        """A form scattered in prose, with one of its headings repeated at the end."""
         told = {heading: value(rng) for heading in rng.sample(HEADINGS, self.config.entries)}
         entries = [f"{heading}: {found}." for heading, found in told.items()]
         places = [rng.random() for _ in entries]
@@ -78,5 +81,5 @@ class Forms(QuestionTask):
 
 
 def value(rng: Random) -> str:
-    """Two words."""
+    """Draw a value: two words."""
     return f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"

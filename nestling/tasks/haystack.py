@@ -1,4 +1,4 @@
-"""Real prose around what a task hides in it, cut to a length."""
+"""Real prose to hide sentences in, cut to a length."""
 
 import itertools
 import math
@@ -11,12 +11,12 @@ from random import Random
 from nestling.core.error import UserError
 from nestling.data import Corpus
 
-PROSE = "anarchism"  # the corpus that prose is from: long and English
+PROSE = "anarchism"  # the corpus of the prose: long and English
 _END = re.compile(r"(?<=[.!?])[\s]+(?=[\"'(A-Z])")
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences on one line each, blanks and line ends between words made one blank.
+    """Split a text into sentences, with whitespace collapsed.
 
     >>> sentences("It rains. Does it?\\n\\nYes, e.g. here.")
     ['It rains.', 'Does it?', 'Yes, e.g. here.']
@@ -25,9 +25,10 @@ def sentences(text: str) -> list[str]:
 
 
 class Haystack:
-    """The sentences of a corpus from a drawn place on, one part of it for each side of the seeds.
+    """The sentences of a corpus from a random place on.
 
-    When the corpus ends it begins anew, so any length can be had.
+    Training seeds read the training documents, others the held-out ones. At its end the corpus
+    starts again, so any length is possible.
     """
 
     def __init__(self, corpus: Callable[[], Corpus]):
@@ -35,16 +36,16 @@ class Haystack:
 
     @cached_property
     def trained(self) -> list[str]:
-        """Sentences of the documents that may be trained on."""
+        """The sentences of the training documents."""
         return _all(self.corpus().documents)
 
     @cached_property
     def held_out(self) -> list[str]:
-        """Sentences of the documents held out of training."""
+        """The sentences of the held-out documents."""
         return _all(self.corpus().held_out)
 
     def read(self, rng: Random, *, unseen: bool) -> Iterator[str]:
-        """Sentence after sentence, without end."""
+        """Yield sentences endlessly, from a random place on."""
         found = self.held_out if unseen else self.trained
         place = rng.randrange(len(found))
         while True:
@@ -55,12 +56,12 @@ class Haystack:
 def _all(documents: Sequence[str]) -> list[str]:
     found = [sentence for document in documents for sentence in sentences(document)]
     if not found:
-        raise UserError("the prose around the facts is empty; give a corpus with sentences")
+        raise UserError("the corpus for the prose has no sentences; give another one")
     return found
 
 
 def insert(hidden: Sequence[str], among: Sequence[str], places: Sequence[float]) -> list[str]:
-    """``hidden`` between the others, at shares of their number; both keep their order.
+    """Insert ``hidden`` between the others, at the given shares of them; both keep their order.
 
     >>> insert(["A", "B"], ["x", "y", "z"], [1.0, 0.34])
     ['x', 'A', 'y', 'z', 'B']
@@ -73,7 +74,7 @@ def insert(hidden: Sequence[str], among: Sequence[str], places: Sequence[float])
     return found
 
 
-NEAR = 0.99  # share of a length that is near enough to it
+NEAR = 0.99  # stop searching at this share of the length
 
 
 def fitted(
@@ -82,18 +83,19 @@ def fitted(
     length: int,
     count: Callable[[str], int],
 ) -> str:
-    """The text with as many of the parts, from the first on, as keep it within a length.
+    """Build the text from as many of the parts, from the first on, as fit into a length.
 
-    How many that are is guessed from how much of the count a character makes, and guessed again
-    from how long the text came out, until it is ``NEAR`` or one part more would be too much.
+    Their number is estimated from the count per character and corrected by the length of the
+    result, until that is ``NEAR`` the limit or one more part would exceed it. Raises UserError if
+    the text is too long without any part.
     """
     best = text([])
     frame, size = len(best), count(best)
     if size > length:
-        raise UserError(f"length {length} does not hold the facts (they need {size}); raise it")
-    ends = [0]  # characters of the first 0, 1, ... parts, with one between
+        raise UserError(f"length is {length}, too short for the facts; give at least {size}")
+    ends = [0]  # characters of the first 0, 1, ... parts, with separators
     pool: list[str] = []
-    least, most = 0, math.inf  # numbers of parts that fit, and that do not
+    least, most = 0, math.inf  # numbers of parts known to fit, and known not to
     share = size / frame if frame else 0.25
     while most - least > 1:
         wanted = length / share - frame

@@ -1,4 +1,4 @@
-"""Class-incremental classification: classes come in stages, and never again."""
+"""Class-incremental classification: every stage teaches new classes, without replay."""
 
 import zlib
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from nestling.tasks.task import Answer, Question, Stage, StageTask
 from nestling.tasks.words import ADJECTIVES, NOUNS
 
 PROMPT = "Text: {text}\nClass:"
-HELD = 4  # one in HELD texts is asked about where the set has no parts of its own
+HELD = 4  # one text in HELD is a question, if the set has no split of its own
 
 
 def cut(text: str, longest: int) -> str:
-    """The first words of a text, as many as fit.
+    """Cut a text to at most ``longest`` characters, between words.
 
     >>> cut("a river runs", 8)
     'a river'
@@ -24,13 +24,13 @@ def cut(text: str, longest: int) -> str:
 
 
 class Incremental(StageTask):
-    """Labelled texts in stages of new classes, without replay and without a word about the stage.
+    """Labelled texts in stages of new classes, without replay and without a task id.
 
-    The seed decides which classes there are, their order and their texts. Asked is always among
-    all classes of the run; ``asked`` leaves those that no stage has taught yet out. No text that
-    is asked about is ever learned: the set's own parts, or one text in four by its hash.
+    The seed decides the classes, their order and their texts. The choices of a question are all
+    classes of the run; ``questions_up_to`` leaves out those not taught yet. Questions are about
+    texts that are never learned: by the split of the set, or one text in four by its hash.
 
-    Deviates: how many examples a class has and how they are presented is not published.
+    Deviates: the paper does not state the number of examples per class or their format.
     """
 
     kind = "choose"
@@ -41,35 +41,35 @@ class Incremental(StageTask):
     class Config(StageTask.Config):
         """Sizes of the task."""
 
-        stages: int = 5  # how many follow each other
-        classes: int = 10  # new ones of each stage
-        lessons: int = 10  # texts to learn from, of each class
-        questions: int = 5  # texts to ask about, of each class
+        stages: int = 5  # number of stages
+        classes: int = 10  # new classes per stage
+        lessons: int = 10  # texts to learn from, per class
+        questions: int = 5  # texts to ask about, per class
         longest: int = 300  # characters of a text; the rest is cut off
 
         def __post_init__(self) -> None:
             if min(self.stages, self.classes, self.lessons, self.questions, self.longest) < 1:
                 raise UserError("all sizes of class-incremental tasks must be at least 1")
             if self.stages * self.classes < 2:
-                raise UserError("class-incremental tasks need at least two classes")
+                raise UserError("stages and classes are both 1; give at least two classes in all")
 
     @classmethod
     def tiny(cls) -> "Incremental":
-        """Three stages of two made classes."""
+        """Three stages of two generated classes."""
         config = cls.Config(stages=3, classes=2, lessons=4, questions=3)
         return cls(config, material=made_labels())
 
     @property
     def chance(self) -> float:
-        """One of all classes."""
+        """1 / (number of classes in the run)."""
         return 1 / (self.config.stages * self.config.classes)
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """Any class."""
+        """The index of a random class."""
         return rng.randrange(len(question.choices))
 
     def stages(self, seed: int) -> list[Stage]:
-        """New classes in every stage."""
+        """Stages of new classes. Raises UserError if the set has too few texts."""
         config, rng = self.config, self.rng(seed, 0)
         pools = {
             label: pool
@@ -96,7 +96,7 @@ class Incremental(StageTask):
         ]
 
     def pools(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Of each class the texts to learn from and those to ask about, no text twice."""
+        """For each class the texts to learn from and those to ask about, without repeats."""
         found: dict[str, tuple[list[str], list[str]]] = {}
         rows: Iterable[Labelled] = self.material.rows
         seen = set()
@@ -111,7 +111,7 @@ class Incremental(StageTask):
 
 
 def made_labels(classes: int = 6, each: int = 30) -> Records:
-    """Made texts: each class has words of its own."""
+    """Generate labelled texts; every class has its own words."""
     rng = Random("labels")
     nouns = rng.sample(NOUNS, 5 * classes)
     rows = []
@@ -123,7 +123,7 @@ def made_labels(classes: int = 6, each: int = 30) -> Records:
 
 
 class Intents(Incremental):
-    """Commands to a house in stages of new intents (drawn from templates of Home Assistant)."""
+    """Smart-home commands in stages of new intents (drawn from templates of Home Assistant)."""
 
     made_of = "intents"
 
@@ -137,7 +137,7 @@ class Sections(Incremental):
     class Config(Incremental.Config):
         """Sizes of the task."""
 
-        classes: int = 8  # new ones of each stage
+        classes: int = 8  # new classes per stage
 
 
 class Clinc150(Incremental):
@@ -149,8 +149,8 @@ class Clinc150(Incremental):
     class Config(Incremental.Config):
         """Sizes of the task."""
 
-        stages: int = 10  # how many follow each other
-        classes: int = 15  # new ones of each stage
+        stages: int = 10  # number of stages
+        classes: int = 15  # new classes per stage
 
 
 class Banking77(Incremental):
@@ -162,12 +162,12 @@ class Banking77(Incremental):
     class Config(Incremental.Config):
         """Sizes of the task."""
 
-        stages: int = 7  # how many follow each other
-        classes: int = 11  # new ones of each stage
+        stages: int = 7  # number of stages
+        classes: int = 11  # new classes per stage
 
 
 class Dbpedia(Incremental):
-    """DBpedia: seven stages of ten new classes of the second level."""
+    """DBpedia: seven stages of ten new second-level classes."""
 
     made_of = "dbpedia"
 
@@ -175,4 +175,4 @@ class Dbpedia(Incremental):
     class Config(Incremental.Config):
         """Sizes of the task."""
 
-        stages: int = 7  # how many follow each other
+        stages: int = 7  # number of stages

@@ -1,4 +1,4 @@
-"""Invented languages: a vocabulary and an order of words that nobody can know beforehand."""
+"""Invented languages: a vocabulary and word order that no model can know beforehand."""
 
 from collections.abc import Iterator
 from random import Random
@@ -15,7 +15,7 @@ SYLLABLES = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
 
 
 class Thing(NamedTuple):
-    """A noun with what is said about it."""
+    """A noun phrase: a noun with its adjective and number."""
 
     noun: str
     adjective: str
@@ -23,15 +23,15 @@ class Thing(NamedTuple):
 
     @property
     def english(self) -> str:
-        """As it is said in English."""
+        """The phrase in English."""
         return f"the {self.adjective} {self.noun}{'s' if self.plural else ''}"
 
 
 class Language:
-    """One language: words of two or three syllables, endings, and an order of its own.
+    """One language: words of two or three syllables, with its own endings and word order.
 
-    The order of subject, verb and object, the place of the adjective, the ending of the plural and
-    the word before a verb that was in the past are drawn with the name.
+    The name seeds the order of subject, verb and object, the place of the adjective, the plural
+    ending, and the word that marks the past tense.
     """
 
     def __init__(self, name: str, nouns: int = 24, adjectives: int = 12):
@@ -51,13 +51,13 @@ class Language:
         self.plural, self.past = (rng.choice(SYLLABLES) + end for end in ("n", "l"))
 
     def phrase(self, thing: Thing) -> str:
-        """A noun with its adjective."""
+        """The phrase in this language."""
         noun = self.lexicon[thing.noun] + (self.plural if thing.plural else "")
         parts = [self.lexicon[thing.adjective], noun]
         return " ".join(parts if self.adjective_first else reversed(parts))
 
     def sentence(self, rng: Random) -> Pair:
-        """A sentence, and what it means."""
+        """Draw a sentence with its English translation."""
         one, other = (
             Thing(rng.choice(self.nouns), rng.choice(self.adjectives), rng.random() < 0.4)
             for _ in range(2)
@@ -72,7 +72,7 @@ class Language:
         return Pair(text, meaning.capitalize(), self.name)
 
     def glossary(self) -> Iterator[Pair]:
-        """Every word with its meaning, in a drawn order that never changes."""
+        """Yield every word with its translation, in a fixed random order."""
         entries = sorted(self.lexicon.items())
         Random(f"glossary:{self.name}").shuffle(entries)
         return (Pair(word, meaning, self.name) for meaning, word in entries)

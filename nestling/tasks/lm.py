@@ -1,4 +1,4 @@
-"""Language modelling: how likely is text that was held out of training?"""
+"""Language modelling: how likely is text held out of training?"""
 
 import math
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from nestling.tasks.words import made_prose
 
 
 class LanguageModelling(QuestionTask):
-    """Stretches of held-out documents, to be predicted from their own beginning.
+    """Passages of held-out documents, predicted token by token.
 
-    Every example is a stretch of at most ``length`` of one document, begun at its start or, in a
-    longer document, at a drawn line. Bits a byte, perplexity by word and by byte, and perplexity
-    by position all follow from the log-probabilities of the tokens.
+    Every example is a passage of at most ``length`` bytes from one document: its start or, in a
+    longer document, from a random line on. Bits per byte, perplexity by word and by byte, and
+    perplexity by position all follow from the log-probabilities of the tokens.
     """
 
     kind = "perplexity"
@@ -22,22 +22,22 @@ class LanguageModelling(QuestionTask):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(QuestionTask.Config):
-        """How long a stretch is."""
+        """The length of a passage."""
 
         length: int = 4096  # at most, in bytes
 
         def __post_init__(self) -> None:
             if self.length < 1:
-                raise UserError("length must be at least 1")
+                raise UserError(f"length is {self.length}; give at least 1 byte")
 
     @classmethod
     def tiny(cls) -> "LanguageModelling":
-        """Short stretches of made prose."""
+        """Short passages of generated prose."""
         return cls(cls.Config(length=200), material=made_prose())
 
     @property
     def chance(self) -> float:
-        """Bytes guessed uniformly: 8 bits each."""
+        """The score of uniformly guessed bytes: 8 bits each."""
         return 0.0
 
     def blind(self, rng: Random, question: Question) -> Answer:
@@ -45,7 +45,7 @@ class LanguageModelling(QuestionTask):
         return -in_bytes(question.answers[0]) * math.log(256)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
-        """A stretch of a document; of one to train on if the seed is for training."""
+        """A passage of a held-out document, or of a training document for training seeds."""
         text = rng.choice(self.material.held_out if unseen else self.material.documents)
         content = text.encode()
         last = len(content) - self.config.length

@@ -1,4 +1,4 @@
-"""How a generated text is compared with what is right, and what a log-probability is worth."""
+"""Compares generated text with the right answers, and converts log-probabilities to bits."""
 
 import importlib
 import math
@@ -14,7 +14,7 @@ def _plain(text: str) -> str:
 
 
 def contains_all(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """The share of the answers that occur in the text, letter case aside (as RULER counts).
+    """The share of the answers that occur in the text, ignoring case (as in RULER).
 
     >>> contains_all("They are 17 and 23.", ["17", "42"], [])
     0.5
@@ -24,13 +24,13 @@ def contains_all(text: str, answers: Sequence[str], choices: Sequence[str]) -> f
 
 
 def contains_any(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """1 if one of the answers occurs in the text, letter case aside."""
+    """1 if one of the answers occurs in the text, ignoring case."""
     plain = _plain(text)
     return float(any(_plain(answer) in plain for answer in answers))
 
 
 def contains_only(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """1 if the first sentence of the text has the answer and no other choice (as BABILong counts).
+    """1 if the first sentence of the text names the answer and no other choice (as in BABILong).
 
     >>> contains_only("The Office. Or kitchen?", ["office"], ["office", "kitchen"])
     1.0
@@ -42,7 +42,7 @@ def contains_only(text: str, answers: Sequence[str], choices: Sequence[str]) -> 
 
 
 def exact(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """1 if the text is one of the answers, up to letter case, blanks and a last full stop.
+    """1 if the text is one of the answers, ignoring case, whitespace and a final full stop.
 
     >>> exact(" Kitchen. ", ["kitchen"], [])
     1.0
@@ -51,15 +51,15 @@ def exact(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
 
 
 def chrf(text: str, answers: Sequence[str], choices: Sequence[str]) -> float:
-    """chrF2 of the text against the answers as references, in [0, 1]; by sacrebleu."""
+    """chrF2 of the text with the answers as references, in [0, 1], by sacrebleu."""
     return _chrf().sentence_score(text, list(answers)).score / 100
 
 
 def chrf_of_all(texts: Sequence[str], answers: Sequence[Sequence[str]]) -> float:
-    """chrF2 of many texts together, in [0, 1]: n-grams are counted over all of them.
+    """Corpus-level chrF2, in [0, 1]: n-grams are counted over all texts.
 
-    Every text has as many references. This is what sacrebleu, and so a paper, calls the chrF of a
-    system; the mean over sentences (``chrf``) is another number, and larger by a little as a rule.
+    Every text must have the same number of references. This is what sacrebleu and papers report as
+    the chrF of a system; the mean over sentences (``chrf``) differs, and is usually a bit larger.
     """
     references = [list(alternative) for alternative in zip(*answers, strict=True)]
     return _chrf().corpus_score(list(texts), references).score / 100
@@ -69,12 +69,12 @@ def _chrf() -> Any:
     try:
         metrics = importlib.import_module("sacrebleu.metrics")
     except ImportError as error:
-        raise UserError("chrF is scored by sacrebleu: pip install 'nestling[eval]'") from error
+        raise UserError("chrF needs sacrebleu: pip install 'nestling[eval]'") from error
     return metrics.CHRF()
 
 
 def bits_per_byte(log_probability: float, text: str) -> float:
-    """Bits for each byte of UTF-8, of a text with this natural log-probability.
+    """Bits per UTF-8 byte of a text with this natural log-probability.
 
     >>> bits_per_byte(-16 * math.log(2), "ab")
     8.0
@@ -82,7 +82,7 @@ def bits_per_byte(log_probability: float, text: str) -> float:
     return -log_probability / math.log(2) / len(text.encode())
 
 
-# of the text generated, what is right, and what an answer might be
+# each takes the generated text, the right answers, and the possible answers
 MATCHES: dict[str, Callable[[str, Sequence[str], Sequence[str]], float]] = {
     "all": contains_all,
     "any": contains_any,

@@ -1,4 +1,4 @@
-"""Multi-query associative recall, as Zoology defines it."""
+"""Multi-query associative recall, as defined in Zoology."""
 
 from dataclasses import dataclass
 
@@ -11,36 +11,43 @@ from nestling.tasks.task import IGNORED, Examples, TokenTask, generator
 
 
 class Mqar(TokenTask):
-    """Multi-query associative recall (MQAR): pairs first, then their keys among random tokens.
+    """Multi-query associative recall (MQAR): pairs, then their keys among random tokens.
 
     ::
 
         input   k3 a  k1 c  x  x  k1 x  x  x  k3 x
         label   - -   - -   -  -  c  -  -  -  a  -
 
-    No key and no value comes twice among the pairs. A key is asked for once, at a gap after the
-    pairs drawn without replacement by the power law ``gap ** (power - 1)``: mostly soon.
+    No key or value occurs twice among the pairs. Each key is queried once, at a gap after the
+    pairs that is drawn without replacement from the power law ``gap ** (power - 1)``, so mostly
+    soon.
     """
 
     source = "Zoology, arXiv 2312.04927 (multi-query associative recall)"
-    # published: lengths and pairs grow together; each is tested alone here
+    # the paper increases lengths and pairs together; here each is varied alone
     changes = {"length": (128, 256, 512, 1024), "pairs": (8, 16)}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TokenTask.Config):
-        """Sizes of the task; the lower half of the tokens, less the first, are keys."""
+        """Sizes of the task; the lower half of the tokens, except the first, are keys."""
 
         vocab_size: int = 8192  # tokens
         length: int = 64  # tokens of a row
-        pairs: int = 4  # pairs, and questions
-        power: float = 0.01  # of the law of gaps; 1 is uniform
+        pairs: int = 4  # pairs in a row, and queries
+        power: float = 0.01  # of the distribution of gaps; 1 is uniform
         train_examples: int = 100_000  # rows to train on
 
         def __post_init__(self) -> None:
             if self.pairs < 1 or self.length % 2 or 4 * self.pairs > self.length:
-                raise UserError("MQAR needs an even length of at least four tokens a pair")
+                raise UserError(
+                    f"length is {self.length}, pairs {self.pairs}; give at least 1 pair, and an "
+                    "even length of at least 4 tokens per pair"
+                )
             if self.pairs >= self.vocab_size // 2:
-                raise UserError("MQAR needs a vocab_size of more than two tokens a pair")
+                raise UserError(
+                    f"vocab_size is {self.vocab_size}, pairs {self.pairs}; give at least "
+                    f"{2 * self.pairs + 2} tokens"
+                )
 
     def __init__(self, config: Config | None = None):
         self.config = config or self.Config()
@@ -52,16 +59,16 @@ class Mqar(TokenTask):
 
     @property
     def vocab_size(self) -> int:
-        """All tokens."""
+        """The number of tokens."""
         return self.config.vocab_size
 
     @property
     def chance(self) -> float:
-        """One of the values."""
+        """1 / (number of values)."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` rows, each with a mapping of its own."""
+        """``count`` rows, each with its own mapping."""
         rng, pairs, half = generator(seed), self.config.pairs, self.vocab_size // 2
         keys = 1 + torch.rand(count, half - 1, generator=rng).topk(pairs, 1).indices
         values = (
@@ -77,7 +84,7 @@ class Mqar(TokenTask):
         return Examples(torch.cat([torch.stack([keys, values], 2).flatten(1), after], 1), labels)
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The value of every token that is a key of a pair; elsewhere 0."""
+        """The value of every key; elsewhere 0."""
         answers = torch.zeros_like(input_ids)
         for row, answer in zip(input_ids.tolist(), answers, strict=True):
             told = dict(zip(row[: 2 * self.config.pairs : 2], row[1::2], strict=False))
@@ -85,6 +92,6 @@ class Mqar(TokenTask):
         return answers
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any of the values."""
+        """Uniformly random values."""
         half = self.vocab_size // 2
         return torch.randint(half, self.vocab_size, labels.shape, generator=generator(seed))

@@ -1,4 +1,4 @@
-"""Needles in a haystack: what was said in one sentence, far back in a long text?"""
+"""Needles in a haystack: recall what one sentence said, far back in a long text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from nestling.tasks.task import Answer, Question, QuestionTask
 from nestling.tasks.words import ADJECTIVES, NOUNS, made_prose
 
 Form = Literal["words", "numbers", "uuids"]
-# wording of RULER (Hsieh et al. 2024, Apache-2.0), so that scores can be compared
+# the wording of RULER (Hsieh et al. 2024, Apache-2.0), so that scores are comparable
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-DEPTHS = 40  # places of needles in prose, equally spaced from the first sentence to the last
+DEPTHS = 40  # possible places of needles in prose, equally spaced from start to end
 NEEDLE = "One of the special magic {what} for {key} is: {value}."
 MANY = (
     "Some special magic {what} are hidden within the following text. Make sure to memorize it. "
@@ -32,7 +32,7 @@ ONE = (
 
 
 def draw(rng: Random, form: Form) -> str:
-    """A key or value: two words, seven digits, or a UUID."""
+    """Draw a key or value: two words, seven digits, or a UUID."""
     if form == "words":
         return f"{rng.choice(ADJECTIVES)}-{rng.choice(NOUNS)}"
     if form == "numbers":
@@ -41,16 +41,15 @@ def draw(rng: Random, form: Form) -> str:
 
 
 class Niah(QuestionTask):
-    """Sentences that give each key its values, in a text of a given length.
+    """Sentences that give keys their values, hidden in a text of a given length.
 
-    The text of ``length`` (prompt and room for the answer together) is real prose, one sentence
-    repeated, or other needles. In prose a needle stands at one of 40 equally spaced depths,
-    elsewhere between any two lines; the answer is generated and scored by the share of the values
-    that occur in it.
+    The text of ``length`` (prompt and room for the answer) is real prose, one passage repeated, or
+    other needles. In prose a needle is at one of 40 equally spaced depths, elsewhere between any
+    two lines. The score is the share of the values that occur in the generated answer.
 
-    Deviates from RULER: the prose is a corpus, entered at a drawn sentence, instead of essays read
-    from their beginning; sentences are not cut at the end; words of keys are our own; every text
-    is as long as ``length`` allows, by sentences rather than by steps of 500 words.
+    Deviates from RULER: the prose is a corpus, read from a random sentence on, instead of essays
+    read from their start; sentences are not cut at the end; the key words are our own; every text
+    is as long as ``length`` allows, by sentences rather than in steps of 500 words.
     """
 
     kind = "generate"
@@ -61,44 +60,47 @@ class Niah(QuestionTask):
     haystack: ClassVar[Literal["prose", "noise", "needles"]]
     key_form: ClassVar[Form] = "words"
     value_form: ClassVar[Form] = "numbers"
-    keys: ClassVar[int] = 1  # needles' keys in prose or noise
-    values: ClassVar[int] = 1  # of each key
+    keys: ClassVar[int] = 1  # keys of needles in prose or noise
+    values: ClassVar[int] = 1  # values per key
     queries: ClassVar[int] = 1  # keys asked for
 
     @dataclass(frozen=True, kw_only=True)
     class Config(QuestionTask.Config):
-        """How long the text is."""
+        """The length of the text."""
 
         length: int = 4096  # of prompt and answer, in units of ``count``
-        answer_room: int = 128  # of the length, kept free for the answer
+        answer_room: int = 128  # part of the length reserved for the answer
 
         def __post_init__(self) -> None:
             if not 0 <= self.answer_room < self.length:
-                raise UserError("answer_room must be at least 0 and below length")
+                raise UserError(
+                    f"answer_room is {self.answer_room}; give at least 0 and less than the length, "
+                    f"{self.length}"
+                )
 
     @classmethod
     def tiny(cls) -> "Niah":
-        """A kilobyte of made prose."""
+        """A kilobyte of generated prose."""
         return cls(cls.Config(length=1500, answer_room=0), material=made_prose())
 
     @property
     def chance(self) -> float:
-        """A value drawn blindly; for as many values as are asked for."""
+        """The expected share of values guessed right, with as many guesses as values."""
         return {"words": 1 / (len(ADJECTIVES) * len(NOUNS)), "numbers": 1 / 9e6, "uuids": 2**-122}[
             self.value_form
         ]
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """As many values as are asked for."""
+        """As many random values as are asked for."""
         return ", ".join(draw(rng, self.value_form) for _ in question.answers)
 
     @cached_property
     def prose(self) -> Haystack:
-        """Where sentences come from."""
+        """The source of the sentences."""
         return Haystack(lambda: self.material)
 
     def question(self, rng: Random, *, unseen: bool) -> Question:
-        """A text with its needles, and the question at its end."""
+        """A text with needles and a question at its end."""
         told: dict[str, list[str]] = {}
         while len(told) < self.keys:
             told[draw(rng, self.key_form)] = [
@@ -118,7 +120,7 @@ class Niah(QuestionTask):
         return Question(fitted(prompt, others, limit, self.count), answers)
 
     def others(self, rng: Random, taken: set[str], unseen: bool) -> Iterator[str]:
-        """What the needles are hidden in, without end."""
+        """Yield the parts of the haystack, endlessly."""
         if self.haystack == "prose":
             yield from self.prose.read(rng, unseen=unseen)
         while self.haystack == "noise":
@@ -129,33 +131,33 @@ class Niah(QuestionTask):
                 yield self.needle(key, draw(rng, self.value_form))
 
     def places(self, rng: Random, count: int) -> list[float]:
-        """Where the needles stand, as shares of the text."""
+        """Draw the places of the needles, as shares of the text."""
         if self.haystack == "prose":
             return [depth / (DEPTHS - 1) for depth in rng.sample(range(DEPTHS), count)]
         return [rng.random() for _ in range(count)]
 
     @property
     def what(self) -> str:
-        """Values as the text calls them, in the singular where one is asked for."""
+        """The word for the values in the text, singular if one is asked for."""
         return self.value_form if self.queries * self.values > 1 else self.value_form[:-1]
 
     def needle(self, key: str, value: str) -> str:
-        """The sentence to be found."""
+        """The sentence that gives a key its value."""
         return NEEDLE.format(what=self.value_form, key=key, value=value)
 
     def prompt(self, context: str, asked: Sequence[str]) -> str:
-        """The text in its frame, with the question after it."""
+        """The instruction, the text, and the question after it."""
         names = ", and ".join(filter(None, [", ".join(asked[:-1]), asked[-1]]))
         form = MANY if self.queries * self.values > 1 else ONE
         return form.format(what=self.what, context=context, asked=names)
 
     def join(self, parts: Sequence[str]) -> str:
-        """Prose runs on; noise and needles stand on lines."""
+        """Join prose with spaces, noise and needles with line ends."""
         return (" " if self.haystack == "prose" else "\n").join(parts)
 
 
 class Niah1(Niah):
-    """S-NIAH-1 (easy): a seven-digit pass key in one passage repeated over and over."""
+    """S-NIAH-1 (easy): a seven-digit pass key in one endlessly repeated passage."""
 
     haystack = "noise"
 
@@ -176,7 +178,7 @@ class Niah3(Niah):
 
 
 class MultiKey(Niah):
-    """MK-NIAH-1: one of four keys in real prose is asked for."""
+    """MK-NIAH-1: four keys in real prose, one of them asked for."""
 
     haystack = "prose"
     made_of = PROSE
@@ -184,13 +186,13 @@ class MultiKey(Niah):
 
 
 class MultiKeyLines(Niah):
-    """MK-NIAH-2: a line among lines of other keys, the whole text made of them."""
+    """MK-NIAH-2: one needle in a text that consists entirely of needles."""
 
     haystack = "needles"
 
 
 class MultiKeyUuids(Niah):
-    """MK-NIAH-3: as MK-NIAH-2 with UUIDs for keys and values."""
+    """MK-NIAH-3: like MK-NIAH-2, with UUIDs as keys and values."""
 
     haystack = "needles"
     key_form = value_form = "uuids"

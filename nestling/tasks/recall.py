@@ -1,4 +1,4 @@
-"""In-context recall: what was each key paired with, a while ago?"""
+"""In-context recall: which value was each key paired with, a while ago?"""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from nestling.tasks.task import IGNORED, Examples, TokenTask, generator
 
 
 class Recall(TokenTask):
-    """Pairs are written once, then asked for once each, in another order.
+    """Key-value pairs occur once each, then every key is asked for once, in another order.
 
     ::
 
@@ -20,11 +20,11 @@ class Recall(TokenTask):
                  the pairs, each once    the wait       the questions
 
     Keys are tokens ``0 .. keys-1``, values ``keys .. keys+values-1``, the wait is the last token.
-    A key's value is drawn anew, independently and with replacement, in every sequence: nothing but
-    the pair itself tells the answer, not even the answers given so far, so whoever cannot reach
-    back is right with probability ``1 / values`` exactly. The wait is as short as the rule allows:
-    from a pair's value to its question are at least ``2 * period`` tokens, so that a memory written
-    every ``period`` tokens has been written, and no short window reaches.
+    Values are drawn independently, with replacement, in every sequence. Only the pair itself tells
+    the answer, not even earlier answers do, so a model without memory scores ``1 / values``
+    exactly. From the value of a pair to its question there are at least ``2 * period`` tokens: a
+    memory written every ``period`` tokens has been written by then, and a short attention window
+    does not reach back. The wait is the shortest that guarantees this.
     """
 
     source = "this project"
@@ -33,45 +33,45 @@ class Recall(TokenTask):
     class Config(TokenTask.Config):
         """Sizes of the task."""
 
-        keys: int = 16  # number of keys; all are written, and asked for, in every sequence
+        keys: int = 16  # number of keys; every sequence pairs and asks for all of them
         values: int = 16  # number of values
         period: int = 16  # tokens between two writes of the memories under test
 
         def __post_init__(self) -> None:
             for name in ("keys", "values", "period"):
                 if getattr(self, name) < 1:
-                    raise UserError(f"recall needs {name} >= 1, not {getattr(self, name)}")
+                    raise UserError(f"{name} is {getattr(self, name)}; give at least 1")
 
     def __init__(self, config: Config | None = None):
         self.config = config or Recall.Config()
 
     @classmethod
     def tiny(cls) -> "Recall":
-        """The smallest form that still is the task."""
+        """A few keys and values."""
         return cls(cls.Config(keys=8, values=8, period=2))
 
     @property
     def vocab_size(self) -> int:
-        """Keys, values and the token of the wait."""
+        """The number of keys and values, plus the token of the wait."""
         return self.config.keys + self.config.values + 1
 
     @property
     def chance(self) -> float:
-        """One of the values."""
+        """1 / (number of values)."""
         return 1.0 / self.config.values
 
     @property
     def wait(self) -> int:
-        """Tokens between the last pair and the first question."""
+        """The number of tokens between the last pair and the first question."""
         return 2 * self.config.period - 1
 
     @property
     def length(self) -> int:
-        """Tokens of a sequence; the last answer is predicted, not given."""
+        """The number of tokens in a sequence; the last answer is predicted, not part of it."""
         return 4 * self.config.keys + self.wait - 1
 
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` sequences, each with a mapping and two orders of its own."""
+        """``count`` sequences, each with its own mapping and orders."""
         rng = generator(seed)
         keys, values = self.config.keys, self.config.values
         mapping = torch.randint(keys, keys + values, (count, keys), generator=rng)
@@ -87,7 +87,7 @@ class Recall(TokenTask):
         return Examples(input_ids, labels)
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """For every key, what stood after it where it was written; elsewhere 0."""
+        """For every key, the value that followed it in its pair; elsewhere 0."""
         pairs, questions = input_ids[:, : 2 * self.config.keys], input_ids.clone()
         written, values = pairs[:, 0::2], pairs[:, 1::2]
         mapping = torch.zeros_like(values).scatter(1, written, values)
@@ -95,7 +95,7 @@ class Recall(TokenTask):
         return torch.where(is_key, mapping.gather(1, questions * is_key), 0)
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any of the values."""
+        """Uniformly random values."""
         keys, values = self.config.keys, self.config.values
         rng = generator(seed)
         return torch.randint(keys, keys + values, labels.shape, generator=rng)

@@ -1,8 +1,8 @@
-"""Tasks: examples from a seed, and the scoring of answers.
+"""Tasks: they make examples from a seed and score answers.
 
-There are three forms: token ids with labels at some positions (``TokenTask``), texts with a
-question each (``QuestionTask``), and texts to learn one after another (``StageTask``). Tasks never
-see a model: the caller asks the model and passes the answers back.
+There are three forms: token ids with labels at some positions (``TokenTask``), texts with one
+question each (``QuestionTask``), and texts to learn one after another (``StageTask``). A task
+never sees a model: the caller asks the model and passes its answers to the task.
 """
 
 import itertools
@@ -23,48 +23,48 @@ from nestling.tasks.match import MATCHES, bits_per_byte
 from nestling.tasks.protocol import Protocol
 
 IGNORED = -100  # the label of a position that is not scored, as in torch's cross-entropy
-UNSEEN = 2**40  # seeds from here on are for measuring, those below for training
-# how an answer is got from a model
+UNSEEN = 2**40  # seeds from here on are for measuring, smaller ones for training
+# how an answer is obtained from a model
 Kind = Literal["positions", "generate", "choose", "perplexity"]
-Answer = str | int | float  # the text generated, the index of the choice, the log-probability
+Answer = str | int | float  # generated text, index of a choice, or log-probability
 
 
 class Examples(NamedTuple):
-    """Token ids and what is to be predicted at each position (``IGNORED``: nothing)."""
+    """Token ids and the label of each position (``IGNORED`` if it has none)."""
 
     input_ids: Int[Tensor, "N T"]
     labels: Int[Tensor, "N T"]
 
 
 class Question(NamedTuple):
-    """A text to read and what should follow it."""
+    """A prompt and its right answers."""
 
-    prompt: str  # read before the answer; ends without a blank
-    answers: tuple[str, ...]  # what is right; ``Task.match`` says whether all or any of them
-    choices: tuple[str, ...] = ()  # to choose from (or, generated, what counts as an answer)
-    joint: str = " "  # between the prompt and what follows
+    prompt: str  # read before the answer; ends without a space
+    answers: tuple[str, ...]  # right answers; ``match`` says whether all or any of them count
+    choices: tuple[str, ...] = ()  # to choose from (for generated text: the possible answers)
+    joint: str = " "  # between the prompt and the answer
 
     @property
     def as_lesson(self) -> str:
-        """Prompt and right answer, as a text to learn from."""
+        """The prompt with its right answer, as a text to learn from."""
         return self.prompt + self.joint + self.answers[0]
 
 
 class Stage(NamedTuple):
-    """What is learned at one time, and what is asked about it from then on."""
+    """Texts learned at the same time, and the questions about them from then on."""
 
     name: str
-    learn: tuple[Question, ...]  # with answers that may be read: ``Question.as_lesson``
-    ask: tuple[Question, ...]  # never among those of any ``learn``
+    learn: tuple[Question, ...]  # read with their answers, see ``Question.as_lesson``
+    ask: tuple[Question, ...]  # never part of any ``learn``
 
 
 def in_bytes(text: str) -> int:
-    """The length of a text in bytes of UTF-8: tokens of the byte tokenizer."""
+    """The length of a text in UTF-8 bytes: tokens of the byte tokenizer."""
     return len(text.encode())
 
 
 def generator(seed: int) -> torch.Generator:
-    """A torch generator; torch's own seeding on a CPU knows the lower 32 bits alone."""
+    """A torch generator that uses all 64 bits of a seed; on a CPU torch itself uses 32."""
     return torch.Generator().manual_seed(seed ^ (seed >> 32) * 0x9E3779B1)
 
 
@@ -74,12 +74,12 @@ class Task(ABC):
     kind: ClassVar[Kind]
     source: ClassVar[str]  # the paper or benchmark whose definition this follows
     made_of: ClassVar[str | None] = None  # a corpus or set of ``nestling data list``
-    version: ClassVar[int] = 1  # raised whenever the same seed would give something else
-    # fields of the configuration and the harder values that a sweep gives each, one at a time
+    version: ClassVar[int] = 1  # increased whenever the examples of a seed change
+    # fields of the configuration with the harder values for a sweep, one change at a time
     changes: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    # ``score`` is counted over all examples together, as the source does: no mean of ``scores``
+    # whether ``score`` is computed over all examples together, and is not the mean of ``scores``
     pooled: ClassVar[bool] = False
-    # how the source trains its models on it, where it does
+    # how the source trains models on the task, if it does
     protocol: ClassVar[Protocol | None] = None
 
     @dataclass(frozen=True, kw_only=True)
@@ -91,56 +91,56 @@ class Task(ABC):
     @property
     @abstractmethod
     def chance(self) -> float:
-        """Expected score of one who has not read the examples."""
+        """The expected score without reading the examples."""
 
     @classmethod
     @abstractmethod
     def tiny(cls) -> "Task":
-        """The smallest form that still is the task; reads no file."""
+        """A minimal form of the task for tests; reads no file."""
 
     @classmethod
     def difficulties(cls) -> list[Any]:
-        """The configuration without arguments, then each of ``changes`` made to it alone."""
+        """The default configuration, then one configuration for each of ``changes``."""
         plain = cls.Config()
         pairs = [(field, value) for field, values in cls.changes.items() for value in values]
         return [plain, *(replace(plain, **{field: value}) for field, value in pairs)]
 
 
 class TokenTask(Task):
-    """Rows of token ids; the answers are tokens, one for each position that has a label.
+    """Rows of token ids; an answer is a token at each position that has a label.
 
-    Labels of training seeds may say more than what is scored: all that a model may learn from.
+    For training seeds there may be labels at more positions than those scored.
     """
 
     kind = "positions"
-    # "last": all answers are decoded from what a model gives at the last position alone
+    # "last": all answers are decoded from the output at the last position alone
     readout: ClassVar[Literal["each", "last"]] = "each"
-    whole: ClassVar[bool] = False  # a row scores 1 or 0: all its positions right, or not
+    whole: ClassVar[bool] = False  # whether a row scores 1 only if all its positions are right
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Number of token ids that occur, in rows and in labels."""
+        """The number of token ids in rows and labels."""
 
     @abstractmethod
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` rows drawn with a generator of their own."""
+        """``count`` rows, drawn with their own generator."""
 
     @abstractmethod
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The right answers, found by reading the rows as a person would."""
+        """The right answers, derived from the rows alone."""
 
     @abstractmethod
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Answers of one who knows the form of the task and has read nothing: score ``chance``.
+        """Blind answers, which score ``chance`` on average.
 
-        Of ``labels`` only the shape is looked at, and which positions have one.
+        Of ``labels`` only the shape is used, and which positions have one.
         """
 
     def scores(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> Float[Tensor, "N"]:
-        """Of each row the share of its scored positions that are right; all or none if ``whole``.
+        """The share of right answers in each row; 1 or 0 if ``whole``.
 
-        A row without a scored position has no score: NaN.
+        A row without labels scores NaN.
         """
         scored = labels != IGNORED
         right = ((answers == labels) & scored).sum(1).double()
@@ -148,36 +148,36 @@ class TokenTask(Task):
         return torch.where(share.isnan(), share, (share == 1).double()) if self.whole else share
 
     def score(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> float:
-        """Share of the scored positions, or of the rows if ``whole``, that are right.
+        """The share of right answers, or of right rows if ``whole``.
 
-        A task that is ``pooled`` counts otherwise, and has this as a figure beside.
+        A ``pooled`` task overrides this and reports it under ``beside``.
         """
         if self.whole:
             return self.scores(answers, labels).nanmean().item()
         return right_share(answers, labels)
 
     def beside(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> dict[str, float]:
-        """Figures beside ``score``: of a task that is ``pooled`` the ``share`` of positions."""
+        """Further figures: for a ``pooled`` task, the ``share`` of right positions."""
         return {"share": right_share(answers, labels)} if self.pooled else {}
 
 
 def right_share(answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> float:
-    """Share of the positions with a label whose answer is the label."""
+    """The share of labelled positions whose answer equals the label."""
     scored = labels != IGNORED
     return (answers[scored] == labels[scored]).double().mean().item()
 
 
 class TextTask(Task):
-    """Texts with questions: how an answer is judged, its limits, and what the texts are made of.
+    """Texts with questions: their material, and how answers are cut and judged.
 
-    ``material`` is a corpus or a set of records to make them of (``None``: the one that the class
-    names, read when it is first needed). Lengths in a configuration are counted by ``count``:
+    ``material`` is the corpus or set of records the texts are made from (``None``: the one named
+    by the class, read on first use). Lengths in a configuration are measured by ``count``: in
     bytes, unless the count of a tokenizer is given.
     """
 
-    match: ClassVar[str] = "all"  # a name in ``nestling/tasks/match.py:MATCHES``; to generate only
-    new_tokens: ClassVar[int] = 32  # most tokens to generate for an answer
-    stop: ClassVar[tuple[str, ...]] = ()  # an answer ends where one of these begins
+    match: ClassVar[str] = "all"  # a name in ``match.MATCHES``, for generated answers
+    new_tokens: ClassVar[int] = 32  # tokens to generate for an answer, at most
+    stop: ClassVar[tuple[str, ...]] = ()  # an answer ends before the first of these
 
     def __init__(
         self,
@@ -191,43 +191,43 @@ class TextTask(Task):
 
     @cached_property
     def material(self) -> Any:
-        """What was given, or the data of the class: UserError where that has to be fetched."""
+        """The given material, or the class's own. Raises UserError if it is not fetched yet."""
         if self.given is not None or self.made_of is None:
             return self.given
         return load_set(self.made_of) if self.made_of in SETS.names() else load_corpus(self.made_of)
 
     @property
     def tag(self) -> str | None:
-        """Name and hash of the material; None if none has been needed."""
+        """Name and hash of the material; None if none has been used."""
         return self.__dict__["material"].tag if self.__dict__.get("material") else None
 
     @abstractmethod
     def blind(self, rng: Random, question: Question) -> Answer:
-        """An answer of one who knows the form of the task and has read nothing."""
+        """A random answer of the right form."""
 
     def rng(self, seed: int, index: int) -> Random:
-        """The generator of one example, which depends on nothing but task, seed and index."""
+        """The generator of one example; it depends only on task, seed and index."""
         return Random(f"{type(self).__name__}:{self.version}:{seed}:{index}")
 
     def scores(self, answers: Sequence[Answer], questions: Sequence[Question]) -> list[float]:
-        """What each answer is worth, in [0, 1].
+        """The score of each answer, in [0, 1].
 
-        To generate: ``match`` of the text, cut at ``stop``. To choose: whether the index is that
-        of the answer. Perplexity: 1 - (bits a byte) / 8, from the natural log-probability of
-        ``answers[0]`` after the prompt; 0 is the uniform guess of bytes, 1 is certainty.
+        Generated text: ``match`` of the text, cut at ``stop``. Choice: 1 if the index is that of
+        the right answer. Perplexity: 1 - (bits per byte) / 8, from the natural log-probability of
+        ``answers[0]`` after the prompt; 0 for uniformly guessed bytes, 1 for certainty.
         """
         return [self._worth(a, q) for a, q in zip(answers, questions, strict=True)]
 
     def score(self, answers: Sequence[Answer], questions: Sequence[Question]) -> float:
-        """The mean of ``scores``; a task that is ``pooled`` counts otherwise."""
+        """The mean of ``scores``; a ``pooled`` task overrides this."""
         return fmean(self.scores(answers, questions))
 
     def beside(self, answers: Sequence[Answer], questions: Sequence[Question]) -> dict[str, float]:
-        """Figures beside ``score``: of a task that is ``pooled`` the ``mean`` of ``scores``."""
+        """Further figures: for a ``pooled`` task, the ``mean`` of ``scores``."""
         return {"mean": fmean(self.scores(answers, questions))} if self.pooled else {}
 
     def cut(self, text: str) -> str:
-        """A generated text up to the first of ``stop``."""
+        """Cut a generated text before the first of ``stop``."""
         for end in self.stop:
             text = text.partition(end)[0]
         return text
@@ -257,14 +257,14 @@ class TextTask(Task):
 
 
 class QuestionTask(TextTask):
-    """Examples that have nothing to do with each other, each a text with its question."""
+    """Independent examples, each a text with one question."""
 
     @abstractmethod
     def question(self, rng: Random, *, unseen: bool) -> Question:
-        """One example, drawn with ``rng``; ``unseen``: of material never trained on."""
+        """Draw one example; ``unseen``: from material never trained on."""
 
     def stream(self, seed: int) -> Iterator[Question]:
-        """Endless examples, made one at a time: long texts need not be there together."""
+        """Yield examples endlessly, made one at a time to save memory."""
         unseen = seed >= UNSEEN
         return (self.question(self.rng(seed, i), unseen=unseen) for i in itertools.count())
 
@@ -274,22 +274,22 @@ class QuestionTask(TextTask):
 
 
 class StageTask(TextTask):
-    """What is learned stage after stage, without return; all stages so far are asked about.
+    """Stages learned in order, each once; after each, all stages so far are asked about.
 
-    The stages are learned in order (by reading or by training), and after each one the questions of
-    all stages so far are asked: a table of scores, which gives the final average and the
-    forgetting. A question does not say which stage it belongs to.
+    The stages are learned by reading or by training. The questions after each stage give a table
+    of scores, from which the final average and the forgetting follow. A question does not say
+    which stage it belongs to.
     """
 
-    # the choices are classes that the stages teach
+    # whether the choices are classes taught by the stages
     classes: ClassVar[bool] = False
 
     @abstractmethod
     def stages(self, seed: int) -> list[Stage]:
-        """The stages in the order of learning; the seed decides on order and samples."""
+        """The stages in the order of learning; the seed decides order and samples."""
 
     def questions_up_to(self, stages: Sequence[Stage], last: int) -> list[tuple[Question, ...]]:
-        """The questions of every stage up to ``last``; classes not taught by then are left out."""
+        """The questions of every stage up to ``last``, without choices not taught by then."""
         if not self.classes:
             return [stage.ask for stage in stages[: last + 1]]
         known = {lesson.answers[0] for stage in stages[: last + 1] for lesson in stage.learn}

@@ -13,18 +13,19 @@ from nestling.tasks.match import chrf_of_all
 from nestling.tasks.task import Answer, Question, Stage, StageTask
 
 PROMPT = "Text: {text}\nEnglish:"
-HELD = 4  # one in HELD English sentences is asked for, in every language
+HELD = 4  # one English sentence in HELD is a question, in every language
 
 
 class Translation(StageTask):
-    """One language after another, out of pairs of sentences; asked is for the English.
+    """Languages learned one after another from pairs of sentences; translate into English.
 
-    A stage is a language; the seed decides on the order of languages and on the sentences. No
-    English sentence that is asked for is ever learned, in any language. Each language alone (the
-    first setup of the published figure) is a run of its stage alone. Scored by chrF of all
-    sentences together, as published; the mean over sentences stands beside it.
+    A stage is a language; the seed decides the order of languages and the sentences. No English
+    sentence that is asked for is learned in any language. For one language alone (the first setup
+    of the published figure), run its stage alone. The score is corpus-level chrF, as published;
+    the mean over sentences is reported beside it.
 
-    Deviates: the published languages (Kalamang with its grammar book, Manchu) are not at hand.
+    Deviates: other languages, since the published ones (Kalamang with its grammar book, Manchu)
+    are not available.
     """
 
     kind = "generate"
@@ -38,8 +39,8 @@ class Translation(StageTask):
     class Config(StageTask.Config):
         """Sizes of the task."""
 
-        lessons: int = 200  # pairs to learn from, of each language
-        questions: int = 50  # sentences to translate, of each language
+        lessons: int = 200  # pairs to learn from, per language
+        questions: int = 50  # sentences to translate, per language
         longest: int = 200  # characters of a sentence; longer ones are left out
 
         def __post_init__(self) -> None:
@@ -48,28 +49,28 @@ class Translation(StageTask):
 
     @property
     def chance(self) -> float:
-        """Nothing said; a sentence about something else gets about 0.2."""
+        """0, for an empty reply; an unrelated sentence gets about 0.2."""
         return 0.0
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """Nothing."""
+        """An empty reply."""
         return ""
 
     def score(self, answers: Sequence[Answer], questions: Sequence[Question]) -> float:
-        """chrF of all texts together."""
+        """Corpus-level chrF."""
         texts = [self.cut(str(answer)) for answer in answers]
         return chrf_of_all(texts, [question.answers for question in questions])
 
     @abstractmethod
     def pairs(self, rng: Random) -> dict[str, Sequence[Pair]]:
-        """Of each language more pairs of sentences than are needed."""
+        """For each language, more pairs of sentences than needed."""
 
     @abstractmethod
     def glossary(self, language: str) -> list[Pair]:
         """Words to learn before the sentences."""
 
     def stages(self, seed: int) -> list[Stage]:
-        """A language in each."""
+        """One language per stage. Raises UserError if there are too few pairs."""
         config, rng = self.config, self.rng(seed, 0)
         found = list(self.pairs(rng).items())
         rng.shuffle(found)
@@ -82,7 +83,7 @@ class Translation(StageTask):
             if len(parts[0]) < config.lessons or len(parts[1]) < config.questions:
                 raise UserError(
                     f"{language} has {len(parts[0])} pairs to learn from and {len(parts[1])} to "
-                    "ask about; take fewer, or longer ones"
+                    "ask about; give smaller lessons and questions, or a larger longest"
                 )
             learn = rng.sample(list(parts[0].values()), config.lessons)
             ask = rng.sample(list(parts[1].values()), config.questions)
@@ -92,40 +93,40 @@ class Translation(StageTask):
 
 
 def is_held_out(english: str) -> bool:
-    """Whether an English sentence is asked for and never learned."""
+    """Whether an English sentence is a question, and so never learned."""
     return zlib.crc32(english.lower().encode()) % HELD == 0
 
 
 def as_questions(pairs: Sequence[Pair]) -> tuple[Question, ...]:
-    """Pairs as questions for their English."""
+    """Turn pairs into questions for their English."""
     return tuple(Question(PROMPT.format(text=pair.text), (pair.english,)) for pair in pairs)
 
 
 class Invented(Translation):
-    """Two invented languages, each with a list of its words; nobody can know them beforehand."""
+    """Two invented languages with glossaries; no model can know them beforehand."""
 
     @classmethod
     def tiny(cls) -> "Invented":
-        """A dozen sentences."""
+        """A dozen sentences per language."""
         return cls(cls.Config(lessons=12, questions=6))
 
     def pairs(self, rng: Random) -> dict[str, Sequence[Pair]]:
-        """Drawn sentences."""
+        """Random sentences."""
         count = 6 * (self.config.lessons + self.config.questions) + 60
         languages = map(Language, ("first", "second"))
         return {one.name: [one.sentence(rng) for _ in range(count)] for one in languages}
 
     def glossary(self, language: str) -> list[Pair]:
-        """All words."""
+        """All words of the language."""
         return list(Language(language).glossary())
 
 
 class Recorded(Translation):
-    """Languages of a set of pairs."""
+    """The languages of a recorded set of pairs."""
 
     @classmethod
     def tiny(cls) -> "Recorded":
-        """Two languages of made pairs."""
+        """Two languages of generated pairs."""
         rng = Random("pairs")
         languages = [Language("third"), Language("fourth")]
         rows = [language.sentence(rng) for language in languages for _ in range(80)]
@@ -133,13 +134,13 @@ class Recorded(Translation):
         return cls(cls.Config(lessons=12, questions=6), material=material)
 
     def pairs(self, rng: Random) -> dict[str, Sequence[Pair]]:
-        """All of the set."""
+        """All pairs of the set."""
         rows: list[Pair] = self.material.rows
         names = dict.fromkeys(pair.language for pair in rows)
         return {name: [pair for pair in rows if pair.language == name] for name in names}
 
     def glossary(self, language: str) -> list[Pair]:
-        """None."""
+        """Empty: the set has no glossary."""
         return []
 
 
@@ -150,7 +151,7 @@ class Campaign(Recorded):
 
 
 class Synopses(Recorded):
-    """Italian and Danish, from first lines of Debian's descriptions."""
+    """Italian and Danish, from the first lines of Debian's package descriptions."""
 
     made_of = "synopses"
 

@@ -1,4 +1,4 @@
-"""Words that tasks are made of, and a made text for their smallest forms."""
+"""Words used by tasks, and generated prose for their minimal forms."""
 
 from random import Random
 
@@ -40,7 +40,7 @@ _VERBS = ("passed", "found", "left", "saw", "kept", "lost", "met", "sold", "watc
 
 
 def made_prose(seed: int = 0, documents: int = 12) -> Corpus:
-    """A made corpus of plain sentences, for forms and tests that must read no file."""
+    """Generate a corpus of plain sentences, for tests and other code that must read no file."""
     rng = Random(f"prose:{seed}")
 
     def sentence() -> str:

@@ -135,7 +135,7 @@ def test_what_counts_as_right():
 
 def test_a_length_that_does_not_hold_the_story_is_refused():
     task = Babilong1(Babilong1.Config(length=200), material=made_prose())
-    with pytest.raises(UserError, match="raise it"):
+    with pytest.raises(UserError, match="too short"):
         task.examples(0, 1)
     with pytest.raises(UserError, match="begin"):
         Babilong1.Config(begin=0.5, end=0.4)

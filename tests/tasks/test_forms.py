@@ -31,5 +31,5 @@ def test_sizes_that_make_no_sense_are_refused():
     for values in ({"entries": 0}, {"entries": 19}, {"length": 0}):
         with pytest.raises(UserError):
             Forms.Config(**values)
-    with pytest.raises(UserError, match="raise it"):
+    with pytest.raises(UserError, match="too short"):
         Forms(Forms.Config(length=50), material=made_prose()).examples(0, 1)

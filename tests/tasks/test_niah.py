@@ -103,7 +103,7 @@ def test_training_and_measuring_read_different_prose():
 
 
 def test_a_length_that_does_not_hold_the_needles_is_refused():
-    with pytest.raises(UserError, match="raise it"):
+    with pytest.raises(UserError, match="too short"):
         MultiQuery(MultiQuery.Config(length=600), material=made_prose()).examples(0, 1)
     with pytest.raises(UserError, match="answer_room"):
         Niah1.Config(length=100)

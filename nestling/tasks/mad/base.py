@@ -1,4 +1,4 @@
-"""What the tasks of MAD share."""
+"""The base class of the MAD tasks, and their score."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from nestling.core.error import UserError
 from nestling.tasks.protocol import Protocol
 from nestling.tasks.task import IGNORED, TokenTask
 
-FEWER = (6400, 3200, 1600, 800)  # rows to train on
-TOGETHER = 128  # rows whose classes are counted together
+FEWER = (6400, 3200, 1600, 800)  # smaller training sets, rows
+TOGETHER = 128  # rows in a batch of the score
 
 
 class Mad(TokenTask):
-    """A task of MAD: shapes and difficulties are those of the published configurations.
+    """A task of MAD, with the shapes and difficulties of the published configurations.
 
-    ``score`` is the published accuracy: the mean over the classes of the share of each that is
-    right, of 128 rows together, and of those the mean. The share of positions stands beside it.
-    The score of MAD is the mean over ``difficulties()`` of the best of the published training runs.
+    ``score`` is the published accuracy: class-averaged accuracy over batches of 128 rows, averaged
+    over the batches. The share of right positions is reported beside it. The MAD score of a model
+    is the mean over ``difficulties()`` of the best of the published training runs.
     """
 
     pooled = True
@@ -41,25 +41,28 @@ class Mad(TokenTask):
         """Sizes of the task."""
 
         vocab_size: int = 16  # tokens, special ones included
-        length: int = 128  # tokens of a row as the configurations count them
+        length: int = 128  # tokens of a row, as counted in the published configurations
         train_examples: int = 12_800  # rows to train on
 
         def __post_init__(self) -> None:
             if min(self.vocab_size, self.length, self.train_examples) < 4:
-                raise UserError("a task of MAD needs vocab_size, length and train_examples >= 4")
+                raise UserError(
+                    f"vocab_size is {self.vocab_size}, length {self.length}, train_examples "
+                    f"{self.train_examples}; a task of MAD needs at least 4 of each"
+                )
 
     @property
     def vocab_size(self) -> int:
-        """All tokens, special ones included."""
+        """The number of tokens, including special ones."""
         return self.config.vocab_size
 
     def score(self, answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"]) -> float:
-        """The mean over the classes of the share of each that is right, of 128 rows together.
+        """Class-averaged accuracy over batches of 128 rows, averaged over the batches.
 
-        A class that is neither a label nor an answer does not count; one that is only answered
-        has a share of 0.
+        A class that is neither a label nor an answer does not count; one that occurs only among
+        the answers has an accuracy of 0.
 
-        Source: mad-lab, whose accuracy is that of torchmetrics, averaged over batches of 128.
+        Source: mad-lab, which averages the accuracy of torchmetrics over batches of 128.
         """
         parts = zip(answers.split(TOGETHER), labels.split(TOGETHER), strict=True)
         found = [(by_class(*part, self.vocab_size), len(part[0])) for part in parts]
@@ -67,7 +70,7 @@ class Mad(TokenTask):
 
 
 def by_class(answers: Int[Tensor, "N T"], labels: Int[Tensor, "N T"], classes: int) -> float:
-    """The mean over the classes, as labels and answers have them, of the share that is right.
+    """Class-averaged accuracy, over the classes that occur among labels or answers.
 
     >>> by_class(torch.tensor([[0, 0, 0, 2]]), torch.tensor([[0, 0, 1, -100]]), 4)
     0.5

@@ -11,18 +11,18 @@ from nestling.core.error import UserError
 from nestling.tasks.mad.base import FEWER, Mad
 from nestling.tasks.task import IGNORED, Examples, generator
 
-FACTS = 12345  # seed of the mapping that is memorised: it is part of the task
+FACTS = 12345  # seed of the mapping to memorise; part of the task
 
 
 class SelectiveCopying(Mad):
-    """MAD, selective copying: tokens among blanks, to be given in order at the end.
+    """MAD, selective copying: copy the tokens among blanks, in order, at the end.
 
     ::
 
         input   . a . . b a . c  >  . . . .
         label   - - - - - - - -  -  a b a c
 
-    The last of the tokens stands directly before the sign to copy, as published.
+    As published, the last of the tokens comes directly before the copy sign ">".
     """
 
     changes = {
@@ -34,7 +34,7 @@ class SelectiveCopying(Mad):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Mad.Config):
-        """Sizes of the task; the last two tokens are the blank and the sign."""
+        """Sizes of the task; the last two tokens are the blank and the copy sign."""
 
         length: int = 256  # tokens of a row
         copied: int = 16  # tokens to copy
@@ -42,19 +42,22 @@ class SelectiveCopying(Mad):
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 0 < self.copied < self.length / 2:
-                raise UserError("length must hold the tokens to copy twice, and the sign")
+                raise UserError(
+                    f"length is {self.length}, too short for {self.copied} tokens to copy; give "
+                    "more than twice as many"
+                )
 
     def __init__(self, config: Config | None = None):
         self.config = config or self.Config()
 
     @classmethod
     def tiny(cls) -> "SelectiveCopying":
-        """Four tokens."""
+        """Four tokens to copy."""
         return cls(cls.Config(vocab_size=8, length=24, copied=6))
 
     @property
     def chance(self) -> float:
-        """One of the tokens that are copied."""
+        """1 / (number of tokens that may be copied)."""
         return 1 / (self.vocab_size - 2)
 
     def examples(self, seed: int, count: int) -> Examples:
@@ -74,23 +77,23 @@ class SelectiveCopying(Mad):
         return Examples(input_ids, labels)
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The tokens that are neither blank nor sign, in order, at the end."""
+        """The tokens that are neither blank nor copy sign, in order, at the end."""
         answers = torch.zeros_like(input_ids)
         told = input_ids[input_ids < self.vocab_size - 2].view(len(input_ids), -1)
         answers[:, -told.shape[1] :] = told
         return answers
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any of the tokens that are copied."""
+        """Uniformly random tokens of those that may be copied."""
         return torch.randint(self.vocab_size - 2, labels.shape, generator=generator(seed))
 
 
 class Compression(Mad):
-    """MAD, compression: a row, to be given again out of what its last position holds.
+    """MAD, compression: reconstruct a row from the output at its last position.
 
-    The labels are the row itself, so the answers must be decoded from the output at the last
-    position alone (``readout``), by a network that is told which position is asked for; published
-    is a two-layer network with the width of the model and sines of the position added.
+    The labels are the row itself. The answers must be decoded from the output at the last position
+    alone (``readout``), by a network that is told which position to decode. The published decoder
+    has two layers of the model's width and adds sinusoidal position embeddings.
     """
 
     readout = "last"
@@ -100,19 +103,19 @@ class Compression(Mad):
     class Config(Mad.Config):
         """Sizes of the task; the last token ends every row."""
 
-        length: int = 32  # tokens of a row, the last included
+        length: int = 32  # tokens of a row, including the last
 
     def __init__(self, config: Config | None = None):
         self.config = config or self.Config()
 
     @classmethod
     def tiny(cls) -> "Compression":
-        """Eight tokens."""
+        """A vocabulary of eight tokens."""
         return cls(cls.Config(vocab_size=8, length=12))
 
     @property
     def chance(self) -> float:
-        """Any token but the last, which is always the same: of all classes the mean."""
+        """The class average of random tokens, with the last one, which never varies, right."""
         return 2 / self.vocab_size
 
     def examples(self, seed: int, count: int) -> Examples:
@@ -123,33 +126,33 @@ class Compression(Mad):
         return Examples(input_ids, input_ids.clone())
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The row."""
+        """The row itself."""
         return input_ids
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any token, and the end."""
+        """Uniformly random tokens, then the end token."""
         return self.examples(seed, len(labels)).input_ids
 
 
 class Memorisation(Mad):
-    """MAD, memorisation: pairs that are the same in every row, values left out.
+    """MAD, memorisation: key-value pairs that are the same in every row, with values masked.
 
     ::
 
         input   k7 ? k2 ? k7 ?
         label   -  c -  a -  c
 
-    Nothing in the row tells the answer: it has to be learned in training. The rows that are
-    measured are others, the pairs are those trained on.
+    The row does not contain the answer, which has to be learned in training. Test rows are new,
+    their pairs are those of training.
     """
 
     changes = {"vocab_size": (512, 1024, 2048, 4096, 8192)}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Mad.Config):
-        """Sizes of the task; the last token stands for a value, half of the others are keys."""
+        """Sizes of the task; the last token masks a value, half of the others are keys."""
 
-        vocab_size: int = 256  # tokens, keys, values and the sign
+        vocab_size: int = 256  # keys, values and the mask
         length: int = 32  # tokens of a row
         train_examples: int = 256  # rows to train on
 
@@ -163,23 +166,23 @@ class Memorisation(Mad):
 
     @property
     def keys(self) -> int:
-        """Number of keys; values are one more where the rest is odd."""
+        """The number of keys; there may be one more value than keys."""
         return (self.vocab_size - 1) // 2
 
     @property
     def chance(self) -> float:
-        """One of the values; where they are one more than the keys, one is never right."""
+        """The class average of random values; with one more value than keys, one is never right."""
         values = self.vocab_size - 1 - self.keys
         return self.keys / values**2
 
     @cached_property
     def facts(self) -> Int[Tensor, "K"]:
-        """The value of each key: no two keys have the same."""
+        """The value of each key; no two keys share one."""
         values = self.vocab_size - 1 - self.keys
         return self.keys + torch.randperm(values, generator=generator(FACTS))[: self.keys]
 
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` rows of drawn keys."""
+        """``count`` rows of random keys."""
         shape = (count, self.config.length // 2)
         key = torch.randint(self.keys, shape, generator=generator(seed))
         input_ids = torch.stack([key, torch.full_like(key, self.vocab_size - 1)], 2).flatten(1)
@@ -187,13 +190,13 @@ class Memorisation(Mad):
         return Examples(input_ids, labels)
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The value of the key before each sign; elsewhere 0."""
+        """The value of the key before each mask; elsewhere 0."""
         before = input_ids.roll(1, 1)
         asked = (input_ids == self.vocab_size - 1) & (before < self.keys)
         return torch.where(asked, self.facts[before.clamp(max=self.keys - 1)], 0)
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any of the values."""
+        """Uniformly random values."""
         return torch.randint(
             self.keys, self.vocab_size - 1, labels.shape, generator=generator(seed)
         )

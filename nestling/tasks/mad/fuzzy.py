@@ -15,34 +15,41 @@ from nestling.tasks.task import IGNORED, UNSEEN, Examples, generator
 class FuzzyRecall(Mad):
     """MAD, fuzzy in-context recall: keys and values are motifs of up to three tokens.
 
-    Keys are made of other tokens than values, and no token comes twice in a motif. Of training
-    seeds motifs have 1 to ``key_motif`` tokens and every next token is a label; else keys have
-    ``key_motif``, and scored are the tokens of the value of every key that was there before. The
-    last pair repeats one of the row. Rows are filled up from the left with the last token.
+    Keys and values use different tokens, and no token occurs twice in a motif. For training seeds
+    motifs have 1 to ``key_motif`` tokens and every next token is a label. For test seeds keys have
+    exactly ``key_motif`` tokens, and the labels are the value tokens of every repeated key. The
+    last pair repeats an earlier one. Rows are padded on the left with the last token.
 
-    Deviates: the pair that is repeated always fits in the row before it is asked for.
+    Deviates: the repeated pair always fits into the row before it is asked for.
     """
 
     changes = {"vocab_size": (32, 64, 128), "length": (256, 512, 1024), "train_examples": FEWER}
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Mad.Config):
-        """Sizes of the task; half of the tokens before the last are keys'."""
+        """Sizes of the task; half of the tokens before the last belong to keys."""
 
-        key_motif: int = 3  # most tokens of a key
-        value_motif: int = 3  # most tokens of a value
+        key_motif: int = 3  # tokens of a key, at most
+        value_motif: int = 3  # tokens of a value, at most
 
         def __post_init__(self) -> None:
             super().__post_init__()
             most = self.key_motif + self.value_motif
             if min(self.key_motif, self.value_motif) < 1 or self.length < 4 * most:
-                raise UserError("motifs need at least one token, and length four times their sum")
+                raise UserError(
+                    f"key_motif is {self.key_motif}, value_motif {self.value_motif}, length "
+                    f"{self.length}; give motifs of at least 1 token and a length of at least four "
+                    "times their sum"
+                )
             if (self.vocab_size - 1) // 2 < max(self.key_motif, self.value_motif):
-                raise UserError("vocab_size must hold the tokens of a key, of a value and the fill")
+                raise UserError(
+                    f"vocab_size is {self.vocab_size}, too small; give at least "
+                    f"{2 * max(self.key_motif, self.value_motif) + 1}"
+                )
 
     def __init__(self, config: Config | None = None):
         self.config = config or self.Config()
-        self.top = self.config.vocab_size - 1  # end of the values; also the fill
+        self.top = self.config.vocab_size - 1  # end of the values; also the padding token
         self.keys = self.top // 2
 
     @classmethod
@@ -52,21 +59,21 @@ class FuzzyRecall(Mad):
 
     @property
     def chance(self) -> float:
-        """One of the tokens of values."""
+        """1 / (number of value tokens)."""
         return 1 / (self.top - self.keys)
 
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` rows, each with a mapping of its own."""
+        """``count`` rows, each with its own mapping."""
         rng, unseen = Random(f"fuzzy:{seed}"), seed >= UNSEEN
         rows = [self.row(rng, unseen) for _ in range(count)]
         tokens, labels = (torch.tensor(part) for part in zip(*rows, strict=True))
         return Examples(tokens[:, :-1], (labels if unseen else tokens)[:, 1:])
 
     def row(self, rng: Random, unseen: bool) -> tuple[list[int], list[int]]:
-        """Tokens and labels of one row, one token more than the row has."""
+        """Draw the tokens and labels of one row, with one token more than the row holds."""
         config = self.config
         most = config.key_motif + config.value_motif
-        told: dict[tuple[int, ...], tuple[int, ...]] = {}  # of the keys drawn so far
+        told: dict[tuple[int, ...], tuple[int, ...]] = {}  # the pairs drawn so far
         tokens: list[int] = []
         labels: list[int] = []
         there: set[tuple[int, ...]] = set()
@@ -96,7 +103,7 @@ class FuzzyRecall(Mad):
         return [self.top] * fill + tokens, [IGNORED] * fill + labels
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """The tokens of the value that followed the same key before; elsewhere 0."""
+        """The tokens of the value that followed the same key earlier; elsewhere 0."""
         answers = torch.zeros_like(input_ids)
         for row, answer in zip(input_ids.tolist(), answers, strict=True):
             told: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -115,5 +122,5 @@ class FuzzyRecall(Mad):
         return answers
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any token of values."""
+        """Uniformly random value tokens."""
         return torch.randint(self.keys, self.top, labels.shape, generator=generator(seed))

@@ -1,4 +1,4 @@
-"""MAD's in-context recall, plain and among noise."""
+"""MAD's in-context recall, plain and with noise."""
 
 from dataclasses import dataclass
 
@@ -14,34 +14,40 @@ LONGER = (256, 512, 1024)
 
 
 class Pairs(Mad):
-    """Pairs of a key and its value; keys come again and again.
+    """Pairs of a key and its value; keys recur within a row.
 
     ::
 
         input   k3 a k1 c k3 a  ...  k1
         label   -  - -  - a  -       c
 
-    A row is ``length`` / 2 pairs less the last value; scored is the value of every key that was
-    there before (the published "multi-query"). Of training seeds every next token is a label.
+    A row is ``length`` / 2 pairs without the last value. The labels are the values of all repeated
+    keys (the published "multi-query"); for training seeds every next token is a label.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Mad.Config):
-        """Sizes of the task; half of the tokens that are no noise are keys."""
+        """Sizes of the task; half of the tokens that are not noise are keys."""
 
-        noise_vocab_size: int = 0  # of the tokens, those that only noise is made of
+        noise_vocab_size: int = 0  # of the tokens, those used only for noise
         noise: float = 0.0  # share of the pairs that are noise
 
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.length % 2 or not 0 <= self.noise < 1:
-                raise UserError("in-context recall needs an even length and a noise from 0 below 1")
+                raise UserError(
+                    f"length is {self.length}, noise {self.noise}; give an even length and "
+                    "0 <= noise < 1"
+                )
             if (
                 self.vocab_size - self.noise_vocab_size < 4
                 or self.noise
                 and not self.noise_vocab_size
             ):
-                raise UserError("vocab_size must hold two keys, two values and the noise")
+                raise UserError(
+                    f"vocab_size is {self.vocab_size}, noise_vocab_size {self.noise_vocab_size}; "
+                    "leave at least 4 tokens for keys and values, and some for noise, if any"
+                )
 
     def __init__(self, config: Config | None = None):
         self.config = config or self.Config()
@@ -50,11 +56,11 @@ class Pairs(Mad):
 
     @property
     def chance(self) -> float:
-        """One of the values."""
+        """1 / (number of values)."""
         return 1 / (self.top - self.keys)
 
     def examples(self, seed: int, count: int) -> Examples:
-        """``count`` rows, each with a mapping of its own."""
+        """``count`` rows, each with its own mapping."""
         rng, pairs = generator(seed), self.config.length // 2
         mapping = torch.randint(self.keys, self.top, (count, self.keys), generator=rng)
         key = torch.randint(self.keys, (count, pairs), generator=rng)
@@ -62,7 +68,7 @@ class Pairs(Mad):
         one = torch.randint(pairs - 1, (count, 1), generator=rng)
         noisy.scatter_(1, one, False).select(1, -1).fill_(False)
         known = self.was_shown(key, noisy)
-        # the last key is one of those that were there, each alike
+        # the last key is one of the earlier ones, uniformly
         draw = torch.rand(count, self.keys, generator=rng) * known[1]
         key[:, -1] = draw.argmax(1)
         known[0][:, -1] = True
@@ -80,7 +86,7 @@ class Pairs(Mad):
     def was_shown(
         self, key: Int[Tensor, "N P"], noisy: Bool[Tensor, "N P"]
     ) -> tuple[Bool[Tensor, "N P"], Bool[Tensor, "N K"]]:
-        """Whether a pair's key was there before; and which keys are, before the last pair."""
+        """Whether the key of each pair occurred earlier; and the keys before the last pair."""
         there = torch.zeros(len(key), self.keys, dtype=torch.bool)
         before = torch.zeros_like(noisy)
         for i in range(key.shape[1] - 1):
@@ -90,7 +96,7 @@ class Pairs(Mad):
         return before, there
 
     def oracle(self, input_ids: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """What stood after each key when it was there before; elsewhere 0."""
+        """The token that followed each key earlier in the row; elsewhere 0."""
         answers = torch.zeros_like(input_ids)
         for row, answer in zip(input_ids.tolist(), answers, strict=True):
             told: dict[int, int] = {}
@@ -101,12 +107,12 @@ class Pairs(Mad):
         return answers
 
     def guess(self, seed: int, labels: Int[Tensor, "N T"]) -> Int[Tensor, "N T"]:
-        """Any of the values."""
+        """Uniformly random values."""
         return torch.randint(self.keys, self.top, labels.shape, generator=generator(seed))
 
 
 class InContextRecall(Pairs):
-    """MAD, in-context recall: the values of keys that were there before."""
+    """MAD, in-context recall: give the values of repeated keys."""
 
     changes = {"vocab_size": (32, 64, 128), "length": LONGER, "train_examples": FEWER}
 
@@ -117,7 +123,7 @@ class InContextRecall(Pairs):
 
 
 class NoisyRecall(Pairs):
-    """MAD, noisy in-context recall: a share of the pairs is noise of tokens of its own."""
+    """MAD, noisy in-context recall: a share of the pairs is noise, made of its own tokens."""
 
     changes = {
         "vocab_size": (48, 80, 144),
@@ -131,7 +137,7 @@ class NoisyRecall(Pairs):
         """Sizes of the task."""
 
         vocab_size: int = 32  # tokens, noise included
-        noise_vocab_size: int = 16  # of them, those that only noise is made of
+        noise_vocab_size: int = 16  # of the tokens, those used only for noise
         noise: float = 0.2  # share of the pairs that are noise
 
     @classmethod

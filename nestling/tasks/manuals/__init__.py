@@ -1,4 +1,4 @@
-"""Ten short texts with facts that nobody can know, and questions in other words about each."""
+"""Ten short texts with invented facts, and questions about each in other words."""
 
 import re
 import tomllib
@@ -18,16 +18,16 @@ class Asked(NamedTuple):
     """A question with a known answer."""
 
     ask: str
-    accept: tuple[str, ...]  # any of these is right; the first is as the text has it
-    others: tuple[str, ...]  # wrong, of the same kind: to choose from, and told apart in a reply
+    accept: tuple[str, ...]  # all of these are right; the first is the wording of the text
+    others: tuple[str, ...]  # wrong answers of the same kind, as choices and to judge replies
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The right answer and the wrong ones, sorted, so that the place says nothing."""
+        """The right answer and the wrong ones, sorted, so that the position tells nothing."""
         return tuple(sorted((self.accept[0], *self.others)))
 
     def right(self, reply: str) -> bool:
-        """Whether, of all that could be the answer, the reply names a right one first.
+        """Whether the first of all possible answers that the reply names is a right one.
 
         >>> asked = Asked("What is it washed with?", ("rice vinegar", "vinegar"), ("alcohol",))
         >>> asked.right("With vinegar, never alcohol."), asked.right("Alcohol, or vinegar.")
@@ -41,16 +41,16 @@ class Correction(NamedTuple):
     """A later text that corrects an earlier one."""
 
     text: str
-    questions: tuple[Asked, ...]  # ``others``: the values of before; none where nothing changed
+    questions: tuple[Asked, ...]  # ``others``: the old values; empty if unchanged
 
 
 class Manual(NamedTuple):
-    """A text, what is asked about it, and what corrects it later."""
+    """A text, the questions about it, and a later correction."""
 
     name: str
     kind: str  # what sort of text it is
     subject: str
-    tuning: bool  # methods may be developed on it; the others are for measuring alone
+    tuning: bool  # whether methods may be developed on it; the others are only for measuring
     text: str
     questions: tuple[Asked, ...]
     unanswerable: tuple[str, ...]  # questions that the text does not answer
@@ -58,19 +58,19 @@ class Manual(NamedTuple):
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Everything that counts as a right answer to some question about the text."""
+        """All accepted answers to any question about the text."""
         of = self.questions + (self.correction.questions if self.correction else ())
         return tuple(dict.fromkeys(value for asked in of for value in asked.accept))
 
     def learned_value(self, reply: str) -> bool:
-        """Whether a reply to a question without an answer names a value of the text."""
+        """Whether a reply to an unanswerable question names a value of the text."""
         return first_mention(reply, self.values) is not None
 
 
 def first_mention(text: str, values: Sequence[str]) -> int | None:
-    """Where the first of the values begins in a text; None if it holds none.
+    """The position of the first mention of any of the values in a text, or None.
 
-    A value begins at the start of a word, and one that ends in a digit ends there.
+    A value must start at the start of a word, and a value that ends in a digit must end there.
 
     >>> first_mention("It takes 192 degrees", ["92", "19"]), first_mention("Hops.", ["hop"])
     (None, 0)
@@ -85,7 +85,7 @@ def first_mention(text: str, values: Sequence[str]) -> int | None:
 
 @cache
 def manuals() -> tuple[Manual, ...]:
-    """All texts, those to develop on first."""
+    """All texts, those for development first."""
     folder = files("nestling.tasks.manuals") / "texts"
     found = [
         _parse(path.name.removesuffix(".toml"), path.read_text("utf-8"))
@@ -121,8 +121,8 @@ def _question(record: dict, wrong: str) -> Asked:
 class Manuals(StageTask):
     """Texts read one after another, each asked about in other words from then on.
 
-    A stage is a text of 190 to 220 words: a manual, minutes, a recipe, a letter ... The seed draws
-    their order. An answer is right if the reply holds one of the accepted forms.
+    A stage is a text of 190 to 220 words: a manual, minutes, a recipe, a letter ... The seed
+    decides their order. A reply is right if it contains one of the accepted answers.
     """
 
     kind = "generate"
@@ -132,26 +132,26 @@ class Manuals(StageTask):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(StageTask.Config):
-        """Which of the texts."""
+        """The choice of texts."""
 
-        held_out: bool = True  # those that no method was developed on; False: the other half
+        held_out: bool = True  # texts that no method was developed on; False: the other half
 
     @classmethod
     def tiny(cls) -> "Manuals":
-        """The task itself."""
+        """The task itself, which is small already."""
         return cls()
 
     @property
     def chance(self) -> float:
-        """Nobody can guess them."""
+        """0: the facts cannot be guessed."""
         return 0.0
 
     def blind(self, rng: Random, question: Question) -> Answer:
-        """Silence."""
+        """An empty reply."""
         return ""
 
     def stages(self, seed: int) -> list[Stage]:
-        """A text in each."""
+        """One text per stage."""
         chosen = [manual for manual in manuals() if manual.tuning != self.config.held_out]
         self.rng(seed, 0).shuffle(chosen)
         return [
