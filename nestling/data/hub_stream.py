@@ -86,7 +86,7 @@ def _rows(stream: Iterable[Mapping[str, Any]], field: str, repository: str) -> I
             return
         if not isinstance(row.get(field), str):
             raise UserError(
-                f'a record of {repository} has no text in "{field}"; its fields are '
+                f'a record of {repository} has no string "{field}"; its fields are '
                 f"{', '.join(row)}: name one, as in {MARK}{repository}#{next(iter(row), 'body')}"
             )
         yield row[field]

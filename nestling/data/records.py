@@ -61,7 +61,7 @@ def parquet_records(path: Path, field: str) -> Iterator[Record]:
 def _text(path: Path, place: str, field: str, value: Any) -> str:
     if not isinstance(value, str):
         raise UserError(
-            f'{path} {place} has no text in "{field}"; name the field that holds it, as in '
+            f'{path} {place} has no string "{field}"; name the field that holds the text, as in '
             f"{path.name}#body"
         )
     if re.search("[\0\ud800-\udfff]", value):

@@ -1,4 +1,4 @@
-"""Pure tensor maps: recurrences in one-token and chunk-parallel form."""
+"""Pure tensor maps: recurrences as one-token steps and in chunk-parallel form."""
 
 from nestling.ops.diagonal_delta_rule import (
     DiagonalState as DiagonalState,

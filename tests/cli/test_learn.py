@@ -283,7 +283,7 @@ def test_a_memory_that_another_process_writes_is_left_alone(adapted, learned, tm
             ["train", "--steps", 1, "--out", memory],
         ):
             told = failed(capsys, *arguments)
-            assert f"{memory} is in use: {WHAT} (process {child.pid}" in told
+            assert f"{memory} is in use by {WHAT} (process {child.pid}" in told
         assert "level 0" in run(capsys, "memory", "show", memory)
         assert run(capsys, "ask", adapted, "The pump", "--memory", memory, "--tokens", 2)
     assert memory.read_bytes() == kept

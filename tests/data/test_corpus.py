@@ -118,10 +118,10 @@ def test_jsonl_is_one_document_a_line(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n{"tex', "line 2 is not JSON"),
         ("a.jsonl", b'{"txt": "a"}\n', 'line 1 has no string "text"'),
         ("a.jsonl", b"[1]\n", 'line 1 has no string "text"'),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', "half a character"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "lone surrogate"),
         ("a.jsonl", b'{"text": "a\\u0000"}\n', "NUL"),
-        ("a.txt", b"the same line again and again\n" * 500, "repeats itself less"),
-        ("a.jsonl", b'{"text": "So?"}\n{"text": "so."}\n{"text": "So!"}', "repeats itself"),
+        ("a.txt", b"the same line again and again\n" * 500, "less repetition"),
+        ("a.jsonl", b'{"text": "So?"}\n{"text": "so."}\n{"text": "So!"}', "near-duplicate"),
     ],
 )
 def test_bad_files_are_one_line_errors(tmp_path, cache, file, content, message):
@@ -143,7 +143,7 @@ def test_unknown_names_and_paths():
 
 def test_an_empty_folder(tmp_path):
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(UserError, match="holds no files"):
+    with pytest.raises(UserError, match="contains no files"):
         load_corpus(str(tmp_path / "nothing"))
 
 

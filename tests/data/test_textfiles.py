@@ -114,7 +114,7 @@ BAD = {
     "latin.md": (b"caf\xe9", "not UTF-8 .byte 3"),
     "nul.html": (b"<p>a\0b", "binary"),
     "nul.jsonl": (b'{"text": "a\\u0000"}', "NUL"),
-    "half.jsonl": (b'{"text": "\\ud800"}', "half a character"),
+    "half.jsonl": (b'{"text": "\\ud800"}', "lone surrogate"),
     "cut.jsonl": (b'{"text": "a"}\n{"tex', "line 2 is not JSON"),
     "other.jsonl": (b'{"body": "a"}', 'no string "text"; name the field .* other.jsonl#body'),
     "empty.txt": (b"", "empty"),

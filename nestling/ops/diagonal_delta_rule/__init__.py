@@ -1,4 +1,4 @@
-"""The delta rule with a decay for every channel and an eraser of its own."""
+"""The delta rule with per-channel decay and a separate eraser (RWKV-7, Kimi delta attention)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,14 +41,14 @@ def diagonal_delta_rule(
     S_t = S_{t-1} diag(alpha_t) - (S_{t-1} p_t) b_t^T + w_t k_t^T;  y_t = S_t q_t, with
     p = ``erase_key``, b = ``eraser`` and alpha = exp(``log_alpha``).
 
-    ``log_alpha`` is at most 0, and its sum over a chunk at least -80: exp of it and of its
-    negative must be float32 numbers. In chunks of 16 tokens that is -5 for each.
-    ``w`` is the write, already scaled. ``reset`` marks document starts: weight back to zero.
-    Positions where ``mask`` is False change nothing and read the unchanged state. ``chunk_size``
-    (tokens) is tiling and never changes the result. The state is float32 at least, and autocast
-    is off inside; y has q's dtype. Differentiable in every tensor given.
+    ``log_alpha`` must be at most 0, and its sum over a chunk at least -80, so that exp of the sum
+    and of its negative fit float32; in chunks of 16 tokens that is -5 per token. ``w`` is the
+    write, already scaled. ``reset`` marks document starts and sets the weight to zero. Positions
+    where ``mask`` is False change nothing and read the unchanged state. ``chunk_size`` (tokens) is
+    tiling and never changes the result. The state is at least float32, and autocast is disabled
+    inside; y has q's dtype. Differentiable in every tensor.
 
-    Raises UserError for tensors of other shapes, kinds or places, and a ``chunk_size`` below one.
+    Raises UserError for wrong shapes, dtypes or devices, and a ``chunk_size`` below 1.
 
     Source: arXiv 2503.14456 (RWKV-7). Deviates: nothing; Kimi delta attention is p = alpha k,
     b = beta k. Cost: see chunk.py.
@@ -59,7 +59,7 @@ def diagonal_delta_rule(
     [1.0, 2.0, 3.0]
     """
     if chunk_size is not None and chunk_size < 1:
-        raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
+        raise UserError(f"chunk_size is {chunk_size}; give at least 1 token")
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         tokens = {"q": q, "k": k, "w": w, "log_alpha": log_alpha}

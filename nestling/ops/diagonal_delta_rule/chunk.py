@@ -1,16 +1,16 @@
-"""The delta rule with a decay for every channel, in chunks of C tokens at once, exactly.
+"""The delta rule with per-channel decay, exactly, C tokens at a time.
 
-Letters as in step.py; inside a chunk t, s = 1..C count tokens, 0 is the state that opens it.
-G_t is the sum of log alpha over the tokens of t's document in this chunk up to t, G^-_t the same
-without t, so exp(G_t - G_s) is what a channel keeps from s to t. E row t is S_{t-1} p_t.
+Letters as in step.py; t, s = 1..C are the tokens of a chunk, S_0 is its opening state. G_t is the
+sum of log alpha over the tokens of t's document in this chunk up to t, G^-_t the same without t,
+so exp(G_t - G_s) is the decay of a channel from s to t. Row t of E is S_{t-1} p_t.
 
     Q_t = q_t exp(G_t)   P_t = p_t exp(G^-_t)   K_s = k_s exp(-G_s)   B_s = b_s exp(-G_s)
     (I + strict_lower(P B^T)) E = P S_0^T + strict_lower(P K^T) w
     Y   = Q S_0^T + lower(Q K^T) w - lower(Q B^T) E
     S_C = (S_0 + w^T K - E^T B) diag(exp(G_C))
 
-E is linear in S_0: solved for all chunks at once, the loop over chunks holds two products.
-Where a document starts inside the chunk, products across it are zero, those with S_0 included.
+E is linear in S_0, so the systems of all chunks are solved at once and the loop over chunks has
+two matrix products. Products across a document start are zero, including those with S_0.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from nestling.ops.diagonal_delta_rule.step import DiagonalState
 
 
 class Chunks(NamedTuple):
-    """The tokens of N chunks, and which of them share a document."""
+    """The tokens of N chunks, and which pairs of them share a document."""
 
     q: Float[Tensor, "N B H C K"]
     k: Float[Tensor, "N B H C K"]
@@ -31,8 +31,8 @@ class Chunks(NamedTuple):
     p: Float[Tensor, "N B H C K"]
     b: Float[Tensor, "N B H C K"]
     log_alpha: Float[Tensor, "N B H C K"]
-    order: Bool[Tensor, "*M C C"]  # the column is of the row's document and not after it
-    opened: Float[Tensor, "N B 1 C 1"] | None  # 1 in the document that the chunk opens with
+    order: Bool[Tensor, "*M C C"]  # column in the row's document, and not after it
+    opened: Float[Tensor, "N B 1 C 1"] | None  # 1 in the chunk's first document
 
 
 def chunk(
@@ -48,11 +48,11 @@ def chunk(
     mask: Bool[Tensor, "B T"] | None,
     chunk_size: int,
 ) -> tuple[Float[Tensor, "B T H V"], DiagonalState]:
-    """The whole sequence, ``chunk_size`` tokens at a time; the size never changes the result.
+    """Run the recurrence ``chunk_size`` tokens at a time; the size never changes the result.
 
-    Source: arXiv 2503.14456, made parallel as the delta rule is in arXiv 2406.06484. Deviates:
-    nothing. Cost: time O(T (C^2 + C (K + V) + K V)) in T / C steps that wait for each other,
-    memory O(T (C + K + V) + T K V / C).
+    Source: arXiv 2503.14456, parallelised like the delta rule in arXiv 2406.06484. Deviates:
+    nothing. Cost: time O(T (C^2 + C (K + V) + K V)) in T / C sequential steps, memory
+    O(T (C + K + V) + T K V / C).
     """
     here = _split(q, k, w, erase_key, eraser, log_alpha, reset, mask, chunk_size)
     total = here.order.to(w.dtype) @ here.log_alpha
@@ -73,7 +73,7 @@ def chunk(
     read, own = torch.linalg.solve_triangular(
         p_b + eye, torch.cat((p, p_k @ here.w), -1), upper=False, unitriangular=True
     ).split((p.shape[-1], w.shape[-1]), -1)
-    # what each token's write and eraser have come to at the end
+    # the writes and erasers, decayed to the end of the chunk
     left = torch.exp(last - total) * here.order[..., -1, :, None]
     left_b = here.b * left
     written = here.w.mT @ (here.k * left) - own.mT @ left_b
@@ -125,7 +125,7 @@ def _carry(
     eraser: Float[Tensor, "N B H C K"],
     written: Float[Tensor, "N B H V K"],
 ) -> list[Float[Tensor, "B H V K"]]:
-    """The weight that opens each chunk, and the one after the last."""
+    """The opening weight of each chunk, and the weight after the last."""
     weights = [weight]
     for part in zip(kept.unbind(), read.unbind(), eraser.unbind(), written.unbind(), strict=True):
         kept_here, read_here, eraser_here, written_here = part
@@ -136,7 +136,7 @@ def _carry(
 
 
 def _pad(x: Tensor, length: int) -> Tensor:
-    """Fill dimension 1 with zeros up to ``length``."""
+    """Pad dimension 1 with zeros to ``length``."""
     missing = length - x.shape[1]
     if not missing:
         return x

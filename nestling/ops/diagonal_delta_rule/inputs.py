@@ -1,4 +1,4 @@
-"""Seeded inputs of the recurrence, shared by its tests and benchmarks."""
+"""Seeded inputs for the tests and benchmarks of the recurrence."""
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ def inputs(
     floor: float = -0.6,
     dtype: torch.dtype = torch.float64,
 ) -> dict[str, Tensor]:
-    """Draw q, k, w, log_alpha, erase_key and eraser as a trained model would make them.
+    """Draw q, k, w, log_alpha, erase_key and eraser in the ranges of a trained model.
 
-    Erase keys have unit length, the eraser is a share of them in (0, 1) by channel, and log_alpha
-    lies between ``floor`` and 0.
+    Erase keys have unit length, the eraser is the erase key times a factor in (0, 1) per channel,
+    and log_alpha is between ``floor`` and 0.
     """
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,7 +1,7 @@
-"""One token of the delta rule with a decay for every channel and an eraser of its own: the truth.
+"""One token of the delta rule with per-channel decay and a separate eraser: the reference.
 
-Letters: S weight [V, K], q query, k key, w write, p erase key, b eraser, alpha retention of each
-channel, all of one token.
+Letters, for one token: S weight [V, K], q query, k key, w write, p erase key, b eraser, alpha
+retention per channel.
 
     S_t = S_{t-1} diag(alpha_t) - (S_{t-1} p_t) b_t^T + w_t k_t^T
     y_t = S_t q_t
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class DiagonalState(NamedTuple):
-    """What the recurrence carries from token to token."""
+    """The state of the recurrence."""
 
     weight: Float[Tensor, "B H V K"]
 
@@ -34,11 +34,11 @@ def step(
 ) -> tuple[Float[Tensor, "B H V"], DiagonalState]:
     """Advance the state by one token and read it.
 
-    ``reset`` puts the row's weight to zero before the token. A row whose ``mask`` is False keeps
-    its state; its reset counts all the same.
+    ``reset`` sets the weight of a row to zero before the token. A row whose ``mask`` is False keeps
+    its state, but is still reset.
 
-    Source: arXiv 2503.14456 (RWKV-7), the recurrence of wkv. Deviates: nothing; the eraser is
-    given from outside. Cost: O(V K) for each head.
+    Source: arXiv 2503.14456 (RWKV-7), the recurrence of wkv. Deviates: nothing; the eraser is an
+    argument. Cost: O(V K) per head.
     """
     (weight,) = state
     if reset is not None:

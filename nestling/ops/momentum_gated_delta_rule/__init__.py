@@ -17,7 +17,7 @@ from nestling.ops.momentum_gated_delta_rule.step import DeltaState as DeltaState
 from nestling.ops.momentum_gated_delta_rule.step import step as _step
 from nestling.ops.momentum_gated_delta_rule.tiling import chunk_for
 
-CHUNK = 64  # tokens; tiling only, on accelerators
+CHUNK = 64  # tokens, on accelerators; tiling only
 
 
 def initial_state(
@@ -26,7 +26,7 @@ def initial_state(
     initial: Float[Tensor, "*B H V K"] | None = None,
     **_: object,
 ) -> DeltaState:
-    """The state before the first token: weight at ``initial`` (zero if None), momentum zero."""
+    """The state before the first token: weight ``initial`` (zero if None), momentum zero."""
     zero = w.new_zeros(w.shape[0], w.shape[-2], w.shape[-1], k.shape[-1])
     return DeltaState(zero if initial is None else initial.expand_as(zero), zero)
 
@@ -54,33 +54,34 @@ def momentum_gated_delta_rule(
     S_t = mu_t S_{t-1} + w_t k_t^T;  W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + S_t;
     y_t = W_t q_t (``read="post"``) or W_{t-1} q_t (``"pre"``), p = ``erase_key`` or k.
 
-    ``w`` is the write, already scaled. ``beta=None``: nothing is erased, and no system is solved.
-    ``mu=None``: no momentum. q and k may have one head for all of w's. ``reset`` marks document
-    starts: weight back to ``initial`` (None is zero), momentum to zero. Positions where ``mask`` is
-    False change nothing and read the unchanged state. ``chunk_size`` (tokens) is tiling and never
-    changes the result; None chooses one by the shape (tiling.py). The state is float32 at least,
-    and autocast is off inside; y has q's dtype. Stable while beta |k|^2 <= 1 + alpha.
-    Differentiable in every tensor given. ``form`` is how it is computed: "chunk", "triton"
-    (kernels, cover.py says of what) or None, which takes the kernels on a CUDA device where Triton
-    is installed and they cover the inputs, and the chunk form else.
+    ``w`` is the write, already scaled. With ``beta=None`` nothing is erased and no system is
+    solved; with ``mu=None`` there is no momentum. q and k may have one head, shared by all heads
+    of w. ``reset`` marks document starts: it sets the weight to ``initial`` (zero if None) and the
+    momentum to zero. Positions where ``mask`` is False change nothing and read the unchanged state.
+    ``chunk_size`` (tokens) is tiling and never changes the result; None chooses one by shape
+    (tiling.py). The state is at least float32, and autocast is disabled inside; y has q's dtype.
+    Stable if beta |k|^2 <= 1 + alpha. Differentiable in every tensor. ``form`` is the
+    implementation: "chunk", "triton" (kernels, for the inputs listed in cover.py) or None, which
+    uses the kernels on a CUDA device if Triton is installed and they cover the inputs, and the
+    chunk form otherwise.
 
-    Raises UserError for tensors of other shapes, kinds or places, an unknown ``read`` or ``form``,
-    a ``chunk_size`` below one, an ``erase_key`` without ``beta``, or inputs that a ``form`` asked
-    for by name does not cover.
+    Raises UserError for wrong shapes, dtypes or devices, an unknown ``read`` or ``form``, a
+    ``chunk_size`` below 1, ``erase_key`` without ``beta``, and inputs that an explicit ``form``
+    does not cover.
 
     Source: arXiv 2512.24695, Eq 88 and 90, with momentum as in Titans. Deviates: exact inside a
-    chunk, where the paper freezes the state. Cost: see chunk.py; one token alone goes by the step.
+    chunk, where the paper freezes the state. Cost: see chunk.py; a single token uses step.py.
 
     >>> x = torch.ones(1, 3, 1, 1)
     >>> momentum_gated_delta_rule(x, x, x, alpha=torch.ones(1, 3, 1))[0].flatten().tolist()
     [1.0, 2.0, 3.0]
     """
     if read not in ("post", "pre"):
-        raise UserError(f"read must be 'post' or 'pre', not {read!r}")
+        raise UserError(f"read is {read!r}; give 'post' or 'pre'")
     if chunk_size is not None and chunk_size < 1:
-        raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
+        raise UserError(f"chunk_size is {chunk_size}; give at least 1 token")
     if erase_key is not None and beta is None:
-        raise UserError("erase_key needs beta: without it nothing is erased")
+        raise UserError("erase_key has no effect without beta; give beta, or leave erase_key out")
     tokens = {"q": q, "k": k, "w": w, "alpha": alpha}
     options = {"beta": beta, "mu": mu, "erase_key": erase_key}
     kernels = covers(form, tokens | options, initial, reset)

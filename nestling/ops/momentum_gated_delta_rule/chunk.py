@@ -1,15 +1,15 @@
-"""The recurrence with decay, eraser and momentum, in chunks of C tokens at once, exactly.
+"""The recurrence with decay, eraser and momentum, exactly, C tokens at a time.
 
-Letters as in step.py; inside a chunk t, s = 1..C count tokens, 0 is the state that opens it.
+Letters as in step.py; t, s = 1..C are the tokens of a chunk, index 0 is its opening state.
 A(t,s) and Theta(t,s) are products of alpha and mu over s < i <= t; a = A(t,0), K = A diag(gamma)
-Theta with gamma the mask, c = K(t,0); X^- is X one token earlier. E row t is W_{t-1} p_t.
+Theta with gamma the mask, c = K(t,0); X^- is X one token earlier. Row t of E is W_{t-1} p_t.
 
     (I + (A^- * P K^T) diag(beta)) E = a^- (P W_0^T) + c^- (P S_0^T) + (K^- * P K^T) w
     Y = a (Q W_0^T) + c (Q S_0^T) + (K * Q K^T) w - (A * Q K^T) (beta E)
     W_C = a_C W_0 + c_C S_0 + (K_C w - A_C beta E)^T K,   S_C = theta_C S_0 + (Theta_C w)^T K
 
-A reset at token i cuts every product that spans i, and the weight it puts in, ``initial``, comes
-in with a coefficient b of its own. Without an eraser E is zero and no system is solved.
+A reset at token i cuts every product that spans i; the weight it starts from, ``initial``, has its
+own coefficient b. Without an eraser E is zero and no system is solved.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from nestling.ops.momentum_gated_delta_rule.step import DeltaState
 
 
 class Span(NamedTuple):
-    """The coefficients of one moment (after, or just before, each token) of a chunk."""
+    """The coefficients of the state after each token of a chunk, or just before it."""
 
     start: Float[Tensor, "*N C"]  # of the weight that opened the chunk
     momentum: Float[Tensor, "*N C"] | None  # of the momentum that opened it; None without mu
@@ -33,7 +33,7 @@ class Span(NamedTuple):
     initial: Float[Tensor, "*N C"] | None  # of the initial weight; None without resets
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Span":
-        """The same coefficients, each gone through ``function``."""
+        """Apply ``function`` to every coefficient."""
         return Span(
             function(self.start),
             None if self.momentum is None else function(self.momentum),
@@ -48,11 +48,11 @@ class Coefficients(NamedTuple):
 
     after: Span
     before: Span
-    momentum_start: Float[Tensor, " *N"] | None  # of the opening momentum in the closing; None is 1
+    momentum_start: Float[Tensor, " *N"] | None  # of the opening momentum at the end; None: 1
     momentum_writes: Float[Tensor, "*N C"] | None  # of each write in it; None without mu
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Coefficients":
-        """The same coefficients, each gone through ``function``."""
+        """Apply ``function`` to every coefficient."""
         start, writes = self.momentum_start, self.momentum_writes
         return Coefficients(
             self.after.map(function),
@@ -63,9 +63,9 @@ class Coefficients(NamedTuple):
 
 
 class _SegmentProducts(torch.autograd.Function):
-    """Cumulative products of masked copies; the gradient is made of products too.
+    """Cumulative products of masked copies, with a gradient made of products as well.
 
-    torch.cumprod divides in its backward, which is wrong next to zeros and subnormal numbers.
+    The backward pass of torch.cumprod divides, which fails near zeros and subnormal numbers.
     """
 
     @staticmethod
@@ -91,8 +91,8 @@ class _SegmentProducts(torch.autograd.Function):
 def segment_products(gate: Float[Tensor, "*N C"]) -> Float[Tensor, "*N C C1"]:
     """Products of ``gate`` over s < i <= t, for t = 1..C (rows) and s = 0..C (columns), else 0.
 
-    Exact zeros and ones give exact values and gradients, which differences of logarithms would
-    not.
+    Values and gradients are exact for gates of exactly zero or one, unlike with differences of
+    logarithms.
     """
     return _SegmentProducts.apply(gate)
 
@@ -103,7 +103,7 @@ def coefficients(
     reset: Bool[Tensor, "*N C"] | None = None,
     mask: Bool[Tensor, "*N C"] | None = None,
 ) -> Coefficients:
-    """Gate products of a chunk. Where ``mask`` is False, alpha and mu count as one."""
+    """The gate products of a chunk. Where ``mask`` is False, alpha and mu count as 1."""
     if mask is not None:
         alpha = torch.where(mask, alpha, alpha.new_ones(()))
         mu = None if mu is None else torch.where(mask, mu, mu.new_ones(()))
@@ -132,7 +132,7 @@ def coefficients(
 
 
 def _before(after: Span, keep: Float[Tensor, "*N C"] | None) -> Span:
-    """The coefficients one token earlier, a token's own reset already done."""
+    """The coefficients just before each token, after its own reset."""
     start = torch.cat([torch.ones_like(after.start[..., :1]), after.start[..., :-1]], -1)
     momentum = None if after.momentum is None else _shift(after.momentum, -1)
     writes, erased = _shift(after.writes, -2), _shift(after.erased, -2)
@@ -155,7 +155,7 @@ def _shift(x: Tensor, dim: int) -> Tensor:
 def erased_inverse(
     before: Span, gram: Float[Tensor, "*N C C"], beta: Float[Tensor, "*N C"]
 ) -> Float[Tensor, "*N C C"]:
-    """Inverse of I + (A^- * P K^T) diag(beta), unit lower triangular."""
+    """The inverse of I + (A^- * P K^T) diag(beta), which is unit lower triangular."""
     count = gram.shape[-1]
     eye = torch.eye(count, dtype=gram.dtype, device=gram.device)
     system = before.erased * gram * beta[..., None, :]
@@ -175,11 +175,11 @@ def erase(
     initial: Tensor | None = None,
     base: Tensor | None = None,
 ) -> tuple[Float[Tensor, "*M C V"], DeltaState]:
-    """What the eraser takes away at each token of one chunk, beta_t W_{t-1} p_t; the state on.
+    """The value erased at each token of one chunk, beta_t W_{t-1} p_t; also passes the state on.
 
-    ``base`` [*, V, K] is a weight that neither decays nor is written but that the eraser sees:
-    with it the state is the deviation from it. The writes w k^T may be several a token, if
-    ``before.writes`` [*, C, S] has their coefficients. Leading dimensions broadcast.
+    ``base`` [*, V, K] is a fixed weight that the eraser reads as well; the state is then the
+    deviation from it. There may be several writes w k^T per token if ``before.writes`` [*, C, S]
+    has their coefficients. Leading dimensions broadcast.
     """
     seen, weight = read_rows(state.weight, before.start[..., None] * p)
     momentum = state.momentum
@@ -204,11 +204,11 @@ def read(
     initial: Tensor | None = None,
     product: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = read_rows,
 ) -> tuple[Float[Tensor, "*M C V"], DeltaState]:
-    """Read at every token of one chunk, at the moment of ``span``: after or before its write.
+    """Read at every token of one chunk, after or before its write depending on ``span``.
 
-    ``erased`` is what the eraser took away (None: there is none). The writes w k^T may be other
-    tokens than those that read, if ``span.writes`` [*, C, S] has their coefficients.
-    ``product`` reads the rows of the state that are meant (passes.py); the state is handed on.
+    ``erased`` is the output of ``erase`` (None without an eraser). The writes w k^T may be of other
+    tokens than the reads if ``span.writes`` [*, C, S] has their coefficients. ``product`` is the
+    function of passes.py that multiplies rows with the state; the state is passed on.
     """
     scores = q @ k.mT
     y, weight = product(state.weight, span.start[..., None] * q)
@@ -267,10 +267,10 @@ def chunk(
     mask: Bool[Tensor, "B T"] | None,
     chunk_size: int,
 ) -> tuple[Float[Tensor, "B T H V"], DeltaState]:
-    """The whole sequence, ``chunk_size`` tokens at a time; the size never changes the result.
+    """Run the recurrence ``chunk_size`` tokens at a time; the size never changes the result.
 
-    Gate products and the triangular systems of all chunks are solved at once; the loop over
-    chunks holds matrix products only.
+    Gate products are computed and triangular systems solved for all chunks at once; the loop over
+    chunks has matrix products only.
 
     Source: arXiv 2512.24695, Eq 90-93, made exact and with momentum (docs/equations.md).
     Deviates: nothing. Cost: time O(T (C^2 + C (K + V) + K V)), memory O(T C + T K V / C).
@@ -318,7 +318,7 @@ def _erasing(
     state: DeltaState,
     initial: Tensor | None,
 ) -> tuple[Float[Tensor, "N B H C V"], DeltaState]:
-    """All systems at once, then chunk by chunk."""
+    """With an eraser: solve all systems at once, then go chunk by chunk."""
     inverse = erased_inverse(gates.before, p @ k.mT, beta)
     outputs = []
     for n in range(len(q)):
@@ -340,7 +340,7 @@ def _adding(
     state: DeltaState,
     initial: Tensor | None,
 ) -> tuple[Float[Tensor, "N B H C V"], DeltaState]:
-    """Without an eraser all chunks are computed at once but for the states that open them.
+    """Without an eraser: only the opening states of the chunks are computed one by one.
 
     Source: the chunk form of SSD (arXiv 2405.21060, section 6), with momentum and resets.
     """
@@ -372,7 +372,7 @@ def _outer(
 
 
 def _pad(x: Tensor, length: int) -> Tensor:
-    """Fill dimension 1 with zeros up to ``length``."""
+    """Pad dimension 1 with zeros to ``length``."""
     missing = length - x.shape[1]
     if not missing:
         return x

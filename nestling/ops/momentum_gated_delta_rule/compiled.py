@@ -14,7 +14,7 @@ from nestling.ops.momentum_gated_delta_rule.chunk import chunk
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState
 
 CHUNK = 32  # tokens, in the kernel
-# both directions
+# inputs of both passes
 INPUTS = {
     "q": "batch length key_heads keys",
     "k": "batch length key_heads keys",
@@ -23,7 +23,7 @@ INPUTS = {
     "beta": "?batch length heads",
     "weight": "batch heads values keys",
 }
-STATES = "batch heads chunks values keys"  # those that open each chunk
+STATES = "batch heads chunks values keys"  # the opening states of the chunks
 KERNEL = Bridge(
     Path(__file__).parent / "kernel.cpp",
     "delta_rule",
@@ -60,7 +60,7 @@ def _chunks(w: Tensor) -> int:
 def _by_chunks(
     q: Tensor, k: Tensor, w: Tensor, alpha: Tensor, beta: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same in torch, for gradients of gradients."""
+    """The same computation in torch, for second-order gradients."""
     nothing = dict.fromkeys(("mu", "erase_key", "initial", "reset", "mask"))
     state, size = DeltaState(weight, torch.zeros_like(weight)), min(CHUNK, w.shape[1])
     gates = {"alpha": alpha, "beta": beta}
@@ -114,20 +114,25 @@ def scan(
     reset: Tensor | None,
     mask: Tensor | None,
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-    """Reads after each write, and the last weight; a reset puts the weight to zero."""
+    """The reads after each write, and the last weight; a reset sets the weight to zero.
+
+    Raises UserError if q and k have neither one head nor as many as w.
+    """
     if mask is not None:
         valid = mask[..., None]
         alpha = torch.where(valid, alpha, 1.0)
         w = torch.where(valid[..., None], w, 0.0)
         beta = None if beta is None else torch.where(valid, beta, 0.0)
     if reset is not None:
-        # what is put to zero needs no eraser
+        # a weight that is reset to zero needs no eraser
         fresh = reset[..., None]
         alpha = torch.where(fresh, 0.0, alpha)
         beta = None if beta is None else torch.where(fresh, 0.0, beta)
     if q.shape[2] != k.shape[2]:
         q, k = (x.expand(-1, -1, w.shape[2], -1) for x in (q, k))
     if q.shape[2] not in (1, w.shape[2]):
-        raise UserError(f"q and k have {q.shape[2]} heads, w has {w.shape[2]}; give one or as many")
+        raise UserError(
+            f"q and k have {q.shape[2]} heads, w has {w.shape[2]}; give 1 or as many as w"
+        )
     tensors = (q, k, w, alpha, beta, weight)
     return _Scan.apply(*(None if x is None else x.contiguous() for x in tensors))

@@ -1,4 +1,4 @@
-"""Seeded inputs of the recurrence, shared by its tests and benchmarks."""
+"""Seeded inputs for the tests and benchmarks of the recurrence."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ def inputs(
     erase_key: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> dict[str, Tensor]:
-    """Draw q, k, w, alpha, beta (and mu, erase_key) as a trained model would make them.
+    """Draw q, k, w, alpha, beta (and mu, erase_key) in the ranges of a trained model.
 
-    Keys have unit length, alpha and mu lie in (0, 1), beta in (0, 1).
+    Keys have unit length; alpha, mu and beta are in (0, 1).
     """
     generator = torch.Generator().manual_seed(seed)
 

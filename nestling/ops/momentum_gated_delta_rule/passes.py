@@ -1,12 +1,12 @@
-"""The few passes over a state that a chunk needs, with gradients that touch it as rarely.
+"""Products with a state that pass over it as few times as possible, forward and backward.
 
-A state [*, V, K] is far larger than the rows of a chunk, and reading or writing it is what costs
-time. Each function here hands the state on as a second output: the gradient that comes back for
-that output is then owned by the function, which adds its own part in place, inside the matrix
-product. A state handed on must be used once, by another function of this file.
+A state [*, V, K] is far larger than the rows of a chunk, so the time goes into reading and writing
+it. Each function here also returns the state as a second output. It then owns the gradient that
+comes back for that output and adds its own part in place, within the matrix product. A state that
+is passed on must be used exactly once, by another function of this file.
 
-Beside each stands its plain form, by operations of torch alone: for gradients of gradients, and for
-torch.compile, which cannot see that what is written in place is owned.
+Each function also has a plain form in torch operations, for second-order gradients and for
+torch.compile, which cannot tell that the buffer written in place is owned.
 """
 
 from functools import partial
@@ -34,7 +34,7 @@ def _summed(grad: Tensor, like: Tensor) -> Tensor:
 
 
 def _inner(x: Tensor, y: Tensor, buffer: Tensor, like: Tensor) -> Tensor:
-    """Inner product of the matrices of x and y; ``buffer`` is overwritten."""
+    """Inner products of the matrices of x and y; ``buffer`` is overwritten."""
     return _summed(torch.mul(x, y, out=buffer).sum((-1, -2)), like)
 
 
@@ -100,7 +100,7 @@ def read_rows(
 def read_rows_back(
     weight: Float[Tensor, "*N V K"], rows: Float[Tensor, "*M C V"]
 ) -> tuple[Float[Tensor, "*N C K"], Float[Tensor, "*N V K"]]:
-    """``rows @ weight``: the product backwards through the weight."""
+    """``rows @ weight``: the product with the transposed weight."""
     if torch.compiler.is_compiling():
         return _product(weight, rows, False, False)
     return _Product.apply(weight, rows, False, False)
@@ -142,7 +142,7 @@ class _Shifted(torch.autograd.Function):
 def shift(
     state: Float[Tensor, "*N V K"], base: Float[Tensor, "*M V K"]
 ) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
-    """``state + base``, the base having fewer leading dimensions."""
+    """``state + base``, where the base has fewer leading dimensions."""
     if torch.compiler.is_compiling():
         return _shifted(state, base)
     return _Shifted.apply(state, base)
@@ -184,7 +184,7 @@ class _Closed(torch.autograd.Function):
         wide, flat = _rows(k, lead), _matrices(grad)
         grad_delta = torch.bmm(wide, flat.mT).view(*lead, *delta.shape[-2:])
         grad_k = torch.bmm(_matrices(delta), flat)
-        # one buffer each serves the inner products first and holds the gradient then
+        # each buffer is used for the inner products first, then for the gradient
         buffer, grad_carried, grad_kept, grad_pushed = torch.empty_like(weight), None, None, None
         if carried is not None:
             grad_carried = _inner(grad, momentum, buffer, carried)
@@ -226,7 +226,10 @@ def advance(
     pushed: Float[Tensor, "*N C V"] | None,
     k: Float[Tensor, "*M C K"],
 ) -> tuple[Float[Tensor, "*N V K"], Float[Tensor, "*N V K"]]:
-    """start W + carried S + delta^T k, and kept S + pushed^T k; None is no such term (kept: 1)."""
+    """start W + carried S + delta^T k, and kept S + pushed^T k; a term is left out if None.
+
+    ``kept`` of None counts as 1.
+    """
     if torch.compiler.is_compiling():
         return _closed(weight, momentum, start, carried, kept, delta, pushed, k)
     return _Closed.apply(weight, momentum, start, carried, kept, delta, pushed, k)
@@ -241,7 +244,7 @@ def _carried(state, kept, written) -> tuple[Tensor, Tensor]:
 
 
 class _Carried(torch.autograd.Function):
-    """The states that open each chunk, and the one that closes the last."""
+    """The opening state of each chunk, and the state after the last."""
 
     @staticmethod
     def forward(ctx, state, kept, written):
@@ -268,7 +271,7 @@ class _Carried(torch.autograd.Function):
 def carry(
     state: Float[Tensor, "*M V K"], kept: Float[Tensor, "N *M"], written: Float[Tensor, "N *M V K"]
 ) -> tuple[Float[Tensor, "N *M V K"], Float[Tensor, "*M V K"]]:
-    """Fold X_n = kept_n X_{n-1} + written_n: X_0 .. X_{N-1}, and X_N."""
+    """Fold X_n = kept_n X_{n-1} + written_n. Returns X_0 .. X_{N-1}, and X_N."""
     if torch.compiler.is_compiling():
         return _carried(state, kept, written)
     return _Carried.apply(state, kept, written)

@@ -1,7 +1,7 @@
-"""One token of the recurrence with decay, eraser and momentum: the truth.
+"""One token of the recurrence with decay, eraser and momentum: the reference.
 
-Letters: W weight [V, K], S momentum [V, K], q query, k key, p erase key, w write, all of one token;
-alpha retention, beta erase strength, mu momentum.
+Letters, for one token: W weight [V, K], S momentum [V, K], q query, k key, p erase key, w write,
+alpha retention, beta erase strength, mu momentum decay.
 
     S_t = mu_t S_{t-1} + w_t k_t^T
     W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + S_t
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class DeltaState(NamedTuple):
-    """What the recurrence carries from token to token."""
+    """The state of the recurrence."""
 
     weight: Float[Tensor, "B H V K"]
     momentum: Float[Tensor, "B H V K"]
@@ -40,13 +40,13 @@ def step(
     """Advance the state by one token and read it.
 
     Without ``beta`` nothing is erased. Without ``mu`` there is no momentum and ``state.momentum``
-    passes through unchanged. ``reset`` puts the row's weight to ``initial`` (zero if None) and its
-    momentum to zero before the token. A row whose ``mask`` is False keeps its state; its reset
-    counts all the same.
+    passes through unchanged. ``reset`` sets the weight of a row to ``initial`` (zero if None) and
+    its momentum to zero before the token. A row whose ``mask`` is False keeps its state, but is
+    still reset.
 
     Source: arXiv 2512.24695, Eq 86-88 with the momentum of its Table 6 (Titans, arXiv 2501.00663,
-    Eq 10-14). Deviates: the write is given from outside; an own erase key as in Comba.
-    Cost: O(V K) for each head.
+    Eq 10-14). Deviates: the write is an argument; a separate erase key as in Comba.
+    Cost: O(V K) per head.
     """
     weight, momentum = state
     if reset is not None:

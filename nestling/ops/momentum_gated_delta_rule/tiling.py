@@ -1,9 +1,8 @@
-"""How many tokens a chunk of the chunk form has, if nobody says: a cost model of one line.
+"""The default chunk size of the chunk form, from a one-line cost model.
 
-Starting the operations of a chunk costs the same whatever its size, and so does a pass over the
-states of all rows and heads; what is done for pairs of tokens grows with the size, and products of
-gates with its square. Products with keys and values are so little beside these that they are not
-in it.
+Launching the operations of a chunk costs the same for any size, and so does a pass over the states
+of all rows and heads. Work on pairs of tokens grows with the size, gate products with its square.
+Products with keys and values are negligible beside these and left out.
 """
 
 from typing import NamedTuple
@@ -14,14 +13,14 @@ SIZES = (16, 32, 64, 128)  # tokens
 class Cost(NamedTuple):
     """Nanoseconds, forward and backward, on two threads of a CPU; only their ratios matter."""
 
-    start: float  # a chunk
-    state: float  # a chunk, and number of the state of a row and head
-    pair: float  # two tokens of a chunk, row and head
-    triple: float  # three tokens of a chunk, row and head
+    start: float  # per chunk
+    state: float  # per chunk and number in the state of a row and head
+    pair: float  # per pair of tokens in a chunk, row and head
+    triple: float  # per triple of tokens in a chunk, row and head
 
 
-# Fitted to the times of 10 shapes and SIZES each: docs/performance.md, and `nestling bench ops`.
-COSTS = {  # by whether something is erased, and whether there is a momentum
+# Fitted to measured times of 10 shapes with all SIZES: docs/performance.md, `nestling bench ops`.
+COSTS = {  # by (erases, momentum)
     (True, True): Cost(1.1e6, 17.0, 20.0, 0.28),
     (True, False): Cost(840e3, 19.0, 34.0, 0.0),
     (False, True): Cost(36e3, 13.0, 2.0, 0.26),
@@ -30,7 +29,7 @@ COSTS = {  # by whether something is erased, and whether there is a momentum
 
 
 def nanoseconds(cost: Cost, size: int, *, rows: int, state: int) -> float:
-    """Time of a token of all rows, in chunks of ``size`` tokens.
+    """The time per token of all rows, in chunks of ``size`` tokens.
 
     (start + rows state_cost state) / C + rows (pair C + triple C^2), with C = ``size``, ``rows``
     the rows of the batch times heads, and ``state`` the numbers of the state of each.
@@ -40,7 +39,7 @@ def nanoseconds(cost: Cost, size: int, *, rows: int, state: int) -> float:
 
 
 def chunk_for(*, rows: int, key: int, value: int, erases: bool, momentum: bool) -> int:
-    """The size of SIZES at which a token costs least.
+    """The size among SIZES with the lowest cost per token.
 
     ``rows`` is rows of the batch times heads; ``key`` and ``value`` are the widths of a head.
 

@@ -2,8 +2,8 @@
 
 Forward: ``prepare`` (all chunks at once: gate products, the triangular systems), ``carry_states``
 (chunk by chunk, all heads and columns of V at once), ``read_states`` (all chunks at once). Backward
-in the same three parts, from the states that open the chunks; nothing else that grows with K V is
-kept. This module is imported only when it is asked for: it needs the package triton.
+in the same three parts, from the opening states of the chunks; nothing else that grows with K V is
+kept. This module needs the package triton and is imported only when used.
 """
 
 from contextlib import nullcontext
@@ -32,7 +32,7 @@ CHUNKS = (64, 32, 16)  # tokens; tiling only
 
 
 class _Shape:
-    """Sizes of the work: grids, buffers, and the constants each kernel is compiled for."""
+    """The sizes of a call: grids, buffers, and the constants that kernels are compiled for."""
 
     def __init__(self, q: Tensor, k: Tensor, w: Tensor, p: Tensor | None, chunk_size: int) -> None:
         (self.batch, self.length, self.heads, self.value), self.key = w.shape, k.shape[-1]
@@ -54,11 +54,11 @@ class _Shape:
         return torch.empty(*shape, device=self.device, dtype=dtype or self.dtype)
 
     def per_token(self, width: int) -> Tensor:
-        """A buffer with ``width`` numbers for each token, padding included, of each head."""
+        """A buffer with ``width`` numbers per token (including padding) and head."""
         return self.work(self.size, width)
 
     def per_chunk(self) -> Tensor:
-        """A buffer with a state for each chunk of each head."""
+        """A buffer with one state per chunk and head."""
         return self.work(self.rows, self.chunks, self.key, self.value)
 
     def state(self) -> Tensor:
@@ -67,7 +67,7 @@ class _Shape:
         return self.work(*shape, dtype=torch.float32)
 
     def on_device(self) -> Any:
-        """Launches go to the current device, so make the tensors' device the current one."""
+        """Make the tensors' device the current one, where Triton launches kernels."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def every_chunk(self) -> tuple[int, int]:
@@ -75,12 +75,12 @@ class _Shape:
         return self.chunks, self.rows
 
     def every_column(self, meta: dict[str, Any]) -> tuple[int, int]:
-        """The grid of a kernel that goes from chunk to chunk."""
+        """The grid of a kernel that loops over the chunks."""
         return triton.cdiv(self.value, meta["BV"]), self.rows
 
 
 class _Recurrence(torch.autograd.Function):
-    """Y and the closing states. Gates are float32 and final: masks and resets are in them."""
+    """Y and the final states. Gates are float32 and already include masks and resets."""
 
     @staticmethod
     def forward(
@@ -179,7 +179,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _of_heads(grad: Tensor, like: Tensor) -> Tensor:
-    """The gradient of a tensor that one head may hold for all."""
+    """The gradient of a tensor with one head for all, or with all heads."""
     if grad.shape == like.shape:
         return grad
     return grad.sum(2, keepdim=True, dtype=torch.float32).to(like.dtype)
@@ -200,11 +200,11 @@ def recurrence(
     mask: Tensor | None,
     chunk_size: int,
 ) -> tuple[Float[Tensor, "B T H V"], DeltaState]:
-    """The whole sequence; the arguments and their meaning are those of chunk.py:chunk.
+    """Run the recurrence over a whole sequence; the arguments are those of chunk.py:chunk.
 
-    Products are of bfloat16 numbers if q, k, w and ``erase_key`` all are, else of float32 numbers;
-    sums are always float32, and so are the gates and the states between calls. Tokens a chunk: the
-    largest of 64, 32 and 16 that ``chunk_size`` allows.
+    Products are in bfloat16 if q, k, w and ``erase_key`` all are, and in float32 otherwise; sums,
+    gates and the states between calls are always float32. The chunk size is the largest of 64, 32
+    and 16 that is at most ``chunk_size``.
 
     Source: arXiv 2512.24695, Eq 90-93, made exact and with momentum (docs/equations.md).
     Deviates: nothing. Cost: as chunk.py:chunk, in three kernels forward and four backward.

@@ -1,7 +1,8 @@
-"""Kernels of the backward pass: reads backwards, gradients from chunk to chunk, then each chunk.
+"""Kernels of the backward pass: through the reads, from chunk to chunk, then within each chunk.
 
-Letters as in chunk.py; X' is the gradient of X; G and H are those of the weight and momentum that
-close a chunk. With R = beta E, e the gradient of R and B the right side of the system:
+Letters as in chunk.py; X' is the gradient of X; G and H are the gradients of the weight and
+momentum at the end of a chunk. With R = beta E, e the gradient of R and B the right side of the
+system:
 
     e = -(A * Q K^T)^T Y' - A_C (K G^T)
     G_0 = a_C G + (a Q)^T Y' + from_weight^T (beta e);  H_0 likewise, c for a, with theta_C H more
@@ -60,7 +61,7 @@ def reads_back(
     ERASES: tl.constexpr, RESET: tl.constexpr, MASK: tl.constexpr, POST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The part of e that comes from the reads of its own chunk; the reads of the eraser again."""
+    """The part of e from the reads of its own chunk; recomputes the reads of the eraser."""
     n, head = tl.program_id(0), tl.program_id(1)
     b, h = heads_of(head, H)
     dtype = k_ptr.dtype.element_ty
@@ -169,7 +170,7 @@ def token_gradients(
     """q', k', w', p' and the gradient of ``coef`` of one chunk; B' (``right``) for the gates.
 
     dcoef: 0 to 3 of a, a^-, c, c^-; 4 to 6 of the last rows of A, K, Theta; 7 of theta (its last
-    entry only); 8 of beta, but for the system. Without an own erase key p' is added to k'.
+    entry only); 8 of beta, without the system. Without a separate erase key p' is added to k'.
     """
     n, head = tl.program_id(0), tl.program_id(1)
     b, h = heads_of(head, H)
@@ -343,7 +344,7 @@ def gate_gradients(
             right_w += dot(right, tl.trans(w), PRECISION)
             right_e += dot(right, tl.trans(erased), PRECISION)
     scores = dot(q, tl.trans(k), PRECISION)
-    # gradients of K and A at the moment of the reads, then of the eraser, then of the last row
+    # gradients of K and A from the reads, then from the eraser, then from the last row
     d_writes = scores * by_w
     d_writes_e = tl.zeros((C, C), tl.float32)
     d_after = tl.zeros((C, C), tl.float32)

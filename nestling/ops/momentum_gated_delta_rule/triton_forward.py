@@ -2,7 +2,7 @@
 
 Letters as in chunk.py. ``coef`` holds vectors over the tokens of every chunk, ``SIZE`` apart:
 0 a, 1 a^-, 2 c, 3 c^-, 4 the last row of A, 5 of K, 6 of Theta, 7 theta. Work matrices are
-[B*H, chunks, C, *]; states that open a chunk are kept as [B*H, chunks, K, V].
+[B*H, chunks, C, *]; the opening states of the chunks are kept as [B*H, chunks, K, V].
 """
 
 from typing import no_type_check
@@ -134,7 +134,7 @@ def carry_states(
     BK: tl.constexpr, BV: tl.constexpr, MOMENTUM: tl.constexpr, ERASES: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """From chunk to chunk: the states that open each, E, and the states at the end."""
+    """From chunk to chunk: the opening states, E, and the final states."""
     v, head = tl.program_id(0), tl.program_id(1)
     b, h = heads_of(head, H)
     head = head.to(tl.int64)
@@ -193,7 +193,7 @@ def read_states(
     ERASES: tl.constexpr, RESET: tl.constexpr, MASK: tl.constexpr, POST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Y of one chunk, all columns of V."""
+    """Compute Y of one chunk, all columns of V."""
     n, head = tl.program_id(0), tl.program_id(1)
     b, h = heads_of(head, H)
     dtype = k_ptr.dtype.element_ty

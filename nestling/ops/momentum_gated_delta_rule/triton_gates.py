@@ -1,8 +1,8 @@
-"""Parts that the kernels of triton.py share: tiles of tokens, gate products, a triangular inverse.
+"""Parts shared by the kernels of triton.py: tiles of tokens, gate products, a triangular inverse.
 
-Letters as in chunk.py. A tile has C rows, one a token of the chunk; tokens past the end of the
-sequence count as masked: gates one, writes and erasure zero. ``_e`` ("earlier") at the end of a
-name means just before the row's own token: products over s < i < t instead of s < i <= t.
+Letters as in chunk.py. A tile has C rows, one per token of the chunk. Tokens past the end of the
+sequence count as masked: gates are one, writes and erasure zero. The suffix ``_e`` ("earlier")
+means just before the row's own token: products over s < i < t instead of s < i <= t.
 """
 
 import os
@@ -15,10 +15,10 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 def tuned(*configs: triton.Config):
-    """Choose among ``configs`` once for each shape and dtype, and keep the choice on disk.
+    """Autotune over ``configs`` once per shape and dtype, and cache the choice on disk.
 
-    The interpreter has no clock worth asking: there the first is taken, and where the environment
-    says NESTLING_TUNE=0.
+    In the interpreter, where timings are meaningless, and with NESTLING_TUNE=0 in the environment
+    the first one is used.
     """
     still = INTERPRETED.value or os.environ.get("NESTLING_TUNE") == "0"
     chosen = list(configs[:1] if still else configs)
@@ -29,9 +29,9 @@ def tuned(*configs: triton.Config):
 @triton.jit
 @no_type_check
 def dot(x, y, PRECISION: tl.constexpr):
-    """x @ y, added up in float32."""
+    """x @ y, accumulated in float32."""
     if INTERPRETED:
-        # the interpreter keeps bfloat16 as integers and would multiply those
+        # the interpreter stores bfloat16 as integers and would multiply those
         x, y = x.to(tl.float32), y.to(tl.float32)
     return tl.dot(x, y, input_precision=PRECISION)
 
@@ -41,7 +41,7 @@ def dot(x, y, PRECISION: tl.constexpr):
 def narrow(x, DTYPE: tl.constexpr):
     """x in ``DTYPE``, rounded to the nearest number."""
     if INTERPRETED and x.dtype == tl.float32 and tl.bfloat16 == DTYPE:
-        # the interpreter cuts off where the hardware rounds: round first, half to even
+        # the interpreter truncates where the hardware rounds: round first, half to even
         bits = x.to(tl.int32, bitcast=True)
         x = (bits + 0x7FFF + ((bits >> 16) & 1)).to(tl.float32, bitcast=True)
     return x.to(DTYPE)
@@ -50,7 +50,7 @@ def narrow(x, DTYPE: tl.constexpr):
 @triton.jit
 @no_type_check
 def heads_of(program, H: tl.constexpr):
-    """Batch row and head of a program, in 64 bits: offsets pass 2^31."""
+    """Batch row and head of a program, in 64 bits: offsets may exceed 2^31."""
     return (program // H).to(tl.int64), program % H
 
 
@@ -59,7 +59,7 @@ def heads_of(program, H: tl.constexpr):
 def load_tokens(
     pointer, b, h, n, T, first, H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BD: tl.constexpr
 ):
-    """Tile [C, BD] of a [B, T, H, D] tensor, columns from ``first``; H = 1 serves every head."""
+    """Load a tile [C, BD] of a [B, T, H, D] tensor, columns from ``first``; H = 1 is shared."""
     t = n * C + tl.arange(0, C)
     d = first + tl.arange(0, BD)
     head = h if H > 1 else 0
@@ -93,7 +93,7 @@ def tile(row, first, D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
 @triton.jit
 @no_type_check
 def load_tile(pointer, row, first, D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
-    """Tile [R, BD] of a work matrix, rows from ``row``."""
+    """Load a tile [R, BD] of a work matrix, rows from ``row``."""
     offset, inside = tile(row, first, D, R, BD)
     return tl.load(pointer + offset, mask=inside, other=0.0)
 
@@ -119,7 +119,7 @@ def state_tile(head, v, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: 
 @no_type_check
 def load_opening(pointer, opening, v, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
                  BV: tl.constexpr):  # fmt: skip
-    """Tile [BK, BV] of the state (or gradient) that belongs to one chunk, kept as [.., K, V]."""
+    """Load a tile [BK, BV] of the state (or gradient) of one chunk, stored as [.., K, V]."""
     rows, columns = tl.arange(0, BK), v * BV + tl.arange(0, BV)
     offset = opening * K * V + rows[:, None] * V + columns[None, :]
     inside = (rows < K)[:, None] & (columns < V)[None, :]
@@ -130,7 +130,7 @@ def load_opening(pointer, opening, v, K: tl.constexpr, V: tl.constexpr, BK: tl.c
 @no_type_check
 def store_opening(pointer, x, opening, v, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr,
                   BV: tl.constexpr):  # fmt: skip
-    """Keep a tile [BK, BV] of the state (or gradient) that belongs to one chunk."""
+    """Store a tile [BK, BV] of the state (or gradient) of one chunk."""
     rows, columns = tl.arange(0, BK), v * BV + tl.arange(0, BV)
     offset = opening * K * V + rows[:, None] * V + columns[None, :]
     inside = (rows < K)[:, None] & (columns < V)[None, :]
@@ -140,9 +140,9 @@ def store_opening(pointer, x, opening, v, K: tl.constexpr, V: tl.constexpr, BK: 
 @triton.jit
 @no_type_check
 def load_gate(pointer, b, h, n, T, H: tl.constexpr, C: tl.constexpr):
-    """A gate [B, T, H] at the tokens of a chunk, one past the end; and at the token before each.
+    """Load a gate [B, T, H] at the tokens of a chunk (1 past the end) and at the token before each.
 
-    The second has a one for the first token: products begin with the chunk.
+    The second is 1 for the first token, because products start with the chunk.
     """
     c = tl.arange(0, C)
     t = n * C + c
@@ -155,7 +155,7 @@ def load_gate(pointer, b, h, n, T, H: tl.constexpr, C: tl.constexpr):
 @no_type_check
 def load_flags(keep_ptr, valid_ptr, b, n, T, RESET: tl.constexpr, MASK: tl.constexpr,
                C: tl.constexpr):  # fmt: skip
-    """``keep`` (zero at a document start) and ``valid`` (zero where nothing is written)."""
+    """Load ``keep`` (zero at a document start) and ``valid`` (zero where nothing is written)."""
     t = n * C + tl.arange(0, C)
     valid = tl.where(t < T, 1.0, 0.0)
     keep = tl.full((C,), 1.0, tl.float32)
@@ -169,9 +169,9 @@ def load_flags(keep_ptr, valid_ptr, b, n, T, RESET: tl.constexpr, MASK: tl.const
 @triton.jit
 @no_type_check
 def earlier_products(before, C: tl.constexpr):
-    """Products over s < i < t (row t, column s < t), else zero, of a gate given one token late.
+    """Products over s < i < t (row t, column s < t), else zero, of a gate shifted by one token.
 
-    Running products of masked copies: exact zeros and ones stay exact, and nothing is divided.
+    Cumulative products of masked copies: exact zeros and ones stay exact, and nothing is divided.
     """
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     factors = tl.where(t - 1 > s, before[:, None], 1.0)
@@ -181,7 +181,7 @@ def earlier_products(before, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def own_included(earlier, gate, C: tl.constexpr):
-    """Products over s < i <= t, ones on the diagonal, from those over s < i < t."""
+    """Products over s < i <= t, with ones on the diagonal, from those over s < i < t."""
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     return tl.where(t == s, 1.0, gate[:, None] * earlier)
 
@@ -197,10 +197,10 @@ def last_of(x, C: tl.constexpr):
 @triton.jit
 @no_type_check
 def unit_inverse(system, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Inverse of I + ``system``, which is strictly lower triangular.
+    """The inverse of I + ``system``, where ``system`` is strictly lower triangular.
 
-    The diagonal blocks of 16 by forward substitution, all at once, row by row; then the blocks
-    below them: I + M with M nilpotent over at most four blocks is inverted by (I - M)(I + M^2).
+    The diagonal blocks of 16 are inverted together by forward substitution, row by row. The blocks
+    below follow from (I + M)^-1 = (I - M)(I + M^2), as M is nilpotent over at most four blocks.
     """
     t, s = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     within = t // 16 == s // 16

@@ -1,4 +1,4 @@
-"""The selective scan of Mamba: a decay of its own for every number of the state."""
+"""The selective scan of Mamba: every number of the state has its own decay."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,8 +11,8 @@ from nestling.ops.selective_scan.chunk import chunk as _chunk
 from nestling.ops.selective_scan.inputs import inputs
 from nestling.ops.selective_scan.step import step
 
-# tiling only: numbers of the states that exist at one time (those a processor's cache holds; an
-# accelerator wants work for all of its cores), and the fewest tokens of a chunk
+# tiling only: how many numbers of states exist at a time (on a CPU as many as fit its cache, on an
+# accelerator enough work for all cores), and the fewest tokens of a chunk
 NUMBERS = {"cpu": 1 << 20}
 NUMBERS_ELSEWHERE = 1 << 25
 SHORTEST = 16
@@ -40,13 +40,13 @@ def selective_scan(
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N D"]]:
     """h_t = exp(delta_t rate) h_{t-1} + k_t (delta_t w_t)^T, read y_t = h_t^T q_t.
 
-    ``delta`` is at least 0 and ``rate`` at most 0. ``reset`` marks document starts: the state is
-    put to zero. Positions where ``mask`` is False change nothing and read the unchanged state.
-    ``chunk_size`` (tokens) is tiling and never changes the result; None chooses one by size. The
-    state is float32 at least, and autocast is off inside; y has w's dtype. Differentiable in
-    every tensor given.
+    ``delta`` must be at least 0 and ``rate`` at most 0. ``reset`` marks document starts and sets
+    the state to zero. Positions where ``mask`` is False change nothing and read the unchanged
+    state. ``chunk_size`` (tokens) is tiling and never changes the result; None chooses one by the
+    size of the state. The state is at least float32, and autocast is disabled inside; y has w's
+    dtype. Differentiable in every tensor.
 
-    Raises UserError for tensors of other shapes, kinds or places, and a ``chunk_size`` below one.
+    Raises UserError for wrong shapes, dtypes or devices, and a ``chunk_size`` below 1.
 
     Source: arXiv 2312.00752, Algorithm 2. Deviates: see step.py. Cost: see chunk.py.
 
@@ -55,7 +55,7 @@ def selective_scan(
     [1.0, 2.0, 3.0]
     """
     if chunk_size is not None and chunk_size < 1:
-        raise UserError(f"chunk_size must be at least 1 token, not {chunk_size}")
+        raise UserError(f"chunk_size is {chunk_size}; give at least 1 token")
     dtype = torch.promote_types(w.dtype, torch.float32)
     with torch.autocast(w.device.type, enabled=False):
         read, write, rate = q.to(dtype), k.to(dtype), rate.to(dtype)
@@ -65,7 +65,7 @@ def selective_scan(
             return w, state
         values, delta = w.to(dtype), delta.to(dtype)
         if mask is not None:
-            # what stands there may be anything
+            # masked positions may hold anything
             values = torch.where(mask[..., None], values, 0.0)
             delta = torch.where(mask[..., None], delta, 0.0)
         keep = None if reset is None else (~reset).to(dtype)

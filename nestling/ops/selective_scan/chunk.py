@@ -1,15 +1,14 @@
-"""The selective scan, many tokens at once, exactly.
+"""The selective scan, exactly, many tokens at a time.
 
 Letters as in step.py. A chunk of L tokens is laid out as P pieces of C = L / P positions. The
-recurrence is walked through the positions of all pieces at once, each piece starting from zero;
-then the pieces are joined, one after the other, by what the state that opens a piece has become at
-each of its positions. That is C + P passes for P C tokens. Decays enter as products, which only
-shrink: there are no quotients and no differences of logarithms, so that a decay may be as strong
-as it likes, and zero.
+recurrence runs through the positions of all pieces in parallel, each piece starting from zero.
+Then the pieces are joined one after the other: the decayed opening state of a piece is added at
+each of its positions. That takes C + P passes for P C tokens. Decays are only ever multiplied,
+never divided or subtracted as logarithms, so they may be arbitrarily strong, including zero.
 
-The states of one chunk exist at a time. The backward pass keeps the one that opens each chunk,
-computes the others again, and walks the same way back. A gradient of that gradient goes token by
-token.
+Only the states of one chunk exist at a time. The backward pass keeps the opening state of each
+chunk, recomputes the others, and runs the same scheme in reverse. Second-order gradients are
+computed token by token.
 """
 
 import math
@@ -37,7 +36,7 @@ def _states(
     written: Float[Tensor, "B P C D"],
     start: Float[Tensor, "B N D"],
 ) -> Float[Tensor, "B P C N D"]:
-    """The state after every token of one chunk that opens with ``start``."""
+    """The state after every token of one chunk with opening state ``start``."""
     states = k[..., None] * written[..., None, :]
     reach = torch.empty_like(decay)
     reach[:, :, 0] = decay[:, :, 0]
@@ -53,9 +52,9 @@ def _states(
 def _adjoint(
     decay: Float[Tensor, "B P C N D"], grad: Float[Tensor, "B P C N D"]
 ) -> Float[Tensor, "B N D"]:
-    """Add to the gradient for each state what reaches it by later states, in place.
+    """Add to the gradient of each state the part that comes through later states, in place.
 
-    Returns the gradient for the state that opens the chunk.
+    Returns the gradient of the opening state of the chunk.
     """
     reach = torch.empty_like(decay)
     reach[:, :, -1] = 1
@@ -71,7 +70,7 @@ def _adjoint(
 
 
 def _token_by_token(q, k, w, delta, rate, keep, state) -> tuple[Tensor, Tensor]:
-    """The same by operations of torch alone."""
+    """The same computation in torch operations, for second-order gradients."""
     columns = [x.flatten(1, 3).unbind(1) for x in (q, k, w, delta)]
     kept = [None] * len(columns[0]) if keep is None else keep.flatten(1, 3).unbind(1)
     outputs = []
@@ -127,7 +126,7 @@ def _backward(
     start: Float[Tensor, "B N D"],
     grad_end: Float[Tensor, "B N D"],
 ) -> tuple[tuple[Tensor, ...], Float[Tensor, "N D"], Float[Tensor, "B N D"]]:
-    """Gradients of one chunk: for (q, k, w, delta), for the rates, for the opening state."""
+    """Gradients of one chunk: of (q, k, w, delta), of the rates, of the opening state."""
     decay = _decays(delta, rate, keep)
     written = delta * w
     states = _states(decay, k, written, start)
@@ -137,7 +136,7 @@ def _backward(
     grad_start = _adjoint(decay, through)
     grad_k = (through @ written[..., None])[..., 0]
     grad_written = (k[..., None, :] @ through)[..., 0, :]
-    # the gradient for delta rate: through * decay * the state one token earlier
+    # the gradient of delta * rate: through * decay * the state one token earlier
     decay.mul_(through)
     late, early = (x.flatten(1, 2) for x in (decay, states))
     late[:, 1:].mul_(early[:, :-1])
@@ -157,10 +156,10 @@ def chunk(
     state: Float[Tensor, "B N D"],
     chunk_size: int,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B N D"]]:
-    """The whole sequence, ``chunk_size`` tokens at a time; the size never changes the result.
+    """Run the scan ``chunk_size`` tokens at a time; the size never changes the result.
 
-    Source: arXiv 2312.00752, section 3.3.2 (scan, and states computed again in the backward
-    pass). Deviates: the scan is of two levels, not a tree. Cost: time O(T N D), memory
+    Source: arXiv 2312.00752, section 3.3.2 (scan, with recomputation in the backward pass).
+    Deviates: the scan has two levels instead of a tree. Cost: time O(T N D), memory
     O(T D + (T / L + L) N D) for chunks of L tokens.
     """
     length = q.shape[1]
@@ -171,7 +170,7 @@ def chunk(
     missing = chunks * pieces * positions - length
 
     def split(x: Tensor) -> Tensor:
-        # a step of size zero changes nothing, so fill may stand anywhere
+        # a step of size zero changes nothing, so padding may be anywhere
         if missing:
             x = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
         return x.unflatten(1, (chunks, pieces, positions))

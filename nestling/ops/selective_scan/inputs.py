@@ -1,4 +1,4 @@
-"""Seeded inputs of the selective scan, shared by its tests and benchmarks."""
+"""Seeded inputs for the tests and benchmarks of the selective scan."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def inputs(
     states: int = 4,
     dtype: torch.dtype = torch.float64,
 ) -> dict[str, Tensor]:
-    """Draw q, k, w and delta as a trained model would make them; step sizes about 0.7."""
+    """Draw q, k, w and delta in the ranges of a trained model; step sizes are about 0.7."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(width: int) -> Tensor:
@@ -29,5 +29,5 @@ def inputs(
 
 
 def rates(*, channels: int = 5, states: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The published rates -1, -2, ... -N of every channel: [N, D]."""
+    """The published initial rates -1, -2, ... -N for every channel, [N, D]."""
     return -torch.arange(1, states + 1, dtype=dtype)[:, None].expand(states, channels).clone()

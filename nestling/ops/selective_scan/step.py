@@ -1,7 +1,8 @@
-"""One token of the selective scan: the truth.
+"""One token of the selective scan: the reference.
 
-Letters: h state [N, D], q what reads it, k what writes it (both [N]), w write [D], delta step size
-[D], all of one token; rate [N, D] is negative. Every number of the state has a decay of its own:
+Letters, for one token: h state [N, D], q read vector (C in the paper), k write vector (B in the
+paper), both [N], w write [D], delta step size [D]; rate [N, D] (A in the paper) is negative. Every
+number of the state has its own decay:
 
     h_t = exp(delta_t rate) h_{t-1} + k_t (delta_t w_t)^T
     y_t = h_t^T q_t
@@ -25,11 +26,11 @@ def step(
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B N D"]]:
     """Advance the state by one token and read it.
 
-    ``reset`` puts the row's state to zero before the token. A row whose ``mask`` is False keeps
-    its state; its reset counts all the same.
+    ``reset`` sets the state of a row to zero before the token. A row whose ``mask`` is False keeps
+    its state, but is still reset.
 
     Source: arXiv 2312.00752, Eq 2a-2b and 4. Deviates: the write is discretised by Euler's rule,
-    as in the paper's code, where Eq 4 prints a zero-order hold for it too. Cost: O(N D).
+    as in the paper's code; Eq 4 uses a zero-order hold for it too. Cost: O(N D).
     """
     if reset is not None:
         state = torch.where(reset[:, None, None], 0.0, state)

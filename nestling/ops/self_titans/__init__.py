@@ -1,9 +1,9 @@
-"""The scan of self-modifying Titans over whole rows, compiled for the CPU where that is possible.
+"""The scan of self-modifying Titans over whole rows, compiled for the CPU if there is a compiler.
 
-It computes what nestling/memories/self_titans computes segment by segment, with its gradients:
-each core takes a row and a head through the whole sequence, with all that it needs in its cache.
-The backward pass computes each segment again from a state kept on the way, so that a sequence costs
-little more memory than its inputs.
+It computes the same outputs and gradients as nestling/memories/self_titans, which works segment by
+segment in torch. Each core takes one row and head through the whole sequence, with its working set
+in the cache. The backward pass recomputes each segment from a checkpointed state, so a sequence
+needs little more memory than its inputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ from nestling.core.gradient import once
 from nestling.ops.self_titans.cuts import Cuts as Cuts
 from nestling.ops.self_titans.cuts import cut as cut
 
-TOKENS = 32  # of a segment at most, in the kernel
-LONGEST = 4096  # tokens of a period; the backward pass holds the states of a whole one
-MEMORIES = 5  # those that make k, eta, alpha and v, and the one that is read
-# bytes kept for the backward pass over bytes of q, k and v: more is faster, up to a state a segment
+TOKENS = 32  # in a segment, at most
+LONGEST = 4096  # tokens in a period, at most; the backward pass holds the states of a whole one
+MEMORIES = 5  # for k, eta, alpha and v, and the one that is read
+# checkpoint bytes relative to those of q, k and v; more is faster, up to one state per segment
 KEPT = 3.0
 PAIRS = ("anchor", "weight", "momentum")
 STATE = tuple(f"{name}_{i}" for name in PAIRS for i in (0, 1))
@@ -42,7 +42,7 @@ NAMES = ("projected", "mu", *PARAMETERS, *STATE)
 
 
 def state_arrays(name: str, prefix: str = "") -> dict[str, str]:
-    """Both layers of an anchor, a weight or a momentum; with the prefix "?" they may be None."""
+    """The arrays of both layers of an anchor, weight or momentum; with prefix "?" optional."""
     return {f"{name}_{i}": f"{prefix}batch heads {LAYERS[i]}" for i in (0, 1)}
 
 
@@ -89,10 +89,9 @@ available = KERNEL.available
 
 
 def group_of(width: int, hidden: int, memories: int) -> int:
-    """Segments between two states kept for the backward pass, after KEPT.
+    """The number of segments between two checkpointed states, from KEPT.
 
-    What lies between is computed once more, which costs no more than the fresh pages that keeping
-    it takes.
+    Recomputing the segments between costs no more than the page faults of storing their states.
 
     >>> group_of(64, 64, 5)
     4
@@ -102,13 +101,13 @@ def group_of(width: int, hidden: int, memories: int) -> int:
 
 
 class Options(NamedTuple):
-    """What the kernel leaves to choose."""
+    """The options of the kernel."""
 
     epsilon: float
-    clip: float  # largest length of an output gradient of the last memory
-    projection_clip: float  # the same of the others
+    clip: float  # maximum norm of the output gradient of the memory that is read
+    projection_clip: float  # the same for the other memories
     eta_max: float
-    dot: bool  # the objective is the dot product, not the squared error
+    dot: bool  # objective: the dot product instead of the squared error
 
 
 def named_arguments(
@@ -118,7 +117,7 @@ def named_arguments(
     rates: Sequence[Tensor],
     state: Sequence[Tensor],
 ) -> dict[str, Tensor]:
-    """What a kernel is given by its names; UserError unless it is of the memories that it knows."""
+    """The arguments of a kernel by name. Raises UserError for unsupported numbers or shapes."""
     for name, given, wanted in (("rates", rates, 4), ("state", state, len(STATE))):
         if len(given) != wanted:
             raise UserError(f"{name} has {len(given)} tensors; expected {wanted}")
@@ -132,7 +131,7 @@ def named_arguments(
 
 
 def numbers_of(options: Options) -> dict[str, float]:
-    """The options that are no whole numbers."""
+    """The floating-point options of a kernel."""
     return {name: x for name, x in options._asdict().items() if name != "dot"}
 
 
@@ -145,12 +144,12 @@ def _call(work: str, tensors: Mapping[str, Tensor | None], cuts: Cuts, options: 
 
 
 def _after(name: str) -> str:
-    """The name of a tensor of the state that goes out."""
+    """The name of the output for a tensor of the state."""
     return f"{name[:-2]}_out{name[-2:]}"
 
 
 class _Scan(torch.autograd.Function):
-    """All segments of all rows; the tensors are those of NAMES."""
+    """The scan of all segments of all rows; the tensors are those of NAMES."""
 
     @staticmethod
     def forward(ctx: Any, cuts: Cuts, options: Options, *inputs: Tensor):
@@ -170,7 +169,7 @@ class _Scan(torch.autograd.Function):
         return (y, *out.values())
 
     @staticmethod
-    @once("the compiled scan of self_titans", "NESTLING_NATIVE=0 takes the form in torch")
+    @once("the compiled scan of self_titans", "NESTLING_NATIVE=0 uses the torch implementation")
     def backward(ctx: Any, *grads: Any):
         dy, *of_state = grads
         *inputs, kept = ctx.saved_tensors
@@ -184,7 +183,7 @@ class _Scan(torch.autograd.Function):
         given["dy"] = given["dy"].expand(batch, length, heads, width).contiguous()
         come = dict(zip(STATE, of_state, strict=True))
         wanted = dict(zip(STATE, ctx.needs_input_grad[-len(STATE) :], strict=True))
-        for pair in PAIRS:  # of both layers, or of none
+        for pair in PAIRS:  # both layers, or none
             layers = [f"{pair}_{i}" for i in (0, 1)]
             if any(wanted[layer] for layer in layers):
                 made |= {f"d_{layer}": torch.empty_like(tensors[layer]) for layer in layers}
@@ -209,27 +208,27 @@ def scan(
     cuts: Cuts,
     options: Options,
 ) -> tuple[Float[Tensor, "B T H D"], tuple[Tensor, ...]]:
-    """Read and write along every row: outputs, and the state after the last token.
+    """Read and write along every row. Returns the outputs and the state after the last token.
 
-    ``projected`` holds q, k and v before they are made unit; ``initial`` are the learned starts of
-    both layers, [H, M, E, D] and [H, M, D, E]; ``rates`` are weight [H, D] and bias [H] of the
-    read-outs of eta, then of alpha; ``state`` is anchor, running weight and momentum, two layers
-    each, as deviations from ``initial``. Equations and options are those of SelfTitans, with two
-    layers, momentum, the eraser of deviations, decay to the learned start and reads after the
-    write; one period for all memories.
+    ``projected`` holds q, k and v before normalisation; ``initial`` are the learned initial weights
+    of both layers, [H, M, E, D] and [H, M, D, E]; ``rates`` are weight [H, D] and bias [H] of the
+    projections to eta, then to alpha; ``state`` is anchor, running weight and momentum, two layers
+    each, as deviations from ``initial``. The equations are those of SelfTitans with two layers,
+    momentum, an eraser of deviations, decay to the learned initial weights, reads after the write,
+    and one period for all memories.
 
     Source: arXiv 2512.24695, Eq 83-93 as in nestling/memories/self_titans/memory.py. Deviates:
-    nothing. Cost: time O(M d d_h) a token and head, three times forward in the backward pass;
-    memory beside inputs and outputs: one state for each group of segments.
+    nothing. Cost: time O(M d d_h) per token and head, the backward pass three times the forward
+    pass; memory beside inputs and outputs: one state per group of segments.
 
-    Raises UserError for tensors of other shapes, dtypes or places, or cuts of another batch.
+    Raises UserError for wrong shapes, dtypes or devices, or cuts of another batch.
     """
     given = named_arguments(projected, mu, initial, rates, state)
     KERNEL.verify({**cuts.arrays(), **given}, length=cuts.length)
     if cuts.longest > TOKENS or cuts.period > LONGEST:
         raise UserError(
-            f"segments of {cuts.longest} tokens, periods of {cuts.period}; at most {TOKENS} and "
-            f"{LONGEST}"
+            f"segments have {cuts.longest} tokens and periods {cuts.period}; the kernel takes at "
+            f"most {TOKENS} and {LONGEST}"
         )
     y, *after = _Scan.apply(cuts, options, *(x.contiguous() for x in given.values()))
     return y, tuple(after)

@@ -1,4 +1,4 @@
-"""Each row of a batch cut by itself into the segments that the kernel works through."""
+"""Cuts each row of a batch into the segments that the kernel processes."""
 
 from typing import NamedTuple
 
@@ -13,26 +13,26 @@ RESET, OPENS, KEEP, GROUP = 1, 2, 4, 8
 
 
 class Cuts(NamedTuple):
-    """Segments of all rows, one row after the other, and how many tokens each row then has.
+    """The segments of all rows, row after row, and the token counts of each row.
 
-    ``flags`` says of a segment: a document starts here (RESET), a period opens (OPENS), the anchor
-    that opens here is the row's last (KEEP), the state is kept for the backward pass (GROUP).
+    ``flags`` of a segment: a document starts here (RESET), a period starts (OPENS), the anchor
+    that starts here is the last of the row (KEEP), the state is checkpointed (GROUP).
     """
 
     rows: Int[Tensor, " B1"]  # segments of row b are rows[b] to rows[b + 1]
     begin: Int[Tensor, " S"]
     count: Int[Tensor, " S"]  # tokens
     flags: Int[Tensor, " S"]
-    closes: Int[Tensor, " B"]  # 1: the row ends with a period, the anchor is the closing weight
+    closes: Int[Tensor, " B"]  # 1 if the row ends with a period, so the anchor is the final weight
     before: Int[Tensor, " B"]  # tokens of the open document before the call
     tokens: Int[Tensor, " B"]  # and after it
-    groups: int  # the most of any row
+    groups: int  # the maximum over the rows
     length: int  # tokens of a row
     period: int  # tokens
-    longest: int  # tokens of a segment at most
+    longest: int  # tokens of the longest segment
 
     def arrays(self) -> dict[str, Tensor]:
-        """What a kernel is given of the segments."""
+        """The arrays that are passed to a kernel."""
         names = ("rows", "begin", "count", "flags", "closes")
         return {name: getattr(self, name) for name in names}
 
@@ -40,9 +40,9 @@ class Cuts(NamedTuple):
 def documents(
     start: int, reset: list[bool] | None, mask: list[bool] | None, length: int
 ) -> list[tuple[int, int, int, bool]]:
-    """(first position, valid tokens, tokens of the document before, is new) of a row's documents.
+    """Yield (first position, valid tokens, earlier tokens of the document, is new) of a row.
 
-    Within a document the masked positions come last.
+    Within a document, masked positions must come last.
     """
     starts = [t for t in range(length) if reset[t]] if reset is not None else []
     edges = ([] if starts and starts[0] == 0 else [0]) + starts + [length]
@@ -65,12 +65,12 @@ def cut(
     tokens: int,
     group: int,
 ) -> Cuts:
-    """Cut at every document start, every end of a period and every ``tokens`` tokens.
+    """Cut rows at document starts, at the ends of periods, and after every ``tokens`` tokens.
 
-    The state is kept at the first segment of a row, and after ``group`` segments or more where a
-    period opens.
+    The state is checkpointed at the first segment of a row, and at the first start of a period
+    after ``group`` segments.
 
-    Raises UserError for flags of another shape, and counts that cannot be.
+    Raises UserError for flags of another shape and impossible counts.
     """
     if (
         reset is not None
@@ -78,7 +78,7 @@ def cut(
         or mask is not None
         and mask.shape[1] != length
     ):
-        raise UserError(f"reset and mask must have the {length} tokens of each row")
+        raise UserError(f"reset and mask must have {length} flags per row, one for each token")
     befores = start.tolist()
     if min(length, period - 1, tokens - 1, group - 1, *befores) < 0:
         raise UserError(

@@ -41,7 +41,7 @@ KERNEL = Bridge(
 
 
 def available(x: Tensor) -> bool:
-    """Whether ``token`` can compute in x's type and place, now."""
+    """Whether ``token`` supports the dtype and device of x, and no gradients are needed."""
     return not torch.is_grad_enabled() and KERNEL.available(x)
 
 
@@ -53,15 +53,15 @@ def token(
     state: Sequence[Float[Tensor, "B H M _ _"]],
     options: Options,
 ) -> tuple[Float[Tensor, "B 1 H D"], tuple[Float[Tensor, "B H M _ _"], ...]]:
-    """The answer to one token of each row, and the new weights and momenta of both layers.
+    """The output for one token of each row, and the new weights and momenta of both layers.
 
-    ``projected`` holds q, k, v before they are made unit; ``rates`` the weights and biases of eta
-    and alpha; ``state`` anchors, weights and momenta, deviations from ``initial``.
+    ``projected`` holds q, k, v before normalisation; ``rates`` the weights and biases of eta and
+    alpha; ``state`` anchors, weights and momenta, as deviations from ``initial``.
 
     Source and Deviates: as nestling/memories/self_titans/memory.py:SelfTitans.
-    Cost: each of anchor, weight and momentum is read once, weight and momentum are written once.
+    Cost: anchor, weight and momentum are read once, weight and momentum are written once.
 
-    Raises UserError for tensors of other shapes, dtypes or places.
+    Raises UserError for wrong shapes, dtypes or devices.
     """
     given = named_arguments(projected, mu, initial, rates, state)
     KERNEL.verify(given)

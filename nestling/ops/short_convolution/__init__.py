@@ -1,4 +1,4 @@
-"""A causal depth-wise convolution along time with SiLU after, compiled for the CPU."""
+"""A causal depth-wise convolution along time, followed by SiLU, compiled for the CPU."""
 
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from nestling.core.bridge import Bridge
 from nestling.core.gradient import again
 from nestling.ops.short_convolution.plain import plain as plain
 
-TOKENS = 64  # of a piece of work, in the kernel
+TOKENS = 64  # per work item of the kernel
 KERNEL = Bridge(
     Path(__file__).parent / "kernel.cpp",
     "short_convolution",
@@ -87,11 +87,11 @@ def convolve(
 ) -> Float[Tensor, "B T C"]:
     """y[t] = SiLU(bias + sum_lag weight[:, N - 1 - lag] x[t - lag]), N - 1 = W tokens back.
 
-    ``tail`` stands before the first token; ``starts`` says where each token's document starts, and
-    nothing before that is seen. Without ``activation`` there is no SiLU. Cost: O(T C N) time; the
-    backward pass keeps nothing but the inputs.
+    ``tail`` holds the W inputs before the first token; ``starts`` is the position where each
+    token's document starts, and nothing before it is read. Without ``activation`` there is no SiLU.
+    Cost: O(T C N) time; only the inputs are kept for the backward pass.
 
-    Raises UserError for tensors of other shapes, dtypes or places.
+    Raises UserError for wrong shapes, dtypes or devices.
     """
     starts = None if starts is None else starts.long().contiguous()
     given = (x, tail, weight, bias)

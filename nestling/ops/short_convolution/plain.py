@@ -1,4 +1,4 @@
-"""The short convolution by operations of torch: for accelerators, single tokens, no compiler."""
+"""The short convolution in torch: for accelerators, single tokens, or without a compiler."""
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,7 @@ def plain(
     starts: Int[Tensor, "B T"] | None,
     activation: bool,
 ) -> Float[Tensor, "B T C"]:
-    """As ``convolve`` in this folder."""
+    """The same as ``convolve`` in this folder."""
     length, before = x.shape[1], weight.shape[1] - 1
     padded = torch.cat([tail, x], dim=1)
     if starts is None and length == 1:

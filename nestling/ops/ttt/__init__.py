@@ -1,8 +1,8 @@
-"""The scan of test-time training over whole rows, compiled for the CPU where that is possible.
+"""The scan of test-time training over whole rows, compiled for the CPU if there is a compiler.
 
-It computes what nestling/memories/ttt computes mini-batch by mini-batch, with its gradients: each
-core takes a row and a head through the whole sequence, with the inner model in its cache. The
-backward pass computes each mini-batch again from an inner model kept on the way.
+It computes the same outputs and gradients as nestling/memories/ttt, which works mini-batch by
+mini-batch in torch. Each core takes one row and head through the whole sequence, with the inner
+model in its cache. The backward pass recomputes each mini-batch from a checkpointed inner model.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from nestling.core.error import UserError
 from nestling.core.gradient import once
 from nestling.ops.self_titans.cuts import Cuts
 
-TOKENS = 16  # of a segment at most, in the kernel
-# segments between two inner models kept for the backward pass, which computes those between again
+TOKENS = 16  # in a segment, at most
+# segments between two checkpointed inner models; those between are recomputed in the backward pass
 GROUP = 8
 TENSORS = ("qk", "v", "eta", "c", "scale", "shift", "initial", "anchor", "total")
 TOKEN, MODEL = "batch length heads", "batch heads size"
@@ -76,24 +76,24 @@ available = KERNEL.available
 
 
 class Setting(NamedTuple):
-    """What is not differentiated."""
+    """The arguments that are not differentiated."""
 
-    cuts: Cuts  # by nestling/ops/self_titans/cuts.py:cut, with a mini-batch for a period
-    cos: Float[Tensor, "N K2"]  # of the angles that turn q and k, by place in the mini-batch
+    cuts: Cuts  # from nestling/ops/self_titans/cuts.py:cut, with a mini-batch as the period
+    cos: Float[Tensor, "N K2"]  # of the angles that rotate q and k, by place in the mini-batch
     sin: Float[Tensor, "N K2"]
     hidden: int  # width of the hidden layer; 0 for a linear model
     epsilon: float
 
 
 def _given(setting: Setting, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """All arrays of a call."""
+    """All arrays of a kernel call."""
     cuts = setting.cuts
     arrays = {name: x for name, x in cuts.arrays().items() if name != "closes"}
     return {**arrays, "seen": cuts.before, "cos": setting.cos, "sin": setting.sin, **tensors}
 
 
 def _sizes(setting: Setting, v: Tensor) -> dict[str, int]:
-    """What the tensors of a call must agree with."""
+    """The sizes that the tensors of a call must have."""
     cuts, hidden, width = (
         setting.cuts,
         setting.hidden,
@@ -101,8 +101,8 @@ def _sizes(setting: Setting, v: Tensor) -> dict[str, int]:
     )
     if cuts.longest > TOKENS or hidden < 0 or width % 2:
         raise UserError(
-            f"ttt: segments of {cuts.longest} tokens, hidden layers of {hidden}, heads of {width}; "
-            f"at most {TOKENS} tokens, at least 0, and even"
+            f"ttt: segments have {cuts.longest} tokens, the hidden layer {hidden} units and heads "
+            f"{width}; the kernel takes at most {TOKENS} tokens and an even width of heads"
         )
     size = 2 * width * hidden + hidden + width if hidden else width * width + width
     sizes = {"length": cuts.length, "period": cuts.period, "groups": cuts.groups}
@@ -117,7 +117,7 @@ def _call(work: str, setting: Setting, tensors: dict[str, Tensor | None]) -> Non
 
 
 class _Scan(torch.autograd.Function):
-    """All mini-batches of all rows; the tensors are TENSORS."""
+    """The scan of all mini-batches of all rows; the tensors are TENSORS."""
 
     @staticmethod
     def forward(ctx: Any, setting: Setting, *inputs: Tensor):
@@ -150,7 +150,7 @@ class _Scan(torch.autograd.Function):
         made = {"dqk": torch.zeros_like(qk), "dv": torch.zeros_like(v)}
         made |= {"d_eta": torch.zeros_like(eta)}
         shape = anchor.shape[:2]
-        # of every row and head by itself, summed below
+        # per row and head, summed below
         sums = {"dc": c.new_zeros(*shape, len(c)), "d_scale": scale.new_zeros(*shape, v.shape[-1])}
         sums |= {"d_shift": torch.zeros_like(sums["d_scale"])}
         sums |= {"d_initial": torch.zeros_like(anchor)}
@@ -171,19 +171,19 @@ def scan(
     *,
     setting: Setting,
 ) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B H P"], Float[Tensor, "B H P"]]:
-    """Train on every token and read: outputs, and the state after the last token.
+    """Train on every token and read. Returns the outputs and the state after the last token.
 
-    ``qk`` holds queries and keys before they are turned, ``norm`` scale and shift of the inner
-    layer norm, ``c`` the factor of the summed gradients by place in the mini-batch; ``initial`` and
-    ``state`` (the model that opened the mini-batch, its gradients so far) are inner models in one
-    piece, weight and bias of the first layer, then of the second. Where a document starts, the
-    model is ``initial``; masked positions read zero.
+    ``qk`` holds queries and keys before rotation, ``norm`` scale and shift of the inner layer norm,
+    ``c`` the factor of the summed gradients by place in the mini-batch. ``initial`` and ``state``
+    (the model at the start of the mini-batch, and its gradients so far) are flat inner models:
+    weight and bias of the first layer, then of the second. Each document starts from ``initial``;
+    masked positions read zero.
 
     Source: arXiv 2407.04620, sections 2.3-2.7 as in nestling/memories/ttt/base.py. Deviates:
-    nothing. Cost: time O(P + K N) a token and head, four times forward in the backward pass; memory
-    beside inputs and outputs: one inner model for each group of mini-batches.
+    nothing. Cost: time O(P + K N) per token and head, the backward pass four times the forward
+    pass; memory beside inputs and outputs: one inner model per group of mini-batches.
 
-    Raises UserError for tensors of other shapes, dtypes or places, or cuts of another batch.
+    Raises UserError for wrong shapes, dtypes or devices, or cuts of another batch.
     """
     given = (qk, v, eta, c, *norm, initial, *state)
     named = dict(zip(TENSORS, given, strict=True))

@@ -43,8 +43,7 @@ class SelectiveCopying(Mad):
             super().__post_init__()
             if not 0 < self.copied < self.length / 2:
                 raise UserError(
-                    f"length is {self.length}, too short for {self.copied} tokens to copy; give "
-                    "more than twice as many"
+                    f"length is {self.length}, copied {self.copied}; give 0 < copied < length / 2"
                 )
 
     def __init__(self, config: Config | None = None):
@@ -52,7 +51,7 @@ class SelectiveCopying(Mad):
 
     @classmethod
     def tiny(cls) -> "SelectiveCopying":
-        """Four tokens to copy."""
+        """Six tokens to copy."""
         return cls(cls.Config(vocab_size=8, length=24, copied=6))
 
     @property
