@@ -43,7 +43,7 @@ class Text:
         if not chat:
             return prompt_ids(self.tokenizer, _utf8(text))
         if not self.tokenizer.chat_template:
-            raise UserError("the model's tokenizer has no chat template; leave chat out")
+            raise UserError("the model's tokenizer has no chat template; leave out chat")
         return chat_ids(self.tokenizer, _utf8(text))
 
     def decode(self, ids: Any) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate models on tasks and suites, and through lm-eval."""
+"""Evaluates models on tasks and suites, and through lm-eval."""
 
 from nestling.evals.reader import Reader
 

@@ -1,4 +1,4 @@
-"""Ask a model a task's questions, and pass its answers to the task."""
+"""Asks a model the questions of a task, and has the task score the answers."""
 
 import itertools
 from typing import Any
@@ -16,10 +16,10 @@ from nestling.tasks import UNSEEN, Answer, Question, QuestionTask, TextTask, Tok
 
 
 def spell(reader: Reader, count: int, seed: int) -> list[int]:
-    """A token of the model's vocabulary for each of a task's tokens, drawn among plain words.
+    """Draw a token of the model's vocabulary for each of a task's tokens.
 
-    Words are taken where there are enough, with a blank before them, as in running text; else any
-    token that is not special.
+    They are whole words with a leading space if there are enough, otherwise any tokens that are
+    not special. Raises UserError if the vocabulary is too small.
     """
     tokenizer = reader.tokenizer
     special = set(tokenizer.all_special_ids)
@@ -28,8 +28,8 @@ def spell(reader: Reader, count: int, seed: int) -> list[int]:
     among = words if len(words) >= count else plain
     if len(among) < count:
         raise UserError(
-            f"the task has {count} tokens and {reader.name} {len(among)}: "
-            "take a model with a larger vocabulary, or fit a preset to the task (--fit)"
+            f"the task has {count} tokens, {reader.name} only {len(among)}; "
+            "use a model with a larger vocabulary, or fit a preset to the task (--fit)"
         )
     order = torch.randperm(len(among), generator=torch.Generator().manual_seed(seed))
     return [among[i] for i in order[:count].tolist()]
@@ -49,10 +49,10 @@ def ask_positions(
     batch_size: int = 16,
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """The likeliest of the task's tokens at every position with a label; scores by row.
+    """The most likely of the task's tokens at every labelled position, and the scores by row.
 
-    ``own``: the model's vocabulary is the task's (it was fitted to it). Otherwise each token of the
-    task is spelt as a token of the model (``spelled``), and a row is led by the start of a text.
+    With ``own``, the model's vocabulary is the task's (it was fitted to it). Otherwise each token
+    of the task is mapped to one of the model (see ``spell``), and rows begin like a text.
     """
     examples = task.examples(UNSEEN + seed, count)
     names = list(range(task.vocab_size)) if own else spell(reader, task.vocab_size, seed)
@@ -79,9 +79,9 @@ def ask_texts(
     new_tokens: int | None = None,
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """The model's answer to every question of a text task, each read from a fresh memory.
+    """The model's answer to every question of a text task, each with an empty memory.
 
-    ``new_tokens`` generates fewer tokens than the task allows, where right answers are shorter.
+    ``new_tokens`` limits the length of answers below what the task allows.
     """
     memory = Memory(reader)
     answers: list[Answer] = []
@@ -90,7 +90,7 @@ def ask_texts(
     for question in itertools.islice(task.stream(UNSEEN + seed), count):
         ids = [*reader.start, *reader.encode(question.prompt)]
         answers.append(answer_to(memory, task, ids, question, new_tokens))
-        asked.append(question._replace(prompt=""))  # long, and not looked at again
+        asked.append(question._replace(prompt=""))  # long, and no longer needed
         tokens += len(ids)
         tell(len(answers), count)
     found = judged_texts(task, answers, asked) | {"tokens": tokens}
@@ -106,7 +106,7 @@ def answer_to(
     question: Question,
     new_tokens: int | None = None,
 ) -> Answer:
-    """A model's answer after ``context``: a text, a choice or a log-probability."""
+    """The model's answer after ``context``: a text, the index of a choice or a log-probability."""
     reader = memory.reader
     if task.kind == "generate":
         tokens = min(task.new_tokens, new_tokens or task.new_tokens)
@@ -117,15 +117,15 @@ def answer_to(
 
 
 def candidates(reader: Reader, task: TextTask, question: Question) -> list[list[int]]:
-    """The texts whose likelihood a question of choices, or of likelihood, asks for, as tokens."""
+    """The token ids of the texts to score for a question: its choices, or its answer."""
     texts = question.choices if task.kind == "choose" else question.answers[:1]
     return [reader.encode(question.joint + text) or [0] for text in texts]
 
 
 def room_of(reader: Reader, task: TextTask, question: Question) -> int:
-    """The number of tokens of a question and its answer, after the earlier text."""
+    """The number of tokens needed for a question and its answer, after the earlier text."""
     prompt = len(reader.encode(question.prompt) or reader.start)
     if task.kind == "generate":
         return prompt + task.new_tokens
-    # the last token of a continuation is predicted and not read
+    # the last token of a continuation is predicted, but not read
     return prompt + max(map(len, candidates(reader, task, question))) - 1

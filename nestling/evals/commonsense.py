@@ -1,4 +1,4 @@
-"""Commonsense through lm-eval: the paper's eight tasks from the hub, or BIG-bench's offline."""
+"""Commonsense questions: the paper's eight tasks through lm-eval, or BIG-bench offline."""
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from nestling.evals.reader import Reader
 from nestling.evals.requests import Ask, Memory
 
 HUB = ("huggingface.co", 443)
-# the tasks of the paper's Table 2 by lm-eval's names, with the figure that its column shows
+# the tasks of the paper's Table 2 by their names in lm-eval, with the metric of the column
 PAPER = {
     "wikitext": "word_perplexity",
     "lambada_openai": "acc",
@@ -51,13 +51,13 @@ def commonsense(
 ) -> dict[str, Any]:
     """The figures of each task, and the mean accuracy.
 
-    ``data`` "hub": the paper's tasks, defined as in lm-eval. "bigbench": multiple-choice
-    tasks of BIG-bench, asked as lm-eval asks social_iqa ("Q: ... A:"), nothing fetched; figures
-    have ``chance`` as well. "auto": the hub where it can be reached. ``tasks`` takes some of them,
-    ``limit`` the first questions of each; ``batch`` requests are read side by side, and with
-    ``chat`` (which needs lm-eval) in the tokenizer's chat template. BIG-bench is asked the same way
-    where lm-eval is not installed; ``harness`` says by which version of it, or None. ``say`` names
-    what is measured, ``tell`` counts what is answered.
+    ``data`` is "hub" (the paper's tasks, as defined in lm-eval), "bigbench" (multiple-choice tasks
+    of BIG-bench, in the format "Q: ... A:" of lm-eval's social_iqa, offline, with ``chance`` among
+    the figures) or "auto" (the hub if it can be reached). ``tasks`` selects some of them, and
+    ``limit`` the first questions of each. ``batch`` requests are read side by side; ``chat`` uses
+    the tokenizer's chat template and needs lm-eval. BIG-bench works without lm-eval too;
+    ``harness`` in the result is the version of lm-eval, or None. ``say`` is told what is measured,
+    ``tell`` the number of answers so far.
     """
     if data not in SOURCES:
         raise UserError(f"unknown data {data!r}: {did_you_mean(data, SOURCES)}")
@@ -98,10 +98,10 @@ def _offline(
     batch: int,
     chat: bool,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of tasks of BIG-bench: by lm-eval where it is installed."""
+    """The figures of BIG-bench tasks, through lm-eval if it is installed."""
     if version() is None:
         if chat:
-            raise UserError("chat is lm-eval's doing: pip install 'nestling[eval]'")
+            raise UserError("chat needs lm-eval: pip install 'nestling[eval]'")
         memory = Memory(reader, carry=carry, batch=batch)
         return {name: choose(reader, asked, memory, tell) for name, asked in rows.items()}
     tasks = [offline(name, asked) for name, asked in rows.items()]
@@ -115,10 +115,10 @@ def choose(
     memory: Memory | None = None,
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """What ``commonsense`` finds on BIG-bench's questions, without lm-eval.
+    """Score BIG-bench questions without lm-eval, in the same way.
 
-    ``acc`` takes the likeliest choice, ``acc_norm`` the likeliest for each of its characters.
-    ``memory``: what answers; none given, a fresh one for each question.
+    ``acc`` takes the choice with the highest log-probability, ``acc_norm`` the one with the highest
+    per character. Answers come from ``memory``; without one, every question is read afresh.
     """
     memory = memory or Memory(reader)
     right = {"acc": 0, "acc_norm": 0}
@@ -135,7 +135,7 @@ def choose(
 
 
 def offline(name: str, questions: Sequence[Choice]) -> dict[str, Any]:
-    """A task of BIG-bench as a configuration of lm-eval."""
+    """The lm-eval configuration of a BIG-bench task."""
     rows = [
         {"question": item.question, "choices": list(item.choices), "answer": item.answer}
         for item in questions

@@ -1,4 +1,4 @@
-"""The score of answers to a task, with an interval and secondary metrics."""
+"""Scores of answers with confidence intervals and secondary metrics."""
 
 import math
 import random
@@ -10,14 +10,13 @@ from torch import Tensor
 from nestling.core.statistics import interval, wilson
 from nestling.tasks import TextTask, TokenTask
 
-DRAWS = 200  # samples drawn anew for the interval of a pooled score
+DRAWS = 200  # bootstrap samples for the interval of a pooled score
 
 
 def figures(scores: Sequence[float], chance: float) -> dict[str, Any]:
-    """The mean with its 95 % interval: Wilson's where scores are 0 or 1, else Student's t.
+    """The mean with its 95 % interval: Wilson's if scores are 0 or 1, otherwise Student's t.
 
-    A few shares that happen to be equal have Wilson's as well: none of their mean spreads wider
-    than zeros and ones do.
+    Equal scores get Wilson's too: with the same mean, no scores vary more than zeros and ones.
     """
     found = interval(scores)
     low, high = found.low, found.high
@@ -61,7 +60,7 @@ def judged_texts(task: TextTask, answers: Sequence[Any], asked: Sequence[Any]) -
 
 
 def pooled(score: Callable[[Sequence[int]], float], sizes: Sequence[int]) -> dict[str, Any]:
-    """A score of many examples together, with a bootstrap interval (the middle 95 %).
+    """A score over many examples together, with a bootstrap interval (the middle 95 %).
 
     ``score`` takes the indices of examples, which are resampled with replacement within consecutive
     groups of ``sizes``. A single example has no interval; constant scores, such as all correct, get

@@ -1,4 +1,4 @@
-"""Train one of our models on a task before evaluating it."""
+"""Trains one of our models on a task before evaluating it."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from nestling.train import TrainConfig, train
 def fresh(
     preset: str, task: Task, *, seed: int, segment: int, options: Mapping[str, Any]
 ) -> Reader:
-    """An untrained preset for a task: with the task's tokens, or bytes for a text task."""
+    """An untrained preset for a task, with the task's tokens, or bytes for a text task."""
     tokenizer = byte_tokenizer()
     size = task.vocab_size if isinstance(task, TokenTask) else len(tokenizer)
     model = create(preset, vocab_size=size, seed=seed, **options)
@@ -26,18 +26,17 @@ def fresh(
 
 
 def shaped(config: TrainConfig, length: int) -> TrainConfig:
-    """Training settings for rows of a task: each starts fresh, ``length`` tokens long."""
+    """Training settings for rows of ``length`` tokens that each start with an empty memory."""
     return dataclasses.replace(config, sequence_length=length, carry=False, save_every=0)
 
 
 def fit(
     reader: Reader, task: TokenTask | QuestionTask, config: TrainConfig, *, quiet: bool = True
 ) -> dict[str, Any]:
-    """Train the reader's model in place on examples of seeds for training; its metrics.
+    """Train the reader's model in place on examples of training seeds; return the metrics.
 
-    A task that says how many rows there are to train on (``train_examples``) is learned from so
-    many; of any other every batch is fresh. Only the answers are labels. ``sequence_length`` of
-    the settings is that of the first batch.
+    A task with ``train_examples`` is trained on that many rows; for any other, every batch is new.
+    Only the answers have labels. ``sequence_length`` is set to the length of the first batch.
     """
     check_ours(reader)
     if isinstance(task, TokenTask):
@@ -52,20 +51,20 @@ def fit(
 
 
 def check_ours(reader: Reader) -> None:
-    """Raise UserError for a model that cannot be trained here."""
+    """Raise UserError for a model that is not ours, which cannot be trained here."""
     if not reader.ours:
-        raise UserError(f"{reader.name} is no model of ours, so it cannot be fitted; leave --fit")
+        raise UserError(f"{reader.name} is not a nestling model; fit another, or leave out --fit")
 
 
 def rows_of(task: TokenTask, config: TrainConfig) -> Questions:
-    """The batches of a task of tokens: of a fixed number of rows where it has one."""
+    """The training batches of a token task, from a fixed set of rows if it has one."""
     rows = getattr(task.config, "train_examples", None)
     shape = {"batch_size": config.batch_size, "seed": config.seed}
     return Rows(task, rows=rows, **shape) if rows else Questions(task, **shape)
 
 
 def words(reader: Reader) -> dict[str, Any]:
-    """How a reader's texts become rows."""
+    """The options for turning a reader's texts into rows."""
     end = reader.tokenizer.eos_token_id
     return {"encode": reader.encode, "start": reader.start, "end": end}
 
@@ -73,7 +72,7 @@ def words(reader: Reader) -> dict[str, Any]:
 def by_training(
     reader: Reader, task: StageTask, config: TrainConfig
 ) -> Callable[[int, Stage], Learned]:
-    """Learn by gradient: ``config.steps`` steps on each stage's lessons, in place, no replay."""
+    """Learn by gradient, in place: ``config.steps`` steps on each stage's lessons, no replay."""
     check_ours(reader)
 
     def learn(index: int, stage: Stage) -> Learned:
@@ -93,6 +92,6 @@ def by_training(
 
 
 def apart(reader: Reader) -> Reader:
-    """A reader of a copy of the model, to train without changing this one."""
+    """A reader with a copy of the model, to train without changing the original."""
     model = copy.deepcopy(reader.model)
     return Reader(model, reader.tokenizer, name=reader.name, segment=reader.segment)

@@ -1,4 +1,4 @@
-"""The adapter to lm-eval: its tasks and scoring, with our way of reading."""
+"""The adapter to lm-eval: its tasks and scoring on our readers."""
 
 import importlib.metadata
 import logging
@@ -12,7 +12,7 @@ from nestling.evals.progress import Tell, silent
 from nestling.evals.reader import Reader
 from nestling.evals.requests import Ask, Memory
 
-NEW_TOKENS = 256  # of a text to write, where the task does not say
+NEW_TOKENS = 256  # to generate, if the task does not say
 
 
 def library(name: str) -> Any:
@@ -26,29 +26,29 @@ def library(name: str) -> Any:
 
 
 def adapter(reader: Reader, *, carry: bool = False, batch: int = 1, tell: Tell = silent) -> Any:
-    """The reader as an ``LM`` of lm-eval, to be handed to its ``simple_evaluate``.
+    """The reader as an ``LM`` of lm-eval, for its ``simple_evaluate``.
 
-    Each request is read from a fresh memory, ``batch`` of them side by side; with ``carry`` one
-    memory goes on through all of them in the order of the task. A text is led by what the tokenizer
-    itself puts before one. Options of ``generate`` are taken as lm-eval's own model of transformers
-    takes them (``max_gen_toks`` and its other names, ``do_sample``, ``temperature``, ``top_p``...).
-    Special tokens spelt out in a text are ordinary text, unless lm-eval has put it in the chat
-    template. ``tell`` counts the answered requests of one kind.
+    Each request is read with an empty memory, ``batch`` of them side by side; with ``carry`` one
+    memory continues through all of them in the order of the task. Texts start with the special
+    tokens that the tokenizer puts before a text. Options of ``generate`` have the names that
+    lm-eval's HF model accepts (``max_gen_toks`` and its aliases, ``do_sample``, ``temperature``,
+    ``top_p``...). Special tokens spelt out in a text are ordinary text, unless lm-eval has applied
+    the chat template. ``tell`` is told the number of answered requests of one kind.
     """
     template: Any = library("lm_eval.api.model").TemplateLM
     plain: Any = library("lm_eval.models.utils").normalize_gen_kwargs
     memory = Memory(reader, carry=carry, batch=batch)
 
     class Nestling(template):
-        """Tokens by the reader, answers by the memory, everything else by lm-eval."""
+        """Tokenises with the reader and answers with the memory; lm-eval does the rest."""
 
         tokenizer = reader.tokenizer
         tokenizer_name = str(getattr(reader.tokenizer, "name_or_path", "")).replace("/", "__")
-        device = "cpu"  # of the gathering across processes, of which there is one
+        device = "cpu"  # for gathering across processes; there is only one
         batch_size = batch
         max_length = reader.horizon
         max_gen_toks = NEW_TOKENS
-        chats = False  # texts come in the chat template, with the special tokens it is made of
+        chats = False  # whether texts are in the chat template, which is made of special tokens
 
         @property
         def eot_token_id(self) -> int:
@@ -113,7 +113,7 @@ def adapter(reader: Reader, *, carry: bool = False, batch: int = 1, tell: Tell =
 
 
 def alike(options: Sequence[Mapping[str, Any]], ordered: bool) -> list[list[int]]:
-    """The places of requests with the same options; ``ordered``: as they follow each other.
+    """Group the places of requests with the same options; ``ordered``: consecutive ones only.
 
     >>> alike([{"a": 1}, {}, {"a": 1}], False), alike([{"a": 1}, {}, {"a": 1}], True)
     ([[0, 2], [1]], [[0], [1], [2]])
@@ -132,10 +132,11 @@ def alike(options: Sequence[Mapping[str, Any]], ordered: bool) -> list[list[int]
 def in_chat(reader: Reader, messages: list[dict[str, str]], answers: bool) -> str:
     """Messages in the chat template of the tokenizer; ``answers``: up to where an answer begins.
 
-    A template that knows no system message gets none, as in lm-eval's own model of transformers.
+    A template without system messages gets none, as in lm-eval's HF model. Raises UserError
+    without a template.
     """
     if not reader.tokenizer.chat_template:
-        raise UserError(f"the tokenizer of {reader.name} has no chat template; leave chat out")
+        raise UserError(f"the tokenizer of {reader.name} has no chat template; leave out chat")
 
     def put(some: list[dict[str, str]]) -> str:
         return reader.tokenizer.apply_chat_template(
@@ -159,14 +160,15 @@ def run_harness(
     include: str | None = None,
     tell: Tell = silent,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of lm-eval for each task: a name it knows, or a configuration of one.
+    """Run lm-eval on tasks, given by name or as configurations, and return their figures.
 
-    ``limit`` takes the first questions of each task, that many; ``batch`` are read side by
-    side; ``chat`` puts each as a message in the tokenizer's chat template. ``include`` is a folder
-    of further task files. A task whose data cannot be fetched raises UserError.
+    ``limit`` is the number of questions per task, from the first on; ``batch`` of them are read
+    side by side. ``chat`` puts each question as a message into the tokenizer's chat template.
+    ``include`` is a folder with further task files. Raises UserError if the data of a task cannot
+    be fetched.
     """
     evaluate = library("lm_eval").simple_evaluate
-    # its loggers tell of every default it takes
+    # its loggers report every default
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = library("lm_eval.tasks").TaskManager(include_path=include)
     try:
@@ -182,8 +184,8 @@ def run_harness(
     except (ConnectionError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"the data of a task cannot be fetched ({reason}): connect to the hub, or take tasks "
-            "that need none (--data bigbench)"
+            f"cannot fetch the data of a task ({reason}); check the network, or use tasks that "
+            "need none (--data bigbench)"
         ) from error
     return {
         name: figures_of(record) | {"questions": found["n-samples"][name]["effective"]}
@@ -200,7 +202,7 @@ def version() -> str | None:
 
 
 def with_rows(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The configuration of a task of lm-eval whose questions are ``rows``; nothing is written."""
+    """An lm-eval task configuration with ``rows`` as its questions, kept in memory."""
 
     def read(**_: Any) -> dict[str, Any]:
         return {"test": library("datasets").Dataset.from_list([dict(row) for row in rows])}
@@ -209,7 +211,7 @@ def with_rows(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> d
 
 
 def figures_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Figures by plain name, where lm-eval appends its filter: "acc,none".
+    """Figures by plain name, without the filter that lm-eval appends ("acc,none").
 
     >>> figures_of({"acc,none": 0.5, "acc_stderr,none": "N/A", "alias": "a"})
     {'acc': 0.5}

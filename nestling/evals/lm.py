@@ -13,18 +13,18 @@ from nestling.evals.reader import Reader
 from nestling.evals.windows import fill, windows
 from nestling.train.evaluate import edges, perplexity
 
-LIMIT = 2**20  # tokens; where the last stretch of the figures by position begins at the latest
+LIMIT = 2**20  # tokens; the last range of the figures by position starts here at the latest
 
 
 def words_of(text: str) -> int:
-    """Words of a text, as lm-eval counts them: pieces between white space."""
+    """The number of words in a text, as counted by lm-eval: pieces between whitespace."""
     return len(re.split(r"\s+", text))
 
 
 def choose(texts: Sequence[str], size: int | None) -> list[str]:
-    """Whole documents in a fixed random order, until they hold ``size`` bytes; None: all.
+    """Choose whole documents in a fixed random order, up to ``size`` bytes; None: all.
 
-    The choice is by bytes, so that models of any tokenizer read the same text.
+    The limit is in bytes, so that models with different tokenizers read the same text.
     """
     order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
     chosen, total = [], 0
@@ -35,7 +35,7 @@ def choose(texts: Sequence[str], size: int | None) -> list[str]:
             chosen.append(texts[index])
             total += len(texts[index].encode())
     if not chosen:
-        raise UserError("there is no text to measure on; name another corpus or file")
+        raise UserError("there is no text to measure on; give another corpus or file")
     return chosen
 
 
@@ -47,24 +47,24 @@ def lm(
     kind: str = "rolling",
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """The figures of a model on documents, each read from a fresh memory, from its first token.
+    """The figures of a model on documents, each read with an empty memory, from its first token.
 
     With ``L`` the sum of -ln p over the tokens of all documents: ``loss = L / tokens`` (nats),
     ``perplexity = e^loss``, ``word_perplexity = e^(L / words)``, ``byte_perplexity =
-    e^(L / bytes)``, ``bits_per_byte = L / (bytes ln 2)``; the last three do not depend on how a
-    tokenizer cuts the text. ``by_position`` has the loss of stretches that widen with the tokens
-    of the text that were read before. ``kind`` says how a document longer than the model reads is
-    cut (``windows``). ``tell`` counts the tokens that are read.
+    e^(L / bytes)``, ``bits_per_byte = L / (bytes ln 2)``; the last three do not depend on the
+    tokenizer. ``by_position`` is the loss by the number of tokens read before, in ranges of growing
+    length. ``kind`` is how to cut documents longer than the model can read (see ``windows``).
+    ``tell`` is told the number of tokens read.
 
-    Source: word, byte and bit figures as lm-eval defines them for ``loglikelihood_rolling``, with
-    one memory along the whole document instead of windows where the model can read it whole.
+    Source: word, byte and bit figures as in ``loglikelihood_rolling`` of lm-eval, but with one
+    memory along the whole document instead of windows if the model can read it whole.
     """
     if batch_size < 1:
-        raise UserError(f"{batch_size} documents side by side; give at least 1")
+        raise UserError(f"batch_size is {batch_size}; give at least 1 document")
     rows = [one for text in texts for one in windows(reader, reader.encode(text), kind)]
     if not rows:
-        raise UserError("there is no text to measure on; name another corpus or file")
-    rows.sort(key=lambda window: len(window.ids))  # so that little is filled up
+        raise UserError("there is no text to measure on; give another corpus or file")
+    rows.sort(key=lambda window: len(window.ids))  # so that there is little padding
     every = sum(len(window.ids) - window.begin for window in rows)
     borders = torch.tensor(edges(LIMIT))
     sums = torch.zeros(len(borders) - 1, dtype=torch.float64)
@@ -74,7 +74,7 @@ def lm(
         ids, lengths = fill([window.ids for window in part])
         lead = torch.tensor([[window.lead] for window in part])
         begin = torch.tensor([[window.begin] for window in part])
-        place = 1  # of the first token with a loss
+        place = 1  # the first token with a loss
         for losses in reader.losses(ids):
             where = torch.arange(place, place + losses.shape[1]).expand_as(losses)
             scored = (where >= begin) & (where < lengths[:, None])

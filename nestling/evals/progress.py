@@ -1,8 +1,8 @@
-"""The progress callback of a measurement."""
+"""Progress callbacks of measurements."""
 
 from collections.abc import Callable
 
-Tell = Callable[[int, int], None]  # done, of all
+Tell = Callable[[int, int], None]  # (done, total)
 
 
 def silent(done: int, count: int) -> None:

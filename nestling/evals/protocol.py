@@ -1,4 +1,4 @@
-"""Train a preset on a task as the task's source trains its models, and evaluate it."""
+"""Trains a preset on a task by the published protocol of the task, and evaluates it."""
 
 import dataclasses
 import itertools
@@ -20,15 +20,15 @@ Say = Callable[[str], None]
 
 
 class Passes(Rows):
-    """A task's rows, epoch by epoch, each in its own order; the last batch may be smaller."""
+    """The rows of a task, epoch by epoch, each in a new order; the last batch may be smaller."""
 
     @property
     def steps(self) -> int:
-        """Batches of a pass."""
+        """The number of batches in an epoch."""
         return -(-len(self.rows.input_ids) // self.batch_size)
 
     def __next__(self):
-        """The next batch; there is always one."""
+        """The next batch; never raises StopIteration."""
         number, step = divmod(self.batches, self.steps)
         self.batches += 1
         chosen = self.order(number)[step * self.batch_size : (step + 1) * self.batch_size]
@@ -36,7 +36,7 @@ class Passes(Rows):
 
 
 class Watch:
-    """Evaluates a model after every epoch, and keeps the answers of the one that counts."""
+    """Evaluates a model after every epoch, and keeps the answers of the last or best one."""
 
     def __init__(self, task: TokenTask, protocol: Protocol, *, rows: int, seed: int, steps: int):
         self.protocol, self.steps = protocol, steps
@@ -44,12 +44,12 @@ class Watch:
         self.examples = {
             name: unseen_examples(one, seed=seed, count=rows) for name, one in self.tasks.items()
         }
-        self.passes, self.best = 0, 0  # done, and the one that counts
+        self.passes, self.best = 0, 0  # epochs done, and the one kept
         self.score = -1.0
         self.kept: dict[str, Tensor] = {}
 
     def __call__(self, step: int, answer: Callable[[Tensor], Tensor]) -> bool:
-        """Whether training can stop; evaluated only at the end of an epoch."""
+        """Evaluate at the end of an epoch; return whether training can stop."""
         if step % self.steps:
             return False
         self.passes = step // self.steps
@@ -63,7 +63,7 @@ class Watch:
         return score >= self.protocol.enough
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Figures of the pass that counts, by what was measured ("": the task as it is)."""
+        """The figures of the epoch that is kept, by variant ("": the task itself)."""
         return {
             name: judged_rows(task, self.kept[name], self.examples[name].labels)
             for name, task in self.tasks.items()
@@ -71,7 +71,7 @@ class Watch:
 
 
 def measured(task: TokenTask, protocol: Protocol) -> dict[str, TokenTask]:
-    """The tasks that are measured of one training, by what is special about each."""
+    """The variants of the task to measure after one training, by name."""
     found: dict[str, TokenTask] = {}
     kind: Any = type(task)
     for values in itertools.product(*protocol.measured.values()):
@@ -82,14 +82,14 @@ def measured(task: TokenTask, protocol: Protocol) -> dict[str, TokenTask]:
 
 
 def protocol_of(task: Task | type[Task], settings: Mapping[str, Any]) -> Protocol:
-    """The protocol of a task with some of its numbers set: UserError where it has none.
+    """The protocol of a task, with some of its numbers replaced by ``settings``.
 
-    ``settings``: ``epochs``, ``batch_size``, or one ``learning_rate`` or ``weight_decay`` in the
-    place of those that are tried.
+    These are ``epochs``, ``batch_size``, or one ``learning_rate`` or ``weight_decay`` instead of
+    the published sweep. Raises UserError if the task has no protocol.
     """
     protocol = task.protocol
     if protocol is None:
-        raise UserError("the task has no published training; say how long to train (--fit STEPS)")
+        raise UserError("the task has no published protocol; give a number of steps (--fit STEPS)")
     changed: dict[str, Any] = {}
     for name, value in settings.items():
         if name in ("epochs", "batch_size"):
@@ -111,15 +111,15 @@ def follow(
     say: Say = lambda text: None,
     quiet: bool = True,
 ) -> dict[str, dict[str, Any]]:
-    """The figures of the best of all rates and decays, by what is measured of one training.
+    """Run the sweep of a protocol, and return the figures of the best training by variant.
 
-    ``make`` gives a reader of a fresh model. ``settings`` sets numbers of the protocol, and of the
-    training what it says nothing about; ``rows`` is the number measured instead of the published
-    number. Each entry has ``learning_rate``, ``weight_decay`` and ``epochs`` of the best, and in
-    ``tried`` the scores of all; a training that diverged has none. If all do: UserError.
+    ``make`` returns a reader with a new model. ``settings`` overrides numbers of the protocol, and
+    training settings that it leaves open; ``rows`` overrides the number of test rows. Each entry
+    has ``learning_rate``, ``weight_decay`` and ``epochs`` of the best training, and in ``tried``
+    the scores of all; diverged ones have None. Raises UserError if all diverge.
 
-    Deviates: the rate falls from step to step, not from pass to pass; matrices alone decay; Adam's
-    epsilon is torch's.
+    Deviates: the rate decays per step, not per epoch; weight decay applies to matrices only; Adam's
+    epsilon is torch's default.
     """
     protocol = protocol_of(task, settings)
     rest = {name: v for name, v in settings.items() if name not in CHANGED}
@@ -134,7 +134,7 @@ def follow(
         if watch is not None and (best is None or watch.score > best[0]):
             best = (watch.score, watch)
     if best is None:
-        raise UserError("every training diverged; set a lower learning_rate")
+        raise UserError("all trainings diverged; set a lower learning_rate")
     chosen = max((one for one in tried if one["score"] is not None), key=lambda x: x["score"])
     about = {name: chosen[name] for name in ("learning_rate", "weight_decay", "epochs")}
     shared = {"protocol": dataclasses.asdict(protocol), "tried": tried}
@@ -154,7 +154,7 @@ def trained(
     rows: int | None,
     quiet: bool,
 ) -> Watch | None:
-    """Train a reader's model in place by a protocol; None if it diverged."""
+    """Train a reader's model in place by a protocol. Returns None if it diverged."""
     loader = Passes(
         task, rows=task.config.train_examples, batch_size=protocol.batch_size, seed=seed
     )
@@ -199,5 +199,5 @@ def trained(
 
 @torch.no_grad()
 def best_of(model: Any, ids: Tensor) -> Tensor:
-    """The likeliest token at every position; the model is put to rest for it."""
+    """The most likely token at every position, computed in eval mode."""
     return answers(model.eval(), ids)

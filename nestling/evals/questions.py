@@ -11,8 +11,8 @@ from torch import Tensor
 from nestling.data import Batch
 from nestling.tasks import IGNORED, UNSEEN, Examples, Question, QuestionTask, TextTask, TokenTask
 
-APART = 1_000_003  # seeds of one run's batches; another run's begin beyond them
-PAD = 0  # at positions that are masked
+APART = 1_000_003  # distance between the seeds of two runs; a run uses one seed per batch
+PAD = 0  # token at masked positions
 Encode = Callable[[str], list[int]]
 
 
@@ -24,7 +24,7 @@ def as_batch(examples: Examples) -> Batch:
 
 
 class Questions:
-    """Fresh examples for every batch; the position is the number of batches drawn."""
+    """New examples in every batch; the position is the number of batches drawn."""
 
     def __init__(self, task: TokenTask, *, batch_size: int, seed: int):
         self.task, self.batch_size, self.seed = task, batch_size, seed
@@ -35,7 +35,7 @@ class Questions:
         return self
 
     def __next__(self) -> Batch:
-        """The next batch; there is always one."""
+        """The next batch; never raises StopIteration."""
         self.batches += 1
         return as_batch(self.task.examples(self.seed * APART + self.batches, self.batch_size))
 
@@ -56,11 +56,11 @@ class Rows(Questions):
         self.rows = task.examples(seed * APART, rows)
 
     def order(self, number: int) -> list[int]:
-        """The order of the rows in one round."""
+        """The order of the rows in an epoch."""
         return order_of(self.seed, number, len(self.rows.input_ids))
 
     def __next__(self) -> Batch:
-        """The next batch; there is always one."""
+        """The next batch; never raises StopIteration."""
         size, count = self.batch_size, len(self.rows.input_ids)
         chosen = []
         for place in range(self.batches * size, (self.batches + 1) * size):
@@ -71,23 +71,23 @@ class Rows(Questions):
 
 @lru_cache(maxsize=4)
 def order_of(seed: int, round_: int, count: int) -> list[int]:
-    """The order of ``count`` things in one round."""
+    """The order of ``count`` items in an epoch."""
     order = list(range(count))
     random.Random(f"{seed}:{round_}").shuffle(order)
     return order
 
 
 def right(task: TextTask, question: Question) -> str:
-    """The text that answers a question: all that is right where all is asked for."""
+    """The right answer to a question as text; all answers if all are asked for."""
     return str(task.oracle([question])[0]) if task.kind == "generate" else question.answers[0]
 
 
 def as_rows(
     task: TextTask, questions: Sequence[Question], *, encode: Encode, start: list[int], end: int
 ) -> Batch:
-    """Questions with their answers, each a row; labels are the tokens of the answer and the end.
+    """Questions with their answers as rows; the labels are the answer and the end token.
 
-    Where the task asks for likelihood the whole text is the answer. Rows are filled up behind.
+    In a perplexity task the whole text is the answer. Rows are padded on the right.
     """
     rows = []
     for question in questions:
@@ -109,7 +109,7 @@ def as_rows(
 
 
 class TextQuestions(Questions):
-    """The same of texts: fresh questions with their answers, of seeds for training."""
+    """New questions with their answers in every batch, from training seeds."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class TextQuestions(Questions):
         self.batch_size, self.seed, self.batches = batch_size, seed, 0
 
     def __next__(self) -> Batch:
-        """The next batch; there is always one."""
+        """The next batch; never raises StopIteration."""
         self.batches += 1
         found = self.texts.examples(self.seed * APART + self.batches, self.batch_size)
         return as_rows(self.texts, found, encode=self.encode, start=self.start, end=self.end)
@@ -150,7 +150,7 @@ class Lessons(Questions):
         self.batch_size, self.seed, self.batches = batch_size, seed, 0
 
     def __next__(self) -> Batch:
-        """The next batch; there is always one."""
+        """The next batch; never raises StopIteration."""
         size, count = self.batch_size, len(self.lessons)
         places = range(self.batches * size, (self.batches + 1) * size)
         self.batches += 1
@@ -168,7 +168,7 @@ def unseen_examples(task: TokenTask, *, seed: int, count: int) -> Examples:
 
 @torch.no_grad()
 def answers(model: Any, input_ids: Tensor, batch_size: int = 64) -> Tensor:
-    """The likeliest token after each position, [N, T]; every row is read from a fresh memory."""
+    """The most likely token after each position, [N, T]; every row has an empty memory."""
     device = next(model.parameters()).device
     parts = [
         model(input_ids=part.to(device), use_cache=False).logits.argmax(-1).cpu()

@@ -1,4 +1,4 @@
-"""Read with any causal language model, in segments, carrying its memory along."""
+"""Reads texts with any causal language model, in segments, carrying its memory along."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,28 +17,28 @@ from nestling.models.held import Held, size_of
 from nestling.models.hf import HopeForCausalLM
 from nestling.models.pieces import Pieces
 
-SEGMENT = 512  # tokens a call
-# read once by a model of transformers to find out how it can be read in segments
+SEGMENT = 512  # tokens per call
+# text used once to find out whether a transformers model can read in segments
 PROSE = (
     "The keeper of the light wrote down what came: three ships before noon, a storm at 17:40, and "
     "then, for the first time in that year, nothing at all. Who was to read it, he never asked."
 )
-COPIES = 2**30  # bytes of memories side by side, where one is copied for many continuations
+COPIES = 2**30  # bytes of copies of a memory that score continuations in parallel
 
 
 class Reader:
     """A model and its tokenizer: token losses, scores and continuations of texts of any length.
 
-    A text goes through in segments of ``segment`` tokens and what the model remembers goes on from
-    one to the next, so that the memory in use is that of a segment and of the model's own state
-    (which does not grow for most of our models, and grows with the text for attention).
-    ``horizon`` is how far the model can read: None for our models, the number of positions of a
-    model that has a fixed number of them.
+    A text is read in segments of ``segment`` tokens, and the model's state is carried from one to
+    the next. So RAM is needed for one segment and for the state, which has a constant size in most
+    of our models and grows with the text for attention. ``horizon`` is the number of tokens that
+    the model can read: None for our models, the number of positions of a model that has a fixed
+    number of them.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "", segment: int = SEGMENT):
         if segment < 1:
-            raise UserError(f"a segment of {segment} tokens; give at least 1")
+            raise UserError(f"segment is {segment}; give at least 1 token")
         self.model, self.tokenizer = model, tokenizer
         self.name, self.segment = name, segment
         self.ours = isinstance(model, HopeForCausalLM)
@@ -52,24 +52,25 @@ class Reader:
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "cpu", *, segment: int = SEGMENT):
-        """Load a reader for a model in a folder, or anything that ``load_causal_lm`` accepts."""
+        """A reader for the model in a folder, or anything else that ``load_causal_lm`` accepts."""
         model, tokenizer = load_causal_lm(Path(directory), device)
         return cls(model, tokenizer, name=str(directory), segment=segment)
 
     @property
     def start(self) -> list[int]:
-        """What a text is read after: the tokenizer's lead, else the token that begins or ends."""
+        """The tokens before a text: those of the tokenizer, else its begin or end token."""
         if self.lead:
             return self.lead
         for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
             if token is not None:
                 return [token]
-        raise UserError(f"the tokenizer of {self.name} has no token that begins or ends a text")
+        raise UserError(f"the tokenizer of {self.name} has neither a bos nor an eos token; set one")
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Token ids of a text alone; special tokens spelt out in it are ordinary text.
+        """Token ids of a text, without special tokens around it.
 
-        ``special``: they are what they are spelt as, as in a chat template.
+        Special tokens spelt out in the text are ordinary text, or with ``special`` those tokens, as
+        needed for chat templates.
         """
         split = not special
         found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=split)
@@ -80,10 +81,10 @@ class Reader:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def losses(self, ids: Int[Tensor, "B T"], cache: Any = None) -> Iterator[Float[Tensor, "B S"]]:
-        """Nats of every token of ``ids`` but the first, a segment at a time.
+        """Yield the loss (nats) of every token of ``ids`` but the first, a segment at a time.
 
-        With ``cache`` the text goes on after what it has read; it is moved on in place. Rows may be
-        filled at their ends: what stands there changes nothing before it.
+        With ``cache`` the text continues what it has read; it is updated in place. Rows may be
+        padded on the right, which does not change anything before.
         """
         for logits, targets in self.predictions(ids, cache):
             losses = functional.cross_entropy(
@@ -94,7 +95,7 @@ class Reader:
     def predictions(
         self, ids: Int[Tensor, "B T"], cache: Any = None
     ) -> Iterator[tuple[Float[Tensor, "B S V"], Int[Tensor, "B S"]]]:
-        """The logits of every token of ``ids`` but the first, with the tokens, by segments."""
+        """Yield (logits, tokens) for every token of ``ids`` but the first, by segment."""
         for inputs, targets in zip(
             ids[:, :-1].split(self.segment, 1), ids[:, 1:].split(self.segment, 1), strict=True
         ):
@@ -102,21 +103,21 @@ class Reader:
             yield logits, targets
 
     def read(self, ids: Int[Tensor, "B T"], cache: Any = None) -> tuple[Float[Tensor, "B V"], Any]:
-        """The logits after a text, and the memory of it; ``cache`` is updated in place."""
+        """The logits after a text, and the memory after it; ``cache`` is updated in place."""
         logits = None
         for piece in ids.split(self.segment, dim=1):
             logits, cache = self.call(piece, cache, last=True)
         if logits is None:
-            raise ValueError("nothing to read: ids has no columns")
+            raise ValueError(f"ids is {list(ids.shape)}: there are no tokens to read")
         return logits[:, -1], cache
 
     @torch.no_grad()
     def call(
         self, ids: Int[Tensor, "B T"], cache: Any, *, last: bool = False
     ) -> tuple[Float[Tensor, "B S V"], Any]:
-        """Logits of one segment (``last``: of its last position), and the memory of it.
+        """The logits of one segment (``last``: of its last position), and the memory after it.
 
-        A model that does not predict token by token raises UserError.
+        Raises UserError for a model without logits for every token.
         """
         ids = ids.to(self.model.device)
         if self.pieces is not None:
@@ -134,10 +135,9 @@ class Reader:
     def score(
         self, cache: Any, logits: Float[Tensor, "1 V"], continuations: list[list[int]]
     ) -> list[tuple[float, bool]]:
-        """For each continuation its log-probability, and whether each token is the likeliest.
+        """The log-probability of each continuation, and whether greedy decoding would give it.
 
-        ``cache`` and ``logits`` are those of ``read`` over the text before; both are left as they
-        are.
+        ``cache`` and ``logits`` are those of ``read`` over the text before; neither is changed.
         """
         step = max(1, COPIES // max(1, size_of(cache)))
         if isinstance(cache, Held) and not cache.repeats:
@@ -174,16 +174,16 @@ class Reader:
         cache: Any = None,
         **generation: Any,
     ) -> str:
-        """What ``generate`` writes after ``ids``, at most ``tokens`` tokens: the likeliest ones.
+        """Generate at most ``tokens`` tokens after ``ids``, greedily by default.
 
-        With ``cache`` ``ids`` go on after what it has read. The text ends before the first of
-        ``stops``. ``generation``: options of transformers' ``generate``, such as ``do_sample`` and
-        ``temperature``; several beams cannot go on from a cache.
+        With ``cache``, ``ids`` continue what it has read. The text ends before the first of
+        ``stops``. ``generation`` are options of transformers' ``generate``, such as ``do_sample``
+        and ``temperature``. Raises UserError for beam search with a cache.
         """
         given = torch.tensor([ids], device=self.model.device)
         beams = generation.get("num_beams", 1) > 1
         if beams and cache is not None:
-            raise UserError("beams cannot go on from a memory; take num_beams=1")
+            raise UserError("beam search cannot continue from a memory; use num_beams=1")
         onward = not beams and (self.pieces is None or self.pieces.way.writes_on)
         if onward and len(ids) > 1:
             _, cache = self.read(given[:, :-1], cache)
@@ -206,9 +206,9 @@ class Reader:
         stops: tuple[str, ...] = (),
         **generation: Any,
     ) -> list[str]:
-        """``write`` of many texts at once, each from a fresh memory; they are filled up in front.
+        """``write`` for many texts at once, each with an empty memory, padded on the left.
 
-        A model that fill would change (``pads``) writes one after another.
+        A model that padding would disturb (see ``pads``) writes one after another.
         """
         if not self.pads:
             options: dict[str, Any] = {"tokens": tokens, "stops": stops, **generation}
@@ -232,8 +232,8 @@ class Reader:
         return self.pieces is None or self.pieces.pads
 
     def _options(self, tokens: int, stops: tuple[str, ...]) -> dict[str, Any]:
-        """Options of ``generate``: the likeliest tokens, up to an end or one of ``stops``."""
-        begin: list[int] = []  # tokens before the first that was written
+        """Options of ``generate``: greedy, up to an end token or one of ``stops``."""
+        begin: list[int] = []  # number of tokens before the first generated one
 
         def stopped(found: Tensor, scores: Any) -> Tensor:
             begin[:] = begin or [found.shape[1] - 1]
@@ -263,7 +263,7 @@ class Reader:
 
 
 def cut(text: str, stops: Sequence[str]) -> str:
-    """A text up to the first of ``stops``; an empty one stops, but cuts nothing.
+    """Cut a text before the first of ``stops``; empty stops are ignored.
 
     >>> cut("one; two. three", [".", ";", ""])
     'one'

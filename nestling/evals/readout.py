@@ -1,4 +1,4 @@
-"""Answers decoded from what a model gives at its last position alone, as MAD's compression asks."""
+"""Decodes all answers from the output at the last position, as in MAD's compression task."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from nestling.train.schedule import rate
 
 
 class Readout(nn.Module):
-    """Two layers of the width of the model, told by sines which position is asked for.
+    """A decoder with two layers of the model's width and sinusoidal position embeddings.
 
     ``logits_t = W2 silu(W1 (h + s_t))`` with h the output at the last position and s_t the sines
     and cosines of t.
 
-    Source: MAD, arXiv 2403.17844, and mad-lab's decoder. Deviates: SiLU, no norm of its own.
+    Source: MAD, arXiv 2403.17844, and mad-lab's decoder. Deviates: SiLU, no norm.
     """
 
     def __init__(self, width: int, vocab_size: int, generator: torch.Generator):
@@ -37,20 +37,20 @@ class Readout(nn.Module):
                 layer.bias.zero_()
 
     def forward(self, hidden: Float[Tensor, "B D"], length: int) -> Float[Tensor, "B T V"]:
-        """Logits of every position of a row of ``length``."""
+        """The logits at every position of a row of ``length`` tokens."""
         told = hidden[:, None] + sines(length, hidden.shape[-1]).to(hidden)
         return self.second(functional.silu(self.first(told)))
 
 
 def sines(length: int, width: int) -> Float[Tensor, "T D"]:
-    """Sines and cosines of the positions, from a period of 2 pi to one of 10,000 times that."""
+    """Sines and cosines of the positions, with periods from 2 pi to 10,000 times 2 pi."""
     speeds = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width))
     angles = torch.arange(length)[:, None] * speeds
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
 
 
 def last(model: HopeForCausalLM, input_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-    """What the backbone gives at the last position, each row from a fresh memory."""
+    """The output of the backbone at the last position, each row with an empty memory."""
     x = model.backbone.embed_tokens(input_ids.to(model.device))
     return model.backbone.stream(x, None, Flow())[0][:, -1]
 
@@ -63,9 +63,10 @@ def fit_readout(
     *,
     after_step: Callable[[int, Readout], bool] | None = None,
 ) -> tuple[Readout, dict[str, Any]]:
-    """Train a model in place with a readout; AdamW on all of it, every level at every step.
+    """Train a model in place together with a readout, with AdamW, every level at every step.
 
-    ``after_step`` is given the number of steps done and ends the training by returning True.
+    ``after_step`` gets the number of steps done and ends the training by returning True. Raises
+    NotFinite if the loss is not finite.
     """
     generator = torch.Generator().manual_seed(config.seed)
     width = model.config.hidden_size
@@ -88,7 +89,7 @@ def fit_readout(
         )
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise NotFinite(f"loss is {losses[-1]} at step {step + 1}; take a lower rate")
+            raise NotFinite(f"loss is {losses[-1]} at step {step + 1}; use a lower learning_rate")
         optimizer.zero_grad()
         loss.backward()
         if config.max_norm is not None:
@@ -103,7 +104,7 @@ def fit_readout(
 
 
 def share(step: int, config: TrainConfig) -> float:
-    """The fraction of the highest learning rate at a step."""
+    """The fraction of the peak learning rate at a step."""
     return rate(
         step,
         steps=config.steps,
@@ -118,7 +119,7 @@ def share(step: int, config: TrainConfig) -> float:
 def answers_of(
     model: HopeForCausalLM, readout: Readout, input_ids: Int[Tensor, "N T"]
 ) -> Int[Tensor, "N T"]:
-    """The likeliest token at every position of rows, decoded from the last."""
+    """The most likely token at every position of rows, decoded from the last position."""
     parts = input_ids.split(64)
     found = [readout(last(model, part), part.shape[1]).argmax(-1).cpu() for part in parts]
     return torch.cat(found)
@@ -128,7 +129,7 @@ def answers_of(
 def ask_readout(
     model: HopeForCausalLM, readout: Readout, task: TokenTask, *, seed: int = 0, count: int = 100
 ) -> dict[str, Any]:
-    """The likeliest token at every position, decoded from the last."""
+    """The most likely token at every labelled position, decoded from the last position."""
     examples = task.examples(UNSEEN + seed, count)
     answers = answers_of(model, readout, examples.input_ids)
     return judged_rows(task, answers, examples.labels) | {"tokens": examples.input_ids.numel()}

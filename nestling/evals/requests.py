@@ -1,4 +1,4 @@
-"""What a harness asks of a model: scores of continuations, of whole texts, and texts to write."""
+"""The requests of a harness: score continuations, score whole texts, and generate."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,20 +13,20 @@ from nestling.evals.windows import fill, windows
 
 
 class Ask(NamedTuple):
-    """A continuation to be scored after a context, both as token ids."""
+    """A continuation to score after a context, both as token ids."""
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
 
 
 class Memory:
-    """Answers requests, each from a fresh memory, or one after another with one that goes on.
+    """Answers requests, each with an empty memory, or with one memory that continues.
 
-    ``carry``: the context of a request is read after those of all requests before it, of whichever
-    kind; what is scored or written leaves no trace. Requests that follow each other with the same
-    context (the choices of one question) read it once. Only a model without a horizon carries.
-    ``before``: every request is read after this memory, which has read ``seen`` and stays as it is.
-    ``batch`` requests are read side by side, each whole, where they are read from a fresh memory.
+    With ``carry``, the contexts of all earlier requests are read before that of a request; scored
+    and generated text leaves no trace. Consecutive requests with the same context (the choices of
+    one question) read it once. This needs a model without a horizon. With ``before``, every
+    request is read after this memory, which has read ``seen`` and is not changed. Requests with an
+    empty memory are read ``batch`` at a time, each whole.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Memory:
         batch: int = 1,
     ):
         if batch < 1 or batch > 1 and carry:
-            raise UserError(f"{batch} requests side by side; give at least 1, and 1 with --carry")
+            raise UserError(f"batch is {batch}; give at least 1, and 1 with --carry")
         if carry and reader.horizon is not None:
             raise UserError(
-                f"{reader.name} reads {reader.horizon} tokens at most, so its memory cannot be "
+                f"{reader.name} reads at most {reader.horizon} tokens, so its memory cannot be "
                 "carried from request to request; leave out --carry"
             )
         self.reader, self.carry, self.batch = reader, carry, batch
@@ -50,13 +50,13 @@ class Memory:
         self.seen = list(seen)
 
     def _room(self, context: Sequence[int], more: int) -> list[int]:
-        """The end of a context that leaves room for ``more`` tokens; where it must be cut."""
+        """The context, cut on the left if needed to leave room for ``more`` tokens."""
         horizon = self.reader.horizon
         if horizon is None:
             return list(context)
         room = horizon - len(self.seen) - more
         if room < 1:
-            raise UserError(f"{more} tokens do not fit into the {horizon} that the model reads")
+            raise UserError(f"{more} tokens are too many: the model reads at most {horizon}")
         return list(context[-room:])
 
     def _read(self, context: list[int]) -> tuple[torch.Tensor, Any]:
@@ -68,9 +68,9 @@ class Memory:
         return logits, cache
 
     def score(self, asks: Sequence[Ask], tell: Tell = silent) -> list[tuple[float, bool]]:
-        """Log-probability of each continuation, and whether it is the likeliest at each token.
+        """The log-probability of each continuation, and whether greedy decoding would give it.
 
-        ``tell`` counts the asks that are answered.
+        ``tell`` is told the number of answers so far.
         """
         if self.batch > 1 and self.cache is None:
             return self._score_rows(asks, tell)
@@ -81,7 +81,7 @@ class Memory:
             while end < len(asks) and asks[end].context == asks[start].context:
                 end += 1
             group = [list(ask.continuation) for ask in asks[start:end]]
-            # the last token of a continuation is predicted and not read
+            # the last token of a continuation is predicted, but not read
             context = self._room(asks[start].context, max(map(len, group)) - 1)
             logits, cache = self._read(context)
             found += self.reader.score(cache, logits, group)
@@ -90,7 +90,7 @@ class Memory:
         return found
 
     def _score_rows(self, asks: Sequence[Ask], tell: Tell) -> list[tuple[float, bool]]:
-        """``score`` of each context with its continuation as one row, the longest rows first."""
+        """``score`` with each context and its continuation as one row, longest rows first."""
         rows = [
             (self._room(ask.context, len(ask.continuation) - 1), list(ask.continuation))
             for ask in asks
@@ -121,7 +121,7 @@ class Memory:
         return found
 
     def score_text(self, text: str) -> float:
-        """Log-probability of a text from its first token on; read in windows where it must be."""
+        """The log-probability of a text from its first token on, read in windows if needed."""
         reader = self.reader
         tokens = reader.encode(text)
         if not tokens:
@@ -144,9 +144,9 @@ class Memory:
     def write(
         self, context: Sequence[int], *, tokens: int, stops: tuple[str, ...], **generation: Any
     ) -> str:
-        """The likeliest continuation, at most ``tokens`` long, up to the first of ``stops``.
+        """Generate at most ``tokens`` tokens, greedily by default, up to the first of ``stops``.
 
-        ``generation``: options of ``generate`` besides, as ``Reader.write`` takes them.
+        ``generation`` are further options of ``generate``, see ``Reader.write``.
         """
         ids = self._room(context, tokens)
         before = None if self.cache is None else self.reader.fork(self.cache)
@@ -166,7 +166,7 @@ class Memory:
         tell: Tell = silent,
         **generation: Any,
     ) -> list[str]:
-        """``write`` of each context in its turn, or of ``batch`` side by side."""
+        """``write`` for every context, one after another or ``batch`` at a time."""
         options: dict[str, Any] = {"tokens": tokens, "stops": stops, **generation}
         found: list[str] = []
         for at in range(0, len(contexts), self.batch):

@@ -1,4 +1,4 @@
-"""Evaluate a model on a task or a suite; one Result."""
+"""Evaluates a model on a task or a suite, and returns one Result."""
 
 import dataclasses
 import time
@@ -30,17 +30,17 @@ from nestling.train.config import field_names
 class Plan:
     """The plan of an evaluation."""
 
-    seed: int = 0  # of the examples, and of weights and batches where a model is fitted
-    count: int = 100  # examples, or questions of each stage
-    lengths: tuple[int, ...] = ()  # of the texts, one measurement each; none: the task's own
-    sweep: bool = False  # the task's difficulties, one measurement each
+    seed: int = 0  # of the examples, and of weights and batches if a model is fitted
+    count: int = 100  # examples, or questions per stage
+    lengths: tuple[int, ...] = ()  # of the texts, one measurement each; empty: the task's own
+    sweep: bool = False  # measure each of the task's difficulties
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the task's Config
-    fit: TrainConfig | None = None  # train on the task first; None: measure as it is
-    # train as the task's source does, with these numbers set otherwise; None: not
+    fit: TrainConfig | None = None  # train on the task first; None: no training
+    # train by the task's published protocol, with these overrides; None: no
     protocol: Mapping[str, Any] | None = None
-    rows: int | None = None  # measured after the published training; None: as many as published
+    rows: int | None = None  # test rows after the published training; None: as published
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of a preset
-    segment: int = SEGMENT  # tokens a call
+    segment: int = SEGMENT  # tokens per call
 
 
 def plan_of(
@@ -55,16 +55,17 @@ def plan_of(
     protocol: bool = False,
     segment: int = SEGMENT,
 ) -> Plan:
-    """A plan whose ``values`` are options of the tasks, settings of the training, or of the preset.
+    """A plan from ``values``: options of the tasks, training settings, or options of the preset.
 
-    ``fit`` is the number of training steps; with ``protocol`` the training is that of each task's
-    source, and of the settings ``epochs`` stands for its length. Without either only the tasks have
-    options. A preset checks its own, so what is neither is left to it.
+    ``fit`` is the number of training steps; with ``protocol`` each task is trained by its published
+    protocol, whose length is set by ``epochs``. Without either, only the tasks have options. Values
+    that are neither task options nor training settings are left to the preset to check. Raises
+    UserError for values that contradict each other.
     """
     if protocol and fit:
-        raise UserError("fit and protocol are two ways to train; choose one")
+        raise UserError("fit and protocol are both given; choose one way to train")
     if sweep and lengths:
-        raise UserError("lengths and the task's own difficulties are two sweeps; choose one")
+        raise UserError("lengths and the task's own difficulties are both given; choose one sweep")
     options, model, trained = {}, {}, {}
     known = {f.name for name in tasks for f in dataclasses.fields(TASKS.load(name).Config)}
     for name, value in values.items():
@@ -72,9 +73,9 @@ def plan_of(
         kind = options if name in known else trained if setting else model
         kind[name] = value
     if protocol and "steps" in trained:
-        raise UserError("the published training is counted in passes over its rows; set epochs")
+        raise UserError("the published training is counted in epochs, not steps; set epochs")
     if not (fit or protocol) and trained:
-        raise UserError(f"{next(iter(trained))} is a setting of the training; add --fit STEPS")
+        raise UserError(f"{next(iter(trained))} is a training setting; add --fit STEPS")
     if not (fit or protocol) and model:
         name = next(iter(model))
         raise UserError(f"unknown option {name!r}: {did_you_mean(name, known)}")
@@ -94,9 +95,9 @@ def plan_of(
 
 
 def make_task(name: str, options: Mapping[str, Any], reader: Reader | None = None) -> Task:
-    """A task with options set; lengths of its texts are tokens of the reader's tokenizer.
+    """A task with options set; lengths of texts are counted in tokens of the reader's tokenizer.
 
-    An unknown option, or one of the wrong kind, raises UserError.
+    Raises UserError for an unknown option or a value of the wrong type.
     """
     kind = TASKS.load(name)
     hints = typing.get_type_hints(kind.Config)
@@ -121,9 +122,9 @@ def measure(
     tell: Tell = silent,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """The figures of a model on a task; ``own``: its vocabulary is the task's.
+    """The figures of a model on a task; ``own``: the model has the task's vocabulary.
 
-    ``tell`` counts what is answered; not ``quiet``: the training on the task is shown.
+    ``tell`` is told the number of answers so far. Unless ``quiet``, training progress is shown.
     """
     begin = time.monotonic()
     if isinstance(task, TokenTask) and task.readout == "last":
@@ -150,8 +151,8 @@ def measure(
 def published(
     model: str, task: Task, plan: Plan, label: str, device: str, say: Say, quiet: bool
 ) -> dict[str, dict[str, Any]]:
-    """``measure`` of a preset trained as the task's source trains: figures by what is measured."""
-    protocol_of(task, {})  # a task without one is refused before it is looked at
+    """Train a preset by the task's published protocol and return the figures by variant."""
+    protocol_of(task, {})  # refuse a task without one early
     assert plan.protocol is not None and isinstance(task, TokenTask)
 
     def make() -> Reader:
@@ -169,12 +170,12 @@ def published(
 
 
 def prefix(say: Say, name: str) -> Say:
-    """What says more about a named measurement."""
+    """A ``say`` that prefixes messages with the name of a measurement."""
     return lambda text: say(f"{name}: {text}")
 
 
 def decode(reader: Reader, task: TokenTask, plan: Plan) -> dict[str, Any]:
-    """``measure`` of a task whose answers are decoded from the last position."""
+    """``measure`` for a task whose answers are decoded from the last position."""
     if plan.fit is None:
         return {"score": None, "note": "decoded from the last position: fit a preset to it (--fit)"}
     check_ours(reader)
@@ -198,11 +199,11 @@ def run_tasks(
 ) -> Result:
     """Measure a model on each of ``tasks``, at each of the plan's lengths, or each difficulty.
 
-    ``model`` is a folder (or what else ``load_causal_lm`` reads), or the name of a preset, which is
-    then trained on each task from fresh weights (``fit`` must say how). One of several tasks that
-    cannot be put to the model has a note in the place of a score. A fitted model of a folder is a
-    copy; the folder stays as it is. ``say`` names each measurement, ``tell`` counts its answers;
-    not ``quiet``: training is shown.
+    ``model`` is a folder (or anything else that ``load_causal_lm`` reads), or the name of a preset,
+    which is then trained from scratch on each task, as given by the plan. If one of several tasks
+    does not suit the model, it has a note instead of a score. A model from a folder is copied
+    before it is fitted. ``say`` is told each measurement, ``tell`` the number of answers so far.
+    Unless ``quiet``, training progress is shown.
     """
     here = Path(model).exists() or lies_outside(model)
     if not here and model not in preset_names():
@@ -212,10 +213,10 @@ def run_tasks(
         )
     if not here and plan.fit is None and plan.protocol is None:
         raise UserError(
-            f"{model} is an untrained preset; train it on the task first, with --fit or --protocol"
+            f"{model} is an untrained preset; train it on the task first with --fit or --protocol"
         )
     if here and plan.protocol is not None:
-        raise UserError(f"a published training begins afresh: give a preset instead of {model}")
+        raise UserError(f"--protocol trains from scratch; give a preset instead of {model}")
     loaded = Reader.load(model, device, segment=plan.segment) if here else None
     metrics: dict[str, Any] = {}
     about: dict[str, Any] = {}
@@ -254,7 +255,7 @@ def run_tasks(
 
 
 def variants(name: str, plan: Plan) -> dict[str, dict[str, Any]]:
-    """The options of each measurement of a task, by what is special about it ("": nothing)."""
+    """The options of each measurement of a task, by the name of the variant ("": the plain one)."""
     plain = dict(plan.options)
     if plan.lengths:
         return {f"length {n}": plain | {"length": n} for n in plan.lengths}
@@ -262,7 +263,7 @@ def variants(name: str, plan: Plan) -> dict[str, dict[str, Any]]:
         return {"": plain}
     kind = TASKS.load(name)
     found = {"": plain}
-    # what one published training is measured on is no difficulty of its own
+    # variants measured after the same published training are not separate difficulties
     follows = plan.protocol is not None and kind.protocol is not None
     together = set(kind.protocol.measured) if follows else set()
     for config in kind.difficulties()[1:]:
@@ -275,7 +276,7 @@ def variants(name: str, plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def together(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """One measurement as it is; of several their figures by name, and the mean of their scores."""
+    """A single measurement unchanged; several by name, with the mean of their scores."""
     if set(parts) == {""}:
         return parts[""]
     scores = [found["score"] for found in parts.values() if found["score"] is not None]
@@ -293,7 +294,7 @@ def prepare_task(
 ) -> tuple[Reader, Task, bool]:
     """The reader for a task, the task, and whether the vocabulary is the task's own."""
     if loaded is None:
-        # a task of text counts bytes, which are the tokens of a fresh preset
+        # a text task counts bytes, which are the tokens of a new preset
         task = make_task(name, options)
         reader = fresh(model, task, seed=plan.seed, segment=plan.segment, options=plan.model)
         reader.model.to(device)
@@ -301,5 +302,5 @@ def prepare_task(
     reader = apart(loaded) if plan.fit is not None else loaded
     task = make_task(name, options, reader)
     if plan.fit is not None and isinstance(task, TokenTask):
-        raise UserError(f"{name} has tokens of its own: fit a preset to it, such as hope-tiny")
+        raise UserError(f"{name} has its own tokens; fit a preset to it, such as hope-tiny")
     return reader, task, False

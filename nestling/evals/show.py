@@ -1,4 +1,4 @@
-"""Show results of evaluations side by side: tables and figures for a page."""
+"""Shows results of evaluations side by side: tables and figures for a page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ LM = ("tokens", "loss", "perplexity", "word_perplexity", "byte_perplexity", "bit
 
 
 def sections(results: Mapping[str, Result]) -> list[Section]:
-    """What Results of ``nestling eval`` say, by the name that each is to have.
+    """The sections of a page on Results of ``nestling eval``, given by name.
 
-    Perplexity and its course along the document, lm-eval's tasks, scores of tasks: by length as a
-    heat map with a row for each model, by stage as a matrix. A Result of anything else raises
-    UserError.
+    They show perplexity and its course along the document, the tasks of lm-eval, and the scores of
+    tasks: by length as a heat map with one row per model, by stage as a matrix. Raises UserError
+    for any other Result.
     """
     kinds = {"eval lm": _lm, "eval commonsense": _commonsense, "eval": _tasks}
     for name, result in results.items():
@@ -93,7 +93,7 @@ def _task(task: str, results: Mapping[str, Result]) -> Section:
 
 
 def task_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Figures of tasks, a row for each measurement, and the mean of several; full columns only."""
+    """A table of tasks, one row per measurement, with the mean of several; no empty columns."""
     rows: list[tuple[Any, ...]] = []
     for name, found in tasks.items():
         parts = found.get("parts", {"": found})

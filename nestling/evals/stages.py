@@ -1,4 +1,4 @@
-"""Learn stage by stage, by reading or by training, and measure forgetting."""
+"""Learns stage by stage, by reading or by training, and measures forgetting."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +18,15 @@ BETWEEN = "\n"  # between two lessons, and before a question
 
 
 class Learned:
-    """What a reader has learned so far, to be asked from: its memory of the lessons.
+    """A reader's memory of the lessons so far, which answers questions.
 
-    Lessons are read once, when first asked about, and questions go on from forks of the memory.
+    Lessons are read once, when first asked about; questions are answered from forks of the memory.
     """
 
     def __init__(self, reader: Reader):
         self.reader = reader
-        self.ids: list[int] = list(reader.start)  # all that was to be learned
-        self.seen: list[int] = []  # what the memory has read: the end of it
+        self.ids: list[int] = list(reader.start)  # all lessons
+        self.seen: list[int] = []  # the end of them that the memory has read
         self.cache: Any = None
 
     def read(self, lessons: Sequence[Question]) -> None:
@@ -34,10 +34,10 @@ class Learned:
         self.ids += [token for x in lessons for token in self.reader.encode(x.as_lesson + BETWEEN)]
 
     def ask(self, task: StageTask, questions: Sequence[Question]) -> Iterator[Answer]:
-        """The answer to each question, asked after everything learned and leaving no trace.
+        """Yield the answer to each question after all lessons; questions leave no trace.
 
-        A model with a horizon sees as much of the end of the lessons as leaves room for the
-        longest of the questions with its answer: the same lessons at all of them.
+        A model with a horizon reads the end of the lessons, as much as leaves room for the longest
+        question with its answer, so that all questions follow the same lessons.
         """
         reader = self.reader
         memory = self._memory(max(room_of(reader, task, question) for question in questions))
@@ -46,7 +46,7 @@ class Learned:
             yield answer_to(memory, task, prompt, question)
 
     def _memory(self, room: int) -> Memory:
-        """The memory of the last lessons, as many as leave ``room`` tokens free."""
+        """The memory of the last lessons, as many tokens as leave room for ``room`` more."""
         reader, ids = self.reader, list(self.ids)
         if reader.horizon is not None:
             ids = ids[max(0, len(ids) + room - reader.horizon) :]
@@ -60,7 +60,7 @@ class Learned:
 
 
 def by_reading(reader: Reader, task: StageTask) -> Callable[[int, Stage], Learned]:
-    """Learning as one long text: the weights stay, the memory goes on."""
+    """Learn by reading the lessons as one long text: the memory changes, the weights do not."""
     learned = Learned(reader)
 
     def learn(index: int, stage: Stage) -> Learned:
@@ -78,17 +78,17 @@ def ask_stages(
     count: int | None = None,
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """Teach the stages in their order; after each ask about all of them so far.
+    """Teach the stages in order; after each, ask about all of them so far.
 
-    ``learn`` takes a stage's place and the stage and gives what can then be asked. ``count`` is how
-    many questions are asked of each. ``table[t][i]`` is the score on stage i after stage t. With T
-    stages, ``score = mean_i table[T-1][i]`` (the last average) and ``forgotten = mean_{i<T-1}
-    (max_t table[t][i] - table[T-1][i])``; ``learned = mean_i table[i][i]``, what was known right
-    after its stage. ``tokens`` are those of all lessons that were read, ``tokens_seen`` those at
-    their end that the model had room for when it was asked last.
+    ``learn`` takes the index of a stage and the stage, and returns what answers questions then.
+    ``count`` is the number of questions per stage. ``table[t][i]`` is the score on stage i after
+    stage t. With T stages, ``score = mean_i table[T-1][i]`` (the final average), ``forgotten =
+    mean_{i<T-1} (max_t table[t][i] - table[T-1][i])`` and ``learned = mean_i table[i][i]``, the
+    score right after a stage. ``tokens`` counts all lessons read, ``tokens_seen`` the last ones
+    that the model had room for at the final questions.
 
-    Source: last and forgetting as in Chaudhry et al., arXiv 1801.10112; the protocol (no replay, no
-    stage told) Momeni et al., arXiv 2412.15563.
+    Source: final average and forgetting as in Chaudhry et al., arXiv 1801.10112; the protocol (no
+    replay, no task id) Momeni et al., arXiv 2412.15563.
     """
     stages = task.stages(seed)
     rounds = [
@@ -118,7 +118,7 @@ def ask_stages(
 def by_stage(
     task: StageTask, answers: Sequence[Answer], parts: Sequence[Sequence[Question]]
 ) -> list[float]:
-    """The score of each stage, of answers to all their questions in order."""
+    """The score of each stage, from the answers to all questions in order."""
     found = iter(answers)
     return [task.score(list(itertools.islice(found, len(part))), part) for part in parts]
 
@@ -126,7 +126,7 @@ def by_stage(
 def last_figures(
     task: StageTask, answers: Sequence[Answer], asked: Sequence[Question], sizes: Sequence[int]
 ) -> dict[str, Any]:
-    """Figures of the answers after the last stage, ``sizes`` of them for each stage."""
+    """The figures of the answers after the last stage, ``sizes`` of them per stage."""
     found = figures(task.scores(answers, asked), task.chance)
     if not task.pooled:
         return found
@@ -142,9 +142,9 @@ def last_figures(
 
 
 def figures_of(table: Sequence[Sequence[float]], last: Mapping[str, Any]) -> dict[str, Any]:
-    """Last average, what was learned and what was forgotten, of a table of scores.
+    """The final average, what was learned and what was forgotten, from a table of scores.
 
-    ``last`` are the figures of the single answers after the last stage, with their interval.
+    ``last`` are the figures of the individual answers after the last stage, with their interval.
 
     >>> found = figures_of([[1.0], [0.5, 0.75]], figures([0.5, 0.75], 0.1))
     >>> found["score"], found["learned"], found["forgotten"]

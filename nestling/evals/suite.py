@@ -3,7 +3,7 @@
 from nestling.core.error import UserError, did_you_mean
 from nestling.tasks import TASKS
 
-# of more than one name, or of a part of those that begin alike
+# suites of tasks with different prefixes, or with only some of a prefix
 NAMED = {
     "paper-niah": (
         "niah-1", "niah-2", "niah-3", "niah-multi-key", "niah-multi-query", "niah-multi-value",
@@ -12,12 +12,12 @@ NAMED = {
 
 
 def suite_names() -> list[str]:
-    """Every suite: what the names of tasks begin with, and the named sets."""
+    """The names of all suites: the prefixes of task names, and the named sets."""
     return list(dict.fromkeys([*(name.split("-")[0] for name in TASKS.names()), *NAMED]))
 
 
 def suite(name: str) -> list[str]:
-    """The tasks of a suite, in the order of the table; a task's own name is a suite of one.
+    """The tasks of a suite, in table order; the name of a task is a suite of one.
 
     >>> suite("niah")[:2], suite("recall")[0]
     (['niah-1', 'niah-2'], 'recall')

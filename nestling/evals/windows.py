@@ -1,4 +1,4 @@
-"""The windows in which a model reads a document that is longer than it can read."""
+"""Windows for a document that is longer than the model can read."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,22 +16,24 @@ class Window(NamedTuple):
     """Tokens that are read at once, and those of them whose predictions count."""
 
     ids: list[int]
-    lead: int  # tokens at the beginning that are not of the text
-    begin: int  # the first whose prediction counts
+    lead: int  # number of leading tokens that are not part of the text
+    begin: int  # index of the first token whose prediction counts
 
 
 def windows(reader: Reader, ids: list[int], kind: str = "rolling") -> list[Window]:
-    """The windows of a document, in which every token is predicted once; of none no window.
+    """Cut a document into windows so that every token is predicted once; none if it is empty.
 
-    One window where the model reads any length. Else, as many as it can read at once,
+    A model that reads any length gets one window. Otherwise windows are as long as the model can
+    read:
 
-    ``rolling``: the first after the start of a text, every other after the last token of the one
-    before; the last reads as far back as the model can and counts only what is left. So lm-eval
-    does (``loglikelihood_rolling``), and so the papers' perplexities are made;
-    ``apart``: each after the start of a text, as if it were one: a little worse at its beginning.
+    ``rolling``: the first window follows the start tokens, every other one the last token of the
+    previous window; the last one reads as far back as possible and counts only the remaining
+    tokens. This is what lm-eval (``loglikelihood_rolling``) and most papers do.
+    ``apart``: every window follows the start tokens, as if it were a document of its own, which
+    makes its first predictions a little worse.
 
-    Deviates from lm-eval: a beginning that the tokenizer itself puts before a text is read and not
-    counted; lm-eval counts it as a token that its own prefix has to predict.
+    Deviates from lm-eval: start tokens added by the tokenizer are read but not counted; lm-eval
+    counts them as tokens predicted after its own prefix.
     """
     if kind not in KINDS:
         raise UserError(f"unknown windows {kind!r}: {did_you_mean(kind, KINDS)}")
@@ -50,7 +52,7 @@ def windows(reader: Reader, ids: list[int], kind: str = "rolling") -> list[Windo
 
 
 def fill(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """Rows filled up at their ends to the longest, [B, T], and their lengths, [B]."""
+    """Pad rows on the right to the longest, [B, T]; also return their lengths, [B]."""
     lengths = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
     for place, row in enumerate(rows):

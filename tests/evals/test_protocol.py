@@ -115,7 +115,7 @@ def test_a_training_that_diverges_has_no_score_and_is_never_the_best(monkeypatch
     assert [one["score"] is None for one in figures["tried"]] == [True, False, True]
     assert figures["learning_rate"] == 5e-4
     broken = [True] * 3
-    with pytest.raises(UserError, match="every training diverged"):
+    with pytest.raises(UserError, match="all trainings diverged"):
         follow(make, task, settings=settings, rows=5)
 
 
@@ -125,11 +125,11 @@ def test_numbers_can_be_set_and_mistakes_are_user_errors():
     assert set_.epochs == 3 and set_.learning_rates == (1e-2,) and set_.weight_decays == (0.0, 0.1)
     with pytest.raises(UserError, match="whole number"):
         protocol_of(task, {"epochs": 0.5})
-    with pytest.raises(UserError, match="no published training"):
+    with pytest.raises(UserError, match="no published protocol"):
         protocol_of(make_task("recall", {}), {})
-    with pytest.raises(UserError, match="two ways to train"):
+    with pytest.raises(UserError, match="one way to train"):
         plan_of(["mad-recall"], {}, fit=1, protocol=True)
     with pytest.raises(UserError, match="set epochs"):
         plan_of(["mad-recall"], {"steps": 5}, protocol=True)
-    with pytest.raises(UserError, match="begins afresh"):
+    with pytest.raises(UserError, match="from scratch"):
         run_tasks(".", ["mad-recall"], plan_of(["mad-recall"], {}, protocol=True))

@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_cut_at_its_start_and_is_never_carried():
     assert Memory(found).write(context, tokens=4, stops=()) == found.write(
         list(context[-20:]), tokens=4
     )
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match="are too many"):
         Memory(found).write(context, tokens=24, stops=())
     with pytest.raises(UserError, match="leave out --carry"):
         Memory(found, carry=True)

@@ -226,7 +226,7 @@ def test_bad_options_say_what_to_do():
     with pytest.raises(UserError, match="chunk_size"):
         momentum_gated_delta_rule(**tokens, chunk_size=0)
     keyed = OP.inputs(0, length=2, erase_key=True) | {"beta": None}
-    with pytest.raises(UserError, match="needs beta"):
+    with pytest.raises(UserError, match="without beta"):
         momentum_gated_delta_rule(**keyed)
 
 

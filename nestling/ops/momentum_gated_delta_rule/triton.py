@@ -132,7 +132,7 @@ class _Recurrence(torch.autograd.Function):
         return y, weight_end, momentum_end
 
     @staticmethod
-    @once("the Triton form of the recurrence", "take form='chunk'")
+    @once("the Triton form of the recurrence", "use form='chunk'")
     def backward(ctx: Any, grad: Tensor, grad_weight: Tensor, grad_momentum: Tensor | None):
         shape, flags = ctx.shape, ctx.flags
         q, k, w, p, *gates, coef, inverse, erased, weights, momenta = ctx.saved_tensors

@@ -137,7 +137,7 @@ class _Scan(torch.autograd.Function):
         return y, *after
 
     @staticmethod
-    @once("the compiled scan of test-time training", "NESTLING_NATIVE=0 takes the form in torch")
+    @once("the compiled scan of test-time training", "NESTLING_NATIVE=0 uses the torch implementation")
     def backward(ctx: Any, *grads: Any):
         dy, *d_after = grads
         *inputs, kept = ctx.saved_tensors
