@@ -1,1 +1,1 @@
-"""The common vocabulary: memory, level, result, registry, error."""
+"""The common vocabulary: memories, levels, results, registries, errors."""

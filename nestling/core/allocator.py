@@ -1,4 +1,4 @@
-"""How the C library handles freed memory: kept for the next step, or given back."""
+"""Settings of the C library for freed memory: keep it for the next step, or share it."""
 
 import ctypes
 import platform
@@ -9,9 +9,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8  # of ma
 def keep_freed_memory() -> bool:
     """Ask the C library not to give freed pages back to the system between steps.
 
-    glibc returns large blocks at once, so that every step faults its pages in again; on CPU this
-    costs up to half of the time of a step. Affects the whole process, so only programs call it
-    (the command line does), never an import. Returns whether the C library took the request.
+    glibc returns large blocks at once, so every step faults its pages in again, which on a CPU
+    costs up to half of the time of a step. This affects the whole process, so only programs call
+    it (the command line does), never an import. Returns whether the C library accepted the request.
     """
     return _set((_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHOLD, (2 << 30) - 1), (_TOP_PAD, 64 << 20))
 
@@ -19,8 +19,8 @@ def keep_freed_memory() -> bool:
 def share_freed_memory() -> bool:
     """Ask the C library to let all threads of a process reuse the same freed memory.
 
-    Otherwise each of the many threads of a server keeps a heap of its own, and the process grows
-    for as long as it runs. Returns whether the C library took the request.
+    Otherwise each of the many threads of a server has its own heap, and the process grows for as
+    long as it runs. Returns whether the C library accepted the request.
     """
     return _set((_ARENA_MAX, 2))
 

@@ -1,8 +1,8 @@
-"""The one way from tensors to compiled code: a struct of sizes and addresses, checked at each call.
+"""Passes tensors to compiled code: a struct of sizes and addresses, checked at every call.
 
-A source of ours exports functions that take a pointer to such a struct. No address is handed over
-but of a tensor whose shape, dtype, place and layout were compared with what is declared, and no
-struct but one of the length and version that the library was compiled with.
+The C++ sources export functions that take a pointer to such a struct. Addresses are passed only of
+tensors whose shape, dtype, device and layout match the declaration, and only in a struct of the
+length and version that the library was compiled with.
 """
 
 import ctypes
@@ -26,11 +26,11 @@ class Bridge:
 
     The struct has, in this order, ``integers`` (int64), ``numbers`` (double) and an address for
     each array of ``inputs`` and of all ``works``, every name once. An array is declared by its
-    sizes, as in nestling.core.shapes: "batch length heads", of the call's floating dtype;
-    "int64: batch length"; with a "?" before it may be None, a null pointer; "column" is what
-    ``tensors`` or ``numbers`` below gives, ``count`` items. Integers are what their names stand for
-    in the sizes, or are given; ``threads`` are torch's. The source says LAYOUT(name, struct,
-    version, tokens), ``tokens`` those of a piece of work at most.
+    sizes, as in nestling.core.shapes: "batch length heads" has the floating dtype of the call,
+    "int64: batch length" its own; an array with a leading "?" may be None (a null pointer);
+    "column" is a list of ``count`` items made by ``tensors`` or ``whole``. Integers follow from the
+    sizes of the arrays, or are given; ``threads`` is torch's. The source declares LAYOUT(name,
+    struct, version, tokens), where ``tokens`` is the maximum per work item.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Bridge:
         self._known: ctypes.CDLL | None = None
 
     def library(self) -> ctypes.CDLL | None:
-        """The compiled library, after a check of its struct; None if there is none."""
+        """The compiled library, once its struct has been checked; None if there is none."""
         found = native.library(self.source.parent, self.source.name)
         if found is not None and found is not self._known:
             self._compare(found)
@@ -70,21 +70,21 @@ class Bridge:
         return found
 
     def _compare(self, found: ctypes.CDLL) -> None:
-        """Raise RuntimeError for a library that takes another struct."""
+        """Raise RuntimeError if the library takes another struct."""
         theirs = {}
         for what in self.layout:
             function = getattr(found, f"{self.name}_{what}")
             function.restype = ctypes.c_int64
             theirs[what] = function()
         if theirs != self.layout:
-            raise RuntimeError(f"{self.source} has {theirs}, declared is {self.layout}")
+            raise RuntimeError(f"{self.source} was compiled with {theirs}, not {self.layout}")
 
     def available(self, x: Tensor) -> bool:
-        """Whether it can compute in x's type and place, now."""
+        """Whether there is a library that supports the dtype and device of x."""
         return native.usable(x) and self.library() is not None
 
     def verify(self, given: Mapping[str, Any], **sizes: int) -> dict[str, int]:
-        """All sizes; UserError for the first input that a call would not take."""
+        """Check the inputs and return all sizes. Raises UserError for the first misfit."""
         return self.inputs.verify(given, **sizes)
 
     def call(
@@ -96,17 +96,17 @@ class Bridge:
         numbers: Mapping[str, float] | None = None,
         **sizes: int,
     ) -> None:
-        """Compute ``work`` in a dtype; UserError for the first array that is not as declared."""
+        """Compute ``work`` in a dtype. Raises UserError for the first array that does not fit."""
         wanted, found = self.works[work], self.library()
         sizes = {"threads": torch.get_num_threads()} | wanted.verify(given, **sizes)
         if found is None or dtype not in SUFFIX:
-            raise UserError(f"{self.name} is not compiled for {dtype} here")
+            raise UserError(f"{self.name} is not compiled for {dtype}; use float32 or float64")
         addresses = []
         for name in self.arrays:
             x, leaf = given.get(name), wanted.leaves.get(name)
             if name in self.columns[work]:
                 if not isinstance(x, ctypes.Array) or len(x) != sizes["count"]:
-                    raise UserError(f"{self.name}: {name} is no column of {sizes['count']} items")
+                    raise UserError(f"{self.name}: {name} must have {sizes['count']} items")
                 addresses.append(ctypes.addressof(x))
             elif leaf is None or x is None:
                 addresses.append(None)
@@ -118,13 +118,13 @@ class Bridge:
         getattr(found, f"{self.name}_{work}_{SUFFIX[dtype]}")(ctypes.byref(problem))
 
     def _address(self, name: str, x: Tensor, dtype: torch.dtype) -> int:
-        """Where a tensor lies that compiled code can read: whole, in a row, on the CPU."""
+        """The address of a tensor that compiled code can read: contiguous, on the CPU."""
         if x.dtype is not dtype or not native.plain(x) or not x.is_cpu or not x.is_contiguous():
             raise UserError(f"{self.name}: {name} must be a contiguous {dtype} tensor on the CPU")
         return x.data_ptr()
 
     def tensors(self, dtype: torch.dtype, **lists: Sequence[Tensor]) -> dict[str, Any]:
-        """Lists of addresses; each tensor has the shape that it has in the first list."""
+        """Lists of tensors as lists of addresses; the shapes must be those of the first list."""
         first = next(iter(lists.values()))
         found = {}
         for name, tensors in lists.items():
@@ -140,7 +140,7 @@ class Bridge:
         return found
 
     def whole(self, **lists: Sequence[int]) -> dict[str, Any]:
-        """Lists of whole numbers."""
+        """Lists of integers for the struct."""
         return {name: (ctypes.c_int64 * len(x))(*x) for name, x in lists.items()}
 
 

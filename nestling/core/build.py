@@ -1,4 +1,4 @@
-"""Which build this is: version, commit, and the releases it runs on. Imports no torch."""
+"""The version and commit of this build, and the releases it runs on. Does not import torch."""
 
 import platform
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMIT = Path(__file__).resolve().parents[1] / "COMMIT"  # written into a wheel by hatch_build.py
-# what a study itself writes beside the source
+# files that a study writes beside the source
 UNCOUNTED = (":(exclude)results", ":(exclude)benchmarks/results")
 
 
@@ -20,14 +20,14 @@ def release(package: str) -> str:
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit of the source, with "-dirty" where other files than Results differ from it.
+    """The commit of the source, with "-dirty" if files other than Results have been changed.
 
-    Of an installed package the commit it was built from; "unknown" where neither a repository nor
-    a build says.
+    For an installed package this is the commit it was built from; "unknown" if there is neither a
+    repository nor a recorded commit.
     """
     if root == ROOT and COMMIT.exists():
         return COMMIT.read_text(encoding="utf-8").strip()
-    # the .git of a folder above is another project's, which this one is installed in
+    # a .git further up belongs to another project, in which this one is installed
     if not (root / ".git").exists():
         return "unknown"
     try:
@@ -45,7 +45,7 @@ def _git(root: Path, *asked: str) -> str:
 
 
 def facts(version: str) -> str:
-    """What a report of a fault should begin with, on one line."""
+    """Versions and platform on one line, for bug reports."""
     on = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     with_ = ", ".join(f"{name} {release(name)}" for name in ("torch", "transformers"))
     return f"nestling {version} (commit {commit()}; {on}; {with_})"

@@ -1,4 +1,4 @@
-"""The device a user names."""
+"""Devices by name."""
 
 import torch
 
@@ -6,7 +6,7 @@ from nestling.core.error import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device of this name; one that is unknown or not here raises UserError.
+    """The torch device of this name. Raises UserError if it is unknown or not available.
 
     >>> find_device("cpu")
     device(type='cpu')
@@ -16,5 +16,5 @@ def find_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise UserError(f"device {name!r} is not here; choose one of: {here}") from error
+        raise UserError(f"device {name!r} is not available; choose one of: {here}") from error
     return device

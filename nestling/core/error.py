@@ -1,4 +1,4 @@
-"""The error a user can cause and put right, and the hint that helps."""
+"""Errors that a user can correct, and hints for them."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake in the input: one line that says what is wrong and what to do.
 
-    The command line prints the message as ``error: ...`` and ends with exit code 2.
+    The command line prints the message as ``error: ...`` and exits with code 2.
     """
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Name the nearest known choice, or list all of them.
+    """A hint for an unknown name: the nearest known choice, or a list of all.
 
     >>> did_you_mean("hope-tinny", ["hope-tiny", "transformer-tiny"])
     "did you mean 'hope-tiny'?"

@@ -1,4 +1,4 @@
-"""Gradients written by hand, where a gradient of the gradient is asked for: found, or refused."""
+"""Second-order gradients of hand-written backward passes: computed another way, or refused."""
 
 import contextlib
 import functools
@@ -11,13 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nestling.core.error import UserError
 
-_open: list[contextlib.AbstractContextManager] = []  # of ``twice``, one inside the other
+_open: list[contextlib.AbstractContextManager] = []  # nested ``twice``
 
 
-class twice:  # noqa: N801, named as what it does, like torch.no_grad
-    """What is computed inside can be differentiated twice; may be entered again.
+class twice:  # noqa: N801, in lower case like torch.no_grad
+    """A context in which everything computed can be differentiated twice; reentrant.
 
-    Forms that have gradients of first order only stand back for those that have more.
+    Implementations with first-order gradients only are not used inside.
     """
 
     def __enter__(self) -> None:
@@ -35,7 +35,7 @@ def wanted_twice() -> bool:
 
 
 def as_now() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
-    """For torch's checkpoint: what is computed again takes the form that it had at first."""
+    """Contexts for torch's checkpoint, so that recomputation uses the same implementations."""
     return contextlib.nullcontext(), twice() if wanted_twice() else contextlib.nullcontext()
 
 
@@ -44,12 +44,12 @@ def again(
     inputs: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients for ``inputs`` of outputs with ``grads``, in a form that can be differentiated.
+    """The gradients of ``inputs``, given ``grads`` of the outputs, in differentiable form.
 
-    ``function`` computes the outputs from the inputs once more, by operations that torch knows. For
-    a ``backward`` while ``torch.is_grad_enabled()``: somebody wants a graph of the gradient.
+    ``function`` recomputes the outputs from the inputs in torch operations. For use in a
+    ``backward`` while ``torch.is_grad_enabled()``, that is, with ``create_graph=True``.
     """
-    # views, for an input may have been made of another one
+    # views, because one input may have been computed from another
     views = [x.view_as(x) if x is not None and x.requires_grad else x for x in inputs]
     wanted = [x for x in views if x is not None and x.requires_grad]
     with torch.autocast(wanted[0].device.type, enabled=False):
@@ -70,13 +70,13 @@ def again(
 
 
 def once(name: str, instead: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A ``backward`` of a torch.autograd.Function that cannot be differentiated again.
+    """Decorate a ``backward`` of a torch.autograd.Function that cannot be differentiated again.
 
     Differentiating its gradient raises a UserError that names the function and says what to do
-    ``instead``. torch's ``once_differentiable`` silently drops terms: when the incoming gradient
-    has no history, as that of a sum, and with ``allow_unused=True``, since its error is not
-    connected to the inputs. Here it is connected to everything the gradient depends on: the saved
-    tensors and the incoming gradients.
+    ``instead``. torch's ``once_differentiable`` can silently drop terms, because its error is not
+    connected to the inputs: if the incoming gradient has no history, such as that of a sum, and
+    with ``allow_unused=True``. Here the error is connected to everything the gradient depends on:
+    the saved tensors and the incoming gradients.
     """
 
     def decorated(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +102,7 @@ def once(name: str, instead: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 class _Refused(torch.autograd.Function):
-    """The first ``count`` tensors as they are; asking for their gradient is an error."""
+    """The identity of the first ``count`` tensors; asking for their gradient is an error."""
 
     @staticmethod
     def forward(ctx: Any, text: str, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -115,7 +115,7 @@ class _Refused(torch.autograd.Function):
 
 
 def refused(tensors: Iterable[Tensor]) -> bool:
-    """Whether something that these were made of has gradients of first order only."""
+    """Whether these tensors depend on something with first-order gradients only."""
     waiting, seen = [x.grad_fn for x in tensors if x.grad_fn is not None], set()
     while waiting:
         node = waiting.pop()

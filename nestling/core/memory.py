@@ -1,4 +1,4 @@
-"""What a memory is: a map of sequences with an explicit state."""
+"""The base class of memories: maps of sequences with explicit state."""
 
 import re
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ from nestling.core.state import Layout
 
 
 class Flow(NamedTuple):
-    """What the rows of a call hold besides their values.
+    """Document starts and padding in the rows of a call.
 
-    ``reset`` is True at a token that starts a document: everything remembered before it is gone.
-    ``mask`` is False at a position that must change nothing (padding, fill). Within one document
-    the masked positions come after its valid ones; the language model sees to it.
+    ``reset`` is True at a token that starts a document: everything remembered before it is dropped.
+    ``mask`` is False at padding, which must not change any state. Within a document, masked
+    positions come after the valid ones; the language model takes care of that.
     """
 
     reset: Bool[Tensor, "B T"] | None = None
@@ -27,60 +27,60 @@ class Flow(NamedTuple):
 
 
 class TrainedLevel(NamedTuple):
-    """Parameters that training writes at a period of their own."""
+    """Parameters that training writes with their own period."""
 
     period: int  # tokens between two writes
     parameters: tuple[nn.Parameter, ...]
-    # fraction of its way that the level's start takes up whenever the next slower one is written
-    # and resets it; None: never reset
+    # when the next slower level is written, this one is reset, and its start moves by this
+    # fraction of the way it went; None: never reset
     share: float | None = None
 
 
 class Memory(nn.Module, ABC):
-    """Maps [B, T, D] to [B, T, D] and remembers: ``forward(x, state, flow) -> (y, state)``.
+    """Maps [B, T, D] to [B, T, D] with a state: ``forward(x, state, flow) -> (y, state)``.
 
-    The state is a NamedTuple of tensors, each with the batch first, or None for a memory that
-    keeps nothing between calls. It is a value: calls never change the one they are given, and the
-    module holds none. What every memory obeys is tested over the whole registry: any split of a
-    sequence gives the same as the whole, outputs are blind to later inputs, rows are independent,
-    a reset equals a fresh call, masked positions change nothing, a sequence may be empty.
+    The state is a NamedTuple of tensors, each with the batch first, or None for a memory that keeps
+    nothing between calls. It is a value: a call never modifies the state it is given, and the
+    module holds none. The tests check these laws for every registered memory: any split of a
+    sequence gives the same result as the whole, outputs do not depend on later inputs, rows are
+    independent, a reset equals a fresh call, masked positions change nothing, and a sequence may be
+    empty.
     """
 
-    # True: the block computes x + memory(norm(x)). False: the memory has norms and residuals of
-    # its own and is given x itself.
+    # True: the block computes x + memory(norm(x)). False: the memory has its own norms and
+    # residuals and gets x itself.
     residual: ClassVar[bool] = True
-    # one line each, for the tables: what a token does to the state, and where it was published
+    # one line each, for tables: the effect of a token on the state, and the publication
     update: ClassVar[str]
     source: ClassVar[str]
-    # last names of the parameters that stay in float32 in a model of half precision: those whose
-    # small differences add up over thousands of tokens, such as initial states, gates and rates
+    # last names of the parameters that stay in float32 in a half-precision model: those whose
+    # small errors add up over thousands of tokens, such as initial states, gates and rates
     float32: ClassVar[tuple[str, ...]] = ()
-    # factors on the learning rate by role: of the parameters whose names a regular expression is
-    # found in; all others have 1
+    # learning-rate factors by role: regular expression in the parameter name -> factor; others: 1
     rates: ClassVar[Mapping[str, float]] = {}
-    # options of earlier versions: the value that is what is done now, and what to use for others
+    # options of earlier versions: the value that is now fixed, and what to use for other values
     retired: ClassVar[Mapping[str, tuple[Any, str]]] = {}
-    # tokens at whose multiples documents are best begun: the longest period of the memory
+    # documents are best aligned to multiples of this many tokens: the longest period
     alignment: int = 1
-    # names, in the annotations of its state, of sizes that begin at zero and grow with what is read
+    # names of sizes in the annotations of the state that start at zero and grow with the text
     grows: ClassVar[frozenset[str]] = frozenset()
-    # parts of its state that may be None, by the part that they are as large as
+    # parts of the state that may be None, by the part whose shape they have
     derived: ClassVar[Mapping[str, str]] = MappingProxyType({})
     _layout: Layout | None = None
 
     def __call__(self, x: Any, state: Any = None, flow: Flow = Flow()) -> Any:
-        """As ``forward``, once a state was found to be of this memory, and of x's rows.
+        """``forward``, after checking that the state fits this memory and the rows of x.
 
-        Raises UserError for one that is not: what is computed with it could be anything.
+        Raises UserError if it does not.
         """
         if not torch.compiler.is_compiling():
             self.verify(state, x, flow)
         return super().__call__(x, state, flow)
 
     def verify(self, state: Any, x: Any = None, flow: Flow = Flow(), **sizes: int) -> None:
-        """Raise UserError for a state, or an input or flow with it, that this memory cannot take.
+        """Raise UserError for a state, input or flow that does not fit this memory.
 
-        None is a fresh state. ``sizes`` tells the rows as B where there is no x.
+        A state of None is a fresh one. ``sizes`` gives the number of rows as B if there is no x.
         """
         if self._layout is None:
             with torch.no_grad():
@@ -96,7 +96,7 @@ class Memory(nn.Module, ABC):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Any = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], Any]:
-        """Read and write along the sequence; ``state=None`` starts afresh."""
+        """Read and write along the sequence; ``state=None`` starts with an empty memory."""
 
     @abstractmethod
     def init_weights(self, generator: torch.Generator | None = None) -> None:
@@ -104,22 +104,22 @@ class Memory(nn.Module, ABC):
 
     @abstractmethod
     def levels(self) -> list[Level]:
-        """The boxes of the nested system that live in this memory."""
+        """The boxes of the nested system in this memory."""
 
     def trained_levels(self) -> list[TrainedLevel]:
-        """Which parameters training writes at periods of their own; all others at every step."""
+        """The parameters that training writes with their own periods; others at every step."""
         return []
 
     def float32_parameters(self) -> list[str]:
-        """Names of the parameters that stay in float32 in a model of half precision.
+        """The names of the parameters that stay in float32 in a half-precision model.
 
-        A list of parameters counts by the name of the list.
+        Members of a parameter list are matched by the name of the list.
         """
         chosen = set(self.float32)
         return [name for name, _ in self.named_parameters() if chosen & set(name.split("."))]
 
     def rate_factors(self) -> dict[str, float]:
-        """Factors on the learning rate, by the names of the parameters that have another than 1."""
+        """The learning-rate factors other than 1, by parameter name."""
         return {
             name: factor
             for pattern, factor in self.rates.items()
@@ -131,7 +131,7 @@ class Memory(nn.Module, ABC):
 def map_state(function: Callable[[Tensor], Any], state: Any) -> Any:
     """Apply ``function`` to every tensor of a state, keeping its structure.
 
-    Serves detaching, moving, reordering and repeating rows: batch comes first in all of them.
+    Used to detach, move, reorder or repeat rows: the batch is the first dimension of all tensors.
     """
     if isinstance(state, Tensor):
         return function(state)
@@ -142,7 +142,7 @@ def map_state(function: Callable[[Tensor], Any], state: Any) -> Any:
 
 
 def detached(state: Any) -> Any:
-    """The same values with no gradient behind them; what was one tensor stays one."""
+    """A detached copy of a state; parts that share a tensor still do."""
     known: dict[int, Tensor] = {}
     return map_state(lambda x: known.setdefault(id(x), x.detach()), state)
 
@@ -150,13 +150,13 @@ def detached(state: Any) -> Any:
 def truncated(
     memory: Memory, x: Float[Tensor, "B T D"], state: Any, flow: Flow, tokens: int | None
 ) -> tuple[Float[Tensor, "B T D"], Any]:
-    """``memory(x, state, flow)`` with outer gradients through its state cut after ``tokens``.
+    """``memory(x, state, flow)`` with outer gradients through the state cut every ``tokens``.
 
-    Every ``tokens`` of the call what is remembered goes on as a constant, so a write has gradients
-    from reads of its own stretch alone: with the period of the memory, of its own period; with 1,
-    of its own token. The answers are the same.
+    The state is detached every ``tokens`` of the call, so a write gets gradients only from reads
+    within the same span: with the period of the memory, from its own period; with 1, from its own
+    token. The outputs are the same.
 
-    Source: truncated back-propagation through time. Cost: a call of the memory for each stretch.
+    Source: truncated back-propagation through time. Cost: one call of the memory per span.
     """
     if tokens is None or tokens >= x.shape[1] or not torch.is_grad_enabled():
         return memory(x, state, flow)

@@ -1,7 +1,7 @@
-"""A mixture of predictors whose weights follow what each of them predicts: fixed share.
+"""A mixture of predictors, weighted by how well each has predicted so far: fixed share.
 
-Legend: p_k,t probability that expert k gives the token t; w_k,t weight of expert k before it, of
-K experts together one; a share.
+Letters: p_k,t probability of token t under expert k of K; w_k,t weight of expert k before it, with
+sum 1 over k; a share.
 """
 
 import math
@@ -14,14 +14,14 @@ SHARE = 0.01
 
 
 def even(experts: int, device: torch.device | str | None = None) -> Float[Tensor, " K"]:
-    """Logarithms of the weights before the first token: all alike."""
+    """The log-weights before the first token: uniform."""
     return torch.full((experts,), -math.log(experts), dtype=torch.float64, device=device)
 
 
 def updated(
     log_weights: Float[Tensor, " K"], log_p: Float[Tensor, " K"], share: float = SHARE
 ) -> Float[Tensor, " K"]:
-    """Logarithms of the weights after a token, from what each expert gave it.
+    """The log-weights after a token, from its log-probability under each expert.
 
     ``w_k,t+1 = (1 - a) w_k,t p_k,t / sum_j w_j,t p_j,t + a / K``
     """
@@ -39,17 +39,17 @@ def followed(
     share: float = SHARE,
     log_weights: Float[Tensor, " K"] | None = None,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " K"]]:
-    """What the mixture gives to each of T tokens, and the weights after them (logarithms, float64).
+    """The log-probability of each of T tokens under the mixture, and the log-weights after them.
 
-    ``p_t = sum_k w_k,t p_k,t``, the weights as in ``updated``. Over T tokens its loss, in nats, is
-    at most that of the best expert plus ``ln K - (T - 1) ln(1 - a + a / K)``; at most that of the
-    best sequence of experts that changes m times plus ``ln K - m ln(a / K) - (T - 1 - m)
-    ln(1 - a + a / K)``. One expert is followed exactly. Causal: a token has no part in its own
-    weights.
+    ``p_t = sum_k w_k,t p_k,t``, with the weights of ``updated``, in float64. Over T tokens the loss
+    in nats is at most that of the best expert plus ``ln K - (T - 1) ln(1 - a + a / K)``. It is also
+    at most that of the best sequence of experts with m changes plus ``ln K - m ln(a / K) - (T - 1
+    - m) ln(1 - a + a / K)``. With one expert the mixture equals it. Causal: the weights for a token
+    do not depend on it.
 
     Source: Herbster and Warmuth, *Tracking the best expert*, Machine Learning 32, 1998 (fixed
-    share, here for the logarithmic loss). Deviates: what is shared goes to all experts, the one
-    that gives it included.
+    share, here for the logarithmic loss). Deviates: the share of an expert goes to all experts,
+    including itself.
     Cost: O(K T) time.
     """
     weights = even(len(log_p), log_p.device) if log_weights is None else log_weights
@@ -65,7 +65,7 @@ def followed(
 
 
 def regret(experts: int, tokens: int, share: float = SHARE, changes: int = 0) -> float:
-    """The most nats that ``followed`` loses to a sequence of experts with ``changes`` changes."""
+    """The regret bound of ``followed``, in nats, against a sequence with ``changes`` changes."""
     if tokens == 0:
         return 0.0
     stay = -math.log(1 - share + share / experts)

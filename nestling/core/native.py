@@ -1,4 +1,4 @@
-"""C++ sources compiled for this machine when first asked for; never needed, only faster."""
+"""C++ sources, compiled for this machine on first use; optional, for speed only."""
 
 import ctypes
 import functools
@@ -18,27 +18,27 @@ from nestling.core.gradient import wanted_twice
 
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
-# no value depends on these; without them the compiler must keep errno and traps exact
+# these change no results; without them the compiler must preserve errno and traps
 FLAGS += ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-SECONDS = 900  # a compiler that takes longer is given up; on a busy machine it takes minutes
+SECONDS = 900  # timeout of the compiler, which may take minutes on a busy machine
 PACKAGE = Path(__file__).parents[1]
-SWITCH = "NESTLING_NATIVE"  # environment; 0: nothing is compiled or loaded
+SWITCH = "NESTLING_NATIVE"  # environment variable; 0: nothing is compiled or loaded
 
 
 def allowed() -> bool:
-    """Whether the environment leaves compiled forms on."""
+    """Whether the environment allows compiled implementations."""
     return os.environ.get(SWITCH, "1") != "0"
 
 
 def plain(x: Tensor) -> bool:
-    """Whether a tensor is of no class that behaves in its own way, such as DTensor."""
+    """Whether a tensor is a plain one, not of a subclass such as DTensor."""
     return type(x) in (Tensor, nn.Parameter)
 
 
 def usable(x: Tensor) -> bool:
-    """Whether compiled forms compute in x's type and place at all.
+    """Whether compiled implementations support the dtype and device of x here.
 
-    None is traced, and not all have second derivatives.
+    They cannot be traced, and not all have second-order gradients.
     """
     known = x.dtype in (torch.float32, torch.float64)
     here = known and x.is_cpu and plain(x) and not torch.compiler.is_compiling()
@@ -46,12 +46,11 @@ def usable(x: Tensor) -> bool:
 
 
 def library(folder: Path, source: str) -> ctypes.CDLL | None:
-    """The C++ file ``source`` of ``folder`` as a library, compiled now or earlier on this machine.
+    """The C++ file ``source`` in ``folder`` as a library, compiled on first use on this machine.
 
-    All headers of the package belong to it. None, and a warning, where it does not
-    compile; None where no compiler is there or NESTLING_NATIVE=0. The result lies in
-    ~/.cache/nestling/native (or under XDG_CACHE_HOME) by a hash of sources, flags, compiler and
-    processor.
+    Returns None without a compiler or with NESTLING_NATIVE=0; returns None and warns if compiling
+    fails. Libraries are cached in ~/.cache/nestling/native (or under XDG_CACHE_HOME) by a hash of
+    the source, all headers of the package, flags, compiler and processor.
     """
     return _library(folder, source) if allowed() else None
 
@@ -77,15 +76,15 @@ def _library(folder: Path, source: str) -> ctypes.CDLL | None:
         reason = getattr(error, "stderr", None) or str(error)
         first = (reason.strip().splitlines() or ["no reason given"])[0]
         warnings.warn(
-            f"{folder.name}/{source} was not compiled, the slower form is used "
-            f"({SWITCH}=0 leaves this out): {first}",
+            f"{folder.name}/{source} failed to compile, using the slower torch implementation "
+            f"({SWITCH}=0 silences this): {first}",
             stacklevel=2,
         )
         return None
 
 
 def _machine() -> bytes:
-    """What -march=native depends on."""
+    """A description of the processor, which -march=native depends on."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
         lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
@@ -95,7 +94,7 @@ def _machine() -> bytes:
 
 
 def _compile(compiler: str, source: Path, target: Path) -> None:
-    """Compile beside the target and move there, so that no half library is ever loaded."""
+    """Compile beside the target and then move, so that no partial library is ever loaded."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name

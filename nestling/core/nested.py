@@ -1,4 +1,4 @@
-"""The order of a nested system: which of its boxes are faster (Nested Learning, Def 2)."""
+"""The order of a nested system: which boxes are faster than others (Nested Learning, Def 2)."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,9 +8,9 @@ from nestling.core.level import Level
 def order(levels: Iterable[Level]) -> list[list[Level]]:
     """Sort boxes into the levels of a nested system, fast to slow.
 
-    A is faster than B if its frequency is higher, or equal and B's new state needs A's
-    (``B.depends_on``). Boxes of which neither is faster share a level: the same period, and the
-    same distance from the first of their chain.
+    A is faster than B if its frequency is higher, or if it is equal and the new state of B depends
+    on that of A (``B.depends_on``). Boxes share a level if neither is faster: they have the same
+    period and the same distance from the first of their chain.
 
     Source: arXiv 2512.24695, Def 2 and 3. Deviates: nothing.
 
@@ -27,11 +27,11 @@ def order(levels: Iterable[Level]) -> list[list[Level]]:
 
 
 def depth(box: Level, boxes: Sequence[Level], above: tuple[str, ...] = ()) -> int:
-    """How many boxes of the same period must be written before this one, in a chain.
+    """The length of the longest chain of boxes of the same period to write before this one.
 
-    A circle of dependencies, which no order of writing can serve, raises ValueError.
+    Raises ValueError for cyclic dependencies.
     """
     if box.name in above:
-        raise ValueError(f"levels depend on each other in a circle: {' -> '.join(above)}")
+        raise ValueError(f"levels have cyclic dependencies: {' -> '.join(above)}")
     needs = [b for b in boxes if b.name in box.depends_on and b.period == box.period]
     return max((1 + depth(need, boxes, (*above, box.name)) for need in needs), default=0)

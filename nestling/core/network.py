@@ -1,4 +1,4 @@
-"""Small networks as functions of explicit weights: the body of deep memories."""
+"""Small networks as functions of explicit weights, for deep memories."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class _GeluAndSlope(torch.autograd.Function):
-    """GELU and its derivative, with the derivatives of both in closed form."""
+    """GELU and its derivative, both with closed-form gradients."""
 
     @staticmethod
     def forward(ctx, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def gelu_and_slope(z: Float[Tensor, "*N"]) -> tuple[Float[Tensor, "*N"], Float[T
 def mlp(
     weights: tuple[Float[Tensor, "h d"], Float[Tensor, "o h"]], x: Float[Tensor, "*N d"]
 ) -> Float[Tensor, "*N o"]:
-    """W_2 gelu(W_1 x): a network of two layers, without biases."""
+    """W_2 gelu(W_1 x): a two-layer network without biases."""
     first, second = weights
     return functional.linear(functional.gelu(functional.linear(x, first)), second)
 
@@ -45,7 +45,7 @@ def mlp_gradient(
     x: Float[Tensor, "n d"],
     g: Float[Tensor, "n o"],
 ) -> tuple[Float[Tensor, "h d"], Float[Tensor, "o h"]]:
-    """The gradients for both layers, summed over rows, of a loss whose gradient for mlp(x) is g."""
+    """The gradients of both weights, summed over rows, given the gradient g of mlp(x)."""
     first, second = weights
     hidden, slope = gelu_and_slope(functional.linear(x, first))
     return ((g @ second) * slope).mT @ x, g.mT @ hidden

@@ -1,4 +1,4 @@
-"""An op: one recurrence, written once as a step, in all the forms it is computed in."""
+"""An op: a recurrence, defined by its step, with its faster implementations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """A recurrence ``step(state, **token) -> (y, state)`` and the fast forms that must equal it.
+    """A recurrence ``step(state, **token) -> (y, state)`` and faster forms that must equal it.
 
-    ``step`` takes one token's tensors [B, ...] and is the truth; ``chunk`` takes the whole
-    sequence [B, T, ...]; ``triton``, where there is one, is the same map as kernels, and imports
-    the package triton only when it is called; ``inputs(seed, ...)`` draws test and benchmark
-    inputs; ``init(**token)`` gives the state before the first token.
+    ``step`` takes the tensors of one token, [B, ...], and is the reference. ``chunk`` takes the
+    whole sequence, [B, T, ...]. ``triton``, if there is one, is the same in kernels, and imports
+    the package triton only when called. ``inputs(seed, ...)`` draws inputs for tests and
+    benchmarks; ``init(**token)`` returns the state before the first token.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Op:
     def sequential(
         self, tokens: Mapping[str, Tensor], *, state: Any = None, **constants: Any
     ) -> tuple[Tensor, Any]:
-        """Fold ``step`` over time: the reference that every other form is compared with."""
+        """Fold ``step`` over time: the reference for all other forms."""
         first = next(iter(tokens.values()))
         if state is None:
             state = self.init(**tokens, **constants)

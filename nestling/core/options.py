@@ -1,4 +1,4 @@
-"""Checks that the options of memories, rules and optimizers share."""
+"""Checks of the options of memories, rules and optimizers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from nestling.core.error import UserError
 
 
 class UnreadOption(UserError):
-    """An option was set that others leave without effect; ``option`` is its name."""
+    """An option was set that has no effect, because of other options; ``option`` is its name."""
 
     def __init__(self, message: str, option: str):
         super().__init__(message)
@@ -16,10 +16,10 @@ class UnreadOption(UserError):
 
 
 def refuse_unread(owner: str, config: Any, unread: Mapping[str, str]) -> None:
-    """Raise UnreadOption if an option that others leave without effect was set all the same.
+    """Raise UnreadOption if an option was set that has no effect.
 
-    ``config`` is a dataclass whose fields have defaults, ``unread`` says of options what leaves
-    each without effect.
+    ``config`` is a dataclass whose fields have defaults; ``unread`` maps the names of options
+    without effect to the reason.
     """
     for field in dataclasses.fields(config):
         name = field.name

@@ -1,4 +1,4 @@
-"""Tables of names that are imported only when asked for."""
+"""Tables of names whose entries are imported when first used."""
 
 import importlib
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from nestling.core.error import UserError, did_you_mean
 class Registry:
     """A table ``name -> "module:attribute"``; an entry is imported when it is loaded.
 
-    ``former`` maps names of earlier versions to those of now; they load, and are not listed.
+    ``former`` maps names of earlier versions to current ones; they still load, but are not listed.
 
     >>> tables = Registry("colour", {"red": "colorsys:rgb_to_hsv"}, former={"rouge": "red"})
     >>> tables.names()
@@ -28,11 +28,11 @@ class Registry:
         return list(self._table)
 
     def current(self, name: str) -> str:
-        """The name of now of an entry that an earlier version called otherwise."""
+        """The current name of an entry, also for a name of an earlier version."""
         return name if name in self._table else self._former.get(name, name)
 
     def load(self, name: str) -> Any:
-        """Import and return the entry; an unknown name raises UserError with the nearest one."""
+        """Import and return an entry. Raises UserError for an unknown name, naming the nearest."""
         name = self.current(name)
         if name not in self._table:
             raise UserError(f"unknown {self.kind} {name!r}: {did_you_mean(name, self._table)}")

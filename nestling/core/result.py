@@ -1,4 +1,4 @@
-"""The record every measuring command writes, and files that are whole or not there."""
+"""The JSON record of a measurement, and atomic writing of files."""
 
 import dataclasses
 import datetime
@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def provenance(device: str = "cpu") -> dict[str, Any]:
-    """Where a figure comes from: commit, versions, device, threads, date."""
+    """The provenance of a figure: commit, versions, device, threads, date."""
     cuda = device.startswith("cuda") and torch.cuda.is_available()
     return {
         "commit": commit(),
@@ -35,7 +35,7 @@ def provenance(device: str = "cpu") -> dict[str, Any]:
 
 @dataclass(kw_only=True)
 class Result:
-    """One measurement: what was run, with what, and what came out."""
+    """One measurement: its name, configuration, provenance and metrics."""
 
     name: str
     config: dict[str, Any]
@@ -46,12 +46,12 @@ class Result:
     format: int = FORMAT
 
     def write(self, path: str | Path) -> Path:
-        """Write as JSON; the file appears whole or not at all."""
+        """Write as JSON, atomically."""
         return write_json(path, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, path: str | Path) -> "Result":
-        """Read a Result; a cut or foreign file raises UserError."""
+        """Read a Result. Raises UserError for a truncated file or one of another kind."""
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(**record)
@@ -60,13 +60,13 @@ class Result:
 
 
 def write_json(path: str | Path, record: Any) -> Path:
-    """Write a record as JSON, atomically; a path that cannot be written raises UserError."""
+    """Write a record as JSON, atomically. Raises UserError if the path cannot be written."""
     text = json.dumps(record, indent=2, sort_keys=True, default=str) + "\n"
     return write_whole(path, text.encode())
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write ``content`` beside ``path`` and move it there: no half-written file is ever seen."""
+    """Write ``content`` atomically: to a temporary file, which is then moved to ``path``."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def write_whole(path: str | Path, content: bytes) -> Path:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp keeps others out; give the rights a file made by open() has
+            # mkstemp sets private permissions; use those of a file made by open()
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(draft, 0o666 & ~umask)

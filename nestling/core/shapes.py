@@ -1,9 +1,9 @@
-"""Arguments compared with what a function says of them, before it computes.
+"""Checks tensor arguments against declared shapes and dtypes, at run time.
 
-Sizes are written as jaxtyping writes them: "B T #H K". A name stands for one size wherever it is
-written, "#H" for that size or 1, "B+1" and "W-1" for their neighbours, "_" for any, "*B" for one
-more dimension or none. What compiled code does with tensors of other shapes is undefined, so the
-comparison is made in any process, not in tests alone; it looks at shapes and never at values.
+Sizes are written as in jaxtyping: "B T #H K". A name is the same size wherever it occurs, "#H" is
+that size or 1, "B+1" and "W-1" are its neighbours, "_" is any size, "*B" one more dimension or
+none. Compiled code has undefined behaviour for other shapes, so the checks are always on, not only
+in tests; they look at shapes, never at values.
 """
 
 import functools
@@ -20,19 +20,19 @@ from torch import Tensor
 from nestling.core.error import UserError
 
 DIMENSION = re.compile(r"(#?)([A-Za-z]\w*)([+-]\d+)?")
-REMEMBERED = 256  # sets of shapes that were right, for each function
+REMEMBERED = 256  # valid sets of shapes to cache per function
 Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 class Dimension(NamedTuple):
     """One size of a tensor."""
 
-    name: str | None  # None: ``offset`` is the size, or any below 0
-    offset: int = 0  # added to what the name stands for
+    name: str | None  # None: ``offset`` is the size; a negative one is any size
+    offset: int = 0  # added to the size of the name
     broadcast: bool = False  # may be 1
 
     def fits(self, size: int, sizes: dict[str, int]) -> bool:
-        """Whether a size is this one; a name that stands for nothing yet stands for it then."""
+        """Whether a size matches; a name without a size is bound to it."""
         if self.name is None:
             return self.offset in (size, -1)
         if self.broadcast and size == 1:
@@ -40,7 +40,7 @@ class Dimension(NamedTuple):
         return sizes.setdefault(self.name, size - self.offset) == size - self.offset
 
     def text(self, sizes: Mapping[str, int]) -> str:
-        """What is expected, as far as it is known."""
+        """The expected shape for messages, with sizes where they are known."""
         if self.name is None:
             return "any" if self.offset < 0 else str(self.offset)
         name = f"{self.name}{self.offset:+d}" if self.offset else self.name
@@ -52,17 +52,17 @@ class Shape(NamedTuple):
     """The sizes of a tensor, in order."""
 
     dims: tuple[Dimension, ...]
-    leading: bool = False  # one more dimension, of the batch, may stand in front
+    leading: bool = False  # whether there may be one more leading dimension, the batch
 
     @classmethod
     def of(cls, text: str) -> "Shape":
-        """As written: "B T #H K"."""
+        """Parse a shape such as "B T #H K"."""
         words = text.split()
         leading = bool(words) and words[0].startswith("*")
         return cls(tuple(_dimension(word.lstrip("*")) for word in words), leading)
 
     def fits(self, shape: Sequence[int], sizes: dict[str, int]) -> bool:
-        """Whether a tensor has these sizes; ``sizes`` are what names stand for, and grow."""
+        """Whether a tensor has these sizes; new names are added to ``sizes``."""
         dims = self.dims
         if len(shape) != len(dims):
             if not (self.leading and len(shape) == len(dims) - 1):
@@ -71,12 +71,12 @@ class Shape(NamedTuple):
         return all(dim.fits(size, sizes) for dim, size in zip(dims, shape, strict=True))
 
     def text(self, sizes: Mapping[str, int]) -> str:
-        """What is expected, as far as it is known."""
+        """The expected shape for messages, with sizes where they are known."""
         return f"[{', '.join(dim.text(sizes) for dim in self.dims)}]"
 
 
 class Leaf(NamedTuple):
-    """What one argument must be."""
+    """The required dtype and shape of one argument."""
 
     shape: Shape
     kind: str  # "float", "int", "bool", or a dtype by its name
@@ -84,7 +84,7 @@ class Leaf(NamedTuple):
 
 
 def is_of(dtype: torch.dtype, kind: str) -> bool:
-    """Whether a dtype is of a kind: "float", "int", "bool", or the dtype itself by its name."""
+    """Whether a dtype is of a kind: "float", "int", "bool", or the name of a dtype."""
     if kind == "float":
         return dtype.is_floating_point
     if kind == "bool":
@@ -108,23 +108,23 @@ class Wanted:
     """The required shapes of several arguments of a function, by name, in order."""
 
     def __init__(self, function: str, leaves: Mapping[str, Leaf], *, one_dtype: bool = False):
-        """With ``one_dtype`` all floating tensors have that of the first."""
+        """With ``one_dtype``, all floating tensors must have the dtype of the first."""
         self.function = function
         self.leaves = dict(leaves)
         self.one_dtype = one_dtype
         self._right: dict[Any, dict[str, int]] = {}
 
     def verify(self, given: Mapping[str, Any], **sizes: int) -> dict[str, int]:
-        """What the names in the shapes stand for; ``sizes`` are known before.
+        """Check arguments and return the sizes of all names; ``sizes`` are known in advance.
 
-        Raises UserError for the first argument that is not as wanted, and says which it is. All
-        lie on the device of the first. Shapes that were right before are not compared again.
+        Raises UserError that names the first argument with a wrong shape, dtype or device (all must
+        be on that of the first). Shapes that passed before are not checked again.
         """
         values = [given.get(name) for name in self.leaves]
         seen = (*[_look(x) for x in values], *sizes.items())
         try:
             found = self._right.get(seen)
-        except TypeError:  # sizes that stand for any number
+        except TypeError:  # symbolic sizes cannot be hashed
             return self._compare(values, sizes)
         if found is None:
             found = self._compare(values, sizes)
@@ -142,17 +142,19 @@ class Wanted:
             if not isinstance(x, Tensor):
                 raise self._error(name, f"is {type(x).__name__}; give a tensor")
             if not is_of(x.dtype, leaf.kind):
-                raise self._error(name, f"is of {x.dtype}; give a tensor of {leaf.kind}")
+                raise self._error(name, f"is of dtype {x.dtype}; give a tensor of {leaf.kind}")
             if self.one_dtype and leaf.kind == "float":
                 floating = floating or (name, x.dtype)
                 if x.dtype != floating[1]:
-                    raise self._error(name, f"is of {x.dtype}, {floating[0]} of {floating[1]}")
+                    raise self._error(
+                        name, f"is of dtype {x.dtype}, {floating[0]} of {floating[1]}"
+                    )
             if not leaf.shape.fits(x.shape, sizes):
                 text = leaf.shape.text(known)
                 raise self._error(name, f"is {list(x.shape)}; expected {text}")
             first = first or (name, x.device)
             if x.device != first[1]:
-                raise self._error(name, f"lies on {x.device}; {first[0]} on {first[1]}: move one")
+                raise self._error(name, f"is on {x.device}, {first[0]} on {first[1]}; move one")
         return sizes
 
     def _error(self, name: str, wrong: str) -> UserError:
@@ -160,15 +162,15 @@ class Wanted:
 
 
 def _look(x: Any) -> Any:
-    """All that is compared of an argument."""
+    """The properties of an argument that are checked, as a cache key."""
     return (x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x)
 
 
 def checked(function: Called) -> Called:
-    """A function that compares its tensors with its annotations at every call.
+    """Decorate a function to check its tensors against their annotations at every call.
 
-    Those of jaxtyping are compared, alone, as an option (``| None``), and as fields of a
-    NamedTuple. Under torch.compile nothing is: compiled code of ours is not called there.
+    Annotations of jaxtyping are checked, also in ``| None`` and in the fields of a NamedTuple.
+    There are no checks under torch.compile, where our compiled code is not called.
     """
     parameters = inspect.signature(function).parameters
     names, leaves = tuple(parameters), dict[str, Leaf]()
@@ -203,7 +205,7 @@ def _fields(wanted: Wanted, name: str, kind: type, value: Any) -> dict[str, Any]
 def _leaves(
     name: str, annotation: Any, nested: dict[str, type], optional: bool = False
 ) -> Iterator[tuple[str, Leaf]]:
-    """What an annotation says of an argument, or of each field of it."""
+    """The requirements that an annotation states for an argument, or for each of its fields."""
     if isinstance(annotation, types.UnionType):
         for part in typing.get_args(annotation):
             if part is not types.NoneType:
@@ -217,5 +219,5 @@ def _leaves(
 
 
 def _kind(dtypes: Sequence[str]) -> str:
-    """The kind of jaxtyping's dtypes."""
+    """The kind of a list of jaxtyping dtypes."""
     return next(kind for kind in ("float", "int", "bool") if dtypes[0].startswith(kind))

@@ -1,4 +1,4 @@
-"""What a state must look like: the parts that a memory keeps and their sizes, not their values."""
+"""Checks the structure of states: the parts that a memory keeps, and their shapes."""
 
 import types
 import typing
@@ -17,12 +17,13 @@ INPUT, FLAG = Leaf(Shape.of("B T _"), "float", True), Leaf(Shape.of("B T"), "boo
 
 
 class Layout:
-    """The parts of a memory's state, read from one for a single row.
+    """The structure of a memory's state, taken from an example with a single row.
 
-    Batch comes first in every tensor. A size is that of the example; where the example has none yet
-    and the state's annotation names the size as one that grows, any, the same wherever a part of
-    the same tuple bears that name. Parts that the example lacks (None, an empty tuple) are not
-    looked at, but for those of ``derived``: they are None or as the part that is named there.
+    The batch is the first dimension of every tensor; other sizes are those of the example. A size
+    that is zero in the example and annotated as growing may have any value, the same in all parts
+    of a tuple where it has the same name. Parts that are missing in the example (None, an empty
+    tuple) are not checked, except those in ``derived``: they must be None or have the shape of the
+    part named there.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Layout:
         mask: Tensor | None = None,
         **sizes: int,
     ) -> None:
-        """Raise UserError for a state (None: a fresh one), or an input with it, that does not fit.
+        """Raise UserError for a state (None: a fresh one) or an input that does not fit.
 
-        ``sizes`` are what is known of B, the rows, and T, the tokens.
+        ``sizes`` gives B, the rows, and T, the tokens, if they are known.
         """
         given: dict[str, Any] = {"x": x, "reset": reset, "mask": mask}
         if state is None:
@@ -74,7 +75,7 @@ class Layout:
             kind = type(example).__name__
             raise UserError(
                 f"{self.name}: {path} is {type(state).__name__}; give a {kind} of {len(example)} "
-                "parts, as init_state(batch) or an earlier call has given it"
+                "parts, as returned by init_state(batch) or an earlier call"
             )
         fields = getattr(example, "_fields", range(len(example)))
         for field, part, like in zip(fields, state, example, strict=True):
@@ -82,7 +83,7 @@ class Layout:
 
 
 def _without_numbers(example: Any) -> Any:
-    """The same structure, of tensors that take no memory."""
+    """The same structure with tensors that take no memory."""
     if isinstance(example, Tensor):
         return torch.empty_like(example, device="meta")
     if isinstance(example, tuple | list):
@@ -92,7 +93,7 @@ def _without_numbers(example: Any) -> Any:
 
 
 def _parts(example: Any, hint: Any, path: str, grows: Set[str]) -> Iterator[tuple[str, Leaf]]:
-    """What each tensor of a state must be, by its dotted name."""
+    """Yield the requirements for each tensor of a state, by its dotted name."""
     if isinstance(example, Tensor):
         names = _names(hint, example.ndim)
         place = path.rpartition(".")[0]
@@ -112,7 +113,7 @@ def _parts(example: Any, hint: Any, path: str, grows: Set[str]) -> Iterator[tupl
 
 
 def _names(hint: Any, count: int) -> list[str]:
-    """What an annotation of jaxtyping calls the sizes of a tensor; "" where it does not say."""
+    """The names of the sizes in a jaxtyping annotation; "" for sizes without one."""
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
     names = str(getattr(hint, "dim_str", "")).split()

@@ -1,4 +1,4 @@
-"""Means of few values, with what they are worth; differences of pairs, with how surprising."""
+"""Means of few values with confidence intervals, and paired tests."""
 
 import itertools
 import math
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-SIGNS = 16  # pairs up to which all ways to flip signs are counted
-NOISE = 1e-12  # of a value: differences below are its rounding, not a spread
+SIGNS = 16  # the exact sign-flip test is computed for at most this many pairs
+NOISE = 1e-12  # relative differences below this are rounding errors
 
 
 class Interval(NamedTuple):
-    """A mean and half the width of its 95 % interval; NaN where there are too few values.
+    """A mean and the half width of its 95 % interval; NaN if there are too few values.
 
-    ``diverged`` values were no finite numbers: they are counted, shown, and in no mean.
+    ``diverged`` counts the non-finite values, which are reported but not part of the mean.
     """
 
     mean: float
@@ -24,27 +24,27 @@ class Interval(NamedTuple):
 
     @property
     def every(self) -> int:
-        """Values in all, those that diverged among them."""
+        """The number of values, including diverged ones."""
         return self.count + self.diverged
 
     @property
     def low(self) -> float:
-        """Lower end."""
+        """The lower end of the interval."""
         return self.mean - self.half
 
     @property
     def high(self) -> float:
-        """Upper end."""
+        """The upper end of the interval."""
         return self.mean + self.half
 
     def record(self) -> dict[str, Any]:
-        """As JSON; a mean without values, or the half width of one value, is None."""
+        """A JSON record; undefined numbers (no values, or the half width of one) are None."""
         mean, half = (None if math.isnan(x) else x for x in (self.mean, self.half))
         found = {"mean": mean, "half_width_95": half, "count": self.count}
         return found | ({"diverged": self.diverged} if self.diverged else {})
 
     def rank(self, *, larger_is_better: bool = False) -> tuple[float, float]:
-        """To sort by, the best first: any diverged value is worse than any mean.
+        """A sort key, best first: any diverged value is worse than any mean.
 
         >>> interval([9.0, 9.1]).rank() < interval([1.0, math.inf]).rank()
         True
@@ -63,7 +63,7 @@ class Interval(NamedTuple):
 
 
 def interval_text(record: Mapping[str, Any] | None) -> str:
-    """An interval's record in words, "-" for none.
+    """The record of an interval as text, "-" for None.
 
     >>> interval_text(interval([1.0, 2.0, math.nan]).record()), interval_text(None)
     ('1.5 +/- 6.4 (1 of 3 diverged)', '-')
@@ -82,7 +82,7 @@ def interval(values: Sequence[float]) -> Interval:
     >>> print(interval([1.0]), interval([1.0, math.nan]), interval([math.inf]), sep=", ")
     1, 1 (1 of 2 diverged), diverged
 
-    Values that differ by their rounding alone have no spread.
+    Values that differ only by rounding have no spread.
 
     >>> print(interval([0.35, 0.35, 0.35]), interval([0.1 + 0.2, 0.3]))
     0.35 +/- 0 0.3 +/- 0
@@ -102,7 +102,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def t_probability(t: float, freedom: int) -> float:
-    """The probability that Student's t lies beyond +-t, for whole degrees of freedom from 1.
+    """The two-sided tail probability of Student's t, for integer degrees of freedom from 1.
 
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
 
@@ -125,7 +125,7 @@ def t_probability(t: float, freedom: int) -> float:
 
 @cache
 def t95(freedom: int) -> float:
-    """Student's t, two-sided 95 %.
+    """The two-sided 95 % quantile of Student's t.
 
     >>> round(t95(2), 3), round(t95(30), 3)
     (4.303, 2.042)
@@ -138,20 +138,20 @@ def t95(freedom: int) -> float:
 
 
 class Paired(NamedTuple):
-    """Differences of pairs: their mean with its interval, and two tests that it is zero.
+    """Differences of pairs: their mean with its interval, and two tests of whether it is zero.
 
-    Where one of a pair diverged the difference is infinite: it is in neither the mean nor
-    Student's t, but in the exact test, and in ``worse`` and ``better``.
+    If one value of a pair diverged, the difference is infinite: it counts in the exact test and in
+    ``worse`` or ``better``, but neither in the mean nor in Student's t.
     """
 
     difference: Interval
-    p_t: float | None  # two-sided, Student's t; None for under two pairs, or any that diverged
-    p_sign: float | None  # exact, over all ways to flip the signs; None for many pairs or none
-    worse: int = 0  # pairs of which only the one diverged
-    better: int = 0  # pairs of which only the other did
+    p_t: float | None  # two-sided, Student's t; None for fewer than 2 pairs or diverged ones
+    p_sign: float | None  # exact sign-flip test; None for no pairs or many
+    worse: int = 0  # pairs of which only the first diverged
+    better: int = 0  # pairs of which only the second diverged
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """A JSON record."""
         found = self.difference.record() | {"p_t": self.p_t, "p_sign": self.p_sign}
         wild = {"worse": self.worse, "better": self.better}
         return found | (wild if self.difference.diverged else {})
@@ -170,11 +170,11 @@ class Paired(NamedTuple):
 def paired(
     one: Sequence[float], other: Sequence[float], *, larger_is_better: bool = False
 ) -> Paired:
-    """The test of ``one`` minus ``other``, pair by pair (of one seed, of one question).
+    """Test ``one`` minus ``other``, in pairs (with the same seed, or of the same question).
 
-    ``p_t`` takes the differences as normal; ``p_sign`` takes only their signs as chance, and with n
-    pairs cannot be below 2^(1-n): 0.25 for three seeds. A non-finite value is worse
-    than every other, whichever of inf, -inf and NaN it is.
+    ``p_t`` assumes normal differences. ``p_sign`` only assumes that their signs are symmetric; with
+    n pairs it is at least 2^(1-n), 0.25 for three seeds. A non-finite value (inf, -inf or NaN) is
+    worse than any finite one. Raises ValueError if the numbers of values differ.
 
     >>> found = paired([3.0, 4.0, 5.5], [1.0, 1.5, 3.5])
     >>> print(found)
@@ -185,7 +185,7 @@ def paired(
     1 (diverged in 2 of 3)
     """
     if len(one) != len(other):
-        raise ValueError(f"{len(one)} values and {len(other)}: no pairs")
+        raise ValueError(f"{len(one)} values and {len(other)} do not form pairs")
     worst = -math.inf if larger_is_better else math.inf
     gaps = [gap(a, b, worst) for a, b in zip(one, other, strict=True)]
     worse, better = gaps.count(worst), gaps.count(-worst)
@@ -202,9 +202,9 @@ def paired(
 
 
 def gap(one: float, other: float, worst: float = math.inf) -> float:
-    """Their difference, 0 where it is but their rounding.
+    """``one - other``, or 0 if the difference is a rounding error.
 
-    ``worst`` where only one diverged, ``-worst`` where only the other did, NaN where both did.
+    ``worst`` if only ``one`` diverged, ``-worst`` if only ``other`` did, NaN if both did.
 
     >>> gap(0.1 + 0.2, 0.3), gap(0.5, 0.25)
     (0.0, 0.25)
@@ -219,9 +219,9 @@ def gap(one: float, other: float, worst: float = math.inf) -> float:
 
 
 def _flipped(gaps: Sequence[float]) -> float:
-    """The share of all ways to flip signs whose sum is as far from zero as the one found.
+    """The share of all sign flips whose sum is at least as far from zero as the observed one.
 
-    An infinite gap outweighs all finite ones together; a pair that diverged in both says nothing.
+    An infinite gap outweighs all finite ones; a pair in which both diverged is left out.
     """
     told = [g for g in gaps if not math.isnan(g)]
     wild = [math.copysign(1, g) if math.isinf(g) else 0.0 for g in told]
@@ -239,7 +239,7 @@ def _flipped(gaps: Sequence[float]) -> float:
 
 
 def wilson(right: float | int, count: int) -> tuple[float, float]:
-    """Ends of Wilson's 95 % interval of a share, which is not empty where all or none are right.
+    """The ends of Wilson's 95 % interval of a share, which has a width even at 0 and 1.
 
     >>> low, high = wilson(10, 10)
     >>> round(low, 3), round(high, 3)
@@ -248,12 +248,12 @@ def wilson(right: float | int, count: int) -> tuple[float, float]:
     if not count:
         return math.nan, math.nan
     if not 0 <= right <= count:
-        raise ValueError(f"{right} of {count}: no share")
+        raise ValueError(f"{right} of {count} is not a share")
     z = 1.959964
     p = right / count
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count**2))
-    # exact where none or all are right, whatever the rounding
+    # exact at 0 and 1, despite rounding
     return (
         0.0 if right == 0 else max(0.0, middle - half),
         1.0 if right == count else min(1.0, middle + half),
@@ -261,15 +261,17 @@ def wilson(right: float | int, count: int) -> tuple[float, float]:
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:
-    """Probabilities of several tests, raised so that one in twenty families errs (Holm).
+    """The p-values of several tests, corrected for the family-wise error rate (Holm).
 
-    Raises ValueError for what is no probability: one NaN would decide over all others.
+    Raises ValueError for values outside [0, 1] and NaN.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     if not all(0 <= p <= 1 for p in probabilities):
-        raise ValueError(f"no probabilities: {list(probabilities)}")
+        raise ValueError(
+            f"{list(probabilities)} are not all probabilities; give values from 0 to 1"
+        )
     order = sorted(range(len(probabilities)), key=lambda i: probabilities[i])
     raised, least = [0.0] * len(order), 0.0
     for place, index in enumerate(order):

@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """A kind of transfer: where it is defined, whether gradients flow along it, what it means."""
+    """A kind of transfer: its equations, whether gradients flow along it, and its meaning."""
 
     equations: str
     gradient: bool
     meaning: str
 
 
-# Source: arXiv 2512.24695, section 3.3. Deviates: where the paper says that no gradient flows, the
-# outer optimizer's does flow through a recurrence into the projections; what is meant is that the
-# state has no parameters of its own there.
+# Source: arXiv 2512.24695, section 3.3. Deviates: where the paper says that no gradient flows, that
+# of the outer optimizer does flow through a recurrence into the projections; the state has no
+# parameters of its own there.
 KINDS = {
     "direct": Kind("24-26", False, "one answers with the other's weights or answer"),
     "non-parametric": Kind("27", False, "one answers with what the other has read, kept as it is"),
@@ -27,10 +27,10 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Knowledge that moves between a box and another: how, which one, and what it is.
+    """Knowledge that moves between a box and another: the kind, the other box, and what it is.
 
-    ``partner`` is the name of a box, "weights" for what training writes and no box of its own
-    holds. A ``kind`` that is not in KINDS raises ValueError.
+    ``partner`` is the name of a box, or "weights" for trained weights that belong to no box. Raises
+    ValueError for a ``kind`` that is not in KINDS.
 
     >>> print(Transfer(kind="initialisation", partner="weights", what="the first state"))
     initialisation, weights: the first state
@@ -42,13 +42,15 @@ class Transfer:
 
     def __post_init__(self):
         if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of transfer {self.kind!r}: one of {', '.join(KINDS)}")
+            raise ValueError(
+                f"unknown kind of transfer {self.kind!r}; give one of {', '.join(KINDS)}"
+            )
 
     def __str__(self) -> str:
         return f"{self.kind}, {self.partner}: {self.what}"
 
 
-# what memories of the context have in common: the layer before and after them is trained weights
+# shared by all in-context memories: the layers before and after them are trained weights
 READ = Transfer(kind="direct", partner="weights", what="a query made by projections reads it")
 MADE = Transfer(
     kind="context generation", partner="weights", what="projections make its keys and values"
@@ -59,5 +61,5 @@ LEARNED = Transfer(
 
 
 def added_to(name: str) -> Transfer:
-    """Of a momentum: it is the step of the box of this name."""
+    """The transfer of a momentum, which is the step of the box of this name."""
     return Transfer(kind="direct", partner=name, what="it is the step")

@@ -108,7 +108,7 @@ def test_columns_have_as_many_items_as_are_told():
     with pytest.raises(UserError, match="contiguous torch.float64"):
         kernel.tensors(torch.float64, g=g)
     columns = kernel.tensors(torch.float32, g=g) | kernel.whole(size=[3])
-    with pytest.raises(UserError, match="size is no column of 2 items"):
+    with pytest.raises(UserError, match="size must have 2 items"):
         squares = torch.zeros(2, dtype=torch.float64)
         kernel.call("look", torch.float32, {**columns, "squares": squares}, count=2)
     with pytest.raises(UserError, match="do not divide"):

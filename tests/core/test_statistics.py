@@ -82,7 +82,7 @@ def test_a_paired_test_errs_one_time_in_twenty():
 def test_pairs_that_differ_alike_and_not_at_all():
     assert paired([1.0, 2.0], [0.0, 1.0]).p_t == 0.0 and paired([1.0, 2.0], [1.0, 2.0]).p_t == 1.0
     assert paired([1.0], [0.0]).p_t is None and str(paired([1.0], [0.0])) == "1"
-    with pytest.raises(ValueError, match="no pairs"):
+    with pytest.raises(ValueError, match="do not form pairs"):
         paired([1.0], [])
 
 
@@ -138,8 +138,8 @@ def test_pairs_that_diverged_in_both_tell_nothing():
 def test_what_is_no_probability_or_share_is_refused():
     assert math.isnan(t_probability(math.nan, 3))
     for p in (math.nan, -0.1, 1.1):
-        with pytest.raises(ValueError, match="no probabilities"):
+        with pytest.raises(ValueError, match="not all probabilities"):
             holm([0.01, p])
     for right in (math.nan, -1, 5):
-        with pytest.raises(ValueError, match="no share"):
+        with pytest.raises(ValueError, match="not a share"):
             wilson(right, 4)

@@ -92,7 +92,7 @@ def test_mistakes_are_user_errors(tmp_path):
         plan_of(["recall"], {"keyz": 4})
     with pytest.raises(UserError, match="keys of recall must be int"):
         make_task("recall", {"keys": "3"})
-    with pytest.raises(UserError, match="cannot be fitted"):
+    with pytest.raises(UserError, match="not a nestling model"):
         fit(reader("llama"), make_task("recall", {}), TrainConfig(steps=1))
 
 

@@ -157,7 +157,7 @@ def test_training_learns_the_lessons_and_forgets_them():
     config = TrainConfig(steps=40, batch_size=2, learning_rate=1e-2, schedule="constant")
     figures = ask_stages(task, by_training(found, task, config))
     assert figures["learned"] > 0.7
-    with pytest.raises(UserError, match="cannot be fitted"):
+    with pytest.raises(UserError, match="not a nestling model"):
         by_training(reader("llama"), task, config)
 
 

@@ -135,7 +135,7 @@ def test_a_missing_compiler_is_no_error(monkeypatch, tmp_path):
 def test_a_source_that_does_not_compile_is_a_warning(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a.cpp").write_text("not C++")
-    with pytest.warns(UserWarning, match="slower form"):
+    with pytest.warns(UserWarning, match="slower torch implementation"):
         assert native.library(tmp_path, "a.cpp") is None
 
 

@@ -137,7 +137,9 @@ class _Scan(torch.autograd.Function):
         return y, *after
 
     @staticmethod
-    @once("the compiled scan of test-time training", "NESTLING_NATIVE=0 uses the torch implementation")
+    @once(
+        "the compiled scan of test-time training", "NESTLING_NATIVE=0 uses the torch implementation"
+    )
     def backward(ctx: Any, *grads: Any):
         dy, *d_after = grads
         *inputs, kept = ctx.saved_tensors
