@@ -1,4 +1,4 @@
-"""A nested system as boxes in boxes: the slowest level holds all that is written more often."""
+"""Draws a nested system as boxes in boxes, with the slowest level outside."""
 
 import html
 import math
@@ -11,11 +11,11 @@ from nestling.report.levels import FAST, SLOW, clock
 
 
 class Box(NamedTuple):
-    """Something that is written."""
+    """A box: something that is written, with its clock."""
 
     name: str
-    clock: str  # when, in words
-    written: str  # how often it has been, in words
+    clock: str  # when it is written, in words
+    written: str  # how often it has been written, in words
 
 
 def written(period: int | float, tokens: int) -> str:
@@ -37,7 +37,7 @@ def times(count: int) -> str:
 
 
 def boxes_of(levels: Iterable[Level], tokens: int) -> list[list[Box]]:
-    """The bands of a nested system, slow to fast, once a stream has had ``tokens`` tokens."""
+    """The bands of a nested system, slow to fast, after ``tokens`` tokens of a stream."""
     return [
         [Box(one.name, clock(one), written(one.period, tokens)) for one in band]
         for band in reversed(order(levels))
@@ -45,7 +45,7 @@ def boxes_of(levels: Iterable[Level], tokens: int) -> list[list[Box]]:
 
 
 def nested_html(bands: Sequence[Sequence[Box]]) -> str:
-    """Bands, slow to fast, as boxes in boxes; every text is escaped."""
+    """HTML for bands, slow to fast, as boxes in boxes; all text is escaped."""
     opened = []
     for number, band in enumerate(bands):
         share = number / max(1, len(bands) - 1)

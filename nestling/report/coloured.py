@@ -3,12 +3,12 @@
 import html
 from collections.abc import Iterable
 
-MOST = 8.0  # nats that have the full colour
-STRONGEST = 0.7  # opacity of it: text stays readable on it in light and in dark
+MOST = 8.0  # nats shown in the full colour
+STRONGEST = 0.7  # opacity of the full colour, which keeps text readable in light and dark
 
 
 def coloured_html(pieces: Iterable[tuple[str, float | None]]) -> str:
-    """Pieces of a text and their loss in nats (None: not predicted), as one paragraph of HTML.
+    """An HTML paragraph of text pieces, coloured by their loss in nats (None: not predicted).
 
     >>> coloured_html([("A ", None), ("<b>", 4.0)])
     '<p class="told">A <span style="background:rgba(213,94,0,0.35)" \

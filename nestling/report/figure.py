@@ -1,4 +1,4 @@
-"""Figures as SVG text, for pages."""
+"""Draws figures as SVG text, for pages."""
 
 import io
 import math
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by colour-blind readers too
+# the palette of Okabe and Ito, which colour-blind readers can tell apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", "-.", ":")
 
@@ -32,15 +32,15 @@ def lines(
     log_y: bool = False,
     marks: bool = False,
 ) -> str:
-    """One line a name, with a legend; the SVG of the same input is the same to the byte.
+    """One line per name, with a legend; the same input gives the same SVG, byte for byte.
 
-    ``marks`` draws a dot at every point, for few of them.
+    ``marks`` draws a dot at every point, for curves with few points.
     """
     figure, axes = _canvas(x_label, y_label)
     for i, (name, curve) in enumerate(curves.items()):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
         dots = "o" if marks else ""
-        # no scale reaches to what is infinite: there the line has a gap
+        # the line has a gap at infinite values
         y = [value if math.isfinite(value) else math.nan for value in curve.y]
         axes.plot(curve.x, y, dots + style, color=colour, label=name, linewidth=1.8, ms=4)
         if curve.low is not None and curve.high is not None:
@@ -55,7 +55,7 @@ def lines(
 
 
 def bars(values: Mapping[str, tuple[float, float]], *, x_label: str) -> str:
-    """One horizontal bar a name: (value, half width of its interval; 0 for none)."""
+    """One horizontal bar per name: (value, half width of its interval; 0 for none)."""
     figure, axes = _canvas(x_label, "")
     names = list(values)[::-1]
     middles = [values[name][0] for name in names]
@@ -74,7 +74,7 @@ def grid(
     low: float | int = 0.0,
     high: float | int = 1.0,
 ) -> str:
-    """A heat map with its numbers: one row of ``values`` a name, None where nothing is known."""
+    """A heat map with numbers: one row of ``values`` per name, None for unknown values."""
     figure, axes = _canvas(x_label, y_label, height=1.6 + 0.36 * len(rows))
     axes.grid(visible=False)
     shown = [[math.nan if value is None else value for value in row] for row in values]
@@ -108,7 +108,7 @@ def _svg(figure: "Figure") -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    # a fixed salt and no date: the same figure is the same text
+    # a fixed salt and no date, so that the same figure gives the same text
     with matplotlib.rc_context({"svg.hashsalt": "nestling", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

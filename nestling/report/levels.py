@@ -1,4 +1,4 @@
-"""Show a nested system as text and as an SVG drawing."""
+"""Shows a nested system as text and as an SVG drawing."""
 
 import html
 import math
@@ -11,7 +11,7 @@ from nestling.core.nested import order
 WIDTH, GAP, MARGIN, LINE = 236, 12, 20, 15  # pixels: of a box, between boxes, around, of text
 LABEL = 150  # pixels, of the column that names the frequencies
 COLUMNS = 5  # boxes side by side
-LETTERS = 37  # of a line in a box
+LETTERS = 37  # per line in a box
 # fast (orange) to slow (blue), light enough for black text
 FAST, SLOW = (255, 224, 178), (197, 218, 245)
 
@@ -30,7 +30,7 @@ def clock(level: Level) -> str:
 
 
 def frequency(level: Level) -> str:
-    """The frequency of a level, writes for each token.
+    """The frequency of a level, in writes per token.
 
     >>> frequency(Level(name="a", period=16)), frequency(Level(name="b", period=0))
     ('1/16', 'infinite')
@@ -70,7 +70,7 @@ def levels_text(levels: Iterable[Level]) -> str:
 
 
 def levels_svg(levels: Iterable[Level], title: str) -> str:
-    """The system as an SVG drawing: a band for each level, fast at the top, its boxes inside."""
+    """The system as an SVG drawing: a band of boxes per level, fast at the top."""
     bands = order(levels)
     top = MARGIN + 2 * LINE
     parts = [_text(MARGIN, MARGIN + LINE, title, size=17, bold=True)]

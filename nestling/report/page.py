@@ -68,9 +68,9 @@ footer { margin-top: 3rem; color: #5b5b5b; font-size: .85rem }
 
 
 class Section(NamedTuple):
-    """A heading with paragraphs (an empty line between two), tables, SVG figures and a listing.
+    """A heading with paragraphs (separated by empty lines), tables, SVG figures and a listing.
 
-    ``html`` are further parts, taken as they are.
+    ``html`` are further parts, inserted without escaping.
     """
 
     title: str
@@ -84,7 +84,7 @@ class Section(NamedTuple):
 def page(
     title: str, sections: Sequence[Section], *, lead: str = "", provenance: dict[str, Any]
 ) -> str:
-    """The page as HTML; all text is escaped, figures and ``html`` are not."""
+    """The page as HTML; all text is escaped, but not figures and ``html``."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -101,6 +101,6 @@ def write_page(
     lead: str = "",
     provenance: dict[str, Any],
 ) -> Path:
-    """Write ``page(...)`` atomically."""
+    """Write a page to a file, atomically; the arguments are those of ``page``."""
     text = page(title, sections, lead=lead, provenance=provenance)
     return write_whole(path, text.encode())

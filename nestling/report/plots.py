@@ -1,4 +1,4 @@
-"""The figures that people look at, each from plain numbers as Results hold them."""
+"""The figures of pages, each drawn from plain numbers as in Results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import numpy
 from nestling.core.statistics import interval
 from nestling.report.figure import Curve, grid, lines
 
-Points = Mapping[float, float] | Mapping[int, float]  # of one run: x and what was measured there
+Points = Mapping[float, float] | Mapping[int, float]  # of one run: x -> measured value
 
 
 def band(runs: Sequence[Points]) -> Curve:
     """The mean of runs at each x that all of them have, with its 95 % interval as a band.
 
-    Where a run is no finite number there is no mean of them all, and no point.
+    There is no point where the value of a run is not finite.
 
     >>> band([{1: 2.0, 2: 4.0, 3: 3.0}, {1: 2.0, 3: math.inf}])
     Curve(x=[1], y=[2.0], low=[2.0], high=[2.0])
@@ -30,7 +30,7 @@ def band(runs: Sequence[Points]) -> Curve:
 
 
 def bands(models: Mapping[str, Sequence[Points]]) -> dict[str, Curve]:
-    """``band`` for every model that has a run with a point; the name says how many diverged."""
+    """``band`` for every model with any points; the name says how many runs diverged."""
     found = {}
     for name, runs in models.items():
         lost = sum(not all(map(math.isfinite, run.values())) for run in runs)
@@ -39,7 +39,7 @@ def bands(models: Mapping[str, Sequence[Points]]) -> dict[str, Curve]:
 
 
 def position_curve(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve:
-    """Mean loss over runs in each stretch that has tokens, as perplexity at its middle."""
+    """The perplexity of the mean loss over runs, at the middle of each range with tokens."""
     xs, ys = [], []
     for stretch in zip(*runs, strict=True):
         if all(part["tokens"] for part in stretch):
@@ -57,8 +57,8 @@ def loss_curves(models: Mapping[str, Sequence[Points]]) -> str:
 def perplexity_by_position(models: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
     """Perplexity by the tokens of the document read so far (the paper's Figure 10).
 
-    A run is a list of stretches with ``start``, ``end`` and ``loss``, as evaluation gives them; the
-    mean over runs is taken of the loss.
+    A run is a list of ranges with ``start``, ``end`` and ``loss``, as returned by an evaluation;
+    the loss is averaged over runs.
     """
     curves = {}
     for name, curve in bands(
@@ -74,13 +74,13 @@ def perplexity_by_position(models: Mapping[str, Sequence[Sequence[Mapping[str, A
 
 
 def _exp(losses: Sequence[float]) -> list[float]:
-    """Infinite, which is not drawn, where it is too large for a float."""
+    """e to the losses; infinite, and not drawn, if too large for a float."""
     with numpy.errstate(over="ignore"):
         return numpy.exp(losses).tolist()
 
 
 def accuracy_by_length(models: Mapping[str, Mapping[int, float | None]]) -> str:
-    """A heat map: a row for each model, a column for each length of the text (in tokens)."""
+    """A heat map with a row per model and a column per text length (tokens)."""
     lengths = sorted({length for found in models.values() for length in found})
     values = [[found.get(length) for length in lengths] for found in models.values()]
     columns = [f"{length:,}" for length in lengths]
@@ -90,7 +90,7 @@ def accuracy_by_length(models: Mapping[str, Mapping[int, float | None]]) -> str:
 
 
 def forgetting_matrix(table: Sequence[Sequence[float]], stages: Sequence[str]) -> str:
-    """Scores of a stage task: a row for what was learned last, a column for what is asked about."""
+    """A heat map of a stage task: a row per stage learned last, a column per stage asked about."""
     values = [[*row, *[None] * (len(stages) - len(row))] for row in table]
     return grid(
         values, rows=list(stages), columns=list(stages), x_label="asked about", y_label="after"
@@ -98,12 +98,12 @@ def forgetting_matrix(table: Sequence[Sequence[float]], stages: Sequence[str]) -
 
 
 def accuracy_by_frequency(models: Mapping[str, Sequence[Points]]) -> str:
-    """Accuracy against how often a memory is written: tokens between two writes."""
+    """Accuracy against the period of a memory: tokens between two writes."""
     label = "tokens between two writes"
     return lines(bands(models), x_label=label, y_label="accuracy", log_x=True, marks=True)
 
 
 def cost_by_length(models: Mapping[str, Sequence[Points]], *, y_label: str) -> str:
-    """Speed or memory against the length of the text, both on logarithmic axes."""
+    """Speed or memory against the length of the text, on logarithmic axes."""
     label = "tokens of the text"
     return lines(bands(models), x_label=label, y_label=y_label, log_x=True, log_y=True, marks=True)

@@ -10,17 +10,17 @@ from typing import Any
 
 @dataclass
 class _Piece:
-    begun: float  # when, in seconds
-    first: int  # what was done then
-    told: float  # when its last line was
+    begun: float  # start time, seconds
+    first: int  # count at the start
+    told: float  # time of its last line, seconds
 
 
 class Progress:
-    """One piece of work, or several by name, on the error stream.
+    """Shows the progress of one piece of work, or of several by name, on stderr.
 
-    On a terminal each has a bar that is redrawn; elsewhere a plain line of it appears every
-    ``every`` seconds. With ``ends`` a piece has a line at its first and last count too, and its bar
-    stays. ``unit`` is what is counted; ``quiet`` keeps silent.
+    On a terminal each piece has a bar; elsewhere it prints a plain line every ``every`` seconds.
+    With ``ends`` there is also a line at its first and last count, and its bar stays. ``unit`` is
+    what is counted; with ``quiet`` nothing is shown.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Progress:
     ):
         self.unit, self.quiet, self.every, self.ends = unit, quiet, every, ends
         self._pieces: dict[str, _Piece] = {}
-        self._bars: Any = None  # rich's, while it draws
+        self._bars: Any = None  # rich's progress display, while active
         self._tasks: dict[str, Any] = {}
         self._heading = ""
 
@@ -44,26 +44,26 @@ class Progress:
         self._close()
 
     def say(self, text: str) -> None:
-        """A line of its own; what is counted without a name from now on belongs to it."""
+        """Print a line; progress without a name belongs to it from now on."""
         self._close()
         self.note(text)
         self._heading = text
         self.begin()
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bars."""
+        """Print a line above the bars."""
         if self._bars is not None:
             self._bars.console.print(text, highlight=False, markup=False)
         elif not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def begin(self, name: str = "", done: int = 0) -> None:
-        """Start a piece, part of which may be done; remaining time is estimated from here."""
+        """Start a piece at ``done``; the remaining time is estimated from here."""
         now = time.monotonic()
         self._pieces[name] = _Piece(now, done, -math.inf if self.ends else now)
 
     def show(self, done: int, total: int, text: str = "", name: str = "") -> None:
-        """Report that ``done`` of ``total`` are done, with a further text."""
+        """Report that ``done`` of ``total`` are done, with an additional text."""
         if self.quiet:
             return
         if name not in self._pieces:

@@ -28,7 +28,7 @@ def cell(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""A text for LaTeX.
+    r"""Escape a text for LaTeX.
 
     >>> escaped("50 % of a_b & 1 +/- 2")
     '50 \\% of a\\_b \\& 1 $\\pm$ 2'
@@ -45,7 +45,7 @@ def escaped(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows under named columns; columns of numbers are set flush right.
+    """Rows under named columns; columns of numbers are right-aligned.
 
     >>> print(Table(columns=("model", "loss"), rows=[("hope", 1.5), ("other", 12)]).text())
     model   loss
@@ -61,7 +61,9 @@ class Table:
     def __post_init__(self) -> None:
         for row in self.rows:
             if len(row) != len(self.columns):
-                raise ValueError(f"{len(row)} cells under {len(self.columns)} columns: {row}")
+                raise ValueError(
+                    f"a row has {len(row)} cells for {len(self.columns)} columns: {row}"
+                )
 
     def _cells(self) -> list[list[str]]:
         return [[cell(value) for value in row] for row in self.rows]
@@ -89,7 +91,7 @@ class Table:
         return "\n".join([self.title, "", *body] if self.title else body)
 
     def markdown(self) -> str:
-        """A table of GitHub's Markdown."""
+        """A table in GitHub-flavoured Markdown."""
 
         def line(row: Iterable[str]) -> str:
             return "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
@@ -99,7 +101,7 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *body] if self.title else body)
 
     def latex(self) -> str:
-        """A tabular with rules of booktabs, and the title above it."""
+        """A LaTeX tabular with booktabs rules, and the title above it."""
 
         def line(row: Iterable[str]) -> str:
             return "  " + " & ".join(map(escaped, row)) + r" \\"
@@ -117,7 +119,7 @@ class Table:
         return "\n".join([rf"\textbf{{{escaped(self.title)}}}", "", *body] if self.title else body)
 
     def html(self) -> str:
-        """A <table>; every text is escaped."""
+        """An HTML table; all text is escaped."""
         sides = ["right" if self._right(i) else "left" for i in range(len(self.columns))]
 
         def line(tag: str, row: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
-"""How a write is made: rules and objectives that memories and optimizers share.
+"""Update rules and objectives, shared by memories and optimizers.
 
-A rule is one file and one line of ``RULES``. It is at once a way to write a level in context and an
-optimizer (``nestling.optim.Written``).
+A rule is one file and one line of ``RULES``. It can write a level in context, and is an optimizer
+(``nestling.optim.Written``) as well.
 """
 
 from nestling.rules.adam import Adam

@@ -1,4 +1,4 @@
-"""Adam: a mean of gradients over the root of a mean of their squares."""
+"""Adam: the mean of gradients divided by the root of the mean of their squares."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,7 +26,7 @@ class Adam(Rule):
 
     beta1: float | int = 0.9  # retention of m
     beta2: float | int = 0.999  # retention of v
-    eps: float | int = 1e-8  # added to the root
+    eps: float | int = 1e-8  # added to the root mean square
 
     default_lr: ClassVar[float] = 0.003
     summary: ClassVar[str] = "Adam"
@@ -39,7 +39,7 @@ class Adam(Rule):
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        """Mean and mean square."""
+        """The mean and the mean square."""
         return ("m", "v")
 
     @property
@@ -55,7 +55,7 @@ class Adam(Rule):
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:
-        """-eta m / (sqrt(v) + eps), both without the bias of their start."""
+        """-eta m / (sqrt(v) + eps), with bias-corrected m and v."""
         g, (m, v) = evidence.gradient, buffers
         m = self.beta1 * m + (1 - self.beta1) * g
         v = self.beta2 * v + (1 - self.beta2) * g.square()

@@ -1,7 +1,7 @@
-"""Writes of one pair into a linear memory: the Hebbian and the delta rule.
+"""Writes of one pair into a linear memory: the Hebbian rule and the delta rule.
 
-Letters: W a linear memory [p, q] that answers W k; k a key [q], v a value [p]; g a gradient for the
-answer [p]; eta the strength of a write. All are pure: nothing given is changed.
+Letters: W linear memory [p, q] with output W k; k key [q]; v value [p]; g gradient of the output
+[p]; eta strength of the write. All functions are pure.
 """
 
 from jaxtyping import Float
@@ -14,7 +14,7 @@ def hebbian(
     v: Float[Tensor, "*N p"],
     eta: Tensor | float | int = 1.0,
 ) -> Float[Tensor, "*N p q"]:
-    """W + eta v k^T: one gradient step on -<W k, v>. With v = -g it is gradient descent (Eq 9).
+    """W + eta v k^T: one gradient step on -<W k, v>. With v = -g this is gradient descent (Eq 9).
 
     >>> import torch
     >>> hebbian(torch.zeros(2, 2), torch.tensor([1.0, 0.0]), torch.tensor([3.0, 4.0]))
@@ -37,5 +37,5 @@ def delta(
 def damped(
     eta: Float[Tensor, "*N"] | float | int, power: Float[Tensor, "*N"]
 ) -> Float[Tensor, "*N"]:
-    """eta / (1 + eta |k|^2): the strength of the exact proximal write, for any length of k."""
+    """eta / (1 + eta |k|^2): the strength of the exact proximal write, for a key of any norm."""
     return eta / (1 + eta * power)

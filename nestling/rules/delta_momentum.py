@@ -20,7 +20,7 @@ from nestling.rules.rule import (
 )
 
 LAYOUTS = ("auto", "scalar", "row", "matrix")
-BOUNDS = ("unit", "soft", "clamp", "none")  # in the order the compiled form numbers them
+BOUNDS = ("unit", "soft", "clamp", "none")  # in the order of their numbers in the compiled code
 DECAY_NORMS = ("auto", *BOUNDS)
 
 
@@ -28,10 +28,10 @@ DECAY_NORMS = ("auto", *BOUNDS)
 class DeltaMomentum(Rule):
     """m <- m (alpha I - k G^T G) + P G; W <- W - eta m: minimises |m G^T + P|^2 / 2.
 
-    ``layout`` says what is a row of G and ``decay_norm`` bounds k, see
+    ``layout`` defines the rows of G, and ``decay_norm`` bounds k, see
     ``nestling.optim.DeltaMomentum``. P G is the gradient itself unless ``passed`` is given.
 
-    Source: arXiv 2512.24695, Eq 48-49. Deviates: as ``nestling.optim.DeltaMomentum``.
+    Source: arXiv 2512.24695, Eq 48-49. Deviates: see ``nestling.optim.DeltaMomentum``.
     """
 
     alpha: float | int = 0.9  # retention
@@ -43,7 +43,7 @@ class DeltaMomentum(Rule):
 
     @classmethod
     def of(cls, options: RuleOptions) -> Rule:
-        """The rule with the constants of a level in context; no sign of m flips."""
+        """The rule with the constants of a level in context, bounded so that m keeps its sign."""
         strength = min(options.erase, options.momentum)
         return cls(alpha=options.momentum, eta_decay=strength, layout="matrix", decay_norm="unit")
 
@@ -59,7 +59,7 @@ class DeltaMomentum(Rule):
         return (GradientRecord("m", "|m g^T + P|^2 / 2", rule, DIRECTION),)
 
     def by_rows(self, dimensions: int) -> bool:
-        """Whether every row of a tensor is a memory by itself."""
+        """Whether every row of a tensor is a separate memory."""
         return layout_of(self.layout, dimensions) == "row"
 
     def step(
@@ -70,7 +70,7 @@ class DeltaMomentum(Rule):
         number: Int[Tensor, " B"],
         passed: Float[Tensor, "B *S"] | None = None,
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:
-        """-eta m, with the new m; ``passed`` is P G of a preconditioner."""
+        """-eta m, with the new m; ``passed`` is P G from a preconditioner."""
         g, (m,) = evidence.gradient, buffers
         taken = g if passed is None else passed
         layout = layout_of(self.layout, g.ndim - 1)
@@ -92,7 +92,7 @@ class DeltaMomentum(Rule):
         return -eta * m, (m,)
 
     def strength(self, length: Tensor, bound: str) -> Tensor:
-        """k, for gradients of these lengths."""
+        """k, for gradients of these norms."""
         if bound == "unit":
             return self.eta_decay / (length.square() + SMALLEST**2)
         if bound == "soft":
@@ -103,7 +103,7 @@ class DeltaMomentum(Rule):
 
 
 def layout_of(layout: str, dimensions: int) -> str:
-    """The layout of a tensor by its number of dimensions: vectors are one column."""
+    """The layout of a tensor with this many dimensions; vectors are one column."""
     if dimensions < 2:
         return "scalar"
     return "row" if layout == "auto" else layout
@@ -117,7 +117,7 @@ def bound_of(decay_norm: str, layout: str) -> str:
 
 
 def inner_rows(m: Float[Tensor, "*N p q"], g: Float[Tensor, "*N p q"]) -> Float[Tensor, "*N p 1"]:
-    """m.g of every row. A delta momentum in rows forgets this times g, each row a memory by itself.
+    """m.g for every row. With rows as separate memories, delta momentum forgets this times g.
 
     >>> inner_rows(torch.ones(2, 3), torch.tensor([[1.0, 2, 3], [0, 0, 1]])).mT
     tensor([[6., 1.]])
@@ -126,7 +126,7 @@ def inner_rows(m: Float[Tensor, "*N p q"], g: Float[Tensor, "*N p q"]) -> Float[
 
 
 def along_matrix(m: Float[Tensor, "*N p q"], G: Float[Tensor, "*N p q"]) -> Float[Tensor, "*N p q"]:
-    """m G^T G: the gradient of |m G^T|^2 / 2, by the cheaper of its two orders.
+    """m G^T G: the gradient of |m G^T|^2 / 2, in the cheaper order of the two products.
 
     Cost: time O(p q min(p, q)).
     """

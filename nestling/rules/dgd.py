@@ -1,4 +1,4 @@
-"""Delta gradient descent: a weight regresses its output onto minus the gradient."""
+"""Delta gradient descent: regresses the output of a weight onto minus its gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,11 +16,11 @@ from nestling.rules.rule import Buffers, Evidence, Rate, Rule, RuleOptions
 class DGD(Rule):
     """W <- (W - eta g)(I + eta e X X^T / n)^-1, the exact proximal step.
 
-    Writing the gradient erases what lies along the inputs that were read. Tensors without ``gram``
+    A write also erases the weight along the inputs it was computed from. Tensors without ``gram``
     (biases, norms) use the plain gradient.
 
-    Source: arXiv 2512.24695, Eq 56-57, 112-121, for the mean over n tokens. Deviates: for an input
-    of any length, where the paper's has length one; whoever writes says which weight is erased.
+    Source: arXiv 2512.24695, Eq 56-57, 112-121, for the mean over n tokens. Deviates: inputs of any
+    norm, where the paper assumes norm 1; the caller chooses the weight that is erased.
     """
 
     erase: float | int = 1.0  # strength of the eraser; 1 as derived
@@ -36,7 +36,7 @@ class DGD(Rule):
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:
-        """The way to the argmin."""
+        """The difference of the argmin to the weight."""
         g, w, gram = evidence
         if gram is None or gram.shape[-1] == 0:
             return -eta * g, buffers
@@ -51,8 +51,8 @@ def dgd(
 
     W - eta' (W k + g) k^T with eta' = eta / (1 + eta |k|^2).
 
-    Source: arXiv 2512.24695, Eq 56-57, 112-121. Deviates: eta' for any length of k (Sherman and
-    Morrison); printed are the forms for length 1.
+    Source: arXiv 2512.24695, Eq 56-57, 112-121. Deviates: eta' for a key of any norm
+    (Sherman-Morrison); the paper has the forms for norm 1.
     """
     strength = damped(eta, k.square().sum(-1))
     return delta(W, k, -g, strength[..., None, None] if k.ndim > 1 else strength)
@@ -67,11 +67,11 @@ def dgd_rows(
 ) -> Float[Tensor, "*N p q"]:
     """Delta gradient descent for many keys at once: (W - eta G)(I + eta scale gram)^-1.
 
-    ``G`` is the sum (mean) of g k^T over them and ``gram`` the sum (mean) of k k^T: the argmin over
-    V of <V, G> + scale tr(V gram V^T) / 2 + |V - W|^2 / (2 eta).
+    ``G`` is the sum (mean) of g k^T over the keys and ``gram`` the sum (mean) of k k^T. The result
+    is the argmin over V of <V, G> + scale tr(V gram V^T) / 2 + |V - W|^2 / (2 eta).
 
-    Inputs so long that the identity is lost beside them are solved by eigenvalues, none of which
-    can be below one; a UserError where one is non-finite.
+    If the identity is lost in rounding beside large inputs, the system is solved by eigenvalues,
+    which are at least 1. Raises UserError for non-finite inputs.
 
     Source: as ``dgd``. Cost: time O(q^3 + p q^2).
     """
@@ -81,7 +81,7 @@ def dgd_rows(
     if not wrong.any():
         return torch.cholesky_solve((W - eta * G).mT, factor).mT
     if not system.isfinite().all():
-        raise UserError("delta gradient descent met non-finite inputs; take a lower learning rate")
+        raise UserError("delta gradient descent got non-finite inputs; use a lower learning rate")
     values, vectors = torch.linalg.eigh(system.double())
     rows = (W - eta * G).double() @ vectors / values.clamp(min=1.0)[..., None, :]
     return (rows @ vectors.mT).to(W.dtype)

@@ -27,7 +27,7 @@ class ElementwiseMemory(Rule):
 
     The fields are the options of ``nestling.optim.ElementwiseMemory``.
 
-    Source: arXiv 2512.24695, Eq 100-105. Deviates: as that class.
+    Source: arXiv 2512.24695, Eq 100-105. Deviates: see that class.
     """
 
     beta1: float | int = 0.95
@@ -45,7 +45,7 @@ class ElementwiseMemory(Rule):
         return cls(beta1=options.momentum, beta2=options.square_momentum)
 
     def unread(self) -> dict[str, str]:
-        """The constants that others make irrelevant, each with the reason."""
+        """The constants without effect, because of others, each with the reason."""
         if self.weighting == "sum":
             return {"beta2": "weighting='sum'"}
         # m* = H M / (H + ridge)
@@ -82,5 +82,5 @@ class ElementwiseMemory(Rule):
 
 
 def optimal(M: Tensor, H: Tensor, target: str, ridge: float | int) -> Tensor:
-    """P M / (H + ridge), the memory that maps every g it has seen to P, in least squares."""
+    """P M / (H + ridge), the least-squares memory that maps every g seen so far to P."""
     return (H.sqrt() if target == "root" else H) * M / (H + ridge)

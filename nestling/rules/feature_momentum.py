@@ -1,4 +1,4 @@
-"""Momentum of features of the gradient."""
+"""Momentum over features of the gradient."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,12 +22,12 @@ FEATURES = ("power", "polynomial")
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureMomentum(Rule):
-    """m <- alpha m + P phi(g); W <- W - eta m, phi number by number.
+    """m <- alpha m + P phi(g); W <- W - eta m, with phi elementwise.
 
     The fields are the options of ``nestling.optim.FeatureMomentum``; P is the identity unless
     ``passed`` is given.
 
-    Source: arXiv 2512.24695, Eq 46-47 and 51. Deviates: as that class.
+    Source: arXiv 2512.24695, Eq 46-47 and 51. Deviates: see that class.
     """
 
     alpha: float | int = 0.9  # retention
@@ -44,7 +44,7 @@ class FeatureMomentum(Rule):
         return cls(alpha=options.momentum)
 
     def unread(self) -> dict[str, str]:
-        """The constants that others make irrelevant, each with the reason."""
+        """The constants without effect, because of others, each with the reason."""
         other = "coefficients" if self.features == "power" else "exponent"
         return {other: f"features={self.features!r}"}
 
@@ -67,12 +67,12 @@ class FeatureMomentum(Rule):
         number: Int[Tensor, " B"],
         passed: Float[Tensor, "B *S"] | None = None,
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:
-        """-eta m, with the new m; ``passed`` is P phi(g) of a preconditioner."""
+        """-eta m, with the new m; ``passed`` is P phi(g) from a preconditioner."""
         m = self.alpha * buffers[0] + (self.phi(evidence.gradient) if passed is None else passed)
         return -eta * m, (m,)
 
     def phi(self, g: Tensor) -> Tensor:
-        """An odd function of every number."""
+        """The feature map, an odd elementwise function."""
         if self.features == "power":
             return g if self.exponent == 1 else g.sign() * g.abs().pow(self.exponent)
         found, power = torch.zeros_like(g), g

@@ -1,4 +1,4 @@
-"""Gradient descent: no memory of gradients."""
+"""Gradient descent, without a memory of gradients."""
 
 from dataclasses import dataclass
 from typing import ClassVar

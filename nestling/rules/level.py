@@ -1,17 +1,17 @@
-"""A level of the continuum memory system: weights that are written once per period, as values.
+"""A level of the continuum memory system: weights that are written once per period.
 
-Used inside a sequence (regime R1), where everything here is differentiated through, and at test
-time (R3). A level starts from weights that others own (``start``: learned initial states, or a
-pretrained network) and its state holds how far it has moved from there, row by row of a batch:
+Used inside a sequence (regime R1), where everything here is differentiable, and at test time (R3).
+All functions are pure. A level starts from weights that belong to someone else (``start``: learned
+initial states, or a pretrained network); its state holds how far each row has moved from there:
 
     state = new_level(level, start, rows)
     weights = weights_of(start, state)                       # read with these until the write
-    state = gather(state, gradients, seen=..., terms=...)    # as often as one likes
+    state = gather(state, gradients, seen=..., terms=...)    # any number of times
     state = write(level, start, state)                       # rows whose period is full
     state = rewind(state, share)                             # nested: a slower level was written
 
-Source: arXiv 2512.24695, Eq 71. Deviates: the sum has C terms, where C + 1 are printed, and is
-divided by their number, so that a learning rate means the same at every period.
+Source: arXiv 2512.24695, Eq 71. Deviates: the sum has C terms (the paper prints C + 1) and is
+divided by their number, so that a learning rate has the same meaning for every period.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ from nestling.core.error import UserError, did_you_mean
 from nestling.rules import RULES, Evidence, Rule, RuleOptions
 from nestling.rules.rule import wide
 
-# ntp: the loss of the next token, through the layers above; teach: the head's gradient at the
-# level's own output; local: the level's own reconstruction of what comes next
+# ntp: next-token loss through the layers above; teach: the head's gradient at the level's own
+# output; local: the level's own prediction of what comes next
 LEVEL_OBJECTIVES = ("ntp", "local", "teach")
 
 Tensors = tuple[Tensor, ...]
@@ -36,22 +36,22 @@ Tensors = tuple[Tensor, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class CMSLevel:
-    """When and how a level is written."""
+    """The configuration of a level: its period and how it is written."""
 
     period: int  # tokens between two writes
     rule: str = "gradient"  # the error component f: a name of nestling.rules.RULES
     lr: float = 0.1  # learning rate eta
-    objective: str = "ntp"  # what a write makes smaller: "ntp", "local" or "teach"
+    objective: str = "ntp"  # what a write minimises: "ntp", "local" or "teach"
     reduction: str = "mean"  # of the gradients of a period: "mean" or "sum"
-    clip: float | None = 1.0  # longest gradient of a write, all tensors together; None: any
-    trust: float | None = 1.0  # farthest from the start, as a fraction of its length; None: any
+    clip: float | None = 1.0  # maximum gradient norm of a write, over all tensors; None: no bound
+    trust: float | None = 1.0  # maximum distance from the start, relative to its norm; None: any
     options: RuleOptions = field(default_factory=RuleOptions)  # constants of the rule
 
     def __post_init__(self):
         if self.period < 1:
-            raise UserError(f"the period of a level is {self.period}: give at least 1 token")
+            raise UserError(f"the period of a level is {self.period}; give at least 1 token")
         if not self.lr >= 0:
-            raise UserError(f"the learning rate of a level is {self.lr}: give at least 0")
+            raise UserError(f"the learning rate of a level is {self.lr}; give at least 0")
         choices = (("rule", RULES), ("objective", LEVEL_OBJECTIVES), ("reduction", ("mean", "sum")))
         for name, known in choices:
             if (value := getattr(self, name)) not in known:
@@ -60,7 +60,9 @@ class CMSLevel:
                 )
         for name in ("clip", "trust"):
             if (value := getattr(self, name)) is not None and not value > 0:
-                raise UserError(f"{name} of a level must be above 0, or None for no bound")
+                raise UserError(
+                    f"{name} of a level is {value}; give a number above 0, or None for no bound"
+                )
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
@@ -72,7 +74,7 @@ class CMSLevel:
             read = kind.erases and name == "erase_whole"
             if not read and kind.of(replace(self.options, **{name: default})) == self.written_by:
                 raise UserError(
-                    f"{name}={value} has no effect on a level of the rule {self.rule}: leave it out"
+                    f"{name}={value} has no effect with the rule {self.rule}; leave it out"
                 )
 
     @property
@@ -82,19 +84,19 @@ class CMSLevel:
 
 
 def check_periods(periods: Sequence[int], name: str) -> None:
-    """Raise UserError unless the periods (tokens) grow, each dividing the next."""
+    """Raise UserError unless the periods (tokens) increase and each divides the next."""
     if not periods or min(periods) < 1:
-        raise UserError(f"{name} must name at least one period of 1 token or more")
+        raise UserError(f"{name} {list(periods)}: give at least one period of at least 1 token")
     for fast, slow in pairwise(periods):
         if slow <= fast or slow % fast:
             raise UserError(
-                f"{name} {list(periods)} must grow, each dividing the next: "
-                f"{slow} is no larger multiple of {fast}"
+                f"{name} {list(periods)}: {slow} is not a larger multiple of {fast}; give increasing "
+                "periods, each dividing the next"
             )
 
 
 class LevelState(NamedTuple):
-    """The state of a level, for every row; float32 or wider."""
+    """The state of a level, for every row; at least float32."""
 
     moved: Tensors  # weights minus start, each [B, *S]
     total: Tensors  # gradients summed over the open period
@@ -103,7 +105,7 @@ class LevelState(NamedTuple):
     terms: Float[Tensor, " B"]  # gradients in ``total``
     seen: Int[Tensor, " B"]  # tokens since the row's start
     writes: Int[Tensor, " B"]  # writes since the row's start, or since the level was rewound
-    begin: Tensors = ()  # where ``rewound`` puts it, minus start; (): at the start
+    begin: Tensors = ()  # where ``rewind`` puts it, minus start; (): the start
 
 
 def new_level(
@@ -111,14 +113,16 @@ def new_level(
 ) -> LevelState:
     """The state before the first token: nothing moved, no gradients gathered.
 
-    ``start`` holds one tensor [*S] for each of the level's weights. ``inputs`` is used by the rule
-    dgd only: for each tensor the input width of a linear map, or 0 if it is not one.
+    ``start`` has one tensor [*S] per weight of the level. ``inputs`` is used by the rule dgd only:
+    the input width of each tensor, or 0 if it is not a linear map.
     """
     plain = [torch.zeros(rows, *s.shape, dtype=_wide_type(s), device=s.device) for s in start]
     rule = level.written_by
     grams = inputs if rule.erases else [0] * len(plain)
     if len(grams) != len(plain):
-        raise ValueError("dgd: give the width of the inputs of every tensor, 0 for no linear map")
+        raise ValueError(
+            "the rule dgd needs the input width of every tensor, 0 if it is not a linear map"
+        )
     count = torch.zeros(rows, dtype=torch.long, device=start[0].device)
     return LevelState(
         tuple(plain),
@@ -148,14 +152,14 @@ def gather(
     terms: Float[Tensor, " B"] | None = None,
     gram: Sequence[Float[Tensor, "B _ _"]] = (),
 ) -> LevelState:
-    """Add the gradients of more tokens: sums over ``terms`` of them (None: over ``seen``).
+    """Add the gradients of more tokens, summed over ``terms`` of them (None: ``seen``).
 
-    ``seen`` is the tokens the rows have read since the last call. Gradients are taken at the
-    weights of the open period, ``moved``. ``gram`` holds the sums of x x^T over the inputs of the
-    same terms; without it a level of the rule dgd would go by the plain gradient: a ValueError.
+    ``seen`` is the number of tokens that the rows have read since the last call. Gradients must be
+    taken at the weights of the open period. ``gram`` are the sums of x x^T over the inputs of the
+    same terms. Raises ValueError if the rule is dgd and ``gram`` is missing.
     """
     if not gram and any(x.shape[-1] for x in state.gram):
-        raise ValueError("the rule dgd needs the Gram matrices of what the level was given")
+        raise ValueError("the rule dgd needs the Gram matrices of the inputs; pass gram")
     added = seen.to(state.terms.dtype) if terms is None else terms.to(state.terms.dtype)
     return state._replace(
         total=tuple(a + b.to(a.dtype) for a, b in zip(state.total, gradients, strict=True)),
@@ -168,7 +172,7 @@ def gather(
 
 
 def due(level: CMSLevel, state: LevelState) -> Bool[Tensor, " B"]:
-    """The rows whose period is full and not yet written."""
+    """The rows whose period is complete but not yet written."""
     return (state.seen % level.period == 0) & (state.terms > 0)
 
 
@@ -182,9 +186,9 @@ def write(
 ) -> LevelState:
     """Write the rows that are ``due`` (or ``rows``), and open their next period.
 
-    One step of the rule with the gradients of the period, clipped; then what has moved is brought
-    back within the trust bound. ``lr`` replaces the level's own rate (a learned one). A row with a
-    non-finite gradient is not moved.
+    A write is one step of the rule with the clipped gradients of the period; the weights are then
+    brought back within the trust bound. ``lr`` replaces the level's own rate (for a learned one). A
+    row with a non-finite gradient does not move.
     """
     rows = due(level, state) if rows is None else rows
     eta = level.lr if lr is None else lr
@@ -199,7 +203,7 @@ def write(
     after = tuple(m + change for m, (change, _) in zip(state.moved, steps, strict=True))
     after = bound(level, start, after)
     step = rows & sound
-    # most often all rows are written: then nothing is to be chosen
+    # usually all rows are written, and there is nothing to choose
     every = None if bool(step.all()) else step
     each = None if every is None else rows
     return LevelState(
@@ -220,7 +224,7 @@ def since(state: LevelState) -> Tensors:
 
 
 def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Bool[Tensor, " B"]]:
-    """The gradients of the period, reduced and clipped; Gram matrices; which rows are finite."""
+    """The reduced and clipped gradients of the period, Gram matrices, and the finite rows."""
     terms = state.terms.clamp_min(1)
     scale = 1 / terms if level.reduction == "mean" else torch.ones_like(terms)
     norm = lengths(state.total) * scale
@@ -235,13 +239,13 @@ def _evidence(level: CMSLevel, state: LevelState) -> tuple[Tensors, Tensors, Boo
 
 
 def lengths(tensors: Tensors) -> Float[Tensor, " B"]:
-    """The Euclidean norm of each row, of all tensors together."""
+    """The Euclidean norm of each row, over all tensors together."""
     squares = [torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1).square() for x in tensors]
     return torch.stack(squares).sum(0).clamp_min(1e-30).sqrt()
 
 
 def bound(level: CMSLevel, start: Sequence[Tensor], move: Tensors) -> Tensors:
-    """The move, shortened to ``level.trust`` times the norm of the start (over all tensors)."""
+    """Shorten the move to at most ``level.trust`` times the norm of the start, over all tensors."""
     if level.trust is None:
         return move
     whole = lengths(move)
@@ -278,12 +282,12 @@ def restart(state: LevelState, rows: Bool[Tensor, " B"], *, keep_seen: bool = Fa
 def rewind(state: LevelState, share: float) -> LevelState:
     """Reset the level to its starting point, in every row, for the next context of a slower level.
 
-    The starting point moves a share of the way that the level went, as a slower level would:
+    The starting point first moves by a share of the way that the level went:
 
         begin <- begin + e (moved - begin);  moved <- begin;  gathered gradients, moments <- 0
 
-    ``share`` e is from 0 (always back to the start) to 1 (the weights stay, the rule forgets).
-    Within the trust bound ``begin`` is as ``moved`` is: it lies between points that are.
+    ``share`` e is from 0 (always back to the start) to 1 (the weights stay, only the rule's buffers
+    are cleared). ``begin`` is within the trust bound, because it lies between points that are.
 
     Source: arXiv 2512.24695, Eq 72, with the step of arXiv 1803.02999 (Reptile) for the inner
     argmin. Deviates: e is given, not learned.
@@ -298,18 +302,18 @@ def rewind(state: LevelState, share: float) -> LevelState:
 
 
 def check_share(share: float | None, name: str) -> None:
-    """Raise UserError unless a share is a fraction, or None."""
+    """Raise UserError unless a share is None or from 0 to 1."""
     if share is not None and not 0 <= share <= 1:
         raise UserError(f"{name} is {share}; give a fraction from 0 to 1")
 
 
 def choose(rows: Bool[Tensor, " B"] | None, new: Tensors, old: Tensors) -> Tensors:
-    """``new`` in these rows (None: in all), ``old`` in the others."""
+    """``new`` in these rows (None: all), ``old`` in the others."""
     if rows is None:
         return new
     return tuple(torch.where(wide(rows, a), a, b) for a, b in zip(new, old, strict=True))
 
 
-# their names in earlier versions
+# names of earlier versions
 moved, gathered, written, trusted = weights_of, gather, write, bound
 restarted, rewound = restart, rewind

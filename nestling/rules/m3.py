@@ -1,4 +1,4 @@
-"""M3: orthogonalised momenta of several periods over one second moment."""
+"""M3: orthogonalised momenta with several periods, over one second moment."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,26 +25,26 @@ from nestling.rules.rule import (
 
 STYLES = ("ema", "paper", "delta")
 UPDATE_NORMS = ("rms", "none", "pre", "adamuon")
-KEPT = ("slow", "sum", "read")  # of each slow momentum: itself, the gradients since, what is read
+KEPT = ("slow", "sum", "read")  # per slow momentum: itself, gradients since its write, its output
 
 
 @dataclass(frozen=True, kw_only=True)
 class M3(Rule):
-    """A fast and any number of slow memories of gradients, orthogonalised, over sqrt(V).
+    """One fast and any number of slow memories of gradients, orthogonalised, over sqrt(V).
 
     The fields are the options of ``nestling.optim.M3``. Tensors that are not matrices use Adam.
 
-    Source: arXiv 2512.24695, Eq 75, Algorithm 1. Deviates: as that class.
+    Source: arXiv 2512.24695, Eq 75, Algorithm 1. Deviates: see that class.
     """
 
     beta1: float | int = 0.9  # retention of M1
     beta2: float | int = 0.999  # retention of V
-    slow: tuple[tuple[float | int, ...], ...] = ((16, 0.95, 0.5),)  # of each: period, beta3, alpha
+    slow: tuple[tuple[float | int, ...], ...] = ((16, 0.95, 0.5),)  # (period, beta3, alpha) each
     style: str = "ema"
     update_norm: str = "rms"
-    orthogonal: bool = True  # False: matrices take Adam's step, too
+    orthogonal: bool = True  # False: matrices use Adam as well
     ns_steps: int = 5
-    ns_dtype: torch.dtype | None = None  # of the products of Newton-Schulz; None: of M1
+    ns_dtype: torch.dtype | None = None  # of the Newton-Schulz products; None: of M1
     eps: float | int = 1e-8
 
     summary: ClassVar[str] = "fast and slow Muon over sqrt v"
@@ -61,7 +61,7 @@ class M3(Rule):
         )
 
     def unread(self) -> dict[str, str]:
-        """The constants that others make irrelevant, each with the reason."""
+        """The constants without effect, because of others, each with the reason."""
         if self.orthogonal:
             return {}
         unread = dict.fromkeys(("update_norm", "ns_steps", "ns_dtype"), "orthogonal=False")
@@ -69,7 +69,7 @@ class M3(Rule):
 
     @property
     def buffers(self) -> tuple[str, ...]:
-        """M1, V and, for every slow momentum, itself, the gradients since, and its read-out."""
+        """M1, V and, per slow momentum, itself, the gradients since its write, and its output."""
         slow = (f"{name}{number}" for number in range(len(self.slow)) for name in KEPT)
         return ("m", "v", *slow)
 
@@ -90,7 +90,7 @@ class M3(Rule):
         )
 
     def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
-        """Zeros; the read-out of a slow memory has the dtype of Newton-Schulz."""
+        """Zeros; the output of a slow memory has the dtype of Newton-Schulz."""
         kept = super().start(weight)
         if self.ns_dtype is None or weight.dtype == torch.float64 or not self.matrix(weight):
             return kept
@@ -113,12 +113,12 @@ class M3(Rule):
         memories = [tuple(rest[i : i + 3]) for i in range(0, len(rest), 3)]
         matrix = self.matrix(g)
 
-        # the fast memory of gradients and their size
+        # the fast memory of gradients, and their mean square
         m = self.remember(m, g, matrix)
         if not matrix or self.update_norm != "adamuon":
             v = self.square(v, g)
 
-        # the step: what is read of all memories over the size
+        # the step: the outputs of all memories over the root mean square
         u = self.read(m, v, number) if matrix else m / self.bias(self.beta1, number, m)
         if matrix and self.update_norm == "adamuon":
             v = self.square(v, u)
@@ -126,7 +126,7 @@ class M3(Rule):
             u = u + alpha * read.to(u.dtype)
         change = -eta * self.sized(u, v, number, matrix)
 
-        # each slow memory takes in the mean gradient of its period, once in as many steps
+        # once per period, each slow memory is written with the mean gradient of the period
         for place, (period, beta, _) in enumerate(self.slow):
             slow, total, read = memories[place]
             total = total + g
@@ -148,7 +148,7 @@ class M3(Rule):
         return change, (m, v, *(x for memory in memories for x in memory))
 
     def remember(self, m: Tensor, g: Tensor, matrix: bool) -> Tensor:
-        """M1 <- beta1 M1 + (1 - beta1) g, or as the style says."""
+        """M1 <- beta1 M1 + (1 - beta1) g, or the variant given by the style."""
         if self.style == "paper":
             return m + self.beta1 * g
         if self.style == "delta" and matrix:
@@ -159,13 +159,13 @@ class M3(Rule):
         return torch.lerp(m, g, 1 - self.beta1)
 
     def square(self, v: Tensor, g: Tensor) -> Tensor:
-        """V <- beta2 V + (1 - beta2) g^2, or as the style says."""
+        """V <- beta2 V + (1 - beta2) g^2, or the variant given by the style."""
         if self.style == "paper":
             return torch.addcmul(v, g, g, value=self.beta2)
         return torch.addcmul(self.beta2 * v, g, g, value=1 - self.beta2)
 
     def take_up(self, slow: Tensor, total: Tensor, period: int, beta: float | int) -> Tensor:
-        """M2 <- beta3 M2 + (1 - beta3) mean of the gradients since, or as the style says."""
+        """M2 <- beta3 M2 + (1 - beta3) mean of the gradients since, or the style's variant."""
         if self.style == "paper":
             return slow + beta * total
         return torch.lerp(slow, total / period, 1 - beta)
@@ -175,16 +175,16 @@ class M3(Rule):
         return 1.0 if self.style == "paper" else bias_correction(beta, number, like)
 
     def below(self, v: Tensor, number: Int[Tensor, " B"]) -> Tensor:
-        """sqrt(V) + eps, V without the bias of its start."""
+        """sqrt(V) + eps, with bias-corrected V."""
         return root(v / self.bias(self.beta2, number, v)) + self.eps
 
     def read(self, m: Tensor, v: Tensor, number: Int[Tensor, " B"]) -> Tensor:
-        """NS(M); with "pre" of M / (sqrt(V) + eps)."""
+        """NS(M), or NS(M / (sqrt(V) + eps)) with "pre"."""
         taken = m / self.below(v, number) if self.update_norm == "pre" else m
         return orthogonal(taken, self.ns_steps, self.ns_dtype)
 
     def sized(self, u: Tensor, v: Tensor, number: Int[Tensor, " B"], matrix: bool) -> Tensor:
-        """The step, scaled as ``update_norm`` says."""
+        """The step, scaled according to ``update_norm``."""
         if matrix and self.update_norm == "pre":
             return matched(u.shape[1:]) * u
         u = u / self.below(v, number)

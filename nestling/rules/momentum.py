@@ -1,4 +1,4 @@
-"""Momentum: a linear memory of gradients that forgets at one rate."""
+"""Momentum: a linear memory of gradients with a constant decay."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +21,8 @@ from nestling.rules.rule import (
 class Momentum(Rule):
     """m <- alpha m + g; W <- W - eta m.
 
-    Source: arXiv 2512.24695, Eq 33. Deviates: eta stands outside of m, the same at a constant rate.
+    Source: arXiv 2512.24695, Eq 33. Deviates: eta is outside of m, which is the same at a constant
+    rate.
     """
 
     alpha: float | int = 0.9  # retention

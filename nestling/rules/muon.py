@@ -1,4 +1,4 @@
-"""Muon: momentum read through Newton-Schulz."""
+"""Muon: momentum orthogonalised by Newton-Schulz."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from nestling.rules.rule import READ, Buffers, Evidence, GradientRecord, Rate, R
 
 @dataclass(frozen=True, kw_only=True)
 class Muon(Rule):
-    """m <- alpha m + g; W <- W - eta NewtonSchulz(m); plain momentum if not a matrix.
+    """m <- alpha m + g; W <- W - eta NewtonSchulz(m); plain momentum for other than matrices.
 
     Source: arXiv 2512.24695, Eq 42. Deviates: nothing.
     """

@@ -1,4 +1,4 @@
-"""Newton-Schulz: the nearest orthogonal matrix, by matrix products only."""
+"""Newton-Schulz: the nearest orthogonal matrix, from matrix products only."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nestling.core.native import plain
 
-# X <- a X + (b A + c A^2) X with A = X X^T: Muon's, to singular values of 0.7 .. 1.2
+# X <- a X + (b A + c A^2) X with A = X X^T: Muon's coefficients, for singular values of 0.7 .. 1.2
 QUINTIC = (3.4445, -4.7750, 2.0315)
 CUBIC = (1.5, -0.5, 0.0)
-SMALLEST = 1e-7  # length below which a matrix counts as none
+SMALLEST = 1e-7  # matrices with a norm below this are treated as zero
 
 
 def newton_schulz(
@@ -23,17 +23,17 @@ def newton_schulz(
     dtype: torch.dtype | None = None,
     smallest: float = SMALLEST,
 ) -> Float[Tensor, "*N p q"]:
-    """Drive the singular values of x towards one, over its length first; zeros stay zeros.
+    """Drive the singular values of x towards 1; zero singular values stay zero.
 
-    The length is sqrt(|x|^2 + smallest^2). Each step is X <- a X + (b A + c A^2) X with A = X X^T;
-    of a tall x: X <- a X + X (b A + c A^2) with A = X^T X. Small singular values grow up to a^steps
-    times, and rounding with them: to gather the polynomials of A first, at half the cost, loses
-    another digit in float32. ``dtype`` is that of the steps and of the result (None: of x); a
-    memory that is stepped with it may do with bfloat16, as Muon does.
+    x is first divided by sqrt(|x|^2 + smallest^2). Each step is X <- a X + (b A + c A^2) X with
+    A = X X^T; for a tall x, X <- a X + X (b A + c A^2) with A = X^T X. Small singular values, and
+    their rounding errors, grow up to a^steps times. (Combining the polynomials of A first would
+    halve the cost, but loses another digit in float32.) ``dtype`` is that of the steps and of the
+    result (None: that of x); bfloat16 is enough for optimizer steps, as in Muon.
 
-    Source: arXiv 2512.24695, Eq 42-44; coefficients of Muon, as the paper names none. Deviates: Eq
-    44 as printed is one step of size zeta on |O - g|^2 / 2 + |O^T O - I|^2 / 2, not on Eq 43.
-    Cost: two products of the size of x and one of the shorter side's a step.
+    Source: arXiv 2512.24695, Eq 42-44; the coefficients are Muon's, as the paper gives none.
+    Deviates: Eq 44 as printed is one step of size zeta on |O - g|^2 / 2 + |O^T O - I|^2 / 2, not on
+    Eq 43. Cost: per step, two products of the size of x and one of its shorter side.
 
     >>> newton_schulz(torch.diag(torch.tensor([1.0, 0.1, 0.0]))).diag().round(decimals=2)
     tensor([0.7000, 0.7100, 0.0000])
@@ -47,7 +47,7 @@ def newton_schulz(
     for _ in range(steps):
         gram = torch.bmm(x.mT, x) if tall else torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        # not transposed and back: a transposed result makes all that follows it slow
+        # no transposing back and forth: a transposed result slows down everything after it
         x = torch.baddbmm(x, *((x, polynomial) if tall else (polynomial, x)), beta=a)
     return x.reshape(shape)
 
@@ -55,12 +55,12 @@ def newton_schulz(
 def orthogonal(
     x: Float[Tensor, "B *S"], steps: int = 5, dtype: torch.dtype | None = None
 ) -> Float[Tensor, "B *S"]:
-    """Newton-Schulz of every row of a batch; higher ranks are flattened to (first, others).
+    """Newton-Schulz for every row of a batch; higher ranks are flattened to (first, others).
 
-    ``dtype`` is of the products (None: of x); tensors wider than float32 keep their own. Of tensors
-    spread over devices every device gathers the whole, computes the same and keeps its part.
+    ``dtype`` is that of the products (None: that of x); tensors wider than float32 keep theirs.
+    Sharded tensors are gathered on every device, which computes the whole and keeps its shard.
 
-    Cost: as ``newton_schulz``; spread, one gathering.
+    Cost: as ``newton_schulz``, plus one all-gather if sharded.
 
     >>> orthogonal(torch.ones(1, 4, 3, 2), dtype=torch.bfloat16).dtype
     torch.float32
@@ -73,7 +73,7 @@ def orthogonal(
 
 
 def matched(shape: Sequence[int]) -> float:
-    """0.2 sqrt(max(p, q)): the root mean square of orthogonal p x q becomes AdamW's usual 0.2."""
+    """0.2 sqrt(max(p, q)), which scales an orthogonal p x q to AdamW's usual RMS of 0.2."""
     return 0.2 * math.sqrt(max(shape[0], math.prod(shape[1:])))
 
 

@@ -31,16 +31,16 @@ class NonlinearMomentum(Rule):
 
     The fields are the options of ``nestling.optim.NonlinearMomentum``.
 
-    Source: arXiv 2512.24695, Eq 42 and 52; Muon. Deviates: as that class.
+    Source: arXiv 2512.24695, Eq 42 and 52; Muon. Deviates: see that class.
     """
 
     alpha: float | int = 0.95  # retention
     output: str = "newton_schulz"
     nesterov: bool = True
     adjust_lr: str = "match_rms_adamw"
-    orthogonal: bool = True  # False: matrices are read as columns, too
+    orthogonal: bool = True  # False: matrices are treated as columns as well
     ns_steps: int = 5
-    ns_dtype: torch.dtype | None = None  # of the products of Newton-Schulz; None: of m
+    ns_dtype: torch.dtype | None = None  # of the Newton-Schulz products; None: of m
     scale: float | int = 1.0  # of "tanh"
 
     summary: ClassVar[str] = "m <- alpha m + (1 - alpha) g; W <- W - eta sigma(m)"
@@ -51,7 +51,7 @@ class NonlinearMomentum(Rule):
         return cls(alpha=options.momentum)
 
     def unread(self) -> dict[str, str]:
-        """The constants that others make irrelevant, each with the reason."""
+        """The constants without effect, because of others, each with the reason."""
         if self.output != "newton_schulz":
             names = ("adjust_lr", "orthogonal", "ns_steps", "ns_dtype")
             unread = dict.fromkeys(names, f"output={self.output!r}")
@@ -75,7 +75,7 @@ class NonlinearMomentum(Rule):
     def step(
         self, eta: Rate, evidence: Evidence, buffers: Buffers, number: Int[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B *S"], Buffers]:
-        """-eta sigma(m), with the new m or, with nesterov, one more step of it."""
+        """-eta sigma(m), with the new m or, with nesterov, m one step further."""
         g = evidence.gradient
         m = torch.lerp(buffers[0], g, 1 - self.alpha)
         return -eta * self.read(torch.lerp(g, m, self.alpha) if self.nesterov else m), (m,)

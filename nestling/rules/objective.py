@@ -1,6 +1,6 @@
-"""The objective of a write: the error of a memory's output, and its gradient.
+"""Objectives of a write: the error of a memory's output, and its gradient.
 
-Letters: y the output of the memory, v its target.
+Letters: y output of the memory, v its target.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from nestling.core.error import UserError, did_you_mean
 
 
 class Objective(NamedTuple):
-    """The value for each output, and its gradient with respect to the output."""
+    """An objective: its value per output, and its gradient with respect to the output."""
 
     value: Callable[[Tensor, Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]
@@ -31,7 +31,7 @@ def l2(y: Float[Tensor, "*N D"], v: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"
 
 
 def huber(y: Float[Tensor, "*N D"], v: Float[Tensor, "*N D"]) -> Float[Tensor, "*N"]:
-    """The sum of e^2 / 2 where an error is at most 1, else |e| - 1/2: no error pulls beyond 1."""
+    """The sum of e^2 / 2 for errors up to 1, else |e| - 1/2, so that no gradient exceeds 1."""
     return torch.nn.functional.huber_loss(y, v, reduction="none").sum(-1)
 
 
@@ -44,7 +44,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective(name: str) -> Objective:
-    """An objective of the table; an unknown name raises UserError.
+    """The objective of this name. Raises UserError if it is unknown.
 
     >>> y, v = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0])
     >>> [(float(o.value(y, v)), o.gradient(y, v).tolist()) for o in map(objective, ("dot", "l2"))]

@@ -1,12 +1,12 @@
-"""Rules: how one write changes weights and the memories of their gradients.
+"""Rules: how a write changes weights and the memories of their gradients.
 
-A rule turns a gradient into a change of weights. It is a value whose fields are its constants, and
-a pure function of tensors whose first dimension is a batch: of rows that each write their own
-memory (``nestling.rules.level``), or of parameters of one shape that an optimizer writes
-(``nestling.optim``). Arguments are never modified, and everything is differentiable.
+A rule turns a gradient into a change of weights. Its fields are its constants, and its step is a
+pure function of tensors whose first dimension is a batch: of rows that each write their own memory
+(``nestling.rules.level``), or of parameters of the same shape (``nestling.optim``). Arguments are
+never modified, and everything is differentiable.
 
-Letters (for each row and tensor): g gradient, W weight, m momentum, v mean square of gradients, n
-number of this write from 1, X inputs of a linear map (a column a token), eta learning rate.
+Letters (per row and tensor): g gradient, W weight, m momentum, v mean square of gradients, n number
+of the write, from 1, X inputs of a linear map (one column per token), eta learning rate.
 """
 
 from abc import ABC, abstractmethod
@@ -30,33 +30,33 @@ SIZE = "the size of their step"
 
 @dataclass(frozen=True, kw_only=True)
 class RuleOptions:
-    """The constants of all rules; each says which rules use it."""
+    """The constants of all rules, each with the rules that use it."""
 
     momentum: float = 0.9  # retention of the first memory of gradients: all but gradient and dgd
     square_momentum: float = 0.999  # retention of the mean square: adam, m3, elementwise_memory
     erase: float = 1.0  # strength of the eraser: delta_momentum, dgd (1 = as derived)
-    erase_whole: bool = False  # dgd erases the whole weight, as printed, or what has moved alone
+    erase_whole: bool = False  # dgd: erase the whole weight, as in the paper, or only its movement
     slow_momentum: float = 0.95  # retention of the slow memory of gradients: m3
     slow_weight: float = 0.5  # share of the slow memory in a step: m3
-    slow_period: int = 16  # writes between two of the slow memory: m3
+    slow_period: int = 16  # writes of the weights per write of the slow memory: m3
     epsilon: float = 1e-8  # added to a root mean square: adam, m3
 
     def __post_init__(self):
         for name in ("momentum", "square_momentum", "slow_momentum"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} is a retention: give at least 0 and less than 1")
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 0 and less than 1")
         for name in ("erase", "slow_weight", "epsilon"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must be at least 0")
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 0")
         if self.slow_period < 1:
-            raise UserError("slow_period must be at least 1 write")
+            raise UserError(f"slow_period is {self.slow_period}; give at least 1 write")
 
 
 class Evidence(NamedTuple):
-    """The inputs of one write, for one tensor in every row."""
+    """The inputs of a write, for one tensor in every row."""
 
     gradient: Float[Tensor, "B *S"]
-    weight: Float[Tensor, "B *S"] | None = None  # what an eraser erases
+    weight: Float[Tensor, "B *S"] | None = None  # the weight that is erased
     gram: Float[Tensor, "B K K"] | None = None  # mean of x x^T over the inputs of a linear map
 
 
@@ -64,19 +64,19 @@ class GradientRecord(NamedTuple):
     """One memory of gradients, as `nestling levels` prints it."""
 
     name: str
-    objective: str  # what its own write minimises
-    rule: str  # how it is written
-    what: str  # what the weights' step takes from it
-    steps: int = 1  # of the weights it is written in, between two writes of its own
+    objective: str  # the objective of its own write
+    rule: str  # the rule of its own write
+    what: str  # what it contributes to the step of the weights
+    steps: int = 1  # writes of the weights per write of its own
 
 
 class Rule(ABC):
     """A rule: the change of a weight, and the memories of gradients that it needs."""
 
-    summary: ClassVar[str]  # the write of the weights, in one line
-    default_lr: ClassVar[float] = 1e-2  # trains, as an optimizer
+    summary: ClassVar[str]  # the update of the weights, in one line
+    default_lr: ClassVar[float] = 1e-2  # a learning rate that trains, as an optimizer
     erases: ClassVar[bool] = False  # reads ``Evidence.weight`` and ``Evidence.gram``
-    # every number is written by itself, so that a tensor may be cut anywhere
+    # whether every number is updated independently, so that a tensor can be cut anywhere
     elementwise: ClassVar[bool] = False
 
     @classmethod
@@ -91,7 +91,7 @@ class Rule(ABC):
 
     @property
     def records(self) -> tuple[GradientRecord, ...]:
-        """The memories of gradients that these tensors represent."""
+        """The memories of gradients that the buffers represent."""
         return ()
 
     def by_rows(self, dimensions: int) -> bool:
@@ -99,11 +99,11 @@ class Rule(ABC):
         return self.elementwise
 
     def start(self, weight: Float[Tensor, "B *S"]) -> Buffers:
-        """The buffers before the first gradient: zeros in the shape of the weight."""
+        """The buffers before the first gradient: zeros of the shape of the weight."""
         return tuple(torch.zeros_like(weight) for _ in self.buffers)
 
     def unread(self) -> dict[str, str]:
-        """The constants that others make irrelevant, each with the reason."""
+        """The constants without effect, because of others, each with the reason."""
         return {}
 
     @abstractmethod
@@ -141,6 +141,6 @@ def root(square: Tensor) -> Tensor:
 
 
 def bias_correction(beta: float | int, number: Int[Tensor, " B"], like: Tensor) -> Tensor:
-    """1 - beta^n, row by row: the weight that a mean which began at zero has given so far."""
+    """1 - beta^n per row: the total weight in a running mean that started at zero."""
     share = 1 - beta ** number.clamp_min(1).double()
     return wide(share.to(like.dtype).to(like.device), like)

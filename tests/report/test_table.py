@@ -20,7 +20,7 @@ def test_what_would_break_the_form_is_escaped():
 
 
 def test_a_row_of_the_wrong_length_is_refused():
-    with pytest.raises(ValueError, match="2 cells under 1"):
+    with pytest.raises(ValueError, match="2 cells for 1"):
         Table(columns=("a",), rows=[(1, 2)])
 
 
