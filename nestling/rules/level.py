@@ -90,8 +90,8 @@ def check_periods(periods: Sequence[int], name: str) -> None:
     for fast, slow in pairwise(periods):
         if slow <= fast or slow % fast:
             raise UserError(
-                f"{name} {list(periods)}: {slow} is not a larger multiple of {fast}; give increasing "
-                "periods, each dividing the next"
+                f"{name} {list(periods)}: {slow} is not a larger multiple of {fast}; give "
+                "increasing periods, each dividing the next"
             )
 
 

@@ -1,4 +1,4 @@
-"""Training: one run, resumable, and the figures taken from the model it leaves."""
+"""Training: one resumable run, and the figures of the trained model."""
 
 from nestling.train.config import TrainConfig, train_config
 from nestling.train.evaluate import Bucket, Evaluation, evaluate, held_out_batches

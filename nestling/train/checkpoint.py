@@ -1,4 +1,4 @@
-"""Checkpoints: folders of safetensors and JSON that are whole or not there."""
+"""Checkpoints: folders of safetensors and JSON that appear complete or not at all."""
 
 import errno
 import hashlib
@@ -21,19 +21,19 @@ from nestling.core.error import UserError
 from nestling.rules.newton_schulz import part, spread
 
 FORMAT = 1
-TOGETHER = 2  # of a divided model: every process has written its part
+TOGETHER = 2  # format of a sharded model, written in parts by all processes
 RECORD = "record.json"
 _TENSOR = "__tensor__"
 
 
 class OtherFormat(UserError):
-    """A checkpoint that another version has written, and this one does not read."""
+    """A checkpoint in a format of another version, which this one cannot read."""
 
 
 def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     """Split a tree of dicts, lists and plain values into a JSON record and named tensors.
 
-    A key that is an integer is written with a ``#`` before it, as JSON knows none.
+    An integer key is written with a leading ``#``, because JSON has only string keys.
 
     >>> flatten({"step": 3, "sums": [torch.ones(1)]})
     ({'step': 3, 'sums': [{'__tensor__': 'sums.0'}]}, {'sums.0': tensor([1.])})
@@ -53,7 +53,7 @@ def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(record: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put a tree that ``flatten`` took apart together again; tuples come back as lists."""
+    """The inverse of ``flatten``; tuples come back as lists."""
     if isinstance(record, list):
         return [unflatten(item, tensors) for item in record]
     if not isinstance(record, dict):
@@ -79,7 +79,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set every global random generator to what ``random_state`` gave."""
+    """Restore every global random generator to a ``random_state``."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
@@ -90,9 +90,9 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> Path:
-    """Write each part (a tree) to ``path``, a folder that appears whole or not at all.
+    """Write each part (a tree) to the folder ``path``, atomically.
 
-    A full disk or a missing permission raises UserError and leaves what was there before.
+    Raises UserError for a full disk or a missing permission; an earlier folder is then kept.
     """
     draft = None
     try:
@@ -108,18 +108,18 @@ def write_checkpoint(path: Path, parts: Mapping[str, Any]) -> Path:
 
 
 def settle(draft: Path, path: Path) -> None:
-    """Move a finished draft to its place."""
+    """Move a finished draft to its final path."""
     if not path.exists():
         os.replace(draft, path)
         return
-    # no one move replaces a folder: the old one steps aside until the new is there
+    # a folder cannot be replaced in one move: move the old one aside first
     os.replace(path, old := draft.with_name(draft.name + ".old"))
     os.replace(draft, path)
     shutil.rmtree(old)
 
 
 def not_saved(path: Path, error: Exception) -> UserError:
-    """What is said where a checkpoint cannot be written."""
+    """The error for a checkpoint that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(
         f"cannot save {path} ({reason}); free some space or choose a folder you may write to"
@@ -137,7 +137,7 @@ def _fill(folder: Path, parts: Mapping[str, Any]) -> None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write a record with its seal, and have the disk hold all that is in the folder."""
+    """Write a record with its hash, and flush everything in the folder to disk."""
     record["sha256"] = _sealed(record)
     with open(folder / RECORD, "w", encoding="utf-8") as target:
         json.dump(record, target)
@@ -147,7 +147,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _sealed(record: Mapping[str, Any]) -> str:
-    """The hash of a record, which keeps it beside the rest."""
+    """The hash of a record without the hash it contains."""
     rest = {name: value for name, value in record.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest).encode()).hexdigest()
 
@@ -159,20 +159,20 @@ def digest(file: Path) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the parts of a checkpoint; one that is cut short or changed raises UserError."""
+    """Read the parts of a checkpoint. Raises UserError if it is truncated or changed."""
     try:
         record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         if record["format"] not in (FORMAT, TOGETHER):
             raise OtherFormat(
-                f"{path} has format {record['format']}, this version reads {FORMAT} and "
+                f"{path} has format {record['format']}; this version reads {FORMAT} and "
                 f"{TOGETHER}; resume it with the version that wrote it"
             )
-        # those of earlier versions have no seal
+        # checkpoints of earlier versions have no hash
         if record.get("sha256", seal := _sealed(record)) != seal:
-            raise OSError(errno.EIO, f"{RECORD} is changed")
+            raise OSError(errno.EIO, f"{RECORD} has changed")
         for file, written in record["files"].items():
             if digest(path / file) != written:
-                raise OSError(errno.EIO, f"{file} is cut short or changed")
+                raise OSError(errno.EIO, f"{file} is truncated or changed")
         tensors = _tensors_of(path, record)
         return {name: unflatten(tree, tensors[name]) for name, tree in record["parts"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -198,10 +198,10 @@ def _tensors_of(path: Path, record: Mapping[str, Any]) -> dict[str, dict[str, Te
 def read_newest(
     folder: Path, tell: Callable[[str], None] = lambda _: None
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint in a folder that is whole, with its parts; None where there is none.
+    """The newest complete checkpoint in a folder, with its parts; None if there are none.
 
-    ``tell`` hears of each that is passed over, cut short or changed. Raises UserError where none is
-    whole, or the newest is of another format.
+    ``tell`` is told about each one that is skipped because it is truncated or changed. Raises
+    UserError if none is complete, or if the newest has another format.
     """
     found = checkpoints(folder)
     for path in reversed(found):
@@ -212,7 +212,7 @@ def read_newest(
         except UserError as error:
             if path == found[0]:
                 raise
-            tell(f"{error}; now going on from the one before")
+            tell(f"{error}; continuing from the previous one")
     return None
 
 
@@ -222,40 +222,43 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` optimizer steps lives."""
+    """The path of the checkpoint after ``step`` optimizer steps."""
     return folder / f"step-{step:08d}"
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints, and what was never finished."""
+    """Delete all but the newest ``count`` checkpoints, and unfinished ones."""
     for path in checkpoints(folder)[:-count]:
         shutil.rmtree(path, ignore_errors=True)
-    for draft in folder.glob(".step-*"):  # of a process that was killed
+    for draft in folder.glob(".step-*"):  # left by a killed process
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters (each once, however often it is tied) and persistent buffers, by name."""
+    """Parameters (tied ones once) and persistent buffers, by name."""
     named = dict(model.named_parameters())
     kept = model.state_dict()
     return named | {name: b for name, b in model.named_buffers() if name in kept}
 
 
 def load_model_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy saved tensors into a model; another architecture raises UserError, nothing changed."""
+    """Copy saved tensors into a model.
+
+    Raises UserError for another architecture, before anything is changed.
+    """
     own = model_tensors(model)
     missing = sorted(set(own) ^ set(tensors))
     if missing:
         raise UserError(
-            f"checkpoint {path} is of another architecture (it differs in {missing[0]}); "
-            "choose the preset and options it was trained with"
+            f"checkpoint {path} has another architecture ({missing[0]} is in only one of them); "
+            "use the preset and options it was trained with"
         )
     for name, value in own.items():
         if value.shape != tensors[name].shape:
             raise UserError(
-                f"checkpoint {path} is of another architecture ({name} is "
+                f"checkpoint {path} has another architecture ({name} is "
                 f"{list(tensors[name].shape)}, here {list(value.shape)}); "
-                "choose the preset and options it was trained with"
+                "use the preset and options it was trained with"
             )
     with torch.no_grad():
         for name, value in own.items():

@@ -1,4 +1,4 @@
-"""The settings of one training run."""
+"""The settings of a training run."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,37 +7,37 @@ from typing import Any, Literal
 
 from nestling.core.error import UserError, did_you_mean
 
-# settings that records of earlier versions lack, each with the value that is what was done then
+# settings that records of earlier versions lack, with the values that those versions used
 LATER = {"rates_by_role": False, "recompute": False, "peak_flops": None}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything about a run that is not the model and not the text."""
+    """The settings of a run, apart from the model and the text."""
 
     steps: int = 1000  # optimizer steps of the whole run
     batch_size: int = 4  # streams read side by side
-    sequence_length: int = 256  # tokens of each stream between two cuts of back-propagation
-    accumulation: int = 1  # batches to one optimizer step
-    learning_rate: float = 3e-3  # highest rate, of the update direction
-    final_rate: float = 0.1  # last rate, fraction of the highest
+    sequence_length: int = 256  # tokens per stream and batch; back-propagation is cut between them
+    accumulation: int = 1  # batches per optimizer step
+    learning_rate: float = 3e-3  # peak rate, of the update direction
+    final_rate: float = 0.1  # final rate, fraction of the peak
     warmup: float = 0.05  # fraction of the steps with a rising rate
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # wsd: warm-up, stable, decay
     decay: float = 0.2  # wsd: fraction of the steps with a falling rate
-    rates_by_role: bool = False  # True: parameters whose memory asks for it have another rate
+    rates_by_role: bool = False  # True: apply the learning-rate factors of the memories
     weight_decay: float = 0.1  # of the matrices, fraction of the rate
-    beta1: float = 0.9  # AdamW, mean of gradients, fraction kept each step
-    beta2: float = 0.95  # AdamW, mean of squares, fraction kept each step
+    beta1: float = 0.9  # AdamW: fraction of the mean of gradients kept each step
+    beta2: float = 0.95  # AdamW: fraction of the mean of squares kept each step
     max_norm: float | None = 1.0  # clip the gradient of each level to this norm; None: never
     precision: Literal["float32", "bfloat16"] = "float32"  # of matrix products (autocast)
-    recompute: bool = False  # True: a block's activations are not kept but computed again
-    carry: bool = True  # a long document's memory goes on from batch to batch
+    recompute: bool = False  # True: recompute activations in the backward pass to save memory
+    carry: bool = True  # the memory of a long document continues from batch to batch
     seed: int = 0  # of the loader's order and of torch
-    evaluate_every: int = 0  # steps between held-out figures in the log; 0: at the end only
-    evaluate_tokens: int = 16384  # held-out tokens read for each figure, about; 0: all
+    evaluate_every: int = 0  # steps between evaluations on held-out text; 0: at the end only
+    evaluate_tokens: int = 16384  # approximate held-out tokens per evaluation; 0: all
     save_every: int = 100  # steps between checkpoints; 0: at the end only
-    keep: int = 2  # checkpoints kept, newest first
-    peak_flops: float | None = None  # operations a second of a device; None: as measured
+    keep: int = 2  # number of newest checkpoints to keep
+    peak_flops: float | None = None  # operations per second of a device; None: measure
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "sequence_length", "accumulation", "keep"):
@@ -53,7 +53,7 @@ class TrainConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one stream that one optimizer step sees: what level periods are counted in."""
+        """Tokens of one stream per optimizer step; converts the periods of levels to steps."""
         return self.sequence_length * self.accumulation
 
 
@@ -63,7 +63,10 @@ def field_names() -> list[str]:
 
 
 def train_config(settings: Mapping[str, Any]) -> TrainConfig:
-    """Build a TrainConfig from names and values; an unknown name or wrong kind is a UserError."""
+    """Build a TrainConfig from names and values.
+
+    Raises UserError for an unknown name or a value of the wrong type.
+    """
     kinds = {field.name: field.type for field in dataclasses.fields(TrainConfig)}
     for name, value in settings.items():
         if name not in kinds:
@@ -87,4 +90,4 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
         return
     allowed = (int, float) if wanted is float else (wanted,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
-        raise UserError(f"{name} is {value!r}; give a value of kind {wanted.__name__}")
+        raise UserError(f"{name} is {value!r}; give a value of type {wanted.__name__}")

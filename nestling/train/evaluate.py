@@ -1,4 +1,4 @@
-"""Perplexity on text a model has not been trained on, in total and along the documents."""
+"""Perplexity on held-out text, in total and by position in the document."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,31 +16,31 @@ from nestling.train.step import precision, read_batch, token_losses
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """The figures of the positions ``start`` to ``end`` (not included) of every document."""
+    """The figures of the positions from ``start`` up to, not including, ``end`` in a document."""
 
-    start: int  # tokens since the document began
+    start: int  # tokens since the start of the document
     end: int  # tokens
-    loss: float  # nats for each token
-    tokens: int  # positions with a label that fell in
+    loss: float  # nats per token
+    tokens: int  # labelled positions in the bucket
 
     @property
     def perplexity(self) -> float:
-        """e to the loss."""
+        """exp(loss)."""
         return perplexity(self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Held-out figures: the mean over all positions with a label, and by position."""
+    """Held-out figures: the mean over all labelled positions, and by position."""
 
-    loss: float  # nats for each token
+    loss: float  # nats per token
     perplexity: float
-    tokens: int  # positions with a label
-    by_position: tuple[Bucket, ...]  # near the start of a document first; none is empty
+    tokens: int  # labelled positions
+    by_position: tuple[Bucket, ...]  # non-empty buckets in the order of positions
 
 
 def perplexity(loss: float | int) -> float:
-    """e to the loss in nats, infinite where that is too large for a float.
+    """exp(loss) for a loss in nats; infinite if too large for a float.
 
     >>> perplexity(0.0), perplexity(1e6)
     (1.0, inf)
@@ -49,7 +49,7 @@ def perplexity(loss: float | int) -> float:
 
 
 def edges(limit: int, first: int = 16, ratio: float | int = 2.0) -> list[int]:
-    """Borders of buckets that widen with the position, up to at least ``limit`` tokens.
+    """Edges of buckets that grow with the position, up to at least ``limit`` tokens.
 
     >>> edges(100)
     [0, 16, 32, 64, 128]
@@ -68,10 +68,10 @@ def held_out_batches(
     align: int = 1,
     max_tokens: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches over a fixed random choice of whole documents with ``max_tokens`` targets or more.
+    """Batches over a fixed random choice of whole documents with at least ``max_tokens`` targets.
 
-    The choice depends on the documents and ``max_tokens`` alone, so models are measured on the
-    same text; None takes all of them.
+    The choice depends only on the documents and ``max_tokens``, so all models are measured on the
+    same text. None takes all documents.
     """
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0)).tolist()
     lengths, chosen, total = documents.lengths(), [], 0
@@ -89,7 +89,7 @@ def held_out_batches(
 
 
 def select(documents: Documents, indices: Sequence[int]) -> Documents:
-    """Some documents, in the given order."""
+    """The documents at these indices, in that order."""
     bounds = documents.bounds.tolist()
     pieces = [documents.ids[bounds[i] : bounds[i + 1]] for i in indices]
     lengths = torch.tensor([0, *(len(piece) for piece in pieces)])
@@ -109,12 +109,12 @@ def evaluate(
     dtype: str = "float32",
     ranks: Ranks = ALONE,
 ) -> Evaluation:
-    """Read ``batches`` and take the mean loss; the memory goes on along a row where ``carry``.
+    """The mean loss over ``batches``; with ``carry`` the memory of a row continues between them.
 
-    ``batches`` are data batches (labels shifted already) of one size. ``limit`` (tokens) is where
-    the last bucket of the figures by position begins to hold all that lies beyond. Without
-    ``carry`` every batch is read from a fresh memory, positions still counting from the start of
-    the document. With ``ranks`` each process reads its part, and all get the figures of the whole.
+    ``batches`` are data batches (with shifted labels) of one size. All positions beyond ``limit``
+    (tokens) go into the last bucket. Without ``carry`` every batch is read with an empty memory,
+    but positions still count from the start of the document. With ``ranks`` each process reads its
+    part, and all return the figures of the whole.
     """
     borders = torch.tensor(edges(limit))
     sums = torch.zeros(len(borders) - 1, dtype=torch.float64)

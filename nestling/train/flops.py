@@ -1,4 +1,4 @@
-"""How many floating-point operations a training step takes."""
+"""Counts the floating-point operations of a training step."""
 
 import os
 from collections.abc import Generator
@@ -26,7 +26,7 @@ def _backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> 
     return sdpa_backward_flop_count(grad, q, k, v)
 
 
-# attention as torch computes it on a CPU, which its counter does not know
+# torch's CPU attention, which its own counter does not cover
 ON_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward,
@@ -34,11 +34,11 @@ ON_CPU = {
 
 
 def training_flops(model: HopeForCausalLM, batch: Batch) -> int:
-    """Operations of the matrix products of one batch read and differentiated, as torch counts them.
+    """Count the operations in matrix products of one forward and backward pass, with torch.
 
-    A product of [M, K] and [K, N] is 2 M K N. What is done number by number (gates, norms, decays)
-    is not counted; compiled forms of our own are left out for the while, so that their products
-    are. The optimizer's step is not part of it. Gradients are left at None.
+    A product of [M, K] and [K, N] counts 2 M K N. Elementwise work (gates, norms, decays) and the
+    optimizer step are not counted. Our compiled code, whose products torch cannot see, is switched
+    off for the count. Gradients are left at None.
     """
     counter = FlopCounterMode(display=False, custom_mapping=ON_CPU)
     with _in_torch(), counter:
@@ -49,7 +49,7 @@ def training_flops(model: HopeForCausalLM, batch: Batch) -> int:
 
 
 def flops_per_token(model: HopeForCausalLM, *, length: int = 256) -> float:
-    """``training_flops`` of one row of ``length`` tokens from a fresh memory, for each token."""
+    """``training_flops`` per token, for one row of ``length`` tokens with an empty memory."""
     ids = torch.arange(length)[None] % model.config.vocab_size
     mask = torch.ones_like(ids, dtype=torch.bool)
     reset = torch.zeros_like(mask)

@@ -1,4 +1,4 @@
-"""Which parameters go to which optimizer group and level."""
+"""Sorts parameters into optimizer groups and levels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from nestling.optim.groups import parameter_kinds
 
 
 def decays(model: nn.Module) -> dict[str, bool]:
-    """Whether weight decay applies, for each parameter: to matrices of linear maps only.
+    """Whether weight decay applies to each parameter: only to matrices of linear maps.
 
-    Norms, biases, embeddings, convolutions, and the memories' gates and initial states have none:
-    zero is not "no effect" for them.
+    Norms, biases, embeddings, convolutions, and the gates and initial states of memories are not
+    decayed, because zero is not a neutral value for them.
     """
     matrices = {
         f"{name}.weight" if name else "weight"
@@ -36,21 +36,21 @@ def parameter_groups(
     rates: Mapping[str, float] | None = None,
     matrices: bool = False,
 ) -> list[dict[str, Any]]:
-    """Optimizer groups: one for each period and kind, with ``name``, ``period``, ``weight_decay``.
+    """Optimizer groups, one per period and kind, with ``name``, ``period`` and ``weight_decay``.
 
-    ``periods`` gives tokens between two writes by parameter name; a name without one is written at
-    every step. ``shares`` makes parameters nested: their groups have a ``share``, and are reset
-    when the next slower period is written (``nestling.optim.Leveled``). Frozen parameters are left
-    out. ``rates`` gives factors on the learning rate (1 without one): their groups have a
-    ``rate_factor``, which ``nestling.optim.build.build`` and ``nestling.train`` multiply theirs by.
-    With ``matrices`` the groups are split besides by ``orthogonal``, True for the matrices of
-    hidden layers (``nestling.optim.param_groups``).
+    ``periods`` maps parameter names to tokens between two writes; others are written at every step.
+    ``shares`` makes parameters nested: their groups have a ``share`` and are reset when the next
+    slower period is written (``nestling.optim.Leveled``). ``rates`` maps names to learning-rate
+    factors: their groups have a ``rate_factor``, which ``nestling.optim.build.build`` and
+    ``nestling.train`` apply. With ``matrices``, groups are also split by ``orthogonal``, which is
+    True for the matrices of hidden layers (``nestling.optim.param_groups``). Frozen parameters are
+    left out. Raises UserError for names that are not parameters.
     """
     periods, shares, rates = periods or {}, shares or {}, rates or {}
     known = {name for name, _ in model.named_parameters()}
     if unknown := {*periods, *shares, *rates} - known:
         raise UserError(
-            "periods, shares or rates name no parameter of the model: "
+            "periods, shares or rates have names that are not parameters of the model: "
             f"{', '.join(sorted(unknown)[:3])}"
         )
     decay = decays(model)

@@ -1,4 +1,4 @@
-"""Text written by a trained model, from a prompt or after what a memory has read."""
+"""Generates text with a trained model, from a prompt or after what a memory has read."""
 
 from typing import Any
 
@@ -25,11 +25,12 @@ def continue_text(
     cache: MemoryCache | None = None,
     seed: int = 0,
 ) -> tuple[str, MemoryCache]:
-    """What the model writes after ``prompt``, and what it remembers then.
+    """Generate text after ``prompt``. Returns it with the memory after it.
 
-    Stops at the end of the document or after ``tokens`` tokens. With ``cache`` the prompt goes on
-    in the text that the cache has read; without, it begins a document. ``temperature`` 0 takes the
-    most likely token, ``top_k`` 0 draws among all; ``seed`` decides the draw.
+    Generation stops at the end of the document or after ``tokens`` tokens. With ``cache`` the
+    prompt continues the text that the cache has read; otherwise it starts a document.
+    ``temperature`` 0 takes the most likely token, ``top_k`` 0 samples from all tokens, and ``seed``
+    seeds the sampling. Raises UserError for an empty prompt or one that is not UTF-8.
     """
     try:
         prompt.encode("utf-8")
@@ -39,7 +40,7 @@ def continue_text(
     if cache is None:
         ids = [*frame(tokenizer).before, *ids]
     if not ids:
-        raise UserError("the prompt is empty; give at least one character to go on with")
+        raise UserError("the prompt is empty; give at least one character")
     generator = torch.Generator(model.device).manual_seed(seed)
     cache = model.new_cache() if cache is None else cache.fork()
     written: list[int] = []
@@ -48,7 +49,7 @@ def continue_text(
         logits, cache = read(model, given, cache)
         if len(written) == tokens or (written and written[-1] == tokenizer.eos_token_id):
             break
-        # rows of a padded vocabulary are no tokens
+        # the padding rows of a vocabulary are not tokens
         given = draw(logits[:, : len(tokenizer)].float(), temperature, top_k, generator)
         written.append(int(given))
     return tokenizer.decode(written, skip_special_tokens=True), cache
@@ -60,7 +61,7 @@ def draw(
     top_k: int,
     generator: torch.Generator,
 ) -> Int[Tensor, "B 1"]:
-    """One token for each row: the most likely, or drawn among the ``top_k`` most likely."""
+    """One token per row: the most likely, or sampled from the ``top_k`` most likely."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     count = min(top_k or logits.shape[-1], logits.shape[-1])

@@ -1,4 +1,4 @@
-"""From names to a trained model: preset, corpus and settings in, a folder and a Result out."""
+"""Trains a model by names: from preset, corpus and settings to a folder and a Result."""
 
 import dataclasses
 import json
@@ -31,12 +31,12 @@ IDS = ("bos", "eos", "pad")  # special tokens that model and tokenizer must agre
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be trained, on what and how."""
+    """A training job: the model, the text, and the settings."""
 
     preset: str = "hope-tiny"  # a name of nestling.models.preset_names()
     corpus: str = "stdlib"  # a name of nestling.data.CORPORA, a path, or a folder of tokens
     tokenizer: str = "bpe"  # "bpe" or "bpe-digits", trained on the corpus, or "bytes"
-    vocab_size: int = 4096  # tokens, at most; little text may give fewer
+    vocab_size: int = 4096  # tokens, at most; a small corpus may give fewer
     model: Mapping[str, Any] = field(default_factory=dict)  # overrides of the preset
     train: TrainConfig = field(default_factory=TrainConfig)  # steps, rates, batch, seed ...
     device: str = "cpu"  # a torch device
@@ -44,11 +44,11 @@ class Job:
 
 
 def make_job(values: Mapping[str, Any], **names: Any) -> Job:
-    """A Job of which each value of ``values`` is a setting of the run or an override of the preset.
+    """A Job from ``values``, each a setting of the run or an override of the preset.
 
-    ``names`` are the other fields of a Job; a tokenizer or size of None is what is usual, or that
-    of the tokens in a folder. Without a ``learning_rate`` it is the one that suits ``optimizer``.
-    Raises UserError for a name that is neither, with the nearest one that is.
+    ``names`` are the other fields of a Job. A tokenizer or vocabulary size of None is the default,
+    or that of a folder of tokens. Without a ``learning_rate``, the default of ``optimizer`` is
+    used. Raises UserError for an unknown name, with the nearest known one.
     """
     corpus = str(names.get("corpus", Job.corpus))
     kind, size = tokenizer_of(corpus, names.pop("tokenizer", None), names.pop("vocab_size", None))
@@ -74,9 +74,9 @@ def make_job(values: Mapping[str, Any], **names: Any) -> Job:
 
 
 def memory_period(model: HopeForCausalLM) -> int:
-    """The longest period in tokens of a memory that reads the sequence; 1 for none.
+    """The longest period (tokens) of the model's memories; 1 if they have none.
 
-    Documents begin at multiples of it, so that no period runs over the border of two.
+    Documents start at multiples of it, so that no period spans two documents.
     """
     periods = [block.memory.alignment for block in model.backbone.each()]
     return math.lcm(*periods, model.config.head_period or 1)
@@ -85,9 +85,9 @@ def memory_period(model: HopeForCausalLM) -> int:
 def loader_of(
     documents: Documents, model: HopeForCausalLM, config: TrainConfig, ranks: Ranks = ALONE
 ) -> Loader:
-    """The training batches of a run: documents aligned to the model's memory period.
+    """The training batches of a run, with documents aligned to the model's memory period.
 
-    Of the tokens, a process of ``ranks`` reads those of its own rows.
+    Each process of ``ranks`` reads only the tokens of its own rows.
     """
     loader = Loader(
         documents,
@@ -103,7 +103,7 @@ def loader_of(
 def held_out_of(
     documents: Documents, model: HopeForCausalLM, config: TrainConfig
 ) -> Callable[[], Iterable[Batch]]:
-    """A function that gives the held-out batches of a run from the start."""
+    """A function that returns the held-out batches of a run, from the first on."""
     return lambda: held_out_batches(
         documents,
         batch_size=config.batch_size,
@@ -114,7 +114,7 @@ def held_out_of(
 
 
 def identity(job: Job, corpus_hash: str) -> dict[str, Any]:
-    """What must be the same when a run goes on in its folder."""
+    """The properties of a run that must be the same to resume it in its folder."""
     return {
         "preset": job.preset,
         "model": dict(job.model),
@@ -127,16 +127,16 @@ def identity(job: Job, corpus_hash: str) -> dict[str, Any]:
 
 
 def claim(directory: Path, job: Job, corpus_hash: str, *, resume: bool) -> None:
-    """Take a folder for a run, or make sure that it is this run's; UserError where it is not."""
+    """Claim a folder for a run, or check that it belongs to it. Raises UserError otherwise."""
     own = json.loads(json.dumps(identity(job, corpus_hash)))
     path = directory / JOB
     if directory.exists() and not directory.is_dir():
-        raise UserError(f"{directory} is a file; choose a folder with --out")
+        raise UserError(f"{directory} is a file; give a folder with --out")
     if not path.exists():
-        # a process that was killed as it wrote the file has left a draft of it
+        # a process that was killed while writing the file may have left a temporary one
         drafts = set(directory.glob(f".{JOB}.*"))
         if directory.exists() and set(directory.iterdir()) - drafts:
-            raise UserError(f"{directory} is not empty and holds no run; choose another folder")
+            raise UserError(f"{directory} is not empty and contains no run; choose another folder")
         write_json(path, own)
         return
     try:
@@ -144,14 +144,16 @@ def claim(directory: Path, job: Job, corpus_hash: str, *, resume: bool) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); choose another folder") from error
     if not resume:
-        raise UserError(f"{directory} holds a run; add --resume to go on, or choose another folder")
-    # started before an option that has no effect was refused
+        raise UserError(
+            f"{directory} contains a run; add --resume to continue, or choose another folder"
+        )
+    # the run may be from before options without effect were refused
     if saved.get("preset") == own["preset"] and saved.get("model") != own["model"]:
         saved["model"] = without_unread(own["preset"], saved.get("model") or {})
     for name, value in own.items():
         if saved.get(name) != value:
             raise UserError(
-                f"{directory} holds a run with {name} {saved.get(name)!r}, not {value!r}; "
+                f"{directory} contains a run with {name} {saved.get(name)!r}, not {value!r}; "
                 "use the same to resume it, or choose another folder"
             )
 
@@ -166,11 +168,11 @@ def run_job(
     ranks: Ranks = ALONE,
     track: str = "none",
 ) -> tuple[HopeForCausalLM, Result]:
-    """Train what ``job`` says; with ``directory`` leave a model there that transformers can load.
+    """Run a job. With ``directory``, the trained model is saved there for transformers to load.
 
-    ``prepared`` saves reading the corpus again where many runs share it. The Result's metrics are
-    those of ``train``, as is ``track``. With ``ranks`` every process of the run calls this; the
-    first writes.
+    ``prepared`` avoids reading the corpus again if many runs share it. The metrics of the Result
+    and ``track`` are those of ``train``. With ``ranks`` every process of the run calls this; the
+    first one writes.
     """
     check_tracker(track)
     device = find_device(job.device) if ranks.world == 1 else ranks.device
@@ -181,7 +183,7 @@ def run_job(
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in IDS}
     overrides = ids | dict(job.model)
     model = create(job.preset, vocab_size=len(tokenizer), seed=job.train.seed, **overrides)
-    if ranks.shard == 1:  # a model that is divided goes to the device part by part
+    if ranks.shard == 1:  # a sharded model is moved to the device part by part
         model = model.to(device)
     loader = loader_of(text.train, model, job.train, ranks)
     if directory is not None and ranks.first:

@@ -1,4 +1,4 @@
-"""A model and its optimizer as one nested system: every box that is written, and when."""
+"""A model and its optimizer as one nested system: all boxes with their periods."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from nestling.optim.levels import optimizer_levels
 from nestling.train.config import TrainConfig
 
 WEIGHTS = "weights"
-# what the weights do for a box that names them, told of the weights too
+# the counterparts, for the weights, of transfers that name them as partner
 MIRRORED = {
     "initialisation": "they learn where it starts",
     "back-propagation": "the same gradients write both",
@@ -28,10 +28,10 @@ def nested_system(
 ) -> list[Level]:
     """All boxes of a model in training, fast to slow.
 
-    The memories declare their own; those that training writes take the period of the optimizer's
-    clock, a whole number of steps of ``tokens_per_step`` tokens of a stream (default: that of
-    TrainConfig, or of the optimizer given). Layers of the same kind are one box, "name x4". All
-    other weights are the box "weights"; each period has the optimizer's own boxes.
+    Memories declare their own boxes. The periods of those written by training are rounded up to
+    whole optimizer steps of ``tokens_per_step`` tokens of a stream (default: that of TrainConfig,
+    or of the optimizer given). Layers of the same kind are merged into one box, "name x4". All
+    other weights are the box "weights", and the optimizer has its own boxes for each period.
 
     Source: arXiv 2512.24695, Def 2-4. Deviates: nothing.
     """
@@ -59,7 +59,7 @@ def nested_system(
 
 
 def merged(levels: Iterable[Level]) -> list[Level]:
-    """Boxes that differ in their number of parameters alone as one, in the order of the first."""
+    """Merge boxes that differ only in their number of parameters, in the order of the first."""
     groups: dict[Level, list[Level]] = {}
     for level in levels:
         groups.setdefault(dataclasses.replace(level, parameters=0), []).append(level)
@@ -83,13 +83,13 @@ def merged(levels: Iterable[Level]) -> list[Level]:
 
 
 def _clocked(box: Level, tokens_per_step: int) -> Level:
-    """A box written by training, at the whole steps its period is rounded up to."""
+    """A box written by training, with its period rounded up to whole optimizer steps."""
     period = 0 if math.isinf(box.period) else box.period
     return dataclasses.replace(box, period=steps_of(period, tokens_per_step) * tokens_per_step)
 
 
 def _weights(parameters: int, tokens_per_step: int, others: Iterable[Level]) -> Level:
-    """All that training writes and no memory declares; what moves between it and these boxes."""
+    """The box of all trained weights that no memory declares, with its transfers to others."""
     moves = [(move, box.name) for box in others for move in box.transfer]
     return Level(
         name=WEIGHTS,
@@ -109,7 +109,7 @@ def _weights(parameters: int, tokens_per_step: int, others: Iterable[Level]) -> 
 def as_record(levels: Iterable[Level]) -> list[dict[str, Any]]:
     """The system as plain JSON values: levels fast to slow, each with its boxes.
 
-    ``frequency`` is writes for each token; null where it is infinite (``period`` 0).
+    ``frequency`` is in writes per token; null if it is infinite (``period`` 0).
     """
     return [
         {
@@ -123,7 +123,7 @@ def as_record(levels: Iterable[Level]) -> list[dict[str, Any]]:
 
 
 def _as_record(box: Level) -> dict[str, Any]:
-    """A box, each of its transfers with where its kind is defined and whether gradients flow."""
+    """A box as JSON values, its transfers with their equations and whether gradients flow."""
     moves = [
         dataclasses.asdict(move)
         | {"equations": KINDS[move.kind].equations, "gradient": KINDS[move.kind].gradient}

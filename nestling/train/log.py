@@ -1,4 +1,4 @@
-"""What a run tells while it runs: JSON lines for programs."""
+"""The log of a run, as JSON lines."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ from nestling.train.track import Tracker
 
 
 class Log:
-    """One JSON object a line: ``{"step": 1, "loss": 8.3, ...}``.
+    """One JSON object per line: ``{"step": 1, "loss": 8.3, ...}``.
 
-    Opened for a run that starts at ``after``: lines of later steps, left by a run that was cut off
-    after its last checkpoint, are dropped. A tracker is given every line as well.
+    Opened for a run that starts at step ``after``: lines of later steps, left by a run that was
+    interrupted after its last checkpoint, are dropped. A tracker gets every line as well.
     """
 
     def __init__(self, path: Path | None, after: int = 0, tracker: Tracker | None = None):
@@ -28,7 +28,7 @@ class Log:
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
-        # the last line may be cut short by the end of the process that wrote it
+        # the last line may be truncated if the process was killed
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def write(self, **values: Any) -> None:
@@ -46,6 +46,6 @@ class Log:
             ) from error
 
     def close(self) -> None:
-        """Let the tracker write what is left."""
+        """Let the tracker flush its output."""
         if self.tracker is not None:
             self.tracker.close()

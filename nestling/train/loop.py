@@ -41,18 +41,21 @@ def train(
 ) -> dict[str, Any]:
     """Train ``model`` in place for ``config.steps`` optimizer steps and return the metrics.
 
-    ``optimizer`` is a name of ``nestling.optim.build.optimizer_names()``.
-    Batches come from ``loader`` (an endless iterable with ``state_dict``); ``held_out`` gives fresh
-    evaluation batches. With ``directory`` checkpoints and ``log.jsonl`` are written there, and
-    ``resume`` goes on from the newest of them, to the same bits on a CPU as a run that never
-    stopped. Ctrl-C finishes the step, saves and returns with ``interrupted`` True, or raises
-    KeyboardInterrupt where there is no ``directory``; ``after_step`` ends the run by returning
-    True, which is ``interrupted`` as well. SIGTERM, which schedulers send before they take a
-    machine back, does as Ctrl-C does. With ``ranks`` every process of the run calls this with the
-    same model, text and settings; the first of them writes and tells. A non-finite loss or gradient
-    raises NotFinite after the last good state has been saved. ``track`` shows the lines of the log
-    in TensorBoard or trackio besides (``nestling.train.track``). Other errors: UserError where a
-    file cannot be written, or ``track`` cannot be had.
+    ``optimizer`` is a name of ``nestling.optim.build.optimizer_names()``. Batches come from
+    ``loader`` (an endless iterable with ``state_dict``); ``held_out`` returns new evaluation
+    batches. With ``directory``, checkpoints and ``log.jsonl`` are written there, and ``resume``
+    continues from the newest checkpoint, on a CPU to the same bits as an uninterrupted run.
+
+    Ctrl-C finishes the step, saves, and returns with ``interrupted`` True; without ``directory`` it
+    raises KeyboardInterrupt. SIGTERM, which schedulers send before they reclaim a machine, does the
+    same. ``after_step`` ends the run by returning True, which also counts as ``interrupted``.
+
+    With ``ranks`` every process of the run calls this with the same model, text and settings; the
+    first one writes files and messages. ``track`` also sends the log to TensorBoard or trackio
+    (``nestling.train.track``).
+
+    Raises NotFinite for a non-finite loss or gradient, after saving the last good state, and
+    UserError if a file cannot be written or ``track`` is not installed.
     """
     check_tracker(track)
     torch.manual_seed(config.seed)
@@ -91,7 +94,7 @@ def train(
             run.save(folder)
             run.wait_for_save()
     if folder is None and ranks.any(stopped.is_set()):
-        # nobody could go on from here, and what is half trained is not to be measured
+        # without a folder the run cannot be resumed, and a partly trained model is not measured
         raise KeyboardInterrupt
     if held_out and figures is None and not interrupted:
         figures = _evaluate(run, held_out)
@@ -100,7 +103,7 @@ def train(
 
 
 def _log(run: Run, directory: Path | None, track: str) -> Log:
-    """The log of a run, which the first process writes."""
+    """The log of a run, which only the first process writes."""
     if directory is None or not run.ranks.first:
         return Log(None)
     after = run.totals.step
@@ -122,19 +125,19 @@ def _due(step: int, every: int, steps: int) -> bool:
 
 
 def _guarded_step(run: Run, folder: Path | None) -> None:
-    """One step; where it is not finite, save the state before it and say how to go on."""
+    """Do one step; if it is not finite, save the state before it and say how to continue."""
     begin = time.monotonic()
     try:
         run.step()
     except NotFinite as error:
         lower = f"learning_rate={run.config.learning_rate / 3:.1g}"
         if folder is None:
-            raise NotFinite(f"{error}; start again with a lower rate, {lower}") from error
+            raise NotFinite(f"{error}; start again with a lower learning rate, {lower}") from error
         path = run.save(folder, undo=True)
         run.wait_for_save()
         raise NotFinite(
-            f"{error}; the state before it is saved in {path}: go on with a lower rate, "
-            f"--resume --set {lower}"
+            f"{error}; the state before it is saved in {path}: continue with a lower learning "
+            f"rate, --resume --set {lower}"
         ) from error
     run.totals.seconds += time.monotonic() - begin
 
@@ -151,7 +154,7 @@ def _evaluate(run: Run, held_out: Callable[[], Iterable[Batch]]) -> Evaluation:
 
 
 def speed(run: Run) -> float:
-    """Labelled tokens trained on in a second, evaluation and saving left out."""
+    """Labelled tokens trained on per second, without evaluation and saving."""
     return run.totals.tokens / run.totals.seconds if run.totals.seconds else 0.0
 
 

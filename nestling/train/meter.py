@@ -1,4 +1,4 @@
-"""How fast a run goes, and what of the device and of main memory it takes."""
+"""Measures the speed, utilisation and memory of a run."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ import torch
 from nestling.train.run import Run
 from nestling.train.sketch import cost
 
-PATIENCE = 10.0  # seconds of training before anything is measured that takes time itself
-SIDE = {"cpu": 1024}  # of the square matrices whose product is timed
+PATIENCE = 10.0  # seconds of training before measurements that cost time themselves
+SIDE = {"cpu": 1024}  # of the square matrices in the timed product
 REPEATS = 3
 
 
@@ -18,26 +18,25 @@ class Meter:
     """Figures of the last step of a run, for its log.
 
     ``tokens_per_second`` counts labelled tokens of all processes, ``waiting`` is the share of the
-    step in which it waited for its batches, ``peak_memory`` (bytes) what this process has held at
-    the most so far (``peak_memory``). ``utilisation`` is the share of the operations that the
-    processes' devices could have done: (operations of the model a token) x tokens a second /
-    (processes x ``peak``), as "MFU" of arXiv 2204.02311, Appendix B. Operations are those that
-    ``nestling plan`` counts for a row of the run's length: what is computed twice to save memory
-    counts once. ``peak`` is the setting ``peak_flops``; without it that of ``matmul_peak``, and
-    as it takes time, not before ten seconds of training.
+    step spent waiting for batches, and ``peak_memory`` the peak memory of this process so far
+    (bytes). ``utilisation`` is the share of the devices' peak performance: (model operations per
+    token) x (tokens per second) / (processes x ``peak``), the "MFU" of arXiv 2204.02311, Appendix
+    B. Operations are counted as by ``nestling plan`` for a row of the run's length; recomputed ones
+    count once. ``peak`` is the setting ``peak_flops``, or measured by ``matmul_peak``, but only
+    after ten seconds of training, because that takes time.
     """
 
     def __init__(self, run: Run):
         self.run = run
         self._before = self._now()
-        self._share: float | None = None  # of the peak, for each token a second
+        self._share: float | None = None  # of the peak, per token per second
 
     def _now(self) -> tuple[int, float, float]:
         totals = self.run.totals
         return totals.tokens, totals.seconds, totals.waited
 
     def figures(self) -> dict[str, float | int]:
-        """What there is to say of the steps since the last call."""
+        """The figures of the steps since the last call."""
         then, self._before = self._before, self._now()
         tokens, seconds, waited = (
             now - before for now, before in zip(self._before, then, strict=True)
@@ -66,10 +65,10 @@ class Meter:
 
 
 def matmul_peak(device: torch.device, precision: str) -> float:
-    """Operations a second that a device does in the product of two square matrices.
+    """The operations per second of a device in the product of two square matrices.
 
-    In the precision of a run and with this process's threads: the fastest of three, after one that
-    is not counted.
+    Measured in the precision of a run and with this process's threads: the fastest of three, after
+    a warm-up.
     """
     side = SIDE.get(device.type, 8192)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -77,7 +76,7 @@ def matmul_peak(device: torch.device, precision: str) -> float:
 
     def seconds() -> float:
         begin = time.perf_counter()
-        (x @ x)[0, 0].item()  # until it is there
+        (x @ x)[0, 0].item()  # waits for the result
         return time.perf_counter() - begin
 
     seconds()
@@ -85,7 +84,7 @@ def matmul_peak(device: torch.device, precision: str) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the most so far: of tensors on CUDA, else of the whole process; 0: not known."""
+    """Peak memory so far (bytes): of tensors on CUDA, else of the process; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

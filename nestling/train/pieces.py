@@ -1,11 +1,11 @@
-"""An optimizer of a divided model: each process writes pieces of it, as plain tensors.
+"""The optimizer of a sharded model: each process updates pieces of it, as plain tensors.
 
-A rule that goes number by number, or row by row, writes the part of a parameter that the process
-keeps. What needs a parameter whole (Newton-Schulz, the length of a vector) has one owner for each:
-it keeps the parameter and what is remembered of it whole, is sent the whole gradient, and sends
-back the parts of what it has written. So a matrix is made orthogonal once and not by every process,
-a process remembers as much as in parts, and every rule is computed by the same code as in one
-process. The price is two exchanges in a step, in each of which such a number travels once.
+Elementwise and row-wise rules update the local shard of a parameter. Rules that need a whole
+parameter (Newton-Schulz, the norm of a vector) assign it to one process, its owner. The owner keeps
+the parameter and its optimizer state whole, receives the whole gradient, and sends back the updated
+shards. So a matrix is orthogonalised once and not by every process, the optimizer state takes no
+more memory than in shards, and every rule runs the same code as in a single process. The price is
+two exchanges per step, in each of which every number of such parameters is sent once.
 """
 
 import math
@@ -24,24 +24,24 @@ from nestling.optim.states import Watched
 from nestling.rules.newton_schulz import part, spread
 
 Groups = list[dict[str, Any]]
-WAITING = ("sums", "starts")  # what ``Leveled`` keeps beside a parameter, of its shape
+WAITING = ("sums", "starts")  # tensors of the parameter's shape kept by ``Leveled``
 
 
 class Piece(NamedTuple):
-    """What one process writes of a parameter."""
+    """The piece of a parameter that one process updates."""
 
-    parameter: nn.Parameter  # of the model, divided
-    written: nn.Parameter  # by the optimizer of this process; empty where that is another's work
-    owner: int | None  # which of those that hold the model writes it whole; None: each its part
-    parts: tuple[str, ...]  # names of what is remembered of it number by number
+    parameter: nn.Parameter  # of the model, sharded
+    written: nn.Parameter  # by the optimizer of this process; empty if another one owns it
+    owner: int | None  # rank in the shard group that updates it whole; None: each its shard
+    parts: tuple[str, ...]  # names of its elementwise optimizer state
     group: int  # the number of its group
 
 
 class Pieces:
-    """A ``Leveled`` over pieces, with the interface that a run needs; all call it together.
+    """A ``Leveled`` over pieces, with the interface that a run needs; all processes call it.
 
-    ``make`` builds it for groups. Its state is that of one process, in parts.
-    Raises UserError for an optimizer that remembers one thing of many parameters.
+    ``make`` builds it for groups. Its state is that of a single process, in shards. Raises
+    UserError for an optimizer with state shared by many parameters.
     """
 
     def __init__(self, groups: Groups, make: Callable[[Groups], Leveled], group: Any):
@@ -49,8 +49,8 @@ class Pieces:
         probe = make([dict(group) for group in groups]).inner
         if not isinstance(probe, Ruled | Watched):
             raise UserError(
-                f"{type(probe).__name__} remembers one thing of many parameters, which cannot be "
-                "divided; train with --shard none, or choose another optimizer"
+                f"{type(probe).__name__} has state shared by many parameters, which cannot be "
+                "sharded; train with --shard none, or choose another optimizer"
             )
         self._world = distributed.get_world_size(group)
         self._pieces: list[Piece] = []
@@ -77,7 +77,7 @@ class Pieces:
 
     @torch.no_grad()
     def _take_weights(self) -> None:
-        """Have the owners know what their parameters are now."""
+        """Send the owners the current values of their parameters."""
         owned = [piece for piece in self._pieces if piece.owner is not None]
         wholes = self._to_owners(owned, [part(piece.parameter) for piece in owned])
         for piece in owned:
@@ -85,7 +85,7 @@ class Pieces:
                 piece.written.copy_(wholes[piece.parameter])
 
     def _summed(self, x: Tensor) -> Tensor:
-        """The sum over those that hold the model."""
+        """The sum over the processes of the shard group."""
         x = x.to(part(self._pieces[0].parameter).device)
         distributed.all_reduce(x, group=self._group)
         return x
@@ -102,7 +102,7 @@ class Pieces:
 
     @property
     def fired(self) -> tuple[str, ...]:
-        """Names of the groups that were written at the last step."""
+        """The names of the groups written at the last step."""
         return self.leveled.fired
 
     def zero_grad(self) -> None:
@@ -112,14 +112,14 @@ class Pieces:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Hand gradients to whoever writes them, write, and send round what was written whole."""
+        """Send gradients to the owners, update, and send the updated shards back."""
         given = [(p, p.parameter.grad) for p in self._pieces if p.owner is not None]
         owned = [(piece, part(gradient)) for piece, gradient in given if gradient is not None]
         wholes = self._to_owners([piece for piece, _ in owned], [x for _, x in owned])
         for piece in self._pieces:
             gradient = piece.parameter.grad
             if piece.owner is None:
-                piece.written.data = part(piece.parameter)  # torch may have laid it anew
+                piece.written.data = part(piece.parameter)  # torch may have reallocated it
                 gradient = None if gradient is None else part(gradient)
             else:
                 gradient = wholes.get(piece.parameter)
@@ -129,7 +129,7 @@ class Pieces:
         self._to_parts([p for p in self._pieces if p.owner is not None and firing[p.group]])
 
     def _to_owners(self, pieces: list[Piece], parts: list[Tensor]) -> dict[Tensor, Tensor]:
-        """Of each parameter that this process owns the whole, of what is given in parts."""
+        """Gather shards on the owners: the whole tensor of each parameter owned here."""
         ranks = range(self._world)
         sent = [[x for p, x in zip(pieces, parts, strict=True) if p.owner == r] for r in ranks]
         mine = [piece for piece in pieces if piece.owner == self._rank]
@@ -137,7 +137,7 @@ class Pieces:
         return {p.parameter: torch.cat([row[i] for row in got]) for i, p in enumerate(mine)}
 
     def _to_parts(self, pieces: list[Piece]) -> None:
-        """Have each process take its part of what the owners have written."""
+        """Send each process its shards of what the owners have updated."""
         ranks = range(self._world)
         mine = [piece for piece in pieces if piece.owner == self._rank]
         cut = [p.written.detach().split([self._shape(p, r)[0] for r in ranks]) for p in mine]
@@ -149,7 +149,7 @@ class Pieces:
                 part(piece.parameter).copy_(x)
 
     def _shape(self, piece: Piece, rank: int) -> tuple[int, ...]:
-        """Of the part of a parameter that a process keeps: torch cuts rows as ``chunk`` does."""
+        """The shape of a process's shard of a parameter: torch cuts rows like ``chunk``."""
         rows, *rest = piece.parameter.shape
         share = -(-rows // self._world)
         return min(rows, share * (rank + 1)) - min(rows, share * rank), *rest
@@ -157,7 +157,7 @@ class Pieces:
     def _exchange(
         self, sent: list[list[Tensor]], shapes: list[list[tuple[int, ...]]], pieces: list[Piece]
     ) -> list[list[Tensor]]:
-        """Give each process its list of tensors; what each has given, of these shapes."""
+        """Send each process its list of tensors; return those received, of these shapes."""
         if not pieces:
             return [[] for _ in shapes]
         like = part(pieces[0].parameter)
@@ -176,7 +176,7 @@ class Pieces:
         return [[next(each).view(shape) for shape in row] for row in shapes]
 
     def state_dict(self) -> dict[str, Any]:
-        """That of one process, in each with what it remembers: DTensors, or wholes that it owns."""
+        """The state as in a single process, with what is kept here: DTensors, or owned tensors."""
         own = self.leveled.state_dict()
         found: dict[str, Any] = own | {"inner": own["inner"] | {"state": {}}}
         found |= {name: {} for name in WAITING}
@@ -192,7 +192,7 @@ class Pieces:
         return found
 
     def _spread(self, piece: Piece, x: Tensor) -> Tensor:
-        """What is kept here of a parameter, of which the others keep the rest or nothing."""
+        """A tensor of a parameter's state as a DTensor, or whole on its owner."""
         like = piece.parameter
         if piece.owner is not None or not isinstance(like, DTensor):
             return x
@@ -207,7 +207,7 @@ class Pieces:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what this process needs of the state of one process, and the model's weights."""
+        """Load this process's part of the state of a single process, and the model's weights."""
         self._take_weights()
         own = dict(state)
         saved = state["inner"]["state"]
@@ -242,7 +242,7 @@ def by_rows(optimizer: Optimizer, group: dict[str, Any], dimensions: int) -> boo
 
 
 def remembered(optimizer: Any, group: dict[str, Any]) -> tuple[str, ...]:
-    """Names of what is remembered of a parameter number by number."""
+    """The names of a parameter's elementwise optimizer state."""
     if isinstance(optimizer, Ruled):
         return optimizer.rule(group).buffers
     return tuple(name for name in optimizer.parts if name != "step")

@@ -1,4 +1,4 @@
-"""What a training run will take before it is started: parameters, operations, memory, days."""
+"""Estimates what a training run will take: parameters, operations, memory, days."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,17 +21,17 @@ TOKENS_A_PARAMETER = 20  # arXiv 2203.15556
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Of one rank unless it says otherwise; memory in bytes."""
+    """An estimate, for one rank unless stated otherwise; memory in bytes."""
 
     parameters: int  # of the model
-    flops: float  # a token, forward and backward: matrix products
+    flops: float  # per token, forward and backward, in matrix products
     weights: int
     gradients: int
     optimizer: int
-    activations: int  # and what else is made on the way, at the most; the logits among them
-    states: int  # what the rows remember between two batches
-    memory: int  # at the most: activations go as gradients come
-    speed: float  # tokens a second, of all ranks
+    activations: int  # peak of activations and other temporaries, including the logits
+    states: int  # of the rows, kept between batches
+    memory: int  # peak; activations are freed while gradients are made
+    speed: float  # tokens per second, of all ranks
     days: float
 
 
@@ -48,25 +48,29 @@ def plan(
     flops: float | int = 989e12,
     recompute: bool = False,
 ) -> Plan:
-    """Plan a run of ``batch`` rows of ``sequence`` tokens a step, of the whole job, in float32.
+    """Plan a run of ``batch`` rows of ``sequence`` tokens per step, over all ranks, in float32.
 
-    ``shard`` ranks hold one model between them. ``tokens`` are read in all (None: 20 a parameter),
-    by ``gpus`` of which each computes ``flops`` a second, of which ``utilisation`` (fraction) is
-    reached. With ``recompute`` a block keeps no activations and computes them again, which counts
-    as operations. The model is built without weights, and its cost is that of small ones of its
-    width (``nestling.train.sketch``), so any size can be planned on any machine. Not in the memory:
-    what an allocator leaves unused, and what the optimizer makes on the way. Raises UserError for
-    rows that cannot be shared.
+    ``shard`` ranks hold one model together. The run reads ``tokens`` in all (None: 20 per
+    parameter) on ``gpus`` GPUs of ``flops`` operations per second each, of which the fraction
+    ``utilisation`` is reached. With ``recompute`` a block recomputes its activations, which counts
+    as operations. The model is built without weights, and its cost is extrapolated from small
+    models of the same width (``nestling.train.sketch``), so any size can be planned on any machine.
+    The memory does not include allocator overhead and temporaries of the optimizer. Raises
+    UserError for rows that cannot be shared equally.
     """
     if gpus < 1 or batch < 1 or sequence < 1:
-        raise UserError("give at least one GPU, row and token")
+        raise UserError(
+            f"gpus is {gpus}, batch {batch}, sequence {sequence}; give at least 1 of each"
+        )
     if batch % gpus or gpus % shard:
         raise UserError(
-            f"{batch} rows on {gpus} GPUs, {shard} to a model, cannot be shared equally; "
-            "choose multiples"
+            f"{batch} rows cannot be shared equally by {gpus} GPUs with {shard} per model; give a "
+            "batch that is a multiple of gpus, and gpus that are a multiple of shard"
         )
     if not 0 < utilisation <= 1 or not flops > 0:
-        raise UserError("give a utilisation above 0 and up to 1, and more than 0 operations")
+        raise UserError(
+            f"utilisation is {utilisation}, flops {flops}; give 0 < utilisation <= 1 and flops > 0"
+        )
     with torch.device("meta"):
         model = HopeForCausalLM(config)
     rows = batch // gpus
@@ -97,13 +101,13 @@ def plan(
 
 
 def largest(model: HopeForCausalLM) -> int:
-    """Bytes of a block's weights and of the ends, which are whole while they are computed."""
+    """Bytes of the largest block and of embedding and head, which are whole while in use."""
     blocks = [sum(p.nbytes for p in block.parameters()) for block in model.body.each()]
     return max(blocks) + sum(p.nbytes for p in model.parameters()) - sum(blocks)
 
 
 def remembered(optimizer: Leveled) -> int:
-    """Bytes that an optimizer keeps, what waits for the writes of slow levels with it."""
+    """Bytes of optimizer state, including gradients that wait for writes of slow levels."""
     inner: Any = optimizer.inner
     total = 0
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""One training run on several processes: the rows each of them reads, and what they agree on."""
+"""One training run on several processes: what each of them reads, and their communication."""
 
 import contextlib
 import dataclasses
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
     from nestling.train.sharding import Divided
     from nestling.train.together import Writer
 
-SHARDS = ("none", "full", "hybrid")  # of the weights: each process all; all of them; of a machine
+SHARDS = ("none", "full", "hybrid")  # of weights: not sharded; over all; per machine
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, of which this one is number ``rank``; by default it is alone.
+    """The processes of a run; this one is number ``rank``, by default the only one.
 
     Each holds the whole model and optimizer (torch's DistributedDataParallel), or ``shard`` of them
-    hold one between them (``nestling.train.sharding``). All walk through the same text; each reads
-    its share of the rows of every batch, or a segment of every row (``nestling.train.sequence``).
-    So the batch, the curve and the checkpoints are those of one process, whatever the number of
-    ranks, up to the order of sums, and a run may go on with another number of them.
+    hold one together (``nestling.train.sharding``). All go through the same text; each reads its
+    share of the rows of every batch, or a segment of every row (``nestling.train.sequence``). So
+    batches, loss curve and checkpoints do not depend on the number of ranks, up to the order of
+    sums, and a run may be resumed with another number of them.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = torch.device("cpu")
-    shard: int = 1  # processes that hold one model between them
-    sequence: bool = False  # each reads a segment of every row; False: rows of its own
+    shard: int = 1  # processes that hold one model together
+    sequence: bool = False  # True: each reads a segment of every row; False: its own rows
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and tells what happens."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def over(self, shard: str) -> "Ranks":
-        """The same processes with weights divided as ``shard`` says, see ``shards_of``."""
+        """The same processes with sharded weights, see ``shards_of``."""
         return dataclasses.replace(self, shard=shards_of(shard, self.world))
 
     def check(self, rows: int, length: int) -> None:
@@ -64,14 +64,14 @@ class Ranks:
             )
 
     def rows(self, count: int) -> slice:
-        """Which of ``count`` rows this process reads."""
+        """The rows of ``count`` that this process reads."""
         if self.sequence:
             return slice(0, count)
         share = count // self.world
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def part(self, x: Tensor) -> Tensor:
-        """What this process reads of the rows and tokens of a tensor [B, T]."""
+        """The rows and tokens of a tensor [B, T] that this process reads."""
         if self.world == 1:
             return x
         if not self.sequence:
@@ -79,18 +79,18 @@ class Ranks:
         return segment(x, self.rank, self.world)
 
     def share(self, batch: Batch) -> Batch:
-        """What this process reads of a batch."""
+        """The part of a batch that this process reads."""
         return Batch(*map(self.part, batch))
 
     def chain(self, model: HopeForCausalLM) -> Chain | Whole:
-        """How the processes read a sequence of ``model``; UserError where they cannot divide it."""
+        """How the processes read sequences. Raises UserError if ``model`` cannot divide them."""
         return Chain(model) if self.sequence and self.world > 1 else Whole()
 
     def module(self, model: HopeForCausalLM) -> "nn.Module | Divided":
-        """The model to call: with more than one process, one whose gradients are means over them.
+        """The module to call; with several processes, one that averages gradients over them.
 
-        Which parameters a step uses may change from step to step, so that is looked for anew. A
-        model that is to be divided is so from now on: only then may an optimizer take it.
+        The set of parameters used may change from step to step, so unused ones are searched for
+        each time. A model to be sharded is sharded from here on; create its optimizer afterwards.
         """
         if self.world == 1:
             return model
@@ -99,7 +99,7 @@ class Ranks:
 
             return Divided(model, world=self.world, over=self.shard, device=self.device)
         with warnings.catch_warnings():
-            # the name that takes its place is unknown to the oldest torch that is allowed
+            # the oldest supported torch does not know the new name
             warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
             return DistributedDataParallel(
                 model,
@@ -111,7 +111,7 @@ class Ranks:
     def gradients_of(
         self, module: "nn.Module | Divided", *, last: bool
     ) -> contextlib.AbstractContextManager[None]:
-        """Around each forward and backward pass of a step: gradients are summed in the last."""
+        """A context for the forward and backward passes of a step; the last one sums gradients."""
         if not isinstance(module, nn.Module):
             return module.gradients(last=last)
         if last or not isinstance(module, DistributedDataParallel):
@@ -119,14 +119,14 @@ class Ranks:
         return module.no_sync()
 
     def rest(self, model: HopeForCausalLM) -> None:
-        """Have every process hold its part of a divided model alone, as between two steps."""
+        """Free everything but the local shard of a sharded model, as between two steps."""
         if self.shard > 1:
             from nestling.train import sharding
 
             sharding.rest(model)
 
     def whole_model(self, model: HopeForCausalLM) -> HopeForCausalLM:
-        """The model that files are made of; every process has to ask, the first gets it whole."""
+        """Gather the whole model on the first process, to write files; all processes call this."""
         if self.shard == 1:
             return model
         from nestling.train import sharding
@@ -134,7 +134,7 @@ class Ranks:
         return sharding.whole_model(model, keep=self.first) or model
 
     def writer(self) -> "Writer | None":
-        """What writes checkpoints of a divided model, with all processes; None of a whole one."""
+        """The writer for checkpoints of a sharded model; None if it is not sharded."""
         if self.shard == 1:
             return None
         from nestling.train.together import Writer
@@ -142,7 +142,7 @@ class Ranks:
         return Writer()
 
     def outline(self, model: HopeForCausalLM) -> HopeForCausalLM:
-        """A model of the same shapes whose parameters can be looked at outside of a call."""
+        """A model of the same shapes whose parameters can be inspected outside of a call."""
         if self.shard == 1:
             return model
         from nestling.train import sharding
@@ -150,7 +150,7 @@ class Ranks:
         return sharding.outline(model)
 
     def norm(self, module: "nn.Module | Divided", gradients: list[Tensor]) -> Tensor:
-        """The length of all gradients of a model, where they are."""
+        """The norm of all gradients of a model, on their device."""
         if not isinstance(module, nn.Module):
             return module.norm(gradients)
         return torch.nn.utils.get_total_norm(gradients)
@@ -161,13 +161,13 @@ class Ranks:
         groups: list[dict[str, Any]],
         make: Callable[[list[dict[str, Any]]], Leveled],
     ) -> "Leveled | Pieces":
-        """What ``make`` builds for groups of a model's parameters, or of what is here of them."""
+        """The optimizer that ``make`` builds for groups of the parameters, or for their shards."""
         return make(groups) if isinstance(module, nn.Module) else module.optimizer(groups, make)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in float64; with one of them the values themselves.
+        """The sum over all processes, in float64; with one process, the values themselves.
 
-        What is on a CPU is exchanged from there, so that no device is waited for.
+        Values on a CPU are exchanged from there, without waiting for a device.
         """
         if self.world == 1:
             return values
@@ -176,19 +176,19 @@ class Ranks:
         return summed
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so on any process, so that all do the same."""
+        """Whether the flag is set on any process, so that all act alike."""
         return bool(self.total(torch.tensor([float(flag)])).any()) if self.world > 1 else flag
 
     def whole(self, cache: MemoryCache | None) -> MemoryCache | None:
-        """The memory of all rows out of each process's own; every process has to ask for it."""
+        """The memory of all rows, gathered from the processes; all of them must call this."""
         if cache is None or self.world == 1 or self.sequence:
-            return cache  # of a divided sequence the first process has it
+            return cache  # with divided sequences the first process has it
         parts: list[Any] = [None] * self.world
         distributed.all_gather_object(parts, cache.to("cpu"))
         return together(parts)
 
     def own(self, cache: MemoryCache | None) -> MemoryCache | None:
-        """The memory of the rows this process reads, of one of all rows."""
+        """The memory of the rows this process reads, cut from that of all rows."""
         if cache is None or self.world == 1:
             return cache
         if self.sequence:
@@ -197,19 +197,19 @@ class Ranks:
         return cache.map(lambda tensor: tensor[own].clone())
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have arrived here."""
         if self.world > 1:
             distributed.barrier()
 
     def first_alone(
         self, context: contextlib.AbstractContextManager[object]
     ) -> contextlib.AbstractContextManager[object]:
-        """A context that only the first process enters."""
+        """A context in which only the first process writes."""
         return context if self.first else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def first_before_others(self) -> Generator[None]:
-        """The first process alone, then the others: what it has cached they need not make again."""
+        """Run the block on the first process, then on the others, which can use its caches."""
         if not self.first:
             self.wait()
         yield
@@ -222,26 +222,26 @@ ALONE = Ranks()
 
 @contextlib.contextmanager
 def joined(device: str = "cpu", shard: str = "none", divide: str = "rows") -> Generator[Ranks]:
-    """The processes that ``torchrun`` has started, or SLURM with the same variables.
+    """Join the processes started by ``torchrun``, or by SLURM with the same variables.
 
-    A process that nobody has given a WORLD_SIZE above 1 is alone. On CUDA each process takes the
-    device of its LOCAL_RANK, unless ``device`` names one. ``shard`` as ``shards_of``;
-    ``divide``: "rows", each process reads rows of its own, or "sequence", a segment of each. Raises
-    UserError where a variable that torch needs to find the others is missing.
+    Without a WORLD_SIZE above 1 the process is alone. On CUDA each process uses the device of its
+    LOCAL_RANK, unless ``device`` names one. ``shard`` is as in ``shards_of``. ``divide`` is "rows"
+    (each process reads its own rows) or "sequence" (a segment of every row). Raises UserError if an
+    environment variable that torch needs is missing.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     sequence = divide == "sequence"
     if shards_of(shard, world) > 1 and sequence:
         raise UserError(
-            "a sequence and the weights cannot be divided among the same processes: a block's "
-            "weights are gathered by all at once; choose --divide rows or --shard none"
+            "--divide sequence does not work with --shard, because all processes gather the "
+            "weights of a block at the same time; choose --divide rows or --shard none"
         )
     if world == 1:
         yield ALONE
         return
     if missing := [n for n in ("RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]:
         raise UserError(
-            f"WORLD_SIZE is {world} but {missing[0]} is not set; start the command by "
+            f"WORLD_SIZE is {world} but {missing[0]} is not set; start the command with "
             "torchrun --nproc-per-node N -m nestling train ..."
         )
     place = torch.device(device)
@@ -257,10 +257,10 @@ def joined(device: str = "cpu", shard: str = "none", divide: str = "rows") -> Ge
 
 
 def shards_of(shard: str, world: int) -> int:
-    """How many of ``world`` processes hold one model between them.
+    """How many of ``world`` processes hold one model together.
 
-    "none": 1, each has all; "full": all; "hybrid": those of a machine, torchrun's LOCAL_WORLD_SIZE;
-    or a number that divides them. Anything else raises UserError.
+    "none": 1, each has the whole model; "full": all; "hybrid": those of a machine (torchrun's
+    LOCAL_WORLD_SIZE); or a number that divides ``world``. Raises UserError for anything else.
 
     >>> shards_of("none", 4), shards_of("full", 4), shards_of("2", 4)
     (1, 4, 2)

@@ -36,33 +36,33 @@ from nestling.train.schedule import rate
 from nestling.train.step import precision, read_batch, targets, token_losses
 
 ADAMW = "adamw"
-# Settings that a resumed run may change: they decide when to stop and what to tell, or how fast to
-# go on after a non-finite loss.
+# Settings that may change when a run is resumed: when to stop, what to report, and the learning
+# rate, to continue after a non-finite loss.
 FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
 FREE |= {"keep", "schedule", "warmup", "decay", "final_rate", "recompute", "peak_flops"}
-# What transformers adds to a config that says nothing about the architecture.
+# Entries that transformers adds to a config and that do not concern the architecture.
 VOLATILE = {"transformers_version", "_name_or_path", "dtype", "architectures", "use_cache"}
 
 
 @runtime_checkable
 class Batches(Protocol):
-    """An endless iterator of batches whose place can be saved: ``nestling.data.Loader`` is one."""
+    """An endless iterator of batches whose position can be saved, like ``nestling.data.Loader``."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on from the place it stands at."""
+        """Continue at the current position."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The place: plain values, lists, dicts and tensors."""
+        """The position, as plain values, lists, dicts and tensors."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a place."""
+        """Go to a saved position."""
         ...
 
 
 class NotFinite(UserError):
-    """A non-finite loss or gradient: the run stopped before its weights took it up."""
+    """A non-finite loss or gradient; the run stopped before it could affect any weights."""
 
 
 def groups_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str) -> list[dict[str, Any]]:
@@ -83,33 +83,33 @@ def optimizer_of(
     optimizer: str = ADAMW,
     groups: list[dict[str, Any]] | None = None,
 ) -> Leveled:
-    """An optimizer by name behind the clock of levels, for ``groups_of`` the model by default."""
+    """An optimizer by name, wrapped in ``Leveled``; by default for ``groups_of`` the model."""
     groups = groups_of(model, config, optimizer) if groups is None else groups
     betas = (config.beta1, config.beta2)
     inner: Any = build(optimizer, model, groups, lr=config.learning_rate, betas=betas)
     if model.device.type != "cpu" and hasattr(inner, "nonfinite"):
-        # a run has looked at all gradients before; to look again would wait for the device again
+        # a run has checked all gradients already; another check would wait for the device again
         inner.nonfinite = "ignore"
     return Leveled(inner, tokens_per_step=config.tokens_per_step, max_norm=config.max_norm)
 
 
 @dataclasses.dataclass
 class Totals:
-    """Sums over a run so far."""
+    """Totals over a run so far."""
 
     step: int = 0  # optimizer steps done
     tokens: int = 0  # labelled tokens trained on
-    seconds: float = 0.0  # spent in steps
-    waited: float = 0.0  # of them, for batches
-    first_loss: float = math.nan  # nats for each token, before any update
-    loss: float = math.nan  # nats for each token, of the last step
+    seconds: float = 0.0  # time in steps
+    waited: float = 0.0  # seconds of it waiting for batches
+    first_loss: float = math.nan  # nats per token, before any update
+    loss: float = math.nan  # nats per token, of the last step
     grad_norm: float = math.nan  # of the last step, before clipping
 
 
 class Run:
-    """A model, its optimizer, its place in the text and what its rows remember.
+    """A model with its optimizer, its position in the text, and the memory of its rows.
 
-    With more than one process each of them has a Run, and all call its methods together.
+    With several processes each of them has a Run, and all call its methods together.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class Run:
         )
         if ranks.world > 1 and getattr(self.optimizer.inner, "hears_inputs", False):
             raise UserError(
-                f"{optimizer} needs the inputs of all rows, and each of {ranks.world} processes "
-                "hears its own; train with one process, or choose another optimizer"
+                f"{optimizer} needs the inputs of all rows, but each of {ranks.world} processes "
+                "has only its own; train with one process, or choose another optimizer"
             )
         self.writer = ranks.writer()
         self.totals = Totals()
@@ -148,7 +148,7 @@ class Run:
         self._place = self._take_place()
 
     def _take_place(self) -> dict[str, Any]:
-        """What a step changes besides weights: kept, so that a bad step can be taken back."""
+        """A copy of everything a step changes besides weights, to undo a bad step."""
         return {
             "loader": self.loader.state_dict(),
             "random": random_state(),
@@ -156,7 +156,7 @@ class Run:
         }
 
     def step(self) -> None:
-        """Do one optimizer step; raises NotFinite before any weight has changed."""
+        """Do one optimizer step. Raises NotFinite before any weight has changed."""
         config = self.config
         self._place = self._take_place()
         begin = time.monotonic()
@@ -186,7 +186,7 @@ class Run:
         totals.waited += waited
 
     def _backward(self, batch: Batch, count: int) -> Tensor:
-        """Add the gradients of one batch; its part of the step's mean loss, what is read here."""
+        """Add the gradients of one batch; return its contribution to the mean loss of the step."""
         own = self.ranks.share(batch)
         with precision(self.model.device, self.config.precision), self.chain.reading():
             logits, memory = read_batch(self.reader, own, self.memory)
@@ -197,21 +197,21 @@ class Run:
         return part.detach()
 
     def _read(self, parts: list[Tensor]) -> tuple[float, float]:
-        """The step's loss and the length of its gradients, of all processes.
+        """The loss and the gradient norm of the step, over all processes.
 
-        The one place where a step waits for its device: all that it computes is read at once.
+        This is the only place where a step waits for its device: both are read together.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         losses = self.ranks.total(torch.stack(parts))
         norm = self.ranks.norm(self.reader, gradients).to(losses.device)
         *found, length = torch.cat((losses, norm[None])).tolist()
         loss = 0.0
-        for part in found:  # sum() rounds in another way from Python 3.12 on
+        for part in found:  # sum() rounds differently from Python 3.12 on
             loss += part
         return loss, length
 
     def learning_rate(self) -> float:
-        """The rate of the coming step."""
+        """The learning rate of the next step."""
         config = self.config
         return config.learning_rate * rate(
             self.totals.step,
@@ -223,10 +223,10 @@ class Run:
         )
 
     def save(self, folder: Path, *, undo: bool = False) -> Path:
-        """Write a checkpoint; with ``undo`` as things stood before the step that just failed.
+        """Write a checkpoint; with ``undo``, of the state before the step that just failed.
 
-        It is that of all rows, so a run may go on with another number of processes. Of a divided
-        model it is written while training goes on, until ``wait_for_save``.
+        It covers all rows, so a run may be resumed with another number of processes. For a sharded
+        model it is written in the background; ``wait_for_save`` waits for it.
         """
         place = self._place if undo else self._take_place()
         memory = self.ranks.whole(place.pop("memory"))
@@ -251,17 +251,19 @@ class Run:
 
     @property
     def save_failed(self) -> bool:
-        """Whether a checkpoint could not be written, as ``wait_for_save`` will say."""
+        """Whether writing a checkpoint has failed; ``wait_for_save`` raises the error."""
         return self.writer is not None and self.writer.failed
 
     def wait_for_save(self) -> None:
-        """Until the last checkpoint is there; all processes call it. Raises UserError as ``save``
-        does, where one could not write."""
+        """Wait until the last checkpoint is written; all processes call this.
+
+        Raises UserError, like ``save``, if one of them could not write.
+        """
         if self.writer is not None:
             self.writer.wait()
 
     def _about(self) -> dict[str, Any]:
-        """What a checkpoint says of the run besides tensors."""
+        """The part of a checkpoint that describes the run, without tensors."""
         return {
             "totals": dataclasses.asdict(self.totals),
             "config": dataclasses.asdict(self.config),
@@ -270,7 +272,7 @@ class Run:
         }
 
     def restore(self, folder: Path) -> bool:
-        """Go on from the newest whole checkpoint in ``folder``; False where there is none."""
+        """Restore the newest complete checkpoint in ``folder``; False if there is none."""
         found = read_newest(folder, self._tell)
         if found is None:
             return False
@@ -291,7 +293,7 @@ class Run:
             print(f"warning: {text}", file=sys.stderr)
 
     def _memory_of(self, state: dict[str, Any] | None) -> MemoryCache | None:
-        """What all rows remember, out of what was saved."""
+        """The memory of all rows, from a saved state."""
         cache = memory_of(self.ranks.outline(self.model), state)
         return None if cache is None else cache.to(self.model.device)
 
@@ -303,17 +305,17 @@ class Run:
                 was = without_unread(was or {})
             if was != now:
                 raise UserError(
-                    f"checkpoint {path} is of another architecture ({name} was {was}, here "
-                    f"{now}); choose the preset and options it was trained with"
+                    f"checkpoint {path} has another architecture ({name} was {was}, here "
+                    f"{now}); use the preset and options it was trained with"
                 )
-        # runs saved before there was a choice have no word about it
+        # runs saved before there was a choice of optimizer do not record it
         saved = LATER | run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
         present = dataclasses.asdict(self.config) | {"optimizer": self.optimizer_name}
         for name, now in present.items():
             was = saved.get(name)
             if name not in FREE and was != now:
                 raise UserError(
-                    f"{name} was {was} when {path} was saved, here it is {now}; "
+                    f"{name} was {was} when {path} was saved, but is now {now}; "
                     f"resume with the old value, or start a new run in another folder"
                 )
 
@@ -325,7 +327,7 @@ def architecture(model: HopeForCausalLM) -> dict[str, Any]:
 
 
 def memory_state(cache: MemoryCache | None) -> dict[str, Any] | None:
-    """What the rows of a run remember, as a tree of tensors and numbers."""
+    """The memory of the rows of a run, as a tree of tensors and numbers."""
     if cache is None:
         return None
     states = dict(named_tensors(cache.states))
@@ -333,7 +335,7 @@ def memory_state(cache: MemoryCache | None) -> dict[str, Any] | None:
 
 
 def memory_of(model: HopeForCausalLM, state: dict[str, Any] | None) -> MemoryCache | None:
-    """The cache that ``memory_state`` took apart, where its tensors lie."""
+    """The inverse of ``memory_state``, on the device of its tensors."""
     if state is None:
         return None
     cache = model.new_cache()

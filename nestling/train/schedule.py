@@ -1,4 +1,4 @@
-"""The learning rate along a run."""
+"""Learning-rate schedules."""
 
 import math
 from typing import Literal
@@ -13,10 +13,11 @@ def rate(
     decay: float | int = 0.2,
     final: float | int = 0.1,
 ) -> float:
-    """The fraction of the highest learning rate at step 0, 1, ... of ``steps``.
+    """The fraction of the peak learning rate at step 0, 1, ... of ``steps``.
 
-    Rises in a line over the first ``warmup`` (fraction of the steps); then falls to ``final`` as a
-    half cosine, stays and falls in a line over the last ``decay`` (fraction), or stays.
+    It rises linearly over the first ``warmup`` (fraction of the steps). Then it falls to ``final``
+    as a half cosine ("cosine"), stays and falls linearly over the last ``decay`` (fraction) of the
+    steps ("wsd"), or stays ("constant").
 
     >>> [round(rate(s, steps=10, warmup=0.2), 2) for s in (0, 1, 2, 5, 9)]
     [0.5, 1.0, 1.0, 0.65, 0.1]

@@ -1,10 +1,10 @@
-"""One sequence read by several processes: each reads a segment and hands its memory on.
+"""One sequence read by several processes: each reads a segment and passes its memory on.
 
-What a block remembers at the end of a segment goes to the process of the next segment as soon as
-it is there, and the gradient of it comes back the same way. So while one process reads its segment
-with block n + 1, the next reads its own with block n: P processes need the time of N + P - 1 blocks
-on a segment, where one after the other would need P N. Since any split of a sequence gives what
-the whole gives, this is exact for every memory; what cannot be handed on is refused by ``Chain``.
+The state of a block at the end of a segment is sent to the process of the next segment as soon as
+it is computed, and its gradient comes back the same way. So while one process runs block n + 1 on
+its segment, the next runs block n on its own: P processes take the time of N + P - 1 blocks on a
+segment, instead of P N one after another. Any split of a sequence gives the same result as the
+whole, so this is exact for every memory; ``Chain`` refuses states that cannot be passed on.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ Form = list[tuple[torch.Size, torch.dtype]]
 class Chain:
     """The processes that read one sequence with ``model``, in the order of ``group``.
 
-    Each calls the model on its own segment inside ``reading``, and each calls ``backward`` once,
-    on its part of the loss: gradients of the whole sequence are the sums over the processes.
+    Each process calls the model on its own segment inside ``reading``, then calls ``backward`` once
+    on its part of the loss; the gradients of the sequence are the sums over the processes.
     ``group`` is a group of torch.distributed, by default all processes. Raises UserError for a
-    model of which something cannot be handed on.
+    model with state that cannot be passed on.
     """
 
     def __init__(self, model: HopeForCausalLM, group: Any = None):
         check(model)
         self.model, self.group = model, group
         self.rank, self.world = distributed.get_rank(group), distributed.get_world_size(group)
-        # blocks that remember nothing have nothing to hand on
+        # blocks without state have nothing to pass on
         self._keeps = [b.memory.init_state(1) is not None for b in model.body.each()]
-        self._sent: list[tuple[Any, Tensor]] = []  # tensors that may still be on their way
+        self._sent: list[tuple[Any, Tensor]] = []  # tensors that may still be in flight
 
     @property
     def first(self) -> bool:
@@ -55,15 +55,16 @@ class Chain:
         return self.rank == self.world - 1
 
     def segment(self, x: Tensor) -> Tensor:
-        """As the function ``segment``, for this process."""
+        """The segment of a tensor for this process, see the function ``segment``."""
         return segment(x, self.rank, self.world)
 
     @contextlib.contextmanager
     def reading(self) -> Generator[None]:
-        """Around a call of the model on this process's segment.
+        """A context for a call of the model on this process's segment.
 
-        The first process goes on from the cache it is given, the others from what is handed to
-        them, whatever their cache holds. Afterwards each has the memory at its segment's end.
+        The first process continues from the cache it is given, the others from the state they
+        receive, whatever their cache holds. Afterwards each has the memory at the end of its
+        segment.
         """
         self.model.body.relay = self
         try:
@@ -72,7 +73,7 @@ class Chain:
             self.model.body.relay = None
 
     def receive(self, index: int, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The stream before block ``index``, and what the process before this one remembers."""
+        """The stream before block ``index``, and the state of the previous process."""
         if self.first or not self._keeps[index]:
             return x, state
         state, tensors = self._take(self.rank - 1, x.device)
@@ -83,7 +84,7 @@ class Chain:
         return x, _put_together(state, tensors)
 
     def hand_on(self, index: int, x: Tensor, state: Any) -> Tensor:
-        """The stream after block ``index``, once its state is on its way to the next process."""
+        """Send the state of block ``index`` to the next process; return the stream after it."""
         if self.last or not self._keeps[index]:
             return x
         tensors = self._give(self.rank + 1, state, x.device)
@@ -91,7 +92,7 @@ class Chain:
         return _HandedOn.apply(self, _anchor(x), x, *floats)
 
     def brought_back(self, states: list[Any] | None) -> list[Any] | None:
-        """What the last process remembers, on the first; None elsewhere. All call it together."""
+        """The states of the last process, on the first one; None elsewhere. All call this."""
         if self.last and not self.first:
             self._give(0, detached(states), self.model.device)
             return None
@@ -102,9 +103,9 @@ class Chain:
         )
 
     def carried(self, cache: MemoryCache, mask: Bool[Tensor, "B T"]) -> MemoryCache | None:
-        """What the first process goes on from after a whole sequence with ``mask``; None elsewhere.
+        """The memory for the first process to continue from after a sequence; None elsewhere.
 
-        All call it together, with what each remembers after its segment.
+        All processes call this, each with its memory after its segment and the ``mask`` of it.
         """
         states = self.brought_back(cache.states)
         if states is None:
@@ -118,7 +119,7 @@ class Chain:
         return rank if self.group is None else distributed.get_global_rank(self.group, rank)
 
     def _give(self, rank: int, state: Any, device: torch.device) -> list[Tensor]:
-        """Send a state; its tensors, each once."""
+        """Send a state; return its distinct tensors."""
         tree, tensors = _taken_apart(state)
         form = [(tensor.shape, tensor.dtype) for tensor in tensors]
         to = self._place(rank)
@@ -127,7 +128,7 @@ class Chain:
         return tensors
 
     def _take(self, rank: int, device: torch.device) -> tuple[Any, list[Tensor]]:
-        """Wait for a state: its tree and its tensors."""
+        """Wait for a state; return its tree and its tensors."""
         told: list[Any] = [None]
         come = self._place(rank)
         distributed.recv_object_list(told, come, group=self.group, device=device)
@@ -135,7 +136,7 @@ class Chain:
         return tree, self.wait_for(rank, form, device)
 
     def send(self, rank: int, tensors: Sequence[Tensor]) -> None:
-        """Send tensors on without waiting until they have come."""
+        """Send tensors without waiting for their arrival."""
         self._arrive()
         for tensor in tensors:
             given = tensor.detach().contiguous()
@@ -148,7 +149,7 @@ class Chain:
         self._sent.clear()
 
     def wait_for(self, rank: int, form: Form, device: torch.device) -> list[Tensor]:
-        """Tensors of this form that a process sends."""
+        """Receive tensors of this form from a process."""
         found = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype in form]
         for tensor in found:
             distributed.recv(tensor, self._place(rank), group=self.group)
@@ -156,22 +157,22 @@ class Chain:
 
 
 class Whole:
-    """A process that reads its sequences by itself."""
+    """A process that reads whole sequences; the counterpart of ``Chain``."""
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing around a call of the model."""
+        """A context that does nothing."""
         return contextlib.nullcontext()
 
     def carried(self, cache: MemoryCache, mask: Bool[Tensor, "B T"]) -> MemoryCache:
-        """What the process goes on from."""
+        """The memory to continue from."""
         return cache.detach()
 
 
 class _Received(torch.autograd.Function):
-    """The stream and the state as they are; backwards the state's gradient goes where it is from.
+    """The identity of stream and state; backward, the state's gradient is sent to its origin.
 
-    The stream goes through so that this happens after the block's own backward pass, in every
-    process, whatever depends on the state.
+    The stream passes through it so that this happens after the backward pass of the block, in every
+    process, regardless of what depends on the state.
     """
 
     @staticmethod
@@ -187,7 +188,7 @@ class _Received(torch.autograd.Function):
 
 
 class _HandedOn(torch.autograd.Function):
-    """The stream as it is; backwards the gradient of the state that was sent comes in."""
+    """The identity of the stream; backward, the gradient of the sent state is received."""
 
     @staticmethod
     def forward(ctx: Any, chain: Chain, anchor: Tensor, x: Tensor, *state: Tensor) -> Tensor:
@@ -201,12 +202,12 @@ class _HandedOn(torch.autograd.Function):
 
 
 def _anchor(x: Tensor) -> Tensor:
-    """Makes both ends of a hand-over take part in the backward pass, whatever is frozen."""
+    """A tensor that makes both ends of a transfer take part in the backward pass."""
     return torch.zeros((), device=x.device, requires_grad=torch.is_grad_enabled())
 
 
 def _taken_apart(state: Any) -> tuple[Any, list[Tensor]]:
-    """A state with numbers in the place of its tensors, and these, each once."""
+    """A state with numbers in place of its tensors, and the distinct tensors."""
     tensors: dict[int, tuple[int, Tensor]] = {}
     tree = map_state(lambda x: tensors.setdefault(id(x), (len(tensors), x))[0], state)
     return tree, [tensor for _, tensor in tensors.values()]
@@ -217,7 +218,7 @@ def _put_together(tree: Any, tensors: Sequence[Tensor]) -> Any:
 
 
 def segment(x: Tensor, rank: int, world: int) -> Tensor:
-    """The columns of a tensor [B, T, ...] that one of ``world`` processes reads, a ``world``th.
+    """The columns of a tensor [B, T, ...] that process ``rank`` of ``world`` reads.
 
     Raises UserError for a length that cannot be shared equally.
     """
@@ -226,7 +227,7 @@ def segment(x: Tensor, rank: int, world: int) -> Tensor:
 
 
 def shared(length: int, world: int) -> int:
-    """The tokens of each of ``world`` segments; UserError where they cannot be equal."""
+    """The tokens in each of ``world`` segments. Raises UserError if they cannot be equal."""
     if length % world:
         raise UserError(
             f"{length} tokens cannot be shared by {world} processes; choose a multiple of {world}"
@@ -235,15 +236,14 @@ def shared(length: int, world: int) -> int:
 
 
 def check(model: HopeForCausalLM) -> None:
-    """Raise UserError for a model of which a sequence cannot be divided among processes."""
+    """Raise UserError for a model whose sequences cannot be divided among processes."""
     configs = model.config.memory_configs()
     for block in model.body.each():
         grows = block.memory.grows & Attention.grows
         if grows and getattr(configs[block.name], "window", None) is None:
             raise UserError(
-                f"{block.name} keeps every position it has seen, so that the last process would "
-                "be handed the whole sequence; choose attention with a window, or divide rows "
-                "among processes"
+                f"{block.name} keeps all earlier positions, so the last process would get the "
+                "whole sequence; use attention with a window, or --divide rows"
             )
     refused = {
         "levels that learn from the next token": bool(in_context.signalled(model)),
@@ -253,6 +253,5 @@ def check(model: HopeForCausalLM) -> None:
     for what, there in refused.items():
         if there:
             raise UserError(
-                f"{what}: the sequence cannot be divided; divide rows among processes, or leave "
-                "it out"
+                f"{what} does not work with divided sequences; leave it out, or use --divide rows"
             )

@@ -1,7 +1,7 @@
-"""Tensors that many processes write together, each its part (torch.distributed.checkpoint).
+"""Files of tensors written by many processes, each its shards (torch.distributed.checkpoint).
 
-The files are safetensors that say where in a tensor a part lies, so that any number of processes
-can read them.
+The files are safetensors that record the place of each shard in its tensor, so that any number of
+processes can read them.
 """
 
 import warnings
@@ -16,11 +16,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: Any = None) -> list[str]:
-    """Write what each process has, and give the names of the files that this one has written.
+    """Write the tensors of all processes; return the names of the files written by this one.
 
-    The processes are those of a group; None: all.
-    Of a DTensor every process writes its part; any other is written by one of those that give it.
-    All processes call it together. Raises OSError in all where one of them cannot write.
+    The processes are those of a group (None: all), and all must call this. A DTensor is written in
+    shards; any other tensor is written by one of the processes that have it. Raises OSError in all
+    if one of them cannot write.
     """
     writer = checkpoint.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     given = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
@@ -36,7 +36,7 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], group: Any = None
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder, whole; this process reads by itself."""
+    """Read every tensor of a folder, whole, without other processes."""
     about = checkpoint.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     found = {
         name: torch.empty(one.size, dtype=one.properties.dtype)
@@ -45,13 +45,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     }
     reader = checkpoint.HuggingFaceStorageReader(str(folder))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it is meant to be
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # on purpose
         checkpoint.load(dict(found), storage_reader=reader, no_dist=True)
     return found
 
 
 def from_all(function: Callable[[], Any], group: Any = None) -> list[Any]:
-    """What the function gives in every process of a group; an OSError of one is raised in all."""
+    """The results of a function in all processes of a group; an OSError in one is raised in all."""
     value, failure = None, None
     try:
         value = function()

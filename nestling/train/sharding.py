@@ -1,9 +1,9 @@
-"""One model divided among processes by torch's ``fully_shard``, and whole again in files.
+"""A model sharded over processes by torch's ``fully_shard``, and gathered again for files.
 
-Every process keeps a part of each parameter, cut along its first dimension, with its gradient and
-what the optimizer remembers of it; a block's whole parameters are there while it is computed, as
-plain tensors, so that compiled forms and memories see what one process sees. How it is trained is
-in ``nestling.train.pieces``.
+Every process keeps a shard of each parameter, cut along the first dimension, with its gradient and
+optimizer state. The parameters of a block are gathered, as plain tensors, while it is computed, so
+compiled code and memories see the same as in a single process. ``nestling.train.pieces`` has the
+optimizer.
 """
 
 import contextlib
@@ -26,46 +26,46 @@ from nestling.rules.newton_schulz import part, whole
 from nestling.train.pieces import Groups, Pieces
 
 MESH = ("replicate", "shard")
-UNUSED = "set_reduce_scatter_unused_params"  # of FSDPModule: gradients that some processes lack
+UNUSED = "set_reduce_scatter_unused_params"  # of FSDPModule: some ranks may lack gradients
 
 
 class Divided:
-    """A model divided over ``over`` processes, in as many copies as ``world`` holds of them.
+    """A model sharded over ``over`` processes, with ``world / over`` replicas.
 
-    It is called as the model is, which stays the object it was; its parameters are others. Which
-    of them have a gradient may differ from process to process, as in one process from step to step.
-    Raises UserError where torch is too old.
+    It is called like the model, which stays the same object with new parameters. Different
+    processes, like different steps, may use different parameters. Raises UserError if torch is too
+    old.
     """
 
     def __init__(self, model: HopeForCausalLM, *, world: int, over: int, device: torch.device):
         if not hasattr(FSDPModule, UNUSED):
             raise UserError(
-                f"--shard needs a later torch than {torch.__version__}, with FSDPModule.{UNUSED}; "
-                "install one, or train with --shard none"
+                f"--shard needs a torch with FSDPModule.{UNUSED}, which {torch.__version__} lacks; "
+                "install a later one, or train with --shard none"
             )
-        # nothing is written into what a block returns, and its states are views
+        # the outputs of a block are never modified, and its states are views
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         self.model: Any = model
         sizes, names = ((over,), MESH[1:]) if over == world else ((world // over, over), MESH)
         mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
-        self.group = mesh.get_group("shard")  # the processes that hold the model between them
-        # what reads parameters of blocks from outside of them needs the whole model at once
+        self.group = mesh.get_group("shard")  # the processes that hold one model together
+        # code that reads the parameters of blocks from outside needs the whole model gathered
         outside = bool(signalled(model)) or model.head_level is not None
         for module in (*([] if outside else model.body.each()), model):
             fully_shard(module, mesh=mesh)
             module.register_forward_hook(_own_memory, prepend=True)
         getattr(self.model, UNUSED)(True)
-        self._used: set[str] = set()  # had a gradient here since the last step
+        self._used: set[str] = set()  # parameters with a gradient here since the last step
         self._watched: dict[str, Tensor] = {}
         for prefix, module in _parts(model):
             module.register_forward_pre_hook(self._watch(prefix))
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """As the model's."""
+        """Call the model."""
         return self.model(*args, **options)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The model's."""
+        """The parameters of the model."""
         return self.model.parameters()
 
     def _watch(self, prefix: str) -> Callable[[nn.Module, Any], None]:
@@ -82,25 +82,25 @@ class Divided:
         return lambda _: self._used.add(name)
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The length of gradients of which each process keeps a part."""
+        """The norm of sharded gradients."""
         square = torch.nn.utils.get_total_norm([part(g) for g in gradients]).square()
         distributed.all_reduce(square, group=self.group)
         return square.sqrt()
 
     def optimizer(self, groups: Groups, make: Callable[[Groups], Leveled]) -> Pieces:
-        """What ``make`` builds for groups of the model's parameters, over pieces of them."""
+        """The optimizer that ``make`` builds for groups of the model's parameters, over pieces."""
         return Pieces(groups, make, self.group)
 
     @contextlib.contextmanager
     def gradients(self, *, last: bool) -> Generator[None]:
-        """Around a forward and backward pass: gradients are exchanged in the last of a step."""
+        """A context for the forward and backward passes of a step; the last one sums gradients."""
         self.model.set_requires_gradient_sync(last)
         yield
         if last:
             self._leave_out_unused()
 
     def _leave_out_unused(self) -> None:
-        """Take away the gradients, zeros, of parameters that no process has used."""
+        """Drop the zero gradients of parameters that no process has used."""
         own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         flags = torch.tensor([float(name in self._used) for name in own])
         distributed.all_reduce(flags, distributed.ReduceOp.MAX)  # on the CPU: waits for no device
@@ -111,12 +111,12 @@ class Divided:
 
 
 def _parts(model: nn.Module) -> list[tuple[str, Any]]:
-    """The modules whose parameters are exchanged together, with their names."""
+    """The modules whose parameters are gathered together, with their names."""
     return [(name, m) for name, m in model.named_modules() if isinstance(m, FSDPModule)]
 
 
 def _own_memory(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """What is remembered must not lie in parameters that are given back after the call."""
+    """Copy states that share storage with parameters, which are freed after the call."""
     own_parameters = (p for p in module.parameters() if not isinstance(p, DTensor))
     places = {p.untyped_storage().data_ptr() for p in own_parameters}
 
@@ -132,15 +132,16 @@ def _own_memory(module: nn.Module, inputs: Any, output: Any) -> Any:
 
 
 def rest(model: nn.Module) -> None:
-    """Have every process hold its part alone, as between two steps."""
+    """Free everything but the local shards, as between two steps."""
     for _, module in _parts(model):
         module.reshard()
 
 
 def gathered(tree: Any, *, keep: bool) -> Any:
-    """A tree with whole tensors on the CPU where it had parts; None unless ``keep``.
+    """Gather the sharded tensors of a tree on the CPU; returns None unless ``keep``.
 
-    All processes call it with trees alike; one tensor at a time is whole where it is not kept.
+    All processes call this with trees of the same structure. Without ``keep`` only one tensor at a
+    time is whole.
     """
     if isinstance(tree, Tensor):
         x = whole(tree)
@@ -153,7 +154,7 @@ def gathered(tree: Any, *, keep: bool) -> Any:
 
 
 def outline(model: HopeForCausalLM) -> HopeForCausalLM:
-    """A model of the same shapes and types without weights."""
+    """A model of the same shapes and dtypes without weights."""
     config: Any = model.config
     dtypes = {name: p.dtype for name, p in model.named_parameters()}
     with torch.device("meta"):
@@ -164,7 +165,7 @@ def outline(model: HopeForCausalLM) -> HopeForCausalLM:
 
 
 def whole_model(model: HopeForCausalLM, *, keep: bool) -> HopeForCausalLM | None:
-    """A model of its own on the CPU with the weights of a divided one; None unless ``keep``."""
+    """A separate model on the CPU with the weights of a sharded one; None unless ``keep``."""
     rest(model)
     tensors = gathered(dict(model.named_parameters()) | dict(model.named_buffers()), keep=keep)
     if not keep:

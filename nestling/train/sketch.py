@@ -1,7 +1,8 @@
-"""What a training step of a large model takes, from steps of small ones of the same width.
+"""Extrapolates the cost of a training step from small models of the same width.
 
-Operations and memory are sums over layers, tokens and the vocabulary: so one and two repeats of the
-pattern, two small vocabularies and a few lengths, of one row, say what any number of them takes.
+Operations and memory are sums over layers, tokens and the vocabulary. So measurements with one and
+two repeats of the pattern, two small vocabularies and a few lengths, of a single row, give the cost
+for any number of them.
 """
 
 import weakref
@@ -21,40 +22,40 @@ from nestling.train.flops import training_flops
 from nestling.train.step import read_batch, token_losses
 
 STEP = 128  # tokens
-LONGEST = 2 * STEP  # of a row whose cost is read, not followed
+LONGEST = 2 * STEP  # tokens of a row whose cost is measured; longer ones are extrapolated
 VOCABULARIES = (512, 1024)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one row, read from a fresh memory and differentiated."""
+    """The cost of a forward and backward pass over one row with an empty memory."""
 
-    flops: float | int  # of matrix products, as ``nestling.train.flops`` counts them
-    held: float | int  # bytes at the most, beside weights and their gradients
-    begun: float | int  # bytes of gradients that are there by then, whatever the rows
-    state: float | int  # of ``held``, bytes of what is remembered
+    flops: float | int  # in matrix products, as counted by ``nestling.train.flops``
+    held: float | int  # peak bytes, without weights and their gradients
+    begun: float | int  # bytes of gradients at that peak, independent of the rows
+    state: float | int  # bytes of states, part of ``held``
 
     def plus(self, other: "Cost", times: float | int) -> "Cost":
-        """The sum with ``times`` the other cost."""
+        """This cost plus ``times`` the other."""
         mine, theirs = vars(self), vars(other)
         return Cost(**{name: value + times * theirs[name] for name, value in mine.items()})
 
     def times(self, factor: float | int) -> "Cost":
-        """The cost that many times."""
+        """The cost multiplied by a factor."""
         return Cost(0, 0, 0, 0).plus(self, factor)
 
 
 def cost(config: HopeConfig, length: int, *, recompute: bool = False) -> Cost:
-    """The cost of a row of ``length`` tokens; up to 256 are read, the rest follows from them.
+    """The cost of a row of ``length`` tokens; up to 256 are measured, more are extrapolated.
 
-    Lengths are read in multiples of 128, where every period and chunk is whole. From there on a
-    token costs the same wherever it stands, plus what attention makes of all before it: so costs
-    are parabolas, of which the bend is that of one repeat, times their number. Where operations,
-    which are exact, show no bend, activations go straight on from the last two lengths, as what is
-    remembered does. Gradients there at the peak are those of the longest that is read: with more
-    tokens it comes no later. With ``recompute`` a block's activations are computed again in the
-    backward pass, and those operations count. Cost: seven steps of at most two repeats of the
-    pattern, in seconds to minutes on a CPU.
+    Lengths are measured at multiples of 128, where all periods and chunks are complete. Beyond, a
+    token costs the same at any position, plus attention to all earlier ones. So costs are
+    parabolas, with the curvature of one repeat times their number. If operations, which are exact,
+    have no curvature, activations are extrapolated linearly from the last two lengths, and states
+    always are. Gradients at the peak are those of the longest measured length, as the peak comes no
+    later with more tokens. With ``recompute`` activations of a block are recomputed in the backward
+    pass, and those operations count. Takes seven steps of at most two repeats of the pattern:
+    seconds to minutes on a CPU.
     """
     if length <= LONGEST:
         return _at(config, length, recompute)
@@ -73,9 +74,9 @@ def cost(config: HopeConfig, length: int, *, recompute: bool = False) -> Cost:
 
 
 def _at(config: HopeConfig, length: int, recompute: bool, first: Cost | None = None) -> Cost:
-    """The cost at a length that is read: what one layer and one token of the vocabulary add.
+    """The cost at a measured length, extrapolated over layers and the vocabulary.
 
-    ``first`` is that of one repeat and the small vocabulary, where it is known.
+    ``first`` is the cost of one repeat with the small vocabulary, if it is known.
     """
     small, large = VOCABULARIES
     first = first or _measure(config, 1, small, length, recompute)
@@ -121,9 +122,9 @@ def _measure(
 
 
 class Held(TorchDispatchMode):
-    """The bytes of the tensors made inside that are there ``now``, and were at the ``most``.
+    """Tracks the bytes of tensors created inside: ``now``, and the peak, ``most``.
 
-    Gradients of parameters are left out; ``begun`` is how many bytes of them were there by then.
+    Gradients of parameters are not included; ``begun`` is their bytes at the peak.
     """
 
     def __init__(self) -> None:
@@ -134,7 +135,7 @@ class Held(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run it, and count what it makes."""
+        """Run an operation, and count the tensors it creates."""
         found = func(*args, **(kwargs or {}))
         given = {x.untyped_storage()._cdata for x in tree_leaves(args) if isinstance(x, Tensor)}
         for x in tree_leaves(found):
@@ -158,7 +159,7 @@ class Held(TorchDispatchMode):
             self.now -= size
 
     def leave_out_gradient(self, parameter: Tensor) -> None:
-        """Count the gradient of a parameter no more; for a hook after its accumulation."""
+        """Stop counting the gradient of a parameter; for a hook after its accumulation."""
         if parameter.grad is not None:
             storage = parameter.grad.untyped_storage()
             self._free(storage._cdata, storage.nbytes())

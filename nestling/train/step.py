@@ -1,4 +1,4 @@
-"""The loss of one batch, with the memory of its rows carried along."""
+"""The forward pass and loss of one batch, with the memory of its rows carried along."""
 
 import contextlib
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def precision(device: torch.device, name: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast of matrix products to bfloat16, or nothing for float32."""
+    """Autocast to bfloat16 for matrix products, or nothing for float32."""
     if name == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
@@ -25,14 +25,14 @@ def precision(device: torch.device, name: str) -> contextlib.AbstractContextMana
 def read_batch(
     model: "nn.Module | Divided", batch: Batch, cache: MemoryCache | None = None
 ) -> tuple[Float[Tensor, "B T V"], MemoryCache]:
-    """Logits of a batch read after what ``cache`` remembers, and a new cache.
+    """The logits of a batch read after ``cache``, and the new cache.
 
-    ``model`` is a HopeForCausalLM, DistributedDataParallel around one, or one that is divided. The
-    cache that is given stays as it was, so that a step can be taken back.
+    ``model`` is a HopeForCausalLM, a DistributedDataParallel around one, or a sharded one. The
+    given cache is not changed, so that a step can be undone.
     """
     device = next(model.parameters()).device
-    # flags stay where the batch was made: the model looks at them before it moves them, and on a
-    # device that would be a wait for it
+    # flags stay on the device of the batch: the model checks their values before moving them, which
+    # would wait for an accelerator
     output = model(
         input_ids=batch.input_ids.to(device, non_blocking=True),
         attention_mask=None if bool(batch.mask.all()) else batch.mask,
@@ -46,7 +46,7 @@ def read_batch(
 def token_losses(
     logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """Cross-entropy in nats of labels that are shifted already; 0 where there is none."""
+    """The cross-entropy (nats) of labels that are already shifted; 0 where there is no label."""
     flat = functional.cross_entropy(
         logits.float().flatten(0, 1),
         labels.to(logits.device).flatten(),
@@ -57,5 +57,5 @@ def token_losses(
 
 
 def targets(batch: Batch) -> int:
-    """The number of positions of a batch that have a label."""
+    """The number of labelled positions in a batch."""
     return int((batch.labels != IGNORED).sum())

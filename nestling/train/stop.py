@@ -1,4 +1,4 @@
-"""A run that is asked to stop ends after the step it is in."""
+"""Stops a run after the current step when it is asked to."""
 
 import contextlib
 import signal
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Stop(threading.Event):
-    """Set by the first Ctrl-C, or the SIGTERM that schedulers send before they take a machine."""
+    """Set by the first Ctrl-C, or by the SIGTERM that schedulers send before they stop a job."""
 
-    terminated = False  # it was SIGTERM: the run is to go on elsewhere, nothing has failed
+    terminated = False  # by SIGTERM: nothing failed, the run continues elsewhere
 
     def _hear(self, number: int, frame: Any) -> None:
         if number == signal.SIGTERM:
@@ -28,7 +28,7 @@ class Stop(threading.Event):
 def stoppable() -> Generator[Stop]:
     """An event that the first Ctrl-C or a SIGTERM sets; a second Ctrl-C interrupts at once.
 
-    Outside the main thread, where Python takes no signals, nothing sets it.
+    Outside the main thread, where Python handles no signals, nothing sets it.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Checkpoints of a divided model: every process writes its part, while training goes on."""
+"""Checkpoints of a sharded model: every process writes its shards in the background."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ from nestling.train.sharded_files import from_all, write_tensors
 
 
 class Writer:
-    """Writes one checkpoint at a time in a thread of each process, of a copy on the CPU.
+    """Writes one checkpoint at a time, from a copy on the CPU, in a thread of each process.
 
-    All processes make one and call its methods together. The threads talk in a group of their own,
-    so that what they exchange and what the training exchanges do not meet.
+    All processes create one and call its methods together. The threads communicate in their own
+    process group, separate from the training.
     """
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class Writer:
         self._writing: Future[None] | None = None
 
     def begin(self, path: Path, parts: Mapping[str, Any], after: Callable[[], object]) -> None:
-        """Copy each part (a tree), and write the copy to ``path`` as ``write_apart`` does.
+        """Copy each part (a tree), and write the copy to ``path`` with ``write_apart``.
 
-        A write before this one is waited for. ``after`` is called in the thread when all is there.
+        This first waits for an earlier write. ``after`` is called in the thread at the end.
         """
         self.wait()
         trees, tensors = apart(parts)
-        # torch's DefaultStager copies storages, which those of a divided model may lack
+        # torch's DefaultStager copies storages, which tensors of a sharded model may lack
         copied = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
 
         def write() -> None:
@@ -50,20 +50,22 @@ class Writer:
 
     @property
     def failed(self) -> bool:
-        """Whether a write has ended in an error, which ``wait`` raises; it may differ for a while
-        from process to process."""
+        """Whether a write has failed; ``wait`` raises the error.
+
+        The answer may differ between processes for a while.
+        """
         writing = self._writing
         return writing is not None and writing.done() and writing.exception() is not None
 
     def wait(self) -> None:
-        """Until the last checkpoint is there; raises UserError in all where one cannot write."""
+        """Wait for the last checkpoint. Raises UserError in all processes if one cannot write."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
 
 
 def apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Records of parts, and their tensors by part and name."""
+    """Split parts into their records, and their tensors by part and name."""
     trees, tensors = {}, {}
     for name, tree in parts.items():
         trees[name], found = flatten(tree)
@@ -74,11 +76,11 @@ def apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def write_apart(
     path: Path, trees: Mapping[str, Any], tensors: Mapping[str, Tensor], group: Any = None
 ) -> None:
-    """As ``write_checkpoint``, of parts taken ``apart``: each process writes what it has.
+    """``write_checkpoint`` for parts split by ``apart``: each process writes what it has.
 
-    A tensor that several have is written once, by one of them, and of a DTensor each writes its
-    part; what else a tree holds is that of the first process that has it. The processes of a group
-    (None: all) call it together, and all raise UserError where one cannot write.
+    A tensor on several processes is written by one of them, a DTensor in shards; other values of a
+    tree come from the first process that has them. All processes of a group (None: all) must call
+    this, and all raise UserError if one cannot write.
     """
     draft, first = path.with_name(f".{path.name}.together"), distributed.get_rank() == 0
     try:
@@ -95,7 +97,7 @@ def write_apart(
 
 
 def _merged(trees: list[Any]) -> Any:
-    """The first tree, with what only later ones have."""
+    """The first tree, completed with what only later ones have."""
     if not isinstance(trees[0], dict):
         return trees[0]
     trees = [tree for tree in trees if isinstance(tree, dict)]

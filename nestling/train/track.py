@@ -1,4 +1,4 @@
-"""A run's figures, shown beside those of other runs: TensorBoard or trackio, if asked for."""
+"""Trackers, which show the figures of a run beside those of others: TensorBoard and trackio."""
 
 import importlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from nestling.core.error import UserError
 
 MODULES = {"tensorboard": "torch.utils.tensorboard", "trackio": "trackio"}
 TRACKERS = ("none", *MODULES)
-PROJECT = "nestling"  # of trackio, which shows the runs of a project side by side
+PROJECT = "nestling"  # the name of the project in trackio
 
 
 @runtime_checkable
@@ -36,14 +36,14 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
 
 
 class TensorBoard:
-    """Event files in ``FOLDER/tensorboard``; lines after step ``after`` of a run cut off go."""
+    """Event files in ``FOLDER/tensorboard``; points after step ``after`` are dropped."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], after: int):
         board: Any = _package("tensorboard")
         self._writer = board.SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """A point of each curve."""
+        """Add a point to each curve."""
         for name, value in numbers(values).items():
             self._writer.add_scalar(name, value, values["step"])
 
@@ -53,7 +53,7 @@ class TensorBoard:
 
 
 class Trackio:
-    """A run named as the folder in trackio's project "nestling"; a resumed one goes on there."""
+    """A run in trackio's project "nestling", named like the folder; a resumed run continues it."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], after: int):
         self._trackio: Any = _package("trackio")
@@ -63,7 +63,7 @@ class Trackio:
         )
 
     def write(self, values: Mapping[str, Any]) -> None:
-        """A point of each curve."""
+        """Add a point to each curve."""
         self._trackio.log(numbers(values), step=values["step"])
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ KINDS: dict[str, Any] = {"tensorboard": TensorBoard, "trackio": Trackio}
 
 
 def check_tracker(name: str) -> None:
-    """Raise UserError for a tracker that is not known or not installed."""
+    """Raise UserError for a tracker that is unknown or not installed."""
     if name not in TRACKERS:
         raise UserError(f"--track is {name!r}; choose one of {', '.join(TRACKERS)}")
     if name != "none":
@@ -85,9 +85,9 @@ def check_tracker(name: str) -> None:
 def open_tracker(
     name: str, folder: Path, config: Mapping[str, Any], after: int = 0
 ) -> Tracker | None:
-    """What the figures of a run in ``folder`` that goes on ``after`` a step are given to.
+    """The tracker for a run in ``folder`` that starts after step ``after``; None for "none".
 
-    None for "none". Raises UserError as ``check_tracker``.
+    Raises UserError like ``check_tracker``.
     """
     check_tracker(name)
     return None if name == "none" else KINDS[name](folder, config, after)

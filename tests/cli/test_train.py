@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, capsys):
     file = next((tmp_path / "checkpoints").glob("*/model.safetensors"))
     file.write_bytes(file.read_bytes()[:100])
     arguments = train_arguments(tmp_path, "--steps", "3", "--resume")
-    assert "cut short or changed" in refused(capsys, *arguments)
+    assert "truncated or changed" in refused(capsys, *arguments)
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, capsys):

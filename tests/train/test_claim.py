@@ -16,5 +16,5 @@ def test_the_draft_of_a_process_that_was_killed_is_no_other_run(tmp_path):
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="contains no run"):
         claim(tmp_path, Job(), "sha", resume=True)

@@ -78,5 +78,5 @@ def test_rates_by_role_are_groups_of_their_own():
     for names, group in zip(names_of(model, groups), groups, strict=True):
         assert {rates.get(name, 1.0) for name in names} == {group.get("rate_factor", 1.0)}
     assert not tiny_model("transformer-tiny").parameter_rates()
-    with pytest.raises(UserError, match="rates name no parameter"):
+    with pytest.raises(UserError, match="rates have names that are not"):
         parameter_groups(model, weight_decay=0.1, rates={"other": 0.5})

@@ -81,7 +81,7 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     started, four = stage(tmp_path, 2, cut + faults), stage(tmp_path, 4, on[1:4])
     started, (refused, broken, taken) = started[: len(cut)], started[len(cut) :]
     assert "DeepMomentum remembers one thing of many parameters" in refused["error"]
-    assert "go on with a lower rate" in broken["error"]
+    assert "continue with a lower learning rate" in broken["error"]
     assert "cannot save" in taken["error"] and "choose a folder" in taken["error"]
     saved = read_newest(tmp_path / "bad" / "checkpoints")
     assert saved is not None and saved[1]["run"]["totals"]["step"] < 4
@@ -194,7 +194,7 @@ def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
         Ranks(0, 4).over("half")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(UserError, match="RANK is not set; start the command by torchrun"), joined():
+    with pytest.raises(UserError, match="RANK is not set; start the command with torchrun"), joined():
         raise AssertionError
 
 
