@@ -194,7 +194,10 @@ def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
         Ranks(0, 4).over("half")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(UserError, match="RANK is not set; start the command with torchrun"), joined():
+    with (
+        pytest.raises(UserError, match="RANK is not set; start the command with torchrun"),
+        joined(),
+    ):
         raise AssertionError
 
 
