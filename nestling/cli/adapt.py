@@ -59,9 +59,9 @@ class Command:
         if variant == "low-rank":
             if self.levels:
                 raise UserError(
-                    "variant low-rank has one level, written by study; leave levels out"
+                    "variant low-rank has one level, written by study; leave out levels"
                 )
             return with_layers((studied_level(self.rank),), self.layers), variant
         if self.rank is not None:
-            raise UserError(f"variant {variant} has no rank; leave it out, or take low-rank")
+            raise UserError(f"variant {variant} has no rank; leave it out, or use low-rank")
         return with_layers(parse_levels(self.levels or "64,512"), self.layers), variant

@@ -50,11 +50,14 @@ class Command:
         from nestling.core.error import UserError
 
         if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
-            raise UserError("tokens must be at least 1, temperature and top-k at least 0")
+            raise UserError(
+                f"tokens is {self.tokens}, temperature {self.temperature}, top-k {self.top_k}; "
+                "give tokens of at least 1, temperature and top-k of at least 0"
+            )
         for name in ("levels", "gate"):
             if self.memory is None and getattr(self, name) is not None:
                 raise UserError(
-                    f"--{name} has no effect without --memory; name a file, or leave it"
+                    f"--{name} has no effect without --memory; give a file, or leave it out"
                 )
         learner = open_learner(
             self.model, self.memory, levels=self.levels, device=self.device, must_exist=True
@@ -71,7 +74,7 @@ class Command:
         from nestling.core.error import UserError
 
         if self.chat and self.go_on:
-            raise UserError("--chat and --go-on exclude each other")
+            raise UserError("--chat and --go-on cannot be combined; choose one")
         chat = self.chat or (not self.go_on and learner.talks)
         if chat and self.temperature == 0:
             return learner.ask(prompt, tokens=self.tokens, chat=True, check=self.check)

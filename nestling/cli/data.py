@@ -139,7 +139,7 @@ class Prepare:
             found = source(self.source)
             text = named_field(self.source)[0].resolve()
             if self.out.resolve().is_relative_to(text):
-                raise UserError(f"{self.out} lies in the text itself; choose a folder elsewhere")
+                raise UserError(f"{self.out} is inside the text folder; choose a folder elsewhere")
         with locked(self.out, "nestling data prepare"), Progress(quiet=self.quiet) as on:
             written = write_shards(
                 found,

@@ -39,7 +39,7 @@ class Lm:
     def run(self) -> None:
         """Evaluate, print the results, and write them where --json says."""
         if self.size < 0:
-            raise UserError(f"{self.size} bytes; give 0 or more")
+            raise UserError(f"size is {self.size}; give 0 or more bytes")
         from nestling.core.result import Result, provenance
         from nestling.data import load_corpus
         from nestling.data.textfiles import read_text
@@ -109,7 +109,7 @@ class Commonsense:
     def run(self) -> None:
         """Evaluate, print a table, and write the results where --json says."""
         if self.limit is not None and self.limit < 1:
-            raise UserError(f"a limit of {self.limit} questions; give at least 1")
+            raise UserError(f"limit is {self.limit}; give at least 1 question")
         from nestling.core.result import Result, provenance
         from nestling.evals import Reader
         from nestling.evals.commonsense import commonsense
@@ -187,14 +187,17 @@ class Tasks:
     def run(self) -> None:
         """Evaluate, print a table, and write the results where --json says."""
         if not self.model:
-            raise UserError("name a folder with a model, or a preset, with --model")
+            raise UserError("no model given; give a folder with a model, or a preset, with --model")
         if (
             self.count is not None
             and self.count < 1
             or self.fit < 0
             or any(length < 1 for length in self.lengths)
         ):
-            raise UserError("count and lengths must be at least 1, fit at least 0")
+            raise UserError(
+                f"count is {self.count}, lengths {list(self.lengths)}, fit {self.fit}; give count "
+                "and lengths of at least 1, fit of at least 0"
+            )
         from nestling.cli.train import settings
         from nestling.evals.run import plan_of, run_tasks
         from nestling.evals.show import task_table

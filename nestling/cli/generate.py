@@ -33,7 +33,10 @@ class Command:
     def run(self) -> None:
         """Print the prompt and its continuation."""
         if self.tokens < 1 or self.temperature < 0 or self.top_k < 0:
-            raise UserError("tokens must be at least 1, temperature and top-k at least 0")
+            raise UserError(
+                f"tokens is {self.tokens}, temperature {self.temperature}, top-k {self.top_k}; "
+                "give tokens of at least 1, temperature and top-k of at least 0"
+            )
 
         from nestling.data.lock import locked
 
@@ -47,7 +50,7 @@ class Command:
             return
         if source is None or not source.exists() or not target.samefile(source):
             raise UserError(
-                f"{target} is there already; choose another name, or go on with it by --load-memory"
+                f"{target} already exists; choose another name, or continue it with --load-memory"
             )
 
     def _write(self) -> None:

@@ -76,9 +76,9 @@ class Command:
         from nestling.data.lock import locked
 
         if self.passes < 1:
-            raise UserError("passes must be at least 1")
+            raise UserError(f"passes is {self.passes}; give at least 1")
         if self.max_forgetting is not None and not self.probe:
-            raise UserError("--max-forgetting needs --probe: a text that must be kept")
+            raise UserError("--max-forgetting needs --probe, a text that must not be forgotten")
         documents = read_documents(self.texts)
         probe = tuple(text for _, text in read_documents(self.probe))
         options = Options(

@@ -36,7 +36,7 @@ class Command:
         from nestling.train.levels import as_record, nested_system
 
         if self.tokens_per_step is not None and self.tokens_per_step < 1:
-            raise UserError("--tokens-per-step must be at least 1")
+            raise UserError(f"--tokens-per-step is {self.tokens_per_step}; give at least 1")
         chosen = settings(self.set)
         model = create(self.preset, **chosen)
         tokens = self.tokens_per_step or TrainConfig().tokens_per_step

@@ -151,13 +151,15 @@ class Merge:
         try:
             weights = [float(part) for part in self.weights.split(",")] if self.weights else None
         except ValueError as error:
-            raise UserError(f"weights {self.weights!r} are no numbers; write 0.5,0.5") from error
+            raise UserError(
+                f"weights {self.weights!r} are not numbers; write for example 0.5,0.5"
+            ) from error
         if len(self.files) < 2:
             raise UserError("merge needs at least two memory files")
         with locked(self.out, "nestling memory merge"):
             there = self.out.exists()
             if there and not any(file.exists() and self.out.samefile(file) for file in self.files):
-                raise UserError(f"{self.out} is there already; choose another name")
+                raise UserError(f"{self.out} already exists; choose another name")
             merged = merge([read_memory(file) for file in self.files], weights)
             write_memory(self.out, merged)
         print(f"{self.out}: {len(merged.about['documents'])} documents")

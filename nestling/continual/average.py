@@ -25,11 +25,11 @@ def spans(asked: Sequence[int] | None, period: int) -> tuple[int, ...]:
     for span in found:
         if span <= period or span % period:
             raise UserError(
-                f"an average over {span} tokens has too few writes: give a multiple of the fastest "
-                f"period, {period}, of at least two"
+                f"an average over {span} tokens is too short or not whole; give a multiple of the "
+                f"fastest period, {period}, at least twice as long"
             )
     if len(set(found)) < len(found):
-        raise UserError("two averages go over as many tokens; name each once")
+        raise UserError("two averages are over the same number of tokens; give each once")
     return found
 
 

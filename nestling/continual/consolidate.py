@@ -30,11 +30,14 @@ class Plan:
     def __post_init__(self):
         if self.length < 2 or self.batch < self.length or self.budget < 3 * self.batch:
             raise UserError(
-                "consolidation needs sequences of 2 tokens or more, a batch of at least one, and a "
-                "budget of at least three batches"
+                f"length is {self.length}, batch {self.batch}, budget {self.budget} tokens; give a "
+                "length of at least 2, a batch of at least one sequence, and a budget of at least "
+                "three batches"
             )
         if not 0 <= self.keep < 1:
-            raise UserError(f"keep is {self.keep}: give a share of the replay, below 1")
+            raise UserError(
+                f"keep is {self.keep}; give a share of the replay, at least 0 and below 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,8 @@ def check_levels(learner: ContinualLearner, into: int = 0) -> None:
     """Raise UserError unless there is a level ``into`` and a faster one."""
     if not learner.levels:
         raise UserError(
-            "this memory is written by study, and has no levels to consolidate: each document's "
-            "change is a level of its own already"
+            "this memory is written by study and has no levels to consolidate: the change of each "
+            "document is its own level already"
         )
     if not 0 <= into < len(learner.levels) - 1:
         raise UserError(
@@ -170,7 +173,7 @@ def _replay(
     old = min(round(rows * plan.keep), rows - 1)
     ids = [i for text in texts for i in learner.text.encode(text)]
     if texts and len(ids) < plan.length:
-        raise UserError(f"the texts are too short: {len(ids)} tokens, {plan.length} are needed")
+        raise UserError(f"the texts are too short: {len(ids)} tokens; give at least {plan.length}")
     for number in range(plan.budget // (rows * plan.length)):
         seed = plan.seed * 1_000_003 + number
         if texts:

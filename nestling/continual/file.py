@@ -52,7 +52,7 @@ def read_memory(path: str | Path) -> MemoryFile:
         with safetensors.safe_open(path, framework="pt") as file:
             entry = (file.metadata() or {}).get(KIND)
             if entry is None:
-                raise UserError(f"{path} is no memory file of `nestling learn`")
+                raise UserError(f"{path} is not a memory file of `nestling learn`")
             header = json.loads(entry)
             about = header["about"]
             if about["format"] > NEWEST:

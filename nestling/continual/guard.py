@@ -20,7 +20,9 @@ class Guard:
 
     def __post_init__(self):
         if not self.probe:
-            raise UserError("the guard needs a probe: name at least one text that must be kept")
+            raise UserError(
+                "the guard needs a probe; give at least one text that must not be forgotten"
+            )
         if self.limit is not None and not self.limit >= 0:
             raise UserError(f"max-forgetting is {self.limit}; give a fraction, 0 or more")
 
@@ -38,7 +40,7 @@ def probe_loss(learner: ContinualLearner, texts: Sequence[str]) -> float:
     readings = [learner.score(text) for text in texts]
     scored = sum(reading.scored for reading in readings)
     if not scored:
-        raise UserError("the probe is too short: it needs at least two tokens")
+        raise UserError("the probe is too short; give at least two tokens")
     return sum(reading.nats for reading in readings) / scored
 
 

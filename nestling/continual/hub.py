@@ -23,7 +23,7 @@ def shareable(memory: MemoryFile, names: bool = False) -> MemoryFile:
     """
     if memory.about.get("waiting"):
         raise UserError(
-            "this memory holds texts that wait for study, word for word: finish studying them first"
+            "this memory contains the full texts that wait for study; study them before sharing it"
         )
     tensors = {
         name: value
@@ -131,7 +131,7 @@ def pull_memory(
 
     path = Path(path)
     if path.exists():
-        raise UserError(f"{path} is there already; choose another name")
+        raise UserError(f"{path} already exists; choose another name")
     with hub_errors(f"pull {FILE} from {repository}"):
         found = hf_hub_download(repository, FILE, revision=revision, token=token)
     return write_memory(path, read_memory(found))

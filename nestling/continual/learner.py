@@ -137,7 +137,7 @@ class ContinualLearner(LevelledModel):
     def undo(self) -> Studied:
         """Forget the document studied last: the model is exactly as it was before."""
         if not self.state.studied:
-            raise UserError("nothing has been studied: there is nothing to undo")
+            raise UserError("nothing has been studied, so there is nothing to undo")
         return self.forget(len(self.state.studied) - 1)
 
     def forget(self, document: str | int) -> Studied:

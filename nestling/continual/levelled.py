@@ -47,7 +47,7 @@ class LevelledModel:
             wanted = parse_levels(levels) if isinstance(levels, str) else levels
             model = stack_model(model, tokenizer, wanted, variant)
         elif levels is not None:
-            raise UserError("this model has its levels already; leave levels out")
+            raise UserError("this model has its levels already; leave out levels")
         self.base = model
         self.text = Text(tokenizer if model.tokenizer is None else model.tokenizer)
         self.options = options
@@ -66,7 +66,7 @@ class LevelledModel:
         self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
         erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
         if erasing and options.surprise is not None:
-            raise UserError("rule dgd erases along every input; leave surprise out")
+            raise UserError("rule dgd needs every input; leave out surprise")
         self._watched = tuple(name for i in erasing for name in self.parameters[i])
         self.seen = Seen()  # memory files read and written
         self._digest: str | None = None
@@ -217,7 +217,7 @@ def _refuse_reading(options: Options) -> None:
     for name in ("segment", "surprise", "averages"):
         if getattr(options, name) is not None:
             raise UserError(
-                f"{name} has no effect here: reading writes no level of this model, it learns by "
+                f"{name} has no effect: reading writes no level of this model, which learns by "
                 "study; leave it out, or adapt the model with levels (nestling adapt --levels)"
             )
 

@@ -105,7 +105,9 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
     check_alike(memories)
     shares = [1.0] * len(memories) if weights is None else list(weights)
     if len(shares) != len(memories):
-        raise UserError(f"{len(memories)} memory files need as many weights, not {len(shares)}")
+        raise UserError(
+            f"{len(memories)} memory files, but {len(shares)} weights; give one weight per file"
+        )
     tensors: dict[str, Tensor] = {}
     for index, record in enumerate(memories[0].about["levels"]):
         for named in tensor_names(memories[0].about):
@@ -165,7 +167,7 @@ def forgotten(memory: MemoryFile, document: str | None) -> tuple[MemoryFile, str
     records = list(memory.about.get("studied", ()))
     placed = [studied_of(n, record, memory.tensors) for n, record in enumerate(records)]
     if not placed:
-        raise UserError("nothing in this memory file was studied: there is nothing to forget")
+        raise UserError("nothing in this memory file was studied, so there is nothing to forget")
     gone = len(placed) - 1 if document is None else find_studied(placed, document)
     tensors = {k: v for k, v in memory.tensors.items() if not k.startswith("study.")}
     left = [one for number, one in enumerate(placed) if number != gone]
@@ -234,17 +236,14 @@ def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
 def _fork(source: Path, target: Path, storage: str | None) -> Fork:
     memory = read_memory(source)
     if target.exists():
-        raise UserError(f"{target} is there already; choose another name")
+        raise UserError(f"{target} already exists; choose another name")
     before = source.stat().st_size
     if storage is None:
         write_memory(target, memory)
         return Fork(before, target.stat().st_size, 0.0)
     form = parse_storage(storage)
     if form.form != EXACT and memory.about.get("studied") and not memory.about["levels"]:
-        raise UserError(
-            f"{source} is written by study, which keeps it small already: there is no smaller form;"
-            " leave storage out"
-        )
+        raise UserError(f"{source} is written by study and has no smaller form; leave out storage")
     tensors = {k: v for k, v in memory.tensors.items() if k.startswith("study.")}
     lost, all_of_it = 0.0, 0.0
     for name, value in _all_moved(memory):

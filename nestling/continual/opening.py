@@ -79,11 +79,11 @@ def _documents(text: str) -> list[tuple[str, str]]:
             raise UserError(f"cannot read {text}: {error.strerror}") from error
     if any(map(str.isspace, text)):
         return [("text", text)]
-    raise UserError(f"there is no file {text}; a text given directly needs a space in it")
+    raise UserError(f"there is no file {text}; a text given directly must contain a space")
 
 
 def _input() -> str:
     text = decode_text(sys.stdin.buffer.read(), "the input")
     if not text.strip():
-        raise UserError("the input is empty; give UTF-8 text with at least a word in it")
+        raise UserError("the input is empty; give UTF-8 text with at least one word")
     return re.sub("\r\n?", "\n", text)

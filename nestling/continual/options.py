@@ -14,13 +14,14 @@ def check_options(learner: ContinualLearner, named: Collection[str]) -> None:
     """Raise UserError if one of the given options would have no effect."""
     if not learner.levels:
         if not learner.studies:
-            raise UserError("this model learns by study alone; leave --study none out")
-        _refuse(named, READING, "reading writes no level of this model, it learns by study")
+            raise UserError("this model learns by study alone; leave out --study none")
+        _refuse(named, READING, "reading writes no level of this model; leave it out")
     if not learner.studies:
-        _refuse(named, STUDY, "nothing is studied; add --study full")
+        _refuse(named, STUDY, "nothing is studied; add --study full, or leave it out")
     if {"save_every", "probe"} <= set(named):
         raise UserError(
-            "--save-every has no effect with --probe: the file is then written after each document"
+            "--save-every has no effect with --probe, which writes the file after each document; "
+            "leave it out"
         )
 
 
@@ -28,4 +29,4 @@ def _refuse(named: Collection[str], names: Collection[str], why: str) -> None:
     for name in names:
         if name in named:
             flag = name.replace("_", "-")
-            raise UserError(f"--{flag} has no effect here: {why}; or leave it out")
+            raise UserError(f"--{flag} has no effect here: {why}")

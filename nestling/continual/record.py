@@ -162,7 +162,7 @@ def restore_state(learner: "ContinualLearner", path: Path) -> State:
         raise UserError(
             f"{path} belongs to another base model ({about['architecture']}, "
             f"{about['base'][:12]}; this one is {learner.digest[:12]}): "
-            "use the model it was learned with, or begin another memory"
+            "use the model it was learned with, or start another memory"
         )
     _check(learner, about, path)
     exact = about["storage"] == EXACT
@@ -241,13 +241,13 @@ def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> No
     there = [LevelSpec.of(level) for level in about["levels"]]
     if list(map(_kind, there)) != list(map(_kind, learner.levels)):
         said = ", ".join(level.text for level in there)
-        raise UserError(f"{path} was learned with other levels ({said}); name those, or none")
+        raise UserError(f"{path} was learned with other levels ({said}); give those, or none")
     for name in ("segment", "window") if there else ("window",):
         old, new = about["options"][name], getattr(learner.sizes, name)
         if old != new:
-            raise UserError(f"{path} was learned with {name} {old}, not {new}; name that")
+            raise UserError(f"{path} was learned with {name} {old}, not {new}; give that")
     if (old := about["options"].get("averages") or []) != list(learner.spans):
-        raise UserError(f"{path} keeps averages over {old} tokens; name those, or none")
+        raise UserError(f"{path} keeps averages over {old} tokens; give those, or none")
 
 
 def _kind(level: LevelSpec) -> tuple[Any, ...]:

@@ -24,8 +24,8 @@ class Seen:
             return
         what = "another has written it" if whole in self._known else "it was there before"
         raise UserError(
-            f"{path} holds what this learner has not read: {what}; save under another name "
-            "(nestling memory merge joins both), load it first to go on with it, or, in Python, "
+            f"{path} has content that this learner has not read: {what}; save under another name "
+            "(nestling memory merge joins both), load it first to continue it, or, in Python, "
             "save with overwrite=True"
         )
 

@@ -36,7 +36,9 @@ class Session:
             (writer.period for writer in self.learner.writers), default=segment
         )
         if every < 1 or every % segment:
-            raise UserError(f"save-every must be a multiple of the segment, {segment} tokens")
+            raise UserError(
+                f"save-every is {every}; give a multiple of the segment, {segment} tokens"
+            )
         self._every = every
         if self.memory is not None:
             self.learner.seen.check(self.memory)

@@ -28,7 +28,7 @@ class Options:
     def __post_init__(self):
         for name in ("segment", "window"):
             if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{name} is {value}: give at least 1 token")
+                raise UserError(f"{name} is {value}; give at least 1 token")
 
 
 def no_level(level: int, count: int) -> UserError:

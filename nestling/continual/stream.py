@@ -34,14 +34,14 @@ def cut(options: Options, periods: list[int], reader: FunctionalModel) -> Cut:
     if window is None and (limit is not None or reader.grows):
         window = min(WINDOW, limit or WINDOW)
     if window is not None and limit is not None and window > limit:
-        raise UserError(f"window {window} is longer than the {limit} tokens the model was made for")
+        raise UserError(f"window is {window}; the model takes at most {limit} tokens")
     most = min(SEGMENT, window // 2) if window else SEGMENT
     if not periods:  # nothing is written while it is read
         return Cut(options.segment or most, window)
     fast = min(periods)
     segment = options.segment or max(n for n in range(1, most + 1) if fast % n == 0)
     if fast % segment:
-        raise UserError(f"segment {segment} does not divide the fastest period {fast}")
+        raise UserError(f"segment is {segment}; give a divisor of the fastest period, {fast}")
     return Cut(segment, window)
 
 

@@ -24,7 +24,7 @@ class Text:
     def tokenizer(self) -> Any:
         """The tokenizer."""
         if self._tokenizer is None:
-            raise UserError("this model has no tokenizer; put its tokenizer files beside it")
+            raise UserError("this model has no tokenizer; put its tokenizer files into the folder")
         return self._tokenizer
 
     def encode(self, text: str) -> list[int]:

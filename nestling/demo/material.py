@@ -37,7 +37,7 @@ def material(texts: Sequence[str] = (), questions: Path | None = None) -> Materi
     """The material of texts (names of SHIPPED, files, folders) and a file of questions."""
     own = [text for text in texts if text not in SHIPPED]
     if own and questions is None and len(own) < len(texts):
-        raise UserError("name texts of your own or shipped ones, or give --questions for all")
+        raise UserError("give your own texts or shipped ones, or --questions for all of them")
     documents = []
     for text in texts or SHIPPED[:1]:
         found = [(text, shipped(f"{text}.txt"))] if text in SHIPPED else read_documents([text])
@@ -47,7 +47,9 @@ def material(texts: Sequence[str] = (), questions: Path | None = None) -> Materi
         [(_, text)] = read_documents([questions])
         asked = parsed(text)
         if not asked:
-            raise UserError(f"{questions} has no question; give one a line, its answer after a tab")
+            raise UserError(
+                f"{questions} has no questions; write one per line, with its answer after a tab"
+            )
     elif not own:
         asked = [one for name, _ in documents for one in parsed(shipped(f"{name}.tsv"))]
     general = tuple(parsed(shipped(f"{KEPT}.tsv")))

@@ -28,7 +28,7 @@ class Demo:
 
     def __post_init__(self) -> None:
         if self.learning is None and self.hope is None:
-            raise UserError("nothing is left to show: leave one of the parts in")
+            raise UserError("all parts are left out; keep at least one")
 
 
 def run_demo(

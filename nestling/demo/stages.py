@@ -70,6 +70,6 @@ def take_folder(folder: Path) -> None:
         ) from error
     if foreign:
         raise UserError(
-            f"{folder} holds {sorted(foreign)[0]}, which is no demo's; choose another with --out"
+            f"{folder} contains {sorted(foreign)[0]}, not a demo; choose another with --out"
         )
     write_whole(folder / ".probe", b"").unlink()

@@ -72,7 +72,7 @@ class AdaTransformer(Memory):
         self.attention = Attention(options, hidden_size=hidden_size, num_heads=num_heads)
         self.matrices = num_heads if config.matrices is None else config.matrices
         if self.matrices < 1:
-            raise UserError("ada_transformer: matrices must be at least 1")
+            raise UserError(f"ada_transformer: matrices is {self.matrices}; give at least 1")
         channels = num_heads * self.attention.head_size
         self.width = head_width(channels, self.matrices)
         self.initial_matrix = nn.Parameter(torch.empty(self.matrices, self.width, self.width))

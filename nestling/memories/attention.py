@@ -67,9 +67,13 @@ class Attention(Memory):
 
         def __post_init__(self):
             if self.window is not None and self.window < 1:
-                raise UserError("attention.window must be at least 1 token (or null for all)")
+                raise UserError(
+                    f"attention.window is {self.window}; give at least 1 token, or null for all"
+                )
             if self.head_size is not None and (self.head_size < 2 or self.head_size % 2):
-                raise UserError("attention.head_size must be an even number of channels")
+                raise UserError(
+                    f"attention.head_size is {self.head_size}; give an even number of channels"
+                )
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()
@@ -83,7 +87,7 @@ class Attention(Memory):
             )
         if num_heads % self.num_kv_heads:
             raise UserError(
-                f"num_heads {num_heads} is no multiple of num_kv_heads {self.num_kv_heads}"
+                f"num_heads {num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
             )
         wide, narrow = num_heads * self.head_size, self.num_kv_heads * self.head_size
         self.query = nn.Linear(hidden_size, wide, bias=False)

@@ -63,7 +63,9 @@ class MLP(Memory):
 
         def __post_init__(self):
             if self.intermediate_size is not None and self.intermediate_size < 1:
-                raise UserError("mlp.intermediate_size must be at least 1")
+                raise UserError(
+                    f"mlp.intermediate_size is {self.intermediate_size}; give at least 1"
+                )
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()

@@ -92,7 +92,9 @@ class RWKV7(Memory):
             for name in ("decay_rank", "rate_rank", "gate_rank"):
                 rank = getattr(self, name)
                 if rank is not None and rank < 1:
-                    raise UserError(f"rwkv7.{name} must be at least 1 (or null for the default)")
+                    raise UserError(
+                        f"rwkv7.{name} is {rank}; give at least 1, or null for the default"
+                    )
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()

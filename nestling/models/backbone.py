@@ -44,7 +44,7 @@ def _check_truncate(truncate: int | dict[str, int], blocks: Sequence[Block]) -> 
     asked = set(truncate) if isinstance(truncate, dict) else set()
     if asked - kept or not kept:
         names = ", ".join(sorted(asked - kept) or sorted({block.name for block in blocks}))
-        raise UserError(f"truncate has no effect on {names}, which remembers nothing: leave it out")
+        raise UserError(f"truncate has no effect on {names}, which has no state; leave it out")
 
 
 def kept_in_float32(blocks: nn.ModuleList) -> list[str]:

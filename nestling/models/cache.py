@@ -93,7 +93,7 @@ class MemoryCache(Cache):
         if self.batch_size not in (-1, rows):
             raise UserError(
                 f"the memory holds {self.batch_size} rows and the batch {rows}: "
-                "use cache.batch_repeat_interleave or one cache a batch"
+                "use cache.batch_repeat_interleave, or one cache per batch"
             )
 
     def fork(self) -> "MemoryCache":
@@ -130,7 +130,7 @@ class MemoryCache(Cache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refuse: writes cannot be undone."""
-        raise UserError("a memory cannot be cropped; keep cache.fork() from before and go on there")
+        raise UserError("a memory cannot be cropped; keep a cache.fork() and continue from it")
 
     def activate_past_recording(self) -> None:
         """Refuse: earlier states are not recorded."""
@@ -139,7 +139,7 @@ class MemoryCache(Cache):
     def save(self, path: str | Path) -> Path:
         """Save the memory as safetensors, atomically."""
         if self.states is None or self.tokens is None:
-            raise UserError("this memory is empty: let the model read something before saving it")
+            raise UserError("this memory is empty; let the model read something before saving it")
         tensors = {"tokens": self.tokens.contiguous()}
         for name, tensor in named_tensors(self.states):
             # a contiguous copy: rows of one state may share storage
@@ -195,7 +195,9 @@ def fill_state(template: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     """A state with the structure of ``template``, filled from tensors by name."""
     if isinstance(template, Tensor):
         if prefix not in tensors:
-            raise UserError(f"the saved memory lacks {prefix}: it is of another version; read anew")
+            raise UserError(
+                f"the saved memory lacks {prefix}: it is of another version; read the text again"
+            )
         return tensors[prefix].to(template.dtype)
     if isinstance(template, tuple | list):
         fields = getattr(template, "_fields", range(len(template)))
@@ -256,4 +258,4 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is cut short or no saved memory; save it again") from error
+        raise UserError(f"{path} is truncated or not a saved memory; save it again") from error

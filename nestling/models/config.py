@@ -80,19 +80,22 @@ class HopeConfig(PretrainedConfig):
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_period"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+                raise UserError(f"{name} is {value}; give at least 1")
         if self.head_keys not in KEYS:
-            raise UserError(f"head_keys={self.head_keys!r}: {did_you_mean(self.head_keys, KEYS)}")
+            raise UserError(
+                f"unknown head_keys {self.head_keys!r}: {did_you_mean(self.head_keys, KEYS)}"
+            )
         if self.head_period is None and self.head_keys != KEYS[0]:
-            raise UserError(f"head_keys={self.head_keys} needs head_period, or changes nothing")
+            raise UserError(f"head_keys={self.head_keys} has no effect without head_period; set it")
         by_name: dict[str, Any] = self.truncate if isinstance(self.truncate, dict) else {}
         for name in by_name:
             if name not in self.pattern:
-                raise UserError(f"truncate of {name!r}: {did_you_mean(name, self.pattern)}")
+                near = did_you_mean(name, self.pattern)
+                raise UserError(f"truncate of {name!r}, which is not in the pattern: {near}")
         lengths: list[Any] = [*by_name.values()] if by_name else [self.truncate]
         for length in lengths:
             if length is not None and not (fits(length, int) and length >= 1):
-                raise UserError(f"truncate must be a number of tokens, at least 1, not {length!r}")
+                raise UserError(f"truncate is {length!r}; give a number of tokens, at least 1")
 
     def truncates(self, name: str) -> int | None:
         """The tokens after which gradients through this memory's state are cut; None: never."""
@@ -122,9 +125,7 @@ def memory_config(name: str, options: dict[str, Any]) -> Any:
     for option in retired.keys() & options.keys() - hints.keys():
         value, instead = retired[option]
         if options[option] != value:
-            raise UserError(
-                f"{name}.{option} is no option any more: it is always {value!r}; {instead}"
-            )
+            raise UserError(f"{name}.{option} has been removed and is always {value!r}; {instead}")
     # JSON has no tuples
     values = {
         key: tuple(v) if isinstance(v, list) else v

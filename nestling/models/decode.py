@@ -27,7 +27,7 @@ def read(
     place, as in a call of the model. An empty text raises ValueError.
     """
     if input_ids.shape[1] == 0:
-        raise ValueError("nothing to read: input_ids has no columns")
+        raise ValueError(f"input_ids is {list(input_ids.shape)}: there are no tokens to read")
     logits = None
     cache = model.new_cache() if cache is None else cache
     for piece in input_ids.split(segment, dim=1):
@@ -78,7 +78,9 @@ def compiled_step(
     @torch.no_grad()
     def step(ids: Tensor, cache: MemoryCache) -> Tensor:
         if cache.states is None:
-            raise UserError("the compiled step goes on from a memory: let the model read first")
+            raise UserError(
+                "the compiled step continues from a memory; let the model read a prompt first"
+            )
         cache.check(model.architecture, len(ids))
         logits, states = compiled(ids, cache.states)
         cache.advance(states, 1, torch.ones(len(ids), dtype=torch.long, device=ids.device))

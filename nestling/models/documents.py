@@ -35,7 +35,7 @@ def packing_of(more: dict[str, Any], **named: Tensor | None) -> Packing:
     known = (*(name for name in Packing._fields if name not in named), *IGNORED)
     for name in more:
         if name not in known:
-            raise UserError(f"the model takes no {name!r}: {did_you_mean(name, known)}")
+            raise UserError(f"unknown argument {name!r}: {did_you_mean(name, known)}")
     return Packing(**named, **{name: more[name] for name in more if name in Packing._fields})
 
 
@@ -69,7 +69,7 @@ def starts(packing: Packing, mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"] |
 def _row(name: str, given: Tensor, mask: Bool[Tensor, "B T"]) -> Tensor:
     rows, length = mask.shape
     if given.dim() != 2 or given.shape[0] not in (1, rows) or given.shape[1] != length:
-        raise UserError(f"{name} must be [{rows}, {length}], not {list(given.shape)}")
+        raise UserError(f"{name} is {list(given.shape)}; expected [{rows}, {length}]")
     return given.to(mask.device).expand(rows, length)
 
 
@@ -78,11 +78,11 @@ def _from_ends(
 ) -> Bool[Tensor, "B T"]:
     rows, length = mask.shape
     if rows != 1:
-        raise UserError(f"{name} speaks of one row that holds all documents, not of {rows} rows")
+        raise UserError(f"{name} needs one row with all documents, not {rows} rows")
     places = ends.to(mask.device).long()
     rises = len(places) > 1 and bool((places[1:] >= places[:-1]).all())
     if not rises or int(places[0]) != 0 or int(places[-1]) != length:
-        raise UserError(f"{name} must rise from 0 to {length}, the length of the row")
+        raise UserError(f"{name} must increase from 0 to {length}, the length of the row")
     first = torch.zeros_like(mask)
     # an empty document at the end begins behind the row
     first[:, places[places < length]] = True

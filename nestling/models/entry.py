@@ -55,7 +55,7 @@ class Asked(NamedTuple):
         config = model.config
         if config.output_attentions if output_attentions is None else output_attentions:
             raise UserError(
-                "the memories have no attention weights to return: leave output_attentions out"
+                "the memories have no attention weights to return; leave out output_attentions"
             )
         if use_cache is None:
             use_cache = past_key_values is not None or (config.use_cache and not model.training)
@@ -111,7 +111,7 @@ def _embedded(
         if low < 0 or high >= vocabulary:
             raise UserError(
                 f"token {low if low < 0 else high} is not in the model's vocabulary of "
-                f"{vocabulary}: use the tokenizer the model was trained with"
+                f"{vocabulary}; use the tokenizer the model was trained with"
             )
     return model.embed_tokens(input_ids)
 
@@ -126,8 +126,8 @@ def _mask(x: Float[Tensor, "B T D"], attention_mask: Tensor | None) -> Tensor | 
         or attention_mask.shape[1] < length
     ):
         raise UserError(
-            f"attention_mask must be [{len(x)}, {length}] or longer on the left, "
-            f"not {list(attention_mask.shape)}"
+            f"attention_mask is {list(attention_mask.shape)}; give [{len(x)}, {length}], or longer "
+            "on the left"
         )
     attention_mask = attention_mask[:, attention_mask.shape[1] - length :].bool()
     return None if bool(attention_mask.all()) else attention_mask
@@ -138,8 +138,8 @@ def _cache(model: "HopeModel", cache: Cache | None, x: Float[Tensor, "B T D"]) -
         return model.new_cache()
     if not isinstance(cache, MemoryCache):
         raise UserError(
-            f"past_key_values must be a MemoryCache, not {type(cache).__name__}: "
-            "start with model.new_cache() or with none"
+            f"past_key_values must be a MemoryCache, not {type(cache).__name__}; "
+            "start with model.new_cache() or None"
         )
     cache.check(model.architecture, x.shape[0])
     if cache.states is not None:

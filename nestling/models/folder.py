@@ -72,14 +72,14 @@ def load_model(
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
-            f"the model in {directory} cannot be read ({reason}); train it again or copy it anew"
+            f"the model in {directory} cannot be read ({reason}); train or copy it again"
         ) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if about[kind]:
             name = sorted(map(str, about[kind]))[0]
             raise UserError(
-                f"the weights in {directory} are of another architecture than its config.json "
-                f"({name}); take both files from the same training"
+                f"the weights in {directory} do not fit its config.json ({name}); use both files "
+                "of the same training"
             )
     _align(model)
     tokenizer = read_tokenizer(directory)
@@ -104,7 +104,7 @@ def _check_config(directory: Path) -> None:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{directory} holds no model; name a folder that `nestling train --out` has finished"
+            f"{directory} contains no model; give a folder written by `nestling train --out`"
         )
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
@@ -112,5 +112,5 @@ def _check_config(directory: Path) -> None:
         raise UserError(f"{path} cannot be read; train the model again") from error
     if kind != HopeConfig.model_type:
         raise UserError(
-            f"{directory} holds a model of kind {kind!r}, not {HopeConfig.model_type!r}"
+            f"{directory} contains a model of type {kind!r}, not {HopeConfig.model_type!r}"
         )

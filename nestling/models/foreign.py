@@ -52,7 +52,7 @@ def load_causal_lm(directory: Path, device: str = "cpu") -> tuple[Any, Any]:
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"the model in {directory} cannot be read ({reason}); "
-            "copy it anew, with its tokenizer, as save_pretrained writes them"
+            "copy it again, with its tokenizer, as written by save_pretrained"
         ) from error
     return model.to(place).eval(), tokenizer
 
@@ -69,10 +69,10 @@ def kind_of(directory: Path) -> str:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(
-            f"{directory} holds no model; name a folder that `nestling train --out` has finished, "
-            "or one with a causal language model of transformers"
+            f"{directory} contains no model; give a folder written by `nestling train --out`, or "
+            "one with a causal language model of transformers"
         )
     try:
         return str(json.loads(path.read_text(encoding="utf-8")).get("model_type"))
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read; copy the model anew") from error
+        raise UserError(f"{path} cannot be read; copy the model again") from error

@@ -75,8 +75,8 @@ class Replay:
                 self._keep(self._step())
         except RuntimeError as error:
             raise UserError(
-                "a memory of this model asks the device while it reads one token, so that no graph "
-                f"can be made of it ({str(error).splitlines()[0]}); use model.generate"
+                "a memory of this model synchronises with the device while it reads a token, so it "
+                f"cannot be captured ({str(error).splitlines()[0]}); use model.generate"
             ) from error
 
 

@@ -56,7 +56,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         """Refuse drafts, by a model or from the prompt; all else is transformers' to judge."""
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise UserError(
-                "wrong drafts must be taken back, and a memory that was written cannot be: "
+                "assisted generation must undo wrong drafts, which a memory cannot; "
                 "generate without assistant_model and prompt_lookup_num_tokens"
             )
         given: Any = super()  # whose annotations ask for a protocol of transformers' own
@@ -149,7 +149,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         given = labels if shift_labels is None else shift_labels
         assert given is not None
         if logits.shape[1] != given.shape[1]:
-            raise UserError("labels need the logits of every position: leave logits_to_keep at 0")
+            raise UserError("labels need the logits of every position; leave logits_to_keep at 0")
         if reset is not None and labels is not None:
             labels = labels.masked_fill(reset, IGNORED)
         if reset is not None and shift_labels is not None:

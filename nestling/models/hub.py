@@ -22,8 +22,8 @@ def hub_errors(what: str) -> Generator[None]:
     except Exception as error:  # its library raises several families of errors
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"cannot {what} ({reason}); look at the repository's name, your rights (hf auth login) "
-            "and the network"
+            f"cannot {what} ({reason}); check the name of the repository, your rights (hf auth "
+            "login) and the network"
         ) from error
 
 

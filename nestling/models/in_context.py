@@ -51,7 +51,9 @@ WAITING = Wanted(
 def check_waiting(model: "HopePreTrainedModel", waiting: Any, rows: int) -> None:
     """Raise UserError for an open segment that is not of ``rows`` rows of this model."""
     if not isinstance(waiting, Waiting):
-        raise UserError(f"the memory has no open segment but {type(waiting).__name__}; read anew")
+        raise UserError(
+            f"the memory has {type(waiting).__name__}, not an open segment; read the text again"
+        )
     WAITING.verify(waiting._asdict(), B=rows)
     model.check_count([*waiting.states, None])
     for block, state in zip(model.body.each(), waiting.states, strict=False):
@@ -289,7 +291,7 @@ def _check_order(moves: Iterable[Tensor]) -> None:
     """Raise UserError if these gradients cannot be differentiated."""
     if refused(moves):
         raise UserError(
-            "a memory of this pattern has gradients of the first order alone: "
+            "a memory of this pattern has first-order gradients only; "
             'set through="first" for the levels that learn by "ntp"'
         )
 

@@ -104,8 +104,8 @@ class HopeModel(HopePreTrainedModel):
         entry = enter(self, input_ids, inputs_embeds, attention_mask, past_key_values, packing)
         if len(entry.cache.states or self.blocks) != len(self.blocks):
             raise UserError(
-                "this memory is of a model whose head is a level, and this one has no head: "
-                "go on with the model that read it"
+                "this memory is of a model whose head is a level, but this model has no head; "
+                "continue with the model that read it"
             )
         hidden, states = self.stream(entry.x, entry.cache.states, entry.flow, passed=asked.passed)
         out = BaseModelOutputWithPast(

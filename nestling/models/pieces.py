@@ -79,13 +79,13 @@ class Pieces:
             first = self._read(WHOLE, ids[:, :begin], Held(ids[:, :0]))
         except Exception as error:  # whatever a model of another library raises
             raise UserError(
-                f"{self.name} cannot be read as a causal language model ({brief(error)})"
+                f"{self.name} does not work as a causal language model ({brief(error)})"
             ) from error
         if apart(first, whole[:, :begin]) > 0.5:
             raise UserError(
-                f"{self.name} predicts the beginning of a text otherwise once it is longer: it "
-                "looks ahead or draws at random, so no text can be measured token by token; take "
-                "a causal language model"
+                f"the predictions of {self.name} for the start of a text change with what follows: "
+                "it looks ahead or is random, so it cannot be measured token by token; use a "
+                "causal language model"
             )
         if ids.shape[1] < LEAST:
             return WHOLE

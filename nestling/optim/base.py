@@ -91,7 +91,7 @@ class GradientMemory(Optimizer, ABC):
             reasons = [found.get(name) for found in unread]
             if all(reasons) and options[name] != known[name].default:
                 raise UnreadOption(
-                    f"{name}={options[name]!r} has no effect with {reasons[0]}: leave it out", name
+                    f"{name}={options[name]!r} has no effect with {reasons[0]}; leave it out", name
                 )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -104,8 +104,7 @@ class GradientMemory(Optimizer, ABC):
         for parameter in self.param_groups[-1]["params"]:
             if parameter.is_complex():
                 raise UserError(
-                    "complex parameters have no order to descend in; give "
-                    "torch.view_as_real of them"
+                    "complex parameters are not supported; pass torch.view_as_real of them"
                 )
 
     def _take_momentum(self, group: dict[str, Any]) -> None:
@@ -166,7 +165,9 @@ class GradientMemory(Optimizer, ABC):
         given = [p for _, parameters in work for p in parameters]
         found = [p.grad for p in given if p.grad is not None]
         if any(gradient.is_sparse for gradient in found):
-            raise UserError("sparse gradients are not taken; build the embedding with sparse=False")
+            raise UserError(
+                "sparse gradients are not supported; build the embedding with sparse=False"
+            )
         if not torch.compiler.is_compiling():
             states.check_gradients(self.param_groups)
             self._check_states(work)
@@ -176,8 +177,8 @@ class GradientMemory(Optimizer, ABC):
             if not finite(found, known):
                 if self.nonfinite == "raise":
                     raise UserError(
-                        'a gradient is not finite, nothing was changed; use nonfinite="skip" to go '
-                        "on without such steps"
+                        "a gradient is not finite, and nothing was changed; use "
+                        'nonfinite="skip" to skip such steps'
                     )
                 self.skipped += 1
                 return loss
@@ -279,7 +280,7 @@ class GradientMemory(Optimizer, ABC):
         for group in state_dict["param_groups"]:
             if lacking := self.defaults.keys() - {"momentum"} - group.keys():
                 raise UserError(
-                    f"the state is that of another optimizer: {type(self).__name__} needs "
+                    f"this is the state of another optimizer: {type(self).__name__} needs "
                     f"{', '.join(sorted(lacking))}"
                 )
         for parameter, state, group in states.loaded(self.param_groups, state_dict):

@@ -72,8 +72,8 @@ class DeltaGD(GradientMemory):
     ):
         if not isinstance(module, nn.Module):
             raise TypeError(
-                "DeltaGD takes the module, whose layers' inputs it needs, and not its parameters; "
-                "write DeltaGD(model, lr=...), and params=... for groups"
+                "DeltaGD takes a module, not parameters, because it needs the inputs of layers; "
+                "write DeltaGD(model, lr=...), with params=... for groups"
             )
         check_choice("form", form, FORMS)
         check_choice("reduction", reduction, REDUCTIONS)
@@ -93,8 +93,8 @@ class DeltaGD(GradientMemory):
     def __getstate__(self) -> dict[str, Any]:
         """Refuse to be copied: a copy would have no hooks on the layers of its weights."""
         raise UserError(
-            "DeltaGD hears its module's layers and cannot be copied; make one for the copy of the "
-            "module and load_state_dict"
+            "DeltaGD has hooks on the layers of its module and cannot be copied; create one for "
+            "the copied module and use load_state_dict"
         )
 
     def close(self) -> None:
@@ -121,11 +121,13 @@ class DeltaGD(GradientMemory):
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         super()._check_loaded(state_dict)
         if "contexts" not in state_dict:
-            raise UserError("the state is that of another optimizer: DeltaGD needs contexts")
+            raise UserError("this is the state of another optimizer: DeltaGD needs contexts")
         order = self._order()
         for index, saved in state_dict["contexts"].items():
             if int(index) >= len(order):
-                raise UserError(f"the state is of more parameters than these {len(order)}")
+                raise UserError(
+                    f"the state has more than {len(order)} parameters; load it for the same model"
+                )
             parameter = order[int(index)]
             context = Context.of(saved, parameter.device)
             context.check(name_of(self.param_groups, parameter), parameter)
@@ -165,7 +167,7 @@ class DeltaGD(GradientMemory):
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
         if not plain(parameter):
-            raise UserError("DeltaGD needs whole weights and inputs; use it without sharding")
+            raise UserError("DeltaGD needs unsharded weights and inputs; use it without sharding")
         return {}
 
     def _write(

@@ -56,14 +56,16 @@ def param_groups(
     [('matrices', 1, True), ('vectors', 1, False), ('embeddings', 1, False)]
     """
     if not isinstance(module, nn.Module):
-        raise TypeError("param_groups takes a module, whose layers say what its parameters are")
+        raise TypeError(
+            "param_groups takes a module, not parameters: their kind depends on the layers"
+        )
     kinds = parameter_kinds(module, heads=heads)
     parts: dict[str, list[nn.Parameter]] = {kind: [] for kind in KINDS}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             parts[kinds[name]].append(parameter)
     if not any(parts.values()):
-        raise UserError("no parameter of the module requires a gradient")
+        raise UserError("no parameter of the module requires a gradient; unfreeze some")
     return [
         {
             "params": parameters,

@@ -237,8 +237,8 @@ def _by_parameter(order: list[Tensor], saved: Mapping[str, Tensor]) -> dict[Tens
     for index, x in saved.items():
         if int(index) >= len(order):
             raise UserError(
-                f"the state is of more parameters than these {len(order)}; load it into an "
-                "optimizer of the same model"
+                f"the state has more than {len(order)} parameters; load it into an optimizer of "
+                "the same model"
             )
         parameter = order[int(index)]
         found[parameter] = x.to(parameter.device, copy=True)

@@ -76,7 +76,7 @@ class M3(Ruled):
         check_newton_schulz(ns_steps, ns_precision)
         for momentum in slow:
             if len(momentum) != 3:
-                raise UserError(f"slow has {momentum}; give (period in steps, beta3, alpha)")
+                raise UserError(f"slow contains {momentum}; give (period in steps, beta3, alpha)")
             at_least(1, period=momentum[0])
             fraction(beta3=momentum[1])
             at_least(0, alpha=momentum[2], eps=eps)

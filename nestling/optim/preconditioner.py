@@ -61,7 +61,7 @@ def start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         return {}
     if not plain(parameter):
         raise UserError(
-            'preconditioner="covariance" needs whole matrices; use it without sharding, or "none"'
+            'preconditioner="covariance" needs unsharded matrices; shard nothing, or use "none"'
         )
     eye = torch.eye(parameter.shape[0], dtype=wide_dtype(parameter), device=parameter.device)
     return {"covariance": torch.zeros_like(eye), "preconditioner": eye}

@@ -64,13 +64,13 @@ def slower_periods(
         slower = min((other for other in lasts if other > period), default=None)
         if slower is None:
             raise UserError(
-                f"the group of period {period} is the slowest, so nothing resets it; leave its "
-                "share out"
+                f"the group of period {period} is the slowest, so nothing resets it; leave out "
+                "its share"
             )
         if lasts[slower] % lasts[period]:
             raise UserError(
-                f"a nested level is reset at a write of its own: {lasts[period]} steps (period "
-                f"{period}) must divide {lasts[slower]} (period {slower})"
+                f"a nested level must be written when it is reset, but {lasts[period]} steps "
+                f"(period {period}) do not divide {lasts[slower]} (period {slower}); change one"
             )
         found.append(slower)
     return found

@@ -120,7 +120,7 @@ def check_newton_schulz(steps: int, precision: str) -> None:
     """Raise UserError for steps or a precision that Newton-Schulz cannot be given."""
     check_choice("ns_precision", precision, PRECISIONS)
     if not 1 <= steps < 100:
-        raise UserError(f"ns_steps is {steps}; give 1 to 99 (Muon has 5)")
+        raise UserError(f"ns_steps is {steps}; give 1 to 99 (Muon uses 5)")
 
 
 class Written(Ruled):
@@ -158,7 +158,7 @@ class Written(Ruled):
             check_choice("rule", rule, RULES)
             rule = RULES[rule]()
         if rule.erases:
-            raise UserError("this rule erases along the inputs of a layer; use DeltaGD")
+            raise UserError("this rule needs the inputs of layers; use DeltaGD")
         refuse_unread(type(rule).__name__, rule, rule.unread())
         self._rule = rule
         names = {kind: name for name, kind in RULES.items()}

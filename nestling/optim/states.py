@@ -33,15 +33,17 @@ def compare(
     """Raise UserError unless a parameter's state has these parts, ``whole``: and no other."""
     for part in state.keys() - wanted.keys() if whole else ():
         if isinstance(state[part], Tensor):
-            raise UserError(f"of {name} there is {part!r}: this is the state of another optimizer")
+            raise UserError(
+                f"the state of {name} has {part!r}: this is the state of another optimizer"
+            )
     for part, size in wanted.items():
         x = state.get(part)
         if part == "step" and isinstance(x, int | float):
             continue  # as torch's own optimizers had it
         if not isinstance(x, Tensor):
             raise UserError(
-                f"of {name} there is no {part!r}: this is the state of another optimizer, or of "
-                f"other options; {REMEDY}"
+                f"the state of {name} has no {part!r}: this is the state of another optimizer or "
+                f"of other options; {REMEDY}"
             )
         same_size(f"{part!r} of {name}", x, size, shape)
 
@@ -59,7 +61,7 @@ def same_place(name: str, parameter: Tensor, state: Mapping[str, Any]) -> None:
     for part, x in state.items():
         if isinstance(x, Tensor) and part != "step" and x.device != parameter.device:
             raise UserError(
-                f"{part!r} of {name} lies on {x.device}, the parameter on {parameter.device}: move "
+                f"{part!r} of {name} is on {x.device}, the parameter on {parameter.device}; move "
                 "the model first, then load the state"
             )
 
@@ -71,7 +73,7 @@ def check_gradients(groups: Groups) -> None:
             if p.grad is not None and p.grad.shape != p.shape:
                 raise UserError(
                     f"the gradient of {name_of(groups, p)} is {list(p.grad.shape)}, the parameter "
-                    f"{list(p.shape)}: clear it with zero_grad and compute it anew"
+                    f"{list(p.shape)}; clear it with zero_grad and compute it again"
                 )
 
 

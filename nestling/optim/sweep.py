@@ -74,7 +74,7 @@ def write(
     """
     sizes, dtype = _sizes(g), _dtype(g)
     if len(widths) != len(sizes) or any(w and n % w for n, w in zip(sizes, widths, strict=True)):
-        raise UserError(f"rows of {list(widths)} numbers do not divide tensors of {sizes}")
+        raise UserError(f"tensors of {sizes} numbers do not split into rows of {list(widths)}")
     columns = KERNEL.tensors(dtype, p=parameters, g=g, m=m)
     columns |= KERNEL.whole(size=sizes, width=widths, kind=[KINDS.index(kind) for kind in kinds])
     KERNEL.call(

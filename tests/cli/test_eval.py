@@ -32,7 +32,7 @@ def test_lm_reads_held_out_documents_of_a_corpus(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lm", "--model", "none"], "holds no model"),
+        (["lm", "--model", "none"], "contains no model"),
         (["lm", "--model", "none", "--size", "-1"], "0 or more"),
         (["commonsense", "--model", "none", "--limit", "0"], "at least 1"),
         (["lm", "--modle", "none"], "--model"),

@@ -64,7 +64,7 @@ def test_learn_says_what_was_studied(place, tmp_path, capsys):
 def test_a_model_that_learns_by_study_alone_reads_nothing_without_it(place, tmp_path, capsys):
     file = tmp_path / "m"
     arguments = ("learn", place / "model", place / "one.txt", "--memory", file, "--study", "none")
-    assert "leave --study none out" in failed(capsys, *arguments)
+    assert "leave out --study none" in failed(capsys, *arguments)
     assert not file.exists()
 
 
@@ -143,7 +143,7 @@ def test_levels_are_studied_too_where_that_is_asked_for(place, tmp_path, capsys)
 def test_what_does_not_go_together_is_refused(place, memory, tmp_path, capsys):
     base, out = place / "base", tmp_path / "out"
     low = ("--variant", "low-rank", "--levels", "8")
-    assert "leave levels out" in failed(capsys, "adapt", base, "--out", out, *low)
+    assert "leave out levels" in failed(capsys, "adapt", base, "--out", out, *low)
     rank = ("--variant", "whole", "--rank", "4")
     assert "has no rank" in failed(capsys, "adapt", base, "--out", out, *rank)
     text = failed(capsys, "memory", "consolidate", memory, place / "model", "--out", out)

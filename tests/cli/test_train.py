@@ -170,9 +170,9 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(trained, tmp_path, ca
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        ("no model", "holds no model"),
+        ("no model", "contains no model"),
         ("cut", "cannot be read"),
-        ("foreign", "another architecture"),
+        ("foreign", "do not fit its config.json"),
         ("tokenizer", "tokenizer"),
         ("kind", "'llama'"),
     ],

@@ -206,7 +206,7 @@ def test_a_memory_brings_its_averages_to_the_gate(folder, tmp_path):
         ((8,), "average over 8 tokens .* multiple of the fastest period, 8"),
         ((20,), "average over 20"),
         ((0,), "average over 0"),
-        ((16, 16), "name each once"),
+        ((16, 16), "give each once"),
     ],
 )
 def test_averages_that_cannot_be_are_one_line(new_learner, averages, message):

@@ -70,7 +70,7 @@ def test_a_memory_is_pushed_with_a_card_and_pulled(hub, memory, tmp_path, capsys
     pairs = zip(again.state.levels, learner.state.levels, strict=True)
     assert all(torch.equal(x, y) for a, b in pairs for x, y in zip(a.moved, b.moved, strict=True))
     assert main(["memory", "pull", REPOSITORY, str(tmp_path / "got")]) == 2
-    assert "there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_names_are_told_only_if_asked_and_text_just_read_never(hub, memory):

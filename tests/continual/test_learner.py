@@ -230,7 +230,7 @@ def test_a_long_document_goes_through_windows(models, ids):
 @pytest.mark.parametrize(
     ("levels", "options", "message"),
     [
-        ("8,12", {}, "divide"),
+        ("8,12", {}, "do not fit"),
         ("8,8", {}, "differ"),
         ("inf", {}, "no level is ever written"),
         ("0", {}, "at least 1"),
@@ -239,7 +239,7 @@ def test_a_long_document_goes_through_windows(models, ids):
         ("8:0.1:dgd", {"surprise": 1.0}, "dgd"),
         ("8:x", {}, "cannot be read"),
         ("8:1:adam:0.1:3", {}, "too many parts"),
-        ("8", {"segment": 3}, "divide"),
+        ("8", {"segment": 3}, "divisor"),
         ("8", {"window": 65}, "65"),
         ("8", {"window": 8}, None),
         ("8", {"segment": 0}, "at least 1"),

@@ -111,7 +111,7 @@ def test_columns_have_as_many_items_as_are_told():
     with pytest.raises(UserError, match="size must have 2 items"):
         squares = torch.zeros(2, dtype=torch.float64)
         kernel.call("look", torch.float32, {**columns, "squares": squares}, count=2)
-    with pytest.raises(UserError, match="do not divide"):
+    with pytest.raises(UserError, match="do not split"):
         sweep.write(
             g, g, g, widths=[0, 3], kinds=["none", "unit"], squares=torch.zeros(2).double(),
             alpha=0.9, eta=0.5, lr=0.1, kept=1.0, maximize=False,

@@ -100,7 +100,7 @@ def test_templates_give_every_sentence_they_stand_for_and_no_other():
     for wrong in ("(a", "a)", "[a)", "(a]"):
         with pytest.raises(ValueError, match="brackets"):
             sampler.draw(wrong, rng)
-    with pytest.raises(ValueError, match="without end"):
+    with pytest.raises(ValueError, match="nested more than"):
         Sampler({"r": "<r>"}, {}).draw("<r>", rng)
 
 

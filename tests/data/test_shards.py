@@ -163,7 +163,7 @@ def test_tokens_are_not_written_into_the_text(tmp_path, capsys):
     (tmp_path / "notes" / "a.txt").write_text(" ".join(texts()))
     for out in ("notes", "notes/tokens"):
         assert main(["data", "prepare", str(tmp_path / "notes"), "--out", str(tmp_path / out)]) == 2
-        assert "lies in the text itself" in capsys.readouterr().err
+        assert "is inside the text folder" in capsys.readouterr().err
     assert [file.name for file in tmp_path.rglob("*")] == ["notes", "a.txt"]
 
 
@@ -224,7 +224,7 @@ def test_shards_are_no_text_and_have_their_own_tokenizer(lines, tmp_path):
     job = make_job({}, corpus=str(folder))
     assert (job.tokenizer, job.vocab_size) == ("bpe", 300)
     byte_tokenizer().save_pretrained(folder)
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="not the one its tokens"):
         prepare(str(folder))
 
 

@@ -90,7 +90,7 @@ def test_texts_written_side_by_side_are_those_written_alone(kind, reader_of):
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_model_that_looks_ahead_is_refused(kind, reader_of):
     found = reader_of(kind)
-    with pytest.raises(UserError, match=f"{kind} predicts the beginning of a text otherwise"):
+    with pytest.raises(UserError, match=f"predictions of {kind} for the start"):
         found.read(torch.tensor([ids_of(found)]))
 
 

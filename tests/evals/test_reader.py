@@ -115,7 +115,7 @@ def test_a_folder_of_either_kind_is_loaded(kind, tmp_path):
 
 
 def test_a_folder_without_a_model_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match="contains no model"):
         Reader.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="cannot be read"):

@@ -212,9 +212,9 @@ def test_an_adapter_beside_its_model_is_merged_too(folders, ids):
     ("change", "message"),
     [
         ({"base_model_name_or_path": "no/such/base"}, "adapter of no/such/base, which cannot be"),
-        ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
+        ({"base_model_name_or_path": None}, "has no base_model_name_or_path"),
         ({"peft_type": "NONSENSE"}, "cannot be merged"),
-        (None, "cannot be read; copy the adapter anew"),
+        (None, "cannot be read; copy the adapter again"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(folders, change, message):

@@ -52,7 +52,7 @@ def test_a_memory_that_cannot_be_read_is_refused_in_one_line(hope, ids, tmp_path
     content = file.read_bytes()
     for name, damaged in (("cut", content[: len(content) // 2]), ("empty", b"")):
         (tmp_path / name).write_bytes(damaged)
-        with pytest.raises(UserError, match="cut short"):
+        with pytest.raises(UserError, match="truncated"):
             MemoryCache.load(tmp_path / name, hope)
     with pytest.raises(UserError, match="cannot read"):
         MemoryCache.load(tmp_path / "nowhere", hope)
@@ -133,5 +133,5 @@ def test_long_text_is_read_in_segments_and_written_on(model, ids):
     _, cache = read(model, ids[:, :-2], segment=10)
     more = write_on(model, ids[:, -2:], cache, max_new_tokens=6, do_sample=False)
     assert torch.equal(more[:, 2:], whole[:, 37:])
-    with pytest.raises(ValueError, match="nothing to read"):
+    with pytest.raises(ValueError, match="no tokens to read"):
         read(model, ids[:, :0])

@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused(tmp_path):
         configure("hope-tiny", head_period=0)
     with pytest.raises(UserError, match="did you mean 'context'"):
         configure("hope-tiny", head_period=8, head_keys="contexts")
-    with pytest.raises(UserError, match="needs head_period"):
+    with pytest.raises(UserError, match="without head_period"):
         configure("hope-tiny", head_keys="context")
     model = small("hope", head_period=8)
     embedded = model.get_input_embeddings()(ids_of(1, 4))

@@ -60,7 +60,7 @@ def test_of_another_family_and_of_other_rows():
         Replay(model, cache)
     with pytest.raises(UserError, match="2 rows and the batch 1"):
         small("hope")(IDS[:1], past_key_values=cache)
-    with pytest.raises(UserError, match=r"attention_mask must be \[2, 9\]"):
+    with pytest.raises(UserError, match=r"give \[2, 9\]"):
         small("hope")(IDS, attention_mask=torch.ones(1, 9))
 
 

@@ -169,7 +169,7 @@ def test_a_folder_without_a_tokenizer_has_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "config.json").unlink(), "holds no model"),
+        (lambda folder: (folder / "config.json").unlink(), "contains no model"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read"),
         (lambda folder: _set(folder, model_type="lama"), "did you mean 'llama'"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"12"), "cannot be read"),
@@ -197,13 +197,13 @@ def test_what_cannot_be_is_said(tmp_path):
     for levels, message in (
         (parse_levels("1,2,4,8,16"), "5 levels"),
         (with_layers(parse_levels("8,16"), "0-1,4"), "layer 4"),
-        (with_layers(parse_levels("8,16"), "0-1,1"), "one level only"),
+        (with_layers(parse_levels("8,16"), "0-1,1"), "several levels"),
     ):
         with pytest.raises(UserError, match=message):
             stack_model(model, None, levels)
     with pytest.raises(UserError, match="did you mean 'chain'"):
         stack_model(model, None, LEVELS, "chains")
-    with pytest.raises(UserError, match="leave layers out"):
+    with pytest.raises(UserError, match="leave out layers"):
         stack_model(model, None, with_layers(parse_levels("8,16"), "0,1"), "chain")
     with pytest.raises(UserError, match="--levels"):
         stack_model(model, None)

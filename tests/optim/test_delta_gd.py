@@ -157,7 +157,7 @@ def test_a_copied_module_does_not_feed_the_optimizer_of_the_first():
 
 
 def test_parameters_in_place_of_the_module_are_a_type_error():
-    with pytest.raises(TypeError, match="DeltaGD takes the module"):
+    with pytest.raises(TypeError, match="DeltaGD takes a module"):
         DeltaGD(nn.Linear(2, 2).parameters())
     with pytest.raises(TypeError):
         DeltaMomentum(nn.Linear(2, 2))

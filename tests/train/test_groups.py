@@ -62,7 +62,7 @@ def test_nested_levels_have_the_share_of_the_model():
 
 
 def test_a_period_for_no_parameter_is_refused():
-    with pytest.raises(UserError, match="no parameter"):
+    with pytest.raises(UserError, match="not parameters"):
         parameter_groups(tiny_model(), weight_decay=0.1, periods={"blocks.7.weight": 4})
 
 

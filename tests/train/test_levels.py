@@ -163,7 +163,7 @@ def test_a_circle_of_dependencies_is_an_error():
         Level(name="a", period=1, depends_on=("b",)),
         Level(name="b", period=1, depends_on=("a",)),
     ]
-    with pytest.raises(ValueError, match="circle"):
+    with pytest.raises(ValueError, match="cyclic"):
         order(circle)
 
 

@@ -148,7 +148,7 @@ def with_lora(model: Any, rank: int, seed: int) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise UserError("LoRA needs one more package: pip install 'nestling[continual]'") from error
+        raise UserError("LoRA needs peft: pip install 'nestling[continual]'") from error
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

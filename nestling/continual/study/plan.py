@@ -57,11 +57,14 @@ class Plan:
             raise UserError("study needs at least one maker of material")
         for name in ("each", "most", "passage", "rank", "replies", "own_length"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} of a study plan must be at least 1")
+                raise UserError(f"{name} of a study plan is {getattr(self, name)}; give at least 1")
         if self.budget is not None and self.budget < 1:
-            raise UserError("the budget of a study plan must be at least 1 write")
+            raise UserError(f"the budget of a study plan is {self.budget}; give at least 1 write")
         if not 0 <= self.held < 1 or not self.rate > 0 or not self.rounds > 0:
-            raise UserError("a study plan needs held in [0, 1), and rate and rounds above 0")
+            raise UserError(
+                f"held is {self.held}, rate {self.rate}, rounds {self.rounds}; give held in "
+                "[0, 1), rate and rounds above 0"
+            )
 
     def all_steps(self, sentences: Sequence[int]) -> list[int]:
         """Writes for each passage of a document, by their numbers of sentences."""

@@ -54,7 +54,7 @@ def find_studied(studied: Sequence[Studied], document: str | int) -> int:
     found = named or (digests if len(str(document)) >= 6 else [])
     if not found:
         known = ", ".join(one.name or one.sha256[:12] for one in studied) or "none"
-        raise UserError(f"no document {document!r} was studied; there are: {known}")
+        raise UserError(f"no document {document!r} was studied; known: {known}")
     return found[-1]
 
 

@@ -107,7 +107,7 @@ def targets(learner: "ContinualLearner") -> tuple[str, ...]:
     named = [name for names in learner.base.parameters for name in names]
     found = tuple(name for name in named if own[name].ndim == 2 and own[name].is_floating_point())
     if not found:
-        raise UserError("the levels of this model hold no matrices: there is nothing to study with")
+        raise UserError("the levels of this model have no matrices, so they cannot learn by study")
     return found
 
 

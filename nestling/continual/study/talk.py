@@ -29,12 +29,12 @@ class Talk:
         if command == "/undo":
             return self._undo()
         if command.startswith("/"):
-            raise UserError(f"unknown command {command}: there are /read FILE, /undo and /quit")
+            raise UserError(f"unknown command {command}; use /read FILE, /undo or /quit")
         return answer(line)
 
     def _file(self) -> Path:
         if self.memory is None:
-            raise UserError("there is no memory to keep it in; begin with --memory FILE")
+            raise UserError("there is no memory to keep it in; start with --memory FILE")
         return self.memory
 
     def _read(self, name: str) -> str:

@@ -66,13 +66,15 @@ class CMS(Memory):
             check_periods(self.periods, "cms.periods")
             if self.shares and len(self.shares) != len(self.periods) - 1:
                 raise UserError(
-                    f"cms.shares must name a share, or null, for each of the "
-                    f"{len(self.periods) - 1} levels that have a slower one, or none at all"
+                    f"cms.shares has {len(self.shares)} entries; give a share or null for each of "
+                    f"the {len(self.periods) - 1} levels with a slower one, or leave it out"
                 )
             for share in self.shares:
                 check_share(share, "a share in cms.shares")
             if self.intermediate_size is not None and self.intermediate_size < 1:
-                raise UserError("cms.intermediate_size must be at least 1")
+                raise UserError(
+                    f"cms.intermediate_size is {self.intermediate_size}; give at least 1"
+                )
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()

@@ -59,7 +59,7 @@ class CMSNested(ContextMemory):
         def __post_init__(self):
             super().__post_init__()
             if not 0 < self.share < 1:
-                raise UserError("cms_nested.share must lie between 0 and 1")
+                raise UserError(f"cms_nested.share is {self.share}; give a number between 0 and 1")
             if len(self.periods) == 1:
                 refuse_unread("cms_nested", self, {"share": "one level"})
 

@@ -30,10 +30,10 @@ class ContextConfig:
     def __post_init__(self):
         check_periods(self.periods, "periods of the levels")
         if self.intermediate_size is not None and self.intermediate_size < 1:
-            raise UserError("intermediate_size must be at least 1")
+            raise UserError(f"intermediate_size is {self.intermediate_size}; give at least 1")
         if self.through not in THROUGH:
             hint = did_you_mean(self.through, THROUGH)
-            raise UserError(f"through={self.through!r} is unknown: {hint}")
+            raise UserError(f"unknown value {self.through!r} of through: {hint}")
         objective(self.loss)
         self.level(0)
         if self.objective != "local":

@@ -65,9 +65,12 @@ class Atlas(DeepMemory):
         def __post_init__(self):
             super().__post_init__()
             if not 0 < self.eta_init < self.eta_max:
-                raise UserError("need 0 < eta_init < eta_max")
+                raise UserError(
+                    f"eta_init is {self.eta_init}, eta_max {self.eta_max}; "
+                    "give 0 < eta_init < eta_max"
+                )
             if self.newton_schulz < 1:
-                raise UserError("newton_schulz must be at least 1 step")
+                raise UserError(f"newton_schulz is {self.newton_schulz}; give at least 1 step")
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__(

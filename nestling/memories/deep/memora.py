@@ -63,9 +63,12 @@ class Memora(DeepMemory):
         def __post_init__(self):
             super().__post_init__()
             if not 0 < self.eta_init < self.eta_max:
-                raise UserError("need 0 < eta_init < eta_max")
+                raise UserError(
+                    f"eta_init is {self.eta_init}, eta_max {self.eta_max}; "
+                    "give 0 < eta_init < eta_max"
+                )
             if self.clip <= 0:
-                raise UserError("clip must be positive")
+                raise UserError(f"clip is {self.clip}; give a number above 0")
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__(

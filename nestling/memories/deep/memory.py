@@ -43,11 +43,11 @@ class DeepOptions:
     def __post_init__(self):
         for name in ("layers", "expansion", "period", "convolution"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1")
         if self.decay_to not in ("init", "zero"):
-            raise UserError(f"decay_to={self.decay_to!r} is neither init nor zero")
+            raise UserError(f"decay_to is {self.decay_to!r}; choose init or zero")
         if self.epsilon <= 0:
-            raise UserError("epsilon must be positive")
+            raise UserError(f"epsilon is {self.epsilon}; give a number above 0")
         if self.layers == 1:
             refuse_unread("memory", self, dict.fromkeys(("expansion", "epsilon"), "layers=1"))
 

@@ -39,12 +39,12 @@ class WindowOptions(DeepOptions):
         super().__post_init__()
         for name in ("window", "degree"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1")
         for name in ("gamma_init", "momentum_init"):
             if not 0 < getattr(self, name) < 1:
-                raise UserError(f"{name} must lie between 0 and 1")
+                raise UserError(f"{name} is {getattr(self, name)}; give a number between 0 and 1")
         if self.clip <= 0:
-            raise UserError("clip must be positive")
+            raise UserError(f"clip is {self.clip}; give a number above 0")
 
 
 class Omega(DeepMemory):
@@ -83,7 +83,7 @@ class Omega(DeepMemory):
         def __post_init__(self):
             super().__post_init__()
             if self.gamma_max <= 0:
-                raise UserError("gamma_max must be positive")
+                raise UserError(f"gamma_max is {self.gamma_max}; give a number above 0")
             if not self.momentum:
                 refuse_unread("omega", self, {"momentum_init": "momentum=false"})
 

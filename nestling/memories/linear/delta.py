@@ -97,7 +97,7 @@ class CorrectedMemory(Memory):
         """``keys`` and ``values`` are channels of each head."""
         super().__init__()
         if convolution < 1:
-            raise UserError(f"convolution must be at least 1 token, not {convolution}")
+            raise UserError(f"convolution is {convolution}; give at least 1 token")
         self.num_heads = num_heads
         self.keys = keys
         self.values = values

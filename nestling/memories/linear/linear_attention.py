@@ -52,7 +52,10 @@ class LinearAttention(Memory):
 
         def __post_init__(self):
             if self.epsilon <= 0:
-                raise UserError("linear_attention.epsilon must be positive: a fresh z is zero")
+                raise UserError(
+                    f"linear_attention.epsilon is {self.epsilon}; give a number above 0, because "
+                    "the normaliser starts at zero"
+                )
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()

@@ -75,7 +75,7 @@ class RetNet(Memory):
 
         def __post_init__(self):
             if self.theta < 1:
-                raise UserError("retnet.theta must be at least 1")
+                raise UserError(f"retnet.theta is {self.theta}; give at least 1")
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         super().__init__()

@@ -14,7 +14,7 @@ def check_steps(name: str, steps: tuple[float, ...], floor: float) -> None:
     """Raise UserError unless ``steps`` is a range of positive sizes."""
     if len(steps) != 2 or not 0 < steps[0] <= steps[1] or floor <= 0:
         raise UserError(
-            f"{name}.initial_steps must be two positive sizes, the smaller first, and "
+            f"{name}.initial_steps must be two positive step sizes, the smaller first, and "
             f"{name}.smallest_step positive, not {steps} and {floor}"
         )
 

@@ -85,27 +85,38 @@ class SelfTitansOptions:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UserError(
-                    f"self_titans: {name}={getattr(self, name)!r} is none of {', '.join(known)}"
+                    f"self_titans: {name} is {getattr(self, name)!r}; choose one of "
+                    f"{', '.join(known)}"
                 )
         short, long = sorted(self.periods())
         if short < 1 or long % short:
             raise UserError(
-                f"self_titans: period={self.period} and projection_period="
-                f"{self.projection_period} must be positive and one divide the other"
+                f"self_titans: period is {self.period}, projection_period "
+                f"{self.projection_period}; give positive periods of which one divides the other"
             )
         if not 0 < self.eta_max <= 2 or not 0 < self.eta_init < min(self.eta_max, 1):
-            raise UserError("self_titans: need 0 < eta_init < eta_max <= 2 and eta_init < 1")
+            raise UserError(
+                f"self_titans: eta_init is {self.eta_init}, eta_max {self.eta_max}; give "
+                "0 < eta_init < eta_max <= 2 and eta_init < 1"
+            )
         for name in ("clip", "projection_clip", "epsilon", "initial_length"):
             if (value := getattr(self, name)) is not None and not value > 0:
-                raise UserError(f"self_titans: {name}={value} must be above 0")
+                raise UserError(f"self_titans: {name} is {value}; give a number above 0")
         if not 0 < self.momentum_init < 1:
-            raise UserError("self_titans: momentum_init must lie between 0 and 1")
+            raise UserError(
+                f"self_titans: momentum_init is {self.momentum_init}; give a number between 0 and 1"
+            )
         if min(self.half_life) <= 0:
-            raise UserError("self_titans: half_life must be two numbers of tokens above 0")
+            raise UserError(
+                f"self_titans: half_life is {list(self.half_life)}; give two numbers of tokens "
+                "above 0"
+            )
         if self.memory_hidden is not None and self.memory_hidden < 1:
-            raise UserError("self_titans: memory_hidden must be at least 1")
+            raise UserError(f"self_titans: memory_hidden is {self.memory_hidden}; give at least 1")
         if self.convolution < 1:
-            raise UserError("self_titans: convolution must be at least 1 token")
+            raise UserError(
+                f"self_titans: convolution is {self.convolution}; give at least 1 token"
+            )
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:

@@ -30,17 +30,24 @@ class MemoryOptions:
     def __post_init__(self):
         for name in ("layers", "expansion", "period", "convolution"):
             if getattr(self, name) < 1:
-                raise UserError(f"titans: {name} must be at least 1")
+                raise UserError(f"titans: {name} is {getattr(self, name)}; give at least 1")
         if self.persistent < 0:
-            raise UserError("titans: persistent must be 0 or more tokens")
+            raise UserError(f"titans: persistent is {self.persistent}; give 0 or more tokens")
         if self.decay_to not in ("init", "zero"):
-            raise UserError(f"titans: decay_to={self.decay_to!r} is neither init nor zero")
+            raise UserError(f"titans: decay_to is {self.decay_to!r}; choose init or zero")
         if not 0 < self.theta_init < self.theta_max:
-            raise UserError("titans: need 0 < theta_init < theta_max")
+            raise UserError(
+                f"titans: theta_init is {self.theta_init}, theta_max {self.theta_max}; give "
+                "0 < theta_init < theta_max"
+            )
         if not 0 < self.momentum_init < 1:
-            raise UserError("titans: momentum_init must lie between 0 and 1")
+            raise UserError(
+                f"titans: momentum_init is {self.momentum_init}; give a number between 0 and 1"
+            )
         if self.clip <= 0 or self.epsilon <= 0:
-            raise UserError("titans: clip and epsilon must be positive")
+            raise UserError(
+                f"titans: clip is {self.clip}, epsilon {self.epsilon}; give numbers above 0"
+            )
         unread = dict.fromkeys(("expansion", "epsilon"), "layers=1") if self.layers == 1 else {}
         if not self.momentum:
             unread["momentum_init"] = "momentum=false"
@@ -64,7 +71,7 @@ class WindowOptions(AttentionOptions):
     def __post_init__(self):
         super().__post_init__()
         if self.window < 1:
-            raise UserError("titans: window must be at least 1 token")
+            raise UserError(f"titans: window is {self.window}; give at least 1 token")
 
 
 def attention(

@@ -49,12 +49,15 @@ class TTTConfig:
 
     def __post_init__(self):
         if self.mini_batch < 1 or self.convolution < 1:
-            raise UserError("ttt: mini_batch and convolution must be at least 1 token")
+            raise UserError(
+                f"ttt: mini_batch is {self.mini_batch}, convolution {self.convolution}; give at "
+                "least 1 token"
+            )
         if self.eta_base <= 0:
-            raise UserError("ttt: eta_base must be above 0")
+            raise UserError(f"ttt: eta_base is {self.eta_base}; give a number above 0")
         if self.backbone not in BACKBONES:
             raise UserError(
-                f"ttt: backbone={self.backbone!r} is none of {', '.join(map(repr, BACKBONES))}"
+                f"ttt: backbone is {self.backbone!r}; choose one of {', '.join(BACKBONES)}"
             )
         if self.backbone == "transformer":
             refuse_unread("ttt", self, {"convolution": "backbone=transformer"})

@@ -32,9 +32,11 @@ def base_of(folder: Path) -> str:
     try:
         named = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read; copy the adapter anew") from error
+        raise UserError(f"{path} cannot be read; copy the adapter again") from error
     if not named:
-        raise UserError(f"{path} names no base_model_name_or_path; write the base's folder there")
+        raise UserError(
+            f"{path} has no base_model_name_or_path; write the folder of the base there"
+        )
     return str(named)
 
 
@@ -48,14 +50,14 @@ def load_merged(folder: Path, load: Callable[[str], Loaded]) -> tuple[Any, Loade
         peft = importlib.import_module("peft")
     except ImportError as error:
         raise UserError(
-            f"{folder} holds an adapter of peft: pip install 'nestling[continual]'"
+            f"{folder} contains an adapter and needs peft: pip install 'nestling[continual]'"
         ) from error
     try:
         found = load(base)
     except UserError as error:
         raise UserError(
-            f"{folder} is an adapter of {base}, which cannot be had ({error}); name the base's "
-            f"folder as base_model_name_or_path in {CONFIG}"
+            f"{folder} is an adapter of {base}, which cannot be loaded ({error}); write the folder "
+            f"of the base as base_model_name_or_path into {CONFIG}"
         ) from error
     with _explained(str(folder)), warnings.catch_warnings():
         # weights that the file lacks would be those an adapter begins with
@@ -85,7 +87,7 @@ def _merged(model: Any) -> Any:
     """Merge the active adapters of a model in place; returns its base."""
     layers = _tuned(model)
     if not layers:
-        raise ValueError("what was trained is no part of its weights")
+        raise ValueError("what was trained is not part of its weights")
     off = any(part.disable_adapters for _, _, part in layers)
     if not off and hasattr(model.base_model, "merge_and_unload"):
         return model.base_model.merge_and_unload()

@@ -95,7 +95,7 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
     for kind in ("missing_keys", "mismatched_keys"):
         if keys[kind]:
             name = sorted(map(str, keys[kind]))[0]
-            raise UserError(f"the weights in {folder} lack {name}: they are of another model")
+            raise UserError(f"the weights in {folder} lack {name}: they belong to another model")
     return model, about
 
 
@@ -126,9 +126,9 @@ def _tokenizer(folder: str, where: dict[str, str]) -> Any | None:
 def _check_folder(folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"{folder} holds no model: it has no config.json")
+        raise UserError(f"{folder} contains no model: it has no config.json")
     try:
         kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read; copy the model anew") from error
+        raise UserError(f"{path} cannot be read; copy the model again") from error
     family_of(kind)

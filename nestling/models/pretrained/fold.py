@@ -45,9 +45,10 @@ def folded(base: Stacked, weights: Mapping[str, Tensor]) -> Any:
             for level, parts in zip(base.levels[1:], added, strict=True):
                 if any(part.any() for key, part in parts.items() if _map(key) == family.output):
                     raise UserError(
-                        f"level {level.text} of this chain has been written, and reads what slower "
-                        "levels answer, as no MLP of transformers does; consolidate it into level "
-                        "0 first (nestling memory consolidate), or adapt with --variant independent"
+                        f"level {level.text} of this chain has been written and reads the output "
+                        "of slower levels, which no MLP of transformers can express; consolidate "
+                        "it into level 0 first (nestling memory consolidate), or adapt with "
+                        "--variant independent"
                     )
         state.update({f"{name}.{inner}": part for inner, part in mlp.items()})
     with torch.random.fork_rng(devices=[]):

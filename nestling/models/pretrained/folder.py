@@ -79,7 +79,7 @@ def _of_hope(
     own = [LevelSpec(period=p, share=shares.get(groups[p][0])) for p in periods]
     chosen = own if levels is None else list(levels)
     if len(chosen) != len(periods):
-        raise UserError(f"the model has {len(periods)} CMS levels and {len(chosen)} are named")
+        raise UserError(f"the model has {len(periods)} CMS levels, but {len(chosen)} are given")
     ordered = in_order(tuple(chosen))
     return Stacked(model, tokenizer, ordered, tuple(tuple(groups[p]) for p in periods), "cms")
 
@@ -94,7 +94,9 @@ def _of_feed_forward(
         if isinstance(block.memory, MLP)
     ]
     if not blocks:
-        raise UserError("this model has neither CMS levels nor feed-forward networks that learn")
+        raise UserError(
+            "this model has neither CMS levels nor feed-forward networks that could be levels"
+        )
     if levels is None:
         raise UserError(NO_LEVELS)
     ordered = in_order(tuple(levels))

