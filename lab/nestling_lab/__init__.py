@@ -1,1 +1,1 @@
-"""The laboratory: what measures nestling. It imports the library, which never imports it."""
+"""Studies and benchmarks of nestling. The lab imports the library, never the other way round."""

@@ -1,4 +1,4 @@
-"""The numbers that the paper prints, each with the version that prints it."""
+"""The numbers printed in the paper, with the version of the paper they are from."""
 
 import json
 from functools import cache
@@ -13,20 +13,20 @@ FILE = Path(__file__).with_name("published.json")
 
 @cache
 def record() -> dict[str, Any]:
-    """The file with all tables; figures as printed, slips kept and noted."""
+    """The file with all tables; figures are as printed, with misprints kept and noted."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def published_names() -> list[str]:
-    """The tables there are."""
+    """The names of the tables."""
     return list(record()["tables"])
 
 
 def published(name: str, *, columns: tuple[str, ...] = (), rows: tuple[str, ...] = ()) -> Table:
-    """A table of the paper, titled with its version; ``columns`` and ``rows`` take some of it.
+    """A table of the paper, titled with its version; ``columns`` and ``rows`` select parts of it.
 
-    None of its numbers has a seed, an interval or an error beside it. Raises UserError for a name
-    that is not there.
+    The paper gives no seeds, intervals or errors for its numbers. Raises UserError for an unknown
+    name.
 
     >>> print(published("recall", columns=("SWDE", "FDA"), rows=("Hope",)).text())
     arXiv 2512.24695v1, Table 3 (size of the models not stated)

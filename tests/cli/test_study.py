@@ -104,7 +104,7 @@ def test_undo_and_forget_take_a_document_out(place, memory, tmp_path, capsys):
     assert "two.txt is forgotten" in run(capsys, "memory", "undo", copy)
     one = read_memory(copy).about
     assert [record["name"] for record in one["studied"]] == ["one.txt"]
-    assert "there are: one.txt" in failed(capsys, "memory", "forget", copy, "three")
+    assert "known: one.txt" in failed(capsys, "memory", "forget", copy, "three")
     assert "one.txt is forgotten" in run(capsys, "memory", "forget", copy, "one.txt")
     assert read_memory(copy).tensors == {} and read_memory(copy).about["documents"] == []
     assert "nothing to forget" in failed(capsys, "memory", "undo", copy)

@@ -63,7 +63,7 @@ def refused(capsys, *arguments):
         (["--preset", "hope-tinny"], "did you mean 'hope-tiny'"),
         (["--corpus", "stdlb"], "did you mean 'stdlib'"),
         (["--set", "lerning_rate=3"], "did you mean 'learning_rate'"),
-        (["--set", "learning_rate=fast"], "kind float"),
+        (["--set", "learning_rate=fast"], "type float"),
         (["--set", "steps=3"], "--steps"),
         (["--set", "writes"], "NAME=VALUE"),
         (["--set", "sequence_length=70"], "multiple of the memory period"),

@@ -85,10 +85,10 @@ def given(**changes) -> dict:
         ({"tail": torch.zeros(2, 3, 3)}, r"tail is \[2, 3, 3\]; expected \[batch=2, width-1"),
         ({"tail": None}, "tail is NoneType"),
         ({"y": torch.zeros(2, 5, 4)}, "y is"),
-        ({"y": torch.zeros(2, 5, 3, dtype=torch.float64)}, "y is of torch.float64, x of"),
+        ({"y": torch.zeros(2, 5, 3, dtype=torch.float64)}, "y is of dtype torch.float64, x of"),
         ({"y": torch.zeros(2, 3, 5).mT}, "y must be a contiguous torch.float32 tensor"),
-        ({"x": torch.zeros(2, 5, 3, device="meta")}, "weight lies on cpu; x on meta"),
-        ({"starts": torch.zeros(2, 5, dtype=torch.int32)}, "starts is of torch.int32"),
+        ({"x": torch.zeros(2, 5, 3, device="meta")}, "weight is on cpu, x on meta"),
+        ({"starts": torch.zeros(2, 5, dtype=torch.int32)}, "starts is of dtype torch.int32"),
         ({n: torch.zeros_like(x).half() for n, x in given().items()}, "not compiled for"),
     ],
 )

@@ -117,7 +117,7 @@ def test_position_is_restored_exactly(after):
 def test_resuming_with_another_shape_or_text_is_refused():
     documents = made([5, 9])
     state = Loader(documents, batch_size=2, sequence_length=8).state_dict()
-    with pytest.raises(UserError, match="batch_size 2, not 3"):
+    with pytest.raises(UserError, match="batch_size 2, this run has 3"):
         Loader(documents, batch_size=3, sequence_length=8).load_state_dict(state)
     with pytest.raises(UserError, match="same corpus"):
         Loader(made([5, 8]), batch_size=2, sequence_length=8).load_state_dict(state)
@@ -135,7 +135,7 @@ def test_ranks_share_an_epoch():
     assert sorted(seen) == sorted(pairs(documents, index) for index in range(7))
     with pytest.raises(UserError, match="give more text"):
         Loader(made([4]), batch_size=1, sequence_length=4, world=2)
-    with pytest.raises(UserError, match="rank 2"):
+    with pytest.raises(UserError, match="rank is 2"):
         Loader(documents, batch_size=1, sequence_length=4, rank=2, world=2)
 
 

@@ -298,7 +298,7 @@ def test_a_data_set_of_the_hub_is_read_once_and_gives_the_same_tokens(
     assert main([*command, "--quiet"]) == 0 and len(calls) == 2  # it is done
     command[2:5] = ["hf:birds/nests#words", "--out", str(tmp_path / "other")]
     assert main(command) == 2
-    assert 'no string "words" in a record; its fields are text, id' in capsys.readouterr().err
+    assert 'no string "words"; its fields are text, id' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "datasets", None)
     assert main(command) == 2
     assert "pip install 'nestling[data]'" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def test_errors_name_what_to_do(tmp_path):
     with pytest.raises(UserError, match="vocab_size=258"):
         check_vocabulary(BYTES, 4096)
     check_vocabulary(BYTES, 258)
-    with pytest.raises(UserError, match="choose 258 or more"):
+    with pytest.raises(UserError, match="give at least 258"):
         train_tokenizer(TEXTS, 100)
     with pytest.raises(UserError, match="no tokenizer.json"):
         read_tokenizer(tmp_path)

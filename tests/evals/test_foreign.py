@@ -105,7 +105,7 @@ def test_ways_are_the_fastest_that_are_right(reader_of):
 def test_a_model_that_cannot_be_called_is_refused():
     model = tiny_model_of("gpt2")
     model.transformer.wpe = None
-    with pytest.raises(UserError, match="broken cannot be read as a causal language model"):
+    with pytest.raises(UserError, match="broken does not work as a causal language model"):
         Pieces(model, text=[5, 6, 7], name="broken")(torch.tensor([[5]]), None)
 
 

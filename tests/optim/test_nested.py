@@ -179,7 +179,7 @@ def test_narrow_weights_have_a_wide_start():
         ((1.5, None, None), 8, "fraction"),
         ((-0.5, None, None), 8, "fraction"),
         ((None, None, 0.1), 8, "period 48 is the slowest"),
-        ((None, 0.1, None), 10, "2 steps .period 16. must divide"),
+        ((None, 0.1, None), 10, "2 steps .period 16. do not divide"),
     ],
 )
 def test_shares_that_cannot_be_are_one_line(shares, tokens, message):

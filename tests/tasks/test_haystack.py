@@ -40,7 +40,7 @@ def test_one_part_more_would_be_too_much_or_it_is_near_enough(words, length, kin
 
 
 def test_what_does_not_fit_even_empty_is_refused():
-    with pytest.raises(UserError, match="need 9"):
+    with pytest.raises(UserError, match="give at least 9"):
         fitted(lambda parts: "x" * 9, itertools.repeat("y"), 8, len)
     assert fitted(" ".join, itertools.repeat("yy"), 0, len) == ""
 

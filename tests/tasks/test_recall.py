@@ -78,5 +78,5 @@ def test_the_global_generator_is_left_alone():
 
 
 def test_sizes_below_one_are_refused():
-    with pytest.raises(UserError, match="period >= 1"):
+    with pytest.raises(UserError, match="period is 0"):
         Recall.Config(period=0)

@@ -16,10 +16,10 @@ def test_an_integer_does_where_a_fraction_is_asked_for():
     ("settings", "message"),
     [
         ({"lerning_rate": 1e-3}, "did you mean 'learning_rate'"),
-        ({"steps": "ten"}, "kind int"),
-        ({"steps": True}, "kind int"),
+        ({"steps": "ten"}, "type int"),
+        ({"steps": True}, "type int"),
         ({"steps": 0}, "at least 1"),
-        ({"carry": 1}, "kind bool"),
+        ({"carry": 1}, "type bool"),
         ({"schedule": "linear"}, "cosine, wsd, constant"),
         ({"warmup": 2.0}, "fraction"),
         ({"learning_rate": 0.0}, "more than 0"),

@@ -266,7 +266,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state_saved(tmp_path,
 
 def test_a_lower_rate_may_be_taken_up_on_resume_but_no_other_batch(tmp_path):
     start(directory=tmp_path, after_step=lambda run: run.totals.step == 2)
-    with pytest.raises(UserError, match="batch_size was 4.*here it is 2"):
+    with pytest.raises(UserError, match="batch_size was 4.*is now 2"):
         start(directory=tmp_path, resume=True, batch_size=2)
     _, metrics = start(directory=tmp_path, resume=True, learning_rate=1e-4)
     assert metrics["steps"] == 8

@@ -56,7 +56,7 @@ def test_ranks_share_rows_and_weights():
     assert parts.gradients == alone.weights // 4
     # M3: two numbers a weight, and of each slow memory three, one of them half as wide
     assert 4 < parts.optimizer / parts.gradients < 5
-    with pytest.raises(UserError, match="3 rows on 2 GPUs"):
+    with pytest.raises(UserError, match="3 rows cannot be shared equally by 2 GPUs"):
         plan(tiny(), batch=3, gpus=2)
     with pytest.raises(UserError, match="utilisation"):
         plan(tiny(), utilisation=0)

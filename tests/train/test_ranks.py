@@ -80,7 +80,7 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
     # some of them go on with four processes, the others with one
     started, four = stage(tmp_path, 2, cut + faults), stage(tmp_path, 4, on[1:4])
     started, (refused, broken, taken) = started[: len(cut)], started[len(cut) :]
-    assert "DeepMomentum remembers one thing of many parameters" in refused["error"]
+    assert "DeepMomentum has state shared by many parameters" in refused["error"]
     assert "continue with a lower learning rate" in broken["error"]
     assert "cannot save" in taken["error"] and "choose a folder" in taken["error"]
     saved = read_newest(tmp_path / "bad" / "checkpoints")

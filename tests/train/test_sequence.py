@@ -36,8 +36,8 @@ def refused(name, **overrides):
 
 
 def test_what_cannot_be_handed_on_is_refused_with_a_reason():
-    assert "attention keeps every position" in refused("transformer-tiny")
-    assert "ada_transformer keeps every position" in refused("ada-transformer-tiny")
+    assert "attention keeps all earlier positions" in refused("transformer-tiny")
+    assert "ada_transformer keeps all earlier positions" in refused("ada-transformer-tiny")
     assert "truncate, which counts tokens" in refused("mamba2-tiny", truncate=16)
     assert "a head that is a level" in refused("mamba2-tiny", head_period=16)
     with pytest.raises(UserError, match="65 tokens cannot be shared by 2 processes"):

@@ -1,4 +1,4 @@
-"""Measurements: of a trained model as it is used, and of what everything costs."""
+"""Benchmarks: trained models in use, and the cost of everything."""
 
 from nestling_lab.bench.memory import peak_of
 from nestling_lab.bench.stream import stream

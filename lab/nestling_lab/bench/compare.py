@@ -1,4 +1,4 @@
-"""Two Results of one benchmark, figure by figure."""
+"""Compares two Results of one benchmark, figure by figure."""
 
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -23,25 +23,25 @@ def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def compare(first: Result, second: Result, only: str = "*") -> list[tuple[str, float, float]]:
-    """Name and value in each of every figure that both have, ``only`` those of a shell pattern.
+    """(name, first value, second value) of every figure in both; ``only`` is a shell pattern.
 
-    Raises UserError for Results of different benchmarks, or without a figure in common.
+    Raises UserError for Results of different benchmarks, or without a common figure.
     """
     if first.name != second.name:
         raise UserError(
             f"one is a Result of `{first.name}`, the other of `{second.name}`; "
-            "compare two of the same benchmark"
+            "give two of the same benchmark"
         )
     other = dict(numbers(second.metrics))
     both = [(name, value, other[name]) for name, value in numbers(first.metrics) if name in other]
     found = [row for row in both if fnmatchcase(row[0], only)]
     if not found:
-        raise UserError(f"no figure of the name {only!r} is in both Results; try --only '*'")
+        raise UserError(f"no figure that matches {only!r} is in both Results; try --only '*'")
     return found
 
 
 def differences(first: Result, second: Result) -> list[str]:
-    """What was not the same when the two were measured, a line each."""
+    """The differences in how the two were measured, one line each."""
     return [
         f"{kind} {name}: {one.get(name)} | {two.get(name)}"
         for kind, one, two in (

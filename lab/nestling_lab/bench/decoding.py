@@ -1,4 +1,4 @@
-"""What a token costs while a model writes: by context, side by side, and for a batch at once."""
+"""The cost of generating a token: by context length, against others, and in a batch."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ from nestling_lab.bench.gate import decoding_error, hold, relative, sample_ids
 from nestling_lab.bench.training_cost import PEER
 from nestling_lab.bench.turns import Contestant, over, say, spread, take_turns
 
-COMPILED = ", compiled"  # after the name of a model whose step is compiled
+COMPILED = ", compiled"  # appended to the name of a model with a compiled step
 
 
 @dataclass(kw_only=True)
 class Writer:
-    """A model that writes tokens after a context it has read."""
+    """A model that generates tokens after a context it has read."""
 
     name: str
     context: int
@@ -30,14 +30,14 @@ class Writer:
 
 
 def greedy(step: Callable[[Tensor, Any], Tensor], first: Tensor, cache: Any, tokens: int) -> None:
-    """Write ``tokens`` tokens, the likeliest each time."""
+    """Generate ``tokens`` tokens greedily."""
     token = first
     for _ in range(tokens):
         token = step(token, cache).argmax(-1, keepdim=True)
 
 
 def plain_step(model: Any) -> Callable[[Tensor, Any], Tensor]:
-    """One token [B, 1] through a model's own forward: logits [B, V]; the cache moves on."""
+    """A step through the model's own forward: one token [B, 1] to logits [B, V]."""
 
     def step(token: Tensor, cache: Any) -> Tensor:
         return model(token, past_key_values=cache, use_cache=True).logits[:, -1]
@@ -48,7 +48,7 @@ def plain_step(model: Any) -> Callable[[Tensor, Any], Tensor]:
 def writers(
     name: str, contexts: Sequence[int], *, tokens: int, vocab_size: int, device: str, compiled: bool
 ) -> list[Writer]:
-    """A preset after each context, if decoding equals the full forward; else UserError."""
+    """A preset after each context. Raises UserError if decoding differs from the full forward."""
     model = create(name, vocab_size=vocab_size).to(device)
     about = {"gate": hold(name, {"token by token and at once": decoding_error(model)})}
     steps = {name: plain_step(model)}
@@ -73,7 +73,7 @@ def writers(
 
 
 def peer_writer(name: str, context: int, *, tokens: int, vocab_size: int, device: str) -> Writer:
-    """A model by others after a context."""
+    """A third-party model after a context."""
     model: Any = peers.find(name).build(vocab_size).to(device).eval()
     ids = torch.randint(vocab_size, (1, context), generator=torch.Generator().manual_seed(1))
     ids = ids.to(device)
@@ -105,15 +105,17 @@ def decoding(
     device: str = "cpu",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Milliseconds a token, batch 1, after each context; all take turns.
+    """Milliseconds per token, batch 1, after each context; all take turns.
 
     The first preset and the peers, whose cost grows with the context, are timed at
-    ``reference_context`` only; the others there too. ``over_reference`` is tokens a second over
-    those of the first preset there, ``flat`` the time of a token at the longest context over that
-    at the shortest. With ``compiled`` the step of each preset is timed compiled as well.
+    ``reference_context`` only; the others there as well. ``over_reference`` is the speed relative
+    to the first preset at that context, ``flat`` the time per token at the longest context relative
+    to the shortest. With ``compiled``, each preset is also timed with a compiled step.
     """
     if min(tokens, rounds, reference_context, *contexts) < 1 or not presets:
-        raise UserError("give at least one preset, context, token and round")
+        raise UserError(
+            "presets, contexts, tokens and rounds must not be empty or 0; give at least 1 of each"
+        )
     shared: dict[str, Any] = {"tokens": tokens, "vocab_size": vocab_size, "device": device}
     entrants: list[Writer] = []
     for index, name in enumerate(presets):
@@ -160,9 +162,10 @@ def batched(
     device: str = "cpu",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Requests of different lengths in one batch: tokens a second, and over those of one alone.
+    """The speed of requests of different lengths in one batch, also relative to a single one.
 
-    Prompts are padded on the left. Refused if a row's logits differ from those it has alone.
+    Prompts are padded on the left. Raises UserError if the logits of a row differ from those it has
+    alone.
     """
     model = create(name, vocab_size=vocab_size).to(device)
     lengths = torch.linspace(shortest, longest, rows).long().tolist()

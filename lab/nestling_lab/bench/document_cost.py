@@ -1,4 +1,4 @@
-"""How much memory the training on one long document takes, read in segments."""
+"""The memory that training on one long document takes, read in segments."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +15,9 @@ from nestling_lab.bench.turns import say
 
 
 class Document:
-    """The segments of one document of random tokens, from its first token on; a loader of batches.
+    """A loader of the segments of one document of random tokens.
 
-    After the last segment the document begins again.
+    After the last segment the document starts again.
     """
 
     def __init__(self, vocab_size: int, length: int, segment: int):
@@ -27,7 +27,7 @@ class Document:
         self.at = 0
 
     def __iter__(self) -> "Document":
-        """Itself, without end."""
+        """The loader itself, which is endless."""
         return self
 
     def __next__(self) -> Batch:
@@ -40,7 +40,7 @@ class Document:
         return Batch(ids[:, :-1], ids[:, 1:], reset, torch.ones_like(reset))
 
     def state_dict(self) -> dict[str, Any]:
-        """The token it stands at."""
+        """The current token."""
         return {"at": self.at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -51,10 +51,10 @@ class Document:
 def document_peak(
     name: str, length: int, *, segment: int, vocab_size: int, device: str, **options: Any
 ) -> int:
-    """Bytes that tensors hold at most while a model learns from one document, from end to end.
+    """The peak bytes of tensors while a model is trained on one document, from end to end.
 
-    One optimizer step a segment; what the model remembers goes on from segment to segment, and
-    back-propagation ends at the segment's first token. Beside weights, optimizer and text.
+    There is one optimizer step per segment; the memory is carried from segment to segment, and
+    back-propagation is cut between them. Weights, optimizer state and text are not included.
     """
     model = create(name, vocab_size=vocab_size, **options).to(device)
     hold(name, {"reading in two pieces and at once": streaming_error(model)})
@@ -63,8 +63,8 @@ def document_peak(
     run = Run(model, document, config)
     slowest = max(model.parameter_periods().values())
     for _ in range(max(1, -(-slowest // segment))):
-        run.step()  # the optimizer makes what it keeps of a level when it first writes it
-    run.optimizer.zero_grad()  # so that the first step frees nothing that was there before it
+        run.step()  # the optimizer allocates the state of a level at its first write
+    run.optimizer.zero_grad()  # so that the first step frees nothing from before it
     run.memory = None
     document.at = 0
 
@@ -85,13 +85,13 @@ def documents(
     quiet: bool = False,
     **options: Any,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """For each preset and length of a document ``peak_mib``, and that over the shortest's.
+    """``peak_mib`` for each preset and document length, also relative to the shortest document.
 
-    ``lengths`` and ``segment`` are in tokens; ``options`` are those of the presets. Deterministic
+    ``lengths`` and ``segment`` are in tokens; ``options`` are options of the presets. Deterministic
     on a CPU.
     """
     if min(segment, *lengths) < 1:
-        raise UserError("give documents and segments of at least 1 token")
+        raise UserError(f"lengths are {list(lengths)}, segment {segment}; give at least 1 token")
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in presets:
         shared: dict[str, Any] = {"segment": segment, "vocab_size": vocab_size, "device": device}

@@ -1,6 +1,6 @@
-"""Processes of a `nestling` command that are forks of one which has imported torch.
+"""Processes of a `nestling` command, forked from one that has already imported torch.
 
-Such a process is at work a moment after it is started, and it is killed as any other is.
+Such a process starts working almost at once, and can be killed like any other.
 """
 
 import multiprocessing
@@ -16,15 +16,15 @@ import torch
 from nestling.cli.main import main
 from nestling.core.error import UserError
 
-# what a training would import; the server is started by the first process that is asked for
+# the imports of a training run; the fork server starts with the first process
 IMPORTED = ["nestling.cli.train", "nestling.train.job", "nestling.train.sharding"]
 IMPORTED += ["nestling.train.sharded_files", "nestling.models.hf"]
 
 
 class Processes:
-    """One command on ``ranks`` processes, which find each other as those of ``torchrun`` do.
+    """One command on ``ranks`` processes, connected like those of ``torchrun``.
 
-    What they say on the terminal goes to the file ``told``.
+    Their output goes to the file ``told``.
     """
 
     def __init__(self, arguments: Sequence[str], *, ranks: int = 1, told: Path):
@@ -39,29 +39,29 @@ class Processes:
             process.start()
 
     def running(self) -> bool:
-        """Whether one of them still works."""
+        """Whether any of them is still running."""
         return any(process.is_alive() for process in self.all)
 
     def end(self) -> None:
-        """End all of them at once."""
+        """Kill all of them at once."""
         for process in self.all:
             process.kill()
         for process in self.all:
             process.join()
 
     def wait(self, seconds: float) -> list[int]:
-        """The exit code of each, or minus the signal that ended it; UserError where one goes on."""
+        """The exit code of each, negative for a signal. Raises UserError after a timeout."""
         until = time.monotonic() + seconds
         for process in self.all:
             process.join(max(0.0, until - time.monotonic()))
         if self.running():
             self.end()
-            raise UserError(f"a run has not ended after {seconds:.0f} s")
+            raise UserError(f"a run is still going after {seconds:.0f} s")
         return [process.exitcode or 0 for process in self.all]
 
 
 def _places(ranks: int) -> list[dict[str, str]]:
-    """The variables that tell each process of several where the others are."""
+    """The environment variables with which several processes find each other."""
     if ranks == 1:
         return [{}]
     with socket.socket() as free:

@@ -1,4 +1,4 @@
-"""What must be right before a speed is told: the parity gates of the benchmarks."""
+"""Parity gates: checks that must pass before a benchmark reports a speed."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ import torch
 from nestling.core.error import UserError
 from nestling.models import HopeForCausalLM
 
-BOUND = 1e-4  # relative error above which nothing is measured; float32
+BOUND = 1e-4  # maximum relative error in float32
 
 
 def hold(name: str, errors: Mapping[str, float], bound: float = BOUND) -> dict[str, float]:
-    """The errors, if each is below ``bound``; else UserError, and so no figure.
+    """Return the errors. Raises UserError, so that nothing is measured, if one exceeds ``bound``.
 
     >>> hold("hope-tiny", {"reading in two pieces and at once": 1e-7})
     {'reading in two pieces and at once': 1e-07}
@@ -20,18 +20,18 @@ def hold(name: str, errors: Mapping[str, float], bound: float = BOUND) -> dict[s
         if not error < bound:
             raise UserError(
                 f"{name}: {what} differ by {error:.1e}, more than {bound:.0e}; "
-                "speed is not measured of what is wrong: mend it first"
+                "fix this first, as the speed of wrong results is not measured"
             )
     return dict(errors)
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative error (Euclidean norm) of what was found."""
+    """The relative error of ``found``, in Euclidean norm."""
     return float((found - expected).norm() / expected.norm())
 
 
 def sample_ids(model: HopeForCausalLM, rows: int, length: int) -> torch.Tensor:
-    """Token ids [rows, length] drawn from a seed of their own, on the model's device."""
+    """Token ids [rows, length] from a fixed seed, on the model's device."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(model.config.vocab_size, (rows, length), generator=generator)
     return ids.to(model.device)
@@ -39,7 +39,7 @@ def sample_ids(model: HopeForCausalLM, rows: int, length: int) -> torch.Tensor:
 
 @torch.no_grad()
 def streaming_error(model: HopeForCausalLM, length: int = 40) -> float:
-    """Relative error of logits read in two pieces against those read at once."""
+    """The relative error of logits read in two pieces, against those read at once."""
     ids = sample_ids(model, 2, length)
     whole = model(ids).logits
     first = model(ids[:, : length // 3], use_cache=True)
@@ -49,7 +49,7 @@ def streaming_error(model: HopeForCausalLM, length: int = 40) -> float:
 
 @torch.no_grad()
 def decoding_error(model: HopeForCausalLM, prompt: int = 30, steps: int = 8) -> float:
-    """Relative error of logits of single tokens after a prompt against those read at once."""
+    """The relative error of logits of single tokens after a prompt, against those read at once."""
     ids = sample_ids(model, 2, prompt + steps)
     whole = model(ids).logits
     out = model(ids[:, :prompt], use_cache=True)

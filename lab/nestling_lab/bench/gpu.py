@@ -1,8 +1,8 @@
-"""What can be measured with an accelerator only: docs/gpu.md says what of it has been.
+"""Measurements that need an accelerator; docs/gpu.md has those made so far.
 
-Each part runs in a process of its own and in a time of its own, so that one that fails, hangs or
-fills the memory takes nothing from the others. ``dry`` is the same at sizes that a CPU computes in
-seconds; its figures mean nothing.
+Each part runs in its own process with its own time limit, so that one that fails, hangs or fills
+the memory does not affect the others. ``dry`` runs the same at sizes that take a CPU seconds; its
+figures mean nothing.
 """
 
 import json
@@ -34,17 +34,19 @@ GATE_SECONDS = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One measurement, and the seconds it may take."""
+    """One measurement, and its time limit in seconds."""
 
     work: Callable[[str, bool], dict[str, Any]]  # device, dry
     seconds: int
 
 
 def gate() -> None:
-    """Run the tests marked gpu; raises UserError unless all are green and some ran."""
+    """Run the tests marked gpu. Raises UserError unless some ran and all passed."""
     if not Path("tests").is_dir():
-        raise UserError("no folder tests here; run it in a checkout: no speed without parity")
-    # one configuration a kernel: the tests ask whether it is right, and tuning takes minutes
+        raise UserError(
+            "there is no folder tests here; run this in a checkout, which has the parity tests"
+        )
+    # one configuration per kernel: the tests check correctness, and tuning takes minutes
     environment = os.environ | {"NESTLING_TUNE": "0"}
     try:
         done = subprocess.run(
@@ -55,11 +57,11 @@ def gate() -> None:
         raise UserError(f"the tests marked gpu took more than {GATE_SECONDS} s") from error
     if done.returncode:
         tail = " | ".join(done.stdout.strip().splitlines()[-3:])
-        raise UserError(f"the tests marked gpu are not green, so no speed is measured: {tail}")
+        raise UserError(f"the tests marked gpu failed, so no speed is measured: {tail}")
 
 
 def training_speed(length: int, device: str, dry: bool) -> dict[str, Any]:
-    """Training of hope-340m over that of transformer-340m at one row of ``length`` tokens."""
+    """The training speed of hope-340m relative to transformer-340m, at one row of ``length``."""
     size, shape = ("tiny", Shape(1, 32)) if dry else ("340m", Shape(1, length))
     names = [f"transformer-{size}", f"hope-{size}"]
     found = training(
@@ -72,7 +74,7 @@ def training_speed(length: int, device: str, dry: bool) -> dict[str, Any]:
 def decoding_speed(
     device: str, dry: bool, *, prompt: int = 512, tokens: int = 64
 ) -> dict[str, Any]:
-    """Tokens a second of hope after a prompt, as a CUDA graph, over the same step without."""
+    """The decoding speed of hope with a CUDA graph, relative to the same step without."""
     if dry:
         prompt, tokens = 20, 4
     size, options = ("tiny", {"num_hidden_layers": 1}) if dry else ("340m", {})
@@ -90,7 +92,7 @@ def decoding_speed(
 def _decoders(
     model: HopeForCausalLM, cache: Any, ids: torch.Tensor, tokens: int
 ) -> tuple[list[Contestant], dict[str, float]]:
-    """Both ways to decode, and how far they are apart."""
+    """Both ways to decode, and their difference."""
     replay, own = Replay(model, cache), cache.fork()
 
     @torch.no_grad()
@@ -114,18 +116,18 @@ PARTS: dict[str, Part] = {
     "hope_340m_32768": Part(work=partial(training_speed, 32768), seconds=80),
     "decode": Part(work=decoding_speed, seconds=40),
 }
-"""What ``bench gpu`` measures. With the gate they end within 8 minutes, whatever happens."""
+"""The parts of ``bench gpu``. Including the gate they always end within 8 minutes."""
 
 
 def run_part(name: str, device: str, dry: bool) -> dict[str, Any]:
-    """Measure one part here; a name that is none raises UserError."""
+    """Measure one part in this process. Raises UserError for an unknown name."""
     if name not in PARTS:
-        raise UserError(f"no part {name!r}; choose from {', '.join(PARTS)}")
+        raise UserError(f"unknown part {name!r}; choose one of {', '.join(PARTS)}")
     return PARTS[name].work(device, dry)
 
 
 def run_apart(name: str, device: str, dry: bool) -> dict[str, Any]:
-    """Measure one part in another process; without a figure, ``ratio`` is None with a reason."""
+    """Measure one part in another process; if that fails, ``ratio`` is None, with a ``reason``."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "part.json"
         command = [sys.executable, "-m", "nestling.cli.main", "bench", "gpu", "--part", name]
@@ -142,11 +144,11 @@ def run_apart(name: str, device: str, dry: bool) -> dict[str, Any]:
 
 
 def measure(device: str, dry: bool, *, quiet: bool = False) -> dict[str, Any]:
-    """The gate and then every part; a red gate raises UserError."""
+    """Run the gate and then every part. Raises UserError if the gate fails."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device here; --dry --device cpu tries the script itself")
+        raise UserError("there is no CUDA device; try the script itself with --dry --device cpu")
     if torch.device(device).type != "cuda" and not dry:
-        raise UserError("these sizes need a CUDA device; --dry is the form for a CPU")
+        raise UserError("these sizes need a CUDA device; use --dry on a CPU")
     if not dry:
         gate()
         say("gate: green", quiet)

@@ -1,4 +1,4 @@
-"""The kernel, forward and backward, over fla's chunk_gated_delta_rule at one shape."""
+"""The kernel, forward and backward, against fla's chunk_gated_delta_rule at one shape."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,14 +15,14 @@ from nestling_lab.bench.turns import Contestant, over, spread, take_turns
 SHAPE = {"batch": 8, "length": 4096, "heads": 16, "key": 64, "value": 64}
 DRY = {"batch": 1, "length": 70, "heads": 2, "key": 16, "value": 16}
 GATE = {"batch": 1, "length": 200, "heads": 16, "key": 64, "value": 64}
-BOUND = 2e-2  # relative error of bfloat16
+BOUND = 2e-2  # maximum relative error in bfloat16
 
 
 def draw_inputs(momentum: bool, device: str, shape: dict[str, int]) -> dict[str, Tensor]:
-    """Inputs as a gated delta rule has them: bfloat16 tokens, float32 gates.
+    """Inputs of a gated delta rule: bfloat16 tokens, float32 gates.
 
-    In fla's form W <- g (W - beta W k k^T) + beta v k^T: here the write is beta v, and what is
-    erased is decayed too.
+    They follow fla's form W <- g (W - beta W k k^T) + beta v k^T: the write is beta v, and the
+    erased part is decayed as well.
     """
     tokens = OP.inputs(0, **shape, momentum=momentum, dtype=torch.float32)
     tokens["v"] = tokens["w"]
@@ -40,7 +40,7 @@ def ours(tokens: dict[str, Tensor], form: str) -> Tensor:
 
 
 def theirs(tokens: dict[str, Tensor]) -> Tensor:
-    """fla's outputs; there is no momentum in it."""
+    """The outputs of fla's kernel, which has no momentum."""
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
     q, k, v = (tokens[name] for name in "qkv")
@@ -49,7 +49,7 @@ def theirs(tokens: dict[str, Tensor]) -> Tensor:
 
 
 def both_ways(tokens: dict[str, Tensor], form: Callable[[dict[str, Tensor]], Tensor]) -> None:
-    """Outputs and the gradient of everything they depend on."""
+    """Run forward and backward, with the gradients of all inputs."""
     y = form(tokens)
     torch.autograd.grad(y, list(tokens.values()), torch.ones_like(y), allow_unused=True)
 
@@ -72,15 +72,15 @@ def errors(momentum: bool, device: str, form: str, shape: dict[str, int]) -> dic
 
 
 def kernel_speed(momentum: bool, device: str, dry: bool) -> dict[str, Any]:
-    """Speed over fla's kernel without momentum, and over the chunk form; UserError if wrong.
+    """The speed relative to fla's kernel without momentum, and to the chunk form.
 
-    ``ratio`` is None with a reason where fla is missing.
+    ``ratio`` is None, with a ``reason``, if fla is missing. Raises UserError if results are wrong.
     """
     form = "triton" if cover.here(torch.device(device)) else "chunk"
     tokens = draw_inputs(momentum, device, DRY if dry else SHAPE)
     contestants = entrants(tokens, form, device)
     for contestant in contestants:
-        for _ in range(1 if dry else 3):  # what is compiled and tuned once, at the shape timed
+        for _ in range(1 if dry else 3):  # compiles and tunes at the shape that is timed
             contestant.work()
     names = [contestant.name for contestant in contestants]
     held = hold("kernel", errors(momentum, device, form, DRY if dry else GATE), BOUND)
@@ -92,7 +92,7 @@ def kernel_speed(momentum: bool, device: str, dry: bool) -> dict[str, Any]:
 
 
 def entrants(tokens: dict[str, Tensor], form: str, device: str) -> list[Contestant]:
-    """``form``, then the chunk form and fla where they are others and can run here."""
+    """``form``, then the chunk form and fla, if they are different and can run here."""
     forms: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {form: partial(ours, form=form)}
     forms.setdefault("chunk", partial(ours, form="chunk"))
     if find_spec("fla") and torch.device(device).type == "cuda":
@@ -101,7 +101,7 @@ def entrants(tokens: dict[str, Tensor], form: str, device: str) -> list[Contesta
 
 
 def figures(contestants: list[Contestant]) -> dict[str, Any]:
-    """Milliseconds of each, and the speed of the first over that of every other."""
+    """Milliseconds of each, and the speed of the first relative to each other."""
     first, *others = contestants
     found: dict[str, Any] = {
         "milliseconds": {

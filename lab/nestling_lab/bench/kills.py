@@ -1,4 +1,4 @@
-"""A training that is killed at random moments, and started again until it has ended."""
+"""Kills a training at random moments and resumes it until it ends."""
 
 import json
 import random
@@ -17,17 +17,17 @@ from nestling_lab.bench.turns import say
 TEXT = "\n\n".join(f"{i} and {i + 1} are {2 * i + 1}. " * (1 + i % 9) for i in range(400))
 SMALL = ("num_hidden_layers=1", "hidden_size=64", "batch_size=4", "sequence_length=64")
 SMALL += ("evaluate_tokens=500", "save_every=5")
-LONGEST = 600.0  # seconds that a run may take
-ENDED = 60.0  # seconds after which all have ended when one was killed
-LOOK = 0.002  # seconds between two looks at a log
+LONGEST = 600.0  # seconds, time limit of a run
+ENDED = 60.0  # seconds within which all processes must end after one is killed
+LOOK = 0.002  # seconds between two reads of a log
 
 
 class Killed(NamedTuple):
-    """Where a run stood when it was killed."""
+    """The state of a run when it was killed."""
 
-    step: int  # the last that was logged
-    saved: int  # the newest of which there is a checkpoint; 0 for none
-    drafts: frozenset[str]  # names of checkpoints that were half written
+    step: int  # the last step in the log
+    saved: int  # the step of the newest checkpoint; 0 without one
+    drafts: frozenset[str]  # names of unfinished checkpoints
     seconds: float  # until all processes had ended
 
 
@@ -43,15 +43,15 @@ def kills(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Kill a training ``times`` times (SIGKILL), and compare with one that is left alone.
+    """Kill a training ``times`` times (SIGKILL), and compare it with an uninterrupted one.
 
-    A process is killed when it has logged a step that is drawn from those not yet logged, and a
-    drawn part of a step's time later: in a step or as it saves. A draw past the last step lets the
-    run end; the next is begun anew, and the last goes on to its end. Of several ``ranks`` one is
-    killed, which ends the others. Gives for each kill the last step that was logged and the one it
-    went on from, how many have left a checkpoint half written, how many runs came to their end, how
-    many of those have the weights of the one left alone to the bit, and the largest difference
-    relative to the largest weight of a tensor. Raises UserError for a run that does not go on.
+    A process is killed at a random fraction of a step after logging a step drawn from those to
+    come, so during a step or a save. A draw beyond the last step lets the run end, and the next one
+    starts from scratch; the last one runs to its end. With several ``ranks`` one of them is killed,
+    which ends the others. Returns, for each kill, the last logged step and the step it resumed
+    from; how many kills left an unfinished checkpoint; how many runs ended; how many of those have
+    exactly the weights of the uninterrupted run; and the largest difference relative to the largest
+    weight of a tensor. Raises UserError if a run cannot be resumed.
     """
     train = _command(folder, preset, optimizer, steps, shard)
     told, whole, begin = folder / "told.txt", folder / "whole", time.monotonic()
@@ -87,7 +87,7 @@ def kills(
 
 
 def _command(folder: Path, preset: str, optimizer: str, steps: int, shard: str) -> list[str]:
-    """The training of a small model on a text that is written to the folder."""
+    """The command that trains a small model on a text, which is written to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     text = folder / "text.txt"
     text.write_text(TEXT, encoding="utf-8")
@@ -100,23 +100,23 @@ def _finish(run: Processes, told: Path) -> None:
     codes = run.wait(LONGEST)
     if any(codes):
         said = told.read_text(encoding="utf-8", errors="replace").splitlines()
-        raise UserError(f"a run has ended with {codes}: {(said or ['it said nothing'])[-1]}")
+        raise UserError(f"a run ended with exit codes {codes}: {(said or ['no output'])[-1]}")
 
 
 def reaches(running: Callable[[], bool], out: Path, step: int) -> bool:
-    """Wait until the run in ``out`` has logged ``step``; False where it is no longer running."""
+    """Wait until the run in ``out`` has logged ``step``; False if it is no longer running."""
     begin = time.monotonic()
     while logged(out) < step:
         if not running():
             return False
         if time.monotonic() - begin > LONGEST:
-            raise UserError(f"{out} has not come to step {step} in {LONGEST:.0f} s")
+            raise UserError(f"the run in {out} has not reached step {step} in {LONGEST:.0f} s")
         time.sleep(LOOK)
     return True
 
 
 def _kill(run: Processes, draw: random.Random, out: Path) -> Killed | None:
-    """Kill one process and wait for all to end by themselves; None where they had ended before."""
+    """Kill one process and wait for the others to end; None if they had ended before."""
     begin = time.monotonic()
     draw.choice(run.all).kill()
     if not any(run.wait(ENDED)):
@@ -126,28 +126,28 @@ def _kill(run: Processes, draw: random.Random, out: Path) -> Killed | None:
 
 
 def _lines(out: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; the last may be cut short."""
+    """The lines of a run's log, without a truncated last one."""
     path = out / "log.jsonl"
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
 
 
 def logged(out: Path) -> int:
-    """The highest step that the log of a run has told of; 0 for none."""
+    """The highest step in the log of a run; 0 without any."""
     return max((line["step"] for line in _lines(out)), default=0)
 
 
 def _saved(out: Path) -> int:
-    """The newest step of which there is a checkpoint; 0 for none."""
+    """The step of the newest checkpoint; 0 without one."""
     names = sorted(path.name for path in out.glob("checkpoints/step-*"))
     return int(names[-1].removeprefix("step-")) if names else 0
 
 
 def difference(one: Path, other: Path) -> float:
-    """The largest difference of two models' weights and losses; 0: they are the same bits."""
+    """The largest difference between the weights and losses of two runs; 0 if bitwise equal."""
     first, second = (load_file(path / "model.safetensors") for path in (one, other))
     if first.keys() != second.keys():
-        raise UserError(f"{other} has other weights than {one}")
+        raise UserError(f"the models in {other} and {one} do not have the same parameters")
     errors = [
         float((x - second[name]).abs().max() / x.abs().max().clamp_min(1e-30))
         for name, x in first.items()

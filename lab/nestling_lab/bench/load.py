@@ -1,4 +1,4 @@
-"""A server under load: streaming clients, documents that are learned beside them, kills."""
+"""Puts a server under load: streaming clients, documents to learn, and kills."""
 
 import collections
 import http.client
@@ -20,40 +20,40 @@ from nestling_lab.bench.turns import say
 PROMPT = "What does the seal of pump {} cost?"
 TEXT = "The seal of pump {0} costs {1} crowns. Pump {0} was made in Padua. Nobody may open it. "
 SHARES = {"median": 0.5, "90 %": 0.9, "99 %": 0.99, "most": 1.0}
-LEARNED = 20  # writes of study for a document
+LEARNED = 20  # writes per studied document
 
 
 class Answered(NamedTuple):
-    """One answer that was streamed."""
+    """One streamed answer."""
 
-    first: float  # seconds until its first text
-    whole: float  # seconds until its end
+    first: float  # seconds until the first text
+    whole: float  # seconds until the end
     tokens: int
 
 
 @dataclass
 class Load:
-    """What the clients and the one that learns have seen, each adding to lists of its own."""
+    """The observations of the clients and the learner, each in its own lists."""
 
     server: Server
     until: float = 0.0  # time.monotonic
     answers: list[Answered] = field(default_factory=list)
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
-    broken: int = 0  # requests that a kill has cut off
-    jobs: collections.Counter[str] = field(default_factory=collections.Counter)  # by their end
-    resident: list[float] = field(default_factory=list)  # MiB, one a second
-    learning: bool = False  # a document has been taken and is not learned yet
+    broken: int = 0  # requests interrupted by a kill
+    jobs: collections.Counter[str] = field(default_factory=collections.Counter)  # by final status
+    resident: list[float] = field(default_factory=list)  # MiB, one per second
+    learning: bool = False  # whether an accepted document is still being learned
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep_at(self, work: Callable[[], None]) -> None:
-        """Do ``work`` again and again; what fails is counted, by what it was."""
+        """Repeat ``work`` until the time is over, and count failures by message."""
         while time.monotonic() < self.until:
             life = self.server.life
             try:
                 work()
             except (OSError, http.client.HTTPException, UserError) as error:
                 with self.lock:
-                    # killed, and perhaps already alive again
+                    # killed, and perhaps already up again
                     if life != self.server.life or not self.server.up.is_set():
                         self.broken += 1
                     else:
@@ -80,11 +80,11 @@ class Load:
             if usage := event.get("usage"):
                 written = usage["completion_tokens"]
         if first is None or finish not in ("stop", "length"):
-            raise UserError(f"a stream has ended with {finish}")
+            raise UserError(f"a stream ended with finish_reason {finish}")
         self.answers.append(Answered(first, time.monotonic() - began, written))
 
     def learn(self) -> None:
-        """Have a new memory learn a document, to its end."""
+        """Have a new memory learn a document, and wait until it is done."""
         number = sum(self.jobs.values())
         memory = f"learned-{number}-{self.server.life}"
         place = f"/v1/memories/{memory}"
@@ -109,16 +109,16 @@ class Load:
             time.sleep(0.2)
 
     def watch(self) -> None:
-        """Note the server's memory once a second."""
+        """Record the server's memory once a second."""
         if self.server.up.is_set():
             self.resident.append(self.server.resident_mib())
         time.sleep(1)
 
 
 def expect(found: tuple[int, Any], status: int) -> Any:
-    """The JSON of an answer; UserError where its status is another one."""
+    """The JSON of a response. Raises UserError if it has another status."""
     if found[0] != status:
-        raise UserError(f"{found[0]} where {status} was expected: {found[1]}")
+        raise UserError(f"status {found[0]} instead of {status}: {found[1]}")
     return found[1]
 
 
@@ -135,14 +135,14 @@ def load(
     seed: int = 0,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Serve a model (by default a tiny random one) and let clients stream answers of it at once.
+    """Serve a model (by default a tiny random one) to many clients that stream answers at once.
 
     Each client asks one of ``memories`` memories, or the model without one, and asks again as soon
-    as it has been answered. With ``learning`` documents are learned meanwhile, one after the other.
-    The server is killed ``kills`` times (SIGKILL) at moments drawn evenly from the time, and
-    started again on its store. Gives answers, errors by their message, requests that a kill cut
-    off, latencies in seconds, tokens a second, the server's memory over time in MiB, jobs by how
-    they ended, and whether every memory answers in the end what it did in the beginning.
+    as it has its answer. With ``learning``, documents are learned meanwhile, one after another. The
+    server is killed ``kills`` times (SIGKILL) at random times and restarted on its store. Returns
+    answers, errors by message, requests interrupted by kills, latencies in seconds, tokens per
+    second, the server's memory over time in MiB, jobs by final status, and whether every memory
+    gives the same answer at the end as at the start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     served = Path(model) if model else tiny_model(folder)
@@ -179,7 +179,8 @@ def _run(
     kills: int,
     seed: int,
 ) -> list[tuple[bool, bool]]:
-    """All at once, until the time is over; for each kill whether a document was open, and told."""
+    """Run all threads until the time is over; for each kill, whether a document was interrupted
+    and reported."""
     draw, restarts, began = random.Random(seed), [], time.monotonic()
     moments = sorted(draw.uniform(began, found.until) for _ in range(kills))
     with ThreadPoolExecutor(clients + 2) as pool:
@@ -197,7 +198,7 @@ def _run(
             time.sleep(max(0.0, moment - time.monotonic()))
             found.server.end(signal.SIGKILL)
             was = found.learning
-            found.resident.clear()  # of another process
+            found.resident.clear()  # it was of another process
             found.server.start()
             restarts.append((was, "not learned to their end and go on" in found.server.said))
         for one in work:
@@ -206,7 +207,7 @@ def _run(
 
 
 def _teach(server: Server, memory: str, number: int) -> None:
-    """Make a memory that has learned a document."""
+    """Create a memory that has learned a document."""
     expect(server.call("POST", "/v1/memories", {"id": memory}), 201)
     place, text = f"/v1/memories/{memory}/jobs", TEXT.format(100 + number, 3 * number + 5)
     job = expect(server.call("POST", place, {"text": text}), 202)["id"]
@@ -217,13 +218,13 @@ def _teach(server: Server, memory: str, number: int) -> None:
 
 
 def _answer(server: Server, memory: str | None) -> str:
-    """What is answered to one question, the likeliest token each time."""
+    """The greedy answer to one question."""
     body = {"model": server.name, "prompt": PROMPT.format(100), "max_tokens": 24, "memory": memory}
     return expect(server.call("POST", "/v1/completions", body), 200)["choices"][0]["text"]
 
 
 def summary(found: Load, seconds: float) -> dict[str, Any]:
-    """Figures of what was seen."""
+    """The figures of a load test."""
     resident = found.resident
     tenth = max(1, len(resident) // 10)
     # the first tenth is warming up
@@ -243,7 +244,7 @@ def summary(found: Load, seconds: float) -> dict[str, Any]:
 
 
 def shares(values: Sequence[float]) -> dict[str, float]:
-    """The values below which given shares of all lie (nearest rank).
+    """Percentiles of the values (nearest rank).
 
     >>> shares([0.3, 0.1, 0.2, 0.4])
     {'median': 0.2, '90 %': 0.4, '99 %': 0.4, 'most': 0.4}

@@ -1,4 +1,4 @@
-"""How much memory the tensors of a piece of work take at once."""
+"""Measures the peak memory of the tensors of a piece of work."""
 
 import gc
 from collections.abc import Callable
@@ -8,11 +8,12 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_of(work: Callable[[], object], device: str = "cpu") -> int:
-    """The most bytes that tensors made during ``work`` hold at one moment.
+    """The peak bytes of tensors allocated during ``work``.
 
-    On a CPU the allocator's own record of the work, so the same on every machine and under every
-    load; on an accelerator, the allocator's peak less what was there before. ``work`` should free
-    nothing that was there before it: a CPU's record knows the sizes of some such blocks only.
+    On a CPU this comes from the profiler's record of allocations, so it is the same on every
+    machine and under any load; on an accelerator it is the allocator's peak minus what was there
+    before. ``work`` should not free earlier tensors: the record on a CPU does not know the sizes of
+    all of them.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -21,7 +22,7 @@ def peak_of(work: Callable[[], object], device: str = "cpu") -> int:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    # what others left behind and Python frees in the midst of the work would count as freed by it
+    # garbage from before that Python frees during the work would count as freed by it
     gc.collect()
     collecting = gc.isenabled()
     gc.disable()

@@ -1,4 +1,4 @@
-"""How much memory a training step takes, preset by preset."""
+"""The memory of a training step, preset by preset."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from nestling_lab.bench.turns import say
 
 
 def step_peak(name: str, shape: Shape, *, vocab_size: int, device: str) -> int:
-    """Bytes that the tensors of one training step hold at most, beside weights and optimizer."""
+    """The peak bytes of tensors in one training step, without weights and optimizer state."""
     model = create(name, vocab_size=vocab_size).to(device)
     hold(name, {"reading in two pieces and at once": streaming_error(model)})
     config = TrainConfig(batch_size=shape.rows, sequence_length=shape.length, carry=False)
     run = Run(model, RandomText(vocab_size, *shape), config)
     run.step()
-    run.optimizer.zero_grad()  # so that the step frees nothing that was there before it
+    run.optimizer.zero_grad()  # so that the step frees nothing from before it
     return peak_of(run.step, device)
 
 
@@ -31,15 +31,17 @@ def memory(
     device: str = "cpu",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """The peak of a training step at a shape, and what each further token adds to it.
+    """The peak memory of a training step at a shape, and the increase per additional token.
 
-    For each preset ``peak_mib`` (beside weights and optimizer, gradients included),
-    ``over_reference`` (over that of the first preset), ``bytes_per_token`` (the peak less that at
-    half the length, for each token more), ``tokens_over_reference`` (of these) and
+    For each preset: ``peak_mib`` (without weights and optimizer state, but with gradients),
+    ``over_reference`` (relative to the first preset), ``bytes_per_token`` (the difference to half
+    the length, per token), ``tokens_over_reference`` (the same relative to the first preset) and
     ``state_bytes`` (of one row after ``length`` tokens). Deterministic on a CPU.
     """
     if shape.length < 2 or not presets:
-        raise UserError("give at least one preset, and rows of at least 2 tokens")
+        raise UserError(
+            "presets are empty or rows shorter than 2 tokens; give at least one preset and 2 tokens"
+        )
     half = Shape(shape.rows, shape.length // 2)
     more = shape.rows * (shape.length - half.length)
     found: dict[str, Any] = {}
@@ -58,7 +60,7 @@ def memory(
     first = found[presets[0]]
     for row in found.values():
         row["over_reference"] = row["peak_mib"] / first["peak_mib"]
-        # none where the shape is so small that gradients and not tokens decide the peak
+        # None if the shape is so small that gradients, not tokens, determine the peak
         some = first["bytes_per_token"]
         row["tokens_over_reference"] = row["bytes_per_token"] / some if some > 0 else None
     return {"reference": presets[0], "shape": str(shape), "presets": found}

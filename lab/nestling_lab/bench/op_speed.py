@@ -1,4 +1,4 @@
-"""The kernel in its forms, and single memories beside those of others, side by side."""
+"""Times the forms of the kernel, and single memories against third-party ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ Form = Callable[[Tokens], Tensor]
 
 
 def forms_of(chunks: Sequence[int], momentum: bool, others: bool) -> dict[str, Form]:
-    """Name and function of each form of the kernel: tokens -> outputs [B, T, H, V]."""
+    """The forms of the kernel by name, each a function from tokens to outputs [B, T, H, V]."""
     forms: dict[str, Form] = {"step": lambda tokens: OP.sequential(tokens)[0]}
     for size in chunks:
         forms[f"chunk {size}"] = lambda tokens, size=size: OP.chunk(**tokens, chunk_size=size)[0]
@@ -28,9 +28,9 @@ def forms_of(chunks: Sequence[int], momentum: bool, others: bool) -> dict[str, F
 
 
 def transformers_form(tokens: Tokens) -> Tensor:
-    """The gated delta rule of transformers' Qwen3-Next on the same tokens, in torch.
+    """The torch gated delta rule of Qwen3-Next in transformers, on the same tokens.
 
-    Its erase strength is that of the matrix after its decay, and it writes beta v.
+    It erases after the decay, and writes beta v.
     """
     rule = peers.chunk_gated_delta_rule()
     alpha, q = tokens["alpha"], tokens["q"]
@@ -47,7 +47,7 @@ def transformers_form(tokens: Tokens) -> Tensor:
 
 
 def with_gradients(form: Form, tokens: Tokens) -> tuple[Tensor, list[Tensor]]:
-    """Outputs, and the gradient of every token tensor for a fixed weighting of them."""
+    """The outputs, and the gradients of all token tensors for a fixed weighting of the outputs."""
     leaves = {name: x.detach().requires_grad_() for name, x in tokens.items()}
     y = form(leaves)
     weights = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y)
@@ -55,7 +55,7 @@ def with_gradients(form: Form, tokens: Tokens) -> tuple[Tensor, list[Tensor]]:
 
 
 def errors(form: Form, truth: Form, tokens: Tokens) -> dict[str, float]:
-    """Relative errors of outputs and of all gradients together against the fold of the step."""
+    """The relative errors of outputs, and of all gradients together, against the folded step."""
     (y, grads), (expected, truths) = with_gradients(form, tokens), with_gradients(truth, tokens)
     flat = [torch.cat([g.flatten() for g in part]) for part in (grads, truths)]
     return {"outputs and those of the step": relative(y, expected)} | {
@@ -75,13 +75,13 @@ def ops(
     device: str = "cpu",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Tokens a second, forward and backward, of each form of the kernel, with momentum and without.
+    """Tokens per second of each form of the kernel, forward and backward.
 
-    Each form is held to the fold of the step at 100 tokens, outputs and gradients, before it is
-    timed.
+    Measured with and without momentum. Before it is timed, each form must match the folded step at
+    100 tokens, in outputs and gradients.
     """
     if min(batch, length, heads, width, rounds, *chunks) < 1:
-        raise UserError("give at least 1 of everything")
+        raise UserError("rows, tokens, heads, widths, chunks and rounds must be at least 1")
     found: dict[str, Any] = {}
     for label, momentum in (("momentum", True), ("no momentum", False)):
         shape = {"heads": heads, "key": width, "value": width, "momentum": momentum}
@@ -114,7 +114,7 @@ def ops(
 
 
 def layer_work(layer: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
-    """Forward and backward of a layer, to its parameters and its input."""
+    """The forward and backward pass of a layer, with gradients of its parameters and input."""
 
     def work() -> None:
         leaf = x.detach().requires_grad_()
@@ -127,11 +127,11 @@ def titans(
     *, rows: int = 2, length: int = 1024, hidden_size: int = 384, period: int = 64,
     rounds: int = 3, device: str = "cpu", quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Our long-term memory of Titans beside that of titans-pytorch, forward and backward.
+    """Our long-term memory of Titans against that of titans-pytorch, forward and backward.
 
-    The defaults are the shape of that package's README: one head, a network of two layers and four
-    times the width, momentum, weights written once in ``period`` tokens. Ours writes at every
-    token; held to a whole read at once against one in two pieces.
+    The defaults are the shape in the README of that package: one head, a two-layer network with
+    four times the width, momentum, and weights written every ``period`` tokens. Ours writes at
+    every token. Its gate compares reading at once with reading in two pieces.
     """
     theirs: Any = peers.titans_memory(hidden_size, period).to(device)
     memory = MEMORIES.load("titans")

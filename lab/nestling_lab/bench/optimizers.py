@@ -1,4 +1,4 @@
-"""What a step of every optimizer costs: time and memory, on the shapes of one model."""
+"""The cost of a step of every optimizer, in time and memory, on the shapes of one model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,15 +19,15 @@ from nestling.optim import (
 )
 from nestling_lab.bench.turns import Contestant, over, say, spread, take_turns
 
-LR = 1e-6  # small, so that the weights stay what they are over many steps
+LR = 1e-6  # small, so that the weights hardly change over many steps
 
 
 class Entrant(NamedTuple):
-    """An optimizer under the clock, and what it is compared with."""
+    """An optimizer to time, and the one it is compared with."""
 
     make: Callable[[nn.Module], Optimizer]
     reference: str
-    limit: float | None = None  # times the reference's seconds, at most
+    limit: float | None = None  # maximum time relative to the reference
 
 
 class Shapes(nn.Module):
@@ -42,12 +42,12 @@ class Shapes(nn.Module):
         self.norms = nn.ParameterList(nn.Parameter(torch.ones(width)) for _ in range(2 * layers))
 
     def matrices(self) -> list[Any]:
-        """The weights that Muon can take."""
+        """The weights that Muon can update."""
         return [layer.weight for layer in self.maps]
 
 
 def torch_muon(module: nn.Module) -> Optimizer:
-    """torch's Muon of the matrices, with the same Newton-Schulz steps as ours."""
+    """torch's Muon on the matrices, with the same Newton-Schulz steps as ours."""
     assert isinstance(module, Shapes)
     return torch.optim.Muon(module.matrices(), lr=LR, ns_steps=5)
 
@@ -63,19 +63,19 @@ def torch_adamw(module: nn.Module) -> Optimizer:
 
 
 def m3(module: nn.Module) -> Optimizer:
-    """M3 of the matrices, as Muon has them."""
+    """M3 on the matrices, like Muon."""
     assert isinstance(module, Shapes)
     return M3(module.matrices(), lr=LR, ns_steps=5)
 
 
 def muon_of_ours(module: nn.Module) -> Optimizer:
-    """The momentum read through Newton-Schulz, of the matrices."""
+    """Our momentum with Newton-Schulz, on the matrices."""
     assert isinstance(module, Shapes)
     return NonlinearMomentum(module.matrices(), lr=LR, ns_steps=5)
 
 
 def delta_momentum(layout: str) -> Callable[[nn.Module], Optimizer]:
-    """Delta momentum in a layout."""
+    """Delta momentum with a layout."""
     return lambda module: DeltaMomentum(module.parameters(), lr=LR, layout=layout)
 
 
@@ -109,13 +109,13 @@ def bytes_of(optimizer: Optimizer) -> int:
 
 
 def contestant(entrant: Entrant, module: Shapes, steps: int, rows: int) -> tuple[Any, Contestant]:
-    """An optimizer over gradients that stay, and a piece of work of some steps of it."""
+    """An optimizer with fixed gradients, and a contestant that does some steps of it."""
     optimizer = entrant.make(module)
 
     def work() -> None:
         for _ in range(steps):
             if isinstance(optimizer, DeltaGD):
-                # what the backward pass would have handed over
+                # as the backward pass would
                 for layer in module.maps:
                     see(optimizer, layer, rows)
             optimizer.step()
@@ -124,7 +124,7 @@ def contestant(entrant: Entrant, module: Shapes, steps: int, rows: int) -> tuple
 
 
 def see(optimizer: DeltaGD, layer: Any, rows: int) -> None:
-    """Give delta descent the inputs of a layer, as a backward pass does."""
+    """Give DeltaGD the inputs of a layer, like a backward pass."""
     from nestling.optim.captured import Context
 
     x = torch.ones(1, 1, 1, device=layer.weight.device).expand(1, rows, layer.in_features)
@@ -144,17 +144,17 @@ def optimizers(
     device: str = "cpu",
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Time ``steps`` steps a round of each optimizer, taking turns, on one model's shapes.
+    """Time each optimizer on the shapes of one model, ``steps`` steps per round, taking turns.
 
-    Gives for each ``seconds`` of a step (median over rounds, with the fastest and slowest),
-    ``over_reference`` (times those of ``reference``, in the same rounds), its ``limit`` if there is
-    one, and ``bytes_per_parameter`` kept between steps. 16 steps hold one write of M3's slow
-    momentum. Delta descent's seconds hold the gram matrices of ``rows`` rows for each layer.
+    For each: ``seconds`` of a step (median over rounds, with the fastest and slowest),
+    ``over_reference`` (relative to ``reference``, in the same rounds), its ``limit`` if there is
+    one, and ``bytes_per_parameter`` of state. 16 steps include one write of M3's slow momentum. The
+    time of DeltaGD includes the Gram matrices of ``rows`` rows for each layer.
     """
     if min(layers, width, feed_forward, rounds, steps, rows) < 1:
-        raise UserError("give at least one layer, number, round, step and row")
+        raise UserError("layers, widths, rounds, steps and rows must be at least 1")
     if unknown := set(names) - set(ENTRANTS):
-        raise UserError(f"no entrant {unknown.pop()!r}; there are {', '.join(ENTRANTS)}")
+        raise UserError(f"unknown entrant {unknown.pop()!r}; choose from {', '.join(ENTRANTS)}")
     torch.manual_seed(0)
     module = Shapes(layers, width, feed_forward).to(device)
     for parameter in module.parameters():
@@ -175,7 +175,7 @@ def optimizers(
         seconds = spread([value / steps for value in made[name].seconds])
         found[name] |= {"seconds": seconds.median, "fastest": seconds.lowest}
         found[name] |= {"slowest": seconds.highest, "reference": entrant.reference}
-        # speed over speed: theirs over ours, so its inverse is the time
+        # a ratio of speeds, theirs over ours: the inverse ratio of times
         found[name]["over_reference"] = 1 / over(made[name], made[entrant.reference]).median
         found[name]["limit"] = entrant.limit
     return {"optimizers": found, "parameters": sum(p.numel() for p in module.parameters())}

@@ -1,9 +1,9 @@
-"""Public implementations by others, built at the shapes of ours, to be timed beside them.
+"""Third-party implementations, built at the shapes of our models, for speed comparisons.
 
 The models of transformers need no extra. titans-pytorch comes with ``pip install nestling[bench]``.
-nested-learning is left out: it asks for huggingface-hub below 1.0, and transformers 5 for more, so
-that the two cannot be installed together. Peers are timed as they are published: their forward,
-their loss where they have one, and torch's AdamW.
+nested-learning is left out: it needs huggingface-hub below 1.0, but transformers 5 needs a newer
+one, so they cannot be installed together. Peers are timed as published: their forward, their loss
+if they have one, and torch's AdamW.
 """
 
 import importlib
@@ -26,11 +26,11 @@ MAX_NORM = 1.0  # of the gradient, as in our own training
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """A language model by others, and the preset of ours it stands beside."""
+    """A third-party language model, and the family of ours it is compared with."""
 
-    package: str  # that must be there
-    beside: str  # family of ours with the same equations
-    build: Callable[[int], nn.Module]  # vocabulary -> model at the size "tiny"
+    package: str  # required package
+    beside: str  # our family with the same equations
+    build: Callable[[int], nn.Module]  # vocabulary size -> model of the size "tiny"
     logits: Callable[[nn.Module, Tensor], Tensor]
 
 
@@ -74,7 +74,7 @@ def _mamba2(vocab_size: int) -> nn.Module:
         initializer_range=0.02,
         tie_word_embeddings=True,
     )
-    # its check wants a whole number, its model takes any
+    # its check requires an integer, its model accepts any number
     vars(config).update(expand=inner / shape["hidden_size"], num_heads=inner // 64)
     return Mamba2ForCausalLM(config)
 
@@ -137,7 +137,7 @@ PEERS: dict[str, Peer] = {
 
 
 def find(name: str) -> Peer:
-    """A peer by its name; UserError for an unknown name or a package that is not there."""
+    """A peer by name. Raises UserError for an unknown name or a missing package."""
     if name not in PEERS:
         raise UserError(f"unknown peer {name!r}: {did_you_mean(name, PEERS)}")
     require(PEERS[name].package)
@@ -145,22 +145,22 @@ def find(name: str) -> Peer:
 
 
 def require(package: str) -> None:
-    """UserError with what to do, if a package of a peer is not installed."""
+    """Raise UserError, with the remedy, if the package of a peer is not installed."""
     if importlib.util.find_spec(package) is None:
         raise UserError(
             f"{package.replace('_', '-')} is not installed: pip install 'nestling[bench]' "
-            "(with PIP_CONSTRAINT=constraints.txt), or leave this peer out with --peers"
+            "(with PIP_CONSTRAINT=constraints.txt), or leave out this peer with --peers"
         )
 
 
 def module(package: str) -> Any:
-    """A package of the extra, imported now: it is not there in every installation."""
+    """Import a package of the extra, which not every installation has."""
     require(package)
     return importlib.import_module(package)
 
 
 class Training:
-    """A peer and AdamW, one step at a time on the same batch, as our own training does it."""
+    """A peer with AdamW; trains one step at a time on the same batch, like our own training."""
 
     def __init__(self, name: str, batch: Any, *, vocab_size: int, device: str, dtype: str):
         peer = find(name)
@@ -188,13 +188,13 @@ class Training:
 
 
 def chunk_gated_delta_rule() -> Callable[..., Any]:
-    """The gated delta rule in chunks, in torch, of transformers' Qwen3-Next."""
+    """The chunked gated delta rule of Qwen3-Next in transformers, in torch."""
     from transformers.models.qwen3_next import modeling_qwen3_next
 
     return modeling_qwen3_next.torch_chunk_gated_delta_rule
 
 
 def titans_memory(hidden_size: int, chunk: int) -> nn.Module:
-    """The bare memory of titans-pytorch, as in its README."""
+    """The memory module of titans-pytorch, with the settings of its README."""
     torch.manual_seed(0)
     return module("titans_pytorch").NeuralMemory(dim=hidden_size, chunk_size=chunk)

@@ -1,4 +1,4 @@
-"""A server in a process of its own, that is asked over HTTP, killed and started again."""
+"""A server process that can be asked over HTTP, killed and restarted."""
 
 import contextlib
 import http.client
@@ -18,12 +18,12 @@ from nestling.core.error import UserError
 from nestling.data import byte_tokenizer
 from nestling.models.pretrained import load_base, new_llama, save_stacked, studied_level
 
-LONGEST = 300.0  # seconds that a start may take, and an answer
+LONGEST = 300.0  # seconds, time limit for a start and for a response
 PAGE = 4096 if not hasattr(os, "sysconf") else os.sysconf("SC_PAGE_SIZE")
 
 
 def tiny_model(folder: Path) -> Path:
-    """A random llama of two layers that reads bytes, made to study: a folder to serve."""
+    """A folder with a random two-layer byte-level Llama that can study, to serve."""
     base, out = folder / "base", folder / "tiny"
     sizes = {"hidden_size": 64, "intermediate_size": 128, "layers": 2, "heads": 2, "length": 512}
     new_llama(vocab_size=258, seed=0, **sizes).save_pretrained(base)
@@ -33,29 +33,29 @@ def tiny_model(folder: Path) -> Path:
 
 
 class Server:
-    """``nestling serve`` of a model and a store; ``up`` is set while it answers."""
+    """A ``nestling serve`` process with a model and a store; ``up`` is set while it responds."""
 
     def __init__(self, model: Path, store: Path, *options: str):
         self.model, self.store, self.options = model, store, options
-        self.port, self.life = 0, 0  # lives: how often it was started
+        self.port, self.life = 0, 0  # life: how often it was started
         self.up = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def name(self) -> str:
-        """What requests call the model."""
+        """The name of the model in requests."""
         return self.model.resolve().name
 
     @property
     def said(self) -> str:
-        """What it printed in this life."""
+        """The output of the current process."""
         return self._file("out").read_text(encoding="utf-8")
 
     def _file(self, kind: str) -> Path:
         return self.store.parent / f"server-{self.life}.{kind}"
 
     def start(self) -> None:
-        """Start it, on the port it had before, and wait until it answers."""
+        """Start the server, on the same port as before, and wait until it responds."""
         self.life += 1
         place = ["--store", str(self.store), "--port", str(self.port)]
         command = [sys.executable, "-m", "nestling", "serve", str(self.model), *place]
@@ -73,7 +73,7 @@ class Server:
         assert self._process is not None
         if self._process.poll() is not None or time.monotonic() > end:
             error = self._file("err").read_text(encoding="utf-8")[-500:]
-            raise UserError(f"the server has not started: {error or self.said}")
+            raise UserError(f"the server did not start: {error or self.said}")
         time.sleep(0.05)
 
     def _answers(self) -> bool:
@@ -82,28 +82,28 @@ class Server:
         return False
 
     def end(self, how: int = signal.SIGTERM) -> int:
-        """End it with a signal; its exit status."""
+        """Stop the server with a signal, and return its exit status."""
         assert self._process is not None
         self.up.clear()
         self._process.send_signal(how)
         return self._process.wait(LONGEST)
 
     def resident_mib(self) -> float:
-        """Memory that the process has in use, MiB."""
+        """The resident memory of the process, MiB."""
         assert self._process is not None
         try:
             pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
         except OSError as error:
-            raise UserError("the memory of a process is told by Linux alone") from error
+            raise UserError("the memory of a process can be read on Linux only") from error
         return int(pages) * PAGE / 2**20
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """The status of an answer, and its JSON."""
+        """Send a request; return the status and JSON of the response."""
         with self._asked(method, path, body) as found:
             return found.status, json.loads(found.read() or b"null")
 
     def events(self, path: str, body: Any) -> Iterator[Any]:
-        """The events of a stream as they come; a status other than 200 raises UserError."""
+        """Yield the events of a stream. Raises UserError for a status other than 200."""
         with self._asked("POST", path, body) as found:
             if found.status != 200:
                 raise UserError(f"{found.status}: {found.read()[:200].decode(errors='replace')}")
@@ -112,7 +112,7 @@ class Server:
                     yield json.loads(line.removeprefix(b"data: "))
                 elif line.startswith(b"data: [DONE]"):
                     return
-            raise UserError("a stream has ended without its end")
+            raise UserError("a stream ended without [DONE]")
 
     @contextlib.contextmanager
     def _asked(self, method: str, path: str, body: Any) -> Generator[http.client.HTTPResponse]:

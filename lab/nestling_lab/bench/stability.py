@@ -1,4 +1,4 @@
-"""Whether a difference of rounding grows along a text: the same text read in other pieces."""
+"""Measures whether rounding errors grow along a text, by reading it in pieces of other sizes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from nestling.core.memory import map_state
 from nestling.models.cache import MemoryCache, named_tensors
 from nestling.models.hf import HopeForCausalLM
 
-WINDOW = 256  # positions over which an error is taken
-SMALL = 1e-7  # length of a disturbance of the states, over that of the states
+WINDOW = 256  # positions over which an error is averaged
+SMALL = 1e-7  # norm of a perturbation of the states, relative to that of the states
 
 
 @torch.no_grad()
@@ -25,13 +25,15 @@ def split_errors(
     piece: int = 100,
     segment: int = 4096,
 ) -> dict[int, float]:
-    """Relative error of the logits at each length, read in calls of ``piece`` or of ``segment``.
+    """The relative error of logits at each length, between calls of ``piece`` and ``segment``.
 
-    Relative: the root mean square of the difference over that of the logits' deviation from their
-    mean, of the last 256 positions before each length.
+    This is the RMS of the difference relative to the RMS deviation of the logits from their mean,
+    over the last 256 positions before each length.
     """
     if not lengths or max(lengths) > ids.shape[1] or min(lengths) < 1 or min(piece, segment) < 1:
-        raise UserError("lengths and pieces must be at least 1 token, and no longer than the text")
+        raise UserError(
+            "lengths and pieces must be at least 1 token and at most the length of the text"
+        )
     longest = max(lengths)
     spans = {length: (max(0, length - WINDOW), length) for length in lengths}
     kept = [_kept(model, ids[:, :longest], size, spans) for size in (segment, piece)]
@@ -41,7 +43,7 @@ def split_errors(
 def _kept(
     model: HopeForCausalLM, ids: Int[Tensor, "1 T"], size: int, spans: dict[int, tuple[int, int]]
 ) -> dict[int, Float[Tensor, "W V"]]:
-    """The logits of some spans, read in calls of ``size``."""
+    """The logits of some spans, reading in calls of ``size`` tokens."""
     cache, parts, start = model.new_cache(), {length: [] for length in spans}, 0
     for part in ids.split(size, 1):
         logits = model(part, past_key_values=cache, use_cache=True).logits[0]
@@ -67,16 +69,16 @@ def exponent(
     period: int = 32,
     seed: int = 0,
 ) -> float:
-    """The rate at which two states that hardly differ part, in nats a ``period`` of tokens.
+    """The rate at which two nearby states diverge, in nats per ``period`` tokens.
 
-    Benettin's estimate of the largest Lyapunov exponent along this text: a disturbance of the
-    states is carried along by a second reading and brought back to its length after every period;
-    the mean of the logarithms of its growth, the first third left out. Below zero differences of
-    rounding die out, above they grow without end. The model should be in float64.
+    This is Benettin's estimate of the largest Lyapunov exponent along the text: a second reading
+    carries a small perturbation of the states, which is rescaled to its initial norm after every
+    period; the result is the mean log growth, without the first third. If it is negative, rounding
+    errors die out, otherwise they grow exponentially. The model should be in float64.
     """
     pieces = list(ids.split(period, 1))
     if len(pieces) < 6:
-        raise UserError(f"an exponent needs at least {6 * period} tokens")
+        raise UserError(f"the text is too short for an exponent; give at least {6 * period} tokens")
     cache = model(pieces[0], use_cache=True).past_key_values
     generator = torch.Generator().manual_seed(seed)
     drawn = cache.map(
@@ -102,7 +104,7 @@ def _floats(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _moved(cache: MemoryCache, by: MemoryCache, factor: float) -> MemoryCache:
-    """A cache with that many times another one's numbers added; counts stay."""
+    """A cache plus ``factor`` times another one; token counts are unchanged."""
     others: Iterator[Any] = iter([tensor for _, tensor in named_tensors(by.states)])
     moved = cache.fork()
     moved.states = map_state(

@@ -1,4 +1,4 @@
-"""A long stream of real text through a trained model: does anything grow, or break."""
+"""Reads a long stream of real text with a trained model: does anything grow or break?"""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from nestling.models.hf import HopeForCausalLM
 
 
 def resident_mib() -> float:
-    """Memory this process has in use, MiB; where only that is told, the most it ever had."""
+    """The resident memory of this process, MiB, or its peak where only that is available."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -30,20 +30,20 @@ def resident_mib() -> float:
 
 
 def pieces(documents: list[Documents], length: int, total: int) -> Iterator[Tensor]:
-    """Token ids [1, length] of the documents end to end, from the start again when they end.
+    """Yield token ids [1, length] of the documents end to end, repeated, ``total`` tokens in all.
 
-    The last piece is cut so that ``total`` tokens come out.
+    The last piece is cut accordingly.
     """
     ids = torch.cat([part.ids for part in documents]).long()
     if not len(ids):
-        raise UserError("the corpus has no token; choose another one with --corpus")
+        raise UserError("the corpus has no tokens; choose another one with --corpus")
     for start in range(0, total, length):
         span = torch.arange(start, min(start + length, total)) % len(ids)
         yield ids[span][None]
 
 
 def norms(states: Any) -> dict[str, float]:
-    """The largest row norm (Euclidean) of each floating-point tensor of the states, by name."""
+    """The largest Euclidean row norm of each floating-point tensor in the states, by name."""
     return {
         name: float(torch.linalg.vector_norm(tensor.flatten(1).float(), dim=1).max())
         for name, tensor in named_tensors(states)
@@ -61,21 +61,23 @@ def stream(
     warm_up: int = 8,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Read ``tokens`` tokens in calls of ``chunk``, the memory carried along, and never reset.
+    """Read ``tokens`` tokens in calls of ``chunk``, carrying the memory along without a reset.
 
-    Gives ``non_finite`` (numbers among logits and states that are none), ``max_state_norm`` (the
-    largest norm of a tensor of a row's state at the end of any call) and the same of the first and
-    the last tenth, ``rss_growth_mib`` (resident memory at the end less that after ``warm_up``
-    calls), ``tokens_per_second`` and ``loss`` (nats for each token). No logits are kept, so memory
-    is bounded if the states are.
+    Returns ``non_finite`` (the number of non-finite values in logits and states),
+    ``max_state_norm`` (the largest norm of a state tensor at the end of any call; also for the
+    first and the last tenth), ``rss_growth_mib`` (resident memory at the end minus that after
+    ``warm_up`` calls), ``tokens_per_second`` and ``loss`` (nats per token). No logits are kept, so
+    memory is bounded if the states are.
     """
     if tokens < 2 or chunk < 1:
-        raise UserError("a stream needs at least 2 tokens, in chunks of at least 1")
+        raise UserError(
+            f"tokens is {tokens}, chunk {chunk}; give at least 2 tokens, in chunks of at least 1"
+        )
     device = model.device
     cache = model.new_cache()
     wrong = torch.zeros((), dtype=torch.long, device=device)
     losses = torch.zeros((), dtype=torch.float64, device=device)
-    last: Tensor | None = None  # logits of the position before the chunk
+    last: Tensor | None = None  # logits at the position before the chunk
     calls = -(-tokens // chunk)
     history: list[dict[str, float]] = []
     before, begin = resident_mib(), time.monotonic()
@@ -108,9 +110,9 @@ def stream(
 
 
 def least_reach(model: HopeForCausalLM, states: list[Any] | None) -> float | None:
-    """The smallest |M(x) - x| of any memory over its initial value; None without such memories."""
+    """The smallest |M(x) - x| of any memory, relative to its start; None without such memories."""
     shares = []
-    # behind those of the blocks may stand that of the head
+    # the states of the blocks may be followed by that of the head
     for block, state in zip(model.backbone.each(), states or [], strict=False):
         if isinstance(block.memory, SelfTitans):
             before, now = block.memory.reach(), block.memory.reach(state)
@@ -119,7 +121,7 @@ def least_reach(model: HopeForCausalLM, states: list[Any] | None) -> float | Non
 
 
 def broken(states: Any) -> int:
-    """How many numbers of the states are not finite."""
+    """The number of non-finite values in the states."""
     count = 0
 
     def add(tensor: Tensor) -> Tensor:
@@ -132,7 +134,7 @@ def broken(states: Any) -> int:
 
 
 def summary(history: list[dict[str, float]]) -> dict[str, Any]:
-    """The largest norm of all, by tensor, and of the first and last tenth of the calls.
+    """The largest norm: overall, by tensor, and in the first and last tenth of the calls.
 
     >>> found = summary([{"0.weight": 1.0}, {"0.weight": 3.0}, {"0.weight": 2.0}])
     >>> found["max_state_norm"], found["first_state_norm"], found["last_state_norm"]
@@ -141,7 +143,7 @@ def summary(history: list[dict[str, float]]) -> dict[str, Any]:
     tenth = max(1, len(history) // 10)
 
     def largest(part: list[dict[str, float]]) -> float:
-        # a state may be empty (a memory that nothing of the context writes)
+        # a state may be empty (a memory that is not written in context)
         return max((value for norms in part for value in norms.values()), default=0.0)
 
     names = sorted({name for norms in history for name in norms})

@@ -1,4 +1,4 @@
-"""What is to be reached, and what the committed Results say of it."""
+"""The performance targets, and how the committed Results compare with them."""
 
 import math
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ NO_GPU = "needs a GPU, and none was at hand"
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One ratio, where it is found, and how far it must go."""
+    """A ratio to reach: where it is measured, and its bounds."""
 
     what: str
     must: float
     stretch: float
     benchmark: str  # name of the Result
-    path: tuple[str, ...]  # keys of the ratio in its metrics
-    command: str  # prints it
-    device: str = "cpu"  # kind of device it is measured on
+    path: tuple[str, ...]  # keys of the ratio in the metrics
+    command: str  # the command that measures it
+    device: str = "cpu"  # the type of device it is measured on
     lower_is_better: bool = False
 
     def green(self, ratio: float) -> bool:
-        """Whether the ratio is at least (or at most) what it must be."""
+        """Whether the ratio meets the target."""
         return ratio <= self.must if self.lower_is_better else ratio >= self.must
 
 
 def _training(
     what: str, preset: str, shape: str, must: float, stretch: float, command: str
 ) -> Target:
-    """A training speed over Transformer++ at one shape."""
+    """A training speed relative to Transformer++ at one shape."""
     return Target(
         what=f"{what} over Transformer++, training tokens/s at {shape}",
         must=must,
@@ -47,7 +47,7 @@ def _training(
 
 
 def _decoding(how: str, suffix: str) -> Target:
-    """Decoding over Transformer++ with its cache, both in the same form."""
+    """The decoding speed relative to Transformer++ with its cache, both in the same form."""
     return Target(
         what=f"hope over Transformer++ with cache, decode tokens/s, batch 1, context 4096, {how}",
         must=0.8,
@@ -71,7 +71,7 @@ def _on_gpu(key: str, what: str, must: float, stretch: float) -> Target:
 
 
 def _peer(name: str, what: str, must: float, stretch: float) -> Target:
-    """Our training speed over that of a model by others with the same equations."""
+    """Our training speed relative to a third-party model with the same equations."""
     return Target(
         what=f"{what}, training tokens/s at 4x512",
         must=must,
@@ -94,7 +94,7 @@ def _titans(name: str, where: str, must: float, stretch: float) -> Target:
 
 
 def _stepping(what: str, entrant: str, reference: str, must: float) -> Target:
-    """The time of an optimizer's step over that of one of torch's; 1 would cost nothing more."""
+    """The time of an optimizer step relative to one of torch's; 1 is the same."""
     return Target(
         what=f"{what} over {reference}, time of a step",
         must=must,
@@ -188,9 +188,11 @@ TARGETS: dict[str, Target] = {
 
 
 def read_all(folder: Path) -> list[tuple[Path, Result]]:
-    """The Results of a folder, the newest first; a folder that is not there raises UserError."""
+    """The Results in a folder, newest first. Raises UserError if there is no such folder."""
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}; give that of the Results with --results")
+        raise UserError(
+            f"there is no folder {folder}; give the folder of the Results with --results"
+        )
     found = [(path, Result.read(path)) for path in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda pair: str(pair[1].provenance.get("date")), reverse=True)
 
@@ -208,9 +210,9 @@ def at(tree: Any, path: Sequence[str]) -> float | None:
 
 
 def standing(results: Sequence[tuple[Path, Result]]) -> dict[str, dict[str, Any]]:
-    """For each target the newest ratio there is, and whether it is green.
+    """For each target the newest measured ratio, and whether it is met (``green``).
 
-    Where there is none, ``ratio`` and ``green`` are None and ``reason`` says why.
+    Without a measurement, ``ratio`` and ``green`` are None and ``reason`` says why.
     """
     found = {}
     for key, target in TARGETS.items():

@@ -1,4 +1,4 @@
-"""The size of a chunk that the cost model chooses, beside the one that is fastest here."""
+"""Compares the chunk size chosen by the cost model with the fastest one on this machine."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from nestling.ops.momentum_gated_delta_rule.tiling import SIZES, chunk_for
 from nestling_lab.bench.op_speed import Form, with_gradients
 from nestling_lab.bench.turns import Contestant, say, spread, take_turns
 
-KINDS = {  # what is erased and carried: as in tiling.py:COSTS
+KINDS = {  # (erases, momentum), as in tiling.py:COSTS
     "eraser and momentum": (True, True),
     "eraser": (True, False),
     "momentum": (False, True),
@@ -20,7 +20,7 @@ KINDS = {  # what is erased and carried: as in tiling.py:COSTS
 
 
 class Tokens(NamedTuple):
-    """Rows, tokens a row, heads, and numbers of a key and of a value."""
+    """A shape: rows, tokens per row, heads, and the width of keys and values."""
 
     rows: int
     length: int
@@ -29,14 +29,16 @@ class Tokens(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Tokens":
-        """Read ROWSxLENGTHxHEADSxWIDTH.
+        """Parse ROWSxLENGTHxHEADSxWIDTH. Raises UserError for anything else.
 
         >>> Tokens.parse("4x512x4x64")
         Tokens(rows=4, length=512, heads=4, width=64)
         """
         parts = text.split("x")
         if len(parts) != 4 or not all(part.isdigit() and int(part) for part in parts):
-            raise UserError(f"{text!r} is no shape; write ROWSxLENGTHxHEADSxWIDTH, like 4x512x4x64")
+            raise UserError(
+                f"{text!r} is not a shape; write ROWSxLENGTHxHEADSxWIDTH, like 4x512x4x64"
+            )
         return cls(*map(int, parts))
 
     def __str__(self) -> str:
@@ -44,7 +46,7 @@ class Tokens(NamedTuple):
 
 
 def _times(shape: Tokens, erases: bool, momentum: bool, rounds: int) -> dict[int, float]:
-    """Median seconds of the chunk form, forward and backward, by the size of a chunk."""
+    """The median seconds of the chunk form, forward and backward, by chunk size."""
     drawn = OP.inputs(
         0, batch=shape.rows, length=shape.length, heads=shape.heads, key=shape.width,
         value=shape.width, momentum=momentum, dtype=torch.float32,
@@ -56,7 +58,7 @@ def _times(shape: Tokens, erases: bool, momentum: bool, rounds: int) -> dict[int
 
     entrants = {
         size: Contestant(name=str(size), work=lambda f=form(size): with_gradients(f, tokens))
-        # a chunk longer than the row is the row
+        # a chunk is at most as long as the row
         for size in sorted({min(size, shape.length) for size in SIZES})
     }
     for entrant in entrants.values():
@@ -68,13 +70,13 @@ def _times(shape: Tokens, erases: bool, momentum: bool, rounds: int) -> dict[int
 def tilings(
     shapes: Sequence[Tokens], *, rounds: int = 3, quiet: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """For every kind and shape: milliseconds by size, the size chosen, and the fastest.
+    """For every kind and shape: milliseconds by size, the chosen size, and the fastest one.
 
-    The chunk form in torch, forward and backward, on a CPU; sizes take turns. ``over_best`` is the
-    time of the size chosen over that of the fastest.
+    Measures the chunk form in torch, forward and backward, on a CPU; sizes take turns.
+    ``over_best`` is the time of the chosen size relative to the fastest.
     """
     if rounds < 1:
-        raise UserError("give at least 1 round")
+        raise UserError(f"rounds is {rounds}; give at least 1")
     found: dict[str, dict[str, Any]] = {}
     for kind, (erases, momentum) in KINDS.items():
         for shape in shapes:

@@ -1,4 +1,4 @@
-"""What a training step costs: every preset and peer side by side, in one run."""
+"""The cost of a training step: every preset and peer, measured in one run."""
 
 import math
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ from nestling_lab.bench.gate import hold, streaming_error
 from nestling_lab.bench.memory import peak_of
 from nestling_lab.bench.turns import Contestant, over, say, spread, take_turns
 
-PEER = "peer:"  # before the name of a model by others
+PEER = "peer:"  # prefix of the name of a third-party model
 REFERENCE = "transformer"  # the family that all others are compared with
 
 
 class Shape(NamedTuple):
-    """What a step reads: ``rows`` of ``length`` tokens."""
+    """The shape of a step: ``rows`` of ``length`` tokens."""
 
     rows: int
     length: int
 
     @classmethod
     def parse(cls, text: str) -> "Shape":
-        """Read ROWSxLENGTH; anything else raises UserError.
+        """Parse ROWSxLENGTH. Raises UserError for anything else.
 
         >>> Shape.parse("4x512"), str(Shape(1, 4096))
         (Shape(rows=4, length=512), '1x4096')
         """
         parts = text.split("x")
         if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise UserError(f"{text!r} is no shape; give ROWSxLENGTH in tokens, such as 4x512")
+            raise UserError(f"{text!r} is not a shape; write ROWSxLENGTH in tokens, like 4x512")
         return cls(int(parts[0]), int(parts[1]))
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Shape(NamedTuple):
 
 
 class RandomText:
-    """Batches of tokens drawn at random: speed does not depend on what is read."""
+    """Batches of random tokens; the speed does not depend on the text."""
 
     def __init__(self, vocab_size: int, batch_size: int, length: int):
         generator = torch.Generator().manual_seed(0)
@@ -55,7 +55,7 @@ class RandomText:
         self.batch = Batch(ids[:, :-1], ids[:, 1:], reset, torch.ones_like(reset))
 
     def __iter__(self) -> "RandomText":
-        """Itself, without end."""
+        """The loader itself, which is endless."""
         return self
 
     def __next__(self) -> Batch:
@@ -63,15 +63,15 @@ class RandomText:
         return self.batch
 
     def state_dict(self) -> dict[str, Any]:
-        """No place to keep."""
+        """Empty: there is no position to save."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """No place to go to."""
+        """Do nothing: there is no position to restore."""
 
 
 def state_bytes(model: HopeForCausalLM, length: int) -> int:
-    """Bytes of what one row remembers after ``length`` tokens."""
+    """The bytes of the state of one row after ``length`` tokens."""
     with torch.no_grad():
         ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
         cache = model(ids, use_cache=True).past_key_values
@@ -88,7 +88,7 @@ def state_bytes(model: HopeForCausalLM, length: int) -> int:
 
 @dataclass(kw_only=True)
 class Entrant:
-    """A model whose training step is timed at one shape, and what is known of it beforehand."""
+    """A model whose training step is timed at one shape, with figures known beforehand."""
 
     shape: Shape
     contestant: Contestant
@@ -105,7 +105,7 @@ def entrant(
     precision: Literal["float32", "bfloat16"],
     quiet: bool,
 ) -> Entrant:
-    """A preset and its optimizer after a first step, if its gate is green; else UserError."""
+    """A preset and its optimizer after a first step. Raises UserError if its gate fails."""
     model = create(name, vocab_size=vocab_size).to(device)
     gate = hold(name, {"reading in two pieces and at once": streaming_error(model)})
     config = TrainConfig(
@@ -114,7 +114,7 @@ def entrant(
     run = Run(model, RandomText(vocab_size, *shape), config)
     about: dict[str, Any] = {"gate": gate, **sizes(model, shape.length)}
     run.step()
-    run.optimizer.zero_grad()  # so that the step frees nothing that was there before it
+    run.optimizer.zero_grad()  # so that the step frees nothing from before it
     about["peak_mib"] = peak_of(run.step, device) / 2**20 if peak else None
     about["first_loss"] = run.totals.first_loss
     say(f"{name} at {shape}: ready", quiet)
@@ -131,10 +131,10 @@ def peer_entrant(
     precision: Literal["float32", "bfloat16"],
     quiet: bool,
 ) -> Entrant:
-    """A model by others after a first step, if its first loss is that of guessing; else UserError.
+    """A third-party model after a first step. Raises UserError unless its first loss is ln V.
 
-    That gate is wide: initialisations differ, and what must not pass is a model whose loss is
-    non-finite or that sees the answers.
+    That gate is wide, because initialisations differ: it only rejects models with a non-finite loss
+    or that see the answers.
     """
     batch = RandomText(vocab_size, *shape).batch
     peer = peers.Training(name, batch, vocab_size=vocab_size, device=device, dtype=precision)
@@ -172,19 +172,21 @@ def training(
 ) -> dict[str, Any]:
     """Measure a training step (forward, backward, AdamW) of each preset on the same tokens.
 
-    All presets at all shapes take turns, one step each a round, after steps that are not counted;
-    so the ratios are of figures taken under the same load. Gives for each shape and preset
+    All presets at all shapes take turns, one step per round, after uncounted warm-up steps, so
+    ratios are of figures taken under the same load. For each shape and preset:
     ``tokens_per_second`` (median over the rounds, with the slowest and the fastest),
-    ``over_reference`` (median over rounds of its speed over that of the first preset at this
-    shape, with ``over_lowest`` and ``over_highest``), ``peak_mib`` (the most that the tensors of
-    one step take beside weights and optimizer), ``num_parameters``, ``num_non_embedding`` and
-    ``state_bytes`` (of one row after ``length`` tokens); ``time_per_token`` of each preset is that
-    of the longest shape over that of the shortest of as many rows. ``others`` are names of peers;
-    ``over_peer`` is our speed over theirs, by the family of ours that has their equations. Raises
-    UserError for a preset whose streaming does not equal its full forward.
+    ``over_reference`` (median over rounds of the speed relative to the first preset at this shape,
+    with ``over_lowest`` and ``over_highest``), ``peak_mib`` (of the tensors of one step, without
+    weights and optimizer state), ``num_parameters``, ``num_non_embedding`` and ``state_bytes`` (of
+    one row after ``length`` tokens). ``time_per_token`` of each preset is that of the longest shape
+    relative to the shortest with the same number of rows. ``others`` are names of peers;
+    ``over_peer`` is our speed relative to theirs, by our family with the same equations. Raises
+    UserError for a preset whose streaming differs from its full forward.
     """
     if rounds < 1 or not presets or not shapes:
-        raise UserError("give at least one preset, shape and round")
+        raise UserError(
+            "presets, shapes and rounds must not be empty or 0; give at least 1 of each"
+        )
     options: dict[str, Any] = {"vocab_size": vocab_size, "device": device, "peak": peak}
     options["precision"] = precision
     entrants = [
@@ -212,7 +214,7 @@ def training(
 
 
 def figures(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
-    """Speed of one preset, alone and over the reference's in the same rounds."""
+    """The speed of one preset, also relative to the reference in the same rounds."""
     tokens = entrant.shape.rows * entrant.shape.length
     speed = spread([tokens / seconds for seconds in entrant.contestant.seconds])
     ratio = over(entrant.contestant, reference.contestant)
@@ -228,7 +230,7 @@ def figures(entrant: Entrant, reference: Entrant) -> dict[str, Any]:
 
 
 def over_peers(entrants: Sequence[Entrant]) -> dict[str, float]:
-    """Our speed over that of each peer with the same equations, at one shape."""
+    """Our speed relative to each peer with the same equations, at one shape."""
     own = {entrant.contestant.name: entrant.contestant for entrant in entrants}
     found = {}
     for name, peer in peers.PEERS.items():
@@ -239,7 +241,7 @@ def over_peers(entrants: Sequence[Entrant]) -> dict[str, float]:
 
 
 def time_per_token(entrants: Sequence[Entrant]) -> dict[str, dict[str, float]]:
-    """Of each name: seconds a token at its longest shape over its shortest of as many rows."""
+    """By name: time per token at the longest shape relative to the shortest with as many rows."""
     found = {}
     for name in dict.fromkeys(entrant.contestant.name for entrant in entrants):
         own = [entrant for entrant in entrants if entrant.contestant.name == name]
@@ -254,7 +256,7 @@ def time_per_token(entrants: Sequence[Entrant]) -> dict[str, dict[str, float]]:
 
 
 def sizes(model: HopeForCausalLM, length: int) -> dict[str, int]:
-    """Parameters, and bytes of state of one row."""
+    """The number of parameters, and the bytes of the state of one row."""
     return {
         "num_parameters": model.num_parameters(),
         "num_non_embedding": sum(p.numel() for p in model.backbone.blocks.parameters()),
@@ -263,7 +265,7 @@ def sizes(model: HopeForCausalLM, length: int) -> dict[str, int]:
 
 
 def resolve(wanted: str, size: str) -> list[str]:
-    """Names of presets: "all", or families or presets between commas; the reference is first.
+    """The presets of "all", or of comma-separated families and presets; the reference is first.
 
     >>> resolve("hope", "tiny"), resolve("transformer-small,hope-small", "tiny")
     (['transformer-tiny', 'hope-tiny'], ['transformer-small', 'hope-small'])
@@ -271,7 +273,7 @@ def resolve(wanted: str, size: str) -> list[str]:
     from nestling.models.presets import FAMILIES, PRESETS, SIZES, preset
 
     if size not in SIZES:
-        raise UserError(f"no size {size!r}; choose one of {', '.join(SIZES)}")
+        raise UserError(f"unknown size {size!r}; choose one of {', '.join(SIZES)}")
     parts = list(FAMILIES) if wanted == "all" else [p.strip() for p in wanted.split(",")]
     names = [part if part in PRESETS else f"{part}-{size}" for part in parts]
     for name in names:

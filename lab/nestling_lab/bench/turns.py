@@ -1,4 +1,4 @@
-"""Contestants under one clock: they take turns, so that ratios are of figures of the same load."""
+"""Times contestants in turns, so that ratios are of figures taken under the same load."""
 
 import statistics
 import sys
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(kw_only=True)
 class Contestant:
-    """A piece of work that is timed, with the seconds of each of its rounds."""
+    """A piece of work to time, with the seconds of each round."""
 
     name: str
     work: Callable[[], object]
@@ -20,7 +20,7 @@ class Contestant:
 
 
 class Spread(NamedTuple):
-    """Median of several rounds, with the lowest and the highest."""
+    """The median of several rounds, with the lowest and the highest."""
 
     median: float
     lowest: float
@@ -28,7 +28,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, lowest and highest of at least one value.
+    """The median, lowest and highest of at least one value.
 
     >>> spread([3.0, 1.0, 2.0])
     Spread(median=2.0, lowest=1.0, highest=3.0)
@@ -37,12 +37,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def over(ours: Contestant, theirs: Contestant) -> Spread:
-    """Speed of ``ours`` over that of ``theirs``, round by round."""
+    """The speed of ``ours`` relative to ``theirs``, round by round."""
     return spread([b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)])
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
@@ -50,7 +50,7 @@ def wait(device: str) -> None:
 def take_turns(
     contestants: Sequence[Contestant], *, rounds: int, device: str = "cpu", quiet: bool = False
 ) -> None:
-    """Time each contestant once a round; the order turns round with every round."""
+    """Time each contestant once per round; the order is reversed in every round."""
     for number in range(rounds):
         for contestant in contestants if number % 2 == 0 else reversed(contestants):
             wait(device)
@@ -62,6 +62,6 @@ def take_turns(
 
 
 def say(message: str, quiet: bool) -> None:
-    """Tell how far a measurement is, on the terminal's error stream."""
+    """Report progress on stderr, unless ``quiet``."""
     if not quiet:
         print(message, file=sys.stderr)

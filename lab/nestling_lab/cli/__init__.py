@@ -1,1 +1,1 @@
-"""Verbs that a checkout adds to the command line."""
+"""Commands that a checkout adds to the command line."""

@@ -1,4 +1,4 @@
-"""nestling study: grids of measurements, one Result a cell."""
+"""nestling study: grids of measurements, with one Result per cell."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ RESULTS = Path("results")
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Name the studies and what each asks."""
+    """List the studies with their questions."""
 
     def run(self) -> None:
-        """Print one line a study."""
+        """Print one line per study."""
         from nestling.report import Table
         from nestling_lab.studies import STUDIES
 
@@ -26,32 +26,32 @@ class List:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Run the cells that have no result yet."""
+    """Run the cells of a study that have no Result yet."""
 
     name: tyro.conf.Positional[str]
     """Name of the study."""
     out: Path = RESULTS
-    """Folder of the results; a study has a folder of its own in it."""
+    """Folder of the results, with one subfolder per study."""
     workers: int = 1
-    """Processes side by side, each with one thread."""
+    """Number of parallel processes, each with one thread."""
     executor: str = "local"
-    """What runs the cells: local (processes of this machine), submitit (jobs of SLURM), ray or
+    """Where to run the cells: local (processes on this machine), submitit (SLURM jobs), ray or
     dask."""
     option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE for the executor: of submitit's AutoExecutor (slurm_partition=gpu), ray.init
-    (address=auto; num_gpus of a cell) or dask's Client (address=HOST:8786); may be repeated."""
+    """Option NAME=VALUE of the executor: of submitit's AutoExecutor (slurm_partition=gpu), ray.init
+    (address=auto; num_gpus is per cell) or dask's Client (address=HOST:8786); may be repeated."""
     cells: str = "*"
     """Shell pattern of the cells to run."""
     shard: str = "1/1"
-    """Share of the cells, i/n with i from 1: one machine or job of an array each. What follows from
-    the results of all is run by another call, once they lie in one folder (study merge)."""
+    """Share of the cells, i/n with i from 1, for one machine or one job of an array. Cells that
+    depend on the results of all others are run by a later call, after study merge."""
     device: str = "cpu"
-    """Device of torch: cpu or cuda."""
+    """Torch device: cpu or cuda."""
     quiet: bool = False
     """Show no progress."""
 
     def run(self) -> None:
-        """Run, then print where the study stands."""
+        """Run the cells, then print the status of the study."""
         from nestling.cli.train import settings
         from nestling_lab.studies import Shard, Store, load_study, run_study
         from nestling_lab.studies.executors import LOCAL, open_executor
@@ -59,7 +59,7 @@ class Run:
         shard = Shard.parse(self.shard)
         store = Store(self.out, load_study(self.name))
         if self.executor != LOCAL and self.workers != 1:
-            raise UserError("--workers is of --executor local; another has settings of its own")
+            raise UserError("--workers works with --executor local only; use --option for others")
         with open_executor(self.executor, settings(self.option)) as executor:
             run_study(
                 store,
@@ -75,23 +75,23 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Say what the finished cells show."""
+    """Show what the finished cells say."""
 
     name: tyro.conf.Positional[str]
     """Name of the study."""
     out: Path = RESULTS
     """Folder of the results."""
     json: Path | None = None
-    """File for the figures, as a Result."""
+    """Write the figures to this file, as a Result."""
     page: Path | None = None
-    """File for a self-contained page in HTML."""
+    """Write a self-contained HTML page to this file."""
     markdown: Path | None = None
-    """File for the tables in Markdown."""
+    """Write the tables to this file, in Markdown."""
     latex: Path | None = None
-    """File for the tables in LaTeX."""
+    """Write the tables to this file, in LaTeX."""
 
     def run(self) -> None:
-        """Print the tables and write what was asked for."""
+        """Print the tables and write the requested files."""
         from nestling_lab.studies import Store, load_study
         from nestling_lab.studies.status import status
 
@@ -109,17 +109,17 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """Take in the cells that other machines have finished."""
+    """Copy cells finished on other machines."""
 
     name: tyro.conf.Positional[str]
     """Name of the study."""
     sources: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")]
-    """Folders of results to take from; what is finished here stays."""
+    """Folders of results to copy from; cells finished here are kept."""
     out: Path = RESULTS
     """Folder of the results."""
 
     def run(self) -> None:
-        """Copy, and say how many came from where."""
+        """Copy the cells, and print how many came from each folder."""
         from nestling_lab.studies import Store, load_study
 
         store = Store(self.out, load_study(self.name))
@@ -129,15 +129,15 @@ class Merge:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write the page of a study, README.md, and its figures beside its Results."""
+    """Write the page of a study, README.md, and its figures, beside its Results."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Names of studies; every study that has Results by default."""
+    """Names of studies; default: every study with Results."""
     out: Path = RESULTS
     """Folder of the results."""
 
     def run(self) -> None:
-        """Write what the finished cells say, and name the missing ones."""
+        """Write the pages, and print which cells are missing."""
         from nestling_lab.studies import STUDIES, Store, load_study
         from nestling_lab.studies.reports import write_report
         from nestling_lab.studies.status import status

@@ -10,7 +10,7 @@ from nestling_lab.bench.gate import decoding_error, hold, streaming_error
 
 @pytest.mark.parametrize("error", [1e-3, float("inf"), float("nan")])
 def test_a_red_gate_is_one_line(error):
-    with pytest.raises(UserError, match="hope: the two differ by .* mend it first"):
+    with pytest.raises(UserError, match="hope: the two differ by .* fix this first"):
         hold("hope", {"the first two": 0.0, "the two": error})
 
 

@@ -94,7 +94,7 @@ def test_the_command_refuses_what_does_not_go_together(monkeypatch, capsys):
     for more, told in (
         (("--executor", "slurm"), "unknown executor 'slurm'"),
         (("--option", "timeout_min=5"), "--option is for an --executor other than local"),
-        (("--executor", "ray", "--workers", "2"), "--workers is of --executor local"),
+        (("--executor", "ray", "--workers", "2"), "--workers works with --executor local"),
     ):
         assert told in failed(capsys, *command, *more)
     monkeypatch.setitem(sys.modules, "distributed", None)

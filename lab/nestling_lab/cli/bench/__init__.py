@@ -1,4 +1,4 @@
-"""nestling bench: a trained model as it is used, and what everything costs."""
+"""nestling bench: trained models in use, and the cost of everything."""
 
 from typing import Annotated
 

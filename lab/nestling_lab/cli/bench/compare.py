@@ -8,7 +8,7 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Print every figure that two Results of one benchmark share, and its change."""
+    """Compare the figures of two Results of one benchmark."""
 
     first: tyro.conf.Positional[Path]
     """A Result."""
@@ -18,7 +18,7 @@ class Compare:
     """Shell pattern of the names to print, such as '*tokens_per_second'."""
 
     def run(self) -> None:
-        """Print what differs in how they were measured, and then a row a figure."""
+        """Print the differences in how they were measured, then one row per figure."""
         from nestling.core.result import Result
         from nestling.report import Table
         from nestling_lab.bench.compare import compare, differences

@@ -1,4 +1,4 @@
-"""nestling bench decode: what a token costs while a model writes."""
+"""nestling bench decode: the cost of generating a token."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,26 +8,26 @@ from nestling_lab.cli.bench.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Decode(Measurement):
-    """Time the writing of single tokens after contexts of several lengths, taking turns."""
+    """Time the generation of single tokens after contexts of several lengths, in turns."""
 
     presets: str = "hope"
-    """all, or names of families or presets with commas between; Transformer++ is always there."""
+    """all, or comma-separated families or presets; Transformer++ is always included."""
     size: str = "tiny"
-    """Size of the families that are named without one."""
+    """Size of families given without one."""
     contexts: tuple[int, ...] = (512, 4096)
-    """Tokens read beforehand, by the presets named."""
+    """Context lengths of the presets, in tokens."""
     reference_context: int = 4096
-    """Tokens read by Transformer++ and the peers, and by the others for the ratio to them."""
+    """Context length of Transformer++ and the peers, at which the others are compared."""
     tokens: int = 32
-    """Tokens written in a round."""
+    """Tokens generated per round."""
     rounds: int = 5
-    """Rounds that are timed."""
+    """Timed rounds."""
     compile: bool = False
-    """Whether to time the step compiled by torch.compile as well; minutes to compile."""
+    """Also time the step with torch.compile; compiling takes minutes."""
     batch: int = 8
     """Requests of different lengths to time in one batch; 0: none."""
     peers: bool = False
-    """Whether to time transformers' Llama beside Transformer++."""
+    """Also time transformers' Llama."""
 
     def run(self) -> None:
         """Measure, print, and write the Result where --json says."""

@@ -1,4 +1,4 @@
-"""nestling bench gpu: all that an accelerator is needed for."""
+"""nestling bench gpu: all measurements that need an accelerator."""
 
 import datetime
 from dataclasses import dataclass
@@ -9,19 +9,20 @@ from nestling_lab.cli.bench.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu(Measurement):
-    """Parity tests, then the kernel, training and decoding, in under 8 minutes."""
+    """Run the parity tests, then time kernel, training and decoding, in under 8 minutes."""
 
     device: str = "cuda"
     """Torch device."""
     part: str | None = None
-    """One part alone, in this process; else all, each in its own, after the tests marked gpu."""
+    """Measure only this part, in this process; default: all, in separate processes, after the
+    tests marked gpu."""
     dry: bool = False
-    """Tiny sizes, which a CPU computes too: tries the script, measures nothing."""
+    """Use tiny sizes, also on a CPU, to try the script; the figures mean nothing."""
     results: Path = Path("benchmarks/results")
-    """Folder for the Result, if no file is given with --json."""
+    """Folder for the Result if --json is not given."""
 
     def run(self) -> None:
-        """Measure, print a line a part, and write the Result."""
+        """Measure, print one line per part, and write the Result."""
         from dataclasses import replace
 
         from nestling_lab.bench.gpu import measure, run_part

@@ -1,4 +1,4 @@
-"""nestling bench kill: whether a training that is killed ends as one that was left alone."""
+"""nestling bench kill: does a killed and resumed training end like an uninterrupted one?"""
 
 import tempfile
 from dataclasses import dataclass
@@ -10,29 +10,31 @@ from nestling_lab.cli.bench.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Kill(Measurement):
-    """Kill a small training at random moments, go on each time, and compare the weights."""
+    """Kill a small training at random moments, resume it, and compare the weights."""
 
     preset: str = "hope-tiny"
     """Model; `nestling list` names them."""
     optimizer: str = "adamw"
-    """What trains it."""
+    """Optimizer; `nestling list` names them."""
     times: int = 20
-    """How often it is killed."""
+    """Number of kills."""
     steps: int = 200
-    """Steps of the training; every fifth leaves a checkpoint."""
+    """Training steps; there is a checkpoint every fifth step."""
     ranks: int = 1
-    """Processes of it; one of them is killed."""
+    """Number of processes; one of them is killed."""
     shard: str = "none"
-    """Processes that hold one model between them, as of `nestling train`."""
+    """Processes that hold one model together, as in `nestling train`."""
     seed: int = 0
-    """Of the moments: steps of the training, and how far into what follows."""
+    """Seed of the times of the kills."""
 
     def run(self) -> None:
         """Measure, print the figures, and write the Result where --json says."""
         from nestling_lab.bench.kills import kills
 
         if self.times < 1 or self.steps < 1 or self.ranks < 1:
-            raise UserError("give at least one time, step and rank")
+            raise UserError(
+                f"times is {self.times}, steps {self.steps}, ranks {self.ranks}; give at least 1"
+            )
         names = ("preset", "optimizer", "times", "steps", "ranks", "shard", "seed")
         config = {name: getattr(self, name) for name in names}
         with tempfile.TemporaryDirectory() as folder:

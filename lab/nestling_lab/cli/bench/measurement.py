@@ -1,4 +1,4 @@
-"""The options that all benchmarks share, and how their figures are kept."""
+"""The options shared by all benchmarks, and the writing of their Results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +9,16 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A benchmark: sets threads, measures, prints, and writes a Result where --json says."""
+    """A benchmark: sets the threads, measures, prints, and writes a Result to --json."""
 
     threads: int | None = None
-    """Threads of torch; torch's own choice if not given."""
+    """Threads of torch; default: torch's own choice."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """Write the figures to this file, as a Result."""
     quiet: bool = False
-    """No progress on the terminal."""
+    """Show no progress."""
 
     def prepare(self) -> None:
         """Set the number of threads."""
@@ -26,11 +26,11 @@ class Measurement:
 
         if self.threads is not None:
             if self.threads < 1:
-                raise UserError(f"{self.threads} threads; give at least 1")
+                raise UserError(f"threads is {self.threads}; give at least 1")
             torch.set_num_threads(self.threads)
 
     def keep(self, name: str, config: dict[str, Any], metrics: dict[str, Any]) -> None:
-        """Write the Result, if a file was asked for."""
+        """Write the Result, if --json is given."""
         from nestling.core.result import Result, provenance
 
         if self.json is not None:

@@ -1,4 +1,4 @@
-"""nestling bench memory: how much memory a training step takes."""
+"""nestling bench memory: the memory of a training step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +17,21 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Memory(Measurement):
-    """Peak memory of a training step beside weights and optimizer, of many presets."""
+    """Measure the peak memory of a training step, without weights and optimizer state."""
 
     presets: str = "all"
-    """all, or names of families or presets with commas between; Transformer++ is always there."""
+    """all, or comma-separated families or presets; Transformer++ is always included."""
     size: str = "tiny"
-    """Size of the families that are named without one."""
+    """Size of families given without one."""
     shape: str = "4x512"
     """ROWSxLENGTH, in tokens."""
     documents: tuple[int, ...] = ()
-    """Tokens of documents to train on by segments, each from end to end."""
+    """Lengths of documents to train on in segments, in tokens."""
     segment: int = 512
-    """Tokens of a segment of these."""
+    """Tokens per segment of these documents."""
 
     def run(self) -> None:
-        """Measure, print a table, and write the Result where --json says."""
+        """Measure, print a table, and write the Result to --json."""
         from nestling.report import Table
         from nestling_lab.bench.document_cost import documents
         from nestling_lab.bench.memory_cost import memory

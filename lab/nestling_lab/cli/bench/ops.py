@@ -1,4 +1,4 @@
-"""nestling bench ops: the kernel in its forms, and single memories beside those of others."""
+"""nestling bench ops: the forms of the kernel, and single memories against third-party ones."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,25 +10,25 @@ TITANS_PERIODS = {"readme": 64, "period 16": 16}  # tokens between two writes of
 
 @dataclass(frozen=True, kw_only=True)
 class Ops(Measurement):
-    """Time each form of the kernel, forward and backward, taking turns."""
+    """Time each form of the kernel, forward and backward, in turns."""
 
     shape: str = "4x512"
     """ROWSxLENGTH, in tokens."""
     heads: int = 4
     """Heads."""
     width: int = 64
-    """Numbers of a key and of a value."""
+    """Width of keys and values."""
     chunks: tuple[int, ...] = (16, 32, 64, 128)
-    """Tokens a chunk, of each chunk form to time."""
+    """Chunk sizes to time, in tokens."""
     rounds: int = 5
-    """Rounds that are timed."""
+    """Timed rounds."""
     tilings: tuple[str, ...] = ()
-    """ROWSxLENGTHxHEADSxWIDTH, shapes at which the chunk that is chosen is set beside others."""
+    """Shapes ROWSxLENGTHxHEADSxWIDTH at which to compare the chosen chunk size with others."""
     peers: bool = False
-    """Whether to time transformers' gated delta rule and the memory of titans-pytorch too."""
+    """Also time transformers' gated delta rule and the memory of titans-pytorch."""
 
     def run(self) -> None:
-        """Measure, print a table each, and write the Result where --json says."""
+        """Measure, print the tables, and write the Result to --json."""
         from nestling.report import Table
         from nestling_lab.bench.op_speed import ops, titans
         from nestling_lab.bench.peers import require
@@ -74,5 +74,5 @@ class Ops(Measurement):
 
 
 def by_size(row: dict[str, Any]) -> str:
-    """The milliseconds of every size of a chunk in one cell."""
+    """The milliseconds of every chunk size, in one cell."""
     return ", ".join(f"{size}: {ms:.3g}" for size, ms in row["milliseconds"].items())

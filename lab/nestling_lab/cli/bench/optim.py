@@ -1,4 +1,4 @@
-"""nestling bench optim: what a step of every optimizer costs."""
+"""nestling bench optim: the cost of a step of every optimizer."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,21 @@ from nestling_lab.cli.bench.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Optim(Measurement):
-    """Time a step of every optimizer on the shapes of one model, taking turns in one run."""
+    """Time a step of every optimizer on the shapes of one model, in turns."""
 
     layers: int = 12
     """Blocks of the model."""
     width: int = 512
-    """Numbers of its hidden state."""
+    """Width of the hidden state."""
     feed_forward: int = 1376
-    """Numbers between the two maps of its feed-forward network."""
+    """Width of the feed-forward network."""
     rounds: int = 3
-    """Rounds that are timed."""
+    """Timed rounds."""
     steps: int = 16
-    """Steps a round."""
+    """Steps per round."""
 
     def run(self) -> None:
-        """Measure, print a table, and write the Result where --json says."""
+        """Measure, print a table, and write the Result to --json."""
         from nestling.report import Table
         from nestling_lab.bench.optimizers import optimizers
 

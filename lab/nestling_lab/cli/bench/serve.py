@@ -1,4 +1,4 @@
-"""nestling bench serve: a server under load, and killed under load."""
+"""nestling bench serve: put a server under load, and kill it under load."""
 
 import tempfile
 from dataclasses import dataclass
@@ -10,31 +10,34 @@ from nestling_lab.cli.bench.measurement import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Measurement):
-    """Stream answers to many clients at once while documents are learned: latency and memory."""
+    """Measure latency and memory of a server that streams to many clients while it learns."""
 
     model: str = ""
-    """Folder to serve; by default a tiny random model."""
+    """Model folder to serve; default: a tiny random model."""
     clients: int = 64
-    """Clients, each with one answer at a time."""
+    """Number of clients, each with one request at a time."""
     seconds: float = 300.0
-    """How long they ask."""
+    """Duration of the load, in seconds."""
     tokens: int = 64
-    """Most tokens of an answer."""
+    """Tokens per answer, at most."""
     memories: int = 3
-    """Memories that they share; one share of the clients asks the model without any."""
+    """Number of memories shared by the clients; some clients use the model without any."""
     learning: bool = True
-    """Have documents learned meanwhile."""
+    """Also have documents learned meanwhile."""
     kills: int = 0
-    """How often the server is killed (SIGKILL) and started again."""
+    """Number of times the server is killed (SIGKILL) and restarted."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the times of the kills."""
 
     def run(self) -> None:
-        """Measure, print the figures, and write the Result where --json says."""
+        """Measure, print the figures, and write the Result to --json."""
         from nestling_lab.bench.load import load
 
         if min(self.clients, self.tokens) < 1 or self.seconds <= 0 or self.memories < 0:
-            raise UserError("give at least one client and token, and a time above 0")
+            raise UserError(
+                f"clients is {self.clients}, tokens {self.tokens}, seconds {self.seconds:g}; give "
+                "at least 1 client and token, and a time above 0"
+            )
         names = ("model", "clients", "seconds", "tokens", "memories", "learning", "kills", "seed")
         config = {name: getattr(self, name) for name in names}
         with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +48,7 @@ class Serve(Measurement):
 
 
 def _short(value: object) -> str:
-    """A figure as it is printed."""
+    """Format a figure for printing."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""nestling bench stability: does rounding grow along a text."""
+"""nestling bench stability: do rounding errors grow along a text?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,25 +11,25 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Stability:
-    """Read a text in calls of two sizes, and say how far the predictions are apart."""
+    """Read a text in calls of two sizes, and compare the predictions."""
 
     models: tyro.conf.Positional[tuple[str, ...]] = ("hope-tiny",)
-    """Presets, which read random tokens, or folders with trained models, which read a corpus."""
+    """Presets (they read random tokens) or folders with trained models (they read a corpus)."""
     lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
-    """Tokens after which the predictions are compared."""
+    """Positions at which to compare the predictions, in tokens."""
     piece: int = 100
-    """Tokens of the smaller calls."""
+    """Tokens per smaller call."""
     exponent_tokens: int = 2048
-    """Tokens of the estimate of the exponent, in float64; 0: none."""
+    """Tokens for the estimate of the Lyapunov exponent, in float64; 0: none."""
     corpus: str = "stdlib"
-    """Text for trained models, its held-out documents end to end."""
+    """Corpus for trained models; they read its held-out documents end to end."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE: an option of the presets; may be repeated."""
+    """Option of the presets, NAME=VALUE; may be repeated."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """Write the figures to this file, as a Result."""
 
     def run(self) -> None:
-        """Measure, print a row a model, and write the Result where --json says."""
+        """Measure, print one row per model, and write the Result to --json."""
         from nestling.core.result import Result, provenance
 
         if not self.lengths or min(self.lengths) < 2 or self.piece < 1:

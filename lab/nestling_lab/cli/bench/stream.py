@@ -1,4 +1,4 @@
-"""nestling bench stream: a trained model reads a long text."""
+"""nestling bench stream: read a long text with a trained model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +8,25 @@ from nestling.core.error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Read a long text with a trained model; nothing may break, and nothing may grow."""
+    """Read a long text with a trained model, and check that nothing breaks or grows."""
 
     model: Path
-    """Folder with a trained model, as `nestling train --out` leaves it."""
+    """Folder with a trained model, written by `nestling train --out`."""
     tokens: int = 100_000
     """Tokens to read."""
     chunk: int = 512
-    """Tokens a call."""
+    """Tokens per call."""
     corpus: str = "stdlib"
-    """Text to read: the held-out documents first, then those of training, from the start again."""
+    """Corpus to read: first its held-out documents, then those of training, repeated."""
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
-    """File for the figures, a Result."""
+    """Write the figures to this file, as a Result."""
     quiet: bool = False
-    """No progress on the terminal."""
+    """Show no progress."""
 
     def run(self) -> None:
-        """Measure, print the figures, and write the Result where --json says."""
+        """Measure, print the figures, and write the Result to --json."""
         from nestling.core.result import Result, provenance
         from nestling.data import load_corpus, load_tokens
         from nestling.models.folder import load_model

@@ -1,4 +1,4 @@
-"""nestling bench targets: which of the speeds to be reached are reached."""
+"""nestling bench targets: which performance targets are met?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +8,15 @@ SIGNS = {True: "green", False: "not reached", None: "-"}
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Read the Results that are kept, and say what is reached."""
+    """Compare committed Results with the performance targets."""
 
     results: Path = Path("benchmarks/results")
-    """Folder of Results; of each line the newest counts."""
+    """Folder of Results; the newest one counts for each target."""
     json: Path | None = None
-    """File for the lines, a Result."""
+    """Write the rows to this file, as a Result."""
 
     def run(self) -> None:
-        """Print a row a target, and write them where --json says."""
+        """Print one row per target, and write them to --json."""
         from nestling.core.result import Result
         from nestling.report import Table
         from nestling_lab.bench.targets import read_all, standing

@@ -1,4 +1,4 @@
-"""nestling bench train: what a training step costs."""
+"""nestling bench train: the cost of a training step."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,23 +20,23 @@ COLUMNS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Measurement):
-    """Time a training step of many presets, taking turns in one run."""
+    """Time a training step of many presets, in turns."""
 
     presets: str = "all"
-    """all, or names of families or presets with commas between; Transformer++ is always there."""
+    """all, or comma-separated families or presets; Transformer++ is always included."""
     size: str = "tiny"
-    """Size of the families that are named without one."""
+    """Size of families given without one."""
     shapes: tuple[str, ...] = ("4x256",)
-    """ROWSxLENGTH, in tokens, of each shape to measure at."""
+    """Shapes to measure at, ROWSxLENGTH in tokens."""
     peers: str | None = None
-    """all, or models by others with commas between: llama, mamba2, qwen3-next, titans-mac."""
+    """all, or comma-separated third-party models: llama, mamba2, qwen3-next, titans-mac."""
     rounds: int = 5
-    """Steps of each preset that are timed."""
+    """Timed steps of each preset."""
     peak: bool = True
-    """Whether to measure the memory of a step too; it takes a step more."""
+    """Also measure the memory of a step, which takes one more step."""
 
     def run(self) -> None:
-        """Measure, print a table a shape, and write the Result where --json says."""
+        """Measure, print one table per shape, and write the Result to --json."""
         from nestling.report import Table
         from nestling_lab.bench.training_cost import Shape, resolve, training
 
@@ -71,7 +71,7 @@ class Train(Measurement):
 
 
 def peer_names(text: str | None) -> list[str]:
-    """The names of the peers that are asked for; missing packages are told at once."""
+    """The requested peers. Raises UserError at once if a package is missing."""
     from nestling_lab.bench.peers import PEERS, find
 
     if text is None:
