@@ -81,5 +81,5 @@ def test_an_option_of_earlier_versions_that_had_one_value_is_read():
     same = configure("hope-tiny", **{"cms.regime": "training"}).memory_configs()
     assert same == configure("hope-tiny").memory_configs()
     for name in ("regime", "cms.regime"):
-        with pytest.raises(UserError, match="cms.regime is no option any more.*cms_context"):
+        with pytest.raises(UserError, match="cms.regime has been removed.*cms_context"):
             configure("hope-tiny", **{name: "context"})

@@ -187,7 +187,7 @@ def test_published_sizes_and_rates():
     [
         ({"mini_batch": 0}, "mini_batch"),
         ({"eta_base": 0.0}, "eta_base"),
-        ({"backbone": "rnn"}, "'mamba', 'transformer'"),
+        ({"backbone": "rnn"}, "one of mamba, transformer"),
         ({"convolution": 0}, "convolution"),
     ],
 )

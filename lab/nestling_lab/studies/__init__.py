@@ -1,4 +1,4 @@
-"""Studies: grids of models, tasks and seeds, with one Result for each cell."""
+"""Studies: grids of models, tasks and seeds, with one Result per cell."""
 
 from nestling.core.registry import Registry
 from nestling_lab.studies.runner import run_study
@@ -35,7 +35,7 @@ STUDIES = Registry(
 
 
 def load_study(name: str) -> Study:
-    """The study of that name in its committed form; an unknown name raises UserError."""
+    """The study of this name, with its committed settings. Raises UserError if it is unknown."""
     return STUDIES.load(name)()
 
 

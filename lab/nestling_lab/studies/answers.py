@@ -1,15 +1,15 @@
-"""Sentences that answer a study's question from its figures, the same words in every study."""
+"""Words for the sentences that answer the question of a study, shared by all studies."""
 
 from collections.abc import Iterable, Mapping
 
 from nestling.core.statistics import Interval, Paired, holm
 
 NOTHING = "Nothing has been run yet."
-LEVEL = 0.05  # probability below which two figures are told apart
+LEVEL = 0.05  # significance level
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in a row.
+    """Join names into a list for a sentence.
 
     >>> listed(["a"]), listed(["a", "b", "c"]), listed([])
     ('a', 'a, b and c', 'none')
@@ -19,10 +19,10 @@ def listed(names: Iterable[str]) -> str:
 
 
 def grouped(tests: Mapping[str, Paired]) -> tuple[list[str], list[str], list[str]]:
-    """Names whose figures lie above, below, and those that are not told apart, after Holm.
+    """The names whose figures are above, below, and not significantly different, after Holm.
 
-    ``tests`` are of their figure less one's own. Where one of a pair diverged nothing is told
-    apart, nor for want of seeds.
+    ``tests`` are of their figure minus one's own. With diverged runs or too few seeds, nothing is
+    significant.
     """
     known = {name: p for name, test in tests.items() if (p := test.p_t) is not None}
     raised = dict(zip(known, holm(list(known.values())), strict=True))
@@ -33,7 +33,7 @@ def grouped(tests: Mapping[str, Paired]) -> tuple[list[str], list[str], list[str
 
 
 def beside(tests: Mapping[str, Paired], *, lower: str = "lower", higher: str = "higher") -> str:
-    """How one's own figure lies beside others: ``tests`` are of theirs less it.
+    """How one's own figure compares with others; ``tests`` are of theirs minus one's own.
 
     >>> from nestling.core.statistics import paired
     >>> tests = {"a": paired([3.0, 3.1, 2.9], [1.0, 1.1, 1.0]), "b": paired([1.0], [2.0])}
@@ -54,5 +54,5 @@ def beside(tests: Mapping[str, Paired], *, lower: str = "lower", higher: str = "
 
 
 def apart(one: Interval, other: Interval) -> bool:
-    """Whether two intervals do not overlap; one of a single value never is apart."""
+    """Whether two intervals do not overlap; that of a single value overlaps with all."""
     return bool(one.low > other.high or one.high < other.low)

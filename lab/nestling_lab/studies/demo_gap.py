@@ -1,4 +1,4 @@
-"""What the writes are worth: Hope against three models of its size, on the same tokens."""
+"""The value of the writes: Hope against three models of its size, on the same tokens."""
 
 import dataclasses
 import math
@@ -28,11 +28,11 @@ class Contender(NamedTuple):
 
 
 HOPE = "hope"
-# half the width and depth of the tiny presets, so that twenty runs take an hour of two cores;
-# the widths of the feed-forward networks make the parameters equal to within 1 %
+# half the width and depth of the tiny presets, so that twenty runs take an hour on two cores; the
+# widths of the feed-forward networks are chosen for equal parameters within 1 %
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
 HOPE_SIZE = {**SIZE, "cms.intermediate_size": 128}
-# the documents are up to tens of thousands of tokens long; four training rows are kept in sight
+# documents have up to tens of thousands of tokens; attention sees the length of four training rows
 TRANSFORMER_SIZE = {**SIZE, "mlp.intermediate_size": 452, "attention.window": 1024}
 CONTENDERS = {
     HOPE: Contender("Hope", "hope-tiny", HOPE_SIZE),
@@ -49,7 +49,7 @@ CONTENDERS = {
 
 
 class DemoGap(Study):
-    """First every model at every learning rate with the first seed, then its best at all seeds."""
+    """Every model at every learning rate with the first seed, then its best rate with all seeds."""
 
     name = "demo-gap"
     question = "held-out perplexity of Hope, of Hope trained without writes, and of Transformer++"
@@ -62,7 +62,7 @@ class DemoGap(Study):
         # the same grid for every model
         learning_rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2)
         text: Text = field(default_factory=lambda: Text(corpus="stdlib-code"))
-        # the seed and the learning rate in it are replaced, cell by cell
+        # seed and learning rate are replaced in every cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
                 steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
@@ -93,7 +93,7 @@ class DemoGap(Study):
         return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grid, and for each model whose grid is finished the other seeds at its best rate."""
+        """The grid, and for each finished grid the other seeds at the best rate."""
         return self.tuned.cells(done)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
@@ -101,7 +101,7 @@ class DemoGap(Study):
         return text_result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Means with intervals, differences to Hope paired by seed, and the curves."""
+        """Means with intervals, differences to Hope paired by seed, and curves."""
         chosen = {model: self.tuned.best_runs(model, done) for model in CONTENDERS}
         chosen = {model: runs for model, runs in chosen.items() if runs}
         against = above_hope(chosen)
@@ -207,7 +207,7 @@ class DemoGap(Study):
 
 
 def answer(metrics: Mapping[str, Any], against: Mapping[str, Paired]) -> str:
-    """Hope's perplexity beside those of the others."""
+    """The perplexity of Hope compared with the others."""
     if HOPE not in metrics:
         return NOTHING if not metrics else "Hope has not finished its grid of learning rates yet."
     tests = {CONTENDERS[model].title: test for model, test in against.items()}
@@ -218,17 +218,17 @@ def answer(metrics: Mapping[str, Any], against: Mapping[str, Paired]) -> str:
 
 
 def loss_of(result: Result) -> float:
-    """Held-out loss in nats a token; infinite for a run that diverged."""
+    """The held-out loss in nats per token; infinite for a diverged run."""
     return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
 
 
 def finite(value: float | None) -> float | None:
-    """None for what JSON cannot hold."""
+    """None for non-finite values, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def above_hope(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
-    """Held-out loss of each other model less Hope's, paired by the seeds that both have."""
+    """The held-out loss of each other model minus Hope's, paired by common seeds."""
     hope, found = chosen.get(HOPE, {}), {}
     for model, runs in chosen.items():
         both = sorted(runs.keys() & hope.keys())
@@ -239,7 +239,7 @@ def above_hope(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
 
 
 def by_position(chosen: Mapping[str, Mapping[int, Result]]) -> Section:
-    """Perplexity along unseen documents, the mean over seeds in each stretch of positions."""
+    """Perplexity along held-out documents, the mean over seeds in each range of positions."""
     curves = {}
     for model, runs in chosen.items():
         stretches = [result.metrics["val_by_position"] for result in sound(runs).values()]

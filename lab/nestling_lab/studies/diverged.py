@@ -1,4 +1,4 @@
-"""Runs of which some diverged: what is left of them is counted, never averaged over in silence."""
+"""Figures over runs of which some may have diverged; diverged runs are always counted."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -10,7 +10,7 @@ Metrics = Mapping[str, Any]  # of one run; ``diverged`` says whether it has no f
 
 
 def over(runs: Iterable[Metrics], figure: Callable[[Metrics], float]) -> Interval:
-    """A figure over runs; one that diverged has none and is counted.
+    """The interval of a figure over runs; diverged runs are counted separately.
 
     >>> print(over([{"diverged": False, "loss": 2.0}, {"diverged": True}], lambda run: run["loss"]))
     2 (1 of 2 diverged)
@@ -19,7 +19,7 @@ def over(runs: Iterable[Metrics], figure: Callable[[Metrics], float]) -> Interva
 
 
 def titled(name: str, runs: Collection[Metrics]) -> str:
-    """The name of a curve that is the mean of those runs that did not diverge.
+    """The name of a mean curve, with the number of diverged runs.
 
     >>> titled("hope", [{"diverged": False}, {"diverged": True}]), titled("hope", [])
     ('hope (1 of 2 diverged)', 'hope')
@@ -29,5 +29,5 @@ def titled(name: str, runs: Collection[Metrics]) -> str:
 
 
 def sound(runs: Mapping[int, Any]) -> dict[int, Any]:
-    """By seed the Results of runs that came to their end."""
+    """The Results of runs that did not diverge, by seed."""
     return {seed: run for seed, run in runs.items() if not run.metrics["diverged"]}

@@ -1,7 +1,7 @@
-"""What runs the cells of a study elsewhere: engines that spread calls over machines.
+"""Executors that run the cells of a study on other machines.
 
-An executor does what one of ``concurrent.futures`` does: ``submit(function, *arguments)`` gives a
-call that has ``done()``, ``result()`` and ``cancel()``.
+They work like those of ``concurrent.futures``: ``submit(function, *arguments)`` returns a call with
+``done()``, ``result()`` and ``cancel()``.
 """
 
 import contextlib
@@ -14,40 +14,40 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from nestling.core.error import UserError, did_you_mean
 
-LOCAL = "local"  # processes of this machine
-LOOK = 0.1  # seconds between two looks at calls that do not say by themselves that they are done
-TASK = ("num_cpus", "num_gpus", "memory", "resources")  # options of Ray that are those of a cell
+LOCAL = "local"  # processes on this machine
+LOOK = 0.1  # seconds between two polls of calls
+TASK = ("num_cpus", "num_gpus", "memory", "resources")  # options of Ray that are per cell
 Value = TypeVar("Value")
 
 
 @runtime_checkable
 class Call(Protocol):
-    """A call that goes on elsewhere."""
+    """A call that runs elsewhere."""
 
     def done(self) -> bool:
         """Whether it has ended."""
         ...
 
     def result(self) -> Any:
-        """What it gave, once it has ended; raises what it raised."""
+        """The result of the call once it has ended; raises its error."""
         ...
 
     def cancel(self) -> Any:
-        """Leave it out, if it has not begun."""
+        """Cancel the call if it has not started."""
         ...
 
 
 @runtime_checkable
 class Executor(Protocol):
-    """What takes calls: an executor of ``concurrent.futures``, of Dask, of submitit."""
+    """An executor of ``concurrent.futures``, Dask or submitit."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        """Begin a call."""
+        """Submit a call."""
         ...
 
 
 def first_done(waiting: list[tuple[Call, Value]]) -> list[tuple[Call, Value]]:
-    """Wait until one or more of some calls have ended, and give those."""
+    """Wait until at least one of the calls has ended; return those that have."""
     calls = [call for call, _ in waiting]
     futures = [call for call in calls if isinstance(call, Future)]
     if len(futures) == len(calls):
@@ -58,13 +58,13 @@ def first_done(waiting: list[tuple[Call, Value]]) -> list[tuple[Call, Value]]:
 
 
 def open_executor(name: str, options: Mapping[str, Any]) -> AbstractContextManager[Executor | None]:
-    """The engine of a name, with its own options, until the context ends; "local" is None.
+    """The executor of this name, with its own options, for a context; "local" gives None.
 
-    Raises UserError where it is not installed, unknown or does not take the options.
+    Raises UserError if it is unknown, not installed or rejects the options.
     """
     if name == LOCAL:
         if options:
-            raise UserError("--option is for an --executor other than local; give --workers")
+            raise UserError("--option does not apply to --executor local; use --workers")
         return contextlib.nullcontext()
     if name not in ENGINES:
         raise UserError(f"unknown executor {name!r}: {did_you_mean(name, [LOCAL, *ENGINES])}")
@@ -120,7 +120,7 @@ def _dask(module: Any, options: Mapping[str, Any]) -> Generator[Executor]:
 
 @contextlib.contextmanager
 def _taking(name: str) -> Generator[None]:
-    """Say in one line what an engine does not take, or that it cannot be reached."""
+    """Turn errors of an engine into a one-line UserError."""
     try:
         yield
     except (TypeError, ValueError, NameError, OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Eight systems after the same tokens: perplexity of held-out text, and commonsense."""
+"""Eight systems trained on the same tokens: held-out perplexity, and commonsense."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ from nestling_lab.studies.text import Text, train_on_text
 from nestling_lab.studies.tuned import Tuned, is_edge
 
 # half the width and depth of the tiny presets; the widths of the feed-forward networks (of mamba2
-# its own) bring the parameters to those of Transformer++ within 2 %
+# its inner width) are chosen for the parameters of Transformer++ within 2 %
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
 ATTENTION = {"attention.num_kv_heads": 2, "attention.window": 1024}
 MODELS: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 class FigureLm(Study):
-    """First every model at every learning rate with the first seed, then its best at all seeds."""
+    """Every model at every learning rate with the first seed, then its best rate with all seeds."""
 
     name = "figure-lm"
     question = "held-out perplexity and offline commonsense of eight systems after the same tokens"
@@ -73,14 +73,14 @@ class FigureLm(Study):
         # the same grid for every model
         learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
         text: Text = field(default_factory=lambda: Text(corpus="standard"))
-        # the seed and the learning rate in it are replaced, cell by cell
+        # seed and learning rate are replaced in every cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
                 steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
             )
         )
         lm_bytes: int = 100_000  # of held-out text for the figures by word and byte
-        questions: int = 200  # of each task of BIG-bench, from its beginning; 0: none
+        questions: int = 200  # first questions of each BIG-bench task; 0: none
         tasks: tuple[str, ...] = ("social_iqa", "goal_inference", "step_inference")
 
     def __init__(self, config: Config | None = None):
@@ -111,7 +111,7 @@ class FigureLm(Study):
         return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grids, and the other seeds at each best rate."""
+        """The grids, and the other seeds at the best rates."""
         return self.tuned.cells(done)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
@@ -119,7 +119,7 @@ class FigureLm(Study):
         config = cell.config
         text = Text(**config["text"])
         prepared = text.prepare()
-        # the questions are looked up before the training, which takes minutes
+        # read the questions before the training, which takes minutes
         asked = {name: bigbench.read(name)[: config["questions"]] for name in config["tasks"]}
         model, metrics = train_on_text(
             config["preset"],
@@ -181,7 +181,7 @@ class FigureLm(Study):
             "seeds": sorted(runs),
             "num_parameters": found[0]["num_parameters"],
             "num_non_embedding": found[0]["num_non_embedding"],
-            # of those that came to their end, if any
+            # from runs that did not diverge, if any
             "tokens": max(one.get("tokens", 0) for one in found),
             "flops_per_token": found[0]["flops_per_token"],
             "val_loss": over(found, lambda m: m["val_loss"]).record(),

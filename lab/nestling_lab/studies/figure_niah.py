@@ -1,4 +1,4 @@
-"""Needles in a haystack: trained at one length, asked at up to sixteen times that length."""
+"""Needles in a haystack: trained at one length, tested at up to sixteen times that length."""
 
 import dataclasses
 import math
@@ -33,8 +33,8 @@ from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned, is_edge
 
 HOPE = "hope"
-# as in figure-lm, but that the head is no embedding: else it draws together what it never has to
-# tell apart
+# as in figure-lm, but with an untied head: a tied one would pull together embeddings that it never
+# has to distinguish
 MODELS: dict[str, dict[str, Any]] = {
     HOPE: {**SHAPES[HOPE]},
     "titans-lmm": {**SHAPES["titans-lmm"]},
@@ -50,7 +50,7 @@ LESSONS = (
 
 
 class FigureNiah(Study):
-    """First every model at every learning rate with the first seed, then its best at all seeds."""
+    """Every model at every learning rate with the first seed, then its best rate with all seeds."""
 
     name = "figure-niah"
     question = "are needles found in texts up to sixteen times as long as those of training"
@@ -65,28 +65,30 @@ class FigureNiah(Study):
         learning_rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3)
         tasks: tuple[str, ...] = tuple(TITLES)  # one model learns all of them
         corpus: str = "anarchism"  # of the tokenizer and of the prose
-        vocab_size: int = 2048  # tokens of the BPE trained on it, each digit one
-        lessons: tuple[Lesson, ...] = LESSONS  # the last is of the length of training
+        vocab_size: int = 2048  # tokens of the BPE trained on it, with single digits
+        lessons: tuple[Lesson, ...] = LESSONS  # the last one has the training length
         answer_room: tuple[int, ...] = (12, 12, 40)  # tokens for the answer, task by task
         times: tuple[int, ...] = (1, 2, 4, 8, 16)  # lengths of the tests, in training lengths
-        count: int = 20  # questions of each task and length
-        # rate and seed are replaced cell by cell; steps, rows and lengths are those of the lessons
+        count: int = 20  # questions per task and length
+        # rate and seed are replaced in every cell; steps, rows and lengths come from the lessons
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(carry=False, save_every=0, schedule="wsd")
         )
 
         def __post_init__(self) -> None:
             if len(self.answer_room) != len(self.tasks):
-                raise UserError("figure-niah needs an answer_room for each of its tasks")
+                raise UserError(
+                    "answer_room and tasks differ in length; give one answer_room per task"
+                )
             if not self.lessons:
-                raise UserError("figure-niah needs a lesson at least")
+                raise UserError("lessons is empty; give at least one")
             named = {name for lesson in self.lessons for name in lesson.tasks}
             for name in sorted(named - set(self.tasks)):
                 raise UserError(f"a lesson names {name!r}, which is not among the tasks")
 
         @property
         def length(self) -> int:
-            """Tokens of a text of the last lesson."""
+            """The text length of the last lesson, in tokens."""
             return self.lessons[-1].length
 
     def __init__(self, config: Config | None = None):
@@ -117,11 +119,11 @@ class FigureNiah(Study):
         return Cell(f"{model}-lr{rate:g}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grids, and the other seeds at each best rate."""
+        """The grids, and the other seeds at the best rates."""
         return self.tuned.cells(done)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Train on texts of one length, ask at every length."""
+        """Train on texts of one length, test at every length."""
         config = cell.config
         prepared = prepare(
             config["corpus"], tokenizer="bpe-digits", vocab_size=config["vocab_size"]
@@ -179,7 +181,7 @@ class FigureNiah(Study):
     def _measured(
         reader: Reader, task: Callable[[str, int], QuestionTask], cell: Cell
     ) -> dict[str, dict[str, Any]]:
-        """By task and length: score and cost of generated answers, and the loss of the right."""
+        """By task and length: score and cost of generated answers, and the loss of right ones."""
         config = cell.config
         lengths = [times * config["lessons"][-1]["length"] for times in config["times"]]
         found: dict[str, dict[str, Any]] = {name: {} for name in config["tasks"]}
@@ -190,7 +192,7 @@ class FigureNiah(Study):
         return found
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """A heat map and a table for each task, costs, the paper's numbers, every run."""
+        """A heat map and a table per task, costs, the paper's numbers, and every run."""
         chosen = {name: self.tuned.best_runs(name, done) for name in self.config.models}
         runs = runs_of(chosen)
         lengths = [times * self.config.length for times in self.config.times]
@@ -239,5 +241,5 @@ class FigureNiah(Study):
 
 
 def loss_of(result: Result) -> float:
-    """The mean over tasks of ``answer_loss``; infinite for a run that diverged."""
+    """The mean of ``answer_loss`` over tasks; infinite for a diverged run."""
     return math.inf if result.metrics["diverged"] else result.metrics["answer_loss"]

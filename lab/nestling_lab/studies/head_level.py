@@ -1,4 +1,4 @@
-"""What a head that is written in context is worth to Hope and Mamba2, and rates by role."""
+"""The value of a head written in context to Hope and Mamba2, and of learning rates by role."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from nestling_lab.studies.text import Text, train_on_text
 
 HEAD = {"head_period": 32}
 CONTEXT = {**HEAD, "head_keys": "context"}
-# both levels of the chain are written at every step of 256 tokens a stream
+# both levels of the chain are written at every step of 256 tokens per stream
 FAST = {"cms.periods": (128, 256)}
 HOPE, MAMBA2 = "hope", "mamba2"
-# system -> the model of figure-lm, what is changed in it, the rate, and whether it goes by role
+# system -> (model of figure-lm, changes to it, learning rate, whether rates go by role)
 SYSTEMS: dict[str, tuple[str, dict[str, Any], float, bool]] = {
     "mamba2": (MAMBA2, {}, 1.6e-2, False),
     "mamba2-head": (MAMBA2, HEAD, 1.6e-2, False),
@@ -39,7 +39,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], float, bool]] = {
 
 
 class HeadLevelStudy(Study):
-    """Hope as it is and with rates by role, and Mamba2, each without and with the head level."""
+    """Hope with uniform rates and with rates by role, and Mamba2, with and without head level."""
 
     name = "head-level"
     question = (
@@ -53,7 +53,7 @@ class HeadLevelStudy(Study):
         systems: tuple[str, ...] = tuple(SYSTEMS)
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights, and of the order of documents
         text: Text = field(default_factory=lambda: Text(corpus="standard"))
-        # the learning rate and the seed in it are replaced, cell by cell
+        # learning rate and seed are replaced in every cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
                 steps=150, batch_size=8, sequence_length=256, evaluate_tokens=98304, save_every=0
@@ -106,7 +106,7 @@ class HeadLevelStudy(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Each system's loss over its seeds, the differences that were asked for, every run."""
+        """The loss of each system over its seeds, the planned differences, and every run."""
         names = {
             name: {seed: self.cell(name, seed).name for seed in self.config.seeds}
             for name in self.config.systems
@@ -180,7 +180,7 @@ COLUMNS = {
 }
 
 
-# the first loss less the second is told, over the seeds that both have
+# pairs for which the first loss minus the second is reported, over common seeds
 PAIRS = (
     ("mamba2-roles-head", "mamba2-roles"),
     ("mamba2-roles-context", "mamba2-roles-head"),
@@ -193,7 +193,7 @@ PAIRS = (
 
 
 def gaps(found: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
-    """The differences that were asked for, as far as both were run with the same seeds."""
+    """The planned differences, for pairs that have common seeds."""
     known = {}
     for one, other in PAIRS:
         mine, theirs = found.get(one, {}), found.get(other, {})
@@ -205,7 +205,7 @@ def gaps(found: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
 
 
 def short_answer(found: Mapping[str, Mapping[int, Result]]) -> str:
-    """Which of the differences are told apart from none."""
+    """Which of the differences are significant."""
     known = gaps(found)
     if not known:
         return "No two systems that are compared have been run with the same seed yet."
@@ -225,7 +225,7 @@ def short_answer(found: Mapping[str, Mapping[int, Result]]) -> str:
 
 
 def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
-    """The differences that were asked for, in nats a token."""
+    """The planned differences, in nats per token."""
     said = [f"{name} {gap} ({gap.difference.every} seeds)" for name, gap in gaps(found).items()]
     if not said:
         return "No two systems that are compared have been run with the same seed yet."

@@ -1,4 +1,4 @@
-"""Hope with one part off or replaced: held-out loss after the same tokens, and recall."""
+"""Ablations of Hope: held-out loss after the same tokens, and recall, with one part changed."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from nestling_lab.studies.text import Text, text_result
 
 WHOLE = "hope"  # nothing changed
 TITANS, CMS = "self_titans.", "cms."
-# arm -> what is set in it, over the preset; one thing an arm
+# arm -> overrides of the preset, one change per arm
 ARMS: dict[str, dict[str, Any]] = {
     WHOLE: {},
     "projections clipped at 4": {TITANS + "projection_clip": None},
@@ -47,7 +47,7 @@ TASKS = ("text", "recall")
 
 
 class HopeAblation(Study):
-    """Every arm at every seed: one model reads text, another of the same shape learns to recall."""
+    """Every arm with every seed: one model reads text, another of the same shape learns recall."""
 
     name = "hope-ablation"
     question = "which parts of Hope its held-out loss and its recall need"
@@ -114,12 +114,12 @@ class HopeAblation(Study):
         return result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
 
     def runs(self, arm: str, task: str, done: Mapping[str, Result]) -> dict[int, Result]:
-        """By seed the finished runs of an arm."""
+        """The finished runs of an arm, by seed."""
         cells = {seed: self.cell(arm, task, seed).name for seed in self.config.seeds}
         return {seed: done[name] for seed, name in cells.items() if name in done}
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Each arm beside Hope as it is, seed by seed."""
+        """Each arm compared with unchanged Hope, paired by seed."""
         found = {
             task: {arm: self.runs(arm, task, done) for arm in self.config.arms} for task in TASKS
         }
@@ -180,7 +180,7 @@ class HopeAblation(Study):
 
 
 def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
-    """The loss of each arm less that of Hope as it is, paired by the seeds that both have."""
+    """The loss of each arm minus that of unchanged Hope, paired by common seeds."""
     whole, found = runs.get(WHOLE, {}), {}
     for arm, own in runs.items():
         both = sorted(own.keys() & whole.keys())
@@ -190,7 +190,7 @@ def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
 
 
 def answer(losses: Mapping[str, Paired], arms: int) -> str:
-    """Which parts of Hope its loss needs, as far as they were run."""
+    """Which parts of Hope its loss depends on, among those that were run."""
     if not losses:
         return "No part of Hope has been taken away yet in a run that can be compared."
     above, below, alike = grouped(losses)
@@ -208,7 +208,7 @@ def answer(losses: Mapping[str, Paired], arms: int) -> str:
 
 
 def verdict(losses: Mapping[str, Paired]) -> str:
-    """Which arms are worse, which better, and which cannot be told apart, after Holm."""
+    """Which arms are worse, better, and not significantly different, after Holm."""
     tests = {arm: found for arm, found in losses.items() if found.p_t is not None}
     raised = dict(
         zip(tests, holm([t.p_t for t in tests.values() if t.p_t is not None]), strict=True)

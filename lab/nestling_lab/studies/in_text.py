@@ -1,4 +1,4 @@
-"""Questions in the midst of real text: what a memory that never starts afresh has to bear."""
+"""Recall sequences in the midst of real text, for memories that are rarely reset."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from nestling.tasks import TokenTask
 
 
 class InText:
-    """Rows that read on in a text, and in every batch are told something and asked for it.
+    """Rows of a continuing text, each batch with one recall sequence inserted.
 
     ::
 
         text ... | a sequence of the task | ... text      one batch, ``length`` tokens of each row
 
-    The place of the sequence is drawn anew for every batch. A memory goes on for as many batches
-    as one of ``spans``, drawn at random; then all rows start afresh elsewhere in the text. Labels
-    are the answers, and of the text the next token at one position in ``thin``: enough to learn to
-    read it, and not so many that the answers are lost among them. The text's tokens come after the
-    task's.
+    The place of the sequence is random in every batch. A memory continues for a number of batches
+    drawn from ``spans``; then all rows start elsewhere in the text with an empty memory. The labels
+    are the answers, and the next token of the text at one position in ``thin``: enough to learn to
+    read it, but not so many that they outweigh the answers. The ids of text tokens come after those
+    of the task.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class InText:
         self.places = torch.zeros(batch_size, dtype=torch.long)
 
     def __iter__(self) -> "InText":
-        """The loader itself: it goes on from where it stands."""
+        """The loader itself; iteration continues at the current position."""
         return self
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; never raises StopIteration."""
         self.batches += 1
         generator = torch.Generator().manual_seed(self.seed * APART + self.batches)
         fresh = self.left == 0
@@ -72,11 +72,11 @@ class InText:
         told = self.task.examples(self.seed * APART + self.batches, rows)
         among = length - told.input_ids.shape[1]  # tokens of text
         begin = self._draw(among + 1, generator)
-        # one token more, the label of the last
+        # one more token, the label of the last
         words = self.text[self.places[:, None] + torch.arange(among + 1)]
         self.places = self.places + among
         asked = torch.rand(rows, among, generator=generator) < 1 / self.thin
-        # what follows the text before the task's sequence is not a word of the text
+        # the token after the text, before the sequence, does not belong to the text
         asked[:, begin - 1 : begin] = False
         following = torch.where(asked, words[:, 1:], IGNORED)
         words = words[:, :among]

@@ -1,4 +1,4 @@
-"""Every system on the same real text for a short while: does each of them train?"""
+"""Short runs of every system on the same real text: does each of them train?"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from nestling_lab.studies.text import Text, text_result
 
 
 class LadderSmoke(Study):
-    """One short run of every family at one size: no comparison, for there is one rate and seed."""
+    """One short run of every family at one size; not a comparison, with a single rate and seed."""
 
     name = "ladder-smoke"
     question = "does every system train on real text without a number that is none"
@@ -48,7 +48,7 @@ class LadderSmoke(Study):
         return Cell(family, config, self.config.train.seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every family once."""
+        """One cell per family."""
         return [self.cell(family) for family in self.config.families]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
@@ -56,7 +56,7 @@ class LadderSmoke(Study):
         return text_result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """A row a family, in the order of the presets."""
+        """One row per family, in the order of the presets."""
         found = {family: done[family].metrics for family in self.config.families if family in done}
         metrics = {
             "diverged": [family for family, figures in found.items() if figures["diverged"]],
@@ -118,5 +118,5 @@ def answer(found: Mapping[str, Mapping[str, Any]], families: int) -> str:
 
 
 def perplexity_of(figures: Mapping[str, Any]) -> float | None:
-    """Of a run that came to its end."""
+    """The perplexity of a run; None if it diverged."""
     return None if figures["diverged"] else perplexity(figures["val_loss"])

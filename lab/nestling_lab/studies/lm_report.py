@@ -1,4 +1,4 @@
-"""What is said of models after the same tokens: text, costs, commonsense, curves, every run."""
+"""The report on models trained on the same tokens: text, costs, commonsense, curves, every run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,12 @@ PAPER = (
 
 
 def loss_of(result: Result) -> float:
-    """Held-out loss in nats a token; infinite for a run that diverged."""
+    """The held-out loss in nats per token; infinite for a diverged run."""
     return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
 
 
 def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
-    """The loss of each other model above Hope's, paired by the seeds that both have."""
+    """The loss of each other model minus Hope's, paired by common seeds."""
     hope, found = runs.get(HOPE, {}), {}
     for model, own in runs.items():
         both = sorted(own.keys() & hope.keys())
@@ -47,7 +47,7 @@ def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
 
 
 def answered(figures: Mapping[str, Any], against: Mapping[str, Any]) -> str:
-    """Which system has the lowest perplexity, and where Hope lies."""
+    """Which system has the lowest perplexity, and how Hope compares."""
     known = {
         model: found["val_perplexity"]
         for model, found in figures.items()
@@ -67,7 +67,7 @@ def answered(figures: Mapping[str, Any], against: Mapping[str, Any]) -> str:
 
 
 def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """What can be said of Hope against each other model, in sentences."""
+    """Sentences that compare Hope with each other model."""
     tests = {model: found for model, found in against.items() if found.p_t is not None}
     raised = dict(zip(tests, holm([found.p_t for found in tests.values()]), strict=True))
     below = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean > 0]
@@ -96,7 +96,7 @@ def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 
 
 def curves(runs: Mapping[str, Mapping[int, Result]]) -> list[Section]:
-    """Loss as it is trained, and perplexity as a document is read."""
+    """The loss during training, and the perplexity along documents."""
     left = {
         titled(model, [r.metrics for r in found.values()]): sound(found).values()
         for model, found in runs.items()
@@ -128,7 +128,7 @@ def curves(runs: Mapping[str, Mapping[int, Result]]) -> list[Section]:
 
 
 def notes(figures: Mapping[str, Any]) -> str:
-    """What the marks of the table say."""
+    """The legend of the marks in the table."""
     edge = any(found["rate_at_edge_of_grid"] for found in figures.values())
     if not figures:
         return "No model has finished its grid of learning rates yet."
@@ -138,7 +138,7 @@ def notes(figures: Mapping[str, Any]) -> str:
 
 
 def text_table(figures: Mapping[str, Any], against: Mapping[str, Any]) -> Table:
-    """Sizes, rates and figures of held-out text."""
+    """A table of sizes, rates and figures on held-out text."""
     rows = [
         (
             model,
@@ -161,7 +161,7 @@ def text_table(figures: Mapping[str, Any], against: Mapping[str, Any]) -> Table:
 
 
 def cost_table(figures: Mapping[str, Any]) -> Table:
-    """Operations and times of training."""
+    """A table of the operations and times of training."""
     rows = [
         (
             model,
@@ -172,7 +172,7 @@ def cost_table(figures: Mapping[str, Any]) -> Table:
             round(found["tokens_per_second"]),
         )
         for model, found in figures.items()
-        if found["tokens"]  # none where every run diverged
+        if found["tokens"]  # empty if every run diverged
     ]
     columns = (
         "model", "tokens", "Mflop a token", "Tflop", "seconds of training", "tokens/s",
@@ -181,7 +181,7 @@ def cost_table(figures: Mapping[str, Any]) -> Table:
 
 
 def commonsense_table(runs: Mapping[str, Mapping[int, Result]], tasks: Sequence[str]) -> Table:
-    """Accuracies over seeds, and those of chance."""
+    """A table of accuracies over seeds, and of chance."""
     rows = []
     for model, found in runs.items():
         each = [result.metrics for result in found.values()]
@@ -200,7 +200,7 @@ def commonsense_table(runs: Mapping[str, Mapping[int, Result]], tasks: Sequence[
 
 
 def every_run(cells: Sequence[Cell], done: Mapping[str, Result]) -> Table:
-    """The state of each cell, with its loss."""
+    """A table of all cells, with state and loss."""
     rows = []
     for cell in cells:
         result = done.get(cell.name)

@@ -1,4 +1,4 @@
-"""What is said of needles found: scores and losses by length, costs, every run."""
+"""The report on needles in a haystack: scores and losses by length, costs, every run."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from nestling_lab.studies.needles import Lesson
 from nestling_lab.studies.study import Cell
 
 FULL = "transformer"
-WINDOWED = "transformer-window"  # the same weights, looking back one length of training
+WINDOWED = "transformer-window"  # the same weights with a window of the training length
 TITLES = {
     "niah-1": "S-NIAH-1 (pass key in noise)",
     "niah-2": "S-NIAH-2 (number in prose)",
@@ -30,7 +30,7 @@ Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]  # figures by model and see
 
 
 def runs_of(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, dict[int, Any]]:
-    """Figures of finished runs; of Transformer++ as it looks back through a window, too."""
+    """The figures of finished runs; those of Transformer++ also with a window."""
     runs = {name: {seed: r.metrics for seed, r in found.items()} for name, found in chosen.items()}
     runs = {name: found for name, found in runs.items() if found}
     if FULL in runs:
@@ -51,7 +51,7 @@ class Report:
     def sections(
         self, rates: Mapping[str, float | None], edges: Mapping[str, bool]
     ) -> list[Section]:
-        """What held, each task, costs and the paper's numbers."""
+        """The conclusions, each task, costs, and the paper's numbers."""
         columns = tuple(f"S-NIAH-{i} {length}" for i in (1, 2, 3) for length in ("4K", "8K", "16K"))
         paper = Section("What the paper prints", PAPER, [published("niah", columns=columns)])
         if not self.runs:
@@ -65,7 +65,7 @@ class Report:
         ]
 
     def scores(self, task: str, model: str) -> dict[str, Any]:
-        """Mean and interval over seeds, by length."""
+        """The mean score and interval over seeds, by length."""
         return {
             str(n): found.record() for n, found in self._by_length(task, model, "score").items()
         }
@@ -74,14 +74,14 @@ class Report:
         return {n: interval(self._values(task, model, n, figure)) for n in self.lengths}
 
     def _values(self, task: str, model: str, length: int, figure: str) -> list[float]:
-        """By seed; NaN for a run that diverged."""
+        """The values of all seeds; NaN for a diverged run."""
         return [
             math.nan if one["diverged"] else one["accuracy"][task][str(length)][figure]
             for one in self.runs[model].values()
         ]
 
     def answer(self) -> str:
-        """The best model of each task at the longest texts, and who is not told apart from it."""
+        """The best model of each task at the longest texts, and those not significantly worse."""
         if not self.runs:
             return NOTHING
         first, last = self.lengths[0], self.lengths[-1]
@@ -103,7 +103,7 @@ class Report:
         return f"Needles found at {times} times the length of training: {'; '.join(parts)}."
 
     def verdict(self) -> str:
-        """What is kept of the score from the length of training to the longest, by model."""
+        """The change of the score from the training length to the longest, by model."""
         first, last = self.lengths[0], self.lengths[-1]
         sentences = []
         for task in self.tasks:
@@ -145,7 +145,7 @@ class Report:
         return Table(columns=(title, *(f"{n:,} tokens" for n in self.lengths)), rows=rows)
 
     def cost(self, rates: Mapping[str, float | None], edges: Mapping[str, bool]) -> Table:
-        """Sizes, rates and times of those that were trained."""
+        """A table of sizes, rates and times of the trained models."""
         rows = []
         for model, found in self.runs.items():
             if model == WINDOWED:
@@ -171,7 +171,7 @@ class Report:
 
 
 def every_run(cells: Sequence[Cell], done: Mapping[str, Result], length: int) -> Table:
-    """The state of each cell, with its figures at one length."""
+    """A table of all cells, with state and figures at one length."""
     rows = []
     for cell in cells:
         result = done.get(cell.name)

@@ -1,4 +1,4 @@
-"""How a model learns to find needles: first bare ones, then texts as they will be asked about."""
+"""The curriculum for finding needles: first bare ones, then texts as in the test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from nestling.evals.requests import Ask, Memory
 from nestling.tasks import TASKS, UNSEEN, QuestionTask
 from nestling.tasks.niah import Niah
 
-SPARE = 2  # tokens that may be generated beyond those of the right answer
+SPARE = 2  # tokens that may be generated beyond the right answer
 
 
 class Bare(Niah):
-    """A value and prose after it, then the question: neither keys nor instructions.
+    """A value, then prose, then the question, without keys and instructions.
 
     ::
 
         is: 4711234. It rained. The sea was high. Nobody came. is: 4711234
 
-    The value stands at the beginning.
+    The value comes first.
     """
 
     haystack = "prose"
@@ -35,7 +35,7 @@ class Bare(Niah):
         return f"is: {value}."
 
     def places(self, rng: Random, count: int) -> list[float]:
-        """At the beginning."""
+        """At the start of the text."""
         return [0.0] * count
 
     def prompt(self, context: str, asked: Sequence[str]) -> str:
@@ -44,7 +44,7 @@ class Bare(Niah):
 
 
 class BareUuids(Bare):
-    """The same with a UUID for the value."""
+    """The same with UUIDs as values."""
 
     value_form = "uuids"
 
@@ -54,28 +54,28 @@ BARE: dict[str, type[Niah]] = {"niah-1": Bare, "niah-2": Bare, "niah-3": BareUui
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """What is trained on for a while."""
+    """A stage of the training."""
 
     steps: int
-    rows: int  # texts a step
-    length: int  # tokens of a text, its answer included; of a bare one without value and answer
-    bare: bool = False  # needles without keys and instructions, at the beginning
-    tasks: tuple[str, ...] = ()  # none named: all of them, in turn
+    rows: int  # texts per step
+    length: int  # tokens of a text with its answer; of a bare one without value and answer
+    bare: bool = False  # whether needles have no keys and instructions and come first
+    tasks: tuple[str, ...] = ()  # empty: all of them, in turn
 
     def __post_init__(self) -> None:
         for name in ("steps", "rows", "length"):
             if getattr(self, name) < 1:
-                raise UserError(f"a lesson needs {name} >= 1, not {getattr(self, name)}")
+                raise UserError(f"{name} of a lesson is {getattr(self, name)}; give at least 1")
 
 
 class Mixed(Questions):
-    """Batches of several sources in turn."""
+    """Batches from several sources in turn."""
 
     def __init__(self, sources: list[TextQuestions]):
         self.sources, self.batches = sources, 0
 
     def __next__(self) -> Batch:
-        """The next batch of the source whose turn it is; there always is one."""
+        """The next batch, from the source whose turn it is."""
         rounds, turn = divmod(self.batches, len(self.sources))
         self.batches += 1
         source = self.sources[turn]
@@ -84,13 +84,13 @@ class Mixed(Questions):
 
 
 class Course(Questions):
-    """One source after the other, each for its number of batches; the last goes on."""
+    """One source after another, each for its number of batches; the last one is endless."""
 
     def __init__(self, parts: Sequence[tuple[Questions, int]]):
         self.parts, self.batches = parts, 0
 
     def __next__(self) -> Batch:
-        """The next batch; there always is one."""
+        """The next batch; never raises StopIteration."""
         place = self.batches
         self.batches += 1
         for source, count in self.parts[:-1]:
@@ -109,7 +109,7 @@ def task_of(
     """A task of texts of ``length`` tokens of the reader, ``room`` of them for the answer."""
     kind = BARE[name] if bare else TASKS.load(name)
     if bare:
-        length += 2 * room  # the value stands there twice
+        length += 2 * room  # the value occurs twice
     return kind(
         kind.Config(length=length, answer_room=room),
         material=prose,
@@ -126,7 +126,7 @@ def course(
     prose: Corpus,
     seed: int,
 ) -> Course:
-    """All lessons, the tasks of each in turn; ``names`` are those of a lesson that names none."""
+    """All lessons, with the tasks of each in turn; ``names`` are the default tasks of a lesson."""
     parts = []
     for lesson in lessons:
         sources = [
@@ -152,7 +152,7 @@ def task_figures(reader: Reader, task: QuestionTask, seed: int, count: int) -> d
 
 
 def answer_loss(reader: Reader, task: QuestionTask, seed: int, count: int) -> float:
-    """Nats for each token of the right answers to unseen questions: falls before a score rises."""
+    """The loss of right answers to unseen questions, nats per token; falls before scores rise."""
     asks = []
     for question in task.examples(UNSEEN + seed, count):
         context = (*reader.start, *reader.encode(question.prompt))

@@ -1,4 +1,4 @@
-"""Whether a memory that has read a long text still takes up what it reads next."""
+"""Does a memory that has read a long text still learn what it reads next?"""
 
 import dataclasses
 import math
@@ -25,7 +25,7 @@ from nestling_lab.studies.answers import NOTHING, grouped
 from nestling_lab.studies.in_text import InText
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
-PERIOD = 32  # tokens; the one of the preset's memories
+PERIOD = 32  # tokens; the period of the preset's memories
 TASK = Recall.Config(period=PERIOD)
 
 
@@ -33,7 +33,7 @@ TASK = Recall.Config(period=PERIOD)
 def recalled(
     model: HopeForCausalLM, task: Recall, test: Examples, cache: MemoryCache | None
 ) -> float:
-    """Accuracy on sequences that are read after what ``cache`` remembers, each on its own."""
+    """The accuracy on sequences that are each read after ``cache``."""
     correct = []
     for part in test.input_ids.split(50):
         rows = None if cache is None else cache.fork()
@@ -45,7 +45,7 @@ def recalled(
 
 
 def reach(model: HopeForCausalLM, cache: MemoryCache) -> dict[str, float]:
-    """|M(x) - x| of every memory of every layer, over what it is before the first token."""
+    """|M(x) - x| of every memory in every layer, relative to its value before the first token."""
     found = {}
     for index, (block, state) in enumerate(
         zip(model.backbone.each(), cache.states or [], strict=False)
@@ -59,9 +59,9 @@ def reach(model: HopeForCausalLM, cache: MemoryCache) -> dict[str, float]:
 def after_text(
     model: HopeForCausalLM, task: Recall, test: Examples, text: Tensor, marks: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Accuracy after each of ``marks`` tokens of a text, and how alive the memories are at the end.
+    """The accuracy after each of ``marks`` tokens of a text, and the reach of memories at the end.
 
-    The text goes through once, without a reset; at each mark copies of the memory read the test.
+    The text is read once, without a reset; at each mark, copies of the memory read the test.
     """
     model.eval()
     accuracy, cache, begin = {0: recalled(model, task, test, None)}, model.new_cache(), 0
@@ -76,7 +76,7 @@ def after_text(
 
 
 class RecallAfterText(Study):
-    """A small Hope learns to recall, then to do so in the midst of text; then reads a long one."""
+    """A small Hope learns to recall, then to recall within text, and then reads a long text."""
 
     name = "recall-after-text"
     question = "does a Hope that has read 100,000 tokens of real text still recall what comes next"
@@ -86,19 +86,19 @@ class RecallAfterText(Study):
         """Sizes of the study."""
 
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights, examples and places in the text
-        preset: str = "hope-tiny"  # where the memories and their options come from
+        preset: str = "hope-tiny"  # source of the memories and their options
         overrides: dict[str, Any] = field(
             default_factory=lambda: {
                 "num_hidden_layers": 2,
                 "hidden_size": 128,
                 "num_heads": 4,
-                # else the head draws together what it never has to tell apart
+                # a tied head would pull together embeddings that it never has to distinguish
                 "tie_word_embeddings": False,
             }
         )
         task: Recall.Config = field(default_factory=lambda: TASK)
-        corpus: str = "stdlib"  # read as bytes: trained on, and what was held out of it
-        spans: tuple[int, ...] = (1, 2, 4, 8)  # batches between two fresh starts in the text
+        corpus: str = "stdlib"  # read as bytes: training text, and held-out text for the test
+        spans: tuple[int, ...] = (1, 2, 4, 8)  # batches between two resets within the text
         thin: int = 8  # one in ``thin`` positions of the text is a label
         test_count: int = 200  # sequences, of seeds that training never uses
         marks: tuple[int, ...] = (1024, 4096, 16384, 100_000)  # tokens of held-out text read
@@ -130,11 +130,11 @@ class RecallAfterText(Study):
         return Cell(f"seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every seed."""
+        """One cell per seed."""
         return [self.cell(seed) for seed in self.config.seeds]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Train on recall alone and measure, train in text and measure again."""
+        """Train on recall alone and measure, then train within text and measure again."""
         config = cell.config
         task = Recall(Recall.Config(**config["task"]))
         prepared = prepare(config["corpus"], tokenizer="bytes")
@@ -184,7 +184,7 @@ class RecallAfterText(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Accuracy by tokens read, after each stage, and the least living memory."""
+        """The accuracy by tokens read, after each stage, and the smallest reach of a memory."""
         runs = {
             seed: done[self.cell(seed).name].metrics
             for seed in self.config.seeds
@@ -263,7 +263,7 @@ def answer(metrics: Mapping[str, Any], tokens: int) -> str:
 
 
 def accuracies(stage: Mapping[str, Any] | None, marks: Sequence[int]) -> list[float]:
-    """At each mark; NaN where the run diverged before the end of the stage."""
+    """The accuracy at each mark; NaN if the run diverged before the end of the stage."""
     return [math.nan if stage is None else stage["accuracy"][str(n)] for n in marks]
 
 

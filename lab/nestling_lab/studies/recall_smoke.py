@@ -1,4 +1,4 @@
-"""Whether the writes work at all: in-context recall with them and without."""
+"""Do the writes work at all? In-context recall with and without them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ from nestling_lab.studies.answers import NOTHING, apart, listed
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
-PERIOD = 32  # tokens; the one of the preset's memories
+PERIOD = 32  # tokens; the period of the preset's memories
 ARMS = {"on": True, "off": False}
 
 
 class RecallSmoke(Study):
-    """The same small Hope, trained alike with writes on and off, asked for what it has read."""
+    """A small Hope trained in the same way with writes on and off, and tested on recall."""
 
     name = "recall-smoke"
     question = "does a two-layer Hope recall pairs it has read once, and only with its writes on"
@@ -30,7 +30,7 @@ class RecallSmoke(Study):
         """Sizes of the study."""
 
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights and of examples
-        preset: str = "hope-tiny"  # where the memories and their options come from
+        preset: str = "hope-tiny"  # source of the memories and their options
         overrides: dict[str, Any] = field(
             default_factory=lambda: {"num_hidden_layers": 2, "hidden_size": 128, "num_heads": 4}
         )
@@ -63,15 +63,15 @@ class RecallSmoke(Study):
         return Cell(f"writes-{arm}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Both arms at every seed."""
+        """Both arms with every seed."""
         return [self.cell(arm, seed) for seed in self.config.seeds for arm in ARMS]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Train on fresh sequences, then answer others."""
+        """Train on new sequences, then test on others."""
         return recall_result(f"{self.name}/{cell.name}", cell.config, tell=tell, device=device)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Accuracies of both arms, seed by seed."""
+        """The accuracies of both arms, by seed."""
         found = {
             arm: {
                 seed: done[self.cell(arm, seed).name].metrics
@@ -122,7 +122,7 @@ class RecallSmoke(Study):
 
 
 def answer(found: Mapping[str, Mapping[int, Mapping[str, Any]]], chance: float) -> str:
-    """Whether pairs are recalled, and whether it is the writes that do it."""
+    """Whether pairs are recalled, and whether that is due to the writes."""
     known = {
         arm: over(by_seed.values(), lambda run: run["accuracy"])
         for arm, by_seed in found.items()
@@ -141,7 +141,7 @@ def answer(found: Mapping[str, Mapping[int, Mapping[str, Any]]], chance: float) 
 
 
 def accuracies(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:
-    """Accuracies by seed; None for a run that diverged."""
+    """The accuracies by seed; None for a diverged run."""
     return [None if run["diverged"] else run["accuracy"] for run in by_seed.values()]
 
 

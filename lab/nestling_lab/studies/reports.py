@@ -1,4 +1,4 @@
-"""A study's report as files beside its Results: one readable page and its figures."""
+"""Writes the report of a study as files beside its Results: a page and its figures."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ PAGE = "README.md"
 
 
 def write_report(found: Status, folder: str | Path) -> list[Path]:
-    """Write ``README.md`` and the figures it shows, ``1.svg`` and so on, into the study's folder.
+    """Write ``README.md`` and its figures, ``1.svg`` and so on, to the folder of the study.
 
-    Figures of an earlier report that are no more there are deleted. Works with cells missing; the
-    report then says which.
+    Figures of an earlier report that no longer exist are deleted. The report may be incomplete; it
+    then says which cells are missing.
     """
     folder = Path(folder)
     figures = [figure for section in found.finding.sections for figure in section.figures]
@@ -28,7 +28,7 @@ def write_report(found: Status, folder: str | Path) -> list[Path]:
 
 
 def standing(svg: str) -> str:
-    """A figure of a page as a file of its own: on white, whatever is behind it."""
+    """Turn a figure of a page into a separate file, with a white background."""
     head = re.match(r"<svg[^>]*>", svg)
     assert head, "no SVG"
     ground = '<rect width="100%" height="100%" fill="white"/>'

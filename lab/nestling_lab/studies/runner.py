@@ -1,4 +1,4 @@
-"""Runs the cells of a study that have no Result yet, side by side where there are workers."""
+"""Runs the cells of a study that have no Result yet, in parallel if there are workers."""
 
 import fnmatch
 import multiprocessing
@@ -34,16 +34,16 @@ def run_study(
     quiet: bool = False,
     executor: Executor | None = None,
 ) -> dict[str, Result]:
-    """Run what is missing and return all Results by cell name.
+    """Run the missing cells and return all Results by cell name.
 
     ``cells`` is a shell pattern of cell names, ``shard`` a share of them: machines can share a
-    study, with one folder or with one each (``Store.take_in``). Every worker is a
-    process with one torch thread; an ``executor`` (``nestling_lab.studies.executors``) takes their
-    place, and its processes must be able to import the study. A finished cell is on disk before
-    the next one begins, so a stopped study goes on where it was.
+    study, with a common folder or with one each (``Store.take_in``). Every worker is a process with
+    one torch thread. An ``executor`` (``nestling_lab.studies.executors``) may be used instead; its
+    processes must be able to import the study. A finished cell is written to disk before the next
+    one starts, so an interrupted study can be continued.
     """
     if workers < 1:
-        raise UserError(f"{workers} workers; give at least 1")
+        raise UserError(f"workers is {workers}; give at least 1")
     done = store.finished()
     with board(quiet) as shown:
         shown.note(f"{store.study.name}: {len(done)} cells finished in {store.folder}")
@@ -65,7 +65,7 @@ def _alone(store: Store, pending: list[Cell], device: str, shown: Progress) -> N
     try:
         for cell in pending:
             if store.matching([cell]):
-                continue  # another process has finished it meanwhile
+                continue  # another process has finished it in the meantime
             tell = teller(shown, cell.name)
             _keep(store, cell, store.study.run(cell, tell=tell, device=device), shown)
     finally:
@@ -79,7 +79,7 @@ def _keep(store: Store, cell: Cell, result: Result, shown: Progress) -> None:
 
 def _side_by_side(workers: int) -> Run:
     def run(store: Store, pending: list[Cell], device: str, shown: Progress) -> None:
-        # fork would copy torch's threads in whatever state they are
+        # fork would copy torch's threads in an arbitrary state
         context = multiprocessing.get_context("spawn")
         told = context.Queue()
         listener = threading.Thread(target=_listen, args=(told, shown), daemon=True)

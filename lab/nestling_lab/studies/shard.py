@@ -1,4 +1,4 @@
-"""A share of a study's cells, so that machines that know nothing of each other can share it."""
+"""Shares of the cells of a study, so that independent machines can work on it."""
 
 import hashlib
 import re
@@ -10,14 +10,14 @@ from nestling_lab.studies.study import Cell, Study
 
 
 class Shard(NamedTuple):
-    """One of ``count`` shares; together they are every cell, and no cell is in two of them."""
+    """One of ``count`` disjoint shares that together cover all cells."""
 
     index: int = 1  # from 1
     count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Of "i/n", i from 1 to n.
+        """Parse "i/n", with i from 1 to n. Raises UserError for anything else.
 
         >>> Shard.parse("2/4")
         Shard(index=2, count=4)
@@ -25,14 +25,14 @@ class Shard(NamedTuple):
         found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
         shard = cls(*map(int, found.groups())) if found else cls(0, 0)
         if not 1 <= shard.index <= shard.count:
-            raise UserError(f"{text!r} is no shard; write i/n with i from 1 to n, such as 1/4")
+            raise UserError(f"{text!r} is not a shard; write i/n with i from 1 to n, such as 1/4")
         return shard
 
     def take(self, study: Study, cells: Sequence[Cell]) -> list[Cell]:
         """The cells of this share.
 
-        The cells known from the start are dealt out in turn; those that follow from results are
-        dealt by their names, whatever else is finished by then.
+        Cells known from the start are dealt out in turn; those that depend on results are assigned
+        by a hash of their names, independent of what else is finished.
         """
         place = {cell.name: index for index, cell in enumerate(study.cells({}))}
 

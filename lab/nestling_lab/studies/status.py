@@ -1,4 +1,4 @@
-"""Where a study stands: for a terminal, for programs, and as a page."""
+"""The status of a study, for a terminal, for programs, and as a page."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Finding, Study
 
 ASKED = "What was asked"  # the section that says how it was done
-NAMED = 10  # cells to do that are told by name
+NAMED = 10  # pending cells to list by name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What the finished cells of a study say, and which are to do."""
+    """The findings of the finished cells of a study, and the pending cells."""
 
     study: Study
     done: Mapping[str, Result]
-    pending: list[str]  # cells known by now without a Result
-    outdated: list[str]  # files of other settings than the study's present ones
+    pending: list[str]  # cells known so far without a Result
+    outdated: list[str]  # files with settings other than the current ones
     finding: Finding
 
     @property
@@ -35,7 +35,7 @@ class Status:
 
     @property
     def sections(self) -> list[Section]:
-        """The sections, what shows the answer before how it was asked for."""
+        """The sections, with the findings before the method."""
         asked = [one for one in self.finding.sections if one.title == ASKED]
         others = [one for one in self.finding.sections if one.title != ASKED]
         shown = (n for n, one in enumerate(others, 1) if one.tables or one.figures)
@@ -55,7 +55,7 @@ class Status:
         return {**origin, "dates": f"{min(dates)} to {max(dates)}"} if dates else origin
 
     def result(self) -> Result:
-        """The figures, with what the study was run with."""
+        """The figures as a Result, with the configuration of the study."""
         return Result(
             name=f"study/{self.study.name}",
             config={"finished": sorted(self.done), "pending": self.pending},
@@ -65,13 +65,13 @@ class Status:
 
     @property
     def missing(self) -> str:
-        """The cells that are to do, the first by name; empty when there is none."""
+        """The pending cells as text, the first ones by name; empty if there are none."""
         more = len(self.pending) - NAMED
         rest = [f"and {more} more"] if more > 0 else []
         return ", ".join([*self.pending[:NAMED], *rest])
 
     def text(self) -> str:
-        """Sections as plain text; figures are left to the page."""
+        """The sections as plain text, without figures."""
         blocks = [f"{self.study.name}: {self.study.question}", self.finding.answer, self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
         for section in self.sections:
@@ -81,7 +81,7 @@ class Status:
         return "\n\n".join(blocks)
 
     def markdown(self, figures: Sequence[str] = ()) -> str:
-        """Sections as Markdown; ``figures`` are the files of all figures, in their order."""
+        """The sections as Markdown; ``figures`` are the files of all figures, in order."""
         blocks = [f"# {self.study.name}", f"**{self.finding.answer}**"]
         blocks += [f"The question: {self.study.question}.", self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
@@ -106,15 +106,15 @@ class Status:
         return "\n\n".join([head, *tables]) + "\n"
 
     def write_markdown(self, path: str | Path) -> Path:
-        """Write the Markdown; the file appears whole or not at all."""
+        """Write the Markdown, atomically."""
         return write_whole(path, self.markdown().encode())
 
     def write_latex(self, path: str | Path) -> Path:
-        """Write the tables for LaTeX; the file appears whole or not at all."""
+        """Write the tables for LaTeX, atomically."""
         return write_whole(path, self.latex().encode())
 
     def write_page(self, path: str | Path) -> Path:
-        """Write the page, with figures; the file appears whole or not at all."""
+        """Write the page with its figures, atomically."""
         missing = f" To do: {self.missing}." if self.pending else ""
         head = Section("Progress", self.progress + missing)
         return write_page(
@@ -127,7 +127,7 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """Read what is finished and conclude from it."""
+    """Read the finished cells and draw the conclusions."""
     done = store.finished()
     return Status(
         study=store.study,
@@ -139,7 +139,7 @@ def status(store: Store) -> Status:
 
 
 def counted(values: Counter[str]) -> str:
-    """The values, each with how often it occurs where there are several.
+    """The values as text, with their counts if there are several.
 
     >>> counted(Counter("aab")), counted(Counter("a"))
     ('a (2), b (1)', 'a')

@@ -1,4 +1,4 @@
-"""Where the Results of a study lie: one JSON file a cell."""
+"""The store of the Results of a study: one JSON file per cell."""
 
 import json
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from nestling_lab.studies.study import Cell, Study
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal as JSON: a tuple is a list, 1 is 1.0, and a setting that came later is as it was.
+    """Whether two settings are equal as JSON; settings added later count with their old value.
 
     >>> same({"steps": (1, 2.0)}, {"steps": [1, 2], "rates_by_role": False})
     True
@@ -22,7 +22,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    # here: a worker runs cells and compares none, and need not import all that trains
+    # imported here, as workers compare no cells and need not import all of training
     from nestling.train.config import LATER
 
     def as_before(settings: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _plain(value: Any) -> Any:
 
 
 class Store:
-    """The folder ``root/<study>/`` with ``<cell>.json`` for every finished cell."""
+    """The folder ``root/<study>/``, with ``<cell>.json`` for every finished cell."""
 
     def __init__(self, root: str | Path, study: Study):
         self.folder = Path(root) / study.name
@@ -43,9 +43,9 @@ class Store:
         return self.folder / f"{cell.name}.json"
 
     def finished(self) -> dict[str, Result]:
-        """Results by cell name; one of other settings than the study's present ones is no Result.
+        """The Results by cell name; those with other than the current settings are ignored.
 
-        A later stage of cells is looked up as soon as the earlier ones are there.
+        Later stages of cells are looked up once the earlier ones are finished.
         """
         done: dict[str, Result] = {}
         while True:
@@ -55,7 +55,7 @@ class Store:
             done = found
 
     def matching(self, cells: Iterable[Cell]) -> dict[str, Result]:
-        """Results here of the given cells, as far as their settings are the same."""
+        """The stored Results of the given cells that have the same settings."""
         found = {}
         for cell in cells:
             if self.path(cell).exists():
@@ -65,25 +65,28 @@ class Store:
         return found
 
     def outdated(self) -> list[str]:
-        """Files that no cell of the study accounts for: of other settings, or left over."""
+        """Files that belong to no cell of the study: of other settings, or left over."""
         done = self.finished()
         files = {path.stem for path in self.folder.glob("*.json")}
         return sorted(files - done.keys())
 
     def pending(self, done: dict[str, Result]) -> list[Cell]:
-        """The cells known by now that have no Result."""
+        """The cells known so far that have no Result."""
         return [cell for cell in self.study.cells(done) if cell.name not in done]
 
     def take_in(self, root: str | Path) -> list[str]:
-        """Copy the finished cells of this study from another folder of results; their names.
+        """Copy the finished cells of this study from another folder of results; return their names.
 
-        What is finished here stays. A Result of other settings is left where it is.
+        Cells finished here are kept. Results with other settings are not copied. Raises UserError
+        if the folder has no results of this study.
         """
         there = Store(root, self.study)
         if not there.folder.is_dir():
-            raise UserError(f"{there.folder} holds no results of {self.study.name}; name another")
+            raise UserError(
+                f"{there.folder} contains no results of {self.study.name}; give another folder"
+            )
         taken: list[str] = []
-        while True:  # what is taken in may make later cells known
+        while True:  # copied cells may make later cells known
             done = self.finished()
             found = there.matching(self.study.cells(done))
             fresh = {name: result for name, result in found.items() if name not in done}
@@ -94,5 +97,5 @@ class Store:
             taken += fresh
 
     def write(self, cell: Cell, result: Result) -> Path:
-        """Keep a Result; the file appears whole or not at all."""
+        """Write a Result, atomically."""
         return result.write(self.path(cell))

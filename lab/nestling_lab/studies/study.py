@@ -1,4 +1,4 @@
-"""What a study is: cells to be run, and what is concluded from their Results."""
+"""The base class of studies: cells to run, and conclusions from their Results."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -7,43 +7,43 @@ from typing import Any, ClassVar, NamedTuple
 from nestling.core.result import Result
 from nestling.report import Section
 
-Tell = Callable[[int, int, float], None]  # step, steps of the whole cell, loss
+Tell = Callable[[int, int, float], None]  # (step, steps of the cell, loss)
 
 
 def silent(step: int, steps: int, loss: float) -> None:
-    """A Tell that tells nobody."""
+    """A Tell that does nothing."""
 
 
 class Cell(NamedTuple):
-    """One measurement of a study: ``config`` holds everything its outcome depends on."""
+    """One measurement of a study; its outcome depends only on ``config``."""
 
-    name: str  # of its file; says what it is to a reader
+    name: str  # of its file; readable
     config: dict[str, Any]  # plain JSON values
     seed: int
 
 
 class Finding(NamedTuple):
-    """What a study says so far: figures for programs, sections for readers, and the answer."""
+    """The findings of a study so far: figures for programs, sections for readers, and an answer."""
 
     metrics: dict[str, Any]
     sections: list[Section]
-    answer: str  # one sentence: the question answered by the figures, or that they cannot
+    answer: str  # one sentence that answers the question, or says that it is open
 
 
 class Study(ABC):
-    """A named grid. Sizes are fields of a frozen ``Config``, in one place, part of every Result."""
+    """A named grid of cells. All sizes are fields of a frozen ``Config``, part of every Result."""
 
     name: ClassVar[str]
-    question: ClassVar[str]  # one line: what is asked
+    question: ClassVar[str]  # the question of the study, in one line
 
     @abstractmethod
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The cells known by now: a later stage may depend on what the ``done`` ones gave."""
+        """The cells known so far; later stages may depend on the Results in ``done``."""
 
     @abstractmethod
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Do one cell from nothing; the same cell gives the same metrics."""
+        """Run one cell from scratch; the same cell gives the same metrics."""
 
     @abstractmethod
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """What the finished cells say; works for any part of them, also for none."""
+        """The findings from the finished cells, for any subset of them, including none."""

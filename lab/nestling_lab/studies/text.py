@@ -1,4 +1,4 @@
-"""One model trained on one text and measured on what was held out of it."""
+"""Trains a model on a text and measures it on held-out text."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +11,19 @@ from nestling.train import NotFinite, TrainConfig, train, train_config
 from nestling.train.evaluate import held_out_batches
 from nestling_lab.studies.study import Tell, silent
 
-CURVE = 50  # points of a loss curve, about
+CURVE = 50  # approximate number of points in a loss curve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What is read, and how it is laid out; the same for every model that is compared."""
+    """The text and its layout, the same for all compared models."""
 
     corpus: str = "stdlib"  # name of a corpus
     vocab_size: int = 4096  # tokens of the BPE trained on it
-    align: int = 32  # tokens; documents start at its multiples
+    align: int = 32  # tokens; documents start at multiples of it
 
     def prepare(self) -> Prepared:
-        """Corpus, tokenizer and token ids, from the cache where they are in it."""
+        """The corpus, tokenizer and token ids, from the cache if possible."""
         return prepare(self.corpus, vocab_size=self.vocab_size)
 
 
@@ -40,10 +40,10 @@ def train_on_text(
 ) -> tuple[HopeForCausalLM, dict[str, Any]]:
     """Train a preset from ``config.seed`` and return it with its metrics.
 
-    The tokens and their order depend on the text, the shape of the batches and the seed only,
-    never on the model. A run whose loss is no longer finite gives ``diverged`` and no figures. All
-    held-out text is read, or, with ``held_out_tokens``, whole documents until that
-    number of tokens is reached, the same for every model.
+    The tokens and their order depend only on the text, the batch shape and the seed, never on the
+    model. A run with a non-finite loss returns ``diverged`` and no figures. It is measured on all
+    held-out text or, with ``held_out_tokens``, on whole documents up to that number of tokens, the
+    same for every model.
     """
     prepared = text.prepare()
     model = create(preset, vocab_size=len(prepared.tokenizer), seed=config.seed, **overrides)
@@ -86,7 +86,7 @@ def train_on_text(
 def text_result(name: str, cell: dict[str, Any], *, tell: Tell, device: str) -> Result:
     """The Result of a cell with ``preset``, ``overrides``, ``text`` and ``train``.
 
-    ``held_out_tokens`` may be there as well: how much of the held-out text is read.
+    ``held_out_tokens``, the amount of held-out text to read, is optional.
     """
     text, config = Text(**cell["text"]), train_config(cell["train"])
     _, metrics = train_on_text(

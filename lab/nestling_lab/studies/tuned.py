@@ -1,4 +1,4 @@
-"""Contenders tuned alike: each tries its settings with one seed, its best gets all seeds."""
+"""Tunes contenders in the same way: all settings with one seed, the best one with all seeds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ Setting = TypeVar("Setting")  # a learning rate, or the number of a setting
 
 
 def least(losses: Sequence[float | int]) -> int:
-    """The place of the least loss; one that is not finite is worse than all others.
+    """The index of the lowest loss; non-finite losses are worse than all others.
 
     >>> least([2.0, math.nan, 1.0, -math.inf])
     2
@@ -22,16 +22,16 @@ def least(losses: Sequence[float | int]) -> int:
 
 
 def is_edge(value: float | None, grid: Sequence[float]) -> bool:
-    """Whether a value is the least or the greatest of several: a better one may lie beyond."""
+    """Whether a value is the smallest or largest of a grid, so a better one may lie beyond."""
     return len(grid) > 1 and value in (min(grid), max(grid))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Generic[Setting]):
-    """The cells of such a study, and which of them count.
+    """The cells of a study with tuning.
 
-    ``settings`` gives what a model is tuned over, ``cell`` makes a cell of model, setting and seed;
-    ``loss`` is what the setting is chosen by, lower is better.
+    ``settings`` returns the settings of a model, ``cell`` the cell of a model, setting and seed,
+    and ``loss`` the figure to choose the setting by (lower is better).
     """
 
     models: Sequence[str]
@@ -45,22 +45,22 @@ class Tuned(Generic[Setting]):
         return [self.cell(model, setting, self.seeds[0]) for setting in self.settings(model)]
 
     def best(self, model: str, done: Mapping[str, Result]) -> Setting | None:
-        """The setting of least loss; None while the grid is not finished."""
+        """The setting with the lowest loss; None until the grid is finished."""
         cells = self.grid(model)
         if any(cell.name not in done for cell in cells):
             return None
         return self.settings(model)[least([self.loss(done[cell.name]) for cell in cells])]
 
     def runs(self, model: str, done: Mapping[str, Result]) -> list[Cell]:
-        """The cells of all seeds at the best setting; none while the grid is not finished."""
+        """The cells of all seeds with the best setting; empty until the grid is finished."""
         setting = self.best(model, done)
         return [] if setting is None else [self.cell(model, setting, seed) for seed in self.seeds]
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grids, and of each model whose grid is finished the other seeds at its best."""
+        """The grids and, for each finished grid, the other seeds with the best setting."""
         grids = [cell for model in self.models for cell in self.grid(model)]
         return grids + [cell for model in self.models for cell in self.runs(model, done)[1:]]
 
     def best_runs(self, model: str, done: Mapping[str, Result]) -> dict[int, Result]:
-        """Finished runs of a model at its best, by seed; none while its grid is unfinished."""
+        """The finished runs of a model with the best setting, by seed; empty until it is known."""
         return {cell.seed: done[cell.name] for cell in self.runs(model, done) if cell.name in done}

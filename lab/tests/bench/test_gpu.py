@@ -80,7 +80,7 @@ def test_what_is_not_there_is_said():
         gpu.measure("cuda", dry=False)
     with pytest.raises(UserError, match="--dry"):
         gpu.measure("cpu", dry=False)
-    with pytest.raises(UserError, match="no part 'kernels'"):
+    with pytest.raises(UserError, match="unknown part 'kernels'"):
         gpu.run_part("kernels", "cpu", dry=True)
 
 

@@ -39,7 +39,7 @@ def test_the_verb_writes_a_result(tmp_path, capsys):
 
 
 def test_nothing_to_measure_is_refused():
-    with pytest.raises(UserError, match="at least one"):
+    with pytest.raises(UserError, match="at least 1"):
         optimizers(layers=0)
     with pytest.raises(UserError, match="unknown entrant"):
         optimizers(names=("adam",))

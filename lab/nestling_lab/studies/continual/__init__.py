@@ -1,1 +1,1 @@
-"""What is learned and what is lost when a model goes on learning."""
+"""Studies of continual learning: what models learn, and what they forget."""

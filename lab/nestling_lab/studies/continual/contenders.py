@@ -1,4 +1,4 @@
-"""The ways to go on learning that are compared, each with as many settings to choose from."""
+"""The continual-learning methods under comparison, each with the same number of settings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,17 +17,17 @@ from nestling.models.pretrained import parse_levels
 from nestling_lab.studies.continual.base import Ready
 
 Setting = dict[str, Any]
-NONE = "none"  # asked as it is now, without a gate
+NONE = "none"  # asked in the current state, without a gate
 
 
 class Place(NamedTuple):
-    """What a method starts from."""
+    """The starting point of a method."""
 
     base: Ready
-    known: Sequence[Sequence[int]]  # documents of the text the model was trained on
+    known: Sequence[Sequence[int]]  # documents from the base model's training text
     sizes: Cut  # segment (one update of the fastest weights) and window, tokens
     seed: int
-    fused: bool = False  # Adam's step in one kernel, for a large model
+    fused: bool = False  # whether to use the fused Adam kernel, for a large model
 
 
 Build = Callable[[Place, Setting], Method]
@@ -35,12 +35,12 @@ Build = Callable[[Place, Setting], Method]
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A way to go on learning, and the settings it is tuned over."""
+    """A continual-learning method, and the settings it is tuned over."""
 
     title: str
     build: Build
     settings: tuple[Setting, ...]
-    gates: tuple[str, ...] = (NONE,)  # ways to ask it that are compared, with one reading
+    gates: tuple[str, ...] = (NONE,)  # ways to ask it, all compared after the same reading
 
 
 def rates(*values: float) -> tuple[Setting, ...]:
@@ -57,7 +57,7 @@ def levels(
 ) -> Build:
     """A learner with levels of these periods and averages over these numbers of tokens.
 
-    With ``finishing`` all levels are written at the end of a document too.
+    With ``finishing`` all levels are also written at the end of a document.
     """
 
     def build(place: Place, setting: Setting) -> Method:
@@ -75,7 +75,7 @@ def levels(
 
 
 def tuned(trained: str, averages: Sequence[int] = ()) -> Build:
-    """Adam on all weights, or on adapters of low rank."""
+    """Adam on all weights, or on low-rank adapters."""
 
     def build(place: Place, setting: Setting) -> Method:
         return GradientMethod(
@@ -92,7 +92,7 @@ def tuned(trained: str, averages: Sequence[int] = ()) -> Build:
 
 
 def elastic(place: Place, setting: Setting) -> Method:
-    """Fine-tuning of weights that are held where they mattered."""
+    """Fine-tuning with elastic weight consolidation."""
     return GradientMethod(
         place.base.model,
         lr=setting["lr"],
@@ -104,9 +104,9 @@ def elastic(place: Place, setting: Setting) -> Method:
 
 
 def gradients(place: Place) -> Iterator[list[torch.Tensor]]:
-    """Gradients of the base model on segments of the text it was trained on.
+    """Yield gradients of the base model on segments of its training text.
 
-    One document after the other, for a gradient is as large as the model.
+    They are computed one document at a time, because a gradient is as large as the model.
     """
     model, sizes = place.base.model, place.sizes
     reader = FunctionalModel(model)
@@ -122,7 +122,7 @@ def gradients(place: Place) -> Iterator[list[torch.Tensor]]:
 
 
 def rehearsal(place: Place, setting: Setting) -> Method:
-    """Fine-tuning with a stored segment beside every new one."""
+    """Fine-tuning with one stored segment per new segment."""
     size = place.sizes.segment
     before = [tuple(ids[i : i + size]) for ids in place.known for i in range(0, len(ids), size)]
     return GradientMethod(
@@ -136,7 +136,7 @@ def rehearsal(place: Place, setting: Setting) -> Method:
 
 
 def frozen(place: Place, setting: Setting) -> Method:
-    """The model as it is, behind the last text it read."""
+    """The frozen model, with the last text it read in its context."""
     window = place.sizes.window or 0
     return InContext(
         place.base.model, kept=setting["kept"], window=window, segment=place.sizes.segment
@@ -144,7 +144,7 @@ def frozen(place: Place, setting: Setting) -> Method:
 
 
 def retrieval(place: Place, setting: Setting) -> Method:
-    """The model as it is, behind the passages that fit best."""
+    """The frozen model, with the best-matching passages in its context."""
     window = place.sizes.window or 0
     return Retrieval(
         place.base.model,
@@ -155,8 +155,8 @@ def retrieval(place: Place, setting: Setting) -> Method:
     )
 
 
-# six settings each, the last two where most were best at the least of those before; the frozen
-# model has nothing to tune. Levels have no trust bound here, as nothing else has one
+# six settings each; the last two were added because most methods were best at the smallest of the
+# others. The frozen model has nothing to tune. Levels have no trust bound here, as in all methods
 RATES = rates(3e-4, 7e-4, 1.5e-3, 3e-3, 1.5e-4, 7e-5)
 GATED = (NONE, "base")
 LEVELS = (NONE, "base", "levels")
@@ -230,8 +230,8 @@ CONTENDERS = {
         gates=LEVELS,
     ),
 }
-# for a large pretrained model, of which few tokens can be read: two settings each, the first
-# half way between those of the small model and those usual for its size
+# for a large pretrained model, which can read only few tokens: two settings each, the first half
+# way between those of the small model and those usual for its size
 SLOW_RATES = rates(3e-5, 1e-4)
 LARGE = {
     "large-frozen": CONTENDERS["frozen"],

@@ -1,4 +1,4 @@
-"""What the studies of domains say: tables and sentences from the matrices of all journeys."""
+"""The report of the domain studies: tables and sentences from the matrices of all runs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 class Journeys(NamedTuple):
-    """A method asked through a gate, at the setting chosen for that."""
+    """A method asked through a gate, with the setting chosen for that gate."""
 
     contender: str
     gate: str
@@ -31,22 +31,22 @@ class Journeys(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Method and gate in words."""
+        """The method and gate in words."""
         return EVERY[self.contender].title + GATE_TITLES[self.gate]
 
     @property
     def key(self) -> str:
-        """Its name among the metrics."""
+        """The name in the metrics."""
         return self.contender if self.gate == NONE else f"{self.contender}, gate {self.gate}"
 
     @property
     def finals(self) -> dict[int, float]:
-        """By seed the average over all domains at the end."""
+        """The final average over all domains, by seed."""
         return {seed: summary(matrix)["final"] for seed, matrix in self.matrices.items()}
 
 
 def report(config: Any, found: Sequence[Journeys]) -> Finding:
-    """All of it, for any part of the cells."""
+    """The whole report, for any subset of the cells."""
     whole = [one for one in found if one.contender in FULL]
     full = next((list(one.matrices.values()) for one in whole if one.gate == NONE), None)
     rows, shares, metrics = [], [], {}
@@ -96,7 +96,7 @@ TARGETS = (
 
 
 def seed_by_seed(found: Sequence[Journeys], whole: Sequence[Journeys]) -> Table:
-    """How far every method ends from each of some, over the seeds that both have."""
+    """The final differences between every method and some others, over common seeds."""
     found = [one for one in found if one.contender != "frozen"]
     columns = []
     for other in whole:
@@ -130,7 +130,7 @@ def _matrix(config: Any, matrices: Sequence[Matrix]) -> Table:
 
 
 def answer(found: Sequence[Journeys]) -> str:
-    """The best method that stores no text, and levels beside full fine-tuning."""
+    """The best method without stored text, and levels compared with full fine-tuning."""
     known = [one for one in found if one.finals]
     if not known:
         return NOTHING
@@ -155,7 +155,7 @@ def answer(found: Sequence[Journeys]) -> str:
 
 
 def about(config: Any) -> str:
-    """How it was done."""
+    """The description of the method."""
     tried = len(EVERY[config.contenders[-1]].settings)
     return (
         f"{_model(config.base)}; it then reads "
@@ -187,7 +187,7 @@ def _model(base: Pretraining | str) -> str:
 
 
 def summary(matrix: Matrix) -> dict[str, float]:
-    """Figures of one run; see the study's page for their meaning."""
+    """The figures of one run; the page of the study explains them."""
     last = len(matrix) - 1
     new = range(1, last + 1)
     mean = {
@@ -203,7 +203,7 @@ def summary(matrix: Matrix) -> dict[str, float]:
 
 
 def figures(matrices: Sequence[Matrix], full: Sequence[Matrix] | None) -> dict[str, Any]:
-    """Those of ``summary`` over runs, and for each domain the share of full fine-tuning's gain."""
+    """``summary`` over runs, and the share of full fine-tuning's gain for each domain."""
     parts = [summary(matrix) for matrix in matrices]
     found: dict[str, Any] = {key: interval([part[key] for part in parts]) for key in parts[0]}
     gains = None if full is None else gained(full)
@@ -212,7 +212,7 @@ def figures(matrices: Sequence[Matrix], full: Sequence[Matrix] | None) -> dict[s
 
 
 def gained(matrices: Sequence[Matrix]) -> list[float]:
-    """How far each new domain's loss fell, mean over runs: from the first stage to its own."""
+    """The mean drop of each new domain's loss, from the first stage to its own."""
     return [
         sum(matrix[0][i] - matrix[i][i] for matrix in matrices) / len(matrices)
         for i in range(1, len(matrices[0]))

@@ -1,4 +1,4 @@
-"""Five domains read one after the other: what is gained on each, what is lost on the others."""
+"""Five domains read one after another: the gain on each, and the loss on the others."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ DOMAINS = ("anarchism", "stdlib-code", "kjv", "python-doc", "stdlib")
 
 
 class Domains(Study):
-    """A small Llama of one text reads five others; every method chooses among six settings."""
+    """A small Llama trained on one text reads five others; every method has six settings."""
 
     name = "continual-domains"
     question = "does a model of levels learn one domain after another and keep those before"
@@ -28,13 +28,13 @@ class Domains(Study):
 
         domains: tuple[str, ...] = DOMAINS  # in the order they are read
         contenders: tuple[str, ...] = tuple(CONTENDERS)
-        seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the model, and of which documents are read
-        base: Pretraining | str = field(  # or the name of a pretrained one, of any seed the same
+        seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the model, and of the choice of documents
+        base: Pretraining | str = field(  # or the name of a pretrained one, the same for all seeds
             default_factory=lambda: Pretraining(corpus=OLD, vocabulary=(OLD, *DOMAINS))
         )
-        tokens: int = 8192  # read of each domain
+        tokens: int = 8192  # tokens read per domain
         longest: int = 2048  # tokens of a document that is read
-        test_tokens: int = 2048  # of each domain, and as many to choose the setting
+        test_tokens: int = 2048  # per domain, and as many to choose the setting
         test_longest: int = 256  # tokens of a document that is scored
         segment: int = 64  # tokens between two writes of the fastest weights
         window: int = 512  # tokens of context, while reading and scoring
@@ -43,7 +43,7 @@ class Domains(Study):
         self.config = config or Domains.Config()
 
     def cell(self, contender: str, setting: int, seed: int) -> Cell:
-        """One journey of a method with one of its settings (its number)."""
+        """One run of a method with one of its settings (by number)."""
         config = dataclasses.asdict(self.config)
         del config["contenders"], config["seeds"]
         chosen = EVERY[contender]
@@ -55,7 +55,7 @@ class Domains(Study):
         return Cell(f"{contender}-{setting}-seed{seed}", config, seed)
 
     def tuned(self, gate: str) -> Tuned[int]:
-        """How every method chooses among its settings when it answers through a gate."""
+        """The tuning of every method when it answers through a gate."""
         return Tuned(
             models=self.config.contenders,
             settings=lambda contender: range(len(EVERY[contender].settings)),
@@ -65,16 +65,16 @@ class Domains(Study):
         )
 
     def grid(self, contender: str) -> list[Cell]:
-        """Every setting of a method, with the first seed."""
+        """The cells of every setting of a method, with the first seed."""
         return self.tuned(NONE).grid(contender)
 
     def best(self, contender: str, done: Mapping[str, Result]) -> dict[str, int]:
-        """The setting of least loss for each gate; none before every one has been tried."""
+        """The setting with the lowest loss for each gate; empty before all have been tried."""
         best = {gate: self.tuned(gate).best(contender, done) for gate in EVERY[contender].gates}
         return {gate: setting for gate, setting in best.items() if setting is not None}
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grid of every method, then what was chosen with the other seeds."""
+        """The grid of every method, then the chosen settings with the other seeds."""
         contenders, others = self.config.contenders, self.config.seeds[1:]
         return [cell for c in contenders for cell in self.grid(c)] + [
             self.cell(c, setting, seed)
@@ -96,7 +96,7 @@ class Domains(Study):
         )
 
     def journeys(self, done: Mapping[str, Result]) -> list[Journeys]:
-        """Of every method and gate the chosen setting, and the matrices of the seeds done."""
+        """For every method and gate, the chosen setting and the matrices of finished seeds."""
         found = []
         for c in self.config.contenders:
             for gate, number in self.best(c, done).items():
@@ -110,12 +110,12 @@ class Domains(Study):
         return found
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Final averages, forgetting and transfer of every method, and the matrix of each."""
+        """Final averages, forgetting, transfer and the matrix of every method."""
         return report(self.config, self.journeys(done))
 
 
 class LargeDomains(Domains):
-    """The same of SmolLM2-135M, whose own text is not at hand: it is to keep another, prose."""
+    """The same with SmolLM2-135M, whose training text is not available: it must retain prose."""
 
     name = "continual-domains-smollm2"
     question = "is it so of a large pretrained model, as far as few tokens show"

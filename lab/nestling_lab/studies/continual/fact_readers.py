@@ -1,4 +1,4 @@
-"""Who reads made-up facts, each with as many settings to choose from."""
+"""The readers of made-up facts, each with the same number of settings."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def every(
     trust: float | None = None,
     finishing: bool = False,
 ) -> Build:
-    """Levels written at multiples of these numbers of segments, fast to slow; else ``levels``."""
+    """``levels`` with periods given in segments, fast to slow."""
 
     def build(place: Place, setting: Setting) -> Method:
         periods = [place.sizes.segment * count for count in counts]
@@ -35,11 +35,11 @@ def every(
 
 
 def bound(counts: Sequence[int]) -> Build:
-    """Levels of MLPs alone, each within a level's own bound of trust."""
+    """Levels of MLPs only, each with a trust bound."""
     return every(counts, "partition", LevelSpec.trust)
 
 
-# three settings for all who have any to choose; the third where the better of two was an edge
+# three settings for every reader that has any; the third was added beyond the better of two
 RATES = rates(1e-3, 2e-3, 3e-4)
 FASTER = rates(1e-3, 2e-3, 4e-3)
 NONE: tuple[Setting, ...] = ({"kept": 0},)

@@ -1,4 +1,4 @@
-"""What the study of facts says: tables, figures and sentences from the replies."""
+"""The report of the study of facts: tables, figures and sentences from the replies."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ Key = tuple[int, int]  # seed, target document
 
 
 def by_document(runs: Sequence[Result], distance: int, place: int) -> dict[Key, float]:
-    """Of each target document the mean over its questions; who reads nothing has one distance.
+    """The mean over the questions of each target document.
 
-    NaN where a number of a reply is none: the reader diverged, and chose nothing.
+    Readers that read nothing have only one distance. NaN if the reader diverged.
     """
     found = {}
     for run in runs:
@@ -39,24 +39,24 @@ def _mean(replies: Sequence[Sequence[float]], place: int) -> float:
 
 
 def over(runs: Sequence[Result], distance: int, place: int) -> Interval:
-    """Mean and interval over documents."""
+    """The mean and interval over documents."""
     return interval(list(by_document(runs, distance, place).values()))
 
 
 def strangers(runs: Sequence[Result]) -> Interval:
-    """Accuracy over the same questions about somebody who was never read of."""
+    """The accuracy on the same questions about people who occur in no document."""
     return interval([_mean(one, RIGHT) for run in runs for one in run.metrics["strangers"]])
 
 
 def above(found: Runs, distance: int, base: str, place: int = RIGHT) -> dict[str, Any]:
-    """Of each reader its gap to another one, document by document, with Holm's probability."""
+    """The gap of each reader to a base reader, paired by document, with Holm-corrected p-values."""
     other = by_document(found[base], distance, place)
     names = [name for name in found if name not in (base, CONTROL, BOUND)]
     return _tested({name: (by_document(found[name], distance, place), other) for name in names})
 
 
 def bound(found: Runs) -> dict[str, Any]:
-    """Of each reader its gap to itself asked about strangers, just after each document."""
+    """The gap of each reader to its own answers about strangers, just after each document."""
     pairs = {}
     for name, runs in found.items():
         other = {
@@ -80,7 +80,7 @@ def _tested(pairs: Mapping[str, tuple[dict[Key, float], dict[Key, float]]]) -> d
 
 
 def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
-    """All of it, for any part of the cells."""
+    """The whole report, for any subset of the cells."""
     distances = config.distances
     metrics: dict[str, Any] = {}
     for name, runs in found.items():
@@ -128,7 +128,7 @@ TRIED = (
 
 
 def by_distance(found: Runs, distances: Sequence[int], place: int) -> Table:
-    """A row for each reader."""
+    """A table with one row per reader."""
     rows = [
         (READERS[name].title, *(str(over(runs, d, place)) for d in distances))
         for name, runs in found.items()
@@ -137,7 +137,7 @@ def by_distance(found: Runs, distances: Sequence[int], place: int) -> Table:
 
 
 def curves(found: Runs, distances: Sequence[int], place: int, label: str) -> str:
-    """A line for each reader."""
+    """A figure with one line per reader."""
     drawn = {}
     for name, runs in found.items():
         drawn[_titled(name, runs, distances, place)] = Curve(
@@ -152,7 +152,7 @@ def _titled(name: str, runs: Sequence[Result], distances: Sequence[int], place: 
 
 
 def besides(found: Runs, far: int) -> Table:
-    """Storage, setting, strangers, what is said, what was known."""
+    """A table of storage, setting, strangers, spoken answers, and earlier knowledge."""
     rows = []
     for name, runs in found.items():
         rise = [100 * (run.metrics["known"][1] / run.metrics["known"][0] - 1) for run in runs]
@@ -176,7 +176,7 @@ def besides(found: Runs, far: int) -> Table:
 
 
 def settings(trials: Mapping[str, Any]) -> Table:
-    """What each setting lost."""
+    """A table with the loss of each setting."""
     rows = [
         (READERS[name].title, ", ".join(f"{k} {v:g}" for k, v in setting.items()), loss)
         for name, tried in trials.items()
@@ -186,7 +186,7 @@ def settings(trials: Mapping[str, Any]) -> Table:
 
 
 def answer(config: Any, found: Runs) -> str:
-    """Who knows more than the control that read nothing, just after a document and far from it."""
+    """Which readers know more than the control, just after a document and many documents later."""
     if not found:
         return NOTHING
     if CONTROL not in found or len(found) == 1:
@@ -207,7 +207,7 @@ def answer(config: Any, found: Runs) -> str:
 
 
 def verdicts(config: Any, found: Runs) -> list[str]:
-    """Plain sentences on who knows what, near and far."""
+    """Sentences that compare the readers, just after a document and many documents later."""
     far, said = max(config.distances), []
     for distance, when in ((0, "Just after the document"), (far, f"{far} documents later")):
         if CONTROL in found:
@@ -232,7 +232,7 @@ def verdicts(config: Any, found: Runs) -> list[str]:
 
 
 def _gaps(tests: Mapping[str, Any]) -> str:
-    """Who lies above, who below, who cannot be told apart at one in twenty, and who diverged."""
+    """Which readers are above, below, not significantly different at 5 %, and diverged."""
     wild = [name for name, t in tests.items() if t["test"].difference.diverged]
 
     def those(rule: Callable[[float, float | None], bool]) -> str:
@@ -256,7 +256,7 @@ def _gaps(tests: Mapping[str, Any]) -> str:
 
 
 def about(config: Any) -> str:
-    """How it was done."""
+    """The description of the method."""
     last = config.targets + max(config.distances)
     times = "once" if config.passes == 1 else f"{config.passes} times, one after the other,"
     return (

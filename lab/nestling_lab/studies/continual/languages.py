@@ -1,4 +1,4 @@
-"""Two languages told verse by verse: Spanish, and a cipher that nobody can know."""
+"""Two languages, verse by verse: Spanish, and a cipher that no model can know."""
 
 import string
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ LONGEST = 120  # tokens of a prompt
 
 
 def _letters() -> dict[int, str]:
-    """Every letter stands for another: vowels for vowels, consonants for consonants."""
+    """A substitution cipher that maps vowels to vowels and consonants to consonants."""
     rng, table = Random("invented"), {}
     for group in ("aeiou", "".join(sorted(set(string.ascii_lowercase) - set("aeiou")))):
         other = "".join(rng.sample(group, len(group)))
@@ -28,7 +28,7 @@ LETTERS = _letters()
 
 
 def invented(english: str) -> str:
-    """English in the cipher.
+    """Encipher English.
 
     >>> len({invented(letter) for letter in "abcdefghijklmnopqrstuvwxyz"})
     26
@@ -43,7 +43,7 @@ LANGUAGES = {
 
 
 class Lessons(NamedTuple):
-    """Of one language, as token ids; verses of the same places in every language."""
+    """The lessons in one language, as token ids; the verses are the same in every language."""
 
     read: list[list[int]]
     validation: list[list[int]]
@@ -54,7 +54,7 @@ class Lessons(NamedTuple):
 def lessons(
     tokenizer: Any, language: str, verses: Sequence[Pair], sizes: Any, seed: int
 ) -> Lessons:
-    """Documents in an order that the seed decides; what is measured on is always the same."""
+    """Training documents in an order given by the seed; the test text is always the same."""
     told = [LANGUAGES[language](pair) for pair in verses]
     blocks = [told[i : i + BLOCK] for i in range(0, len(told), BLOCK)]
     parts: list[list[list[str]]] = [[], [], []]
@@ -75,7 +75,7 @@ def lessons(
 
 
 def cloze(tokenizer: Any, verses: Sequence[str], count: int) -> list[Asked]:
-    """The last word of a verse among last words of others; as many as asked for, or there are."""
+    """Questions for the last word of a verse, among the last words of others; at most ``count``."""
     rng, found = Random(0), []
     cut = [verse.rstrip(" .,;:!?").rpartition(" ") for verse in verses]
     words = sorted({word for _, _, word in cut})

@@ -1,4 +1,4 @@
-"""What the study ``manuals`` says: targets and what was reached, tables, every reply."""
+"""The report of the study ``manuals``: targets and outcome, tables, every reply."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,16 +31,16 @@ COUNTS = {
     "again": "answered after the correction",
 }
 HALVES = {False: "set aside", True: "tuning"}
-PAGE = 110  # tokens of a page, of which a minute of one core is allowed
+PAGE = 110  # tokens per page, for which one CPU minute is allowed
 Run = Mapping[str, Any]
 Runs = Mapping[str, Run]
 Marks = dict[str, list[bool]]  # by what is counted
 
 
 def marks(one: Manual, run: Run, way: str) -> Marks:
-    """Whether each reply of a reader is as it should be, by what is counted.
+    """Whether each reply of a reader is as it should be, by criterion.
 
-    Who reads nothing is asked once: its replies hold before and after.
+    A reader that reads nothing is asked once; its replies count before and after.
     """
     stages = run["stages"]
     first = stages[0]["said"][way]
@@ -58,7 +58,7 @@ def marks(one: Manual, run: Run, way: str) -> Marks:
 
 
 def report(model: str, runs: Runs) -> Finding:
-    """All of it, for any part of the texts."""
+    """The whole report, for any subset of the texts."""
     texts = manual_texts()
     found = {
         name: {way: marks(texts[name], run, way) for way in WAYS} for name, run in runs.items()
@@ -102,18 +102,18 @@ REPLIES = (
 
 
 def shares(found: Sequence[Marks], kind: str) -> Any:
-    """Over texts the mean share of replies that are as they should be."""
+    """The mean share of replies that are as they should be, over texts."""
     return interval([sum(one[kind]) / len(one[kind]) for one in found if one.get(kind)])
 
 
 def count(found: Sequence[Marks], kind: str) -> tuple[int, int]:
-    """How many are as they should be, of how many."""
+    """The number of replies that are as they should be, and of all replies."""
     own = [one[kind] for one in found if kind in one]
     return sum(map(sum, own)), sum(map(len, own))
 
 
 def reached(runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> dict[str, float]:
-    """What the targets are about, of some texts."""
+    """The figures that the targets are about, for some texts."""
 
     def share(way: str, kind: str) -> float:
         right, of = count([found[name][way] for name in runs], kind)
@@ -134,7 +134,7 @@ def reached(runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> dict[str, f
     }
 
 
-# of each what it is called, the bound, whether it is the least, and how it is written
+# for each: title, bound, whether the bound is a minimum, and number format
 TARGETS = {
     "answered": ("questions answered, share", 0.6, True, "{:.2f}"),
     "of in context": ("of what the better reader with the text answers", 0.9, True, "{:.2f}"),
@@ -147,7 +147,7 @@ TARGETS = {
 
 
 def met(name: str, value: float) -> bool:
-    """Whether a target is reached."""
+    """Whether a target is met."""
     _, bound, least, _ = TARGETS[name]
     return value >= bound if least else value <= bound
 
@@ -165,7 +165,7 @@ def _targets(found: Mapping[str, Mapping[str, float]]) -> list[Table]:
 
 
 def answer(aside: Runs, found: Mapping[str, Mapping[str, Marks]]) -> str:
-    """The study's answer in plain sentences: the texts that were set aside."""
+    """The answer of the study in sentences, from the held-out texts."""
     if not aside:
         return "None of the texts that were set aside was run yet."
 
@@ -219,7 +219,7 @@ def _by_text(half: str, runs: Runs, found: Mapping[str, Mapping[str, Marks]]) ->
 
 
 def _costs(run: Run) -> tuple[str, str, str]:
-    """Of the text, and then of its correction."""
+    """The cost of the text, and then of its correction."""
     stages = run["stages"]
     return (
         ", ".join(f"{rise:+.1%}" for rise in run["known"]),
@@ -255,7 +255,7 @@ def _flat(one: Manual, replies: Sequence[str], *, before: bool) -> list[bool]:
 
 
 def about(model: str) -> str:
-    """How it was done."""
+    """The description of the method."""
     return (
         f"{model} reads each text by `nestling adapt` and `nestling learn` without further "
         "options, and eight questions in other words that the text answers are asked, and two "

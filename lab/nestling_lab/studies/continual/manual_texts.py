@@ -1,4 +1,4 @@
-"""Texts of the study ``manuals``: facts that nobody can know, questions about them, corrections."""
+"""The texts of the study ``manuals``: invented facts, questions about them, corrections."""
 
 import tomllib
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from nestling.tasks.manuals import Asked, first_mention
 
 
 class Manual(NamedTuple):
-    """A text, what is asked about it, and what corrects it later."""
+    """A text, the questions about it, and a later correction."""
 
     name: str
     kind: str  # what sort of text it is
-    tuning: bool  # methods may be developed on it; the others are for measuring alone
+    tuning: bool  # whether methods may be developed on it; the others are only for measuring
     text: str
-    correction: str  # "": there is none
-    questions: tuple[Asked, ...]  # what the text answers, and no correction touches
+    correction: str  # "" if there is none
+    questions: tuple[Asked, ...]  # answered by the text, and not corrected
     unanswerable: tuple[Asked, ...]  # nothing is accepted; ``others``: the text's own values
-    changed: tuple[Asked, ...]  # what the correction changes; ``others``: the values of before
-    unchanged: tuple[Asked, ...]  # what the correction leaves as it was
+    changed: tuple[Asked, ...]  # changed by the correction; ``others``: the old values
+    unchanged: tuple[Asked, ...]  # not changed by the correction
 
     @property
     def asked(self) -> tuple[Asked, ...]:
@@ -28,7 +28,7 @@ class Manual(NamedTuple):
         return self.questions + self.unanswerable + self.changed + self.unchanged
 
     def scores(self, replies: Sequence[str]) -> dict[str, list[bool]]:
-        """Of each kind of question whether each reply is as it should be."""
+        """Whether each reply is as it should be, by kind of question."""
         left = iter(replies)
         return {
             kind: [_passes(one, next(left)) for one in getattr(self, kind)]
@@ -36,7 +36,7 @@ class Manual(NamedTuple):
         }
 
     def known_before(self, replies: Sequence[str]) -> list[bool]:
-        """Of what is changed later, whether each reply has the value of before."""
+        """Whether each reply about a fact changed later has the old value."""
         first = len(self.questions) + len(self.unanswerable)
         own = replies[first : first + len(self.changed)]
         old = [one._replace(accept=one.others, others=one.accept) for one in self.changed]
@@ -44,7 +44,7 @@ class Manual(NamedTuple):
 
 
 def _passes(asked: Asked, reply: str) -> bool:
-    """Right; or, where nothing is right, without a value of the text.
+    """Whether a reply is right or, for an unanswerable question, has no value of the text.
 
     >>> nobody = Asked("Who invented it?", (), ("Hovarth",))
     >>> _passes(nobody, "Ada Hovarth."), _passes(nobody, "That is not said."), _passes(nobody, "")
@@ -57,7 +57,7 @@ def _passes(asked: Asked, reply: str) -> bool:
 
 @cache
 def manual_texts() -> dict[str, Manual]:
-    """The texts by name, those that were set aside first."""
+    """The texts by name, held-out ones first."""
     source = files("nestling_lab.studies.continual").joinpath("manuals.toml").read_text("utf-8")
     found = [_parse(one) for one in tomllib.loads(source)["texts"]]
     return {one.name: one for one in sorted(found, key=lambda one: one.tuning)}

@@ -1,4 +1,4 @@
-"""What of a page that was read, and corrected later, is known in a new process."""
+"""How much of a page that was read, and later corrected, is known in a new process."""
 
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 
 class Manuals(Study):
-    """Each text by the commands as they come, one memory for a text and its correction."""
+    """Each text with the default commands, one memory for a text and its correction."""
 
     name = "manuals"
     question = "what of a page that was read, and of its correction, is answered with the text gone"
@@ -24,14 +24,14 @@ class Manuals(Study):
         """Sizes of the study."""
 
         model: str = "smollm2-135m-instruct"
-        texts: tuple[str, ...] = ()  # none: all of them
+        texts: tuple[str, ...] = ()  # empty: all
 
     def __init__(self, config: Config | None = None):
         given = config or Manuals.Config()
         self.config = replace(given, texts=given.texts or tuple(manual_texts()))
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """A cell for each text and its correction, set aside first; study has one seed."""
+        """One cell per text and its correction, held-out ones first, with a single seed."""
         texts = manual_texts()
         return [Cell(name, self._settings(texts[name]), 0) for name in self.config.texts]
 
@@ -44,7 +44,7 @@ class Manuals(Study):
         }
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Learn the text and ask; where there is a correction, learn that, too, and ask again."""
+        """Learn the text and ask; if there is a correction, learn it as well and ask again."""
         one, model = manual_texts()[cell.name], adapted(cell.config["model"])
         questions = [asked.ask for asked in one.asked]
         read = [one.text, f"{one.text}\n\n{one.correction}"] if one.correction else [one.text]
@@ -69,6 +69,6 @@ class Manuals(Study):
         return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Replies that are as they should be, by reader, each half of the texts by itself."""
+        """The replies that are as they should be, by reader, for each half of the texts."""
         runs = {name: done[name].metrics for name in self.config.texts if name in done}
         return report(self.config.model, runs)

@@ -1,4 +1,4 @@
-"""Two new languages, one after the other: what each gains, and what the second takes away."""
+"""Two new languages, one after the other: the gain in each, and what the second destroys."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned
 
 READERS = ("frozen", "in-context", "fine-tuning", "levels-1", "levels-2", "levels-3")
-TAKEN = slice(1, 4, 2)  # of the settings of continual-domains: the second and the fourth
+TAKEN = slice(1, 4, 2)  # the second and fourth setting of continual-domains
 VERSES = "verses"
 BATCH = 8  # questions asked at once
 
 
 class NewLanguages(Study):
-    """A small Llama of English reads two languages, alone and in sequence (Figure 8's shape)."""
+    """A small English Llama reads two languages, alone and in sequence (the setup of Figure 8)."""
 
     name = "new-languages"
     question = "does learning a second language take away the first"
@@ -37,16 +37,16 @@ class NewLanguages(Study):
 
         languages: tuple[str, ...] = tuple(LANGUAGES)  # in the order they are read
         readers: tuple[str, ...] = READERS
-        seeds: tuple[int, ...] = (0, 1, 2)  # of the model, and of which verses are read
-        # that of continual-domains, trained once for both
+        seeds: tuple[int, ...] = (0, 1, 2)  # of the model, and of the choice of verses
+        # the base of continual-domains, trained once for both studies
         base: Pretraining = field(
             default_factory=lambda: Pretraining(corpus=OLD, vocabulary=(OLD, *DOMAINS))
         )
-        tokens: int = 8192  # read of each language
+        tokens: int = 8192  # tokens read per language
         longest: int = 512  # tokens of a document that is read
-        test_tokens: int = 1536  # of each language, and as many to choose the setting
+        test_tokens: int = 1536  # per language, and as many to choose the setting
         test_longest: int = 256  # tokens of a document that is scored
-        cloze: int = 60  # verses of each language whose last word is asked for
+        cloze: int = 60  # verses per language whose last word is asked for
         segment: int = 64  # tokens between two writes of the fastest weights
         window: int = 512  # tokens of context
 
@@ -61,7 +61,7 @@ class NewLanguages(Study):
         )
 
     def cell(self, reader: str, setting: int, seed: int, languages: Sequence[str]) -> Cell:
-        """One reader with one of its settings (its number) learns some languages in their order."""
+        """One reader with one of its settings (by number) learns some languages in order."""
         config = dataclasses.asdict(self.config)
         del config["readers"], config["seeds"]
         config |= {"reader": reader, "setting": settings_of(reader)[setting]}
@@ -70,17 +70,17 @@ class NewLanguages(Study):
         return Cell(f"{reader}-{setting}{alone}-seed{seed}", config, seed)
 
     def sequence(self, reader: str, setting: int) -> list[Cell]:
-        """Setup 2: all seeds learn one language after the other."""
+        """Setup 2: the cells of all seeds that learn one language after the other."""
         languages = self.config.languages
         return [self.cell(reader, setting, seed, languages) for seed in self.config.seeds]
 
     def alone(self, reader: str, setting: int) -> list[Cell]:
-        """Setup 1 of the second language; that of the first is the first half of the sequence."""
+        """Setup 1 for the second language; for the first it is the first half of the sequence."""
         second = self.config.languages[1:]
         return [self.cell(reader, setting, seed, second) for seed in self.config.seeds]
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """The grid of every reader, then what was chosen: other seeds, and the second alone."""
+        """The grid of every reader, then the chosen setting: other seeds, and the second alone."""
         cells = [cell for reader in self.config.readers for cell in self.tuned.grid(reader)]
         for reader in self.config.readers:
             setting = self.tuned.best(reader, done)
@@ -89,7 +89,7 @@ class NewLanguages(Study):
         return cells
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Read, and be asked after each language."""
+        """Read, and measure after each language."""
         return Result(
             name=f"{self.name}/{cell.name}",
             config=cell.config,
@@ -100,7 +100,7 @@ class NewLanguages(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Each language alone and after both; what is kept of the first."""
+        """The figures of each language alone and after both, and what is kept of the first."""
         found = {}
         for reader in self.config.readers:
             setting = self.tuned.best(reader, done)
@@ -118,13 +118,13 @@ class NewLanguages(Study):
 
 
 def settings_of(reader: str) -> list[dict[str, Any]]:
-    """What a reader is tuned over."""
+    """The settings that a reader is tuned over."""
     settings = CONTENDERS[reader].settings
     return [dict(setting) for setting in (settings[TAKEN] if len(settings) > 1 else settings)]
 
 
 def travel(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[str, Any]:
-    """Read the languages of the cell; both are measured before and after each."""
+    """Read the languages of the cell, and measure both before and after each."""
     base = small(Pretraining(**config["base"]), seed, tell)
     verses = load_set(VERSES).rows
     taught = {name: lessons(base.tokenizer, name, verses, config, seed) for name in LANGUAGES}
@@ -152,7 +152,7 @@ def travel(config: Mapping[str, Any], seed: int, tell: Tell = silent) -> dict[st
 def stage(
     method: Method, base: Ready, old: list[list[int]], taught: Mapping[str, Lessons]
 ) -> dict[str, Any]:
-    """Bits a byte of the old text and of each language, accuracy of each language's cloze."""
+    """Bits per byte of the old text and of each language, and the cloze accuracy of each."""
     parts = {OLD: old, **{name: lesson.test for name, lesson in taught.items()}}
     return {
         "bits": {name: bits(method, base, part, (NONE,))[NONE] for name, part in parts.items()},
@@ -161,7 +161,7 @@ def stage(
 
 
 def accuracy(method: Method, lesson: Lessons) -> float:
-    """Share of verses whose last word is the likeliest of the choices."""
+    """The share of verses whose last word is the most likely choice."""
     how, right = view(method), 0
     for first in range(0, len(lesson.cloze), BATCH):
         right += sum(one.right for one in answers(how, lesson.cloze[first : first + BATCH]))

@@ -1,4 +1,4 @@
-"""What of a short text that was read once is known in a new process."""
+"""How much of a short text that was read once is known in a new process."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ WAYS = {
     "chat": "the text before the question, in chat",
     "shots": "the text before the question, with two worked examples",
 }
-LIMIT = 0.02  # share that the loss of known text may rise by
+LIMIT = 0.02  # maximum relative increase of the loss of known text
 
 
 class ToldStudy(Study):
-    """Each text by the commands as they come, one memory for each."""
+    """Each text with the default commands, one memory per text."""
 
     name = "told"
     question = "how many of six plain questions about a short text are answered once it was read"
@@ -40,14 +40,14 @@ class ToldStudy(Study):
         """Sizes of the study."""
 
         model: str = "smollm2-135m-instruct"
-        texts: tuple[str, ...] = ()  # none: all of the study's file
+        texts: tuple[str, ...] = ()  # empty: all in the file of the study
 
     def __init__(self, config: Config | None = None):
         given = config or ToldStudy.Config()
         self.config = replace(given, texts=given.texts or tuple(told_texts(self.source)))
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """A cell for each text; study has one seed."""
+        """One cell per text, with a single seed."""
         texts = told_texts()
         return [
             Cell(name, {"model": self.config.model, "text": texts[name].text}, 0)
@@ -76,7 +76,7 @@ class ToldStudy(Study):
         return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Answers right by text and by way, and what they cost."""
+        """The right answers by text and by way, and the costs."""
         runs = {name: done[name].metrics for name in self.config.texts if name in done}
         total = {way: sum(run["right"][way] for run in runs.values()) for way in WAYS}
         asked = sum(run["of"] for run in runs.values())
@@ -101,7 +101,7 @@ class ToldStudy(Study):
 
 
 class ToldAgainStudy(ToldStudy):
-    """Ten further texts, for a form of study that was made with the replies to the first known."""
+    """Ten further texts, for a form of study developed with knowledge of the first replies."""
 
     name = "told-again"
     source = "told_again.toml"
@@ -109,7 +109,7 @@ class ToldAgainStudy(ToldStudy):
 
 
 def short_answer(texts: int, total: Mapping[str, int], asked: int) -> str:
-    """How many questions are answered right, by how the text was given."""
+    """How many questions are answered right, by the way the text is given."""
     if not texts:
         return NOTHING
     return (
@@ -121,7 +121,7 @@ def short_answer(texts: int, total: Mapping[str, int], asked: int) -> str:
 
 
 def outcome(runs: Mapping[str, Any]) -> str:
-    """How many texts are known, what the base has lost, and what learning costs."""
+    """How many texts are known, what the base forgets, and what learning costs."""
     if not runs:
         return ""
     best = sum(run["right"]["studied"] >= 5 for run in runs.values())
@@ -137,7 +137,7 @@ def outcome(runs: Mapping[str, Any]) -> str:
 
 
 def text_rows(runs: Mapping[str, Any]) -> list[Sequence[Any]]:
-    """Right answers of each text by way, and what it took."""
+    """The rows of the table: right answers of each text by way, and the cost."""
     return [
         (
             name,
@@ -166,7 +166,7 @@ def _table(runs: Mapping[str, Any]) -> Table:
 
 
 def replies_table(runs: Mapping[str, Any]) -> Table:
-    """Every question about a text, with the reply of what was studied."""
+    """A table of every question about a text, with the reply after study."""
     rows = []
     for name, run in runs.items():
         for (asked, accept), reply in zip(run["asked"], run["said"]["studied"], strict=True):

@@ -1,4 +1,4 @@
-"""Short texts that were read once, asked with every reply checked before it is said."""
+"""Short texts that were read once, asked about with every reply checked before it is given."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ ALL_WAYS = {
     "unchecked": "the same, by `nestling ask --no-check`",
     **{way: said for way, said in WAYS.items() if way != "studied"},
 }
-OWN = ("studied", "unchecked", "nothing")  # ways that are asked what the text does not answer, too
+OWN = ("studied", "unchecked", "nothing")  # ways that also get unanswerable questions
 
 
 class ToldCheckedStudy(ToldStudy):
-    """Ten further texts; asked are also what they do not answer, and what the model knew before."""
+    """Ten further texts, also with unanswerable questions and with general knowledge."""
 
     name = "told-checked"
     source = "told_checked.toml"
@@ -47,7 +47,7 @@ class ToldCheckedStudy(ToldStudy):
         return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Answers right by text and by way, what was kept, and what it costs."""
+        """The right answers by text and by way, what is retained, and the costs."""
         runs = {name: done[name].metrics for name in self.config.texts if name in done}
         metrics = {"texts": len(runs), **_totals(runs)}
         tables = [_ways_table(runs), Table(columns=_COLUMNS, rows=text_rows(runs))] if runs else []
@@ -67,7 +67,7 @@ _COLUMNS = ("text", "words", "studied", "unchecked", "nothing", "in chat", "two 
 def counted(
     one: Told, said: Mapping[str, list[str]], more: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """Replies, and how many of them are as they should be."""
+    """The replies, and how many of them are as they should be."""
     count = len(one.unanswered)
     quiet = {way: sum(one.quiet(more[way][:count])) for way in OWN}
     known = {}

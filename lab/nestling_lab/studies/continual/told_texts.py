@@ -13,21 +13,21 @@ class Told(NamedTuple):
     kind: str
     text: str
     questions: tuple[tuple[str, tuple[str, ...]], ...]
-    unanswered: tuple[str, ...] = ()  # what the text does not answer
+    unanswered: tuple[str, ...] = ()  # questions that the text does not answer
 
     def right(self, replies: list[str]) -> list[bool]:
-        """Whether each reply holds one of the values accepted for its question."""
+        """Whether each reply contains one of the values accepted for its question."""
         pairs = zip(self.questions, replies, strict=True)
         return [right(said, accept) for (_, accept), said in pairs]
 
     def quiet(self, replies: Sequence[str]) -> list[bool]:
-        """Whether each reply to what is unanswered has no value of the text."""
+        """Whether each reply to an unanswerable question has no value of the text."""
         values = [value for _, accept in self.questions for value in accept]
         return [not right(said, values) for said in replies]
 
 
 def right(reply: str, accept: Sequence[str]) -> bool:
-    """Whether a reply holds one of the accepted values.
+    """Whether a reply contains one of the accepted values.
 
     >>> right("It is open on Wednesdays.", ("wednesday",)), right("", ("wednesday",))
     (True, False)
@@ -35,7 +35,7 @@ def right(reply: str, accept: Sequence[str]) -> bool:
     return any(value.lower() in reply.lower() for value in accept)
 
 
-# what a model knows already: before and after it has read something else
+# general knowledge, asked for before and after the model has read something else
 GENERAL = (
     ("What is the capital of France?", ("Paris",)),
     ("Which planet do we live on?", ("Earth",)),
@@ -48,7 +48,7 @@ SOURCES = ("told.toml", "told_again.toml", "told_checked.toml")
 
 
 def told_texts(*sources: str) -> dict[str, Told]:
-    """The texts of some files, by default of all, by name and in their order."""
+    """The texts of some files (default: all), by name and in order."""
     folder = files("nestling_lab.studies.continual")
     found = [
         Told(

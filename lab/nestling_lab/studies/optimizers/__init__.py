@@ -1,1 +1,1 @@
-"""What the optimizers are worth: toys where the cause can be seen, and real training."""
+"""Studies of optimizers: toy problems with a clear cause, and real training."""

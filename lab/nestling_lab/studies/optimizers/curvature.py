@@ -1,4 +1,4 @@
-"""The valley of Figure 4: curvature that changes along the way, momentum against its like."""
+"""The valley of Figure 4, whose curvature changes along the way: momentum against its variants."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ REFERENCE = "momentum"
 
 
 class Curvature(Study):
-    """Steps to the bottom of the valley, over a wide grid of rates and several starts."""
+    """Steps to the bottom of the valley, for a wide grid of rates and several starts."""
 
     name = "optim-curvature"
     question = "does delta momentum get faster through a valley whose curvature changes (Fig 4)"
@@ -36,12 +36,12 @@ class Curvature(Study):
         stiffness: float = 8.0  # k
         amplitude: float = 0.6  # a
         frequency: float = 6.0  # omega
-        start: tuple[float, float] = (-3.5, 2.0)  # the printed one; others are drawn around it
+        start: tuple[float, float] = (-3.5, 2.0)  # from the paper; others are drawn around it
         starts: int = 10
         spread: float = 0.5  # of the drawn starts
         rates: tuple[float, ...] = tuple(float(f"{10 ** (e / 4):.3g}") for e in range(-16, 5))
-        bottom: float = 1e-4  # of psi
-        limit: int = 2000  # steps; more count as never
+        bottom: float = 1e-4  # psi that counts as the bottom
+        limit: int = 2000  # steps, at most; more count as never
 
     def __init__(self, config: Config | None = None):
         self.config = config or Curvature.Config()
@@ -53,11 +53,11 @@ class Curvature(Study):
         return Cell(contender, config, 0)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every optimizer."""
+        """One cell per optimizer."""
         return [self.cell(contender) for contender in self.config.contenders]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Walk from every start at every rate."""
+        """Run from every start at every rate."""
         config = Curvature.Config(
             **{k: v for k, v in cell.config.items() if k != "optimizer"}, contenders=()
         )
@@ -76,7 +76,7 @@ class Curvature(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Steps at each one's best rate, at the reference's, and over all rates."""
+        """The steps at each best rate, at that of the reference, and over all rates."""
         tables = {
             c: done[self.cell(c).name].metrics["steps"]
             for c in self.config.contenders
@@ -125,7 +125,7 @@ class Curvature(Study):
         return Finding(figures, sections, self._answer(tables))
 
     def _answer(self, tables: Mapping[str, Mapping[str, list[int | None]]]) -> str:
-        """Delta momentum beside momentum, each at its best rate, from the same starts."""
+        """Delta momentum compared with momentum, each at its best rate, from the same starts."""
         if REFERENCE not in tables:
             return NOTHING
         best = {
@@ -185,7 +185,7 @@ class Valley(nn.Module):
 
 
 def starts(config: Curvature.Config) -> list[Tensor]:
-    """The printed start, and others around it."""
+    """The start of the paper, and others around it."""
     generator = torch.Generator().manual_seed(0)
     first = torch.tensor(config.start, dtype=torch.float64)
     noise = torch.rand(config.starts, 2, generator=generator, dtype=torch.float64) * 2 - 1
@@ -194,7 +194,7 @@ def starts(config: Curvature.Config) -> list[Tensor]:
 
 
 def walk(config: Curvature.Config, optimizer: str, rate: float, place: Tensor) -> int | None:
-    """Steps until psi is below the bottom; None if that does not come to pass."""
+    """The number of steps until psi is below the bottom; None if it never is."""
     valley = Valley(config, place)
     optimizers = ENTRANTS[optimizer].build(valley, rate)
     for step in range(config.limit):
@@ -210,6 +210,6 @@ def walk(config: Curvature.Config, optimizer: str, rate: float, place: Tensor) -
 
 
 def best_rate(steps: Mapping[str, list[int | None]], limit: int) -> str:
-    """The rate of fewest steps on average, one that never arrives counting the limit."""
+    """The rate with the fewest steps on average; a run that never arrives counts as the limit."""
     sums = [sum(limit if w is None else w for w in walks) for walks in steps.values()]
     return list(steps)[least(sums)]

@@ -9,12 +9,12 @@ from torch.optim import Optimizer
 
 from nestling.optim import M3, DeepMomentum, DeltaGD, DeltaMomentum, param_groups
 
-STEP = 10**0.5  # between two learning rates of a grid
-SIZE = 5  # learning rates of every grid
+STEP = 10**0.5  # ratio of neighbouring learning rates in a grid
+SIZE = 5  # learning rates in every grid
 
 
 def around(middle: float, lower: int = 0) -> tuple[float, ...]:
-    """A grid of learning rates, each a root of ten over the one before; ``lower`` more below.
+    """A grid of learning rates, spaced by the root of ten; ``lower`` adds smaller ones.
 
     >>> around(0.1)
     (0.01, 0.0316, 0.1, 0.316, 1.0)
@@ -51,7 +51,7 @@ def _adamw(module: nn.Module, lr: float) -> list[Optimizer]:
 
 
 def _muon(module: nn.Module, lr: float) -> list[Optimizer]:
-    """Muon for hidden matrices, AdamW for the rest, at one rate: steps of Adam's size in both."""
+    """Muon for hidden matrices, AdamW for the rest, at one rate, as both have Adam's step size."""
     matrices, others = split(module)
     found: list[Optimizer] = []
     if matrices:
@@ -64,7 +64,7 @@ def _muon(module: nn.Module, lr: float) -> list[Optimizer]:
 
 
 def split(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Hidden matrices, and all other parameters (vectors, embeddings, heads)."""
+    """Split into hidden matrices, and all other parameters (vectors, embeddings, heads)."""
     matrices, others = [], []
     for group in param_groups(module):
         (matrices if group["name"] == "matrices" else others).extend(group["params"])
@@ -104,12 +104,12 @@ ENTRANTS = {
 
 
 def step_all(optimizers: list[Optimizer]) -> None:
-    """One step of each."""
+    """Do one step of each optimizer."""
     for optimizer in optimizers:
         optimizer.step()
 
 
 def clear_all(optimizers: list[Optimizer]) -> None:
-    """No gradient is left."""
+    """Clear all gradients."""
     for optimizer in optimizers:
         optimizer.zero_grad()

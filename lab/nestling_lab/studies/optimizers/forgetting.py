@@ -1,8 +1,8 @@
-"""Forgetting by the optimizer's own memory: tasks one after the other, on directions of their own.
+"""Forgetting caused by the optimizer's state: tasks in sequence, each with its own direction.
 
-Each task draws its inputs along one direction, which overlaps with those of the others by a cosine
-rho. Whatever an optimizer remembers of a task's gradients at its end is still applied in the next
-one; the same optimizer made afresh at every switch shows how much of the forgetting that is.
+The inputs of each task are along one direction, which overlaps with those of the others by a cosine
+rho. Gradients of a task that are still in the optimizer's state at its end are applied in the next
+one. The same optimizer with a fresh state at every switch shows how much forgetting that causes.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ CONTENDERS = (
 
 
 class Forgetting(Study):
-    """Linear regression on tasks in sequence; carried state against fresh state."""
+    """Linear regression on tasks in sequence, with carried and with fresh optimizer state."""
 
     name = "optim-forgetting"
     question = "how much of forgetting comes from what the optimizer itself remembers"
@@ -44,7 +44,7 @@ class Forgetting(Study):
         tasks: int = 4
         inputs: int = 16
         outputs: int = 8
-        steps: int = 100  # of each task
+        steps: int = 100  # per task
         batch_size: int = 16
         noise: float = 0.1  # of inputs off the task's direction, and of targets
 
@@ -67,7 +67,7 @@ class Forgetting(Study):
         return [self.cell(o, c) for o in self.config.overlaps for c in self.config.contenders]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Tune with the state carried; then the same rate with fresh state at every switch."""
+        """Tune with carried state; then use the same rate with fresh state at every switch."""
         seeds = cell.config["seeds"]
 
         def attempt(rate: float, seed: int) -> Figures:
@@ -91,7 +91,7 @@ class Forgetting(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Loss at the end, forgetting, and the part of it that a fresh state takes away."""
+        """The final loss, forgetting, and the part of it that fresh states avoid."""
         sections = [Section("What was asked", self._about())]
         metrics: dict[str, Any] = {}
         for overlap in self.config.overlaps:
@@ -131,7 +131,7 @@ class Forgetting(Study):
         return Finding(metrics, sections, self._answer(metrics))
 
     def _answer(self, metrics: Mapping[str, Any]) -> str:
-        """Of which optimizers the state adds to forgetting, and of which it takes away."""
+        """For which optimizers the state increases forgetting, and for which it reduces it."""
         parts = []
         for overlap in self.config.overlaps:
             found = {
@@ -194,12 +194,12 @@ class Tasks:
 
     @torch.no_grad()
     def loss(self, module: nn.Linear, task: int) -> float:
-        """Squared error along the task's direction, for unit variance there."""
+        """The squared error along the task's direction, for unit variance there."""
         return (module(self.directions[task]) - self.targets[task]).square().mean().item()
 
 
 def learn(config: Mapping[str, Any], rate: float, seed: int, *, fresh: bool) -> Figures:
-    """All tasks in sequence; ``fresh`` makes the optimizer anew at every switch."""
+    """Learn all tasks in sequence; ``fresh`` creates a new optimizer at every switch."""
     tasks = Tasks(config, seed)
     module = nn.Linear(config["inputs"], config["outputs"], bias=False)
     nn.init.zeros_(module.weight)
@@ -231,12 +231,12 @@ def learn(config: Mapping[str, Any], rate: float, seed: int, *, fresh: bool) -> 
 
 
 def train(module: nn.Linear, optimizers: list, x: Tensor, y: Tensor) -> None:
-    """One step."""
+    """Do one training step."""
     clear_all(optimizers)
     (module(x) - y).square().mean().backward()
     step_all(optimizers)
 
 
 def pull(step: Tensor, direction: Tensor) -> float:
-    """How much of a step of the weight lies along an input direction."""
+    """The cosine of a step of the weight with an input direction."""
     return ((step @ direction).norm() / step.norm().clamp(min=1e-12)).item()

@@ -1,4 +1,4 @@
-"""M3 against AdamW and Muon on small language models of real text."""
+"""M3 against AdamW and Muon on small language models, with real text."""
 
 import dataclasses
 import math
@@ -42,7 +42,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Language(Study):
-    """Every optimizer tuned by the same grid on each model, then repeated; held-out loss."""
+    """Every optimizer tuned over a grid of the same size, then repeated; held-out loss."""
 
     name = "optim-language"
     question = "does M3 train a language model to a lower loss than AdamW and Muon"
@@ -65,7 +65,7 @@ class Language(Study):
         self.config = config or Language.Config()
 
     def cell(self, model: str, contender: str) -> Cell:
-        """One optimizer on one model: the grid, and the seeds."""
+        """The grid and all seeds of one optimizer on one model."""
         config = dataclasses.asdict(self.config)
         del config["contenders"], config["models"]
         preset, overrides = MODELS[model]
@@ -78,11 +78,11 @@ class Language(Study):
         return Cell(f"{model}-{contender}", config, self.config.seeds[0])
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every optimizer on every model."""
+        """One cell per optimizer and model."""
         return [self.cell(m, c) for m in self.config.models for c in self.config.contenders]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Tune one optimizer on one model, then repeat its best rate."""
+        """Tune one optimizer on one model, then repeat the best rate with other seeds."""
 
         def attempt(rate: float, seed: int) -> Figures:
             def say(step: int, loss: float) -> None:
@@ -103,7 +103,7 @@ class Language(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Held-out losses, and each optimizer against AdamW and Muon."""
+        """The held-out losses, and comparisons of each optimizer with AdamW and Muon."""
         sections = [Section("What was asked", self._about())]
         metrics = {}
         for model in self.config.models:
@@ -162,7 +162,7 @@ def learn(
     say: Callable[[int, float], None],
     device: str = "cpu",
 ) -> Figures:
-    """Train once from the seed; losses in nats a token."""
+    """Train once from a seed; losses are in nats per token."""
     prepared = Text(**config["text"]).prepare()
     sizes = {name: config[name] for name in ("batch_size", "sequence_length")}
     sizes["align"] = config["text"]["align"]

@@ -1,4 +1,4 @@
-"""Do the new momenta handle messy data better? Clothes in pictures, with five kinds of mess."""
+"""Do the new momenta handle messy data better? Pictures of clothes with five kinds of mess."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ DIVERGED: Figures = {"validation_loss": math.nan, "test_loss": math.nan, "test_a
 
 
 class Messy(Study):
-    """A network of two layers; every optimizer tuned by the same grid for every mess."""
+    """A two-layer network; every optimizer tuned over a grid of the same size for every mess."""
 
     name = "optim-messy"
     question = "does momentum as a memory learn better from messy data than momentum, Adam, Muon"
@@ -51,8 +51,8 @@ class Messy(Study):
         steps: int = 400
         batch_size: int = 64
         hidden: int = 128  # units
-        validation: int = 5000  # training pictures kept aside; they choose the learning rate
-        lower: int = 1  # learning rates below those of the other studies, for every optimizer
+        validation: int = 5000  # held-out training pictures, to choose the learning rate
+        lower: int = 1  # additional smaller learning rates, for every optimizer
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Messy(Study):
         self.load = load
 
     def cell(self, mess: str, contender: str) -> Cell:
-        """One optimizer on one mess: the grid, and the seeds."""
+        """The grid and all seeds of one optimizer on one mess."""
         sizes = dataclasses.asdict(self.config)
         del sizes["messes"], sizes["contenders"], sizes["lower"]
         config = {
@@ -75,11 +75,11 @@ class Messy(Study):
         return Cell(f"{mess}-{contender}", config, self.config.seeds[0])
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every optimizer on every mess."""
+        """One cell per optimizer and mess."""
         return [self.cell(m, c) for m in self.config.messes for c in self.config.contenders]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Tune one optimizer on one mess, then repeat its best rate."""
+        """Tune one optimizer on one mess, then repeat the best rate with other seeds."""
         train, test = self.load("train"), self.load("test")
         count = cell.config["validation"]
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(1))
@@ -88,7 +88,7 @@ class Messy(Study):
         def attempt(rate: float, seed: int) -> Figures:
             try:
                 figures = learn(cell.config, rest, kept, test, rate, seed)
-            except UserError:  # an optimizer that cannot go on has diverged
+            except UserError:  # an optimizer that fails has diverged
                 figures = DIVERGED
             tell(seed, len(cell.config["seeds"]), figures["validation_loss"])
             return figures
@@ -109,7 +109,7 @@ class Messy(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Losses of every optimizer on every mess, and what is new against what is old."""
+        """The losses of every optimizer on every mess, and comparisons of new with old ones."""
         records = {
             mess: {
                 c: done[self.cell(mess, c).name].metrics
@@ -153,7 +153,7 @@ class Messy(Study):
 
 
 def answer(verdicts: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
-    """How often each new optimizer wins, ties and loses, over all messes and old ones."""
+    """How often each new optimizer wins, ties and loses, over all messes and old optimizers."""
     told: dict[str, list[str]] = {}
     for found in verdicts.values():
         for new, others in found.items():
@@ -174,7 +174,7 @@ def answer(verdicts: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
 
 
 def compare(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """What each new optimizer does against each old one: wins, ties or loses."""
+    """Whether each new optimizer wins, ties or loses against each old one."""
     return {
         new: {
             old: str(against(found[new], found[old], "test_loss")["verdict"] or "-")
@@ -187,7 +187,7 @@ def compare(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def network(hidden: int, seed: int, features: int = 784) -> nn.Module:
-    """The network, with weights of the seed; torch's own generator is left alone."""
+    """Create the network with weights from a seed, without using torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
@@ -203,7 +203,7 @@ def learn(
     rate: float,
     seed: int,
 ) -> Figures:
-    """Train once; loss and accuracy on pictures never trained on (with drift: of the stream)."""
+    """Train once; return loss and accuracy on unseen pictures (with drift: on the stream)."""
     features = train.values[0].numel()
     module = network(config["hidden"], seed, features)
     optimizers = ENTRANTS[config["optimizer"]].build(module, rate)
@@ -226,7 +226,7 @@ def learn(
                 add_heavy_tails(p, generator)
         step_all(optimizers)
     if mess == "drift":
-        # half of the stream chooses the rate, the other half is reported
+        # half of the stream is used to choose the rate, the other half is reported
         return {
             "validation_loss": mean(losses[0::2]),
             "test_loss": mean(losses[1::2]),
@@ -242,7 +242,7 @@ def learn(
 def spoiled(
     batch: Pictures, mess: str, step: int, steps: int, generator: torch.Generator
 ) -> Pictures:
-    """The batch as the mess leaves it."""
+    """Apply the mess to a batch."""
     values, labels = batch
     random = torch.randint(CLASSES, labels.shape, generator=generator)
     draws = torch.rand(len(labels) + 1, generator=generator)
@@ -256,13 +256,13 @@ def spoiled(
 
 
 def add_heavy_tails(parameter: Tensor, generator: torch.Generator) -> None:
-    """Noise of Student's t with 1.5 degrees of freedom, scaled by the gradient's own size."""
+    """Add Student's t noise with 1.5 degrees of freedom, scaled by the size of the gradient."""
     gradient = parameter.grad
     if gradient is None:
         return
     normal = torch.randn(gradient.shape, generator=generator)
-    # chi-square with 1.5 degrees of freedom is a gamma variable; one for the whole tensor, so that
-    # a step is far off as a whole now and then
+    # chi-square with 1.5 degrees of freedom is a gamma variable; one draw for the whole tensor, so
+    # that now and then a whole step is far off
     gamma = torch._standard_gamma(torch.tensor(0.75), generator=generator)
     scale = gradient.square().mean().sqrt()
     gradient.add_(scale * normal * torch.rsqrt(2 * gamma.clamp(min=1e-12) / 1.5))
@@ -270,12 +270,12 @@ def add_heavy_tails(parameter: Tensor, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def judged(module: nn.Module, data: Pictures) -> tuple[float, float]:
-    """Mean loss and accuracy."""
+    """The mean loss and the accuracy."""
     logits = module(data.values)
     loss = functional.cross_entropy(logits, data.labels).item()
     return loss, (logits.argmax(-1) == data.labels).float().mean().item()
 
 
 def mean(values: list[float]) -> float:
-    """Of a list that is not empty."""
+    """The mean of a non-empty list."""
     return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""One optimizer on one problem: its learning rate chosen on one seed, its worth seen on others."""
+"""Tunes one optimizer on one problem: the learning rate on one seed, the figures on others."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,16 +8,16 @@ from nestling.core.statistics import interval, paired
 from nestling_lab.studies.tuned import is_edge, least
 
 Figures = dict[str, float]
-Attempt = Callable[[float, int], Figures]  # learning rate, seed -> figures; the lower the better
+Attempt = Callable[[float, int], Figures]  # (learning rate, seed) -> figures; lower is better
 
 
 def tuned(
     attempt: Attempt, *, rates: Sequence[float], seeds: Sequence[int], chosen_by: str
 ) -> dict[str, Any]:
-    """Try every rate with the first seed, then the best of them with the other seeds.
+    """Try every rate with the first seed, then the best one with the other seeds.
 
-    ``chosen_by`` names the figure that is to be small; a non-finite one counts as infinite.
-    Every run is kept. A rate at the edge of the grid is marked.
+    ``chosen_by`` is the name of the figure to minimise; non-finite values count as infinite. All
+    runs are recorded, and a best rate at the edge of the grid is marked.
     """
     first, *others = seeds
     grid = {f"{rate:g}": attempt(rate, first) for rate in rates}
@@ -34,17 +34,17 @@ def tuned(
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """None for what JSON cannot hold."""
+    """None for non-finite values, which JSON cannot represent."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def over_seeds(record: Mapping[str, Any], figure: str) -> list[float | None]:
-    """A figure of the chosen rate, seed by seed; None for a run any figure of which is none."""
+    """A figure of the chosen rate for each seed; None for a run with any non-finite figure."""
     return [None if None in run.values() else run[figure] for run in record["runs"].values()]
 
 
 def interval_text(values: Sequence[float | None]) -> str:
-    """Mean and 95 % interval, and how many of the runs diverged."""
+    """The mean with its 95 % interval, and the number of diverged runs, as text."""
     return str(interval([math.nan if value is None else value for value in values]))
 
 
@@ -55,7 +55,7 @@ def place_of(
     figure: str,
     titles: Mapping[str, str],
 ) -> str:
-    """Where one optimizer's figure lies beside the old ones', by ``against``; "" if it has none."""
+    """How the figure of an optimizer compares with old ones, by ``against``; "" if it has none."""
     if name not in records:
         return ""
     words = {"wins": "lower than", "loses": "higher than", "ties": "not told apart from"}
@@ -71,11 +71,11 @@ def place_of(
 def against(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], figure: str
 ) -> dict[str, float | str | None]:
-    """The difference of a figure, paired by seed, and what its interval says of it.
+    """The difference of a figure, paired by seed, with a verdict.
 
-    ``verdict``: "wins" where all of the 95 % interval is below zero (smaller is better), "loses"
-    where it is above, "ties" else; None where no interval can be given. Who diverges with more
-    seeds than the other loses, whatever the rest of them say.
+    ``verdict`` is "wins" if the 95 % interval is below zero (smaller is better), "loses" if it is
+    above, otherwise "ties"; None without an interval. An optimizer that diverges with more seeds
+    than the other loses in any case.
     """
     shared = sorted(ours["runs"].keys() & theirs["runs"].keys())
     each = [[record["runs"][seed][figure] for seed in shared] for record in (ours, theirs)]

@@ -1,4 +1,4 @@
-"""M3 against AdamW and Muon on a vision transformer, as in Figure 11, at the size of a desk."""
+"""M3 against AdamW and Muon on a vision transformer, as in Figure 11, but at a small size."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ OLD = ("adamw", "muon")
 
 
 class Vision(Study):
-    """Every optimizer tuned by the same grid, then repeated; train and test loss."""
+    """Every optimizer tuned over a grid of the same size, then repeated; train and test loss."""
 
     name = "optim-vision"
     question = "does M3 train a vision transformer to a lower loss than AdamW and Muon (Fig 11)"
@@ -46,7 +46,7 @@ class Vision(Study):
         steps: int = 600
         warmup: float = 0.1  # fraction of the steps with a rising rate; a cosine follows
         batch_size: int = 64
-        validation: int = 5000  # training pictures kept aside; they choose the learning rate
+        validation: int = 5000  # held-out training pictures, to choose the learning rate
         model: VitConfig = field(default_factory=VitConfig)
 
     def __init__(self, config: Config | None = None, load: Callable[[str], Pictures] = pictures):
@@ -54,18 +54,18 @@ class Vision(Study):
         self.load = load
 
     def cell(self, contender: str) -> Cell:
-        """One optimizer: the grid, and the seeds."""
+        """The grid and all seeds of one optimizer."""
         config = dataclasses.asdict(self.config)
         del config["contenders"]
         config |= {"optimizer": contender, "rates": list(ENTRANTS[contender].rates)}
         return Cell(contender, config, self.config.seeds[0])
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Every optimizer."""
+        """One cell per optimizer."""
         return [self.cell(contender) for contender in self.config.contenders]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
-        """Tune one optimizer, then repeat its best rate."""
+        """Tune one optimizer, then repeat the best rate with other seeds."""
         train, test = self.load("train"), self.load("test")
         count = cell.config["validation"]
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(1))
@@ -95,7 +95,7 @@ class Vision(Study):
         )
 
     def find(self, done: Mapping[str, Result]) -> Finding:
-        """Losses, and each optimizer against AdamW and Muon."""
+        """The losses, and comparisons of each optimizer with AdamW and Muon."""
         found = {
             c: done[self.cell(c).name].metrics
             for c in self.config.contenders
@@ -153,7 +153,7 @@ def learn(
     seed: int,
     say: Callable[[int, float], None],
 ) -> Figures:
-    """Train once from the seed."""
+    """Train once from a seed."""
     model = create_vit(VitConfig(**config["model"]), seed)
     optimizers = ENTRANTS[config["optimizer"]].build(model, rate)
     generator = torch.Generator().manual_seed(seed)

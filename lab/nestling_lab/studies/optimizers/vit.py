@@ -1,4 +1,4 @@
-"""A small vision transformer: patches of a picture as tokens, and the class from their mean."""
+"""A small vision transformer: patches as tokens, and the class from their mean."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class VitConfig:
 
 
 class VitBlock(nn.Module):
-    """Attention over all patches, then a network of two layers, each after a norm."""
+    """Attention over all patches, then a two-layer network, each after a norm."""
 
     def __init__(self, config: VitConfig):
         super().__init__()
@@ -36,7 +36,7 @@ class VitBlock(nn.Module):
         self.down = nn.Linear(config.mlp_size, width)
 
     def forward(self, x: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-        """Both, with residuals."""
+        """Apply both, with residuals."""
         qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -45,7 +45,9 @@ class VitBlock(nn.Module):
 
 
 class Vit(nn.Module):
-    """Source: Dosovitskiy et al., arXiv 2010.11929. Deviates: mean of the patches, no class token.
+    """A vision transformer for small pictures.
+
+    Source: Dosovitskiy et al., arXiv 2010.11929. Deviates: mean of the patches, no class token.
 
     >>> Vit(VitConfig(num_layers=1))(torch.zeros(2, 28, 28)).shape
     torch.Size([2, 10])
@@ -62,7 +64,7 @@ class Vit(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.classes)
 
     def forward(self, pictures: Float[Tensor, "B S S"]) -> Float[Tensor, "B C"]:
-        """Scores of the classes."""
+        """The logits of the classes."""
         size = self.config.patch
         patches = pictures.unfold(1, size, size).unfold(2, size, size).flatten(3).flatten(1, 2)
         x = self.embedding(patches) + self.position
@@ -72,7 +74,7 @@ class Vit(nn.Module):
 
 
 def create_vit(config: VitConfig, seed: int) -> Vit:
-    """A transformer with weights of the seed; torch's own generator is left alone."""
+    """Create a transformer with weights from a seed, without using torch's global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Vit(config)
