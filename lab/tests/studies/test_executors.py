@@ -93,7 +93,7 @@ def test_the_command_refuses_what_does_not_go_together(monkeypatch, capsys):
     command = ("study", "run", "recall-smoke", "--quiet")
     for more, told in (
         (("--executor", "slurm"), "unknown executor 'slurm'"),
-        (("--option", "timeout_min=5"), "--option is for an --executor other than local"),
+        (("--option", "timeout_min=5"), "--option does not apply to --executor local"),
         (("--executor", "ray", "--workers", "2"), "--workers works with --executor local"),
     ):
         assert told in failed(capsys, *command, *more)

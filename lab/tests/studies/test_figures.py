@@ -257,8 +257,8 @@ def test_a_bare_text_is_a_value_prose_and_the_end_of_a_question(corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"answer_room": (12,)}, "an answer_room for each"),
-        ({"lessons": ()}, "a lesson at least"),
+        ({"answer_room": (12,)}, "one answer_room per task"),
+        ({"lessons": ()}, "give at least one"),
         (
             {"lessons": (Lesson(steps=1, rows=1, length=8, tasks=("niah-4",)),)},
             "'niah-4', which is not among",
