@@ -111,7 +111,7 @@ def test_a_newer_format_a_cut_file_and_no_file_are_refused(models, tmp_path):
         "newer": "upgrade",
         "cut": "cut short",
         "empty": "cut short",
-        "foreign": "no memory",
+        "foreign": "not a memory file",
         "nothing": "there is no memory",
     }.items():
         with pytest.raises(UserError, match=message) as caught:

@@ -56,7 +56,7 @@ def test_a_new_pattern_forgets_the_options_of_memories_it_has_not():
         ("transformer-tiny", {"memories": {"mpl": {}}}, "did you mean 'mlp'"),
         ("transformer-tiny", {"memories": {"mlp": {"width": 3}}}, "unknown option mlp.width"),
         ("transformer-tiny", {"hidden_size": "wide"}, "hidden_size must be int"),
-        ("transformer-tiny", {"num_heads": 0}, "num_heads must be at least 1"),
+        ("transformer-tiny", {"num_heads": 0}, "num_heads is 0"),
         ("transformer-tiny", {"num_heads": 7}, "heads"),
         ("transformer-tiny", {"window": 2.5}, "attention.window must be int"),
         ("hope-tiny", {"periods": (3, 8)}, "dividing"),

@@ -139,7 +139,7 @@ def test_one_token_at_a_time_in_one_graph():
 
 
 def test_what_cannot_be_is_refused(tmp_path):
-    with pytest.raises(UserError, match="head_period must be at least 1"):
+    with pytest.raises(UserError, match="head_period is 0"):
         configure("hope-tiny", head_period=0)
     with pytest.raises(UserError, match="did you mean 'context'"):
         configure("hope-tiny", head_period=8, head_keys="contexts")

@@ -109,12 +109,12 @@ def test_the_rest_is_refused_in_one_line(model, ids):
         model(ids, output_attentions=True)
     with pytest.raises(UserError, match="'seq_id'.*seq_idx"):
         model(ids, seq_id=starts())
-    with pytest.raises(UserError, match=r"position_ids must be \[3, 37\]"):
+    with pytest.raises(UserError, match=r"position_ids is \[2, 37\]"):
         model(ids, position_ids=torch.zeros(2, 37))
     with pytest.raises(UserError, match="one row"):
         model(ids, cu_seqlens=torch.tensor([0, 37]))
     for wrong in ([0, 36], [1, 37], [0, 20, 10, 37], [37]):
-        with pytest.raises(UserError, match="rise from 0 to 37"):
+        with pytest.raises(UserError, match="increase from 0 to 37"):
             model(ids[:1], cu_seqlens=torch.tensor(wrong))
 
 

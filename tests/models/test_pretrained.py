@@ -134,7 +134,7 @@ def test_a_transformer_of_this_library_is_shared_out():
         stack_model(model, None)
     hope = stack_model(small("hope"), None)
     assert [level.period for level in hope.levels] == [1024, 256] and hope.variant == "cms"
-    with pytest.raises(UserError, match="2 CMS levels and 1"):
+    with pytest.raises(UserError, match="2 CMS levels, but 1"):
         stack_model(small("hope"), None, parse_levels("8"))
     with pytest.raises(UserError, match="neither"):
         stack_model(create("hope-tiny", num_hidden_layers=1, pattern=("self_titans",)), None)

@@ -83,8 +83,8 @@ def test_the_option_reaches_the_model_its_levels_and_its_file(tmp_path):
         ({"self_titans": 0}, "at least 1"),
         ({"selftitans": 4}, "self_titans"),
         ({"cms": 4}, "has no state"),
-        (True, "truncate is"),
-        ("4", "truncate is"),
+        (True, "truncate must be"),
+        ("4", "truncate must be"),
     ],
 )
 def test_a_truncate_without_sense_is_refused(truncate, message):

@@ -16,5 +16,5 @@ def learn(model: Path, memory: Path, number: int) -> None:
         with contextlib.redirect_stderr(told), contextlib.redirect_stdout(io.StringIO()):
             code = main(["learn", str(model), text, "--memory", str(memory), "--quiet"])
         if code:
-            assert "in use: nestling learn (process" in told.getvalue(), told.getvalue()
+            assert "in use by nestling learn (process" in told.getvalue(), told.getvalue()
             time.sleep(0.05)

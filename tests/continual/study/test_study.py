@@ -99,7 +99,7 @@ def test_a_document_is_forgotten_by_its_name(learned):
     learner.study(QUICK)
     learner.forget("one")
     assert [one.name for one in learner.state.studied] == ["two"]
-    with pytest.raises(UserError, match="there are: two"):
+    with pytest.raises(UserError, match="known: two"):
         learner.forget("one")
 
 
