@@ -154,7 +154,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys, more, said):
 def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path, capsys):
     (tmp_path / "precious").write_text("text")
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "holds precious" in capsys.readouterr().err
+    assert "contains precious" in capsys.readouterr().err
     assert main(["demo", "--out", str(tmp_path / "precious")]) == 2
     assert "is a file" in capsys.readouterr().err
     assert len(list(tmp_path.iterdir())) == 1
