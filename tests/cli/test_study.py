@@ -85,7 +85,7 @@ def test_a_conversation_reads_and_forgets(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
     out = run(capsys, "ask", place / "model", "--memory", file, "--tokens", 4)
     assert "seconds of study" in out and "one.txt is forgotten" in out
-    assert "unknown command /nonsense" in out and "needs the name of a file" in out
+    assert "unknown command /nonsense" in out and "needs a file name" in out
     after = read_memory(file)
     assert after.about == before.about and after.tensors.keys() == before.tensors.keys()
     assert all((after.tensors[name] == value).all() for name, value in before.tensors.items())

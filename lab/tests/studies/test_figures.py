@@ -271,7 +271,7 @@ def test_a_grid_that_cannot_be_run_is_refused(options, message):
 
 
 def test_a_lesson_without_rows_is_refused():
-    with pytest.raises(UserError, match="rows >= 1"):
+    with pytest.raises(UserError, match="rows of a lesson is 0"):
         Lesson(steps=1, rows=0, length=8)
 
 

@@ -1,4 +1,4 @@
-"""Where a change looks: the directions in which a document's inputs differ from other text's."""
+"""Aims a change at the input directions in which a document differs from other text."""
 
 import contextlib
 from collections.abc import Generator, Sequence
@@ -11,23 +11,24 @@ from nestling.continual.study.body import Body
 from nestling.continual.study.change import Change, Factors, drawn
 from nestling.continual.study.training import Lesson
 
-LOOKED = 24  # own lessons that are looked at
-RIDGE = 0.1  # of the mean square of an input, added to the covariance that is divided by
+LOOKED = 24  # own lessons to sample
+RIDGE = 0.1  # regularisation of the covariance, as a fraction of the mean square of an input
 
 
 @torch.no_grad()
 def aimed(
     change: Change, body: Body, own: Sequence[Lesson], others: Sequence[Lesson], seed: int
 ) -> Change:
-    """The change, none yet, with right factors that see ``own`` lessons rather than ``others``.
+    """A zero change whose right factors respond to ``own`` lessons rather than to ``others``.
 
-    Each row is a random mixture of what a map reads where ``own`` lessons want something, less the
-    mean, divided by the covariance C of what it reads in the others, and of length one:
+    Each row is a random mixture of a map's inputs X at the target places of ``own`` lessons, minus
+    their mean, divided by the covariance C of its inputs in the others, and normalised:
 
         right = normalised(G (X - mean) (C + e I)^-1)
 
-    so that a write at a document's keys says little elsewhere. Source: the keys of arXiv 2210.07229
-    (MEMIT), as rows of a change of low rank. Deviates: rows are mixtures, and they are learned on.
+    so that a write at a document's keys has little effect elsewhere. Source: the keys of arXiv
+    2210.07229 (MEMIT), as rows of a low-rank change. Deviates: rows are mixtures, and they are
+    trained further.
     """
     names = [name for name in change if _linear(body.reader.model, name) is not None]
     with _watched(body.reader.model, names) as seen:
@@ -69,7 +70,7 @@ def _linear(model: nn.Module, name: str) -> nn.Linear | None:
 
 @contextlib.contextmanager
 def _watched(model: nn.Module, names: Sequence[str]) -> Generator[dict[str, list[Tensor]]]:
-    """What linear maps read while this lasts, by the names of their weights."""
+    """Record the inputs of linear maps within the context, by the names of their weights."""
     seen: dict[str, list[Tensor]] = {}
 
     def watch(name: str):

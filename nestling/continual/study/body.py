@@ -1,7 +1,7 @@
-"""The part of a model that study runs through: the layers it writes, read many texts at a time.
+"""The part of a model that study runs: the written layers, on many texts at a time.
 
-What lies below the written layers never changes, so its output is computed once for each text and
-kept; what lies above is run in every step, all texts of a step side by side in one row.
+The layers below the written ones never change, so their output is computed once per text and
+cached. The layers above run in every step, with all texts of a step packed into one row.
 """
 
 import copy
@@ -21,23 +21,23 @@ from nestling.models.pretrained.families import family_of
 
 Ids = tuple[int, ...]
 T = TypeVar("T")
-ROW = 512  # tokens of one row where texts are read that are not learned
-NARROW = 2048  # tokens: within a wider window of attention whatever is studied fits
-CLOSE = 1e-3  # how far logits of both ways to read may differ, as a share of the largest
+ROW = 512  # tokens per row for texts that are not trained on
+NARROW = 2048  # tokens; any studied text fits into an attention window of at least this size
+CLOSE = 1e-3  # maximum difference of logits between both ways to read, relative to the largest
 
 
 class Entry(NamedTuple):
-    """A text as a body reads it."""
+    """A text prepared for a body."""
 
     ids: Ids
-    begins: bool  # whether it goes on after the body's opening
-    states: Tensor | None = None  # [T, D] below the written layers, if they are kept
+    begins: bool  # whether it follows the body's opening
+    states: Tensor | None = None  # [T, D], cached output of the layers below the written ones
 
 
 class Body(ABC):
-    """Reads texts with weights that are handed in, and says what follows at some places.
+    """Reads texts with given weights, and predicts the next token at some places.
 
-    ``opening`` are tokens that many texts begin with (a chat template's); they are read once a row.
+    ``opening`` are tokens that many texts start with (of a chat template), read once per row.
     """
 
     def __init__(self, reader: FunctionalModel, opening: Ids = ()):
@@ -47,28 +47,28 @@ class Body(ABC):
 
     @abstractmethod
     def entries(self, texts: Sequence[tuple[Ids, bool]]) -> list[Entry]:
-        """Texts made ready; with True they go on after the opening."""
+        """Prepare texts; those with True follow the opening."""
 
     @abstractmethod
     def features(
         self, weights: Mapping[str, Tensor], entries: Sequence[Entry], places: Sequence[slice]
     ) -> list[Float[Tensor, "N F"]]:
-        """What is known at some places of each text: all that ``logits`` needs, and no more."""
+        """The features at some places of each text, from which ``logits`` follow."""
 
     @abstractmethod
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
         """The logits of the next token."""
 
     def together(self, weights: Mapping[str, Tensor], function: Callable[[], T]) -> T:
-        """``function()``, in which several threads may ask for features with no weights: these."""
+        """Call ``function``, whose threads may ask for features with weights None: these ones."""
         return self.reader.call(weights, lambda _: function())
 
 
 class Whole(Body):
-    """Any model, from its first layer on; texts are rows of a batch."""
+    """A body for any model, run from its first layer on; texts are rows of a batch."""
 
     def entries(self, texts: Sequence[tuple[Ids, bool]]) -> list[Entry]:
-        """Nothing to be made."""
+        """Wrap the texts; nothing is precomputed."""
         return [Entry(ids, begins) for ids, begins in texts]
 
     def features(
@@ -89,12 +89,12 @@ class Whole(Body):
         ]
 
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
-        """They are there already."""
+        """The features, which are the logits already."""
         return features
 
 
 class Cut(Body):
-    """A model of transformers above some layer; texts lie behind each other in one row.
+    """A body for transformers models, cut below the written layers; texts are packed into a row.
 
     ``first`` is the lowest layer that is written.
     """
@@ -113,7 +113,7 @@ class Cut(Body):
             self._opened = self._read_below([(opening, 0)])[0] if opening else None
 
     def _read_below(self, texts: Sequence[tuple[Ids, int]]) -> list[Tensor]:
-        """States of texts; each continues the opening after the number of tokens given with it."""
+        """The states of texts; each follows the first tokens of the opening, as many as given."""
         head = self._opened_ids(texts)
         rows = [texts[row] for row in neighbours([len(ids) for ids, _ in texts], ROW)]
         found = self.together(
@@ -134,12 +134,12 @@ class Cut(Body):
         return [part.clone() for part in out.split(lengths)]
 
     def together(self, weights: Mapping[str, Tensor], function: Callable[[], T]) -> T:
-        """As a body does; how the layers attend is set once for all."""
+        """``Body.together``; the attention of the layers is set up once for all threads."""
         with apart(self._layers):
             return super().together(weights, function)
 
     def _read(self, part: Any, where: Layout, **given: Tensor) -> Float[Tensor, "T D"]:
-        """The last hidden states of a row."""
+        """The final hidden states of a row."""
         with apart(self._layers):
             return part(
                 attention_mask=where.seen,
@@ -150,7 +150,7 @@ class Cut(Body):
             ).last_hidden_state[0]
 
     def entries(self, texts: Sequence[tuple[Ids, bool]]) -> list[Entry]:
-        """The states below the written layers are computed now."""
+        """Compute the states below the written layers."""
         states = self._read_below([(ids, len(self.opening) * begins) for ids, begins in texts])
         pairs = zip(texts, states, strict=True)
         return [Entry(ids, begins, state) for (ids, begins), state in pairs]
@@ -158,7 +158,7 @@ class Cut(Body):
     def features(
         self, weights: Mapping[str, Tensor], entries: Sequence[Entry], places: Sequence[slice]
     ) -> list[Float[Tensor, "N F"]]:
-        """The last hidden states, normed."""
+        """The final hidden states, after the norm."""
         begins = [entry.begins for entry in entries]
         opened = self._opened if any(begins) else None
         head = 0 if opened is None else len(opened)
@@ -172,12 +172,12 @@ class Cut(Body):
         return [part[place] for part, place in zip(out.split(lengths), places, strict=True)]
 
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
-        """The model's head."""
+        """The logits, from the model's head."""
         return self.reader.model.get_output_embeddings()(features).float()
 
 
 def _part(inside: Any, name: str, layers: list[nn.Module], *, closed: bool) -> Any:
-    """The inner model with some of its layers, sharing every module; open: without a last norm."""
+    """The inner model with only some layers, sharing all modules; unless ``closed``, no norm."""
     part = copy.copy(inside)
     part._modules = dict(inside._modules)
     part._modules[name] = nn.ModuleList(layers)
@@ -192,7 +192,7 @@ def _part(inside: Any, name: str, layers: list[nn.Module], *, closed: bool) -> A
 
 
 def takes_masks(model: Any) -> bool:
-    """Whether a model may be told who sees whom: it has no narrow windows of its own."""
+    """Whether a model accepts attention masks: it has no narrow windows of its own."""
     if isinstance(model, HopeForCausalLM):
         return False
     window = getattr(model.config, "sliding_window", None)
@@ -200,9 +200,9 @@ def takes_masks(model: Any) -> bool:
 
 
 def body(reader: FunctionalModel, first: int, opening: Ids = ()) -> Body:
-    """The fastest body that says what the model says.
+    """The fastest body with the same predictions as the model.
 
-    A model whose layers cannot be read in parts, or not side by side, is read whole.
+    A model whose layers cannot be run in parts, or on packed texts, is run whole.
     """
     whole = Whole(reader, opening)
     if first < 1 or not takes_masks(reader.model):
@@ -211,12 +211,12 @@ def body(reader: FunctionalModel, first: int, opening: Ids = ()) -> Body:
         cut = Cut(reader, first, opening)
         return cut if _agree(cut, whole) else whole
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        return whole  # of no certain class: the inside of a model that others wrote
+        return whole  # the inside of third-party models may raise anything
 
 
 @torch.no_grad()
 def _agree(cut: Body, whole: Body) -> bool:
-    """Whether both say the same of two short texts."""
+    """Whether both give the same predictions for two short texts."""
     size = cut.reader.model.config.vocab_size
     drawn = [(7 * i + 3) % size for i in range(13)]
     texts = [(tuple(drawn[:5]), False), (tuple(drawn[5:]), bool(cut.opening))]

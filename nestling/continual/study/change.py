@@ -1,4 +1,4 @@
-"""What one document has taught: a change of low rank in each map that study writes."""
+"""The change that one document has taught: low-rank, in each map that study writes."""
 
 import hashlib
 import math
@@ -25,10 +25,10 @@ Change = dict[str, Factors]  # by the names of a model's parameters
 
 
 def new_change(start: Mapping[str, Tensor], rank: int, seed: int) -> Change:
-    """A change that is none yet: the left factors zero, the right ones drawn.
+    """A zero change: left factors are zero, right factors random.
 
-    Rows of the right factors have length one in the mean, so that a rate means the same at every
-    width. Source: arXiv 2106.09685 (LoRA). Deviates: nothing.
+    Rows of the right factors have norm 1 on average, so that a learning rate means the same at
+    every width. Source: arXiv 2106.09685 (LoRA). Deviates: nothing.
     """
     found = {}
     for name, value in start.items():
@@ -41,19 +41,19 @@ def new_change(start: Mapping[str, Tensor], rank: int, seed: int) -> Change:
 
 
 def drawn(rows: int, columns: int, seed: int, name: str) -> Float[Tensor, "M N"]:
-    """Normal numbers of a seed and a name; rows have length one in the mean."""
+    """Normal numbers from a seed and a name; rows have norm 1 on average."""
     own = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
     generator = torch.Generator().manual_seed(own)
     return torch.randn(rows, columns, generator=generator) / math.sqrt(columns)
 
 
 def rounded(change: Change) -> Change:
-    """The change in 16 bits a number, as a memory file keeps it."""
+    """The change in 16 bits per number, as stored in a memory file."""
     return {name: Factors(*(x.detach().half() for x in f)) for name, f in change.items()}
 
 
 def joined(first: Change, second: Change, most: int) -> Change:
-    """Both changes as one, whose ranks add up; past ``most`` the largest singular values stay."""
+    """The sum of two changes; beyond rank ``most`` only the largest singular values are kept."""
     found = dict(first)
     for name, (left, right) in second.items():
         if name in first:
@@ -64,7 +64,7 @@ def joined(first: Change, second: Change, most: int) -> Change:
 
 
 def _short(left: Tensor, right: Tensor, rank: int) -> Factors:
-    """The nearest product of a rank (Eckart and Young), by way of two thin QR."""
+    """The best approximation of a given rank (Eckart-Young), by two thin QR decompositions."""
     a, b = torch.linalg.qr(left.double()), torch.linalg.qr(right.double().T)
     u, values, v = torch.linalg.svd(a.R @ b.R.T)
     root = values[:rank].sqrt()
@@ -74,7 +74,7 @@ def _short(left: Tensor, right: Tensor, rank: int) -> Factors:
 
 
 def changed(start: Mapping[str, Tensor], changes: Iterable[Change]) -> dict[str, Tensor]:
-    """The weights with all changes added, in their order; those that none reaches are left out."""
+    """The weights with all changes added, in order; unchanged ones are left out."""
     found: dict[str, Tensor] = {}
     for change in changes:
         for name, factors in change.items():
@@ -87,5 +87,5 @@ def changed(start: Mapping[str, Tensor], changes: Iterable[Change]) -> dict[str,
 
 
 def size(changes: Sequence[Change]) -> int:
-    """Numbers in changes."""
+    """The number of parameters in changes."""
     return sum(x.numel() for change in changes for factors in change.values() for x in factors)

@@ -1,4 +1,4 @@
-"""What English asks with, and what goes when a part of a sentence is asked for."""
+"""English question words, and how to phrase a question about a part of a sentence."""
 
 import re
 from collections.abc import Iterator
@@ -48,12 +48,12 @@ PRONOUNS = {
     "it": "{the}", "they": "{the}", "he": "{the}", "she": "{the}", "we": "{the}",
     "its": "{the}'s", "their": "{the}'s", "his": "{the}'s", "her": "{the}'s",
 }  # fmt: skip
-# what an addition begins with
+# first words of an adjunct
 ADDED = PLACES | {"for", "of", "with", "and", "or", "because", "since", "until", "to", "as", "who"}
 
 
 def kinds_of(span: Span, own: list[Word]) -> list[str]:
-    """Words to ask for a part of a sentence with, the likeliest first."""
+    """Question words for a part of a sentence, most likely first."""
     inside, before = own[span.first : span.last + 1], own[: span.first]
     low = [word.low for word in inside]
     last = low[-1]
@@ -78,7 +78,7 @@ def kinds_of(span: Span, own: list[Word]) -> list[str]:
 
 
 def in_place(sentence: str, the: str) -> Iterator[tuple[str, str]]:
-    """Questions in the order of a sentence, and their answers, where no verb is found."""
+    """Yield (question, answer) in the order of a sentence, for sentences without a known verb."""
     own = words(sentence)
     for span in spans(sentence):
         left = bare(sentence[: own[span.first].begin])
@@ -89,16 +89,16 @@ def in_place(sentence: str, the: str) -> Iterator[tuple[str, str]]:
 
 
 def ends_early(text: str, span: Span) -> bool:
-    """Whether what follows a part of a text is an addition, and may be left out."""
+    """Whether the text after a part is an adjunct, which may be left out."""
     own = words(text)
     after = own[span.last + 1 : span.last + 2]
     return bool(after) and (after[0].low in ADDED or text[own[span.last].end] in ",;:(")
 
 
 def bare(text: str, kind: str = "") -> str:
-    """A text without the small words at its end that led to an answer.
+    """Drop the function words at the end of a text that led to an answer.
 
-    Before "where" and "when" prepositions of place and time go, too.
+    For "where" and "when", prepositions of place and time are dropped as well.
     """
     far = kind.startswith(("When", "Where", "How long", "How often", "On ", "In "))
     small = LOOSE | PLACES | {"for", "of", "until"} if far else LOOSE
@@ -108,7 +108,7 @@ def bare(text: str, kind: str = "") -> str:
 
 
 def named(text: str, the: str) -> str:
-    """A text as it stands within a sentence: a pronoun it begins with is what it is about.
+    """A text for use within a sentence, with an initial pronoun replaced by the subject.
 
     >>> named("Its seal leaks.", "the pump"), named("A seal leaks.", "the pump")
     ("the pump's seal leaks.", 'a seal leaks.')
@@ -124,7 +124,7 @@ def named(text: str, the: str) -> str:
 
 
 def tidy(question: str) -> str:
-    """A question with one space between its words, and one sign at its end."""
+    """Normalise a question: single spaces, and one question mark at the end."""
     question = re.sub(r"\s+([,;:.?])", r"\1", " ".join(question.split()))
     question = re.sub(r"[,;:.]+\?$", "?", question)
     return question[:1].upper() + question[1:]

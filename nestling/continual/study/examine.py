@@ -1,4 +1,4 @@
-"""Asking a model what it has studied, with nothing before the question."""
+"""Examines a model about what it has studied, without context before the questions."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ from nestling.continual.study.material import Question
 from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.words import words
 
-ASKED = 12  # questions, those held out among them
-LONGEST = 24  # tokens of an answer
+ASKED = 12  # questions, including held-out ones
+LONGEST = 24  # tokens of an answer, at most
 
 
 def hold_out(questions: list[Question], share: float, seed: str) -> list[Question]:
-    """A share of the questions is only asked: second wordings of what another one asks for."""
+    """Hold out a share of the questions, chosen among second wordings of others."""
     fit = [n for n, one in enumerate(questions) if one.answer and natural(one)]
     asked: set[tuple[int, str]] = set()
     can = []
@@ -31,7 +31,7 @@ def hold_out(questions: list[Question], share: float, seed: str) -> list[Questio
 
 
 def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> list[Question]:
-    """Questions to examine with: all that were held out, as far as they fit, and some others."""
+    """The questions of an examination: the held-out ones, as many as fit, and some others."""
     short = [one for one in questions if one.answer and natural(one)]
     held = [one for one in short if one.held][: most // 2]
     others = [one for one in short if not one.held]
@@ -42,7 +42,7 @@ def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> lis
 def right(
     speaker: Speaker, form: Form, questions: Sequence[Question], weights: Mapping[str, Tensor]
 ) -> list[bool]:
-    """Whether what the model says to each question holds its answer."""
+    """Whether the model's reply to each question contains its answer."""
     said = answers(speaker, form, [one.question for one in questions], weights)
     return [holds(text, one.answer) for text, one in zip(said, questions, strict=True)]
 
@@ -50,7 +50,7 @@ def right(
 def answers(
     speaker: Speaker, form: Form, questions: Sequence[str], weights: Mapping[str, Tensor]
 ) -> list[str]:
-    """What the model says to each question."""
+    """The model's reply to each question."""
     told = speaker.told(form.opening, weights)
     prompts = [form.prompt(question) for question in questions]
     found = speaker.said(told, prompts, most=LONGEST, stop=form.stop, weights=weights)
@@ -58,7 +58,7 @@ def answers(
 
 
 def holds(text: str, answer: str) -> bool:
-    """Whether a text holds an answer, word for word.
+    """Whether a text contains an answer, word for word.
 
     >>> holds("It is serviced every Eleven weeks.", "eleven weeks"), holds("tenth", "ten")
     (True, False)

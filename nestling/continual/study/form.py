@@ -1,4 +1,4 @@
-"""How a question is put to a model: in its chat template where there is one, and plainly."""
+"""The forms of a question: in the chat template of the model, if there is one, and plain."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ from nestling.continual.study.body import Ids
 from nestling.continual.text import Text
 
 PLAIN = "Question: {question}\nAnswer:"
-END = "\n"  # of a plain answer
+END = "\n"  # ends a plain answer
 
 
 class Form(NamedTuple):
-    """A form of questions in the tokens of a model."""
+    """A form of questions, as token ids."""
 
     text: Text
     chat: bool
-    opening: Ids = ()  # what every prompt begins with
+    opening: Ids = ()  # the start of every prompt
 
     def prompt(self, question: str) -> Ids:
         """Token ids of a question without the opening."""
@@ -23,7 +23,7 @@ class Form(NamedTuple):
         return begun(self.text, PLAIN.format(question=question))
 
     def answer(self, answer: str) -> Ids:
-        """Token ids of an answer and of its end."""
+        """Token ids of an answer with its end."""
         if self.chat:
             return (*plain(self.text, answer), *self._turn_ends())
         return plain(self.text, f" {answer}{END}")
@@ -41,12 +41,12 @@ class Form(NamedTuple):
 
 
 def begun(text: Text, what: str) -> Ids:
-    """Token ids of a text from its beginning on: what its tokenizer puts first, and no end."""
+    """Token ids of a text with the tokenizer's start tokens, but without an end token."""
     return tuple(text.prompt(what))
 
 
 def plain(text: Text, what: str) -> Ids:
-    """Token ids of a text that goes on: with no special tokens before it."""
+    """Token ids of a continuation, without special tokens."""
     return tuple(text.tokenizer(what, add_special_tokens=False, verbose=False)["input_ids"])
 
 

@@ -1,4 +1,4 @@
-"""Which questions are worth studying: the frozen model says, with the passage before it."""
+"""Chooses the questions worth studying, as judged by the frozen model with the passage."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.words import telling, words
 
-# two worked examples: without them a small model hardly answers from a text
+# two worked examples, without which a small model hardly answers from a text
 SHOTS = """Text: The lamp of Ulm weighs nine pounds and was made by Karl Voss.
 Question: Who made the lamp of Ulm?
 Answer: Karl Voss
@@ -16,15 +16,16 @@ Question: How many geese does the guard of the tower feed?
 Answer: two
 
 """
-ODD = 1.5  # nats a token that a question may be less likely than the best of its sentence
-ANSWERED = 0.15  # weight of the answer's likelihood beside the question's
-UNLIKELY = -8.0  # nats a token: an answer counts as no less likely than this
+ODD = 1.5  # nats per token; a question may be this much less likely than its sentence's best
+ANSWERED = 0.15  # weight of the answer's likelihood relative to the question's
+UNLIKELY = -8.0  # nats per token, lower bound of the likelihood of an answer
 
 
 def judged(place: Place, questions: Sequence[Question]) -> list[Question]:
-    """The questions that have an answer of their own, each with how sure the model is of them.
+    """The questions with a short answer, each scored by the model.
 
-    Asked is, with the passage read: how likely is the question, and then its answer, nats a token.
+    The score combines the log-likelihoods of the question after the passage, and of its answer
+    after both, in nats per token.
     """
     head = plain(place.text, "Question:")
     lines, sizes = [], []
@@ -48,8 +49,8 @@ def chosen(
 ) -> list[Question]:
     """The best questions about each sentence.
 
-    ``each`` for every answer and maker and ``most`` in all, none that is odd; and one more for
-    every number and name that these do not ask for, odd or not.
+    At most ``each`` per answer and maker and ``most`` in all, without odd ones; and one more for
+    every number and name that these do not ask for, even if it is odd.
     """
     found: list[Question] = []
     for number, sentence in enumerate(sentences):
@@ -75,7 +76,7 @@ def chosen(
 
 
 def missing(sentences: Sequence[str], questions: Sequence[Question]) -> list[str]:
-    """Telling words of a text that no question which is studied has in its answer."""
+    """Content words of a text that occur in no answer of a studied question."""
     there = {word for one in questions if not one.held for word in telling(one.answer)}
     found = [word for sentence in sentences for word in telling(sentence) if word not in there]
     return list(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""The lessons of a passage: what is learned from its questions, and what must stay as it was."""
+"""The lessons of a passage: its questions to learn, and what must not change."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,29 +16,29 @@ from nestling.continual.study.sentence import replies
 from nestling.continual.study.training import Lesson
 from nestling.continual.text import Text
 
-ROW = 12  # texts whose features are computed at once
+ROW = 12  # texts per batch when computing features
 
 
 class Draft(NamedTuple):
-    """A lesson before anything is computed."""
+    """A lesson for which nothing has been computed yet."""
 
     ids: Ids
-    begins: bool  # after the opening of the chat form
-    first: int  # the place after which the first token is wanted
-    tokens: Ids | None  # those wanted; None: to be said as whoever is followed says it
+    begins: bool  # whether it follows the opening of the chat form
+    first: int  # the place before the first target token
+    tokens: Ids | None  # target tokens; None: distil the reference model
     group: int = 0  # the sentence it is about
 
 
 def replied(form: Form, question: str, reply: str, group: int = 0) -> Draft:
-    """A question and what is said to it."""
+    """A question with its reply as the target."""
     prompt, answer = form.prompt(question), form.answer(reply)
     return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer, group)
 
 
 def begun_as(form: Form, one: Question, others: Sequence[str]) -> Draft:
-    """A question and how its reply begins, as far as it tells the reply from others.
+    """A question with the start of its reply, as far as needed to distinguish it from others.
 
-    Which sentence is meant is decided there; the rest of it is learned elsewhere.
+    The start decides which sentence is recalled; the rest of it is learned in other lessons.
     """
     prompt, answer = form.prompt(one.question), form.answer(one.reply)
     apart = [_same(answer, form.answer(other)) for other in others if other != one.reply]
@@ -47,13 +47,13 @@ def begun_as(form: Form, one: Question, others: Sequence[str]) -> Draft:
 
 
 def _same(one: Ids, other: Ids) -> int:
-    """How many tokens both begin with."""
+    """The length of the common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def followed(form: Form, question: str, answer: Ids) -> Draft:
-    """A question, and what somebody says to it, to be said as likely as they say it."""
+    """A question with an answer of the reference model, to be distilled from it."""
     prompt = form.prompt(question)
     return Draft((*prompt, *answer), form.chat, len(prompt) - 1, None)
 
@@ -71,7 +71,7 @@ def line(text: Text, title: str, sentence: str) -> Draft:
 def lessons(
     body: Body, drafts: Sequence[Draft], weights: Mapping[str, Tensor] | None = None
 ) -> list[Lesson]:
-    """Drafts made ready; ``weights`` are those of whoever is followed."""
+    """Turn drafts into lessons; ``weights`` are those of the reference model."""
     places = [
         slice(
             draft.first, len(draft.ids) if draft.tokens is None else draft.first + len(draft.tokens)
@@ -81,7 +81,7 @@ def lessons(
     read = [
         (draft.ids[: place.stop], draft.begins) for draft, place in zip(drafts, places, strict=True)
     ]
-    entries = body.entries(read)  # what comes after the last place is of no use
+    entries = body.entries(read)  # tokens after the last place are not needed
     wanted: list[Ids | Tensor] = [draft.tokens or () for draft in drafts]
     open_ones = [number for number, draft in enumerate(drafts) if draft.tokens is None]
     for begin in range(0, len(open_ones), ROW):
@@ -99,14 +99,14 @@ def lessons(
 def learned(
     plan: Plan, passage: Passage, questions: Sequence[Question], forms: tuple[Form, Form | None]
 ) -> list[tuple[list[Draft], float, int]]:
-    """What a passage teaches: drafts, their weight, and how many of them come in a step.
+    """The drafts that teach a passage, with their weight and number per step.
 
-    ``questions`` are those that are studied.
+    ``questions`` are the studied ones.
     """
     first, chat = forms
     studied = [one for one in questions if natural(one)]
     talk = chat or first
-    # one form alone: another that is learned beside it costs, and spoils what was known
+    # one form only: learning a second one costs more and damages earlier knowledge
     said = [
         replied(talk, one.question, one.reply, one.sentence)
         for one in studied

@@ -1,5 +1,5 @@
-"""What lessons cost, and where their features should go: the head is read once, and nothing of the
-size of the vocabulary is kept."""
+"""The losses of lessons and their gradients at the features, with one pass over the head and
+nothing of vocabulary size kept."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.continual.study.body import Body, Ids
 
-BYTES = 31 << 20  # of logits that are there at once; larger blocks are mapped anew each time
+BYTES = 31 << 20  # of logits at a time; malloc maps larger blocks anew each time
 
 
 @torch.no_grad()
@@ -19,10 +19,11 @@ def losses(
     wanted: Sequence[Ids | Tensor],
     weights: Sequence[float],
 ) -> tuple[float, list[Float[Tensor, "_ F"]]]:
-    """The sum of weighted mean losses of lessons, nats a place, and its gradient at the features.
+    """The weighted sum of the mean losses of lessons (nats per place), and its gradient.
 
-    ``wanted`` are tokens (cross-entropy), or the features of who is followed (KL divergence from
-    what that one says). The gradient at logits z is softmax(z) less what is wanted.
+    ``wanted`` are target tokens (cross-entropy) or features of the reference model (KL divergence
+    from its predictions). The gradient at logits z is softmax(z) minus the target distribution; the
+    result is the gradient at the features.
     """
     sizes = [len(found) for found in features]
     share = torch.cat([torch.full((n,), w / n) for n, w in zip(sizes, weights, strict=True)])
@@ -39,7 +40,7 @@ def losses(
 def _rows(
     wanted: Sequence[Ids | Tensor], sizes: Sequence[int], first: int, count: int
 ) -> list[tuple[int, Ids | Tensor]]:
-    """What is wanted at ``count`` places from ``first`` on, and at which of them it begins."""
+    """The targets at ``count`` places from ``first`` on, and where they start."""
     found, begin = [], 0
     for one, size in zip(wanted, sizes, strict=True):
         low, high = max(begin, first), min(begin + size, first + count)

@@ -1,4 +1,4 @@
-"""What is studied about a passage: questions, their answers, and who made them."""
+"""The study material of a passage: questions, their answers, and their makers."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -13,29 +13,29 @@ class Question(NamedTuple):
     """A question about a passage."""
 
     question: str
-    answer: str  # a few words of the passage; "": the reply is all there is
-    reply: str  # a whole sentence, for whoever talks
+    answer: str  # a few words of the passage; "" if there is only the reply
+    reply: str  # a whole sentence, for chat
     maker: str  # a name of nestling.continual.study.makers.MAKERS
-    sentence: int  # of the passage, the first that answers it
-    sure: float = 0.0  # nats a token: how likely question and answer are with the passage read
-    held: bool = False  # it is asked, but never studied
+    sentence: int  # index in the passage of the first sentence that answers it
+    sure: float = 0.0  # log-likelihood of question and answer after the passage, nats per token
+    held: bool = False  # whether it is held out: asked, but never studied
 
 
 class Place(NamedTuple):
-    """What a maker may use."""
+    """The input of a maker."""
 
     passage: Passage
     speaker: Speaker  # the frozen model
     text: Text
-    seed: str  # draws are made from it
+    seed: str  # of random draws
     related: Related
 
 
 class Maker(ABC):
-    """Makes questions about a passage; the same place gives the same ones.
+    """Makes questions about a passage; the same place gives the same questions.
 
-    ``natural``: those with an answer are such as somebody would ask. They are judged, some are held
-    out, and they are asked in the end; the others are only studied.
+    ``natural``: a user might ask its questions that have an answer. These are judged, some are held
+    out, and they are used in examinations; all others are only studied.
     """
 
     natural = True

@@ -1,4 +1,4 @@
-"""A question that does not say what it is about, said with it."""
+"""Adds the subject to questions that do not mention it."""
 
 import random
 import re
@@ -9,14 +9,15 @@ from nestling.continual.study.material import Question
 from nestling.continual.study.verbs import finite, noun
 from nestling.continual.study.words import telling, words
 
-# before these an object ends: "the keys | of", "the lamp | blinks"
+# words before which an object ends: "the keys | of", "the lamp | blinks"
 ENDS_AT = frozenset(["s", "d"])
 
 
 def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Question]:
-    """The questions that are studied, and those that do not say what they are about with it, too.
+    """The studied questions, and variants with the subject for those that do not mention it.
 
-    Who asks from an empty context says it, and so do the near questions that are held to the base.
+    Users who ask without context mention the subject, and so do the near questions that are kept as
+    in the base.
     """
     draw, found = random.Random(f"names:{seed}"), []
     for one in questions:
@@ -28,7 +29,7 @@ def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Que
 
 
 def with_subject(question: str, about: str, draw: random.Random) -> str | None:
-    """The question with ``about`` in it; None if it is there already, or there is none.
+    """The question with ``about`` inserted; None if it has it already, or if ``about`` is empty.
 
     >>> draw, asked = random.Random(0), "Where do the spare keys hang?"
     >>> sorted({with_subject(asked, "the pump", draw) for _ in range(40)})
@@ -57,7 +58,7 @@ def with_subject(question: str, about: str, draw: random.Random) -> str | None:
 
 
 def names_of(about: str) -> list[str]:
-    """What a subject is called: as it is, and by its name alone where that is several words.
+    """The names of a subject: the whole phrase, and its proper name if that has several words.
 
     >>> names_of("the Marlow 7 pump"), names_of("the old ferry")
     (['the Marlow 7 pump', 'the Marlow 7'], ['the old ferry'])
@@ -73,7 +74,7 @@ def names_of(about: str) -> list[str]:
 
 
 def _object(question: str) -> int | None:
-    """Where the first noun with an article ends, in characters."""
+    """The end of the first noun with an article, in characters."""
     own = words(question)
     for first, word in enumerate(own):
         if word.low not in ("the", "a", "an") or first + 1 >= len(own):

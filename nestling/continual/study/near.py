@@ -1,7 +1,7 @@
-"""Questions that a document has not answered: of other names and other situations.
+"""Questions that a document does not answer: about other names and other situations.
 
-Their answers are those the base gives; held to them, a model does not say of everybody what it
-read of somebody.
+Their targets are the answers of the base, so that the model does not apply what it read about one
+thing to everything else.
 """
 
 import random
@@ -31,7 +31,7 @@ SYLLABLES = [
     "lin",
 ]
 ENDS = ["l", "n", "r", "s", "t"]
-# what a question may be about instead
+# other subjects for a question
 SITUATIONS = (
     "the old ferry", "the town library", "the bakery at the corner", "my neighbour's boiler",
     "the chess club", "the railway bridge", "the new school", "a small bicycle shop",
@@ -55,7 +55,7 @@ GENERAL = (
 
 
 def other_name(word: str, draw: random.Random) -> str:
-    """A word like this one that stands for something else: a name or a number.
+    """Another name or number in place of this word.
 
     >>> other_name("1987", random.Random(0)) != "1987"
     True
@@ -71,13 +71,13 @@ def _other_digit(digit: str, draw: random.Random) -> str:
 
 
 def near(question: str, about: str, draw: random.Random) -> str | None:
-    """The question about somebody or something else; None if nothing in it can be changed.
+    """The question about someone or something else; None if nothing in it can be changed.
 
-    ``about`` is what the document is about. Its names are changed, or it gives way to another
-    situation.
+    ``about`` is the subject of the document. Its names are changed, or it is replaced by another
+    subject.
     """
     bare = about.removeprefix("the ")
-    alone = all(word.named for word in words(bare))  # somebody's name, or that of a place
+    alone = all(word.named for word in words(bare))  # a proper name
     if bare in question and not alone and (draw.random() < 0.4 or not _names(bare)):
         phrase = about if about in question else bare
         return question.replace(phrase, draw.choice(SITUATIONS))
@@ -90,7 +90,7 @@ def near(question: str, about: str, draw: random.Random) -> str | None:
 
 
 def _names(text: str) -> list[str]:
-    """Names and numbers of a text, but for a first word that is any."""
+    """The names and numbers in a text, without a first word that is capitalised anyway."""
     found = words(text)
     asks = text.rstrip().endswith("?")
     chosen = [
@@ -102,7 +102,7 @@ def _names(text: str) -> list[str]:
 
 
 def near_ones(questions: Sequence[str], about: str, count: int, seed: str) -> list[str]:
-    """So many questions near those, each once."""
+    """``count`` different questions near the given ones."""
     draw = random.Random(seed)
     found: list[str] = []
     for _ in range(4 * count):

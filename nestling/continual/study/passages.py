@@ -1,4 +1,4 @@
-"""A document in passages of a few sentences, each with what the whole is about."""
+"""Splits a document into passages of a few sentences, each with the subject of the whole."""
 
 import re
 from collections.abc import Callable
@@ -6,36 +6,36 @@ from typing import NamedTuple
 
 from nestling.continual.study.words import STOP, sentences, words
 
-TITLE = 14  # words at most
-# kinds of texts, which a title names before what it is about
+TITLE = 14  # words of a title, at most
+# kinds of texts, which a title names before its subject
 TEXTS = re.compile(
     r"^(?:the\s+|a\s+|some\s+)?(?:(?:minutes|price list|list|manual|notes?|report|letter|recipe|"
     r"story|history|biography|life|description|guide|instructions?|changelog|release notes|rules|"
     r"news|summary)\s+(?:of|for|from|on|about|to)|about|on)\s+",
     re.IGNORECASE,
 )
-LONGEST = 60  # words of a sentence; longer ones are cut where a clause ends
+LONGEST = 60  # words of a sentence, at most; longer ones are cut at the end of a clause
 
 
 class Passage(NamedTuple):
-    """Neighbouring sentences of a document."""
+    """Consecutive sentences of a document."""
 
-    title: str  # of the document; "": it has none
-    about: str  # what the document is about, as a phrase
+    title: str  # of the document; "" without one
+    about: str  # the subject of the document, as a phrase
     sentences: tuple[str, ...]
-    begin: int  # number of its first sentence that no earlier passage has
+    begin: int  # index of its first sentence that is not in an earlier passage
 
     @property
     def text(self) -> str:
-        """As it is read: the title on a line of its own."""
+        """The text of the passage, after the title on a separate line."""
         body = " ".join(self.sentences)
         return f"{self.title}\n\n{body}" if self.title else body
 
 
 def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]:
-    """The passages of a document, each of at most ``limit`` tokens as ``size`` counts them.
+    """The passages of a document, each of at most ``limit`` tokens as counted by ``size``.
 
-    Where there are several each begins with the last sentence of the one before.
+    If there are several, each starts with the last sentence of the previous one.
     """
     lines = [line for whole in sentences(text) for line in _short(whole)]
     title = _title(text, lines)
@@ -57,7 +57,7 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
 
 
 def _short(sentence: str) -> list[str]:
-    """A sentence in parts that are not too long."""
+    """Split a sentence into parts that are not too long."""
     own = words(sentence)
     if len(own) <= LONGEST:
         return [sentence]
@@ -68,7 +68,7 @@ def _short(sentence: str) -> list[str]:
 
 
 def _title(text: str, lines: list[str]) -> str:
-    """The first line of a text, if it stands alone and is no sentence."""
+    """The first line of a text, if it is separate and not a sentence."""
     first = text.strip().split("\n", 1)[0].strip().lstrip("#").strip()
     alone = "\n" in text.strip() and bool(lines) and lines[0].lstrip("#").strip() == first
     if alone and first and first[-1] not in ".!?;," and len(words(first)) <= TITLE:
@@ -77,7 +77,7 @@ def _title(text: str, lines: list[str]) -> str:
 
 
 def subject(title: str, body: list[str]) -> str:
-    """What a text is about, as a phrase to ask with: out of its title, else its first names."""
+    """The subject of a text, as a phrase for questions: from its title, else its first names."""
     if title:
         phrase = re.split(r"[,;:(\u2013]| - ", title)[0].strip()
         phrase = TEXTS.sub("", phrase)
@@ -97,7 +97,7 @@ def subject(title: str, body: list[str]) -> str:
 
 
 def _first_names(body: list[str]) -> str:
-    """The first run of names in a text, else its first telling words."""
+    """The first run of names in a text, else its first content words."""
     for line in body:
         own = words(line)
         run: list[str] = []

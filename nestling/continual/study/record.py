@@ -1,4 +1,4 @@
-"""What study leaves behind, as values: what waits, what is open, what each document taught."""
+"""The records of study: waiting documents, the open study, and what each document taught."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from nestling.core.error import UserError
 
 
 class Waiting(NamedTuple):
-    """A document that has been read and is yet to be studied; then its text is let go."""
+    """A document that has been read but not yet studied; its text is dropped after study."""
 
     name: str
     sha256: str  # of its tokens
@@ -19,33 +19,33 @@ class Waiting(NamedTuple):
 
 
 class Open(NamedTuple):
-    """How far the study of the first document that waits has come."""
+    """The progress of the study of the first waiting document."""
 
     plan: dict[str, Any]  # fields of a Plan
-    passage: int = 0  # number of the passage that is studied
-    done: int = 0  # steps made for it
-    questions: tuple[Question, ...] = ()  # of this passage; none: they are yet to be made
+    passage: int = 0  # index of the current passage
+    done: int = 0  # steps done for it
+    questions: tuple[Question, ...] = ()  # of this passage; empty if not made yet
     earlier: tuple[Question, ...] = ()  # of the passages before it
-    tensors: dict[str, Tensor] = {}  # the change, and its moments
+    tensors: dict[str, Tensor] = {}  # the change, and its optimizer state
     seconds: float = 0.0  # so far
 
 
 class Studied(NamedTuple):
-    """What one document taught."""
+    """The change that one document taught, with its record."""
 
     name: str
     sha256: str  # of its tokens
     questions: tuple[Question, ...]
-    missing: tuple[str, ...]  # telling words that nothing asks for
-    change: Change  # 16 bits a number
+    missing: tuple[str, ...]  # content words that no question asks for
+    change: Change  # 16 bits per number
     figures: dict[str, float]  # made, asked, right_before, right_after, held, held_right ...
     about: str = ""  # its subject, as a phrase
 
 
 def find_studied(studied: Sequence[Studied], document: str | int) -> int:
-    """The number of a document by its name, the beginning of its checksum, or its number.
+    """The index of a document, given its name, the start of its checksum, or its number.
 
-    The last of several with one name. None raises UserError.
+    With several of the same name, the last one. Raises UserError if there is none.
     """
     if isinstance(document, int) and 0 <= document < len(studied):
         return document
@@ -59,7 +59,7 @@ def find_studied(studied: Sequence[Studied], document: str | int) -> int:
 
 
 def change_tensors(number: int, one: Studied) -> dict[str, Tensor]:
-    """The change of a document by names for a file."""
+    """The tensors of a document's change, by their names in a file."""
     return {
         f"study.{number}.{side}.{name}": value
         for name, factors in one.change.items()
@@ -68,7 +68,7 @@ def change_tensors(number: int, one: Studied) -> dict[str, Tensor]:
 
 
 def studied_record(one: Studied) -> dict[str, Any]:
-    """What a file's record says of a document: all but the change."""
+    """The record of a document in a file: everything but the change."""
     return {
         "name": one.name,
         "sha256": one.sha256,
@@ -81,7 +81,7 @@ def studied_record(one: Studied) -> dict[str, Any]:
 
 
 def studied_of(number: int, about: dict[str, Any], tensors: dict[str, Tensor]) -> Studied:
-    """What ``studied_record`` and ``change_tensors`` were made of."""
+    """The inverse of ``studied_record`` and ``change_tensors``."""
     change = {
         name: Factors(*(tensors[f"study.{number}.{side}.{name}"] for side in Factors._fields))
         for name in about["maps"]
@@ -98,7 +98,7 @@ def studied_of(number: int, about: dict[str, Any], tensors: dict[str, Tensor]) -
 
 
 def open_record(one: Open) -> dict[str, Any]:
-    """What a file's record says of an open study: all but its tensors."""
+    """The record of an open study in a file: everything but its tensors."""
     found = one._asdict()
     del found["tensors"]
     found["questions"] = [list(question) for question in one.questions]
@@ -107,7 +107,7 @@ def open_record(one: Open) -> dict[str, Any]:
 
 
 def open_of(about: dict[str, Any], tensors: dict[str, Tensor]) -> Open:
-    """What ``open_record`` was made of; ``tensors`` by the names a Training gives."""
+    """The inverse of ``open_record``; ``tensors`` have the names used by ``Training``."""
     return Open(
         about["plan"],
         about["passage"],

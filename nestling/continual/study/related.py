@@ -1,7 +1,7 @@
-"""Other words for what a sentence says: the kind of a thing, and words that mean the same.
+"""Related words for the words of a sentence: kinds of things, and synonyms.
 
-Who asks does not know the words of the text: of cinnamon a spice is asked for. The frozen model is
-asked for them after worked examples, with the sentence before it.
+Users do not know the words of the text: they ask for a spice rather than for cinnamon. The frozen
+model provides related words, given worked examples and the sentence.
 """
 
 import re
@@ -49,13 +49,13 @@ KIND = re.compile(
     r"\s*(?:an?|the)\s+([a-z][a-z-]*(?:\s[a-z][a-z-]*)?)"
     r"(?=\s(?:that|who|of|in|for|with|used)\b|[.,;]|\s*$)"
 )
-LONGEST = 8  # tokens of what the model says of a word
-# kinds that say nothing beside a question word
+LONGEST = 8  # tokens of the model's reply for a word, at most
+# kinds that add nothing to a question word
 EMPTY = frozenset(["thing", "things", "person", "people", "time", "number", "place", "way", "kind"])
 
 
 class Related:
-    """Words related to those of a passage's sentences; asked for when they are first wanted.
+    """Words related to those in the sentences of a passage, computed on first use.
 
     Without a speaker there are none.
     """
@@ -65,7 +65,7 @@ class Related:
 
     @cached_property
     def kinds(self) -> list[dict[str, str]]:
-        """For each sentence: what its parts are, as far as the model says so."""
+        """For each sentence: the kinds of its parts, where the model knows them."""
         wanted = [
             [part.text for part in spans(line) if not words(part.text)[0].counts]
             for line in self.passage.sentences
@@ -77,7 +77,7 @@ class Related:
 
     @cached_property
     def others(self) -> list[dict[str, tuple[str, ...]]]:
-        """For each sentence: words that could stand in the place of its words."""
+        """For each sentence: words that could replace its words."""
         wanted = [
             [w.text for w in words(line) if w.tells and not w.counts and not (w.named and w.begin)]
             for line in self.passage.sentences
@@ -88,7 +88,7 @@ class Related:
         ]
 
     def _said(self, examples: str, wanted: Sequence[Sequence[str]]) -> list[Mapping[str, str]]:
-        """What the model says of parts of each sentence."""
+        """The model's replies for parts of each sentence."""
         speaker, text = self.speaker, self.text
         if speaker is None or text is None:
             return [{} for _ in wanted]
@@ -106,7 +106,7 @@ class Related:
 
 
 def _kind(part: str, said: str) -> str:
-    """The noun phrase that begins what is said, without its article; "": it says nothing.
+    """The noun phrase at the start of a reply, without its article; "" if it is not informative.
 
     >>> _kind("swan", " a large bird that swims"), _kind("oven", "an oven")
     ('large bird', '')
@@ -118,7 +118,7 @@ def _kind(part: str, said: str) -> str:
 
 
 def _same(said: str, line: str) -> tuple[str, ...]:
-    """The words of a list that are not in the sentence; the last may be cut off, and is left.
+    """The words of a list that are not in the sentence, without the last, which may be cut off.
 
     >>> _same(" made, created, made, a lot", "He built it.")
     ('made', 'created')

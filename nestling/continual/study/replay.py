@@ -1,4 +1,4 @@
-"""What of earlier study is gone over again, so that it stays; what a later text corrects is not."""
+"""Selects earlier questions to replay, except those that a later text corrects."""
 
 import random
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from nestling.continual.study.record import Open, Studied
 from nestling.continual.study.words import telling
 
 MOST = 24  # questions
-ALIKE = 0.6  # share of telling words that two questions have in common if they ask for the same
+ALIKE = 0.6  # questions with this share of common content words ask for the same
 
 
 def replayed(
@@ -16,7 +16,7 @@ def replayed(
 ) -> list[tuple[str, str]]:
     """Questions and answers of earlier documents, and of earlier passages of this one.
 
-    Left out is what the passage of now answers otherwise: the later text wins.
+    Those that the current passage answers differently are left out: the later text wins.
     """
     earlier = [one for document in studied for one in document.questions]
     own = [one for one in now.earlier if not one.held]
@@ -27,7 +27,7 @@ def replayed(
 
 
 def corrected(old: Question, new: Sequence[Question]) -> bool:
-    """Whether some new question asks for the same and has another answer."""
+    """Whether a new question asks for the same but has another answer."""
     return any(
         one.answer
         and old.answer
@@ -38,7 +38,7 @@ def corrected(old: Question, new: Sequence[Question]) -> bool:
 
 
 def alike(one: str, other: str) -> float:
-    """The share of telling words that two questions have in common.
+    """The share of content words that two questions have in common.
 
     >>> alike("How often must the pump be serviced?", "The pump is serviced how often?")
     1.0

@@ -1,4 +1,4 @@
-"""A sentence as it is said by itself: it names what it is about."""
+"""Makes sentences self-contained: they name their subject."""
 
 from nestling.continual.study.english import named
 from nestling.continual.study.passages import Passage
@@ -7,12 +7,12 @@ from nestling.continual.study.words import words
 
 
 def replies(passage: Passage) -> list[str]:
-    """The sentences of a passage, each with the document's subject for a pronoun it begins with."""
+    """The sentences of a passage, with initial pronouns replaced by the subject of the document."""
     return [alone(sentence, passage.about) for sentence in passage.sentences]
 
 
 def alone(sentence: str, about: str) -> str:
-    """One sentence by itself.
+    """Replace an initial pronoun by the subject.
 
     >>> alone("It leaks.", "the pump"), alone("In snow it stops.", "the pump")
     ('The pump leaks.', 'In snow the pump stops.')

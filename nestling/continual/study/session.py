@@ -1,4 +1,4 @@
-"""Studying what waits in a memory: shown, saved as it goes, and told in a table at the end."""
+"""Studies the waiting documents of a memory, with progress, saving, and a summary at the end."""
 
 import contextlib
 import sys
@@ -19,23 +19,23 @@ EVERY = 15.0  # seconds between two writes of the file
 
 
 class Own(NamedTuple):
-    """A question of the user's."""
+    """A question of the user."""
 
     question: str
-    answer: str  # "": not known
+    answer: str  # "" if unknown
     before: str
     after: str
 
 
 @dataclass(kw_only=True)
 class Studies:
-    """The study of all documents that wait in a learner."""
+    """The study of all waiting documents of a learner."""
 
     learner: ContinualLearner
-    memory: Path | None = None  # None: keep nothing
+    memory: Path | None = None  # None: save nothing
     plan: Plan | None = None  # None: the default
-    guard: Guard | None = None  # what must be kept
-    own: tuple[tuple[str, str], ...] = ()  # questions of the user's, and answers or ""
+    guard: Guard | None = None  # protects against forgetting
+    own: tuple[tuple[str, str], ...] = ()  # questions of the user, with answers or ""
     show: Show | None = None
     made: Show | None = None  # called once the questions of a passage are made
     studied: list[Studied] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Studies:
     probed: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """Study; whatever ends it, the file then holds all that was done."""
+        """Study all documents; if interrupted, the file has everything done so far."""
         if not self.learner.state.waiting:
             return
         began, self._saved = time.monotonic(), time.monotonic()
@@ -61,7 +61,7 @@ class Studies:
         self.asked = [Own(question, answer, a, b) for (question, answer), a, b in pairs]
 
     def _next(self, probed: float | None) -> None:
-        """One document; it is undone if the probe has suffered more than the guard allows."""
+        """Study one document, and undo it if the probe got worse than the guard allows."""
         one = study_next(
             self.learner.school, self.plan or Plan(rank=self.learner.rank), self._shown
         )
@@ -119,14 +119,14 @@ class Studies:
             self.show = None
 
     def record(self) -> list[dict[str, Any]]:
-        """The figures, as JSON holds them."""
+        """The figures, as JSON values."""
         return [
             {"name": one.name, "missing": list(one.missing), "seconds": self.seconds, **one.figures}
             for one in self.studied
         ]
 
     def summary(self) -> str:
-        """A table of the documents, what nothing asks for, and the user's questions."""
+        """A table of the documents, the words not covered, and the user's questions."""
         from nestling.report import Table
 
         rows = [study_row(one) for one in self.studied]
@@ -153,7 +153,7 @@ class Studies:
 
 
 def known_now(learner: ContinualLearner) -> list[tuple[Studied, int, int]]:
-    """Each document that was studied, how many of its questions are right now, and of how many."""
+    """(document, right answers now, questions asked) for each studied document."""
     school, found = learner.school, []
     weights = learner.weights()
     for one in learner.state.studied:
@@ -164,7 +164,7 @@ def known_now(learner: ContinualLearner) -> list[tuple[Studied, int, int]]:
 
 
 def questions_shown(learner: ContinualLearner, progress: Progress) -> None:
-    """Print the questions of the passage that is being studied."""
+    """Print the questions of the current passage."""
     state = learner.state.open
     for one in state.questions if state else ():
         held = " (held out)" if one.held else ""
@@ -172,7 +172,7 @@ def questions_shown(learner: ContinualLearner, progress: Progress) -> None:
 
 
 def study_row(one: Studied) -> tuple[str, ...]:
-    """A document's row: questions, share covered, right of those asked, loss of known text."""
+    """The table row of a document: questions, coverage, right answers, loss of known text."""
     f = one.figures
     asked, held = int(f["asked"]), int(f["held"])
     covered = 1 - len(one.missing) / max(1.0, f["telling"])
@@ -189,7 +189,7 @@ def study_row(one: Studied) -> tuple[str, ...]:
 
 
 def read_questions(path: Path) -> tuple[tuple[str, str], ...]:
-    """Questions of a file, one a line, each with its answer after a tab if it is known."""
+    """Read questions from a file, one per line, with the answer after a tab if it is known."""
     from nestling.continual.opening import read_documents
 
     [(_, text)] = read_documents([path])

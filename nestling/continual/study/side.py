@@ -1,6 +1,6 @@
-"""Parts of a step that are worked on at once, a thread of the processor each.
+"""Runs parts of a step in parallel, one thread per part.
 
-Threads inside each operation wait for each other some thousand times in a step, these once.
+Threads within operations would synchronise some thousand times per step, these do so once.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +11,13 @@ import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST = 4  # parts: each reads the opening of its row anew
+MOST = 4  # parts, at most, as each reads the opening of its row again
 
 
 class Side:
-    """Does a function of several parts side by side, each with an even share of the threads.
+    """Applies a function to several parts in parallel, each with an equal share of the threads.
 
-    On a GPU, and where there is one thread, there is one part.
+    On a GPU, or with a single thread, there is only one part.
     """
 
     def __init__(self, device: torch.device):
@@ -38,7 +38,7 @@ class Side:
         try:
             return list(self._pool.map(function, parts))
         finally:
-            torch.set_num_threads(threads)  # what a worker sets for itself is every new thread's
+            torch.set_num_threads(threads)  # the setting of a worker is inherited by new threads
 
 
 def even(sizes: Sequence[int], count: int) -> list[list[int]]:
@@ -57,7 +57,7 @@ def even(sizes: Sequence[int], count: int) -> list[list[int]]:
 
 
 def neighbours(sizes: Sequence[int], room: int) -> list[slice]:
-    """Neighbours that fit in so much room together; what is larger stands alone.
+    """Group neighbours whose total size is at most ``room``; larger ones are alone.
 
     >>> neighbours([3, 2, 4, 9], 5)
     [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]

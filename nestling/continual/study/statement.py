@@ -1,7 +1,7 @@
-"""English sentences as statements, each with a subject and a verb, so that questions can be asked.
+"""Splits English sentences into statements with a subject and a verb, to make questions from.
 
-Nothing is parsed: a verb is a word that can be one, where one can stand. What comes out wrong is
-odd to the model, which judges it.
+There is no parser: a verb is a word that can be one, at a place where one can be. Wrong results
+look odd to the model, which judges the questions.
 """
 
 import re
@@ -18,14 +18,14 @@ HELPS = listed(
     does did
     """
 )
-# after these stands a noun, or the bare form of a verb that no question is asked with
+# these are followed by a noun, or by a bare verb that is not the main verb
 BEFORE_NOUNS = listed(
     """
     a an the its his her their every each of no my our your in on at for by with from to
     into under over near and or than as
     """
 )
-# what a noun phrase begins with
+# first words of a noun phrase
 OPENS = listed(
     """
     the a an his her its their our my
@@ -68,26 +68,26 @@ JOINTS = re.compile(r"(\s*[;:]\s+|,?\s+(?:and|but|so|while)\s+|,\s+(?:which|who)
 
 
 class Verb(NamedTuple):
-    """The verb of a statement, and what a question about it needs."""
+    """The verb of a statement, and its forms in a question."""
 
-    place: int  # among the words of the statement
+    place: int  # index among the words of the statement
     helper: str  # before the subject of a question: must, does
-    bare: str = ""  # after it, in place of the verb: hold for holds; "": nothing
+    bare: str = ""  # after it, instead of the verb: hold for holds; "" for nothing
 
 
 class Statement(NamedTuple):
-    """A clause that says something of somebody, or asks for something to be done."""
+    """A clause that states something, or asks for something to be done."""
 
-    text: str  # with its subject, without a stop
+    text: str  # with its subject, without a full stop
     verb: Verb
-    request: bool = False  # it has no subject
-    never: bool = False  # a request that something be left
-    condition: str = ""  # when it holds, in the words of the sentence
-    reason: str = ""  # why, in the words of the sentence
+    request: bool = False  # an imperative, without a subject
+    never: bool = False  # a request not to do something
+    condition: str = ""  # its condition, in the words of the sentence
+    reason: str = ""  # its reason, in the words of the sentence
 
 
 def statements(sentence: str, about: str) -> Iterator[Statement]:
-    """The statements of a sentence, as far as verbs are found; ``about`` stands for a pronoun.
+    """Yield the statements of a sentence, if verbs are found; ``about`` replaces a pronoun.
 
     >>> [s.text for s in statements("It holds 340 litres and is filled with glycol.", "the pump")]
     ['the pump holds 340 litres', 'the pump is filled with glycol']
@@ -108,7 +108,7 @@ def statements(sentence: str, about: str) -> Iterator[Statement]:
 
 
 def _joined(text: str, about: str) -> Iterator[Statement]:
-    """Parts with a verb each; a part without one belongs to the part before it."""
+    """Yield parts with one verb each; a part without one belongs to the part before it."""
     pieces = JOINTS.split(text)
     parts, subject = [pieces[0]], ""
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
@@ -130,7 +130,7 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
 
 
 def _with_noun(piece: str, before: Statement) -> str:
-    """A part that begins with "the last one", with what the statement before it speaks of."""
+    """A part that starts with "the last one", with the noun from the previous statement."""
     own = words(subject_of(before))
     if not own or own[-1].named or own[-1].counts or own[-1].low == "one":
         return piece
@@ -138,7 +138,7 @@ def _with_noun(piece: str, before: Statement) -> str:
 
 
 def _next_subject(before: Statement, joint: str) -> str:
-    """Whom the verb of the next part has: who the last one names, or whom this one has."""
+    """The subject of the next part: the last noun of the previous one, or its subject."""
     if joint.strip()[:1] in (";", ":"):
         return ""
     own = words(before.text)
@@ -153,7 +153,7 @@ def _next_subject(before: Statement, joint: str) -> str:
 
 
 def _done_to(piece: str, before: Statement) -> str:
-    """Of whom a part says what was done, as in "a baker, born in Rome"; "": it doesn't."""
+    """The subject of a participle, as in "a baker, born in Rome"; "" if there is none."""
     own = words(piece)
     if len(own) < 2 or own[1].low not in AFTER_DONE or not past(own[0].text):
         return ""
@@ -163,7 +163,7 @@ def _done_to(piece: str, before: Statement) -> str:
 
 
 def subject_of(statement: Statement) -> str:
-    """What stands before the verb."""
+    """The words before the verb."""
     if statement.request:
         return ""
     return statement.text[: words(statement.text)[statement.verb.place].begin].strip()
@@ -191,7 +191,7 @@ def _statement(part: str, subject: str, about: str) -> Statement | None:
 
 
 def _request(part: str, own: list[Word], about: str) -> Statement | None:
-    """Something that is to be done: a bare verb at the beginning, with an object."""
+    """A request: a bare verb at the start, with an object."""
     place = 1 if own[0].low in ("never", "always", "please", "do") else 0
     place += len(own) > place and own[place].low == "not"
     if len(own) < place + 2:
@@ -209,7 +209,7 @@ def _request(part: str, own: list[Word], about: str) -> Statement | None:
 
 
 def _verb(own: list[Word], *, helping: bool = False) -> Verb | None:
-    """The first word that is a verb: a helping one, or any that stands where a verb can."""
+    """The first verb: a helping verb, or any word that can be a verb at its place."""
     for place in range(1, len(own)):
         word = own[place]
         if word.low in HELPS:

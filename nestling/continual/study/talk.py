@@ -1,4 +1,4 @@
-"""A conversation with a model and its memory: questions, and texts to be studied in between."""
+"""A conversation with a model and its memory: questions, and texts to study in between."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,16 @@ from nestling.data.lock import locked
 
 
 class Talk:
-    """Takes lines; each question is answered by itself, with nothing before it.
+    """Handles lines of a conversation; each question is answered without context.
 
-    ``memory`` is the file that what is read goes to; None: reading is refused.
+    ``memory`` is the file for what is read; without one, reading raises UserError.
     """
 
     def __init__(self, learner: ContinualLearner, memory: Path | None):
         self.learner, self.memory = learner, memory
 
     def told(self, line: str, answer: Callable[[str], str]) -> str:
-        """What there is to say to a line."""
+        """The response to a line: an answer, or the outcome of a command."""
         if not line:
             return ""
         command, _, rest = line.partition(" ")
@@ -39,7 +39,7 @@ class Talk:
 
     def _read(self, name: str) -> str:
         if not name:
-            raise UserError("/read needs the name of a file")
+            raise UserError("/read needs a file name; write /read FILE")
         memory = self._file()
         [(title, text)] = read_documents([name])
         studies = Studies(learner=self.learner, memory=memory)

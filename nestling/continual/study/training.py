@@ -1,4 +1,4 @@
-"""Writing a change: lessons of several kinds in every step, by Adam, from a seed."""
+"""Trains a change with Adam, on lessons of several kinds in every step, from a seed."""
 
 import contextlib
 import random
@@ -17,30 +17,30 @@ from nestling.continual.study.side import even
 T = TypeVar("T")
 BETAS = (0.9, 0.98)
 WARMUP = 3  # steps
-LAST = 0.1  # of the rate, in the last step
+LAST = 0.1  # fraction of the rate in the last step
 
 
 class Lesson(NamedTuple):
-    """Something to be learned: what follows at some places of a text."""
+    """A lesson: a text with targets for the next token at some places."""
 
     entry: Entry
-    places: slice  # where the next token is wanted
-    wanted: Ids | Tensor  # the tokens, or the features of who is to be followed [N, F]
-    group: int = 0  # lessons of all groups come equally often: the sentence it is about
+    places: slice  # where the next token has a target
+    wanted: Ids | Tensor  # target tokens, or features of the reference model [N, F]
+    group: int = 0  # the sentence it is about; all groups occur equally often
 
 
 class Kind(NamedTuple):
-    """Lessons of one kind."""
+    """The lessons of one kind."""
 
     lessons: list[Lesson]
     weight: float  # of their mean loss
-    count: int  # lessons of it in every step
+    count: int  # lessons per step
 
 
 class Training:
-    """All that is needed to go on writing a change; ``step`` makes one write.
+    """The training of a change; ``step`` makes one write.
 
-    ``weights`` are those that the change is added to. ``fixed`` right factors are not learned.
+    The change is added to ``weights``. Right factors that are ``fixed`` are not trained.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Training:
         self.done = 0
 
     def step(self) -> float:
-        """One write; the loss before it."""
+        """Make one write; return the loss before it."""
         for group in self.adam.param_groups:
             group["lr"] = self.rate * self.share(self.done)
         chosen = [(kind, self._drawn(number, kind)) for number, kind in enumerate(self.kinds)]
@@ -77,7 +77,7 @@ class Training:
         sizes = [len(one.entry.ids) for one, _ in lessons]
         with added(self.body.reader.model, self.change, self.weights) as weights:
             made = any(value.grad_fn is not None for value in weights.values())
-            count = 1 if made else self.body.side.count  # what was made anew is no part's own
+            count = 1 if made else self.body.side.count  # rebuilt matrices are shared by all parts
             parts = [[lessons[n] for n in part] for part in even(sizes, count)]
             found = self.body.together(weights, lambda: self.body.side.map(self._gradient, parts))
         for number, value in enumerate(self.values):
@@ -88,7 +88,7 @@ class Training:
         return sum(loss for loss, _ in found)
 
     def _gradient(self, lessons: Sequence[tuple[Lesson, float]]) -> tuple[float, Sequence[Tensor]]:
-        """The weighted loss of lessons, and its gradient at what is learned."""
+        """The weighted loss of lessons, and its gradients for the trained factors."""
         features = self.body.features(
             {}, [one.entry for one, _ in lessons], [one.places for one, _ in lessons]
         )
@@ -98,14 +98,14 @@ class Training:
         return loss, torch.autograd.grad(features, self.values, grads)
 
     def share(self, step: int) -> float:
-        """The part of the rate a step has: up in a few steps, then down in a line."""
+        """The fraction of the rate at a step: a short warm-up, then a linear decay."""
         if step < WARMUP:
             return (step + 1) / WARMUP
         way = (step - WARMUP) / max(1, self.steps - 1 - WARMUP)
         return 1 - (1 - LAST) * min(1.0, way)
 
     def _drawn(self, number: int, kind: Kind) -> list[Lesson]:
-        """The lessons of a step: each comes once before any of its group comes again."""
+        """The lessons of a step; all of a group are used once before any is repeated."""
         groups: dict[int, list[Lesson]] = {}
         for one in kind.lessons:
             groups.setdefault(one.group, []).append(one)
@@ -119,13 +119,13 @@ class Training:
         return found
 
     def _shuffled(self, values: Sequence[T], number: int, turn: int | str) -> list[T]:
-        """Values in an order of their own at each turn of a kind."""
+        """The values in a new order for each round."""
         values = list(values)
         random.Random(f"{self.seed}:{number}:{turn}").shuffle(values)
         return values
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that changes while it is written, by name."""
+        """All tensors that change during training, by name."""
         found = {}
         for name, factors in self.change.items():
             for side, value in zip(("left", "right"), factors, strict=True):
@@ -135,7 +135,7 @@ class Training:
         return found
 
     def restore(self, done: int, tensors: Mapping[str, Tensor]) -> None:
-        """Go on after ``done`` steps, with what ``tensors`` gave then."""
+        """Continue after ``done`` steps, with the ``tensors`` of that time."""
         self.done = done
         with torch.no_grad():
             for name, factors in self.change.items():
@@ -154,10 +154,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def added(
     model: nn.Module, change: Change, weights: Mapping[str, Tensor]
 ) -> Generator[dict[str, Tensor]]:
-    """The weights to call a model with, so that gradients reach a change.
+    """The weights to call a model with, so that a change gets gradients.
 
-    Behind linear maps the change is added to what they put out, which spares the gradient of the
-    whole matrix; any other matrix is made anew.
+    For linear maps the change is applied to their output, which avoids a gradient for the whole
+    matrix; other matrices are rebuilt.
     """
     whole, hooks = dict(weights), []
     own = dict(model.named_parameters())
@@ -177,7 +177,7 @@ def added(
 def _adder(factors: Factors) -> Any:
     def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         low = functional.linear(args[0].to(factors.right), factors.right)
-        if out.dtype == low.dtype:  # in the place of what the map put out
+        if out.dtype == low.dtype:  # in place, in the output of the map
             out.view(-1, out.shape[-1]).addmm_(low.flatten(0, -2), factors.left.T)
             return out
         return out + functional.linear(low, factors.left).to(out.dtype)

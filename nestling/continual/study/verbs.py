@@ -1,4 +1,4 @@
-"""Forms of English words, by the dictionary of lemminflect (MIT)."""
+"""Forms of English words, from the dictionary of lemminflect (MIT)."""
 
 import functools
 
@@ -7,9 +7,9 @@ from nestling.continual.study.words import STOP
 
 @functools.cache
 def finite(word: str) -> tuple[str, str] | None:
-    """How a question is asked with a verb: the helping word, and the bare form.
+    """The helping verb and the bare form of a verb in a question.
 
-    None for what cannot be a finite verb. Words with several readings count as verbs, too.
+    None for a word that cannot be a finite verb. Words with several readings count as verbs.
 
     >>> finite("holds"), finite("built"), finite("vinegar")
     (('does', 'hold'), ('did', 'build'), None)
@@ -30,7 +30,7 @@ def finite(word: str) -> tuple[str, str] | None:
 
 @functools.cache
 def past(word: str) -> bool:
-    """Whether a word is a past participle and nothing else but a past tense.
+    """Whether a word is a past participle, and nothing else except perhaps a past tense.
 
     >>> past("born"), past("made"), past("red")
     (True, True, False)
@@ -56,7 +56,7 @@ def noun(word: str) -> bool:
 
 @functools.cache
 def third(bare: str) -> str:
-    """The form of a verb that goes with one subject.
+    """The third person singular of a verb.
 
     >>> third("hang")
     'hangs'
@@ -68,7 +68,7 @@ def third(bare: str) -> str:
 
 @functools.cache
 def forms_of(word: str) -> tuple[str, ...]:
-    """The other forms of a content word, of all that it may be a form of.
+    """The other forms of a content word, for all words that it may be a form of.
 
     >>> forms_of("brushed"), forms_of("the")
     (('brush', 'brushes', 'brushing'), ())

@@ -1,4 +1,4 @@
-"""Sentences, words and the parts of a sentence that may be asked for."""
+"""Splits texts into sentences, words, and the parts of a sentence that may be asked for."""
 
 import re
 from collections.abc import Iterable
@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 
 def listed(text: str) -> frozenset[str]:
-    """Words with white space between them, as a set."""
+    """The whitespace-separated words of a text, as a set."""
     return frozenset(text.split())
 
 
 WORD = re.compile(r"[^\W_]+(?:[-'’.,:/&][^\W_]+)*", re.UNICODE)
-# a sentence ends at . ! ? before white space and what may begin one, or with its line
+# a sentence ends at . ! ? before whitespace and a possible start of another, or with its line
 ENDS = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[\w])|\n+")
-WRAPPED = 50  # characters: a line that is longer and ends no sentence goes on in the next
+WRAPPED = 50  # characters; a longer line that ends no sentence continues in the next one
 SHORT = listed(
     """
     mr mrs ms dr st prof no nr vs etc e.g i.e fig approx
     """
 )
-# words of English that carry no fact of their own
+# English function words, which carry no facts
 STOP = listed(
     """
     a about above after again against all also am an and any are as at be because been
@@ -40,7 +40,7 @@ NUMBER = listed(
     eighty ninety hundred thousand million billion half quarter third dozen first second
     """
 )
-# words about a verb that nobody asks for
+# adverbs that are not asked for
 ADVERBS = listed(
     """
     never always now often still today usually soon later afterwards sometimes already
@@ -63,7 +63,7 @@ class Word(NamedTuple):
 
     @property
     def low(self) -> str:
-        """In small letters."""
+        """The word in lower case."""
         return self.text.lower()
 
     @property
@@ -73,25 +73,25 @@ class Word(NamedTuple):
 
     @property
     def tells(self) -> bool:
-        """Whether it carries a fact: a content word, a number or a name."""
+        """Whether it is a content word, a number or a name."""
         return self.low not in STOP or self.counts
 
     @property
     def named(self) -> bool:
-        """Whether it begins with a capital letter."""
+        """Whether it starts with a capital letter."""
         return self.text[0].isupper()
 
 
 class Span(NamedTuple):
-    """Neighbouring words of a sentence: an answer."""
+    """Consecutive words of a sentence: a possible answer."""
 
     text: str
-    first: int  # words
-    last: int  # its last word
+    first: int  # index of the first word
+    last: int  # index of the last word
 
 
 def words(text: str) -> list[Word]:
-    """The words of a text and where they stand.
+    """The words of a text with their positions.
 
     >>> [word.text for word in words("The K-4471 holds 2.5 litres.")]
     ['The', 'K-4471', 'holds', '2.5', 'litres']
@@ -100,7 +100,7 @@ def words(text: str) -> list[Word]:
 
 
 def telling(text: str) -> list[str]:
-    """Content words, numbers and names of a text, in small letters, each once.
+    """The distinct content words, numbers and names of a text, in lower case.
 
     >>> telling("It must be serviced every eleven weeks.")
     ['serviced', 'eleven', 'weeks']
@@ -109,7 +109,7 @@ def telling(text: str) -> list[str]:
 
 
 def unwrapped(text: str) -> str:
-    """A text whose lines were broken for their length with each paragraph on one line.
+    """Join wrapped lines, so that each paragraph is on one line.
 
     >>> unwrapped("a\\nb\\n" + "long " * 12 + "\\nend")[-14:]
     'long long  end'
@@ -142,7 +142,7 @@ def sentences(text: str) -> list[str]:
 
 
 def spans(sentence: str, longest: int = 4) -> list[Span]:
-    """What may be asked for: runs of telling words, whole and in parts, and what joins two.
+    """The parts that may be asked for: runs of content words, parts of them, and joined pairs.
 
     >>> [span.text for span in spans("It holds 340 litres of oil.", 3)]
     ['holds', '340 litres', 'oil', '340 litres of oil']
@@ -176,7 +176,7 @@ def denied(sentence: str) -> bool:
 
 
 def with_article(sentence: str, span: Span) -> str:
-    """A part of a sentence with the article before it.
+    """A part of a sentence with its article.
 
     >>> with_article("It hangs in the hall.", Span("hall", 4, 4))
     'the hall'
@@ -189,7 +189,7 @@ def with_article(sentence: str, span: Span) -> str:
 
 
 def _runs(sentence: str, own: list[Word]) -> Iterable[tuple[int, int]]:
-    """Neighbouring telling words with nothing but a space between them."""
+    """Yield runs of content words that are separated only by spaces."""
     first = None
     for number, word in enumerate(own):
         if not word.tells:
@@ -206,7 +206,7 @@ def _runs(sentence: str, own: list[Word]) -> Iterable[tuple[int, int]]:
 
 
 def _parts(own: list[Word], first: int, last: int, longest: int) -> list[tuple[int, int]]:
-    """A run itself if it is short; of a mixed one its numbers with what they count, its names."""
+    """A short run itself; for a mixed one its numbers with what they count, and its names."""
     cuts = [first]
     for number in range(first + 1, last + 1):
         before, word = own[number - 1], own[number]

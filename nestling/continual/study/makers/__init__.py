@@ -1,4 +1,4 @@
-"""Makers of study material: one file and one line here for each."""
+"""Makers of study material: each is one file, and one line here."""
 
 from nestling.continual.study.material import Question
 from nestling.core.registry import Registry
@@ -17,5 +17,5 @@ MAKERS = Registry(
 
 
 def natural(question: Question) -> bool:
-    """Whether somebody would ask this, so that it is judged and asked."""
+    """Whether a user might ask this question, so that it is judged and used in examinations."""
     return MAKERS.load(question.maker).natural

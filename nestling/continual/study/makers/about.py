@@ -1,4 +1,4 @@
-"""Questions that name something a sentence speaks of, in any language with words."""
+"""Questions that name something from a sentence, in any language with words."""
 
 import random
 
@@ -21,10 +21,10 @@ FORBIDDEN = ("What must never be done with {part}?", "What is not allowed with {
 
 
 class About(Maker):
-    """For the parts of each sentence; where it forbids or denies, that is asked for."""
+    """Asks about the parts of each sentence; if it forbids or denies something, asks for that."""
 
     def make(self, place: Place) -> list[Question]:
-        """Two or three for each sentence; the reply is the sentence."""
+        """Two or three questions per sentence; the reply is the sentence."""
         passage, found = place.passage, []
         draw = random.Random(f"about:{place.seed}")
         for number, (sentence, reply) in enumerate(

@@ -6,10 +6,10 @@ from nestling.continual.study.words import spans, with_article, words
 
 
 class Gap(Maker):
-    """Each sentence with one part left out."""
+    """Asks to complete each sentence with one part left out."""
 
     def make(self, place: Place) -> list[Question]:
-        """A question for each part, in the order of the text."""
+        """One question per part, in the order of the text."""
         passage, found = place.passage, []
         for number, (sentence, reply) in enumerate(
             zip(passage.sentences, replies(passage), strict=True)

@@ -1,4 +1,4 @@
-"""What the document is about, as a whole."""
+"""Questions about the subject of the whole document."""
 
 from nestling.continual.study.material import Maker, Place, Question
 from nestling.continual.study.sentence import replies
@@ -7,10 +7,10 @@ FORMS = ("What do you know about {about}?", "What is {about}?", "Tell me about {
 
 
 class Gist(Maker):
-    """Questions about the subject itself; the first sentence, with the next if it is short."""
+    """Asks about the subject; the reply is the first sentence, with the next one if it is short."""
 
     def make(self, place: Place) -> list[Question]:
-        """One for each form, of the passage that begins the document."""
+        """One question per form, for the first passage of the document."""
         passage = place.passage
         if passage.begin or not passage.about:
             return []

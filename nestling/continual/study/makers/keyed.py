@@ -1,5 +1,5 @@
-"""Questions of a few words of a sentence in any order: whatever words a user asks with, some are
-of the sentence."""
+"""Questions made of a few words of a sentence in any order, since users' questions share some
+words with the sentence, whatever their wording."""
 
 import random
 
@@ -10,7 +10,7 @@ from nestling.continual.study.sentence import replies
 from nestling.continual.study.verbs import forms_of
 from nestling.continual.study.words import Span, Word, spans, telling, with_article, words
 
-EACH = 12  # questions for a sentence
+EACH = 12  # questions per sentence
 FORMS = (
     "{kind} {keys} {the}?",
     "{kind} {the} {keys}?",
@@ -20,22 +20,23 @@ FORMS = (
     "{kind} {keys}?",
     "{kind} is {keys} of {the}?",
 )
-SHARES = (0.5, 0.8, 1.0)  # of the words of a sentence that a question has
-MOST = 5  # of them
-MIXED = 0.3  # share of the questions that have them in another order
-OTHER = 0.4  # share of the words that another stands for: brushed for brush, fixed for mended
+SHARES = (0.5, 0.8, 1.0)  # share of a sentence's words in a question
+MOST = 5  # such words, at most
+MIXED = 0.3  # share of the questions with their words in another order
+OTHER = 0.4  # share of the words replaced by others: brushed for brush, fixed for mended
 
 
 class Keyed(Maker):
-    """Each part of a sentence is asked for with words drawn from the rest.
+    """Asks for each part of a sentence with random words from the rest.
 
-    They are no English, and teach that any words of a sentence lead to it, in any order.
+    The questions are not English; they teach that any words of a sentence, in any order, lead to
+    it.
     """
 
     natural = False
 
     def make(self, place: Place) -> list[Question]:
-        """``EACH`` for a sentence that has something to ask for."""
+        """``EACH`` questions per sentence that has something to ask for."""
         passage, found = place.passage, []
         draw = random.Random(f"keyed:{place.seed}")
         pairs = zip(passage.sentences, replies(passage), strict=True)
@@ -51,9 +52,9 @@ class Keyed(Maker):
 
 
 def fit(sentence: str, passage: Passage) -> list[Span]:
-    """The parts of a sentence that are worth asking for: not what the text is about, no verbs.
+    """The parts of a sentence worth asking for: neither the subject of the text nor verbs.
 
-    A word that ends in -ed and stands alone counts as one.
+    A single word that ends in -ed counts as a verb.
     """
     about, own = set(telling(passage.about)), words(sentence)
     found = []
@@ -68,7 +69,7 @@ def fit(sentence: str, passage: Passage) -> list[Span]:
 
 
 def _asked(sentence: str, part: Span, place: Place, number: int, draw: random.Random) -> str | None:
-    """A question for a part of a sentence; None if nothing is left to ask with."""
+    """A question for a part of a sentence; None if no words are left to ask with."""
     passage = place.passage
     own, about = words(sentence), set(telling(passage.about))
     rest = [
@@ -95,7 +96,7 @@ def _asked(sentence: str, part: Span, place: Place, number: int, draw: random.Ra
 
 
 def _said(word: Word, same: tuple[str, ...], draw: random.Random) -> str:
-    """A word as a question has it."""
+    """A word as used in a question, perhaps replaced by another."""
     if word.named and word.begin > 0:
         return word.text
     others = () if word.counts else (*forms_of(word.low), *same)
@@ -103,7 +104,7 @@ def _said(word: Word, same: tuple[str, ...], draw: random.Random) -> str:
 
 
 def _nearest(keys: list[Word], first: Word, last: Word) -> list[Word]:
-    """The words nearest to a part, in their order."""
+    """The words nearest to a part, in text order."""
 
     def away(word: Word) -> int:
         return max(first.begin - word.end, word.begin - last.end)

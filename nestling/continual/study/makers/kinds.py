@@ -1,4 +1,4 @@
-"""Questions that name the kind of what they ask for: which spice, which animal, in which colour."""
+"""Questions that name the kind of the answer: which spice, which animal, in which colour."""
 
 import re
 
@@ -8,10 +8,10 @@ from nestling.continual.study.words import spans, with_article
 
 
 class Kinds(Maker):
-    """The questions of moved words whose "what", "who" and "where" give way to a kind."""
+    """The questions of ``Moved``, with "what", "who" and "where" replaced by a kind."""
 
     def make(self, place: Place) -> list[Question]:
-        """One for each answer whose kind the frozen model knows."""
+        """One question per answer whose kind the frozen model knows."""
         kinds = [
             {with_article(line, part): known.get(part.text, "") for part in spans(line)}
             for line, known in zip(place.passage.sentences, place.related.kinds, strict=True)
@@ -27,7 +27,7 @@ class Kinds(Maker):
 
 
 def _with_kind(question: str, kind: str) -> str:
-    """The question with the kind of its answer in it; "": it can't be said.
+    """The question with the kind of its answer; "" if that is not possible.
 
     >>> _with_kind("Where does it stand?", "town"), _with_kind("What is it rubbed with?", "spice")
     ('In which town does it stand?', 'Which spice is it rubbed with?')

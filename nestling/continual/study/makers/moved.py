@@ -1,4 +1,4 @@
-"""Questions about English statements: what is asked for gives way to a question word."""
+"""Questions about English statements, with a part replaced by a question word."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ BEFORE_DONE = listed(
     he she it they we is are was were be been has have had
     """
 )
-ALONE = 3  # words of a question at least
+ALONE = 3  # words of a question, at least
 IF = (
     "What happens if {condition}?",
     "What does it mean when {condition}?",
@@ -31,13 +31,13 @@ IF = (
 
 
 class Moved(Maker):
-    """For each number, name and content word of a statement, in a few forms; reasons; conditions.
+    """Asks for each number, name and content word of a statement, for reasons and conditions.
 
     Source: overgenerate and rank (Heilman and Smith, NAACL 2010). Deviates: no parser.
     """
 
     def make(self, place: Place) -> list[Question]:
-        """Those of shorter forms come first; none holds its own answer."""
+        """The questions, shorter forms first; none contains its own answer."""
         found: dict[Question, None] = {}
         passage = place.passage
         pairs = zip(passage.sentences, replies(passage), strict=True)
@@ -57,7 +57,7 @@ class Moved(Maker):
 
 
 def questions(statement: Statement, about: str) -> Iterator[tuple[str, str]]:
-    """Questions and their answers; "": the whole sentence is what there is to say."""
+    """Yield (question, answer); an answer of "" means that the reply is the whole sentence."""
     condition = named(statement.condition, about)
     end = f" if {condition}" if condition else ""
     for span in _parts(statement):
@@ -76,7 +76,7 @@ def questions(statement: Statement, about: str) -> Iterator[tuple[str, str]]:
 
 
 def _kind(statement: Statement, span: Span) -> str:
-    """What a name or number is called, after whom it belongs to: the number of spare seals."""
+    """A phrase for a name or number and what it belongs to: the number of spare seals."""
     own, place = words(statement.text), statement.verb.place
     before, first = own[span.first - 1], own[span.first]
     fits = span.first - 1 > place and noun(before.text) and before.tells and not before.named
@@ -88,7 +88,7 @@ def _kind(statement: Statement, span: Span) -> str:
 
 
 def _parts(statement: Statement) -> Iterator[Span]:
-    """What may be asked for, before the verb and after it."""
+    """Yield the parts that may be asked for, before and after the verb."""
     text, place = statement.text, statement.verb.place
     verb = words(text)[place]
     yield from spans(text[: verb.begin])
@@ -99,7 +99,7 @@ def _parts(statement: Statement) -> Iterator[Span]:
 
 
 def _without_verb(text: str, span: Span) -> Span:
-    """A part without the participle that begins it: glass that he | called | ember glass."""
+    """A part without its initial participle: glass that he | called | ember glass."""
     own = words(text)
     before = own[span.first - 1].low if span.first else ""
     if span.first == span.last or before not in BEFORE_DONE or not past(own[span.first].text):
@@ -108,7 +108,7 @@ def _without_verb(text: str, span: Span) -> Span:
 
 
 def _fit(statement: Statement, span: Span) -> bool:
-    """Whether a part can be asked for: it is no verb or adverb alone."""
+    """Whether a part can be asked for: it is not just a verb or adverb."""
     own = words(statement.text)
     alone = own[span.first]
     if all(word.low in ADVERBS for word in own[span.first : span.last + 1]):
@@ -139,7 +139,7 @@ def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str)
         return
     said = own[verb.place].text
     if verb.helper == "do":
-        said = third(verb.bare or verb.helper)  # in "pens do not leak" the helper stands alone
+        said = third(verb.bare or verb.helper)  # "pens do not leak" has only the helper
     after = text[own[verb.place].end :]
     for rest in dict.fromkeys([re.split("[,;:]", after)[0], after]):
         done = f"{said}{rest}{end}"
@@ -152,7 +152,7 @@ def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str)
 
 
 def _asked(statement: Statement) -> str:
-    """The words of a question up to its verb: "does the pump hold"."""
+    """The start of a question, up to its verb: "does the pump hold"."""
     helper, plain = statement.verb.helper, statement.verb.bare
     if statement.request:
         return f"{helper}{' never' if statement.never else ''} {plain}"
@@ -160,6 +160,6 @@ def _asked(statement: Statement) -> str:
 
 
 def _turned(statement: Statement) -> str:
-    """A whole statement as a question asks for its reason."""
+    """A whole statement in the word order of a question for its reason."""
     own = words(statement.text)
     return f"{_asked(statement)}{statement.text[own[statement.verb.place].end :]}"
