@@ -12,7 +12,7 @@ from nestling.optim.m3 import M3
 from nestling.optim.nonlinear_momentum import NonlinearMomentum
 from nestling.optim.ruled import Written
 
-# each class has its name, the rate that trains (``default_lr``) and its memories of gradients
+# each class has a name, a default learning rate (``default_lr``) and its memories of gradients
 OPTIMIZERS = Registry(
     "optimizer",
     {

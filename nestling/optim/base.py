@@ -18,8 +18,8 @@ from nestling.rules.newton_schulz import whole
 from nestling.rules.rule import GradientRecord
 
 NONFINITE = ("raise", "skip", "ignore")
-# Numbers worked on at once: elementwise on a CPU, what its cache holds several of; otherwise, what
-# a CPU or another device has room for beside a model
+# Elements processed at once. Elementwise on a CPU: a few such tensors fit in its cache; otherwise:
+# what a CPU, or another device, can spare beside a model
 BLOCK, CPU_BATCH, DEVICE_BATCH = 2**18, 2**18, 2**28
 
 
@@ -27,25 +27,24 @@ class GradientMemory(Optimizer, ABC):
     """A torch optimizer that is a memory of gradients.
 
     Groups may have their own ``lr``, ``weight_decay`` (decoupled: the weights shrink by lr times
-    it) and ``maximize``. Parameters without a gradient are skipped. ``nonfinite`` says what to do
-    with a step that has any non-finite gradient, before anything has changed: "raise" a UserError,
-    "skip" it (counted in ``skipped``) or "ignore" the problem, which saves a pass over the
-    gradients. States are kept in float32 or wider. Complex parameters and sparse gradients raise
-    UserError.
+    it) and ``maximize``. Parameters without a gradient are skipped. ``nonfinite`` says what a step
+    does when any gradient is non-finite: "raise" a UserError before anything is changed, "skip" the
+    step (counted in ``skipped``), or "ignore" it, which saves a pass over the gradients. States are
+    kept in float32 or wider. Complex parameters and sparse gradients raise UserError.
     """
 
-    # The option that schedulers which cycle a momentum (OneCycleLR, CyclicLR) mean; None: there is
-    # none. They write it into the groups as "momentum", which each step takes up
+    # The option that OneCycleLR and CyclicLR cycle as the momentum; None: there is none. They set
+    # "momentum" in the groups, and each step copies it to this option
     cycled: ClassVar[str | None] = None
     name: str  # on the command line
-    default_lr: ClassVar[float]  # a learning rate that trains
-    hears_inputs: ClassVar[bool] = False  # its step depends on inputs of layers, too
+    default_lr: ClassVar[float]  # a reasonable learning rate
+    hears_inputs: ClassVar[bool] = False  # True: the step depends on the inputs of layers, too
     # True: the parameters of a batch have one shape
     alike: bool = False
     # True: all parameters of a group that lie on one device are written at once
     whole_groups: bool = False
-    # Writes of a group what it can in one pass over all of it, with memories and lengths of
-    # gradients by parameter; what is left goes through `_write`
+    # Writes as much of a group as it can in one pass, given the memories and the gradient norms by
+    # parameter; the rest goes through `_write`
     at_once: ClassVar[Callable[[dict[str, Any], list[Tensor], Any, Any], list[Tensor]] | None] = (
         None
     )
@@ -69,22 +68,22 @@ class GradientMemory(Optimizer, ABC):
             raise UserError(f"nonfinite is {nonfinite!r}; choose one of {', '.join(NONFINITE)}")
         at_least(0, lr=lr, weight_decay=weight_decay)
         self.nonfinite = nonfinite
-        self._warned = False  # that there is no momentum
+        self._warned = False  # whether a warning said that there is no momentum to cycle
         self.skipped = 0  # steps left out because a gradient was non-finite
-        # of the gradients of this step, where they were looked at
+        # norms of the gradients of this step, where they were computed
         self._lengths: dict[Tensor, Tensor] = {}
-        self._seen: dict[Tensor, Any] = {}  # shapes that were right at the last step
+        self._seen: dict[Tensor, Any] = {}  # shapes that passed the check at the last step
         defaults = {"lr": lr, "weight_decay": weight_decay, "maximize": maximize, **options}
         # schedulers look for it in the defaults alone
         super().__init__(params, defaults | {"momentum": options.get(self.cycled, 0.0)})
         self._refuse_unread(options, self.param_groups)
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """The options of a group that others make irrelevant, each with the reason."""
+        """The options of a group that have no effect given the others, each with the reason."""
         return {}
 
     def _refuse_unread(self, options: dict[str, Any], groups: Sequence[dict[str, Any]]) -> None:
-        """Raise UnreadOption for an option that was set but is irrelevant in every group."""
+        """Raise UnreadOption for an option that was set but has no effect in any group."""
         known = inspect.signature(type(self).__init__).parameters
         unread = [self.unread(group) for group in groups]
         for name in options.keys() & known:
@@ -95,7 +94,7 @@ class GradientMemory(Optimizer, ABC):
                 )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; complex parameters and irrelevant options raise UserError."""
+        """Add a group; complex parameters and options without effect raise UserError."""
         self._take_momentum(param_group)
         named = {k: v for k, v in param_group.items() if v is not self.defaults.get(k)}
         self._refuse_unread(named, [self.defaults | param_group])
@@ -142,16 +141,15 @@ class GradientMemory(Optimizer, ABC):
         states: list[dict[str, Any]],
         step: int,
     ) -> None:
-        """Update the states with one gradient each and write the parameters; ``step`` counts from
-        1.
+        """Update each state with its gradient and write the parameters.
 
-        It is 0 for whole groups, whose parameters may be at different steps.
+        ``step`` counts from 1; it is 0 for whole groups, whose parameters may be at different
+        steps.
         """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update the states and write the parameters; returns the value of ``closure``, if
-        given."""
+        """Update the states and write the parameters; returns what ``closure``, if any, returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -188,7 +186,7 @@ class GradientMemory(Optimizer, ABC):
         return loss
 
     def _check_states(self, work: list[tuple[dict[str, Any], list[Tensor]]]) -> None:
-        """Raise UserError for a state of another size or device than its parameter."""
+        """Raise UserError for a state whose size or device is not its parameter's."""
         for group, parameters in work:
             for parameter in parameters:
                 state = self.state.get(parameter)
@@ -219,7 +217,7 @@ class GradientMemory(Optimizer, ABC):
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
-                # a tensor, as torch's own optimizers have it: tools that save states expect one
+                # a tensor, as in torch's own optimizers: tools that save states expect one
                 state["step"] = torch.zeros(())
                 state.update(self._start(parameter, group))
             state["step"] += 1
@@ -264,7 +262,7 @@ class GradientMemory(Optimizer, ABC):
         given = state_dict
 
         def note(_: Optimizer, state_dict: dict[str, Any]) -> None:
-            nonlocal given  # hooks that came before may have put another in its place
+            nonlocal given  # earlier hooks may have replaced it
             given = state_dict
             self._check_loaded(given)
 
@@ -292,7 +290,7 @@ class GradientMemory(Optimizer, ABC):
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         for index, parameter in zip(indices, order, strict=True):
             for name, value in state_dict["state"].get(index, {}).items():
-                # torch's own casts to the parameter's dtype, which is too narrow for a memory
+                # torch casts to the parameter's dtype, which is too narrow for a memory
                 if isinstance(value, Tensor) and name != "step":
                     self.state[parameter][name] = value.detach().to(parameter.device, copy=True)
 
@@ -323,7 +321,7 @@ def wide_dtype(parameter: Tensor) -> torch.dtype:
 
 
 def lengths(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """The norm of each gradient, in its own dtype; in float64 from the compiled form."""
+    """The norm of each gradient, in its own dtype; in float64 where the compiled code is used."""
     kinds: dict[Any, list[int]] = {}
     compiled = sweep.available()
     for number, gradient in enumerate(gradients):

@@ -17,7 +17,7 @@ def optimizer_names() -> list[str]:
 
 
 def is_bare(name: str) -> bool:
-    """Whether a rule serves as an optimizer by itself: torch has none of that name."""
+    """Whether the name is that of a rule without an optimizer class of its own."""
     return name in RULES and name not in OPTIMIZERS.names() and not RULES[name].erases
 
 

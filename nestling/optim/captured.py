@@ -18,16 +18,16 @@ LAYERS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
 
 
 class Context:
-    """The inputs of one weight since the last step: a Gram matrix [groups, q, q], counts [V]."""
+    """The inputs of one weight since the last step: Gram matrix [groups, q, q], counts [V]."""
 
     def __init__(self):
         self.gram: Tensor | None = None
-        self.rows = 0  # that went into the gram matrix
+        self.rows = 0  # rows summed in the Gram matrix
         self.counts: Tensor | None = None
-        self.looks = 0  # that went into the counts
+        self.looks = 0  # look-ups summed in the counts
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain values and tensors."""
+        """The Gram matrix, the counts and their sizes, as plain values and tensors."""
         return dict(vars(self))
 
     @classmethod
@@ -40,7 +40,7 @@ class Context:
         return context
 
     def check(self, name: str, weight: Tensor) -> None:
-        """Raise UserError unless this belongs to a weight of such a size."""
+        """Raise UserError unless these are the inputs of a weight of this size."""
         rows, width = len(weight), weight.numel() // max(1, len(weight))
         if (gram := self.gram) is not None:
             groups = len(gram) if gram.ndim and len(gram) and not rows % len(gram) else 1
@@ -68,7 +68,7 @@ class Context:
 class Capture:
     """Hooks on the layers of a module that record the inputs of calls that receive a gradient.
 
-    A copied or unpickled one records nothing: it was copied with the hooks of a module.
+    A copied or unpickled one records nothing: its hooks are on the layers of the original module.
     """
 
     def __init__(self, module: nn.Module | None = None):

@@ -16,38 +16,38 @@ from nestling.rules.newton_schulz import spread, whole
 from nestling.rules.objective import OBJECTIVES
 
 INNER = ("l2", "huber", "dot")
-RMS_BETA = 0.99  # of the running size of each tensor's gradient
+RMS_BETA = 0.99  # decay of the running mean square of each tensor's gradient
 Weights = tuple[Tensor, Tensor]
 
 
 class DeepMomentum(GradientMemory):
-    """Deep momentum gradient descent (DMGD): the momentum is a network written by gradients.
+    """Deep momentum gradient descent (DMGD): the momentum is a network trained on the gradients.
 
-        m(u) = -skip u + W_2 gelu(W_1 u)              u: ``width`` numbers of a gradient in a row
+        m(u) = -skip u + W_2 gelu(W_1 u)              u: ``width`` consecutive gradient elements
         theta <- theta_0 + alpha (theta - theta_0) - eta' grad of the mean of L(m(u); target)
         W <- W + lr m(u)
 
-    Every gradient is divided by its running root mean square (a number for each tensor), laid out
-    in rows of ``width`` and sent through one network for the group, which first learns from at most
-    ``learn_rows`` rows, evenly spaced over all. theta_0 has W_2 = 0, but has learned before it is
-    first read: the first step of a single row u is -(skip + (1 - skip) p / (1 + p)) u, p = eta
-    |gelu(W_1 u)|^2 ("l2"). ``inner`` is L: "l2" (and "huber", bounded), with the target -u: rows
-    along directions seen often are passed on whole, others at ``skip``; "dot": <m(u), 1> as
-    printed, which knows no descent and is held by alpha alone: it grows. With skip=1 "l2" is
-    satisfied from the start, and W_2 stays zero: momentum without memory.
+    Every gradient is divided by its running root mean square (one scalar per tensor), split into
+    rows of ``width`` and passed through one network per group. Before it is read, the network
+    takes a gradient step on at most ``learn_rows`` evenly spaced rows. theta_0 has W_2 = 0, so the
+    first step of a single row u is -(skip + (1 - skip) p / (1 + p)) u, p = eta |gelu(W_1 u)|^2
+    ("l2"). ``inner`` is L. "l2", and "huber" with a bounded gradient, have the target -u: rows
+    along frequent directions pass in full, others scaled by ``skip``. "dot" is <m(u), 1> as
+    printed: nothing makes it a descent direction, and only alpha bounds its growth. With skip=1
+    "l2" is minimal from the start and W_2 stays zero: momentum without memory.
 
-    A loss times c takes the same steps.
+    Multiplying the loss by c leaves the steps unchanged.
 
-    Source: arXiv 2512.24695, Eq 50. Deviates: the printed L, <m(u), 1>, is an option, as nothing
-    makes its m(u) a descent; retention alpha draws to the start and not to zero, where W_1 has no
-    gradient back; the step is times lr; u is normalised.
-    Cost: time O(width hidden) for each row read and three times that for each that is learned from;
-    2 hidden width numbers a group, kept with its first parameter, and one for each tensor.
+    Source: arXiv 2512.24695, Eq 50. Deviates: the printed L, <m(u), 1>, is only an option, because
+    its m(u) need not be a descent direction; alpha decays towards theta_0 and not to zero, where
+    W_1 would get no gradient; the step is multiplied by lr; u is normalised.
+    Cost: time O(width hidden) for each row read, three times that for each row learned from;
+    2 hidden width numbers per group, kept with its first parameter, and one per tensor.
 
     >>> weight = torch.nn.Parameter(torch.ones(4))
     >>> optimizer = DeepMomentum([weight], lr=0.1, width=4)
     >>> weight.sum().backward()
-    >>> optimizer.step()  # half a step of gradient descent, and what the network adds at once
+    >>> optimizer.step()  # half a step of gradient descent, plus what the network adds
     >>> bool((weight < 0.95).all())
     True
     """
@@ -98,7 +98,7 @@ class DeepMomentum(GradientMemory):
         )
 
     def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
-        """The network."""
+        """One record: the network."""
         rule = "gradient descent with decay of a network: theta <- alpha theta - eta grad"
         return (GradientRecord("m(u)", "|m(u) + u|^2 / 2", rule, "their step is its output"),)
 
@@ -111,7 +111,7 @@ class DeepMomentum(GradientMemory):
         return sizes if "second" in state else {}
 
     def _network(self, group: dict[str, Any]) -> dict[str, Any]:
-        """The state that holds the group's network: that of its first parameter."""
+        """The state of the group's first parameter, which holds the network."""
         first = group["params"][0]
         state = self.state[first]
         if "second" not in state:
@@ -147,7 +147,7 @@ class DeepMomentum(GradientMemory):
 
 
 def in_rows(x: Tensor, width: int) -> Float[Tensor, "n width"]:
-    """A tensor laid out in rows, padded with zeros."""
+    """A tensor split into rows of ``width``, the last one padded with zeros."""
     return functional.pad(x.flatten(), (0, -x.numel() % width)).view(-1, width)
 
 

@@ -24,31 +24,31 @@ class DeltaGD(GradientMemory):
         W <- argmin over V of <V, G> + s E|V x|^2 / 2 + |V - W|^2 / (2 lr)
            = (W - lr G)(I + lr s E x x^T)^-1
 
-    ``module`` is hooked: Linear, Conv1d to Conv3d and Embedding layers keep the inputs of calls
-    that get a gradient, from ``zero_grad`` to ``step``, as one q x q matrix each. Of an embedding
-    the inputs are how often each row was looked up; a weight that is tied has both. All other
+    Hooks on ``module`` record, from ``zero_grad`` to ``step``, the inputs of every call that gets a
+    gradient of its Linear, Conv1d to Conv3d and Embedding layers, as one q x q Gram matrix each.
+    For an embedding they count how often each row was looked up; a tied weight has both. All other
     parameters (biases, norms, raw ones) take a step of gradient descent. ``params``: parameters or
-    groups to train, all of the module's by default. ``close()`` takes the hooks off.
+    groups to train, by default all of the module's. ``close()`` removes the hooks.
 
     ``form``: "exact" as above; "explicit": W - lr (G + s W E x x^T), stable while lr s times the
-    largest eigenvalue of E x x^T is below 2; "cr": W (I - E x x^T) - lr G, as the camera-ready has
-    it, for comparison only. ``decay_scale`` is s. ``reduction`` is that of the loss: "mean" over
-    the n rows a layer saw (E is the mean over them), or "sum" (E is the sum).
+    largest eigenvalue of E x x^T is below 2; "cr": W (I - E x x^T) - lr G, the camera-ready
+    version, for comparison only. ``decay_scale`` is s. ``reduction`` is that of the loss: "mean"
+    over the n rows a layer saw (E is their mean), or "sum" (E is their sum).
 
-    It goes to a minimum of L + s E|W x|^2 / 2 over the layers, not of L. A loss times c is as L
-    times c there: the steps follow no one law.
+    It converges to a minimum of L + s E|W x|^2 / 2, summed over the layers, and not of L.
+    Multiplying the loss by c multiplies L alone, so the steps do not simply scale.
 
     Source: arXiv 2512.24695, Eq 56-57, 112-121; CR 27-29 is form="cr". Deviates: exact for inputs
-    of any length, where Eq 57 has length one and Eq 119, 120 drop a square; signs of the
-    derivation in appendix C where Eq 113, 114 contradict it.
-    Cost: O(n q^2 + q^3 + p q^2) for each layer; between ``zero_grad`` and ``step`` q^2 numbers for
-    each layer, nothing after.
+    of any length, where Eq 57 assumes length one and Eq 119, 120 drop a square; the signs follow
+    the derivation in appendix C, which Eq 113, 114 contradict.
+    Cost: O(n q^2 + q^3 + p q^2) time per layer, and q^2 numbers per layer between ``zero_grad`` and
+    ``step``.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> _ = layer.weight.data.fill_(1.0)
     >>> optimizer = DeltaGD(layer, lr=1.0)
     >>> (0 * layer(torch.tensor([[1.0, 0.0]]))).sum().backward()
-    >>> optimizer.step()  # no gradient: what was read is halved, the rest stays
+    >>> optimizer.step()  # zero gradient: the weights along the input are halved, the rest stays
     >>> layer.weight.data
     tensor([[0.5000, 1.0000]])
     """
@@ -105,13 +105,13 @@ class DeltaGD(GradientMemory):
         """Clear the gradients, and the inputs recorded with them."""
         for group in self.param_groups:
             for parameter in group["params"]:
-                # without a gradient: taken out by the clock of a slow level, which still waits
+                # without a gradient: a slow level has collected it and still needs the inputs
                 if parameter.grad is not None:
                     self._capture.contexts.pop(parameter, None)
         super().zero_grad(set_to_none)
 
     def _contexts(self) -> dict[int, dict[str, Any]]:
-        """The recorded inputs of slow levels whose gradients still wait."""
+        """The recorded inputs of slow levels that have not fired yet."""
         return {
             index: self._capture.contexts[p].state_dict()
             for index, p in enumerate(self._order())
@@ -158,7 +158,7 @@ class DeltaGD(GradientMemory):
         return cls(module, params=groups, lr=lr)
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """Report the decay strength as irrelevant, in the form that has none."""
+        """``decay_scale`` has no effect in the form without it."""
         return {"decay_scale": "form='cr'"} if group["form"] == "cr" else {}
 
     def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
@@ -217,7 +217,7 @@ def exact(
     eta: float,
     scale: float | int,
 ) -> Tensor:
-    """The proximal step of a weight used for products, look-ups, or both."""
+    """The proximal step of a weight used in products, in look-ups, or in both."""
     if gram is not None and counts is None:
         return dgd_rows(W, G, gram, eta, scale)
     assert counts is not None
@@ -231,5 +231,5 @@ def exact(
 
 
 def _with_contexts(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """torch's state dict, with the recorded inputs of slow levels whose gradients still wait."""
+    """torch's state dict, with the recorded inputs of slow levels that have not fired yet."""
     return state_dict | {"contexts": optimizer._contexts()}

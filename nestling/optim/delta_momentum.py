@@ -16,38 +16,38 @@ OPTIONS = constants(rules.DeltaMomentum)
 
 
 class DeltaMomentum(Ruled):
-    """Momentum that minimises |m G^T + P|^2 / 2: it overwrites what it holds along G.
+    """Momentum that minimises |m G^T + P|^2 / 2: it overwrites what it stores along G.
 
         m <- m (alpha I - k G^T G) + P G       W <- W - lr m
 
-    ``layout`` says what is a row of G: "matrix": G is p x q (first dimension, all others), the
-    Gram matrix q x q; "row": every row by itself, m <- alpha m - k (m.g) g + g; "scalar": the
-    tensor is one column, m <- (alpha - k |g|^2) m + g, a weight decay of the momentum that depends
-    on the gradient; "auto": "row" for matrices and higher ranks. Vectors are always "scalar".
+    ``layout`` says how a tensor becomes G. "matrix": p x q (first dimension, all others), with a
+    q x q Gram matrix; "row": every row by itself, m <- alpha m - k (m.g) g + g; "scalar": one
+    column, m <- (alpha - k |g|^2) m + g, a decay of the momentum that depends on the gradient;
+    "auto": "row" for matrices and higher ranks. Vectors are always "scalar".
 
-    ``decay_norm`` bounds k, as gradients have any scale: "unit": k = eta_decay / |G|^2, so that the
-    step is that of a gradient of length one; "soft": k = eta_decay / (1 + |G|)^2; "clamp":
+    ``decay_norm`` bounds k whatever the scale of the gradient. "unit": k = eta_decay / |G|^2, as if
+    the gradient had length one; "soft": k = eta_decay / (1 + |G|)^2; "clamp":
     min(eta_decay, alpha / |G|^2), so that no part of m changes sign; "none": eta_decay as printed,
     which grows without bound once eta_decay |G|^2 > 1 + alpha. "auto" is "unit", and "soft" in the
     scalar layout, where "unit" would be a constant.
 
-    A loss times c takes steps c times as long with "unit"; with the others it forgets more.
-    ``eta_decay=0`` is torch.optim.SGD with momentum alpha.
+    Multiplying the loss by c > 1 makes the steps c times as long with "unit"; with the others the
+    momentum also forgets faster. ``eta_decay=0`` is torch.optim.SGD with momentum alpha.
 
-    Source: arXiv 2512.24695, Eq 48-49. Deviates: printed without the eta before G^T G; the CR puts
-    it on the left, (alpha I - G^T G) m, which has no type unless p = q; the rate multiplies the
-    step and not the write, as in torch's SGD, equal at a constant rate.
-    Cost: "scalar" and "row" SGD's on a CPU, in one pass over all that is contiguous float32 or
-    float64, and in torch one look at g more, two; "matrix" O(p q min(p, q)); one number a weight;
-    preconditioner="covariance": 2 p^2 numbers and the time of
-    ``nestling.optim.preconditioner.apply`` besides.
+    Source: arXiv 2512.24695, Eq 48-49. Deviates: the k before G^T G is not printed; the CR has
+    (alpha I - G^T G) m, which is defined only for p = q; lr multiplies the step and not the write,
+    as in torch's SGD, which is the same at a constant lr.
+    Cost: "scalar" and "row" as SGD on a CPU (one pass, for contiguous float32 or float64), else one
+    or two more passes over g; "matrix" O(p q min(p, q)); one number per weight.
+    preconditioner="covariance" adds 2 p^2 numbers and the time of
+    ``nestling.optim.preconditioner.apply``.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.ones(2, 2))
     >>> optimizer = DeltaMomentum([weight], lr=0.1)
     >>> for _ in range(2):
     ...     optimizer.zero_grad()
-    ...     weight.sum().backward()  # the same gradient again: half of it is known
+    ...     weight.sum().backward()  # the second time half of the gradient is already stored
     ...     optimizer.step()
     >>> optimizer.state[weight]["m"]
     tensor([[1.4000, 1.4000],
@@ -106,7 +106,7 @@ class DeltaMomentum(Ruled):
         return rules.DeltaMomentum(**OPTIONS(group))
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """The options that neither the rule nor the preconditioner reads."""
+        """The options that neither the rule nor the preconditioner uses."""
         return super().unread(group) | precondition.unread(group)
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def write_at_once(
     states: Mapping[Tensor, dict[str, Any]],
     lengths: Mapping[Tensor, Tensor],
 ) -> list[Tensor]:
-    """Write the parameters that the compiled form supports; returns the others."""
+    """Write the parameters that the compiled code supports; returns the others."""
     if group["preconditioner"] != "none":
         return parameters
     rest, kinds = [], {}
@@ -55,7 +55,7 @@ def squares_of(
     widths: list[int],
     lengths: Mapping[Tensor, Tensor],
 ) -> Tensor:
-    """|g|^2 of each gradient, from the norms if known; otherwise only where needed."""
+    """|g|^2 of each gradient, from the norms if known; else only where the rule needs it."""
     if all(parameter in lengths for parameter in parameters):
         return torch.stack([lengths[parameter] for parameter in parameters]).double().square()
     found = torch.zeros(len(g), dtype=torch.float64)

@@ -17,19 +17,20 @@ class ElementwiseMemory(Ruled):
         m* = argmin over m of sum of w_i (m g_i - P)^2 + ridge m^2 = P M / (H + ridge)
         W <- W - lr m*,   M = sum of w_i g_i,  H = sum of w_i g_i^2
 
-    ``weighting`` is w_i: "mean": (1 - beta) beta^(t - i), divided by what has been seen, with beta1
-    in M and beta2 in H; "sum": 1 in H, and beta1^(t - i) in M. ``target`` is P: "root": sqrt(H), so
-    that m* = M / sqrt(H); "square": H, so that m* = M, momentum. M and H are of one memory where
-    beta1 = beta2; other betas are a heuristic, as in Adam.
+    ``weighting`` is w_i: "mean": (1 - beta) beta^(t - i), bias-corrected, with beta1 in M and beta2
+    in H; "sum": 1 in H, and beta1^(t - i) in M. ``target`` is P: "root": sqrt(H), so that
+    m* = M / sqrt(H); "square": H, so that m* = M, momentum. M and H belong to one regression only
+    if beta1 = beta2; other betas are a heuristic, as in Adam.
 
-    With "root": beta1 = beta2 is torch.optim.Adam, beta1 = 0 with "sum" torch.optim.Adagrad,
-    beta1 = 0 with "mean" RMSProp that divides by what it has seen, each with eps = 0. A loss times
-    c takes the same steps with "root", steps c times as long with "square", up to ridge.
+    With "root" and eps = 0, beta1 = beta2 is torch.optim.Adam, beta1 = 0 with "sum" is
+    torch.optim.Adagrad, and beta1 = 0 with "mean" is RMSProp with bias correction. Up to ridge,
+    multiplying the loss by c leaves the steps of "root" unchanged and makes those of "square" c
+    times as long.
 
     Source: arXiv 2512.24695, Eq 100-105. Deviates: the printed W - lr m* with g = minus the
-    gradient ascends; weighted sums, as the printed plain sums give AdaGrad and not Adam; Eq 104
-    has a factor beta2 that 102 does not give.
-    Cost: as Adam; two numbers a weight.
+    gradient would ascend; sums are weighted, because the printed plain sums give AdaGrad and not
+    Adam; Eq 104 has a factor beta2 that does not follow from Eq 102.
+    Cost: as Adam; two numbers per weight.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.ones(2))

@@ -20,21 +20,19 @@ class FeatureMomentum(Ruled):
 
         m <- alpha m + P phi(G)        W <- W - lr m
 
-    ``features`` is phi: "power": sign(g) |g|^exponent, of which 1 is the gradient itself, 0.5
-    makes heavy tails light; "polynomial":
-    c_0 g + c_1 g |g| + c_2 g |g|^2 ...: an odd function, so that the sign of a gradient is kept.
-    ``preconditioner`` is P: "none" (I), or "covariance", (E G G^T)^(-1/2) of matrices, recomputed
-    every ``preconditioner_every`` steps.
+    ``features`` is phi. "power": sign(g) |g|^exponent; an exponent of 1 is the gradient itself, 0.5
+    compresses heavy tails. "polynomial": c_0 g + c_1 g |g| + c_2 g |g|^2 ..., odd, so that it keeps
+    the sign of the gradient. ``preconditioner`` is P: "none" (I), or "covariance": (E G G^T)^(-1/2)
+    for matrices, recomputed every ``preconditioner_every`` steps.
 
-    A loss times c takes steps c^exponent times as long, by "power" without P.
+    With "power" and no P, multiplying the loss by c makes the steps c^exponent times as long. With
+    exponent 1 it is preconditioned momentum (Eq 46-47), and without P torch.optim.SGD with momentum
+    alpha.
 
-    With exponent 1 it is preconditioned momentum (Eq 46-47), and torch.optim.SGD with momentum
-    alpha without P.
-
-    Source: arXiv 2512.24695, Eq 46-47 and 51. Deviates: arXiv prints 47 without alpha, which its
-    text has and the CR prints; phi keeps the shape, so that m does; the rate multiplies the step
-    and not the write.
-    Cost: as SGD, and phi; one number a weight; P: as DeltaMomentum.
+    Source: arXiv 2512.24695, Eq 46-47 and 51. Deviates: Eq 47 is printed without alpha, but its
+    text and the CR have it; phi keeps the shape of the gradient; lr multiplies the step and not the
+    write.
+    Cost: as SGD, plus phi; one number per weight; P as in DeltaMomentum.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -95,12 +93,12 @@ class FeatureMomentum(Ruled):
     def rule(self, group: dict[str, Any]) -> Rule:
         """Feature momentum with the constants of a group."""
         options = OPTIONS(group)
-        # a state dict may have made a list of it
+        # loading a state dict may have turned it into a list
         options["coefficients"] = tuple(group["coefficients"])
         return rules.FeatureMomentum(**options)
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """The options that neither the rule nor the preconditioner reads."""
+        """The options that neither the rule nor the preconditioner uses."""
         return super().unread(group) | precondition.unread(group)
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:

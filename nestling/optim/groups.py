@@ -15,10 +15,10 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def parameter_kinds(module: nn.Module, *, heads: Iterable[str] = HEADS) -> dict[str, str]:
     """The kind of every parameter, by name.
 
-    "embeddings": of nn.Embedding, and whatever is tied to one. "heads": of a module whose name ends
-    in one of ``heads``. "matrices": weights of linear maps (any parameter of rank 2 whose name has
-    "weight" in it) and of convolutions that are not depth-wise. "vectors": all else, so also raw
-    parameters of a higher rank, which are no linear map that one could know of.
+    "embeddings": weights of nn.Embedding, and those tied to one. "heads": parameters of modules
+    whose name ends in one of ``heads``. "matrices": weights of linear maps (rank 2, with "weight"
+    in the name) and of convolutions that are not depth-wise. "vectors": everything else, including
+    raw parameters of higher rank, because nothing says that they act as linear maps.
     """
     names = tuple(heads)
     embeddings = {
@@ -45,9 +45,9 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: matrices, vectors, embeddings and heads, each under its ``name``.
 
-    ``weight_decay`` is of matrices and heads. Only matrices have ``orthogonal``, which optimizers
-    that make their steps orthogonal look at. Frozen parameters are left out, tied ones come once,
-    empty groups not at all. A name in ``heads`` is the last part of a module's name.
+    ``weight_decay`` applies to matrices and heads. Only matrices have ``orthogonal=True``, for
+    optimizers with orthogonalised steps. Frozen parameters and empty groups are left out; a tied
+    parameter comes once. ``heads`` are last parts of module names.
 
     Source: the split of Muon, which takes hidden matrices only.
 

@@ -13,7 +13,7 @@ from nestling.optim.restarts import Starts, slower_periods
 
 
 def steps_of(period: float | int, tokens_per_step: int) -> int:
-    """The whole optimizer steps a period in tokens lasts, rounded up, at least one.
+    """A period in tokens as whole optimizer steps, rounded up, at least one.
 
     >>> [steps_of(period, 512) for period in (0, 16, 512, 513, 2048)]
     [1, 1, 1, 2, 4]
@@ -25,21 +25,21 @@ class Leveled(Optimizer):
     """Writes a group once every ``period`` tokens, from the mean of the gradients since then.
 
     A group of ``inner`` may have ``period`` (tokens of one stream; default 0), ``name`` and
-    ``share``. Periods are rounded up to whole steps. Between two firings a group's gradients are
-    taken out of ``p.grad`` into an accumulator of the optimizer, so ``zero_grad`` of the optimizer
-    or the model never loses any; its weights, its moments and its weight decay rest. At the firing
-    ``p.grad`` is the mean gradient, clipped to ``max_norm`` over all groups of that period.
+    ``share``. Periods are rounded up to whole steps. Between two firings a group's gradients move
+    from ``p.grad`` into an accumulator of the optimizer, so that ``zero_grad`` of the optimizer or
+    the model loses none; its weights and moments do not change, nor do its weights decay. When it
+    fires, ``p.grad`` is the mean gradient, clipped to ``max_norm`` over all groups of that period.
 
-    A group with a ``share`` (fraction) is nested: at every step at which the groups of the next
-    longer period fire, and at no other, it goes back to where it begins, after its own write; what
-    begins takes up that share of the way it went, and ``inner`` forgets its moments
-    (``nestling.optim.restarts``). Its steps must divide those of that period.
+    A group with a ``share`` (fraction) is nested: whenever the groups of the next longer period
+    fire, it is reset after its own write. Its start moves towards its weights by that share, the
+    weights go back to the start, and ``inner`` forgets their moments (``nestling.optim.restarts``).
+    Its steps must divide those of that period.
 
-    Source: arXiv 2512.24695, Eq 71-72, training regime R2. Deviates: the printed sum has C + 1
-    terms, here C; the mean takes the place of the sum, so that a learning rate means the same at
-    every period; the error component f is that of ``inner``.
+    Source: arXiv 2512.24695, Eq 71-72, training regime R2. Deviates: C terms, where the printed sum
+    has C + 1; the mean in place of the sum, so that a learning rate means the same at every period;
+    the error component f is the one ``inner`` computes.
     Cost: one more gradient for each parameter of a group that does not fire every step, and one
-    more weight for each of a nested group.
+    more weight for each parameter of a nested group.
 
     >>> slow, fast = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
     >>> groups = [{"params": [fast]}, {"params": [slow], "period": 16, "name": "slow"}]
@@ -59,9 +59,9 @@ class Leveled(Optimizer):
         self.inner = inner
         self.tokens_per_step = tokens_per_step
         self.max_norm = max_norm
-        # The sum over processes each of which has other parameters; None: this has all
+        # Sums over processes that hold different parameters; None: this process holds all
         self.summed: Callable[[Tensor], Tensor] | None = None
-        # What fired at the last step: names of groups, each once (numbers where there is no name).
+        # Groups that fired at the last step, by name, each once (by number if unnamed).
         self.fired: tuple[str, ...] = ()
         self._sums: dict[Tensor, Tensor] = {}
         self._waited: dict[int, int] = {}
@@ -91,9 +91,9 @@ class Leveled(Optimizer):
             self.inner.state = state
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along: the inner optimizer, gathered gradients and the clocks.
+        """The state to copy: the inner optimizer, the collected gradients and the step counts.
 
-        As of torch's own optimizers, registered hooks are left out.
+        Registered hooks are left out, as in torch's own optimizers.
         """
         names = ("inner", "tokens_per_step", "max_norm", "fired", "_sums", "_waited", "_starts")
         return {name: getattr(self, name) for name in names} | {
@@ -147,12 +147,12 @@ class Leveled(Optimizer):
         return loss
 
     def _check(self, sums: Mapping[Tensor, Tensor], begun: Mapping[Tensor, Tensor]) -> None:
-        """Raise UserError for what waits beside a parameter and is not of its size."""
+        """Raise UserError for collected gradients or starts whose size is not the parameter's."""
         states.check_waiting("the gathered gradient", self.param_groups, sums.items())
         states.check_waiting("the start", self.param_groups, begun.items())
 
     def _restart(self, firing: list[bool], resets: list[float | int | None]) -> None:
-        """Put back the groups whose next slower level has been written."""
+        """Reset the groups whose next slower level has been written."""
         pairs = zip(self.param_groups, firing, strict=True)
         written = {group.get("period", 0) for group, fires in pairs if fires}
         for group, period in zip(self.param_groups, resets, strict=True):
@@ -160,7 +160,7 @@ class Leveled(Optimizer):
                 self._starts.restart(group["params"], group["share"], self.inner)
 
     def _collect(self, parameters: Iterable[Tensor], steps: int, fires: bool) -> None:
-        """Move gradients into the sums, or at a firing the mean of the sums into the gradients."""
+        """Move gradients into the sums; when the group fires, set them to the mean instead."""
         for parameter in parameters:
             total = self._sums.pop(parameter, None)
             if parameter.grad is not None:
@@ -190,14 +190,14 @@ class Leveled(Optimizer):
         torch.nn.utils.clip_grads_with_norm_(chosen, self.max_norm, norm)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear ``p.grad``; what the slower levels have gathered stays."""
+        """Clear ``p.grad``; the gradients collected for slower levels stay."""
         self.inner.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, exact at any step.
+        """Everything needed to resume exactly, at any step.
 
-        The inner state, the gathered gradients, the steps waited and where nested levels begin.
-        Hooks registered here see this dict, those of the inner optimizer its part.
+        The inner state, the collected gradients, the steps since each firing and the starts of
+        nested levels. Hooks registered here get this dict; hooks of the inner optimizer get theirs.
         """
         for hook in self._optimizer_state_dict_pre_hooks.values():
             hook(self)
@@ -215,7 +215,7 @@ class Leveled(Optimizer):
         return _hooked(self._optimizer_state_dict_post_hooks, self, found)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up what ``state_dict`` gave, gathered gradients included."""
+        """Load what ``state_dict`` returned, collected gradients included."""
         hooks = self._optimizer_load_state_dict_pre_hooks
         state_dict = _hooked(hooks, self, dict(state_dict))
         order = [p for group in self.param_groups for p in group["params"]]
@@ -232,7 +232,7 @@ class Leveled(Optimizer):
 
 
 def _by_parameter(order: list[Tensor], saved: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
-    """Tensors saved by the number of a parameter, by the parameter, on its device."""
+    """Tensors that were saved by parameter number, by parameter and on its device."""
     found = {}
     for index, x in saved.items():
         if int(index) >= len(order):
@@ -248,7 +248,7 @@ def _by_parameter(order: list[Tensor], saved: Mapping[str, Tensor]) -> dict[Tens
 def _hooked(
     hooks: Mapping[int, Callable[..., Any]], optimizer: Optimizer, state_dict: dict[str, Any]
 ) -> dict[str, Any]:
-    """The dict after hooks, each of which may change it or give another."""
+    """The dict after the hooks; each may change it or return another."""
     for hook in hooks.values():
         given = hook(optimizer, state_dict)
         state_dict = state_dict if given is None else given

@@ -14,8 +14,8 @@ from nestling.rules import GradientRecord
 def records_of(optimizer: Optimizer | str) -> tuple[str, tuple[GradientRecord, ...]]:
     """The name of an optimizer and its memories of gradients.
 
-    Of a name, those of its defaults; of an optimizer, those of its first group. An unknown name
-    raises UserError.
+    A name stands for an optimizer with default options; of an optimizer the first group counts. An
+    unknown name raises UserError.
     """
     if isinstance(optimizer, str):
         layer = nn.Linear(1, 1)
@@ -36,10 +36,9 @@ def optimizer_levels(
 ) -> list[Level]:
     """The boxes an optimizer keeps for ``parameters`` weights written every ``period`` tokens.
 
-    ``of`` names the boxes of these weights.
-
-    All share one level; the weights' own box depends on them (Def 2: same frequency, and the new
-    weights need the new buffers). An unknown optimizer raises UserError.
+    ``of`` is the name of the weights' own box. The boxes share one level, and the weights' box
+    depends on them (Def 2: same frequency, and the new weights need the new buffers). An unknown
+    optimizer raises UserError.
     """
     name, records = records_of(optimizer)
     return [

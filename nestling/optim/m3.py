@@ -14,30 +14,31 @@ OPTIONS = constants(rules.M3)
 
 
 class M3(Ruled):
-    """Multi-scale Momentum Muon: a fast and any number of slow momenta, made orthogonal.
+    """Multi-scale Momentum Muon: a fast and any number of slow momenta, orthogonalised.
 
         M1 <- beta1 M1 + (1 - beta1) g        V <- beta2 V + (1 - beta2) g^2
         M2 <- beta3 M2 + (1 - beta3) mean of the last f gradients, after every f-th step
         W  <- W - lr U / rms(U),  U = (NS(M1) + alpha NS(M2)) / (sqrt(V) + eps)
 
-    ``slow`` names the slow momenta as (period f in steps, beta3, alpha); each holds still between
-    its writes. ``style``: "ema" as above; "paper": plain sums, M1 <- M1 + beta1 g, V <- V + beta2
-    g^2, M2 <- M2 + beta3 (sum of f gradients); "delta": M1 forgets a part 1 - beta1 of itself along
-    each row of g besides. ``update_norm``: "rms" divides by the root mean square, so that each
-    weight moves by about lr; "none": lr U as printed, whose size is that of one over the gradient;
-    "pre": NS of M / (sqrt(V) + eps), and "adamuon": V of NS(M1) instead of g, whose U is divided
-    by its root mean square, both times 0.2, AdamW's usual size. Tensors of rank 0 or 1 and groups
-    with ``orthogonal=False`` take Adam's step for every momentum. "ema" divides the moments by
-    what they have seen, as Adam does.
+    ``slow`` lists the slow momenta as (period f in steps, beta3, alpha); each is constant between
+    its writes. ``style``: "ema" as above, with Adam's bias correction; "paper": plain sums,
+    M1 <- M1 + beta1 g, V <- V + beta2 g^2, M2 <- M2 + beta3 (sum of f gradients); "delta": "ema"
+    whose M1 also forgets a part 1 - beta1 of itself along each row of g. ``update_norm``: "rms"
+    divides U by its root mean square, so that each weight moves by about lr; "none": lr U as
+    printed, of the order of lr over the gradient's size; "pre": NS of M / (sqrt(V) + eps);
+    "adamuon": V of NS(M1) instead of g, and U divided by its root mean square. The last two are
+    multiplied by 0.2, the usual RMS of AdamW's steps. Tensors of rank 0 or 1 and groups with
+    ``orthogonal=False`` take Adam's step for every momentum.
 
-    A loss times c takes the same steps, but for "none", whose steps are 1/c times as long.
+    Multiplying the loss by c leaves the steps unchanged, except with "none", where they become 1/c
+    times as long.
 
     Source: arXiv 2512.24695, Eq 75, Algorithm 1. Deviates: "paper" with "none" is the algorithm,
-    its slow sum over f gradients (printed f + 1, the first empty) and with the + of the algorithm
-    where Eq 75 has -; the defaults "ema" and "rms", as sums shorten every step for good and the
-    size of a printed step is one over the gradient's. No hyper-parameters are published.
-    Cost: as Muon with one more Newton-Schulz every f steps; memory 2 numbers a weight and 2.5
-    more for each slow momentum of a matrix, 3 of a vector.
+    with its slow sum over f gradients (printed: f + 1, the first empty) and its +, where Eq 75 has
+    -. The defaults are "ema" and "rms", because growing sums shorten the steps for good and the
+    printed step shrinks as the gradient grows. No hyper-parameters are published.
+    Cost: as Muon, with one more Newton-Schulz every f steps; 2 numbers per weight, and 2.5 more for
+    each slow momentum of a matrix, 3 of a vector.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.eye(2))
@@ -103,6 +104,6 @@ class M3(Ruled):
     def rule(self, group: dict[str, Any]) -> Rule:
         """M3 with the constants of a group."""
         options = OPTIONS(group)
-        # a state dict may have made lists of them
+        # loading a state dict may have turned them into lists
         options["slow"] = tuple(map(tuple, group["slow"]))
         return rules.M3(**options, ns_dtype=dtype_of(group["ns_precision"]))

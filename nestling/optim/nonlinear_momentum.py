@@ -1,4 +1,4 @@
-"""Momentum whose output is bent: through Newton-Schulz it is Muon."""
+"""Momentum with a nonlinear output; with Newton-Schulz it is Muon."""
 
 from typing import Any, ClassVar
 
@@ -12,25 +12,24 @@ OPTIONS = constants(rules.NonlinearMomentum)
 
 
 class NonlinearMomentum(Ruled):
-    """A linear memory of gradients, read through a function.
+    """A linear memory of gradients, read through a nonlinear function.
 
         m <- alpha m + (1 - alpha) g        W <- W - lr sigma(m)
 
-    ``output`` is sigma: "newton_schulz", the orthogonal matrix next to m; "sign"; "tanh" of m over
-    ``scale``. With ``nesterov`` sigma is of alpha m + (1 - alpha) g, with the new m. Newton-Schulz
-    reads tensors of higher rank as (first, all others); tensors of rank 0 or 1, and groups with
-    ``orthogonal=False``, as one column, whose orthogonal matrix is m / |m|. Its step is times a
-    factor, ``adjust_lr``: "match_rms_adamw": 0.2 sqrt(max(p, q)), so that AdamW's rates suit;
-    "original": sqrt(max(1, p / q)); "none".
+    ``output`` is sigma: "newton_schulz": the orthogonal matrix nearest to m; "sign"; "tanh": of
+    m / ``scale``. With ``nesterov`` sigma is applied to alpha m + (1 - alpha) g, with the new m.
+    Newton-Schulz reshapes tensors of higher rank to (first, all others); tensors of rank 0 or 1,
+    and groups with ``orthogonal=False``, count as one column, so that sigma(m) is m / |m|. Its step
+    is multiplied by ``adjust_lr``: "match_rms_adamw": 0.2 sqrt(max(p, q)), so that AdamW's learning
+    rates fit; "original": sqrt(max(1, p / q)); "none": 1.
 
-    A loss times c takes the same steps, but for "tanh", whose steps lengthen up to lr.
+    Multiplying the loss by c leaves the steps unchanged, except with "tanh", whose steps grow with
+    c, up to lr. With ``adjust_lr="original"`` it is torch.optim.Muon on matrices.
 
-    With ``adjust_lr="original"`` it is torch.optim.Muon on matrices.
-
-    Source: arXiv 2512.24695, Eq 42 and 52; Muon. Deviates: the rate multiplies the step and not the
-    write; m is a mean, which sigma of "newton_schulz" and "sign" cannot tell from a sum.
-    Cost: Newton-Schulz, two products of the size of m and one of the shorter side's for each of
-    ``ns_steps``; one number a weight.
+    Source: arXiv 2512.24695, Eq 42 and 52; Muon. Deviates: lr multiplies the step and not the
+    write; m is a mean, which makes no difference to "newton_schulz" and "sign".
+    Cost: Newton-Schulz takes, for each of ``ns_steps``, two products of the size of m and one of
+    the size of its shorter side; one number per weight.
 
     >>> import torch
     >>> weight = torch.nn.Parameter(torch.zeros(2, 3))

@@ -1,4 +1,4 @@
-"""A matrix that gradients pass on their way into a momentum: P = (E G G^T)^(-1/2)."""
+"""A preconditioner of the gradients that enter a momentum: P = (E G G^T)^(-1/2)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def options(
     preconditioner_every: int,
     eps: float | int,
 ) -> dict[str, Any]:
-    """What a group says of its preconditioner; a UserError for what makes no sense."""
+    """The options of a group's preconditioner; values that cannot be raise UserError."""
     check_choice("preconditioner", preconditioner, PRECONDITIONERS)
     fraction(preconditioner_beta=preconditioner_beta)
     at_least(1, preconditioner_every=preconditioner_every)
@@ -34,7 +34,7 @@ def options(
 
 
 def unread(group: dict[str, Any]) -> dict[str, str]:
-    """Options that a group without a preconditioner leaves without effect."""
+    """The options without effect in a group that has no preconditioner."""
     if group["preconditioner"] != "none":
         return {}
     names = ("preconditioner_beta", "preconditioner_every", "eps")
@@ -44,7 +44,7 @@ def unread(group: dict[str, Any]) -> dict[str, str]:
 def passed(
     gradients: list[Tensor], states: Sequence[dict[str, Any]], group: dict[str, Any], step: int
 ) -> list[Tensor]:
-    """P G of every matrix, if the group has a preconditioner; vectors as they are."""
+    """P G of every matrix, if the group has a preconditioner; vectors unchanged."""
     if group["preconditioner"] == "none":
         return gradients
     numbers = {"beta": group["preconditioner_beta"], "eps": group["eps"]}
@@ -56,7 +56,7 @@ def passed(
 
 
 def start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    """Nothing seen yet, and P = I; nothing at all for vectors, or without a preconditioner."""
+    """Zero covariance and P = I; empty for vectors, or without a preconditioner."""
     if group["preconditioner"] == "none" or parameter.ndim < 2:
         return {}
     if not plain(parameter):
@@ -70,13 +70,13 @@ def start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
 def apply(
     gradient: Tensor, state: dict[str, Any], *, beta: float, eps: float, every: int, step: int
 ) -> Tensor:
-    """P G, of a gradient as a matrix (first, all others); P is recomputed every ``every`` steps.
+    """P G, for a gradient reshaped to (first, all others); P is recomputed every ``every`` steps.
 
     C <- beta C + (1 - beta) G G^T, P = (C / (1 - beta^t) + eps I)^(-1/2).
 
     Source: arXiv 2512.24695, Eq 38-41 and 106-111: P is the optimal memory of the gradients'
-    outer products. Deviates: a mean that forgets in place of the sum.
-    Cost: time O(p^2 q) a step and O(p^3) every ``every`` steps; 2 p^2 numbers.
+    outer products. Deviates: an exponential moving average in place of the sum.
+    Cost: time O(p^2 q) per step and O(p^3) every ``every`` steps; 2 p^2 numbers.
     """
     matrix = gradient.flatten(1)
     state["covariance"].lerp_(matrix @ matrix.mT, 1 - beta)

@@ -1,4 +1,4 @@
-"""Nested levels in training: when a slower level is written a faster one goes back to its start."""
+"""Nested levels in training: a write of a slower level resets the next faster one to its start."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,9 +11,9 @@ from nestling.core.error import UserError
 
 
 class Starts:
-    """Where the weights of nested groups begin: what they were before their first step, at first.
+    """The starts of the weights of nested groups: at first their values before the first step.
 
-    At a restart, after the group's own write,
+    At a restart, after the group's own write:
 
         start <- start + e (theta - start);  theta <- start;  the optimizer forgets theta's moments
 
@@ -26,14 +26,14 @@ class Starts:
         self.values: dict[Tensor, Tensor] = {}
 
     def keep(self, parameters: Iterable[Tensor]) -> None:
-        """Take up where weights begin, unless that is known already."""
+        """Store the weights as their starts, unless they have some."""
         for parameter in parameters:
             if parameter not in self.values:
                 wide = torch.promote_types(parameter.dtype, torch.float32)
                 self.values[parameter] = parameter.detach().to(wide, copy=True)
 
     def restart(self, parameters: Iterable[Tensor], share: float | int, inner: Optimizer) -> None:
-        """Move the starts of weights by a share of the way these went, and the weights to them."""
+        """Move the starts towards the weights by ``share``, then the weights to their starts."""
         for parameter in parameters:
             start = self.values[parameter]
             start.lerp_(parameter.detach().to(start.dtype), share)
@@ -46,8 +46,7 @@ def slower_periods(
 ) -> list[float | int | None]:
     """For each group the period (tokens) of the next slower level, which resets it; None: never.
 
-    ``steps`` is how many steps each group's period lasts. Shares, or periods, that cannot be raise
-    UserError.
+    ``steps`` are the groups' periods in steps. An invalid share or period raises UserError.
 
     >>> slower_periods([{}, {"period": 8, "share": 0.1}, {"period": 16}], [1, 1, 2])
     [None, 16, None]

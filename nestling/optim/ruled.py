@@ -1,4 +1,4 @@
-"""Optimizers that are a rule of ``nestling.rules``: each parameter is a memory that it writes."""
+"""Optimizers made from a rule of ``nestling.rules``, which writes each parameter as a memory."""
 
 import dataclasses
 from abc import abstractmethod
@@ -27,11 +27,11 @@ class Ruled(GradientMemory):
         """The rule with the constants of a group."""
 
     def records(self, group: dict[str, Any]) -> tuple[GradientRecord, ...]:
-        """Those of the rule."""
+        """The memories of gradients of the rule."""
         return self.rule(group).records
 
     def unread(self, group: dict[str, Any]) -> dict[str, str]:
-        """What the rule does not read, by the names of the options."""
+        """The options that the rule does not use, each with the reason."""
         found = self.rule(group).unread()
         if "ns_dtype" in found:
             found["ns_precision"] = found.pop("ns_dtype")
@@ -45,7 +45,7 @@ class Ruled(GradientMemory):
         states: list[dict[str, Any]],
         step: int,
     ) -> list[Tensor]:
-        """The gradients behind a preconditioner; as they are if there is none."""
+        """The gradients after the preconditioner, if there is one."""
         return gradients
 
     def _start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Any]:
@@ -77,10 +77,10 @@ class Ruled(GradientMemory):
 
 
 def batches(rule: Rule, *columns: Sequence[Tensor]) -> Iterator[list[list[Tensor]]]:
-    """The same columns in pieces: what one call of the rule is given.
+    """The columns split into batches, one for each call of the rule.
 
-    A rule that goes number by number gets one tensor at a time, of a large one on a CPU some rows,
-    so that all its operations find them in the cache; another gets tensors of one shape together.
+    An elementwise rule gets one tensor at a time, and on a CPU a large one some rows at a time, so
+    that its operations stay in the cache; any other rule gets all tensors of one shape together.
     """
     if not rule.elementwise:
         yield [list(tensors) for tensors in columns]
@@ -101,35 +101,35 @@ def fits(x: Tensor) -> bool:
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors of one shape as the rows of a batch; of one of them, no copy."""
+    """Tensors of one shape, stacked; a single tensor is not copied."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
 
 
 def constants(rule: type[Rule]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Those of a group that are fields of the rule."""
+    """A function that picks the options of a group that are fields of the rule."""
     names = [field.name for field in dataclasses.fields(rule)]  # ty: ignore[invalid-argument-type]
     return lambda group: {name: group[name] for name in names if name in group}
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """The dtype of the products of Newton-Schulz."""
+    """The dtype in which Newton-Schulz multiplies."""
     return getattr(torch, precision)
 
 
 def check_newton_schulz(steps: int, precision: str) -> None:
-    """Raise UserError for steps or a precision that Newton-Schulz cannot be given."""
+    """Raise UserError for an invalid number of steps or precision of Newton-Schulz."""
     check_choice("ns_precision", precision, PRECISIONS)
     if not 1 <= steps < 100:
         raise UserError(f"ns_steps is {steps}; give 1 to 99 (Muon uses 5)")
 
 
 class Written(Ruled):
-    """Any rule as an optimizer, with your own constants.
+    """Any rule as an optimizer, with constants of your choice.
 
         optimizer = Written(model.parameters(), lr=1e-2, rule=Muon(alpha=0.95))
 
-    ``rule`` is a value of ``nestling.rules`` or its name there. A rule that erases along a layer's
-    inputs raises UserError: ``DeltaGD`` hears them.
+    ``rule`` is a rule of ``nestling.rules`` or its name. A rule that erases along the inputs of a
+    layer raises UserError: only ``DeltaGD`` records them.
 
     >>> from nestling.rules import Momentum
     >>> weight = torch.nn.Parameter(torch.ones(2))
@@ -173,9 +173,9 @@ class Written(Ruled):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes along, the rule too."""
+        """The state to copy, the rule included."""
         return super().__getstate__() | {"_rule": self._rule, "name": self.name}
 
     def rule(self, group: dict[str, Any]) -> Rule:
-        """The one given."""
+        """The rule that was given."""
         return self._rule

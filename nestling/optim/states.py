@@ -1,4 +1,4 @@
-"""What an optimizer remembers, compared with the parameters that it is remembered of."""
+"""Checks that the states of an optimizer fit its parameters."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ Groups = Sequence[Mapping[str, Any]]
 
 
 def look(parameter: Tensor, state: Mapping[str, Any]) -> tuple[Any, ...]:
-    """All that is compared of a parameter and what is remembered of it; cheap."""
+    """The shapes and devices of a parameter and its state; cheap to compute and compare."""
     parts = [
         (x.shape, x.device) if isinstance(x, Tensor) and name != "step" else name
         for name, x in state.items()
@@ -30,7 +30,7 @@ def compare(
     *,
     whole: bool = False,
 ) -> None:
-    """Raise UserError unless a parameter's state has these parts, ``whole``: and no other."""
+    """Raise UserError unless a parameter's state has these parts; ``whole``: and no others."""
     for part in state.keys() - wanted.keys() if whole else ():
         if isinstance(state[part], Tensor):
             raise UserError(
@@ -39,7 +39,7 @@ def compare(
     for part, size in wanted.items():
         x = state.get(part)
         if part == "step" and isinstance(x, int | float):
-            continue  # as torch's own optimizers had it
+            continue  # a plain number, as in older versions of torch's optimizers
         if not isinstance(x, Tensor):
             raise UserError(
                 f"the state of {name} has no {part!r}: this is the state of another optimizer or "
@@ -57,7 +57,7 @@ def same_size(what: str, x: Tensor, size: Sequence[int], shape: Sequence[int]) -
 
 
 def same_place(name: str, parameter: Tensor, state: Mapping[str, Any]) -> None:
-    """Raise UserError unless a parameter's state lies where the parameter does."""
+    """Raise UserError unless a parameter's state is on the parameter's device."""
     for part, x in state.items():
         if isinstance(x, Tensor) and part != "step" and x.device != parameter.device:
             raise UserError(
@@ -67,7 +67,7 @@ def same_place(name: str, parameter: Tensor, state: Mapping[str, Any]) -> None:
 
 
 def check_gradients(groups: Groups) -> None:
-    """Raise UserError for a gradient of another size than its parameter."""
+    """Raise UserError for a gradient whose size is not its parameter's."""
     for group in groups:
         for p in group["params"]:
             if p.grad is not None and p.grad.shape != p.shape:
@@ -78,14 +78,14 @@ def check_gradients(groups: Groups) -> None:
 
 
 def check_waiting(what: str, groups: Groups, found: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Raise UserError for tensors that wait beside parameters and are not of their size."""
+    """Raise UserError for tensors kept for parameters whose size is not the parameter's."""
     for parameter, x in found:
         if x.shape != parameter.shape:
             same_size(f"{what} of {name_of(groups, parameter)}", x, parameter.shape, x.shape)
 
 
 def name_of(groups: Groups, parameter: Tensor) -> str:
-    """What a parameter is called: its name where the optimizer was given names, else its number."""
+    """A parameter's name if the optimizer was given names, else its number."""
     number = 0
     for group in groups:
         names = group.get("param_names")
@@ -99,9 +99,9 @@ def name_of(groups: Groups, parameter: Tensor) -> str:
 def loaded(
     groups: Groups, state_dict: Mapping[str, Any]
 ) -> Iterator[tuple[Tensor, Mapping[str, Any], dict[str, Any]]]:
-    """Each parameter with the state saved of it, and its group with the options saved.
+    """Each parameter with its saved state, and its group with the saved options.
 
-    Nothing where the groups are not as long as those saved, which torch refuses.
+    Empty if the groups differ in length from the saved ones; torch refuses to load those.
     """
     saved = state_dict["param_groups"]
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in saved]:
@@ -114,12 +114,12 @@ def loaded(
 
 
 class Watched(Optimizer):
-    """One of torch's own optimizers, all of whose memories have the shapes of the parameters.
+    """One of torch's own optimizers whose states all have the shapes of their parameters.
 
-    They are compared when they are loaded and before a step; UserError before anything changes.
+    Checked on loading and before each step; UserError is raised before anything changes.
     """
 
-    parts: ClassVar[tuple[str, ...]]  # what it remembers of a parameter
+    parts: ClassVar[tuple[str, ...]]  # the names of the tensors in a parameter's state
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -134,8 +134,8 @@ class Watched(Optimizer):
             self.register_step_pre_hook(_check_step)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, once every tensor was found to be of its parameter's shape."""
-        with self.register_load_state_dict_pre_hook(_check_loaded):  # after the hooks of others
+        """Load as torch does, after checking that every tensor has its parameter's shape."""
+        with self.register_load_state_dict_pre_hook(_check_loaded):  # after all other hooks
             super().load_state_dict(state_dict)
 
 

@@ -1,4 +1,4 @@
-"""Many gradients, momenta and weights at once, each read once (sweep.cpp); for the CPU."""
+"""Delta momentum of many tensors in one pass over each, compiled for the CPU (sweep.cpp)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from nestling.core.native import plain
 from nestling.rules.delta_momentum import BOUNDS as KINDS
 from nestling.rules.newton_schulz import SMALLEST
 
-FEW = 2**16  # numbers that are not worth a second thread
-WIDEST = 2**18  # numbers of a row; a wider one is more than one thread's work
+FEW = 2**16  # elements; fewer are not worth a second thread
+WIDEST = 2**18  # elements of a row; a wider one is too much work for one thread
 KERNEL = Bridge(
     Path(__file__).parent / "sweep.cpp",
     "sweep",
@@ -27,12 +27,12 @@ KERNEL = Bridge(
 
 
 def available() -> bool:
-    """Whether the compiled form is there, now, and nothing is being traced."""
+    """Whether the compiled code is available and nothing is being traced."""
     return not torch.compiler.is_compiling() and KERNEL.library() is not None
 
 
 def fits(first: Tensor, *others: Tensor) -> bool:
-    """Whether the compiled form can compute with these tensors, which belong together."""
+    """Whether the compiled code supports these tensors of one parameter."""
     return native.usable(first) and all(
         plain(x)
         and x.is_contiguous()
@@ -44,7 +44,7 @@ def fits(first: Tensor, *others: Tensor) -> bool:
 
 
 def squares(gradients: Sequence[Tensor]) -> Tensor:
-    """The sum of squares of each of these gradients, all of one dtype, held in float64."""
+    """The sum of squares of each of these gradients (all of one dtype), in float64."""
     found, dtype = torch.zeros(len(gradients), dtype=torch.float64), _dtype(gradients)
     columns = KERNEL.tensors(dtype, g=gradients) | KERNEL.whole(size=_sizes(gradients))
     given = {**columns, "squares": found}
@@ -66,10 +66,10 @@ def write(
     kept: float,
     maximize: bool,
 ) -> None:
-    """A step of delta momentum in rows of ``widths`` numbers; 0: in the scalar layout.
+    """A step of delta momentum in rows of ``widths`` elements; 0: in the scalar layout.
 
     Rows: m <- alpha m - k (m.g) g + g; scalar: m <- (alpha - k |g|^2) m + g, |g|^2 from
-    ``squares``; then W <- kept W - lr m. ``kinds`` says what bounds k; ``maximize`` turns g round.
+    ``squares``; then W <- kept W - lr m. ``kinds`` says how k is bounded; ``maximize`` negates g.
     All tensors have one dtype.
     """
     sizes, dtype = _sizes(g), _dtype(g)

@@ -1,4 +1,4 @@
-"""torch's own optimizers, with the rate that trains here and the rule that each is."""
+"""torch's own optimizers, each with a default learning rate and its rule."""
 
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ class AdamW(Watched, torch.optim.AdamW):
 
     @classmethod
     def of_module(cls, module: nn.Module, groups: Groups, *, lr: float | int, betas: Any) -> Any:
-        """For groups of a module's parameters."""
+        """Build for groups of a module's parameters."""
         return cls(groups, lr=lr, betas=betas)
 
 
@@ -34,7 +34,7 @@ class Momentum(Watched, torch.optim.SGD):
 
     @classmethod
     def of_module(cls, module: nn.Module, groups: Groups, *, lr: float | int, betas: Any) -> Any:
-        """For groups of a module's parameters."""
+        """Build for groups of a module's parameters."""
         return cls(groups, lr=lr, momentum=0.9)
 
 
@@ -47,12 +47,12 @@ class SGD(Watched, torch.optim.SGD):
 
     @classmethod
     def of_module(cls, module: nn.Module, groups: Groups, *, lr: float | int, betas: Any) -> Any:
-        """For groups of a module's parameters."""
+        """Build for groups of a module's parameters."""
         return cls(groups, lr=lr)
 
 
 def rule_of_torch(optimizer: torch.optim.Optimizer) -> tuple[str, Rule] | None:
-    """Name and rule of an optimizer of torch's; None for one whose rule is not known."""
+    """Name and rule of one of torch's optimizers; None if its rule is not known."""
     if isinstance(optimizer, torch.optim.Adam):  # AdamW derives from it
         return "adamw", rules.Adam()
     if isinstance(optimizer, torch.optim.SGD):
@@ -62,6 +62,6 @@ def rule_of_torch(optimizer: torch.optim.Optimizer) -> tuple[str, Rule] | None:
 
 
 def records_of_torch(optimizer: torch.optim.Optimizer) -> tuple[str, tuple[GradientRecord, ...]]:
-    """Name and memories of gradients of an optimizer of torch's; those of others are not known."""
+    """Name and memories of gradients of one of torch's optimizers; none known for any other."""
     found = rule_of_torch(optimizer)
     return (found[0], found[1].records) if found else (type(optimizer).__name__.lower(), ())
