@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nestling.core.error import UserError
+from nestling.train.stop import stoppable
 from nestling_lab.bench.served import Server, tiny_model
 from nestling_lab.bench.turns import say
 
@@ -37,6 +38,7 @@ class Load:
 
     server: Server
     until: float = 0.0  # time.monotonic
+    stop: threading.Event = field(default_factory=threading.Event)  # ends it before its time
     answers: list[Answered] = field(default_factory=list)
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     broken: int = 0  # requests interrupted by a kill
@@ -45,9 +47,14 @@ class Load:
     learning: bool = False  # whether an accepted document is still being learned
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def going(self) -> bool:
+        """Whether there is time left."""
+        return time.monotonic() < self.until and not self.stop.is_set()
+
     def keep_at(self, work: Callable[[], None]) -> None:
         """Repeat ``work`` until the time is over, and count failures by message."""
-        while time.monotonic() < self.until:
+        while self.going:
             life = self.server.life
             try:
                 work()
@@ -92,7 +99,7 @@ class Load:
         text = TEXT.format(number, number + 7)
         job = expect(self.server.call("POST", f"{place}/jobs", {"text": text}), 202)["id"]
         self.learning = True
-        while time.monotonic() < self.until:
+        while self.going:
             self.server.up.wait(max(0.0, self.until - time.monotonic()))
             life = self.server.life
             try:
@@ -106,13 +113,13 @@ class Load:
                 self.jobs[state] += 1
                 expect(self.server.call("DELETE", place), 200)
                 return
-            time.sleep(0.2)
+            self.stop.wait(0.2)
 
     def watch(self) -> None:
         """Record the server's memory once a second."""
         if self.server.up.is_set():
             self.resident.append(self.server.resident_mib())
-        time.sleep(1)
+        self.stop.wait(1)
 
 
 def expect(found: tuple[int, Any], status: int) -> Any:
@@ -142,25 +149,29 @@ def load(
     server is killed ``kills`` times (SIGKILL) at random times and restarted on its store. Returns
     answers, errors by message, requests interrupted by kills, latencies in seconds, tokens per
     second, the server's memory over time in MiB, jobs by final status, and whether every memory
-    gives the same answer at the end as at the start.
+    gives the same answer at the end as at the start. Ctrl-C or SIGTERM ends the server too and
+    raises UserError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     served = Path(model) if model else tiny_model(folder)
     server = Server(
         served, folder / "store", "--limits.rate", "1000000000", "--budget", str(LEARNED)
     )
-    server.start()
-    try:
-        names = [f"memory-{number}" for number in range(memories)]
-        for number, name in enumerate(names):
-            _teach(server, name, number)
-        before = [_answer(server, name) for name in (None, *names)]
-        found = Load(server, until=time.monotonic() + seconds)
-        say(f"{clients} clients for {seconds:.0f} seconds", quiet)
-        restarts = _run(found, clients, [None, *names], tokens, learning, kills, seed)
-        after = [_answer(server, name) for name in (None, *names)]
-    finally:
-        status = server.end() if server.up.is_set() else server.end(signal.SIGKILL)
+    with stoppable() as stop:
+        server.start()
+        try:
+            names = [f"memory-{number}" for number in range(memories)]
+            for number, name in enumerate(names):
+                _teach(server, name, number)
+            before = [_answer(server, name) for name in (None, *names)]
+            found = Load(server, until=time.monotonic() + seconds, stop=stop)
+            say(f"{clients} clients for {seconds:.0f} seconds", quiet)
+            restarts = _run(found, clients, [None, *names], tokens, learning, kills, seed)
+            after = [_answer(server, name) for name in (None, *names)]
+        finally:
+            status = server.end() if server.up.is_set() else server.end(signal.SIGKILL)
+    if stop.is_set():
+        raise UserError("stopped before its time, so nothing was measured; the server has ended")
     return summary(found, seconds) | {
         "killed": kills,
         "documents_open_when_killed": sum(was for was, _ in restarts),
@@ -195,7 +206,8 @@ def _run(
         if learning:
             work.append(pool.submit(found.keep_at, found.learn))
         for moment in moments:
-            time.sleep(max(0.0, moment - time.monotonic()))
+            if found.stop.wait(max(0.0, moment - time.monotonic())):
+                break
             found.server.end(signal.SIGKILL)
             was = found.learning
             found.resident.clear()  # it was of another process

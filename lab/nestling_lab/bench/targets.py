@@ -109,7 +109,7 @@ def _stepping(what: str, entrant: str, reference: str, must: float) -> Target:
 PEERED = "mamba2,gated-delta-net"
 DECODE = "nestling bench decode --threads 2 --presets hope"
 SHORT = TRAIN.format("hope,hope-attention,ttt-linear,ttt-mlp", "4x512")
-LONG = TRAIN.format("hope", "1x512 1x16384") + " --rounds 2 --no-peak"
+LONG = TRAIN.format("hope", "1x512 1x16384") + " --rounds 3 --no-peak"
 
 TARGETS: dict[str, Target] = {
     "hope_train_4x512": _training("hope", "hope-tiny", "4x512", 0.35, 0.55, SHORT),

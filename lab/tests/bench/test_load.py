@@ -1,11 +1,14 @@
 """The load on a server: what it counts, and a server that is killed under it."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 from serving import NAME, started, tiny_stacked
 
+from nestling.core.error import UserError
 from nestling.serve.model import serve_model
 from nestling_lab.bench.load import Load, load, summary
 from nestling_lab.bench.served import Server
@@ -47,6 +50,19 @@ def test_what_fails_is_an_error_unless_a_kill_has_cut_it_off(found):
     [(message, count)] = found.errors.items()
     assert count == 1 and "404" in message and "no such memory" in message
     assert found.broken == 1
+
+
+def test_a_load_that_is_stopped_ends_its_server_and_measures_nothing(tmp_path, monkeypatch):
+    """SIGTERM, as a scheduler sends it, once the clients are at work."""
+    processes = []
+    monkeypatch.setattr(
+        Load,
+        "watch",
+        lambda one: processes.append(one.server._process) or os.kill(os.getpid(), signal.SIGTERM),
+    )
+    with pytest.raises(UserError, match="stopped before its time"):
+        load(tmp_path, clients=1, seconds=3600.0, tokens=4, memories=0, learning=False, quiet=True)
+    assert processes[0].poll() is not None
 
 
 @pytest.mark.slow
