@@ -19,7 +19,7 @@ from torch import Tensor
 from nestling.continual.study.body import Ids
 from nestling.continual.study.form import PLAIN, Form, begun, plain
 from nestling.continual.study.judge import SHOTS
-from nestling.continual.study.speaker import Score, Speaker, Told
+from nestling.continual.study.speaker import Line, Score, Speaker, Told
 from nestling.continual.study.words import telling, words
 
 if TYPE_CHECKING:
@@ -28,28 +28,29 @@ if TYPE_CHECKING:
 OPENINGS = 12  # that are followed
 FIRST = 4  # tokens of an opening
 WITHIN = 12.0  # nats that an opening may be less likely than the best
+HEARD = 12  # tokens after which a reply that study has not taught is given up
+HINT = 0.5  # nats a token that study must have made these likelier by
 LONGEST = 48  # tokens of a reply that is checked
 GAIN = 1.5  # nats a token that study has made a learned reply likelier by, in the mean
 ALONE = -0.4  # nats a token of a learned reply behind its opening, whatever was asked
 SHARE = 0.5  # of the question's likelihood after a reply, in what the reply is worth
 WORTH = -0.8  # nats that a reply must be worth to be said
+FITTING = 24.0  # nats that a question is likelier by after a reply that fits it, at most
+AT_ONCE = 4  # replies that are checked at once
 ANYTHING = "Go on."  # a question of no content
 EMPTY = "It is so."  # a reply of no content
 
+Lines = dict[Ids, float]  # beginnings of replies, or whole ones with their ends: log-likelihoods
+
 
 class Reply(NamedTuple):
-    """A reply, and what was found of it."""
+    """A reply that study has taught, and what was found of it."""
 
     ids: Ids
     nats: float  # its log-likelihood after the question
     gain: float  # nats a token that study has made it likelier by
     alone: float  # nats a token behind its opening after ANYTHING: what was made up is unlikely
     fit: float  # nats that the question is likelier after it than after EMPTY
-
-    @property
-    def learned(self) -> bool:
-        """Whether study has taught it."""
-        return self.gain >= GAIN and self.alone >= ALONE
 
     @property
     def worth(self) -> float:
@@ -77,6 +78,12 @@ def answered(school: "School", question: str, tokens: int) -> str:
     return learner.text.decode(ids).strip()
 
 
+def best(replies: Sequence[Reply]) -> Reply | None:
+    """The reply that is worth most; None: none is worth saying."""
+    can = [one for one in replies if one.worth >= WORTH]
+    return max(can, key=lambda one: one.worth, default=None)
+
+
 def recalled(
     speaker: Speaker,
     form: Form,
@@ -85,47 +92,80 @@ def recalled(
     before: Mapping[str, Tensor],
     subjects: Sequence[str] = (),
 ) -> list[Reply]:
-    """Replies to a question, the likeliest opening first.
+    """Replies to a question that study has taught, the likeliest first.
 
-    ``before`` are the weights before study, ``subjects`` what the documents are about.
+    ``before`` are the weights before study, ``subjects`` what the documents are about. A reply that
+    one check has ruled out is not followed, nor checked by the next; and none is checked that could
+    not be worth more than the best, were the question ``FITTING`` nats likelier after it.
     """
-    prompt = form.prompt(question)
-    asked = _asked(speaker, form, prompt, weights)
-    found = _ended(speaker, form.stop, asked, weights)
-    now = _scores(speaker, form, asked, found, weights)
-    anything = _asked(speaker, form, form.prompt(ANYTHING), weights)
-    alone = _scores(speaker, form, anything, found, weights)
-    old = _scores(speaker, form, _asked(speaker, form, prompt, before), found, before)
-    lines = [form.text.decode(ids) for ids in found]
-    fits = _fits(speaker, form, question, subject_of(question, subjects), lines, before)
-    return [
-        Reply(ids, float(one.nats.sum()), one.mean - then.mean, _tail(other), fit)
-        for ids, one, then, other, fit in zip(found, now, old, alone, fits, strict=True)
-    ]
+    asked = _Asked(speaker, form, question, weights)
+    base = _Asked(speaker, form, question, before)
+    lines = openings(speaker, form.stop, asked.told, asked.last, weights)
+    lines = _possible(asked.followed(lines, FIRST, HEARD), WORTH)
+    then = base.scores(lines, HEARD)
+    lines = {line: nats for line, nats in lines.items() if _gain(nats, then[line]) >= HINT}
+    if not lines:
+        return []
+    lines = asked.followed(lines, HEARD, LONGEST)
+    anything = _Asked(speaker, form, ANYTHING, weights)
+    subject = subject_of(question, subjects)
+    found: list[Reply] = []
+    while lines := _possible(lines, max((one.worth for one in found), default=WORTH)):
+        own = {line: lines.pop(line) for line in list(lines)[:AT_ONCE]}
+        alone = {line: _tail(score) for line, score in anything.scores(own, LONGEST).items()}
+        kept = [line for line in own if alone[line] >= ALONE]
+        then = base.scores(kept, LONGEST)
+        gains = {line: _gain(own[line], score) for line, score in then.items()}
+        kept = [line for line in kept if gains[line] >= GAIN]
+        fits = _fits(speaker, form, question, subject, kept, before)
+        found += [Reply(line, own[line], gains[line], alone[line], fits[line]) for line in kept]
+    return found
 
 
-class _Asked(NamedTuple):
-    """A question that was read but for its last token, which all replies go on from."""
+class _Asked:
+    """A question that a model with certain weights has read; all replies go on from there."""
 
-    told: Told
-    last: Ids
+    def __init__(self, speaker: Speaker, form: Form, question: str, weights: Mapping[str, Tensor]):
+        prompt = form.prompt(question)
+        self.speaker, self.form, self.weights = speaker, form, weights
+        self.told = speaker.told((*form.opening, *prompt[:-1]), weights)
+        self.last = prompt[-1:]
+
+    def followed(self, lines: Lines, length: int, most: int) -> Lines:
+        """Lines of ``length`` tokens with what comes after them, up to ``most`` tokens in all.
+
+        Shorter ones have ended.
+        """
+        rest = self.speaker.written(
+            self.told,
+            [(*self.last, *line) for line in lines if len(line) == length],
+            most=most - length,
+            stop=self.form.stop,
+            weights=self.weights,
+        )
+        more = iter(rest)
+        found: Lines = {}
+        for line, nats in lines.items():
+            after = next(more) if len(line) == length else Line((), 0.0)
+            found[(*line, *after.ids)] = nats + after.nats
+        return found
+
+    def scores(self, lines: Iterable[Ids], most: int) -> dict[Ids, Score]:
+        """How likely lines are, each with its end if it has fewer tokens than ``most``."""
+        end, own = self.form.answer("")[-1:], list(lines)
+        pairs = [(self.last, (*line, *end) if len(line) < most else line) for line in own]
+        return dict(zip(own, self.speaker.scores(self.told, pairs, self.weights), strict=True))
 
 
-def _asked(speaker: Speaker, form: Form, prompt: Ids, weights: Mapping[str, Tensor]) -> _Asked:
-    return _Asked(speaker.told((*form.opening, *prompt[:-1]), weights), prompt[-1:])
+def _possible(lines: Lines, worth: float) -> Lines:
+    """The lines that may be worth more, the likeliest first."""
+    can = [one for one in lines.items() if one[1] + SHARE * FITTING >= worth]
+    return dict(sorted(can, key=lambda one: -one[1]))
 
 
-def _scores(
-    speaker: Speaker,
-    form: Form,
-    asked: _Asked,
-    replies: Sequence[Ids],
-    weights: Mapping[str, Tensor],
-) -> list[Score]:
-    """How likely replies are, each with its end if it has one."""
-    end = form.answer("")[-1:]
-    ended = [(*ids, *end) if len(ids) < LONGEST else ids for ids in replies]
-    return speaker.scores(asked.told, [(asked.last, ids) for ids in ended], weights)
+def _gain(nats: float, before: Score) -> float:
+    """Nats a token that a line has become likelier by."""
+    return nats / len(before.nats) - before.mean
 
 
 def _tail(score: Score) -> float:
@@ -134,30 +174,13 @@ def _tail(score: Score) -> float:
     return float(rest.mean()) if len(rest) else 0.0
 
 
-def best(replies: Sequence[Reply]) -> Reply | None:
-    """The learned reply that is worth most; None: none is worth saying."""
-    can = [one for one in replies if one.learned and one.worth >= WORTH]
-    return max(can, key=lambda one: one.worth, default=None)
-
-
-def _ended(
-    speaker: Speaker, stop: frozenset[int], asked: _Asked, weights: Mapping[str, Tensor]
-) -> list[Ids]:
-    """The openings that are followed, each to its end."""
-    begun = openings(speaker, stop, asked.told, asked.last, weights)
-    heads = [(*asked.last, *ids) for ids in begun]
-    rest = speaker.said(asked.told, heads, most=LONGEST - FIRST, stop=stop, weights=weights)
-    whole = [(*ids, *end) for ids, end in zip(begun, rest, strict=True)]
-    return list(dict.fromkeys(whole))
-
-
 def openings(
     speaker: Speaker,
     stop: frozenset[int],
     told: Told,
     last: Ids,
     weights: Mapping[str, Tensor],
-) -> list[Ids]:
+) -> Lines:
     """The likeliest first tokens of a reply, by beam search; none that ends at once.
 
     ``told`` is what was read, but for its ``last`` token.
@@ -173,7 +196,7 @@ def openings(
             for k in range(more.shape[1])
         ]
         beams = sorted(grown, reverse=True)[:OPENINGS]
-    return [ids for nats, ids in beams if nats >= beams[0][0] - WITHIN]
+    return {ids: nats for nats, ids in beams if nats >= beams[0][0] - WITHIN}
 
 
 def subject_of(question: str, subjects: Iterable[str]) -> str:
@@ -194,17 +217,17 @@ def _fits(
     form: Form,
     question: str,
     subject: str,
-    replies: Sequence[str],
+    lines: Sequence[Ids],
     weights: Mapping[str, Tensor],
-) -> list[float]:
-    """How much likelier a question is after each reply than after one of no content, nats.
-
-    The subject stands before every reply, so that one which says "it" is none the worse.
-    """
+) -> dict[Ids, float]:
+    """How much likelier a question is after each reply than after one of no content, nats."""
+    if not lines:
+        return {}
     text = form.text
     head = f"Text: {subject}. " if subject else "Text: "
     asked = plain(text, PLAIN.format(question=question).removeprefix("Question:"))
     told = speaker.told(begun(text, SHOTS), weights)
-    pairs = [(plain(text, f"{head}{reply}\nQuestion:"), asked) for reply in (*replies, EMPTY)]
+    said = [*(text.decode(line) for line in lines), EMPTY]
+    pairs = [(plain(text, f"{head}{reply}\nQuestion:"), asked) for reply in said]
     *found, none = [float(one.nats.sum()) for one in speaker.scores(told, pairs, weights)]
-    return [one - none for one in found]
+    return {line: nats - none for line, nats in zip(lines, found, strict=True)}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.continual.study.body import Ids, takes_masks
 from nestling.continual.study.side import neighbours
-from nestling.continual.study.speaker import OneByOne, Score, Speaker, Told, scored
+from nestling.continual.study.speaker import Line, OneByOne, Score, Speaker, Told, scored
 from nestling.models.functional import FunctionalModel
 
 ROW = 384  # tokens asked side by side in one call
@@ -40,7 +40,7 @@ class SideBySide(Speaker):
         return found
 
     @torch.no_grad()
-    def said(
+    def written(
         self,
         told: Told,
         prompts: Sequence[Ids],
@@ -49,14 +49,15 @@ class SideBySide(Speaker):
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
-    ) -> list[Ids]:
+        scored: bool = True,
+    ) -> list[Line]:
         """All that fit in a row take a token in each call."""
-        found: list[Ids] = []
+        found: list[Line] = []
         heads = list(after) or [()] * len(prompts)
         sizes = [len(h) * (not n or h != heads[n - 1]) for n, h in enumerate(heads)]
         rooms = [size + len(prompt) + most for size, prompt in zip(sizes, prompts, strict=True)]
         for part in neighbours(rooms, LINES):
-            found += self._written(told, heads[part], prompts[part], most, stop, weights)
+            found += self._written(told, heads[part], prompts[part], most, stop, weights, scored)
         return found
 
     def _written(
@@ -67,7 +68,8 @@ class SideBySide(Speaker):
         most: int,
         stop: frozenset[int],
         weights: Mapping[str, Tensor],
-    ) -> list[Ids]:
+        scored: bool,
+    ) -> list[Line]:
         count, shared = len(prompts), list(dict.fromkeys(head for head in heads if head))
         behind = [shared.index(head) if head else -1 for head in heads]
         parents = torch.tensor([*[-1] * len(shared), *behind], device=self.device)
@@ -79,12 +81,14 @@ class SideBySide(Speaker):
             [len(head) + len(prompt) for head, prompt in zip(heads, prompts, strict=True)],
             device=self.device,
         )
-        tokens = self._head(hidden[last]).argmax(-1)
+        tokens, likely = _likeliest(self._head(hidden[last]), scored)
         added = torch.arange(len(shared), len(shared) + count, device=self.device)
         lines: list[list[int]] = [[] for _ in prompts]
+        nats = [0.0] * count
         open_lines = set(range(count))
         for number in range(most):
             for line in sorted(open_lines):
+                nats[line] += float(likely[line])
                 if int(tokens[line]) in stop:
                     open_lines.discard(line)
                 else:
@@ -94,8 +98,8 @@ class SideBySide(Speaker):
             own = torch.cat([own, added])
             mask = self._seen(told, own, added, parents[added])
             out = self._call(tokens[None], mask, (places + number)[None], cache, weights)
-            tokens = self._head(out).argmax(-1)
-        return [tuple(line) for line in lines]
+            tokens, likely = _likeliest(self._head(out), scored)
+        return [Line(tuple(line), total) for line, total in zip(lines, nats, strict=True)]
 
     @torch.no_grad()
     def next_tokens(
@@ -161,6 +165,13 @@ class SideBySide(Speaker):
 
     def _head(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         return self.reader.model.get_output_embeddings()(hidden).float()
+
+
+def _likeliest(logits: Float[Tensor, "N V"], scored: bool) -> tuple[Tensor, Tensor]:
+    """The likeliest token of each row, and its log-likelihood: NaN if it is not to be scored."""
+    values, tokens = logits.max(-1)
+    likely = values - logits.logsumexp(-1) if scored else torch.full_like(values, torch.nan)
+    return tokens, likely
 
 
 def speaker(reader: FunctionalModel) -> Speaker:

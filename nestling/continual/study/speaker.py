@@ -34,6 +34,13 @@ class Score(NamedTuple):
         return float(self.nats.mean())
 
 
+class Line(NamedTuple):
+    """What a model writes."""
+
+    ids: Ids
+    nats: float  # log-likelihood of its tokens, and of the end if it came to one
+
+
 class Speaker(ABC):
     """Answers after a text, with weights that are handed in; nothing is learned."""
 
@@ -60,6 +67,23 @@ class Speaker(ABC):
         """How likely each answer is after its prompt; neither may be empty."""
 
     @abstractmethod
+    def written(
+        self,
+        told: Told,
+        prompts: Sequence[Ids],
+        *,
+        most: int,
+        stop: frozenset[int],
+        weights: Mapping[str, Tensor] = {},
+        after: Sequence[Ids] = (),
+        scored: bool = True,
+    ) -> list[Line]:
+        """What the model writes after each prompt: the likeliest tokens until one of ``stop``.
+
+        ``after`` is what comes before each prompt, behind what was told; equal ones are read once.
+        Where it is not to be ``scored``, its log-likelihood is NaN.
+        """
+
     def said(
         self,
         told: Told,
@@ -70,10 +94,11 @@ class Speaker(ABC):
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
     ) -> list[Ids]:
-        """What the model writes after each prompt: the likeliest tokens until one of ``stop``.
-
-        ``after`` is what comes before each prompt, behind what was told; equal ones are read once.
-        """
+        """The tokens of ``written``."""
+        lines = self.written(
+            told, prompts, most=most, stop=stop, weights=weights, after=after, scored=False
+        )
+        return [line.ids for line in lines]
 
     @abstractmethod
     def next_tokens(
@@ -98,7 +123,7 @@ class OneByOne(Speaker):
         return found
 
     @torch.no_grad()
-    def said(
+    def written(
         self,
         told: Told,
         prompts: Sequence[Ids],
@@ -107,7 +132,8 @@ class OneByOne(Speaker):
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
-    ) -> list[Ids]:
+        scored: bool = True,
+    ) -> list[Line]:
         """A call for each token."""
         contexts = {head: self._read_on(told.context, head, weights) for head in {*after, ()}}
         heads = after or [()] * len(prompts)
@@ -123,17 +149,20 @@ class OneByOne(Speaker):
 
     def _written(
         self, context: Any, ids: Ids, most: int, stop: frozenset[int], weights: Mapping[str, Tensor]
-    ) -> Ids:
+    ) -> Line:
         found: list[int] = []
+        nats = 0.0
         while len(found) < most:
             given = torch.tensor([ids], device=self.device)
             logits, context = self.reader.read(weights, given, context)
-            token = int(logits[0, -1].argmax())
+            best = logits[0, -1].float().log_softmax(-1).max(-1)
+            nats += float(best.values)
+            token = int(best.indices)
             if token in stop:
                 break
             found.append(token)
             ids = (token,)
-        return tuple(found)
+        return Line(tuple(found), nats)
 
     @torch.no_grad()
     def next_tokens(

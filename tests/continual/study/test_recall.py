@@ -12,7 +12,7 @@ from nestling.continual.study import recall
 from nestling.continual.study.form import Form, plain
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.recall import Reply, best, openings, recalled
-from nestling.continual.study.speaker import Score, Speaker, Told
+from nestling.continual.study.speaker import Line, Score, Speaker, Told
 
 NONE: dict[str, torch.Tensor] = {}
 LIKELY = 0.9  # of the token that goes on with a sentence
@@ -64,16 +64,17 @@ class Scripted(Speaker):
             found.append(Score(torch.stack(rows), True))
         return found
 
-    def said(self, told, prompts, *, most, stop, weights=NONE, after=()):
+    def written(self, told, prompts, *, most, stop, weights=NONE, after=(), scored=True):
         found = []
         for prompt in prompts:
-            line = list(prompt[1:])
+            line, nats = list(prompt[1:]), 0.0
             while len(line) < len(prompt) - 1 + most:
-                token = int(self._next(tuple(line), weights).argmax())
-                if token in stop:
+                best = self._next(tuple(line), weights).max(-1)
+                nats += float(best.values)
+                if int(best.indices) in stop:
                     break
-                line.append(token)
-            found.append(tuple(line[len(prompt) - 1 :]))
+                line.append(int(best.indices))
+            found.append(Line(tuple(line[len(prompt) - 1 :]), nats))
         return found
 
 
@@ -87,12 +88,10 @@ def test_the_reply_that_the_question_fits_is_said():
     assert best([likely, reply(nats=-9.0, fit=5.0)]) is likely
 
 
-@pytest.mark.parametrize("lack", [{"gain": 0.1}, {"alone": -2.0}, {"fit": -9.0}])
-def test_what_was_not_learned_or_does_not_fit_is_never_said(lack):
-    assert best([reply(**lack)]) is None
-    good = reply(nats=-3.0)
-    assert best([reply(**lack), good]) is good
-    assert best([]) is None
+def test_a_reply_that_does_not_fit_is_never_said():
+    poor, good = reply(fit=-9.0), reply(nats=-3.0)
+    assert best([poor]) is None and best([]) is None
+    assert best([poor, good]) is good
 
 
 def test_openings_are_the_likeliest_ones(monkeypatch):
@@ -101,7 +100,7 @@ def test_openings_are_the_likeliest_ones(monkeypatch):
     monkeypatch.setattr(recall, "WITHIN", 100.0)
     speaker = Scripted(40, {(1, 2, 3): 0.6, (1, 4, 3): 0.3, (5, 6, 7): 0.1}, lambda prompt: None)
     found = openings(speaker, frozenset({0}), Told((), None), (39,), {"w": torch.ones(1)})
-    assert found[:3] == [(1, 2), (1, 4), (5, 6)]
+    assert list(found)[:3] == [(1, 2), (1, 4), (5, 6)]
     assert len(found) == 40 and all(0 not in ids for ids in found)
 
 
@@ -126,6 +125,29 @@ def test_the_sentence_asked_for_is_found_though_another_is_likelier(talker):
     assert text.decode(likeliest.ids) == "The goat is kept at home."
     chosen = best(found)
     assert chosen is not None and text.decode(chosen.ids) == "It was born in Padua, a town."
+
+
+def test_what_study_has_not_taught_is_neither_followed_nor_returned(talker):
+    """The model says the same without what it has learned: it is given up after a few tokens."""
+    text, form = talker.text, talker.school.talk
+    ids = plain(text, "The goat is kept at home, and it was born in Padua, a town by the river.")
+    assert len(ids) > recall.HEARD
+    speaker = Scripted(
+        len(text.tokenizer), {(*ids, *form.answer("")[-1:]): 1.0}, lambda prompt: None
+    )
+    lengths = []
+    written = speaker.written
+
+    def watched(*given, most, **more):
+        lengths.append(most)
+        return written(*given, most=most, **more)
+
+    speaker.written = watched
+    learned = {"w": torch.ones(1)}
+    assert [one.ids for one in recalled(speaker, form, "Where is it kept?", learned, {})] == [ids]
+    assert len(lengths) == 2
+    assert recalled(speaker, form, "Where is it kept?", learned, learned) == []
+    assert lengths[2:] == [recall.HEARD - recall.FIRST]
 
 
 def test_where_nothing_fits_the_base_answers(talker, monkeypatch):
