@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
+from nestling.continual.study.recall import Reply
 from nestling.serve.bodies import Asked
 from nestling.serve.engine import Answer, Piece
 from nestling.serve.errors import Refused
@@ -44,6 +45,7 @@ class Answers:
         prompts: Sequence[Prompt],
         known: Known,
         most: int | None,
+        recall: Callable[[], Awaitable[Reply | None]] | None = None,
     ):
         limits = server.settings.limits
         if asked.unknown:
@@ -66,6 +68,8 @@ class Answers:
         self._loop = asyncio.get_running_loop()
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         deadline = time.monotonic() + limits.seconds
+        self.known, self.recall = known, recall
+        first = known if recall is None or known.before is None else known.before
         self.answers = [
             Answer(
                 ids=prompt.ids,
@@ -82,9 +86,9 @@ class Answers:
                     seed=(seed + number) % 2**63,
                 ),
                 deadline=deadline,
-                weights=known.weights,
-                key=known.key,
-                added=known.added,
+                weights=first.weights,
+                key=first.key,
+                added=first.added,
             )
             for number, prompt in enumerate(self.prompts)
         ]
@@ -97,13 +101,33 @@ class Answers:
         return tell
 
     def begin(self) -> None:
-        """Submit them to the engine, which may refuse."""
+        """Submit them to the engine, which may refuse, unless something is recalled first."""
+        if self.recall is None:
+            self.server.engine.submit(self.answers)
+
+    async def _recall(self) -> None:
+        """Say what is recalled; the engine writes what is missing."""
+        if self.recall is None:
+            return
+        [answer] = self.answers
+        reply = await self.recall()
+        if reply is None:
+            self.server.engine.submit(self.answers)
+            return
+        if not all(answer.take(token) for token in reply.ids):
+            return
+        if reply.ended:
+            answer.end()
+            return
+        answer.ids = (*answer.ids, *reply.ids)
+        answer.key, answer.weights, answer.added = self.known[:3]
         self.server.engine.submit(self.answers)
 
     async def pieces(self) -> AsyncGenerator[Said]:
         """Yield all pieces as they are generated; leaving early cancels the answers."""
         left = len(self.answers)
         try:
+            await self._recall()
             while left:
                 said = await self._queue.get()
                 if said.piece.finish == "error":

@@ -61,6 +61,10 @@ class Answer:
         self.tell(Piece(text, 1))
         return True
 
+    def end(self) -> None:
+        """Emit what is held back, and the end."""
+        self._end("stop")
+
     def _end(self, why: str, text: str = "", tokens: int = 0) -> bool:
         self.ended = True  # before it is told: who is answered may ask again
         self.tell(Piece(text + self.speech.end(), tokens, why))

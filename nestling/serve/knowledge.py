@@ -17,6 +17,7 @@ class Known(NamedTuple):
     key: str
     weights: Weights
     added: Added | None = None
+    before: "Known | None" = None  # as before study; None: nothing was studied
 
 
 class Knowledge:
@@ -50,5 +51,9 @@ class Knowledge:
         """The model's own weights and the change to add, if that is small."""
         change = thin_change(learner, self.served.maps)
         if change is None:
-            return Known(key, learner.weights())
-        return self._base._replace(added=Added(key, change) if change else None)
+            before = Known(f"{key} before", learner.weights(studied=False))
+            found = Known(key, learner.weights())
+        else:
+            before = self._base
+            found = self._base._replace(added=Added(key, change) if change else None)
+        return found._replace(before=before) if learner.state.studied else found

@@ -19,11 +19,12 @@ from nestling.serve.turns import Turn, chat_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A named model, with a learner to answer and one to learn."""
+    """A named model, with a learner to answer, one to learn and one to recall."""
 
     name: str
     learner: ContinualLearner  # fresh; the thread that answers uses it
     teacher: ContinualLearner  # fresh; the thread that learns uses it
+    recaller: ContinualLearner  # fresh; one thread at a time recalls with it
 
     @property
     def reader(self) -> FunctionalModel:
@@ -82,9 +83,10 @@ def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "
         name = Path(source).resolve().name or str(source)
     _ = learner.text.tokenizer  # a model without one cannot be served
     _ = learner.digest  # now, and for both: the first memory would wait for it
-    teacher = learner.fork()
-    teacher.reader = FunctionalModel(twin(learner.base.model))
-    served = Served(name=name, learner=learner, teacher=teacher)
+    teacher, recaller = learner.fork(), learner.fork()
+    for one in (teacher, recaller):
+        one.reader = FunctionalModel(twin(learner.base.model))
+    served = Served(name=name, learner=learner, teacher=teacher, recaller=recaller)
     _ = served.maps  # now: later another thread uses the model
     return served
 

@@ -1,20 +1,23 @@
 """The shared state of the routes of a server."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
 from nestling.continual.study.plan import PLANS, Plan
+from nestling.continual.study.recall import Reply
 from nestling.serve.database import Database
 from nestling.serve.engine import Engine
 from nestling.serve.feed import Feed
 from nestling.serve.jobs import Jobs
-from nestling.serve.keys import Caller, Keys, database_in
+from nestling.serve.keys import Keys, database_in
 from nestling.serve.knowledge import Knowledge, Known
-from nestling.serve.library import Library
+from nestling.serve.library import Library, Memory
 from nestling.serve.metrics import Metrics
 from nestling.serve.model import Served
+from nestling.serve.recollection import Recollection
 from nestling.serve.school import School
 from nestling.serve.settings import Settings
 
@@ -30,18 +33,22 @@ class Shared:
     metrics: Metrics
     engine: Engine
     knowledge: Knowledge
+    recollection: Recollection
     library: Library
     jobs: Jobs
     school: School
     feed: Feed
     started: int  # seconds since 1970
 
-    def known(self, caller: Caller, name: str | None) -> Known:
-        """The model's weights with a memory of the caller, or without one."""
-        if not name:
+    def known(self, memory: Memory | None) -> Known:
+        """The model's weights with a memory, or without one."""
+        if memory is None:
             return self.knowledge.base
-        memory = self.library.find(caller.space, name)
         return self.knowledge.of(memory.key, memory.before, memory.file)
+
+    def recalled(self, memory: Memory, question: str) -> Awaitable[Reply | None]:
+        """What a memory has to say to a question."""
+        return self.recollection.of(memory.key, (memory.before, memory.file), question)
 
 
 def new_server(
@@ -67,6 +74,7 @@ def new_server(
         metrics=metrics,
         engine=engine,
         knowledge=Knowledge(served),
+        recollection=Recollection(served, waiting=limits.waiting),
         library=library,
         jobs=jobs,
         school=school,

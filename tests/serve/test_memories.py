@@ -128,7 +128,8 @@ def test_a_model_with_levels_learns_and_undoes_too(tmp_path):
         server = http.app.state.shared
 
         def moved():
-            base, known = (server.known(anyone(), name).weights for name in (None, "m"))
+            memory = server.library.find(anyone().space, "m")
+            base, known = (server.known(one).weights for one in (None, memory))
             return sum(float((known[name] - base[name]).abs().sum()) for name in base)
 
         assert say(http, "m") == say(http) and moved() == 0

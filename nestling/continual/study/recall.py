@@ -53,6 +53,11 @@ class Reply(NamedTuple):
     fit: float  # nats that the question is likelier after it than after EMPTY
 
     @property
+    def ended(self) -> bool:
+        """Whether it came to its end before it was cut."""
+        return len(self.ids) < LONGEST
+
+    @property
     def worth(self) -> float:
         """How likely it is by the question, and the question by it, nats."""
         return self.nats + SHARE * self.fit
@@ -64,18 +69,26 @@ def answered(school: "School", question: str, tokens: int) -> str:
 
     Raises UserError for an empty question.
     """
-    learner, form = school.learner, school.talk
-    prompt = learner.text.prompt(question, form.chat)
-    own, before = learner.weights(), learner.weights(studied=False)
-    subjects = [one.about for one in learner.state.studied]
-    reply = best(recalled(school.speaker, form, question, own, before, subjects))
+    learner = school.learner
+    prompt = learner.text.prompt(question, school.talk.chat)
+    reply = recall(school, question)
     ids = reply.ids[:tokens] if reply else ()
-    if reply is None or len(reply.ids) == LONGEST < tokens:  # nothing fits, or it may go on
+    if reply is None or (not reply.ended and len(ids) < tokens):
         given = torch.tensor([[*prompt, *ids]], device=learner.device)
         more = {"do_sample": False, "max_new_tokens": tokens - len(ids)}
-        rest = learner.reader.generate(own if reply else before, given, **more)
+        weights = learner.weights(studied=reply is not None)
+        rest = learner.reader.generate(weights, given, **more)
         ids = (*ids, *rest[0].tolist())
     return learner.text.decode(ids).strip()
+
+
+@torch.no_grad()
+def recall(school: "School", question: str) -> Reply | None:
+    """The reply worth saying to a question; None: the model answers as before study."""
+    learner = school.learner
+    own, before = learner.weights(), learner.weights(studied=False)
+    subjects = [one.about for one in learner.state.studied]
+    return best(recalled(school.speaker, school.talk, question, own, before, subjects))
 
 
 def best(replies: Sequence[Reply]) -> Reply | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import json
 import secrets
 import time
@@ -61,7 +62,9 @@ async def chat(body: ChatBody, request: Request, caller: Caller = needs("ask")) 
         raise Refused(400, "the messages are empty; write something", param="messages")
     ids, stops = await run_in_threadpool(server.served.chat, turns)
     most = body.max_completion_tokens or body.max_tokens
-    answers = await _answers(request, caller, body, [Prompt(ids, stops, trim=True)], most)
+    answers = await _answers(
+        request, caller, body, [Prompt(ids, stops, trim=True)], most, _question(server, body)
+    )
     about = _about(server, body, "chatcmpl", "chat.completion")
     if body.stream:
         about["object"] = "chat.completion.chunk"
@@ -132,14 +135,37 @@ def _prompts(server: Shared, body: CompletionBody) -> list[Prompt]:
     return found
 
 
+def _question(server: Shared, body: ChatBody) -> str | None:
+    """The question whose answer is to be recalled and checked; None: none is."""
+    if body.check and body.question is None:
+        raise Refused(
+            400,
+            "only the most likely answer to a user's message is checked: leave n and temperature "
+            "out, or check",
+            param="check",
+        )
+    wanted = body.check is not False and server.served.learner.talks
+    return body.question if wanted else None
+
+
 async def _answers(
-    request: Request, caller: Caller, body: Asked, prompts: list[Prompt], most: int | None
+    request: Request,
+    caller: Caller,
+    body: Asked,
+    prompts: list[Prompt],
+    most: int | None,
+    question: str | None = None,
 ) -> Answers:
-    """Start the answers."""
+    """Start the answers; that to ``question`` is recalled from what the memory has studied."""
     server = shared(request)
     name = body.memory or request.headers.get("x-memory")
-    known = await run_in_threadpool(server.known, caller, name)
-    answers = Answers(server, body, prompts, known, most)
+    find = functools.partial(server.library.find, caller.space)
+    memory = await run_in_threadpool(find, name) if name else None
+    known = await run_in_threadpool(server.known, memory)
+    recall = None
+    if memory and question and known.before is not None:
+        recall = functools.partial(server.recalled, memory, question)
+    answers = Answers(server, body, prompts, known, most, recall)
     answers.begin()
     return answers
 

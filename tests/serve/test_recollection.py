@@ -1,0 +1,116 @@
+"""A chat with a memory that has studied is answered as by `nestling ask`: recalled and checked."""
+
+import copy
+
+import openai
+import pytest
+from serving import learn, official, started
+from small_student import new_student
+
+from nestling.continual.study import recall
+from nestling.continual.study.plan import Plan
+from nestling.serve.keys import anyone
+from nestling.serve.model import serve_model
+
+TEXT = "Lelidis Zikipot keeps a goat at home. The goat was born in Padua."
+PLAN = Plan(
+    makers=("gist",), rank=4, rounds=6, keys=1, near_count=2, own_count=2, own_length=8
+)  # fmt: skip
+ASKED = ("Where was the goat born?", "Who keeps a goat?", "What is the river called?")
+
+
+@pytest.fixture(scope="module")
+def http(tmp_path_factory):
+    """A server of the student with a chat template, whose memory `one` has studied a text."""
+    base = new_student().base
+    tokenizer = copy.deepcopy(base.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+    served = serve_model(base._replace(tokenizer=tokenizer), name="student")
+    with started(served, tmp_path_factory.mktemp("store"), PLAN) as found:
+        found.post("/v1/memories", json={"id": "one"})
+        assert learn(found, "one", TEXT)[-1]["state"] == "done"
+        yield found
+
+
+@pytest.fixture(scope="module")
+def learner(http):
+    """A learner with the same memory."""
+    server = http.app.state.shared
+    found = server.served.learner.fork()
+    found.load(server.library.find(anyone().space, "one").file)
+    return found
+
+
+def chat(http, question, memory="one", tokens=16, **extra):
+    """The answer of the official client."""
+    asked = [{"role": "user", "content": question}]
+    said = official(http).chat.completions.create(
+        model="student", messages=asked, max_tokens=tokens, extra_body={"memory": memory, **extra}
+    )
+    return said.choices[0]
+
+
+@pytest.mark.parametrize("question", ASKED)
+@pytest.mark.parametrize("tokens", [3, 16])
+def test_an_answer_is_that_of_ask(http, learner, question, tokens):
+    assert chat(http, question, tokens=tokens).message.content == learner.ask(
+        question, tokens=tokens
+    )
+    unchecked = learner.ask(question, tokens=tokens, check=False)
+    assert chat(http, question, tokens=tokens, check=False).message.content == unchecked
+
+
+@pytest.mark.parametrize("longest", [recall.HEARD, 48])
+def test_what_is_recalled_is_said_and_gone_on_with_where_it_was_cut(
+    http, learner, monkeypatch, longest
+):
+    monkeypatch.setattr(recall, "LONGEST", longest)
+    monkeypatch.setattr(recall, "WORTH", -1e9)
+    for name in ("HINT", "GAIN", "ALONE"):
+        monkeypatch.setattr(recall, name, -1e9)
+    found = recall.recall(learner.school, ASKED[0])
+    assert found is not None and len(found.ids) <= longest
+    choice = chat(http, ASKED[0], tokens=20)
+    assert choice.message.content == learner.ask(ASKED[0], tokens=20)
+    assert choice.message.content.startswith(learner.text.decode(found.ids[:20]).strip())
+
+
+def test_a_stream_says_the_same(http):
+    asked = [{"role": "user", "content": ASKED[0]}]
+    body = {
+        "model": "student",
+        "messages": asked,
+        "max_tokens": 16,
+        "extra_body": {"memory": "one"},
+    }
+    stream = official(http).chat.completions.create(stream=True, **body)
+    text = "".join(c.delta.content or "" for chunk in stream for c in chunk.choices)
+    assert text == chat(http, ASKED[0]).message.content
+
+
+def test_where_nothing_was_studied_or_draws_are_wanted_nothing_is_recalled(http, monkeypatch):
+    monkeypatch.setattr(recall, "recalled", lambda *given: pytest.fail("it was recalled"))
+    http.post("/v1/memories", json={"id": "empty"})
+    assert (
+        chat(http, ASKED[0], "empty").message.content == chat(http, ASKED[0], None).message.content
+    )
+    assert chat(http, ASKED[0], temperature=0.5, seed=1).finish_reason
+    assert chat(http, ASKED[0], check=False).finish_reason
+
+
+def test_a_check_of_what_is_drawn_is_refused(http):
+    asked = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "check": True}
+    for more in ({"temperature": 1.0}, {"n": 2}):
+        answer = http.post("/v1/chat/completions", json={**asked, **more, "memory": "one"})
+        assert answer.status_code == 400 and "most likely answer" in answer.text
+
+
+def test_a_failure_to_recall_is_an_error_and_the_next_question_is_answered(http, monkeypatch):
+    def broken(*given):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(recall, "best", broken)
+    with pytest.raises(openai.InternalServerError):
+        chat(http, ASKED[0])
+    monkeypatch.undo()
+    assert chat(http, ASKED[0]).message.content
