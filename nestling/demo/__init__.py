@@ -1,4 +1,4 @@
-"""The demo: a pretrained model learns a text, a small Hope remembers, and a page shows it."""
+"""The demo: a pretrained model learns a text, a small Hope is trained, and a page shows both."""
 
 from nestling.demo.run import Demo, run_demo
 

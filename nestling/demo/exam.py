@@ -1,4 +1,4 @@
-"""The questions before and after, asked here and in a process that has only the files."""
+"""Ask the questions before and after study, in this process and in one that has only the files."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from nestling.continual.learner import ContinualLearner
 from nestling.continual.opening import open_learner
 from nestling.continual.surprise import surprise
 
-TOKENS = 40  # of an answer, at most
+TOKENS = 40  # longest answer
 START = "import sys; from nestling.demo.exam import main; main(sys.argv[1:])"
 
 
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 
 
 def examine(learner: ContinualLearner, exam: Exam) -> Found:
-    """Ask and measure; each question stands alone, and nothing is learned."""
+    """Ask and measure; each question is asked in an empty context, and nothing is learned."""
     return Found(
         [learner.ask(question, tokens=TOKENS) for question in exam.asked],
         [learner.ask(question, tokens=TOKENS) for question in exam.general],
@@ -48,7 +48,7 @@ def examine(learner: ContinualLearner, exam: Exam) -> Found:
 
 
 def examine_elsewhere(model: Path, memory: Path, exam: Exam, device: str = "cpu") -> Found:
-    """The same in a new process, which knows the model's folder and the memory file only."""
+    """``examine`` in a new process that has only the model's folder and the memory file."""
     with tempfile.TemporaryDirectory() as place:
         asked, answered = Path(place) / "asked.json", Path(place) / "answered.json"
         asked.write_text(json.dumps(exam._asdict()), encoding="utf-8")
@@ -61,7 +61,7 @@ def examine_elsewhere(model: Path, memory: Path, exam: Exam, device: str = "cpu"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """What the new process does; the arguments are those of its command, in its order."""
+    """The entry point of the new process, with its command-line arguments."""
     model, memory, asked, answered, device, threads = arguments
     torch.set_num_threads(int(threads))
     given: dict[str, Any] = json.loads(Path(asked).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Train a small Hope for a minute, and measure what its memory is worth."""
+"""Train a small Hope for a minute, and measure it with its memory writes on and off."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ PAIRS = Recall.Config(keys=8, values=8, period=16)
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Two trainings of a small Hope, on pairs to recall and on text."""
+    """The options of two trainings of a small Hope: on pairs to recall and on text."""
 
     pairs: Mapping[str, Any] = field(
         default_factory=lambda: {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2}
@@ -46,12 +46,12 @@ class Trial:
     device: str = "cpu"
 
     def key(self) -> dict[str, Any]:
-        """What the stages depend on."""
+        """The options that the stages depend on."""
         return dataclasses.asdict(self)
 
 
 def recall_pairs(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
-    """Train on pairs that are read once; answers with the writes on and off, and chance."""
+    """Train on pairs that are read once; accuracy with the writes on and off, and chance."""
     task = Recall(PAIRS)
     config = TrainConfig(
         steps=trial.pairs_steps,
@@ -81,7 +81,7 @@ def recall_pairs(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def read_text(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
-    """Train on text; held-out perplexity along documents with the writes on and off."""
+    """Train on text; held-out perplexity by position with the writes on and off."""
     text = prepare(trial.corpus, vocab_size=trial.vocab_size)
     ids = {f"{name}_token_id": getattr(text.tokenizer, f"{name}_token_id") for name in IDS}
     made: dict[str, Any] = {"vocab_size": len(text.tokenizer), "seed": trial.seed, **ids}
@@ -115,7 +115,7 @@ def read_text(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
 def with_and_without(
     model: HopeForCausalLM, made: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, HopeForCausalLM]:
-    """The model, and the same weights in one whose memories are never written in context."""
+    """The model, and a copy of it whose memories are never written in context."""
     off = dict(options)
     headed = off.pop("head_period", None) is not None
     frozen = create(PRESET, **made, **off, writes=False).to(model.device)
@@ -127,7 +127,7 @@ def with_and_without(
 
 
 def along(trial: Trial, model: HopeForCausalLM, text: Prepared, align: int) -> dict[str, Any]:
-    """Held-out perplexity in all and by position in the document."""
+    """Held-out perplexity, overall and by position in the document."""
     found = evaluate(
         model,
         held_out_batches(

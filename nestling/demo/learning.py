@@ -1,4 +1,4 @@
-"""The main part: a pretrained model is asked, reads and studies, and is asked again."""
+"""The main part: ask a pretrained model, let it read and study, and ask it again."""
 
 import contextlib
 import dataclasses
@@ -21,14 +21,14 @@ from nestling.models.pretrained.stacking import upper_layers
 from nestling.report.progress import Progress
 
 MODEL, MEMORY = "model", "notes.memory"
-OWN_QUESTIONS = 6  # asked of those that study makes, where nobody gave any
-SHOWN = 3  # questions that are shown as they are made
+OWN_QUESTIONS = 6  # questions made in study that are asked if none were given
+SHOWN = 3  # questions shown as they are made
 Told = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learning:
-    """A model, what it reads, and how thoroughly."""
+    """A model, what it reads, and its plan of study."""
 
     material: Material
     model: str = "smollm2-135m-instruct"  # as `nestling adapt` takes it
@@ -36,14 +36,14 @@ class Learning:
     device: str = "cpu"  # a torch device
 
     def key(self) -> dict[str, Any]:
-        """What study depends on."""
+        """The options that study depends on."""
         about = {**dataclasses.asdict(self), "documents": self.material.documents}
         del about["material"]
         return about
 
 
 def learn(job: Learning, stages: Stages, *, tell: Told, quiet: bool = False) -> dict[str, Any]:
-    """Ask, study, and ask again in a new process; each stage is kept once it is done."""
+    """Ask, study, and ask again in a new process; completed stages are not repeated."""
     out = stages.folder
     folder = _ready(job, stages, tell)
     asked = job.material.asked
@@ -53,7 +53,7 @@ def learn(job: Learning, stages: Stages, *, tell: Told, quiet: bool = False) -> 
     if not asked:
         asked = tuple(Asked(one, (answer,)) for one, answer in studied["own"])
         before = _before(job, folder, asked, stages, tell)
-    tell("\nThe same questions in a new process: the memory file, and nothing in its context.")
+    tell("\nThe same questions in a new process, with the memory file and an empty context:")
     memory = out / MEMORY
     found = stages.run(
         "after",
@@ -76,15 +76,14 @@ def learn(job: Learning, stages: Stages, *, tell: Told, quiet: bool = False) -> 
 
 
 def _ready(job: Learning, stages: Stages, tell: Told) -> Path:
-    """A folder with a model prepared for study: the given one, or one adapted in the demo's
-    folder."""
+    """The folder of a model prepared for study: as given, or adapted in the demo's folder."""
     if (Path(job.model) / "levels.json").exists():
         return Path(job.model)
     folder = stages.folder / MODEL
     key = {"model": job.model}
     if stages.done("model", key) and (folder / "levels.json").exists():
         return folder
-    tell(f"getting {job.model} ready")
+    tell(f"preparing {job.model}")
 
     def make() -> int:
         base = load_base(job.model)
@@ -92,7 +91,7 @@ def _ready(job: Learning, stages: Stages, tell: Told) -> Path:
         save_stacked(base, upper_layers([studied_level()], count), "low-rank", folder)
         return sum(weight.numel() for weight in base.model.parameters())
 
-    stages.begin("model", key)  # what lies there is no longer what it was
+    stages.begin("model", key)  # the folder's contents are about to change
     stages.run("model", key, make)
     return folder
 
@@ -113,8 +112,8 @@ def _asked_key(job: Learning, asked: tuple[Asked, ...]) -> dict[str, Any]:
 def _before(
     job: Learning, folder: Path, asked: tuple[Asked, ...], stages: Stages, tell: Told
 ) -> Found:
-    """What the model says and how it reads before it has learned anything."""
-    tell(f"\n{_words(job)} Before it is read, {job.model} is asked:")
+    """The answers and losses of the model before it has learned anything."""
+    tell(f"\n{_words(job)} Questions to {job.model} before it has read any of it:")
     found = stages.run(
         "before",
         _asked_key(job, asked),
@@ -134,11 +133,11 @@ def _words(job: Learning) -> str:
 def _study(
     job: Learning, folder: Path, stages: Stages, *, tell: Told, quiet: bool
 ) -> dict[str, Any]:
-    """Read and study, with progress; a study that was broken off goes on where it stood."""
+    """Read and study, with progress; an interrupted study resumes where it stopped."""
     memory, key = stages.folder / MEMORY, job.key()
-    tell("\nIt reads, makes questions about what it has read, and learns to answer them.")
+    tell("\nIt reads, makes up questions about what it has read, and learns to answer them.")
     if stages.done("study", key) and memory.exists():
-        tell("kept from the last run; --anew does it again")
+        tell("kept from the last run; use --anew to repeat it")
         return stages.run("study", key, dict)
     if not stages.same("study", key):
         memory.unlink(missing_ok=True)
@@ -161,7 +160,7 @@ def _study(
 
 
 class _Spent:
-    """What the study of each document has taken so far."""
+    """Writes and seconds that the study of each document has taken so far."""
 
     def __init__(self):
         self.writes: dict[str, int] = {}
@@ -170,7 +169,7 @@ class _Spent:
 
 @contextlib.contextmanager
 def _shown(studies: Studies, quiet: bool) -> Generator[_Spent]:
-    """Show how far study has come, the time left, and some of the questions that are made."""
+    """Show the progress of study, the time left, and some of the questions it makes."""
     spent = _Spent()
     with Progress("writes", quiet=quiet) as progress:
 
@@ -195,10 +194,10 @@ def _shown(studies: Studies, quiet: bool) -> Generator[_Spent]:
 
 
 def _what_was_studied(job: Learning, learner: ContinualLearner, spent: _Spent) -> dict[str, Any]:
-    """Figures of each document, and questions of its own that can be asked."""
+    """Figures of each document, and some of the questions that were made."""
     done: tuple[Studied, ...] = learner.state.studied
     every = [q for one in done for q in one.questions if q.answer and natural(q)]
-    # those that were only asked come first
+    # first those held out from training
     chosen = sorted(every, key=lambda q: not q.held)[:OWN_QUESTIONS]
     return {
         "figures": [{"name": one.name, **one.figures} for one in done],
@@ -210,7 +209,7 @@ def _what_was_studied(job: Learning, learner: ContinualLearner, spent: _Spent) -
 
 
 def _tell_answers(asked: tuple[Asked, ...], said: list[str], tell: Told) -> None:
-    """Each question with what was said, and whether that is right."""
+    """Tell each question, its answer and whether that is right."""
     for one, answer in zip(asked, said, strict=True):
         mark = "" if not one.answers else "right: " if one.right(answer) else "wrong: "
         tell(f"  {one.question}\n    {mark}{' '.join(answer.split())}")

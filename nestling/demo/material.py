@@ -14,23 +14,23 @@ KEPT = "kept"  # a text that is not learned, and general questions
 
 
 class Asked(NamedTuple):
-    """A question and the answers that are right; none: nobody has said."""
+    """A question and its right answers; empty: unknown."""
 
     question: str
     answers: tuple[str, ...] = ()
 
     def right(self, said: str) -> bool:
-        """Whether what was said holds one of the answers, word for word."""
+        """Whether ``said`` contains one of the right answers, word for word."""
         return any(holds(said, answer) for answer in self.answers)
 
 
 class Material(NamedTuple):
-    """What is read, and what is asked about it."""
+    """The texts that are read, and the questions asked about them."""
 
     documents: tuple[tuple[str, str], ...]  # name and text
-    asked: tuple[Asked, ...]  # about the documents; none: those that study makes
-    general: tuple[Asked, ...]  # what the model knew before
-    kept: str  # a text whose loss is measured and which is not learned
+    asked: tuple[Asked, ...]  # about the documents; empty: some of those made in study
+    general: tuple[Asked, ...]  # about what the model knew before
+    kept: str  # a text that is not learned, whose loss is measured
 
 
 def material(texts: Sequence[str] = (), questions: Path | None = None) -> Material:
@@ -57,7 +57,7 @@ def material(texts: Sequence[str] = (), questions: Path | None = None) -> Materi
 
 
 def parsed(text: str) -> list[Asked]:
-    r"""Questions, one a line, each with the answers that are right after tabs.
+    r"""Questions, one per line, each followed by its right answers, separated by tabs.
 
     >>> parsed("How many?\tten\t10\n\nWho?\n")
     [Asked(question='How many?', answers=('ten', '10')), Asked(question='Who?', answers=())]

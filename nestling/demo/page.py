@@ -1,4 +1,4 @@
-"""The page of the demo: answers before and after, what was kept, and how."""
+"""The page of the demo: answers before and after, and what the memories contributed."""
 
 import math
 from collections.abc import Mapping
@@ -30,13 +30,13 @@ def report(path: Path, result: Result) -> Path:
 
 
 def marks(found: Found, when: str, what: str = "asked") -> list[bool]:
-    """Which questions were answered rightly."""
+    """Whether each question was answered correctly."""
     asked = [Asked(question, tuple(right)) for question, right in found[what]]
     return [one.right(said) for one, said in zip(asked, found[when][what], strict=True)]
 
 
 def headline(metrics: Found) -> str:
-    """What came out, in a sentence or two."""
+    """The result in a sentence or two."""
     told = []
     if "learning" in metrics:
         found = metrics["learning"]
@@ -44,17 +44,17 @@ def headline(metrics: Found) -> str:
         words = sum(len(text.split()) for _, text in found["documents"])
         rise = found["after"]["kept"] / found["before"]["kept"] - 1
         told.append(
-            f"The model read a text of {words} words. Before, it answered {before} of "
-            f"{len(found['asked'])} questions about it rightly, and after it {after}, in a new "
-            f"process with an empty context; the loss of other text went from "
-            f"{found['before']['kept']:.2f} to {found['after']['kept']:.2f} nats a token "
+            f"The model read a text of {words} words. It answered {before} of "
+            f"{len(found['asked'])} questions about it correctly before, and {after} afterwards, "
+            f"in a new process with an empty context; its loss on other text went from "
+            f"{found['before']['kept']:.2f} to {found['after']['kept']:.2f} nats per token "
             f"({rise:+.1%})."
         )
     if "hope" in metrics:
         both = metrics["hope"]
         told.append(
-            f"A small Hope trained here recalls {both['pairs']['on']:.0%} of pairs that it has "
-            f"read once, and {both['pairs']['off']:.0%} with its writes switched off."
+            f"A small Hope trained here recalls {both['pairs']['on']:.0%} of the pairs that it has "
+            f"read once, and {both['pairs']['off']:.0%} with its memory writes switched off."
         )
     return " ".join(told)
 
@@ -72,12 +72,12 @@ def answers(found: Found) -> Section:
             strict=True,
         )
     ]
-    columns = ("question", "right", "before", "after, the text gone")
+    columns = ("question", "right answer", "before", "after, without the text")
     said = (
-        "After means: in a process of its own that had the model, the memory file of "
-        f"{found['memory_bytes'] / 1e6:.1f} MB and the question, and nothing else. An answer "
-        "counts as right if it holds the right words. What it does not know it says wrongly, and "
-        "with as much ease.\n\nAsk it more: nestling ask "
+        "The answers after study come from a new process that had the model, the memory file "
+        f"({found['memory_bytes'] / 1e6:.1f} MB) and the question, and nothing else. An answer "
+        "counts as right if it contains the right words. Where the model does not know, it answers "
+        "wrongly and sounds just as sure.\n\nAsk more: nestling ask "
         f'{found["model"]} "..." --memory {found["memory"]}'
     )
     return Section("What it answers", said, [Table(columns=columns, rows=rows)])
@@ -88,18 +88,19 @@ def _said(answer: str, right: bool) -> str:
 
 
 def surprises(found: Found) -> Section:
-    """The text as it was read first, and as it is read now."""
+    """The loss of each token of the texts, before and after study."""
     parts = [scale_html()]
     for number, (name, _) in enumerate(found["documents"]):
         for when, title in (("before", "at the first reading"), ("after", "read again")):
             pieces = found[when]["read"][number]
             nats = [loss for _, loss in pieces if loss is not None]
             mean = sum(nats) / max(1, len(nats))
-            parts.append(f"<h3>{_escaped(name)}, {title}: {mean:.2f} nats a token</h3>")
+            parts.append(f"<h3>{_escaped(name)}, {title}: {mean:.2f} nats per token</h3>")
             parts.append(coloured_html([(text, loss) for text, loss in pieces]))
     said = (
-        "The stronger the colour of a word, the less the model expected it. Read again, it still "
-        "has nothing in its context but the words before; what it expects comes from its weights."
+        "The stronger the colour of a word, the less the model expected it. At the second reading, "
+        "too, its context holds only the words before; the better predictions come from its "
+        "weights."
     )
     return Section("How surprising the text is", said, html=parts)
 
@@ -111,7 +112,7 @@ def _escaped(text: str) -> str:
 
 
 def kept(found: Found) -> Section:
-    """What was known before."""
+    """Questions and a text about other things, before and after."""
     before, after = found["before"], found["after"]
     rows = [
         (question, _said(was, a), _said(now, b))
@@ -124,10 +125,10 @@ def kept(found: Found) -> Section:
             strict=True,
         )
     ]
-    was, now = (f"{one['kept']:.3f} nats a token" for one in (before, after))
-    rows.append(("loss of a text that was not learned", was, now))
+    was, now = (f"{one['kept']:.3f} nats per token" for one in (before, after))
+    rows.append(("loss on a text that was not learned", was, now))
     table = Table(columns=("asked or measured", "before", "after"), rows=rows)
-    return Section("What was kept", "What it knew before it read the text.", [table])
+    return Section("What was kept", "Knowledge from before it read the text.", [table])
 
 
 def levels(found: Found) -> Section:
@@ -141,10 +142,10 @@ def levels(found: Found) -> Section:
     ]
     made = sum(int(one["questions"]) for one in study["figures"])
     said = (
-        f"A level inside another is written more often. Reading fills the context, {read} tokens; "
-        f"study moves what stood there into a small change of the weights, with {made} questions "
-        f"that the model made itself, in {study['seconds']:,.0f} seconds; the weights that others "
-        "trained stay as they are."
+        f"Inner levels are written more often. Reading fills the context, {read} tokens; study "
+        f"moves what it says into a small change of the weights, with {made} questions that the "
+        f"model made itself, in {study['seconds']:,.0f} seconds; the pretrained weights stay as "
+        "they are."
     )
     return Section("What was written", said, html=[nested_html(bands)])
 
@@ -153,13 +154,13 @@ def pairs(found: Found) -> Section:
     """Recall of pairs that are read once."""
     figure = bars(
         {**{TITLES[n]: (found[n], 0.0) for n in TITLES}, "chance": (found["chance"], 0.0)},
-        x_label="share of the questions answered rightly",
+        x_label="share of questions answered correctly",
     )
     said = (
         f"A Hope of {found['parameters']:,} parameters, trained for a minute, reads "
-        f"{found['pairs']} keys, each with a value drawn anew, and is asked for all of them later. "
-        "Nothing but what its memories wrote on the way can tell. With the writes switched off the "
-        "same weights guess."
+        f"{found['pairs']} keys, each with a random value, and is asked for all the values later. "
+        "It can know them only from what its memories wrote as it read. With the writes switched "
+        "off, the same weights can only guess."
     )
     return Section("Pairs read once", said, figures=[figure])
 
@@ -179,13 +180,13 @@ def text(found: Found) -> Section:
         log_y=True,
     )
     said = (
-        f"A Hope of {found['parameters']:,} parameters whose head is a level, too, after "
-        f"{found['tokens']:,} tokens of {found['corpus']}. Held-out perplexity, "
-        f"{found['on']['tokens']:,} tokens: {found['on']['perplexity']:,.0f}, and "
-        f"{found['off']['perplexity']:,.0f} with the writes of the same weights switched off. It "
-        "was trained with them on, so this says what it relies on, not how well a model without "
-        "them could do; one seed. The boxes are its levels, and how often each was written while "
-        "it was trained."
+        f"A Hope of {found['parameters']:,} parameters, with its head as another level, after "
+        f"{found['tokens']:,} tokens of {found['corpus']}. Its perplexity on "
+        f"{found['on']['tokens']:,} held-out tokens is {found['on']['perplexity']:,.0f}, and "
+        f"{found['off']['perplexity']:,.0f} with its memory writes switched off. It was trained "
+        "with them on, so the difference shows how much it relies on them, not how well a model "
+        "trained without them would do; one seed. The boxes are its levels, and how often each was "
+        "written during training."
     )
     boxes = [[Box(*box) for box in band] for band in found["boxes"]]
     return Section("A text that it reads", said, figures=[figure], html=[nested_html(boxes)])

@@ -43,9 +43,9 @@ def run_demo(
     """Run the demo; writes the page, the Result, the model and its memory to ``out``.
 
     Results of an earlier call with the same inputs are reused, unless ``anew``, so that an
-    interrupted demo resumes. ``json`` is the file for the Result, instead of one beside the page.
-    If the model is unavailable, the demo says so and shows the rest. Raises UserError for mistakes
-    of the user.
+    interrupted demo resumes. ``json`` is the file for the Result; the default is beside the page.
+    If the model is unavailable, the demo says so and shows the rest. An unusable folder or option
+    raises UserError.
     """
     begin = time.monotonic()
     stages = Stages(out, anew)
@@ -72,25 +72,23 @@ def run_demo(
     tell(f"\n{headline(metrics)}\n{metrics['seconds']:,.0f} s in all; the report: {page.resolve()}")
     if "learning" in metrics:
         found = metrics["learning"]
-        tell(f'ask it more: nestling ask {found["model"]} "..." --memory {found["memory"]}')
+        tell(f'ask more: nestling ask {found["model"]} "..." --memory {found["memory"]}')
     return result
 
 
 def _hope(trial: Trial, stages: Stages, *, tell: Told, quiet: bool) -> dict[str, Any]:
     """The small Hope: pairs, then text."""
-    tell(
-        "\nA small Hope is trained, whose memory is written as it reads: pairs that it reads once."
-    )
+    tell("\nTraining a small Hope, whose memories are written as it reads, on pairs to recall.")
     key = trial.key()
     pairs = stages.run("pairs", key, lambda: recall_pairs(trial, quiet=quiet))
     tell(
-        f"  of {pairs['pairs']} pairs it answers {pairs['on']:.0%}; with its writes switched off "
+        f"  recalls {pairs['on']:.0%} of {pairs['pairs']} pairs; with its memory writes off "
         f"{pairs['off']:.0%} (chance {pairs['chance']:.0%})"
     )
-    tell("Another is trained on text.")
+    tell("Training another one on text.")
     text = stages.run("text", key, lambda: read_text(trial, quiet=quiet))
     tell(
-        f"  held-out perplexity {text['on']['perplexity']:,.0f}; with its writes switched off "
+        f"  held-out perplexity {text['on']['perplexity']:,.0f}; with its memory writes off "
         f"{text['off']['perplexity']:,.0f}"
     )
     return {"pairs": pairs, "text": text}

@@ -1,4 +1,4 @@
-"""The stages that a demo has completed, in its folder, so that it can resume."""
+"""The completed stages of a demo, recorded in its folder, so that it can resume."""
 
 import json
 import os
@@ -14,7 +14,7 @@ OWN = {FILE, "model", "notes.memory", "notes.memory.lock", "report.html", "repor
 
 
 class Stages:
-    """The stages of one folder, each with what it was made from and what came of it."""
+    """The stages of one folder, each with its inputs and, once completed, its result."""
 
     def __init__(self, folder: Path, anew: bool = False):
         take_folder(folder)
@@ -27,7 +27,7 @@ class Stages:
                 raise UserError(f"{self.file} cannot be read ({error}); delete it") from error
 
     def same(self, name: str, key: Any) -> bool:
-        """Whether a stage was begun from the same before."""
+        """Whether a stage was begun before with the same inputs."""
         return self._done.get(name, {}).get("key") == plain(key)
 
     def begin(self, name: str, key: Any) -> None:
@@ -35,7 +35,7 @@ class Stages:
         self._keep(name, {"key": plain(key)})
 
     def done(self, name: str, key: Any) -> bool:
-        """Whether a stage has ended that was made from the same."""
+        """Whether a stage was completed with the same inputs."""
         return self.same(name, key) and "found" in self._done[name]
 
     def run(self, name: str, key: Any, work: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""AdaTransformer as a memory: attention, with a written matrix in place of the MLP."""
+"""AdaTransformer as a memory: attention, and in place of the MLP a matrix written in context."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -27,14 +27,14 @@ from nestling.memories.linear.matrix import (
 
 
 class AdaTransformerState(NamedTuple):
-    """The state of a row: the key-value pairs, and how far the matrix has moved from its start."""
+    """The state of a row: the key-value pairs, and the matrix minus its learned start."""
 
     pairs: AttentionState
     weight: Float[Tensor, "B G K K"]
 
 
 class AdaTransformer(Memory):
-    """A Transformer block whose MLP has a level in the context (Linear Attention++).
+    """A Transformer block whose MLP is a matrix written in context (Linear Attention++).
 
         y = Attention(q, k, v),   M_t = M_{t-1} + rate v_t u(k_t)^T,   M_0 learned
         out = W_o RMSNorm(M_t y_t)
@@ -43,11 +43,11 @@ class AdaTransformer(Memory):
     With ``rate = 0`` it is a Transformer block with a linear MLP.
 
     Source: arXiv 2512.24695, Eq 21, 69 and Figure 3, which leave out norms and residuals. Deviates:
-    a matrix for each head (``matrices=1``: one of all channels, as printed); a rate, learned, for
-    all tokens; keys of unit length (u), not rotated; norm and W_o, with the residual around both.
-    Slip: 69 applies M as y M, which would answer a value with its key.
-    Cost: that of attention, and 3 E^2 / matrices a token, E channels of all heads; state as many
-    numbers as M a row, beside the pairs.
+    one matrix per head (``matrices=1``: one for all channels, as printed); one learned rate for all
+    tokens; keys of unit length (u), not rotated; a norm and W_o, and a residual around both.
+    Slip: Eq 69 applies M as y M, which would look up the key of a value.
+    Cost: attention's, plus 3 E^2 / matrices per token for E channels over all heads; state: the
+    pairs, and a copy of M per row.
     """
 
     residual: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class AdaTransformer(Memory):
 
         head_size: int | None = None  # channels of a head; None: hidden_size / heads
         rope_theta: float = 10000.0  # base of the rotation's wavelengths
-        matrices: int | None = None  # the channels are shared out among; None: one for each head
+        matrices: int | None = None  # matrices that share the channels; None: one per head
         rate_init: float = 0.1  # strength of a write at the start of training
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):

@@ -223,7 +223,7 @@ class Attention(Memory):
     def _allowed(
         self, kept: AttentionState, documents: Int[Tensor, "B T"], positions: Int[Tensor, "B T"]
     ) -> Bool[Tensor, "B 1 T S"]:
-        """The columns that each query sees; always its own, so that no row of weights is empty."""
+        """The columns that each query sees; always its own, so that no softmax row is empty."""
         rows, columns = documents.shape[1], kept.documents.shape[1]
         own = torch.ones(rows, columns, dtype=torch.bool, device=documents.device)
         causal = own.tril(columns - rows)
@@ -245,7 +245,7 @@ class Attention(Memory):
         if q.shape[1] == 0:
             return q
         if q.shape[1] == 1:
-            # the queries of a group as rows of one head: its pairs are then read once for all
+            # treat the queries of a group as rows of one head, so that its pairs are read once
             rows = q.unflatten(2, (self.num_kv_heads, -1))[:, 0]
             y = functional.scaled_dot_product_attention(
                 rows, k.transpose(1, 2), v.transpose(1, 2), attn_mask=allowed

@@ -10,16 +10,15 @@ from nestling.core.memory import Flow
 
 
 class Grid(NamedTuple):
-    """Every row divided into its own mini-batches: M of them, with up to R tokens of this call
-    each.
+    """Each row of a call, cut into its own M mini-batches of up to R tokens.
 
     Rows at different positions in their documents are processed together, one mini-batch at a time.
     Masked tokens are not in the grid.
     """
 
     shape: tuple[int, int]  # M, R
-    place: Int[Tensor, "B T"]  # of a token among the M R places; M R if it is masked
-    position: Int[Tensor, "B T"]  # of a token in its mini-batch, from 0
+    place: Int[Tensor, "B T"]  # each token's place among the M R; M R if it is masked
+    position: Int[Tensor, "B T"]  # each token's place in its mini-batch, from 0
     opens: Bool[Tensor, "B M"]  # a document starts with this mini-batch
     closes: Bool[Tensor, "B M"]  # the last token of this mini-batch is in this call
     count: Int[Tensor, " B"]  # tokens of the open document after this call

@@ -29,13 +29,14 @@ class LSTM(Memory):
         i, f, g, o = W_x x_t + W_h h_{t-1} + b        (torch's order)
         c_t = sigmoid(f) c_{t-1} + sigmoid(i) tanh(g),   h_t = sigmoid(o) tanh(c_t),   y_t = W h_t
 
-    The gates read h_{t-1}, so no form is parallel in time: torch's fused kernel goes token by
-    token over each stretch in which no row starts a document or passes between valid and masked.
+    The gates read h_{t-1}, so there is no form that is parallel in time: torch's fused kernel goes
+    token by token over each stretch in which no row starts a document or changes between valid and
+    masked.
 
     Source: Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000, as in
     torch.nn.LSTM. Deviates: one bias in place of torch's two, which are only ever added; forget
     gates start at bias 1 (Jozefowicz et al. 2015); heads are ignored.
-    Cost: O(T D^2) time in T steps that wait for each other, O(B D) state.
+    Cost: O(T D^2) time in T sequential steps, O(B D) state.
     """
 
     update: ClassVar[str] = "c <- f c + i tanh(g); h = o tanh(c); the gates read x and the last h"
@@ -89,7 +90,7 @@ class LSTM(Memory):
         flow: Flow,
         begin: int,
     ) -> tuple[Float[Tensor, "B C D"], LSTMState]:
-        """Tokens whose rows start documents, or become masked or valid, at ``begin`` only."""
+        """A stretch of tokens in which rows start documents or change masking only at ``begin``."""
         if flow.reset is not None:
             keep = ~flow.reset[:, begin, None]
             state = LSTMState(*(torch.where(keep, s, s.new_zeros(())) for s in state))
@@ -115,7 +116,7 @@ class LSTM(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Uniform gate weights of torch's scale, biases 0 but the forget gates'; output 0.02."""
+        """Gate weights uniform as in torch; biases 0, the forget gates' as set; output 0.02."""
         bound = 1 / math.sqrt(self.hidden_size)
         for linear in (self.input, self.recurrent):
             linear.weight.uniform_(-bound, bound, generator=generator)

@@ -18,7 +18,9 @@ INITIAL_STD = 0.02
 
 
 def default_intermediate_size(hidden_size: int) -> int:
-    """The width at which a gated network has the parameters of a plain one: 8/3 D, rounded to 64.
+    """The width that gives a gated network as many parameters as a plain one of width 4 D.
+
+    That is 8/3 D, rounded to a multiple of 64.
 
     >>> default_intermediate_size(256)
     704
@@ -49,7 +51,7 @@ class SwiGLU(nn.Module):
 
 
 class MLP(Memory):
-    """A SwiGLU network, the slowest memory: written by training, never by the context."""
+    """A SwiGLU network, the slowest memory: trained, but never written in context."""
 
     residual: ClassVar[bool] = True
     update: ClassVar[str] = "none in context"

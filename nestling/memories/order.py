@@ -7,7 +7,7 @@ from nestling.core.memory import Flow
 
 
 def valid_first(flow: Flow) -> Int[Tensor, "B T"]:
-    """The order that moves the masked positions of each document behind its valid ones."""
+    """The order that puts the masked positions of each document after its valid ones."""
     assert flow.mask is not None
     key = (~flow.mask).long()
     if flow.reset is not None:

@@ -19,7 +19,7 @@ def unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
 def in_order(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """x; under torch.compile, its gradient has the memory layout of x.
 
-    Behind softplus and elu, whose compiled gradients torch takes to be laid out so (2.13).
+    Needed after softplus and elu: torch 2.13 assumes this layout for their compiled gradients.
     """
     return x.flatten().view(x.shape) if torch.compiler.is_compiling() else x
 
@@ -27,8 +27,8 @@ def in_order(x: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
 def matrix(linear: nn.Module) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"] | None]:
     """The weight and bias of a linear map that is used without being called.
 
-    For an adapter that wraps the map (LoRA and others) both are obtained by calling it, at the cost
-    of D more tokens; the adapter's dropout is then the same for all tokens.
+    If an adapter wraps the map (LoRA and others), both are computed by calling it, at the cost of D
+    more tokens; the adapter's dropout is then the same for all tokens.
     """
     if type(linear) is nn.Linear:
         return linear.weight, linear.bias
@@ -40,8 +40,10 @@ def matrix(linear: nn.Module) -> tuple[Float[Tensor, "N D"], Float[Tensor, " N"]
 
 
 def document_starts(flow: Flow, length: int) -> Int[Tensor, "B T"] | None:
-    """For each position, where its document starts in this call, or a large negative number if
-    it started in an earlier one. None if no document starts in this call."""
+    """The start of each position's document in this call; None if no document starts in it.
+
+    A large negative number where the document started in an earlier call.
+    """
     if flow.reset is None:
         return None
     index = torch.arange(length, device=flow.reset.device)
@@ -60,9 +62,9 @@ def valid_lengths(flow: Flow, length: int) -> Int[Tensor, " B"] | None:
 def positions_of(
     seen: Int[Tensor, " B"], flow: Flow, length: int
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, " B"]]:
-    """Valid tokens of its document before each position, and those of the last document so far.
+    """For each position the valid tokens before it in its document; and those of the last document.
 
-    ``seen`` is the tokens of the open document before this call.
+    ``seen`` counts the tokens of the open document before this call.
     """
     valid = torch.ones(len(seen), length, dtype=torch.long, device=seen.device)
     if flow.mask is not None:
@@ -76,9 +78,9 @@ def positions_of(
 
 
 class ShortConvolution(nn.Module):
-    """Causal depth-wise convolution along time, with SiLU after; blind across document starts.
+    """Causal depth-wise convolution along time, followed by SiLU; it stops at document starts.
 
-    ``bias`` adds one for each channel; without ``activation`` there is no SiLU.
+    ``bias`` adds one bias per channel; without ``activation`` there is no SiLU.
 
     Shapes: x [B, T, D], tail [B, width - 1, D] (the last inputs of the earlier call, oldest
     first, zero before the document).
@@ -96,7 +98,7 @@ class ShortConvolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draw uniform weights of the scale torch gives a convolution of this width; no bias."""
+        """Draw uniform weights, scaled as in torch for a convolution of this width; bias 0."""
         bound = 1 / math.sqrt(self.width)
         with torch.no_grad():
             self.weight.uniform_(-bound, bound, generator=generator)
@@ -156,8 +158,8 @@ class ShortConvolution(nn.Module):
 def start_with_recall(projection: nn.Linear, convolution: ShortConvolution) -> None:
     """Initialise a memory to find what followed an earlier occurrence of its input.
 
-    For a joint projection to queries, keys and values and the convolution after it, both drawn
-    already: queries and keys get one projection, and keys see the token before as well.
+    ``projection`` maps to queries, keys and values at once, ``convolution`` follows it; both must
+    be initialised. Queries and keys get one projection, and keys also see the previous token.
     """
     q, k, _ = projection.weight.chunk(3)
     k.copy_(q)

@@ -1,9 +1,10 @@
-"""Periods: shared code of memories whose gradients are taken at the weights that opened one.
+"""Periods: shared code of memories that take all gradients of a period at its opening weights.
 
-Such a memory carries a state with ``anchor``, the weights that opened the running period,
-``weight`` and ``momentum``, where its recurrence stands, ``count``, the tokens of each row's
-document so far, and ``tail``, the last inputs of its convolution. Weights are a tuple of tensors, a
-layer each, [B, H, ...], or [B, H, M, ...] for M memories side by side, whose periods may differ.
+The state of such a memory has ``anchor``, the weights at the start of the current period;
+``weight`` and ``momentum``, the present values of its recurrence; ``count``, the tokens of each
+row's document so far; and ``tail``, the last inputs of its convolution. Weights are a tuple of
+tensors, one per layer, [B, H, ...], or [B, H, M, ...] for M memories side by side, whose periods
+may differ.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +19,10 @@ from nestling.memories.segments import segments
 
 
 class Segment(NamedTuple):
-    """Tokens among which no document starts but with the first, and no period ends but at the last.
+    """Tokens in which documents start only at the first one and periods end only at the last one.
 
-    ``ends`` says whether one ends in all rows (True), in none (False) or in some, or that it is
-    not known (None).
+    ``ends``: a period ends with it in all rows (True), in none (False), or in some or unknown
+    (None).
     """
 
     begin: int
@@ -45,7 +46,7 @@ def read_by_period(
 ) -> tuple[list[Float[Tensor, "B H C D"]], Any]:
     """Read segment by segment: ``read(segment, state) -> (y, state)``.
 
-    ``start`` is the state before a document; it is needed where one may start.
+    ``start`` is the state before a document; needed if one may start in this call.
     """
     outputs = []
     for begin, end, ends in segments(state.count, flow, length, period):
@@ -58,7 +59,7 @@ def read_by_period(
 
 
 def start_rows(state: Any, start: Any, rows: Bool[Tensor, " B"]) -> Any:
-    """These rows as in ``start``, but for the tail: the convolution looks after that itself."""
+    """These rows as in ``start``, except for the tail, which the convolution handles itself."""
     if not bool(rows.any()):
         return state
 
@@ -77,9 +78,9 @@ def advance(
     length: int,
     ends: bool | None,
 ) -> Any:
-    """The state after a segment of ``length`` tokens: anchors move where a period ends with it.
+    """The state after a segment of ``length`` tokens; anchors move in rows whose period ends.
 
-    ``periods`` is one number, or one for each memory; ``ends`` as in ``Segment``.
+    ``periods``: one number, or one per memory; ``ends`` as in ``Segment``.
     """
     count = state.count + (length if valid is None else valid.sum(1))
     if ends is None:
@@ -94,7 +95,7 @@ def advance(
 def period_ends(
     count: Int[Tensor, " B"], periods: Sequence[int], valid: Bool[Tensor, "B C"] | None = None
 ) -> bool | None:
-    """``ends`` of ``advance``, where the host can tell without waiting or breaking a graph."""
+    """``ends`` for ``advance``; None unless the host knows it without a sync or graph break."""
     if count.device.type != "cpu" or torch.compiler.is_compiling():
         return None
     read = [True] * len(count) if valid is None else valid.any(1).tolist()
@@ -110,7 +111,7 @@ def new_anchor(
     new: Sequence[Tensor | None],
     old: Sequence[Tensor | None],
 ) -> Any:
-    """The new weights of the rows and memories whose period ends, the old ones of all others."""
+    """The new weights for the rows and memories whose period ends, the old ones for all others."""
     # made on the device: a copy from the host cannot be captured in a CUDA graph
     full = {period: count % period == 0 for period in set(periods)}
     if valid is not None:
@@ -125,7 +126,7 @@ def new_anchor(
 
 
 def map_pairs(function: Callable[[Tensor, Tensor], Tensor], new: Any, old: Any) -> Any:
-    """Apply to the tensors of equal place; None where either has none."""
+    """Apply to corresponding tensors; None where either is None."""
     if new is None or old is None:
         return None
     if isinstance(old, Tensor):

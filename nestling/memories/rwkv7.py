@@ -1,4 +1,4 @@
-"""The time mixing of RWKV-7: a delta rule with a decay and a rate of its own for every channel."""
+"""The time mixing of RWKV-7: a delta rule with a decay and a rate for every channel."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from nestling.memories.parts import document_starts, unit, valid_lengths
 from nestling.ops.diagonal_delta_rule import DiagonalState, diagonal_delta_rule
 
 INITIAL_STD = 0.02
-STRONGEST = -math.exp(-0.5)  # log of the least that a channel keeps of a token
+STRONGEST = -math.exp(-0.5)  # log of the smallest retention of a channel per token
 NORM_EPS = 64e-5
 # exponent of the ramp over the channels by which each projection starts to see the token before
 RAMPS = {"query": 0.2, "decay": 0.9, "key": 0.7, "value": 0.7, "rate": 0.9, "gate": 0.2}
-DEPTH = 0.5  # of the layer whose published initialisation every layer takes: 0 first, 1 last
+DEPTH = 0.5  # all layers start as the published one at this depth: 0 is the first, 1 the last
 
 
 class RWKV7State(NamedTuple):
@@ -36,7 +36,7 @@ class LowRank(nn.Module):
 
     def __init__(self, hidden_size: int, rank: int, activation: nn.Module):
         super().__init__()
-        # no nn.Linear: weight decay is for the large matrices only
+        # parameters, not nn.Linear: weight decay is for the large matrices only
         self.down = nn.Parameter(torch.empty(hidden_size, rank))
         self.up = nn.Parameter(torch.empty(rank, hidden_size))
         self.activation = activation
@@ -46,17 +46,17 @@ class LowRank(nn.Module):
         return self.activation(x @ self.down) @ self.up
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Orthogonal rows of length 0.1 up, almost nothing down."""
+        """``up`` has orthogonal rows of length 0.1, ``down`` is almost zero."""
         self.down.normal_(std=0.01, generator=generator)
         rows = torch.empty_like(self.up, dtype=torch.float32)
         self.up.copy_(nn.init.orthogonal_(rows, gain=0.1, generator=generator))
 
 
 class RWKV7(Memory):
-    """A matrix for each head, with decays and rates by channel, that are read off a token shift.
+    """A matrix per head, with decays and rates per channel, computed from token-shifted inputs.
 
-    Each of the six projections below sees its own mixture x + (x_before - x) m of a token and the
-    one before it, m learned by channel.
+    Each of the six projections below gets its own mixture x + (x_before - x) m of a token and the
+    previous one, with m learned per channel.
 
         q, k, v = W_q x, W_k x, W_v x         a = sigmoid(low rank of x)    g = low rank of x
         alpha = exp(-exp(-1/2) sigmoid(low rank of x))
@@ -64,16 +64,16 @@ class RWKV7(Memory):
         S <- S (diag(alpha) - p (a p)^T) + v k~^T
         y = W_o (g (norm(S q) + (q . rho k~) v))     rho learned, norm over each head
 
-    alpha is at least 0.545, so 16 tokens of log decay sum to -9.7 at least: in easy reach of the
-    chunk form (ops/diagonal_delta_rule).
+    alpha is at least 0.545, so the log decays of 16 tokens sum to at least -9.7, well within the
+    range of the chunk form (ops/diagonal_delta_rule).
 
     Source: arXiv 2503.14456, time mixing (letters there: r for q, w for alpha, kappa for p, alpha
-    for c), with the ranks and the initialisation of its authors' training code. Deviates: no mixing
-    of values with those of the first layer, for a memory knows of no other; every layer starts as
-    the published one at half depth does; the low ranks and the output start near zero, not at it,
-    so that all is learned from the first step; RMSNorm before, the backbone's, in place of
-    LayerNorm, and its feed-forward network in place of the paper's channel mixing.
-    Cost: time O(T D (K + r)) beyond the projections, r the ranks; state K^2 for each head and D.
+    for c), with the ranks and the initialisation of its authors' training code. Deviates: values
+    are not mixed with those of the first layer, because a memory does not know other layers; every
+    layer starts as the published one at half depth; the low ranks and the output start near zero
+    and not at zero, so that everything is learned from the first step; the backbone's RMSNorm in
+    place of LayerNorm, and its feed-forward network in place of the paper's channel mixing.
+    Cost: time O(T D (K + r)) beyond the projections, r the ranks; state K^2 per head and D.
     """
 
     update: ClassVar[str] = "S <- S (diag(alpha) - p (a p)^T) + v k^T, alpha and a by channel"
@@ -171,10 +171,10 @@ class RWKV7(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """As the released training code starts a layer at half depth, but for exact zeros.
+        """As the released training code initialises a layer at half depth, without exact zeros.
 
-        Channels differ from the start: in what they see of the token before, and in decay, from
-        half-lives of thousands of tokens to few.
+        Channels differ from the start: in their share of the previous token, and in decay, with
+        half-lives from thousands of tokens down to a few.
         """
         size = len(self.key.weight)
         index = torch.arange(size, dtype=torch.float64)
@@ -228,9 +228,9 @@ def steps_of_32(x: float) -> int:
 def shift(
     x: Float[Tensor, "B T D"], last: Float[Tensor, "B D"], flow: Flow = Flow()
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"]]:
-    """The token before each in its document, zero at the first, and the last of the open document.
+    """Each token's predecessor in its document (zero for the first), and the open document's last.
 
-    ``last`` is that of the earlier call. Masked positions come last in their document.
+    ``last`` is the last token of the earlier call. Masked positions come last in their document.
     """
     length = x.shape[1]
     if not length:

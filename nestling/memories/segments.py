@@ -1,4 +1,4 @@
-"""Split a sequence so that periods and documents begin at the cuts."""
+"""Split a sequence where periods and documents begin."""
 
 import torch
 from jaxtyping import Int
@@ -10,11 +10,11 @@ from nestling.core.memory import Flow
 def segments(
     count: Int[Tensor, " B"], flow: Flow, length: int, period: int
 ) -> list[tuple[int, int, bool | None]]:
-    """Cut [0, length) so that no row starts a document or a period but at a segment's first token.
+    """Cut [0, length) so that rows start documents and periods only at a segment's first token.
 
     ``count`` is the tokens each row's document has so far; periods count from the document start.
-    With each segment goes whether it ends a period in all rows (True), none (False) or some, or
-    it is not known (None).
+    Each segment comes with a flag: it ends a period in all rows (True), in none (False), or in some
+    or unknown (None).
     """
     if length <= 1:
         return [(0, length, None)] if length else []
@@ -35,7 +35,7 @@ def segments(
     if flow.mask is not None:
         cut[period::period] = True
     cut[0] = cut[length] = True
-    # read at once: an accelerator is waited for at every read
+    # one read for all: every read waits for the accelerator
     found = torch.cat((cut.float(), ends.float().mean(0))).tolist()
     points = [place for place, here in enumerate(found[: length + 1]) if here]
     share = found[length + 1 :]

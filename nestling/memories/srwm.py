@@ -1,4 +1,4 @@
-"""A self-referential weight matrix, which produces its own keys and rewrites itself."""
+"""A self-referential weight matrix: it produces its own keys and rewrites itself."""
 
 import math
 from dataclasses import dataclass
@@ -15,39 +15,39 @@ from nestling.core.memory import Flow, Memory
 from nestling.core.transfer import LEARNED, Transfer
 
 INITIAL_STD = 0.02
-STRETCH = 32  # tokens between two matrices kept for the backward pass; tiling only
+STRETCH = 32  # tokens between two matrices kept for the backward pass; no effect on results
 RATES = 4  # one for each part of the matrix
 
 
 class SRWMState(NamedTuple):
-    """The running matrix minus the learned initial one, at least float32."""
+    """The current matrix minus the learned initial one, at least float32."""
 
     deviation: Float[Tensor, "B H R K"]
 
 
 class SRWM(Memory):
-    """A matrix for each head that is its own programmer; R = 3 K + 4 rows, K the head width.
+    """A matrix per head that programs itself; R = 3 K + 4 rows, K the head width.
 
         [y, q, k, beta] = W phi(x)                                     phi = softmax
         W <- W + sigmoid(beta) (W phi(q) - W phi(k)) phi(k)^T          W_0 learned
 
-    with four rates beta: for the rows of W that make y, q, k and beta. The value written along k
-    is what W itself answers to q. All reads are made before the token's own write.
+    with four rates beta: for the rows of W that make y, q, k and beta. The value written under k
+    is what W itself returns for q. All reads come before the token's own write.
 
-    What is made of a token depends on the matrix that all earlier ones have left, in no linear
-    way, so no form is parallel in time: there is a loop over tokens. Backward, each stretch of 32
-    tokens is computed a second time, so that T / 32 + 32 matrices are held and not T.
+    Each token's keys depend nonlinearly on the matrix that the earlier tokens have written, so
+    there is no form that is parallel in time, only a loop over tokens. The backward pass recomputes
+    stretches of 32 tokens and so holds T / 32 + 32 matrices instead of T.
 
-    Nothing bounds what is written: in heads of width 4 that read random inputs W grew to some 30
-    times its initial entries in 10,000 tokens, and overflowed with ``input_softmax=False``. In
-    heads of width 64 it hardly moved before training.
+    Nothing bounds the writes: with heads of width 4 and random inputs, W grew to some 30 times its
+    initial entries in 10,000 tokens, and overflowed with ``input_softmax=False``. With heads of
+    width 64 it hardly moved before training.
 
     Source: arXiv 2202.05780 and the authors' layer: four rates, heads cut from the input,
-    W_0 of variance 1 / K, the rows of the rates around -1. Deviates: the backbone's RMSNorm
-    before, in place of LayerNorm; the state is a deviation from W_0, so that W_0 goes on learning
-    after a cut of the gradient.
-    Cost: time O(R K) a token and head for each of two reads and a write, R = 3 K + 4, in T steps
-    that wait for each other; state R K for each head.
+    W_0 of variance 1 / K, the rows of the rates around -1. Deviates: the backbone's RMSNorm in
+    place of LayerNorm; the state is a deviation from W_0, so that W_0 still gets a gradient after
+    the state is detached.
+    Cost: time O(R K) per token and head for each of two reads and a write, R = 3 K + 4, in T
+    sequential steps; state R K per head.
     """
 
     update: ClassVar[str] = (
@@ -118,7 +118,7 @@ class SRWM(Memory):
         reset: Bool[Tensor, "B C"] | None,
         mask: Bool[Tensor, "B C"] | None,
     ) -> tuple[Float[Tensor, "B C H K"], Float[Tensor, "B H R K"]]:
-        """Token after token."""
+        """Loop over the tokens of one stretch."""
         outputs = []
         for t in range(features.shape[1]):
             if reset is not None:
@@ -142,7 +142,7 @@ class SRWM(Memory):
         self.initial_weight.normal_(
             std=1 / math.sqrt(self.initial_weight.shape[-1]), generator=generator
         )
-        # phi sums to one, so this is the mean of the rates as well
+        # phi sums to one, so this is also the mean of the rates
         self.initial_weight[:, -RATES:] += self.config.initial_rate
         self.output.weight.normal_(std=INITIAL_STD, generator=generator)
 
@@ -166,5 +166,5 @@ class SRWM(Memory):
 
 
 def read(weight: Float[Tensor, "B H R K"], x: Float[Tensor, "B H K"]) -> Float[Tensor, "B H R"]:
-    """``weight x``, as a row times the transpose: several times as fast on a CPU."""
+    """``weight x``, computed as a row times the transpose, which is much faster on a CPU."""
     return (x[..., None, :] @ weight.mT)[..., 0, :]

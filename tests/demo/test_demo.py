@@ -89,7 +89,7 @@ def test_wrong_before_and_right_after_in_a_process_of_its_own(shown):
 def test_what_was_broken_off_goes_on_where_it_stood(shown, place):
     out, steps, told = shown
     assert steps == list(range(1, 121)), "some writes were made twice, or left out"
-    assert told.count(f"getting {place / 'base'} ready") == 1
+    assert told.count(f"preparing {place / 'base'}") == 1
     again = []
     files = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     run_demo(small(place), out, tell=again.append, quiet=True)

@@ -24,7 +24,7 @@ NO_PERIOD = 1 << 40  # tokens: never within a call
 class ContextMemory(Memory):
     """Levels that each row writes as it reads, and the projection of their targets.
 
-    The levels and their matrices bear the names of ``cms``, whose weights they can take over.
+    The levels and their matrices are named as in ``cms``, whose weights they can load.
     """
 
     grows: ClassVar[frozenset[str]] = frozenset({"W"})
@@ -32,7 +32,7 @@ class ContextMemory(Memory):
     def __init__(self, config: ContextConfig, hidden_size: int):
         super().__init__()
         self.config = config
-        # rows at different places are read side by side: to align the slow periods gains nothing
+        # rows at different positions are read side by side, so aligning slow periods gains nothing
         self.alignment = config.periods[0]
         count = len(config.periods)
         width = config.intermediate_size or -(-default_intermediate_size(hidden_size) // count)
@@ -50,16 +50,16 @@ class ContextMemory(Memory):
 
     @torch.no_grad()
     def init_levels(self, generator: torch.Generator | None) -> None:
-        """Norms at one, normal weights of standard deviation 0.02, and a tenth of it for V.
+        """Norms at one, normal weights of standard deviation 0.02, and a tenth of that for V.
 
-        So a write adds little to an answer before V has learned what is worth adding.
+        Early writes thus change the output little, until V has learned useful targets.
         """
         for level in self.each():
             level.init_weights(generator)
         self.target.weight.normal_(std=INITIAL_STD / 10, generator=generator)
 
     def handed_on(self, name: str) -> list[Transfer]:
-        """Of levels in series: each is read through the next slower one, the last by the layer."""
+        """Transfers of levels in series: each to the next slower one, the last to the layer."""
         slower = [f"{name}.{i}" for i in range(1, len(self.chain))]
         what = "its answer goes through it"
         return [Transfer(kind="direct", partner=p, what=what) for p in (*slower, "weights")]
@@ -72,7 +72,7 @@ class ContextMemory(Memory):
             for box in level.boxes(f"{name}.{index}", transfer)
         ]
 
-    # Where a state is that of its levels, fast to slow; a memory whose state holds more says so.
+    # These assume that the state is that of the levels, fast to slow; others override them.
 
     def init_state(self, batch: int) -> Any:
         """Each level at its learned initial state."""
@@ -98,7 +98,7 @@ class ContextMemory(Memory):
         )
 
     def goals(self, h: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        """The target of a level for the previous token: V h."""
+        """The target V h of a level's pair for the previous token."""
         return functional.linear(h, matrix(self.target)[0].to(h.dtype))
 
 

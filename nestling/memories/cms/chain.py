@@ -33,19 +33,19 @@ class CMS(Memory):
     """Chain of residual MLP levels, each written once in its own period of tokens.
 
     ``x <- x + MLP_l(RMSNorm_l(x))`` for the levels l from fast to slow. The levels are plain
-    parameters that an optimizer wrapper steps at their periods with the gradient accumulated since
-    (regime R2); the context itself writes nothing (``cms_context``: regime R1). With ``shares`` the
-    levels are nested: the wrapper resets one when the next slower is written. A chain of one level
-    of period one step is the feed-forward block of a Transformer.
+    parameters; ``nestling.optim.Leveled`` steps each at its period with the gradients accumulated
+    since (regime R2), and nothing is written in context (``cms_context``: regime R1). With
+    ``shares`` the levels are nested: a write of a level resets the next faster one. A chain of one
+    level with a period of one step is the feed-forward block of a Transformer.
 
-    Source: arXiv 2512.24695, Eq 70-72, with the residuals the paper leaves out. Deviates: the sum
-    of Eq 71 runs over C tokens, not the C + 1 that are printed; the order is fast to slow (Fig 5).
+    Source: arXiv 2512.24695, Eq 70-72, with the residuals that the paper leaves out. Deviates: the
+    sum of Eq 71 runs over C tokens, not the printed C + 1; the order is fast to slow (Fig 5).
     """
 
     residual: ClassVar[bool] = False
     update: ClassVar[str] = "none in context; each level by the optimizer at its period"
     source: ClassVar[str] = "arXiv 2512.24695 Eq 70-71"
-    # they want a lower rate than embeddings and mixers, by some four times (docs/log.md)
+    # they need about a quarter of the learning rate of embeddings and mixers (docs/log.md)
     rates: ClassVar[Mapping[str, float]] = {r"network\.\w+\.weight": 0.25}
 
     retired: ClassVar[Mapping[str, tuple[Any, str]]] = {
@@ -58,8 +58,8 @@ class CMS(Memory):
 
         periods: tuple[int, ...] = (512, 2048)  # tokens between two writes; each divides the next
         intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
-        # nested: for each level but the slowest the fraction of its way that its start takes up
-        # whenever the next slower level is written and resets it; None, or no shares: never reset
+        # nested: for each level but the slowest, the fraction by which its start moves towards it
+        # when a write of the next slower level resets it; None, or no shares: never reset
         shares: tuple[float | None, ...] = ()
 
         def __post_init__(self):
@@ -89,7 +89,7 @@ class CMS(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: Any = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], None]:
-        """Pass every position through the levels, fast to slow; residuals included."""
+        """Apply the levels to every position, fast to slow; residuals included."""
         for level in self.chain:
             x = level(x)
         return x, None
@@ -120,8 +120,7 @@ class CMS(Memory):
         return [self._level(index) for index in range(len(self.chain))]
 
     def _transfer(self, index: int) -> tuple[Transfer, ...]:
-        """One gradient flow along the chain; a nested level starts where the next one has moved
-        it."""
+        """One gradient flow along the chain; a slower level also sets a nested one's start."""
         if index + 1 == len(self.chain):
             what = "it is read with them, and written less often"
             return (Transfer(kind="back-propagation", partner="weights", what=what),)

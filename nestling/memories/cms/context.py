@@ -1,4 +1,4 @@
-"""The continuum memory system in context: levels in series, each row writes its own."""
+"""The continuum memory system in context: levels in series, written separately for each row."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,18 +18,18 @@ from nestling.memories.cms.written import WrittenLevel, WrittenState
 class CMSContext(ContextMemory):
     """Chain of residual MLP levels that each row writes at their periods as it reads (R1).
 
-    ``x <- x + f_l(RMSNorm_l(x); theta_l)`` for the levels l from fast to slow. theta_l starts from
-    the learned initial state at every document and is written once in its period, from the
-    gradients of the period's tokens at the weights that opened it, so that a period is computed in
-    one piece. Initial states, rates and the projection V of the targets are learned through the
-    writes. With the rate 0 it is the chain of ``cms``.
+    ``x <- x + f_l(RMSNorm_l(x); theta_l)`` for the levels l from fast to slow. theta_l starts at
+    the learned initial state in every document and is written once per period. All gradients of a
+    period are taken at its opening weights, so that it is computed in parallel. Initial states,
+    rates and the projection V of the targets are learned through the writes. With a rate of 0 it is
+    the chain of ``cms``.
 
-    The objective "local" is the memory's own; for "ntp" and "teach" the memory only reads, and the
-    language model writes (``nestling/models/in_context.py``).
+    With the objective "local" the memory writes itself; with "ntp" and "teach" it only reads, and
+    the language model writes it (``nestling/models/in_context.py``).
 
     Source: arXiv 2512.24695, Eq 70, 71 and 73, regime R1. Deviates: residuals and norms; see
-    ``WrittenLevel``. Cost: time of a static chain and twice that again for the gradients; state 2
-    parameters a row, and what the rule remembers.
+    ``WrittenLevel``. Cost: time of a static chain, plus twice that for the gradients; state: two
+    copies of the levels' weights per row, and the memory of the rule.
     """
 
     residual: ClassVar[bool] = False
@@ -55,7 +55,7 @@ class CMSContext(ContextMemory):
         state: tuple[WrittenState, ...] | None = None,
         flow: Flow = Flow(),
     ) -> tuple[Float[Tensor, "B T D"], tuple[WrittenState, ...]]:
-        """Read every position through the levels and write them; residuals included."""
+        """Apply the levels to every position and write them; residuals included."""
         state = self.init_state(len(x)) if state is None else state
         if not x.shape[1]:
             return x, state
@@ -67,5 +67,5 @@ class CMSContext(ContextMemory):
         return x, tuple(after)
 
     def levels(self) -> list[Level]:
-        """The levels of the chain, fast to slow, each preceded by the memories of its rule."""
+        """The levels of the chain, fast to slow, each after the memories of its rule."""
         return self.boxes("cms_context", [(LEARNED, on) for on in self.handed_on("cms_context")])

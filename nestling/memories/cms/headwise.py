@@ -17,15 +17,15 @@ from nestling.memories.cms.written import WrittenLevel, WrittenState
 
 
 class CMSHeadwise(ContextMemory):
-    """Levels in context, side by side, each with the same input:
+    """Parallel levels in context, which all get the same input.
 
         y = x + sum over l of w_l f_l(RMSNorm_l(x); theta_l)
 
     w_l is a learned weight for each head (``hidden_size / num_heads`` channels), a softmax over the
     levels; at the start all are equal. The levels are written as in ``cms_context``.
 
-    Source: arXiv 2512.24695, Eq 74, regime R1. Deviates: residual and norms; Agg is left open
-    there ("a learnable weighted sum" is its simple form), here it is one in each head.
+    Source: arXiv 2512.24695, Eq 74, regime R1. Deviates: residual and norms; the paper leaves Agg
+    open ("a learnable weighted sum" is its simple form), here it is such a sum in each head.
     Cost: that of ``cms_context``.
     """
 
@@ -56,7 +56,7 @@ class CMSHeadwise(ContextMemory):
         state: tuple[WrittenState, ...] | None = None,
         flow: Flow = Flow(),
     ) -> tuple[Float[Tensor, "B T D"], tuple[WrittenState, ...]]:
-        """Read every position in every level and write them; the residual included."""
+        """Apply every level to every position and write them; the residual included."""
         state = self.init_state(len(x)) if state is None else state
         if not x.shape[1]:
             return x, state
@@ -70,7 +70,7 @@ class CMSHeadwise(ContextMemory):
         return y, tuple(after)
 
     def levels(self) -> list[Level]:
-        """The levels, fast to slow, each preceded by the memories of its rule."""
+        """The levels, fast to slow, each after the memories of its rule."""
         mixed = Transfer(
             kind="direct", partner="weights", what="weights mix what the levels answer"
         )

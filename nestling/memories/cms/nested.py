@@ -22,27 +22,28 @@ from nestling.rules.level import bound
 
 
 class NestedState(NamedTuple):
-    """One level, for every row, and its starting point in the row."""
+    """One level and its starting point, for every row."""
 
     own: WrittenState
     shift: tuple[Tensor, ...]  # the row's start minus the learned one; empty for the slowest
 
 
 class CMSNested(ContextMemory):
-    """Chain of levels in context in which each slower one learns and resets the faster.
+    """Chain of levels in context in which a slower level sets the start of the next faster one.
 
-    As ``cms_context``, and when level s is written, after ceil(C_s / C_f) writes of the next
-    faster level f, that one's start in the row moves a learned share of the way it went in these
-    writes, and f goes back to it:
+    As ``cms_context``, but when level s is written, after ceil(C_s / C_f) writes of the next
+    faster level f, f's start in the row moves towards its weights by a learned share, and f is
+    reset to it:
 
         start_f <- start_f + e (theta_f - start_f);  theta_f <- start_f, its rule's memory is zero
 
-    So the fast level keeps what every context of the slow level had in common. A start stays
-    within the trust of the learned initial state. At a document start all are as learned.
+    So the start of the fast level collects what its contexts have in common. A start stays within
+    the trust region of the learned initial state. A new document resets everything to it.
 
     Source: arXiv 2512.24695, Eq 72, regime R1, with the step of arXiv 1803.02999 (Reptile) for the
     inner argmin. Deviates: the share e is learned by the outer optimizer; the ratio of periods is
-    whole. Cost: that of ``cms_context``, a sequence cut at the fastest period for all levels.
+    an integer. Cost: that of ``cms_context``, with the sequence cut at the fastest period for all
+    levels.
     """
 
     residual: ClassVar[bool] = False
@@ -54,7 +55,7 @@ class CMSNested(ContextMemory):
     class Config(ContextConfig):
         """Options of the memory."""
 
-        share: float = 0.1  # e at the start: of a fast level's way, what its start takes up
+        share: float = 0.1  # e at the start of training
 
         def __post_init__(self):
             super().__post_init__()
@@ -75,7 +76,7 @@ class CMSNested(ContextMemory):
         self.share_logit.fill_(math.log(self.share / (1 - self.share)))
 
     def init_state(self, batch: int) -> tuple[NestedState, ...]:
-        """Each level, and each row's start of it, at the learned initial state."""
+        """Each level and its start in each row, at the learned initial state."""
         states = [level.init_state(batch) for level in self.each()]
         shifts = [tuple(map(torch.zeros_like, s.level.moved)) for s in states[:-1]]
         return tuple(map(NestedState, states, [*shifts, ()]))
@@ -86,7 +87,7 @@ class CMSNested(ContextMemory):
         state: tuple[NestedState, ...] | None = None,
         flow: Flow = Flow(),
     ) -> tuple[Float[Tensor, "B T D"], tuple[NestedState, ...]]:
-        """Read every position through the levels and write them; residuals included."""
+        """Apply the levels to every position and write them; residuals included."""
         states = list(self.init_state(len(x)) if state is None else state)
         if not x.shape[1]:
             return x, tuple(states)
@@ -130,7 +131,7 @@ class CMSNested(ContextMemory):
     def write(
         self, state: tuple[NestedState, ...], rows: Bool[Tensor, " B"]
     ) -> tuple[NestedState, ...]:
-        """Write the levels whose period is full in these rows; slow ones then reset the faster."""
+        """Write the levels whose period is full in these rows; slower ones reset faster ones."""
         after, ends = [], []
         for level, own in zip(self.each(), state, strict=True):
             ends.append(rows & (own.own.level.seen % level.level.period == 0))
@@ -169,7 +170,7 @@ class CMSNested(ContextMemory):
         return NestedState(level.rewind(state.own, rows), shift)
 
     def levels(self) -> list[Level]:
-        """The levels of the chain, fast to slow, each preceded by the memories of its rule."""
+        """The levels of the chain, fast to slow, each after the memories of its rule."""
         what = "its start is moved and it is reset to it when that one is written"
         *faster, slowest = self.handed_on("cms_nested")
         transfers = [

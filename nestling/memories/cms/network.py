@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     answer: Float[Tensor, "B R D"]
 
     def some(self, begin: int, end: int) -> "Reading":
-        """The same for the inputs from begin to end only."""
+        """The activations of the inputs from ``begin`` to ``end``."""
         return Reading(*(x[:, begin:end] for x in self))
 
 

@@ -16,14 +16,14 @@ class ContextConfig:
 
     periods: tuple[int, ...] = (16, 64)  # tokens between two writes; each divides the next
     intermediate_size: int | None = None  # width of each level; None: 8/3 hidden / levels
-    # what a write makes smaller: "ntp" and "teach" need the model around the memory and read every
+    # what a write minimises: "ntp" and "teach" need the model around the memory and read every
     # token two to three times; "local" was worse than no writes in every trial (docs/log.md)
     objective: str = "ntp"
     loss: str = "dot"  # of the objective "local": a name of nestling.rules.objective.OBJECTIVES
     rule: str = "gradient"  # how it is written: a name of nestling.rules.RULES
-    learning_rate: float = 0.5  # of every level at the start; each learns a factor of its own
-    clip: float | None = 1.0  # longest gradient of a write; None: any
-    trust: float | None = 1.0  # farthest from the initial state, in lengths of it; None: any
+    learning_rate: float = 0.5  # of every level at the start; each learns its own factor
+    clip: float | None = 1.0  # largest gradient norm of a write; None: no limit
+    trust: float | None = 1.0  # largest distance from the initial state, in norms of it; None: any
     # outer gradients: "first" order, or "full": through the inner ones, at several times the cost
     through: str = "first"
 
@@ -40,7 +40,7 @@ class ContextConfig:
             refuse_unread("cms", self, {"loss": f"objective={self.objective}"})
 
     def level(self, index: int) -> CMSLevel:
-        """How level ``index`` (fast to slow) is written."""
+        """The options of level ``index`` (fast to slow)."""
         return CMSLevel(
             period=self.periods[index],
             rule=self.rule,

@@ -1,4 +1,4 @@
-"""A level that is written inside the sequence: a learned network, moved per row."""
+"""A level that is written inside the sequence: a network with weights of its own in each row."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -29,25 +29,25 @@ class WrittenState(NamedTuple):
     """The state of one level, for every row."""
 
     level: LevelState
-    last: Float[Tensor, "B D"]  # what the level was given at the last token; zero before the first
-    inputs: Float[Tensor, "B W D"]  # given in the running segment, where ``keeps_inputs``
-    probe: tuple[Tensor, ...] = ()  # ntp: a zero beside every weight, to take gradients in
+    last: Float[Tensor, "B D"]  # the level's input at the last token; zero before the first
+    inputs: Float[Tensor, "B W D"]  # its inputs in the current segment, if ``keeps_inputs``
+    probe: tuple[Tensor, ...] = ()  # ntp: zeros added to the weights, to collect gradients
 
 
 class WrittenLevel(nn.Module):
-    """``x + SwiGLU(RMSNorm(x))`` whose three matrices each row writes for itself.
+    """``x + SwiGLU(RMSNorm(x))`` whose three matrices are written separately in each row.
 
     The matrices of the module are the initial state, learned by the outer optimizer through the
-    writes. With the objective "local" the pair of the token t is what the level was given before
-    it and a projection of what it is given at it, ``(h_{t-1}, V h_t)``, known as soon as t is read:
+    writes. With the objective "local" the pair of token t is the level's previous input and a
+    projection of its present one, ``(h_{t-1}, V h_t)``, known as soon as t is read:
 
         g_t = gradient of L(f(h_{t-1}; theta), V h_t) at the theta that opened the period
-        theta <- theta + rule(mean of g_t over the period)   once in C tokens of the document
+        theta <- theta + rule(mean of g_t over the period)   once every C tokens of the document
 
     with L(y, v) = -<y, v> ("dot") or |y - v|^2 / 2 ("l2").
 
-    Source: arXiv 2512.24695, Eq 71; the pairs are after arXiv 2604.06169. Deviates: the mean in
-    place of the sum; the paper leaves f and the objective open.
+    Source: arXiv 2512.24695, Eq 71, with the pairs of arXiv 2604.06169. Deviates: the mean in place
+    of the sum; the paper leaves f and the objective open.
     """
 
     FLOAT32: ClassVar[tuple[str, ...]] = ("log_rate",)  # see Memory.float32
@@ -74,7 +74,7 @@ class WrittenLevel(nn.Module):
         return Weights(*(m.to(torch.promote_types(m.dtype, torch.float32)) for m in matrices))
 
     def keeps_inputs(self) -> bool:
-        """Whether the level's inputs are needed when the loss or signal from above arrives."""
+        """Whether the level's inputs must be kept until its loss or signal is known."""
         waits = self.level.objective != "local"
         return waits and (self.level.objective == "teach" or self.level.rule == "dgd")
 
@@ -92,7 +92,7 @@ class WrittenLevel(nn.Module):
         return WrittenState(state, empty.new_zeros(batch, width), empty)
 
     def reset(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
-        """These rows back at the learned initial state."""
+        """Reset these rows to the learned initial state."""
         return WrittenState(
             restart(state.level, rows),
             state.last.masked_fill(rows[:, None], 0),
@@ -101,7 +101,7 @@ class WrittenLevel(nn.Module):
         )
 
     def rewind(self, state: WrittenState, rows: Bool[Tensor, " B"]) -> WrittenState:
-        """These rows back at their start within the document: the text goes on, nothing moved."""
+        """Reset the weights of these rows to their start; the document goes on."""
         return state._replace(level=restart(state.level, rows, keep_seen=True))
 
     def read(
@@ -113,10 +113,10 @@ class WrittenLevel(nn.Module):
         start: Weights,
         through: str = "full",
     ) -> tuple[Float[Tensor, "B R D"], WrittenState]:
-        """Answers f(h; theta), and the state with the gradients of these tokens' pairs taken up.
+        """f(h; theta), and the state with the gradients of these tokens' pairs added.
 
         The tokens lie in one period; in each row valid ones come first. ``start`` is the initial
-        state, of all rows or of each.
+        state, for all rows or for each.
         """
         weights = Weights(*weights_of(start, state.level))
         if self.level.objective != "local":
@@ -144,7 +144,7 @@ class WrittenLevel(nn.Module):
     def taught(
         self, state: WrittenState, signal: Float[Tensor, "B R D"], start: Weights
     ) -> Weights:
-        """Gradients of <signal, f(h; theta)> over what the level was given, the signal as given."""
+        """Gradients of <signal, f(h; theta)>, summed over the inputs, with ``signal`` constant."""
         weights = Weights(*weights_of(start, state.level))
         inputs = state.inputs
         return gradients(weights, inputs, read(weights, inputs), signal[:, : inputs.shape[1]])
@@ -152,26 +152,26 @@ class WrittenLevel(nn.Module):
     def grams(
         self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights
     ) -> tuple[Tensor, ...]:
-        """dgd: sums of x x^T over the inputs of each matrix in the running segment of these rows.
+        """dgd: sums of x x^T over the inputs of each matrix in the current segment of these rows.
 
-        Empty for all other rules, which do not read them.
+        Empty for all other rules, which do not need them.
         """
         if self.level.rule != "dgd":
             return ()
         weights = Weights(*weights_of(start, state.level))
-        # inputs at masked positions are zero, and with them the hidden ones
+        # inputs at masked positions are zero, and so are their hidden values
         inputs = state.inputs
         valid = rows[:, None, None].to(inputs.dtype).expand(-1, inputs.shape[1], -1)
         return grams(inputs, read(weights, inputs), valid)
 
     def write(self, state: WrittenState, rows: Bool[Tensor, " B"], start: Weights) -> WrittenState:
-        """Write these rows, if they have gathered anything."""
+        """Write these rows, if they have collected any gradient."""
         rows = rows & (state.level.terms > 0)
         level = write(self.level, start, state.level, rows=rows, lr=self.rate())
         return state._replace(level=level)
 
     def boxes(self, name: str, transfer: tuple[Transfer, ...]) -> Iterable[Level]:
-        """The level's boxes of the nested system: what its rule remembers, and its weights."""
+        """The level's boxes in the nested system: the memories of its rule, and its weights."""
         text = {
             "local": f"{self.loss} of f(h_{{t-1}}) and V h_t",
             "ntp": "next-token prediction",

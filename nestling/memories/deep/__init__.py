@@ -1,4 +1,4 @@
-"""Networks written by gradients: of a dot product, of a window's errors, made orthogonal."""
+"""Memories that are networks written by gradients: DLA, Omega, Atlas and Memora."""
 
 from nestling.memories.deep.atlas import Atlas as Atlas
 from nestling.memories.deep.dla import DLA as DLA

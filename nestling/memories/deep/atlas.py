@@ -1,4 +1,4 @@
-"""Atlas: the Omega rule through a momentum that is made orthogonal."""
+"""Atlas: the Omega rule with an orthogonalised momentum."""
 
 import math
 from dataclasses import dataclass
@@ -36,19 +36,19 @@ class Atlas(DeepMemory):
                              (1 - mu_i) gamma_i grad |M_anchor(phi(k_i)) - v_i|^2 / 2
         M_t = alpha_t M_{t-1} + eta_t NewtonSchulz_5(S_t)
 
-    Gradients, windows and features are those of ``Omega``. Momenta of a period are one linear
-    recurrence; each of them, token by token as published, then goes through Newton-Schulz, all
-    tokens of a segment at once. That takes room for one matrix of every layer and token of a
-    segment; in the backward pass they are recomputed, so that only one segment's are ever held.
+    Gradients, windows and features are those of ``Omega``. The momenta of a period are one linear
+    recurrence; Newton-Schulz is then applied to the momentum of every token, as published, for all
+    tokens of a segment at once. This needs one matrix per layer and token of a segment; the
+    backward pass recomputes them, so that only one segment's matrices are held at a time.
 
-    The step is eta = eta_max / period times a sigmoid, and in hidden layers over the root of
-    their width: M(k) moves by about ``eta_max`` in a period at most.
+    The step is eta = eta_max / period times a sigmoid, divided by the root of the width in hidden
+    layers: M(k) moves by at most about ``eta_max`` in a period.
 
-    Source: arXiv 2505.23735, Eq 32-34 (with the eta of Eq 32). Deviates: as ``Omega``; the step's
-    bound.
-    Cost: time O(T d^2 h) for each head's d x h layers beyond the projections, d = D / H, which is
-    more than all else (use narrow ``heads``); memory O(C d h) with C the tokens of a segment;
-    state 3 times the network's weights for each head, and 2 D numbers a token of the window.
+    Source: arXiv 2505.23735, Eq 32-34 (with the eta of Eq 32). Deviates: as ``Omega``; the bound of
+    the step.
+    Cost: time O(T d^2 h) for each head's d x h layers beyond the projections, d = D / H, which
+    dominates (use narrow ``heads``); memory O(C d h) for segments of C tokens; state 3 times the
+    network's weights per head, and 2 D numbers per token of the window.
     """
 
     update: ClassVar[str] = "S <- mu S - gradients of a window; M <- alpha M + eta NewtonSchulz(S)"

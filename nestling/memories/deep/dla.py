@@ -1,4 +1,4 @@
-"""Deep linear attention: a network whose gradients are those of a dot product."""
+"""Deep linear attention: a network written by the gradient of a dot product."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,12 +19,12 @@ class DLA(DeepMemory):
 
         M_t = alpha_t M_{t-1} - eta_t grad -<M_anchor(k_t), v_t>
 
-    With a matrix (``layers=1``) the gradient is -v k^T whatever the anchor: gated linear attention,
-    plus the residual and the initial memory.
+    With a matrix (``layers=1``) the gradient is -v k^T for any anchor: gated linear attention, plus
+    the residual and the initial memory.
 
     Source: arXiv 2505.23735, section 2 (DLA of its experiments). Deviates: as ``DeepMemory``.
-    Cost: time O(layers expansion D^2 / H) a token beyond the projections; state twice the
-    network's weights for each head.
+    Cost: time O(layers expansion D^2 / H) per token beyond the projections; state twice the
+    network's weights per head.
     """
 
     update: ClassVar[str] = "M <- alpha M + eta grad <M(k), v>, M a network"

@@ -11,11 +11,11 @@ class Polynomial(nn.Module):
     """All monomials of degree up to p, weighted so that phi(x) . phi(y) = sum_r a_r^2 (x . y)^r.
 
     The coefficients a_r are learned, start at those of the exponential, 1 / sqrt(r!), and are
-    taken as a vector of unit length, so that phi of a unit vector has unit length.
+    normalised to a unit vector, so that phi of a unit vector has unit length.
 
     Source: arXiv 2505.23735, section 3.1 and Eq 21-22. Deviates: equal monomials of the tensor
-    power are one feature; the unit length.
-    Cost: binomial(D + p, p) features of D.
+    power are merged into one feature; the unit length.
+    Cost: binomial(D + p, p) features of D numbers.
 
     >>> phi = Polynomial(2).requires_grad_(False)
     >>> phi.init_weights()
@@ -30,7 +30,7 @@ class Polynomial(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """The exponential's coefficients."""
+        """Set the coefficients to those of the exponential."""
         starts = [1 / math.sqrt(math.factorial(r)) for r in range(self.degree + 1)]
         self.degree_weight.copy_(torch.tensor(starts))
 
@@ -50,5 +50,5 @@ class Polynomial(nn.Module):
 
 
 def width(size: int, degree: int) -> int:
-    """How many features there are of vectors of this size; degree 1 is the vector itself."""
+    """The number of features of a vector of this size; degree 1 is the vector itself."""
     return size if degree == 1 else math.comb(size + degree, degree)

@@ -22,30 +22,31 @@ NORM_EPSILON = 1e-5  # added to the variance in the network's layer norm
 
 
 class Memora(DeepMemory):
-    """A memory that keeps near what it was in the sense of Kullback and Leibler.
+    """A memory whose writes are mirror descent steps, close to the old weights in KL divergence.
 
         M(x) = x + LN(W_1 gelu(W_2 x)),   the loss |M(k) - v|^2 / 2
         W_t = c Softmax(alpha_t log W_{t-1} - eta_t grad)
 
-    Each row of a layer, the weights of one unit, is a distribution over its n inputs times c: n in
-    the first layer, so that the mean weight is one, and sqrt(n) below it, so that what the norm
-    sees is of order one.
+    Each row of a layer, the weights of one unit, is c times a distribution over its n inputs: c = n
+    in the first layer, so that the mean weight is one, and sqrt(n) after it, so that the layer norm
+    gets inputs of order one.
 
-    The state is A with W = c Softmax(A). What a softmax leaves out is a constant of the row, so
-    that A_t = alpha_t A_{t-1} - eta_t grad is linear and exact inside a period, the gradient, for
-    W, being that at the anchor. Read is W_t: one softmax of every layer for each token, all tokens
-    of a segment at once, recomputed for the gradient.
+    The state is A, with W = c Softmax(A). A softmax ignores a constant per row, so inside a period,
+    with all gradients taken at the anchor, A_t = alpha_t A_{t-1} - eta_t grad is exact and linear.
+    Reads use W_t: one softmax per layer and token, for all tokens of a segment at once, recomputed
+    in the backward pass.
 
-    In hidden layers the step is multiplied by sqrt(n) / (epsilon + |u|^2), which makes a write
-    move their outputs by eta grad, as in the first layer for keys of unit length. eta is
+    In hidden layers the step is multiplied by sqrt(n) / (epsilon + |u|^2), so that a write moves
+    their outputs by eta grad, as it does in the first layer with keys of unit length. eta is
     eta_max / period times a sigmoid.
 
-    Source: arXiv 2504.13173, Eq 21 and 27, sections 5.3-5.4. Deviates: as ``DeepMemory``, A going
-    back to its initial value (``decay_to="zero"``: to equal weights, as printed); c and the bounds
-    of the step, which the paper leaves open; alpha and eta for each head, not each channel; in a
-    chunk the paper leaves softmax and logarithm out but at its first token, which is not needed.
+    Source: arXiv 2504.13173, Eq 21 and 27, sections 5.3-5.4. Deviates: as ``DeepMemory``, with A
+    decaying to its initial value (``decay_to="zero"``: to equal weights, as printed); c and the
+    bounds of the step, which the paper leaves open; alpha and eta per head, not per channel; the
+    paper drops softmax and logarithm inside a chunk, except at its first token, which is not
+    necessary.
     Cost: time and, for one segment, memory O(C layers expansion D^2 / H) exponentials beyond the
-    projections; state twice the network's weights for each head.
+    projections; state twice the network's weights per head.
     """
 
     update: ClassVar[str] = "W <- Softmax(alpha log W - eta grad |M(k) - v|^2)"
@@ -124,7 +125,7 @@ class Memora(DeepMemory):
         z: Float[Tensor, "B H N D"],
         v: Float[Tensor, "B H N D"],
     ) -> Float[Tensor, "B H N D"]:
-        """Gradient of the loss for z, where M(k) = k + LN(z); the error is cut to ``clip``."""
+        """Gradient of the loss with respect to z, M(k) = k + LN(z); the error is clipped."""
         normal = centred(z)
         rate = (normal.square().mean(-1, keepdim=True) + NORM_EPSILON).rsqrt()
         normal = normal * rate
@@ -168,14 +169,17 @@ class Memora(DeepMemory):
 
 
 def centred(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-    """x less its mean. As the inputs of the last layer it changes nothing, for rows of one sum take
-    a mean to one number for all units, which the norm after it removes; but rounding is not lost
-    in a mean that may be a hundred times what differs between the units."""
+    """x minus its mean.
+
+    Exactly equivalent for the inputs of the last layer: all rows have the same sum, so the mean
+    adds one number to all units, which the norm removes. But the mean may be a hundred times the
+    differences between units, which would then drown in rounding.
+    """
     return x - x.mean(-1, keepdim=True)
 
 
 def distributions(logs: Float[Tensor, "*N O I"], layer: int) -> Float[Tensor, "*N O I"]:
-    """Rows that are c Softmax of these, c the inputs' number or, below the first layer, its root.
+    """c Softmax of each row; c is the number of inputs n in the first layer, else sqrt(n).
 
     >>> distributions(torch.zeros(1, 2), 0).tolist()
     [[1.0, 1.0]]
@@ -193,7 +197,7 @@ def _write_layer(
     decay: Float[Tensor, "B H C C1"],
     layer: int,
 ) -> tuple[Float[Tensor, "B H C O"], Float[Tensor, "B H O I"]]:
-    """Read one layer at x after each of its C writes; what it deviates by from base at the end."""
+    """Read one layer at x after each of its C writes; also its final deviation from the base."""
     added = (decay[..., 1:, None] * w[:, :, None]).mT @ u[:, :, None]
     whole = added + decay[..., 0, None, None] * logs[:, :, None]
     weights = distributions(whole + base.unsqueeze(-3) if base.ndim else whole, layer)

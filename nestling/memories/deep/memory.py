@@ -1,4 +1,4 @@
-"""What the memories of this folder share: a network for each head, written by gradients."""
+"""The base of the memories in this folder: a network per head, written by gradients."""
 
 import math
 from abc import abstractmethod
@@ -22,18 +22,18 @@ from nestling.memories.period import Segment, advance, read_by_period
 from nestling.memories.titans.network import add_base
 
 INITIAL_STD = 0.02
-GATES = ("alpha", "eta", "gamma", "mu")  # those that memories of this folder have
+GATES = ("alpha", "eta", "gamma", "mu")  # all gates of the memories in this folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepOptions:
-    """Options that the memories of this folder share."""
+    """Options shared by the memories in this folder."""
 
     layers: int = 2  # layers of the memory's network; 1 is a matrix
     expansion: int = 4  # width of its hidden layers, in head widths
-    heads: int | None = None  # heads of the memory; None: as many as the model says
+    heads: int | None = None  # heads of the memory; None: the model's num_heads
     period: int = 16  # tokens between two anchors, where gradients are taken
-    # what is forgotten goes to the "init"ial memory, or to "zero" as printed
+    # forgetting decays towards the "init"ial memory, or towards "zero", as printed
     decay_to: str = "init"
     half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
     convolution: int = 4  # tokens the short convolutions see
@@ -53,13 +53,13 @@ class DeepOptions:
 
 
 class DeepState(NamedTuple):
-    """What a row carries from one call to the next.
+    """The state of a row between calls.
 
-    Weights are deviations from the initial memory (with ``decay_to="zero"``: themselves), a tensor
-    for each layer. ``anchor`` opened the running period, ``weight`` and ``momentum`` (empty
-    in a memory without) are where the recurrence stands. ``keys``, ``values`` and
-    ``strength`` are those of the last window - 1 tokens, of strength zero before the document;
-    ``count`` is the tokens of the document so far.
+    Weights are deviations from the initial memory (with ``decay_to="zero"``: the weights), one
+    tensor per layer. ``anchor`` is from the start of the current period, ``weight`` and
+    ``momentum`` (empty without one) are current. ``keys``, ``values`` and ``strength`` are those of
+    the last window - 1 tokens, with strength zero before the document; ``count`` is the tokens of
+    the document so far.
     """
 
     tail: Float[Tensor, "B W C"]
@@ -73,7 +73,7 @@ class DeepState(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What the memory makes of its inputs; a gate is [B, H, T]."""
+    """Queries, keys, values and gates of the inputs; a gate is [B, H, T]."""
 
     q: Float[Tensor, "B H T D"]
     k: Float[Tensor, "B H T D"]
@@ -87,23 +87,23 @@ class Rows(NamedTuple):
 
 
 class DeepMemory(Memory):
-    """A residual network M for every row and head, written by gradients of a loss of its own.
+    """A residual network M for every row and head, written by gradients of an inner loss.
 
         q, k, v = silu(conv(x W)), q and k of unit length
         y = W_o (norm(M_t(q_t)) * silu(W_g x)),   M(x) = x + network(phi(x))
 
-    Gradients are taken at the anchor, the memory that opened a period of ``period`` tokens; inside
-    a period the recurrence of weights is exact. How M_t comes of the gradients of the last
-    ``window`` tokens is the memories' own: ``_writes`` and ``_write``. Gates are sigmoids of linear
-    maps of x, one for each token and head; ``alpha`` is what is retained.
+    Gradients are taken at the anchor, the memory at the start of a period of ``period`` tokens;
+    inside a period the recurrence of the weights is exact. Subclasses define in ``_writes`` and
+    ``_write`` how M_t follows from the gradients of the last ``window`` tokens. Gates are sigmoids
+    of linear maps of x, one per token and head; ``alpha`` is the retention.
 
-    In hidden layers a write is divided by epsilon + |u|^2, so that a write of the last layer is
-    bounded whatever its input is, and with it what goes back to the layers before.
+    In hidden layers a write is divided by epsilon + |u|^2. This bounds the writes of the last layer
+    for any input, and with them the gradients of the layers before it.
 
-    Source: arXiv 2505.23735, sections 3-5. Deviates: that division; forgetting towards the learned
-    initial memory (``decay_to="zero"``: as printed), since a deep network whose weights all fade
-    can never be written again; depth-wise convolutions without a point-wise part, which the
-    projection before is. The initialisation is ours: the paper gives none.
+    Source: arXiv 2505.23735, sections 3-5. Deviates: that division; decay towards the learned
+    initial memory (``decay_to="zero"``: as printed), because a deep network whose weights have all
+    decayed to zero can never be written again; depth-wise convolutions without a point-wise part,
+    which the projection before them already is. The initialisation is ours; the paper gives none.
     """
 
     float32: ClassVar[tuple[str, ...]] = (
@@ -150,7 +150,7 @@ class DeepMemory(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every parameter; those of the network so that it is in its working range."""
+        """Set every parameter; the network starts with hidden values of order one."""
         for linear in (self.projection, self.gate, self.output):
             linear.weight.normal_(0, INITIAL_STD, generator=generator)
         self.convolution.init_weights(generator)
@@ -172,11 +172,11 @@ class DeepMemory(Memory):
         return tuple(w.to(torch.promote_types(w.dtype, torch.float32)) for w in self.initial_layers)
 
     def base(self) -> Weights | None:
-        """What a state's weights are deviations from; None: they are the weights themselves."""
+        """The weights that a state's deviations are added to; None: it holds the weights."""
         return self._initial() if self.options.decay_to == "init" else None
 
     def init_state(self, batch: int) -> DeepState:
-        """The state before the first token: the initial memory, and nothing in the window."""
+        """The state before the first token: the initial memory, and an empty window."""
         initial = self._initial()
         weight = tuple(w.expand(batch, *w.shape) for w in initial)
         if self.options.decay_to == "init":
@@ -190,7 +190,7 @@ class DeepMemory(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: DeepState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], DeepState]:
-        """Write and read along the sequence; ``state=None`` starts afresh."""
+        """Write and read along the sequence; ``state=None`` starts fresh."""
         start = None
         if state is None or flow.reset is not None:
             start = self.init_state(len(x))
@@ -219,7 +219,7 @@ class DeepMemory(Memory):
         gates = {}
         for name in ("alpha", *self.gate_starts):
             weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-            # the gates may be of higher precision than x
+            # the gates may have a higher precision than x
             gate = functional.linear(x.to(weight.dtype), weight, bias)
             gates[name] = torch.sigmoid(gate.to(dtype)).mT
         return Rows(unit(q.to(dtype)), unit(k.to(dtype)), v.to(dtype), gates), tail
@@ -231,7 +231,7 @@ class DeepMemory(Memory):
         valid: Bool[Tensor, "B C"] | None,
         ends: bool | None,
     ) -> tuple[Float[Tensor, "B H C D"], DeepState]:
-        """Write and read a segment, in which no period ends but with its last token."""
+        """Write and read a segment, in which a period can only end at the last token."""
         strength, mask = self._strength(rows.gates), None
         if valid is not None:
             mask = valid[:, None].expand_as(strength)
@@ -263,7 +263,7 @@ class DeepMemory(Memory):
         v: Float[Tensor, "B H N D"],
         strength: Float[Tensor, "B H N"],
     ) -> list[Write]:
-        """What each token adds to the layers in every step whose window it is in."""
+        """What each token adds to the layers in every step whose window contains it."""
 
     @abstractmethod
     def _strength(self, gates: dict[str, Tensor]) -> Float[Tensor, "B H C"]:
@@ -279,16 +279,16 @@ class DeepMemory(Memory):
         mask: Bool[Tensor, "B H C"] | None,
         x: Float[Tensor, "B H C F"],
     ) -> tuple[Float[Tensor, "B H C D"], Weights, Weights]:
-        """Read the network's part at x after each token, and the weights and momenta at the end.
+        """The network's output at x after each token, and the final weights and momenta.
 
-        ``writes`` are those of the window's earlier tokens and of the C present ones.
+        ``writes`` are those of the window's earlier tokens and of the present C.
         """
 
 
 def _last(
     x: Float[Tensor, "B H N *D"], count: int, valid: Bool[Tensor, "B C"] | None
 ) -> Float[Tensor, "B H K *D"]:
-    """The last ``count`` tokens, those that a mask hides at the end left out."""
+    """The last ``count`` tokens, without masked ones at the end."""
     if valid is None or not count:
         return x[:, :, x.shape[2] - count :]
     places = valid.sum(1)[:, None] + torch.arange(count, device=x.device)
@@ -296,7 +296,7 @@ def _last(
 
 
 def levels_of(memory: DeepMemory, objective: str, rule: str, momentum: str | None) -> list[Level]:
-    """The network, written at every token, and the momentum that goes before it if there is one."""
+    """The network, written at every token, after its momentum, if any."""
     shared: dict[str, Any] = {
         "period": 1,
         "parameters": sum(w.numel() for w in memory.initial_layers),

@@ -24,7 +24,7 @@ Weights = tuple[Tensor, ...]  # [*B, H, out, in] for each layer, that of the inp
 
 
 class Write(NamedTuple):
-    """Of one layer: the outer product w u^T of each token is added to the weight."""
+    """The writes to one layer: the outer product w u^T of each token is added to the weight."""
 
     inputs: Float[Tensor, "B H N I"]
     outputs: Float[Tensor, "B H N O"]
@@ -34,9 +34,9 @@ class Write(NamedTuple):
 def init_layers(
     layers: Iterable[Tensor], length: float, generator: torch.Generator | None = None
 ) -> None:
-    """Draw layers so that hidden values are of order one, and M(x) - x of ``length``, for unit x.
+    """Draw layers such that for unit x hidden values are of order one and |M(x) - x| is ``length``.
 
-    A last layer of zeros would leave the layers before it without a gradient.
+    The last layer is not zero, because the layers before it would get no gradient.
     """
     layers = list(layers)
     for layer, weight in enumerate(layers):
@@ -56,8 +56,8 @@ def gradients(
 ) -> list[Write]:
     """Inputs and output gradients of every layer, at the anchor.
 
-    ``objective`` is "l2", |M(k) - v|^2 / 2, whose error is cut to a root mean square of ``clip``
-    before it goes back, or "dot", -<M(k), v>.
+    ``objective`` is "l2", |M(k) - v|^2 / 2, with the error clipped to a root mean square of
+    ``clip`` before back-propagation, or "dot", -<M(k), v>.
     """
     x, inputs, slopes, handed = features, [], [], []
     for layer, weight in enumerate(anchor):
@@ -79,7 +79,7 @@ def gradients(
 
 
 def descend(slopes: list[Write], strength: Float[Tensor, "B H N"], epsilon: float) -> list[Write]:
-    """The writes - strength g u^T, below the first layer divided by epsilon + |u|^2.
+    """The writes - strength g u^T, after the first layer divided by epsilon + |u|^2.
 
     The inputs of the first layer are of unit length.
     """
@@ -93,9 +93,9 @@ def descend(slopes: list[Write], strength: Float[Tensor, "B H N"], epsilon: floa
 def windows(
     length: int, window: int, mask: Bool[Tensor, "B H C"] | None, like: Tensor
 ) -> Float[Tensor, "*B C N"]:
-    """Which of the last N = window - 1 + C tokens (columns) the C present ones see (rows).
+    """Which of the last N = window - 1 + C tokens (columns) each of the present C (rows) sees.
 
-    Each sees itself and the ``window - 1`` before it; a masked one sees none.
+    Each sees itself and the ``window - 1`` tokens before it; a masked one sees none.
 
     >>> windows(2, 3, None, torch.zeros(())).tolist()
     [[1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0]]
@@ -106,7 +106,7 @@ def windows(
 
 
 def over_windows(gates: Coefficients, seen: Float[Tensor, "*B C N"]) -> Coefficients:
-    """The coefficients of the last N tokens, each of which is written once for every window."""
+    """The coefficients of the last N tokens, each summed over the windows that contain it."""
     after, pushed = gates.after, gates.momentum_writes
     pushed = None if pushed is None else (pushed[..., None, :] @ seen)[..., 0, :]
     return gates._replace(after=after._replace(writes=after.writes @ seen), momentum_writes=pushed)
@@ -122,7 +122,7 @@ def write(
 ) -> tuple[Float[Tensor, "B H C O"], Weights, Weights]:
     """Write every layer at every token, and read the network at x after each token's write.
 
-    ``base`` is what the weights are deviations from; None if they are the weights themselves.
+    ``base`` are the weights that the deviations are added to; None if these are the weights.
     ``momenta`` is empty if there is no momentum.
     """
     states, still = [], not momenta
@@ -130,7 +130,7 @@ def write(
         x = functional.gelu(x) if layer else x
         fixed = None if base is None else read_base(base[layer], x)
         weight = weights[layer]
-        # what the kernel is to hand through takes no room
+        # passing it through the kernel takes no memory
         momentum = weight.new_zeros(()).expand_as(weight) if still else momenta[layer]
         state = DeltaState(weight, momentum)
         x, state = read(x, u, w, None, gates.after, state)
@@ -142,5 +142,5 @@ def write(
 def read_base(
     weight: Float[Tensor, "H O I"], x: Float[Tensor, "B H C I"]
 ) -> Float[Tensor, "B H C O"]:
-    """One product a head: matmul would copy the weight for every row of the batch."""
+    """One product per head: matmul would copy the weight for every row of the batch."""
     return torch.einsum("bhci,hoi->bhco", x, weight)

@@ -29,10 +29,10 @@ class WindowOptions(DeepOptions):
     """Options of the memories that regress on a window."""
 
     initial_length: float = 0.1  # length of M(x) - x at the start of training, for unit x
-    window: int = 16  # tokens whose errors each write makes smaller
+    window: int = 16  # tokens whose errors each write reduces
     degree: int = 1  # of the polynomial features of keys and queries; 1: themselves
     clip: float = 4.0  # largest root mean square of an error M(k) - v
-    gamma_init: float = 0.5  # share of the largest weight of a token at the start of training
+    gamma_init: float = 0.5  # gamma at the start of training, as a share of the largest
     momentum_init: float = 0.5  # mu at the start of training
 
     def __post_init__(self):
@@ -48,26 +48,27 @@ class WindowOptions(DeepOptions):
 
 
 class Omega(DeepMemory):
-    """OmegaNet's memory: each write is a step on the errors of the last ``window`` tokens.
+    """OmegaNet's memory: each write is a gradient step on the last ``window`` tokens.
 
         G_t = sum over i = t - c + 1 .. t of gamma_i grad |M_anchor(phi(k_i)) - v_i|^2 / 2
         M_t = alpha_t M_{t-1} - G_t
         with momentum:  S_t = mu_t S_{t-1} - (1 - mu_i) G_t,  M_t = alpha_t M_{t-1} + S_t
 
-    The window reaches back over a period's start, with gradients at the new anchor, but not over a
-    document's. A token is written ``window`` times, so its weight gamma, a sigmoid of a linear map
-    of it, is divided by that and, since errors are those of the anchor, by the period: a key that
-    fills a whole period moves M(k) by ``gamma_max`` of its error at most, and not beyond v.
+    The window extends across the start of a period, with gradients at the new anchor, but not
+    across the start of a document. A token is written ``window`` times, and all at the anchor's
+    error, so its weight gamma, a sigmoid of a linear map of the token, is divided by the window and
+    by the period: a key that fills a whole period moves M(k) by at most ``gamma_max`` of its error,
+    and not beyond v.
 
     In a chunk, windows only change which sums of gates multiply a token's gradient
-    (``network.over_windows``): cost and memory are those of a rule for one token.
+    (``network.over_windows``), so time and memory are those of a window of one token.
 
     Source: arXiv 2505.23735, Eq 9-11 and 15; ``momentum`` is Atlas without Muon. Deviates: as
-    ``DeepMemory``; gamma depends on the token that is written, not on its place in the window; no
-    polynomial features unless ``degree`` says so, for with heads of 64 there are 2,144 of degree
-    two, and an initial memory that outweighs the model; the square of the error is halved.
-    Cost: time O(layers expansion D^2 / H) a token beyond the projections; state 2 (with momentum
-    3) times the network's weights and 2 D numbers a token of the window for each head.
+    ``DeepMemory``; gamma depends on the written token, not on its place in the window; polynomial
+    features only with ``degree``, because heads of 64 have 2,144 of degree two, and an initial
+    memory larger than the rest of the model; the squared error is halved.
+    Cost: time O(layers expansion D^2 / H) per token beyond the projections; state 2 (with momentum
+    3) times the network's weights, and 2 D numbers per token of the window, per head.
     """
 
     update: ClassVar[str] = "M <- alpha M - sum over a window of gamma grad |M(phi(k)) - v|^2"

@@ -1,4 +1,4 @@
-"""The head as a level: written in context by the error of every prediction."""
+"""The head as a level: written in context by the prediction error of every token."""
 
 from nestling.memories.head.keys import KEYS as KEYS
 from nestling.memories.head.level import HeadLevel as HeadLevel

@@ -1,11 +1,10 @@
-"""The head as a level over many tokens: what is written at one period's end is one product.
+"""The head as a level over many tokens: the write at the end of a period is one product.
 
 Letters as in step.py. Between two cuts (``nestling/memories/segments.py``) no row ends a period or
-begins a document, so that D stands still and all logits are one product. The errors of a segment
-come from its logits, so that segments follow each other. The state has no gradient. The backward
-pass wants the D of every segment: they are kept where they are small, and otherwise made again from
-the logits. Keys that learn have one more pass, from the last segment to the first, in which the
-gradient of D is gathered.
+begins a document, so D is constant and all logits are one product. The errors of a segment come
+from its logits, so segments are computed in sequence. The state has no gradient. The backward pass
+needs the D of every segment: they are kept if they are small, else recomputed from the logits.
+Learned keys add one pass, from the last segment to the first, which accumulates the gradient of D.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,11 @@ from nestling.core.memory import Flow
 from nestling.memories.head.step import HeadState
 from nestling.memories.segments import segments
 
-KEPT = 1 << 26  # numbers of all D that are kept for a backward pass, at most
+KEPT = 1 << 26  # largest number of elements, over all D, that is kept for the backward pass
 
 
 class Segment(NamedTuple):
-    """Tokens start to stop, in which every row's D stands still; tensors are on the CPU."""
+    """Tokens start to stop, during which every row's D is constant; tensors are on the CPU."""
 
     start: int
     stop: int
@@ -38,12 +37,12 @@ class Segment(NamedTuple):
 
     @property
     def follows(self) -> Bool[Tensor, " B"]:
-        """Rows in which its first token is the successor of one that has been read."""
+        """Rows in which its first token continues a document."""
         return (self.count > 0) & (self.taken > 0)
 
 
 def plan(count: Int[Tensor, " B"], flow: Flow, length: int, period: int) -> list[Segment]:
-    """The segments of a call; masked positions stand behind the valid ones of their document."""
+    """The segments of a call; masked positions come after the valid ones of their document."""
     flow = Flow(*(None if x is None else x.cpu() for x in flow))
     count = count.cpu()
     found = []
@@ -61,14 +60,14 @@ def plan(count: Int[Tensor, " B"], flow: Flow, length: int, period: int) -> list
 
 
 class Write(NamedTuple):
-    """Whole periods that become part of D as a segment begins; on the CPU."""
+    """Complete periods that are written to D at the start of a segment; on the CPU."""
 
     rows: Int[Tensor, " N"]
-    places: Int[Tensor, "N C"]  # of their tokens in the call, -1 of those before it
+    places: Int[Tensor, "N C"]  # places of their tokens in the call; -1: in an earlier call
 
 
 class _Walk:
-    """The state while segments are read; tensors that were given are copied before a change."""
+    """The state while segments are read; the given tensors are copied before any change."""
 
     def __init__(self, state: Sequence[Tensor], *, traced: bool = False):
         self.weight, self.keys, self.errors = state[:3]
@@ -79,7 +78,7 @@ class _Walk:
         self._own_weight = False
 
     def begin(self, segment: Segment, ids: Int[Tensor, " B"]) -> None:
-        """Forget where documents start; write the periods that ``ids``, the first tokens, end."""
+        """Reset rows whose document starts; write periods that the first tokens, ``ids``, complete."""
         if bool(segment.begins.any()):
             rows = _index(segment.begins, ids)
             self._copy(weight=True)
@@ -111,7 +110,7 @@ class _Walk:
         keys: Float[Tensor, "B S K"],
         logits: Float[Tensor, "B S V"],
     ) -> None:
-        """Take up the pairs of a segment; that of a row's last token lacks its successor."""
+        """Store the pairs of a segment; the successor of a row's last token is still unknown."""
         taken = segment.taken.to(ids.device)
         keys = keys.detach().to(self.keys.dtype, copy=True)
         errors = logits.to(self.errors.dtype).softmax(-1).neg_()
@@ -139,7 +138,7 @@ class _Walk:
         self._places = places
 
     def release(self) -> Float[Tensor, "B K V"]:
-        """The present D, which is not changed any more."""
+        """The present D, which must not change any more."""
         self._own_weight = False
         return self.weight
 
@@ -157,7 +156,7 @@ def _index(rows: Bool[Tensor, " B"], like: Tensor) -> Int[Tensor, " N"]:
 
 
 class _Read(torch.autograd.Function):
-    """All segments of a call; the state after them, which has no gradient, goes into ``after``."""
+    """All segments of a call; the final state, without gradient, is stored in ``after``."""
 
     @staticmethod
     def forward(
@@ -189,7 +188,7 @@ class _Read(torch.autograd.Function):
 
 
 class _Learned(_Read):
-    """The same, and keys learn from what they wrote; the errors that were written are given."""
+    """``_Read`` with gradients for keys through what they wrote; written errors are constants."""
 
     @staticmethod
     @once_differentiable
@@ -221,7 +220,7 @@ def _of_keys(
     ids: Int[Tensor, "B T"],
     outputs: Float[Tensor, "B T V"],
 ) -> Float[Tensor, "B T K"]:
-    """A key's gradient: the error that it was written with, times the gradient of D from there."""
+    """A key's gradient: its written error times the gradient of D after the write."""
     found = torch.zeros_like(keys)
     pulled = grad.new_zeros(len(keys), keys.shape[2], grad.shape[2])  # the gradient of D
     for part, write in zip(reversed(ctx.cuts), reversed(ctx.writes), strict=True):
@@ -245,7 +244,7 @@ def _of_keys(
 def _again(
     cuts: Sequence[Segment], keys: Tensor, ids: Tensor, outputs: Tensor, *state: Tensor
 ) -> Iterator[Float[Tensor, "B K V"]]:
-    """The D of every segment, from the logits that were given."""
+    """The D of every segment, recomputed from the logits."""
     walk = _Walk(state)
     for part in cuts:
         here = slice(part.start, part.stop)
@@ -268,14 +267,14 @@ def chunk(
     flow: Flow = Flow(),
     learned: bool = False,
 ) -> tuple[Float[Tensor, "B T V"], HeadState]:
-    """``step`` over at least one token; of a document the valid positions stand first.
+    """``step`` over at least one token; in each document the valid positions come first.
 
-    With ``learned`` keys have a gradient through what they write and is read in the same call, of
-    first order; otherwise none. ``previous`` of the state is left as it is.
+    With ``learned``, keys get a first-order gradient through writes that are read in the same call;
+    else none. ``previous`` of the state is unchanged.
 
-    Cost: for each token two products of [K] and [K, V] (to read and to write), in the backward pass
-    one more, or two; memory of the logits and two D, in training of all D up to ``KEPT`` numbers.
-    Keys that learn: two more products in the backward pass.
+    Cost: two products of [K] and [K, V] per token (read and write), and one or two more in the
+    backward pass; memory for the logits and two D, in training for all D up to ``KEPT`` numbers.
+    Learned keys: two more products in the backward pass.
     """
     period, dtype = state.keys.shape[1], state.weight.dtype
     cuts = plan(state.count, flow, ids.shape[1], period)

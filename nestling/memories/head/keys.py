@@ -1,4 +1,4 @@
-"""Keys of the head's level that are made of the hidden state and of the last two tokens."""
+"""Keys of the head's level, computed from the hidden state and the last two tokens."""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from nestling.core.memory import Flow
 from nestling.memories.parts import document_starts, unit, valid_lengths
 
-KEYS = ("hidden", "context")  # what keys are made of
-TOKENS = 0.3  # length of a token's part of a key at the start, where the hidden state's is 1
+KEYS = ("hidden", "context")  # what keys are computed from
+TOKENS = 0.3  # initial length of a token's part of a key; the hidden state's is 1
 
 
 class ContextKeys(nn.Module):
@@ -23,7 +23,7 @@ class ContextKeys(nn.Module):
         self.write_gate = nn.Linear(width, 1)
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """The hidden state's map is the identity, those of the tokens are random, gates are 1."""
+        """Identity for the hidden state, random maps for the tokens, and gates of 1."""
         nn.init.eye_(self.hidden.weight)
         for linear in (self.token, self.before):
             nn.init.normal_(
@@ -39,7 +39,7 @@ class ContextKeys(nn.Module):
         token: Float[Tensor, "B T K"],
         before: Float[Tensor, "B T K"],
     ) -> tuple[Float[Tensor, "B T K"], Float[Tensor, "B T 1"], Float[Tensor, "B T 1"]]:
-        """Keys of length one, and the strengths of reading and of writing."""
+        """Keys of length one, and their strengths for reading and for writing."""
         key = unit(self.hidden(unit(hidden)) + self.token(token) + self.before(before))
         return key, self.read_gate(hidden).exp(), 2 * self.write_gate(hidden).sigmoid()
 
@@ -47,7 +47,7 @@ class ContextKeys(nn.Module):
 def shifted(
     x: Float[Tensor, "B T E"], previous: Float[Tensor, "B E"], flow: Flow
 ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B E"]]:
-    """The position before each, and that before the next call's first; valid positions come first.
+    """x at the previous position, and the one to pass to the next call; valid positions come first.
 
     Zero before a document. ``previous`` is constant: gradients stay within a call.
     """
@@ -65,6 +65,6 @@ def shifted(
 
 
 def _ends(flow: Flow, x: Float[Tensor, "B T E"]) -> Int[Tensor, " B"]:
-    """Positions up to the last valid one."""
+    """The number of positions up to the last valid one."""
     ends = valid_lengths(flow, x.shape[1])
     return torch.full((len(x),), x.shape[1], device=x.device) if ends is None else ends

@@ -17,34 +17,36 @@ from nestling.memories.head.step import HeadState, step
 from nestling.memories.order import along, valid_first
 from nestling.memories.parts import unit
 
-PIECE = 16  # periods read at a time where the logits of most positions are not asked for
+PIECE = 16  # periods read at a time if the logits of most positions are not needed
 
 
 class HeadLevel(nn.Module):
     """Adds to the logits of a head what it would have learned from the document so far.
 
-    In every document, once in ``period`` tokens, one step of gradient descent on the loss of the
-    next token, of rate 1 and for a head that reads keys of length one:
+    In every document, once every ``period`` tokens: one step of gradient descent with rate 1 on the
+    next-token loss, for a head that reads keys of length one.
 
         D <- D + sum over the period of k_t (onehot(x_{t+1}) - p_t)^T,    k_t = h_t / |h_t|
         logits_t = W h_t + lambda D^T k_t,                                p_t = softmax(logits_t)
 
-    D begins at zero, lambda is learned and begins at 1. p_t is the prediction that was made, with
-    the D of its period; no gradient flows through what is written.
+    D starts at zero; lambda is learned and starts at 1. p_t is the actual prediction, made with the
+    D of its period; no gradient flows through the writes.
 
-    With ``keys="context"`` a key is made of the last two tokens as well, e their embeddings of
-    length one, and both strengths are gates:
+    With ``keys="context"`` a key also depends on the last two tokens, e being their embeddings
+    scaled to length one, and both strengths are gates:
 
         k_t = unit(P unit(h_t) + A e_t + B e_{t-1})
         writes beta_t k_t, reads lambda_t k_t,   beta_t = 2 sigmoid(w h_t + b),
                                                  lambda_t = lambda exp(v h_t)
 
-    P begins as the identity, A and B at a random three tenths of it, the gates at 1. Keys and beta
-    learn from what is written and read in the same call; the errors written are constants.
+    P starts as the identity, A and B as random maps of three tenths of its size, the gates at 1.
+    Keys and beta learn through writes that are read in the same call; the written errors are
+    constants.
 
     Source: arXiv 2512.24695, section 4 (Eq 7-9: back-propagation writes pairs of input and local
-    surprise), as a level that is written in context. Deviates: the paper's head is frozen there.
-    Cost: a state of hidden size times vocabulary for each row; see chunk.py.
+    surprise), as a level that is written in context. Deviates: in the paper the head is fixed in
+    context.
+    Cost: a state of hidden size times vocabulary per row; see chunk.py.
     """
 
     def __init__(self, hidden_size: int, period: int, keys: str = KEYS[0]):
@@ -52,16 +54,16 @@ class HeadLevel(nn.Module):
         self.hidden_size, self.period = hidden_size, period
         self.read_strength = nn.Parameter(torch.ones(()))
         self.context = ContextKeys(hidden_size) if keys == "context" else None
-        self._layouts: dict[int, Layout] = {}  # of its state, by the size of the vocabulary
+        self._layouts: dict[int, Layout] = {}  # layouts of its state by vocabulary size
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set lambda to 1, and the maps of the keys to what the class says."""
+        """Set lambda to 1, and initialise the maps of the keys as the class says."""
         nn.init.ones_(self.read_strength)
         if self.context is not None:
             self.context.init_weights(generator)
 
     def init_state(self, batch: int, vocabulary: int) -> HeadState:
-        """Nothing learned."""
+        """The state before a document: D is zero."""
         strength = self.read_strength
         wide = torch.promote_types(strength.dtype, torch.float32)
 
@@ -77,7 +79,7 @@ class HeadLevel(nn.Module):
         )
 
     def verify(self, state: HeadState, rows: int, vocabulary: int) -> None:
-        """Raise UserError for a state that is not of ``rows`` rows of this head."""
+        """Raise UserError unless this is a state of ``rows`` rows of this head."""
         if torch.compiler.is_compiling():
             return
         if vocabulary not in self._layouts:
@@ -95,13 +97,12 @@ class HeadLevel(nn.Module):
         state: HeadState,
         flow: Flow = Flow(),
         *,
-        last: int = 0,  # positions whose logits are wanted, counted from the end; 0: all
+        last: int = 0,  # compute the logits of this many last positions; 0: of all
     ) -> tuple[Float[Tensor, "B L V"], HeadState]:
-        """Logits of the next token, and the state after; ``head`` maps hidden states to its own.
+        """Logits of the next token, and the new state; ``head`` maps hidden states to its logits.
 
-        ``embedded`` are the tokens as the model's first block gets them.
-
-        Without gradients the logits exist a few periods at a time where few are wanted.
+        ``embedded`` are the tokens as the model's first block gets them. Without gradients and with
+        ``last``, logits are computed a few periods at a time to save memory.
         """
         length = hidden.shape[1]
         skipped = length - last if 0 < last < length else 0
@@ -193,7 +194,7 @@ class HeadLevel(nn.Module):
 
 
 class Tokens(NamedTuple):
-    """What is read of each token."""
+    """The inputs of each token."""
 
     hidden: Float[Tensor, "B T K"]
     embedded: Float[Tensor, "B T K"]
@@ -201,12 +202,12 @@ class Tokens(NamedTuple):
     flow: Flow
 
     def cut(self, part: slice) -> "Tokens":
-        """Some of them."""
+        """The tokens of a slice."""
         flow = Flow(*(None if x is None else x[:, part] for x in self.flow))
         return Tokens(self.hidden[:, part], self.embedded[:, part], self.ids[:, part], flow)
 
     def along(self, order: Int[Tensor, "B T"]) -> "Tokens":
-        """In an order in which only masked positions move."""
+        """The tokens in an order that moves only masked positions."""
         assert self.flow.mask is not None
         flow = self.flow._replace(mask=self.flow.mask.gather(1, order))
         hidden, embedded = along(self.hidden, order), along(self.embedded, order)
@@ -214,7 +215,7 @@ class Tokens(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys with the strength of reading and of writing in their length."""
+    """Keys for reading and for writing, scaled by their strengths."""
 
     read: Float[Tensor, "B T K"]
     written: Float[Tensor, "B T K"]

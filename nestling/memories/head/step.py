@@ -1,13 +1,13 @@
-"""One token of the head as a level: the truth, and the form that decoding uses.
+"""One token of the head as a level: the reference, also used in decoding.
 
-Letters: h hidden state, k and q its key and query [K], W the head, D what is added to it [K, V], C
-the period, x_t the token that is read. Token t, counted from its document's start:
+Letters: h hidden state, k and q its key and query [K], W the head, D its written part [K, V], C the
+period, x_t the token that is read. For token t, counted from its document's start:
 
     D <- D + sum of k_s (onehot(x_{s+1}) - p_s)^T over the last period      where C divides t > 0
     logits_t = W h_t + D^T q_t,  p_t = softmax(logits_t)
 
-The last pair of a period is whole once the next token is read, and is written before anything is
-said about that token's successor.
+The last pair of a period is complete once the next token is read, and is written before that
+token's successor is predicted.
 """
 
 from typing import NamedTuple
@@ -18,10 +18,10 @@ from torch import Tensor
 
 
 class HeadState(NamedTuple):
-    """What the head has learned from the document, and the open period.
+    """D, as learned from the document, and the pairs of the open period.
 
-    Place s % C of ``keys`` and ``errors`` is of token s. The error of the last token read is -p
-    until its successor is known. Places behind it are of the period before, and overwritten.
+    ``keys`` and ``errors`` hold token s at place s % C. The error of the last token read is -p
+    until its successor is known. Later places are left from the period before, to be overwritten.
     """
 
     weight: Float[Tensor, "B K V"]
@@ -41,11 +41,11 @@ def step(
     reset: Bool[Tensor, " B"] | None = None,
     mask: Bool[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B V"], HeadState]:
-    """Logits of the next token from those of the head alone, and the state after the token.
+    """Logits of the next token, given those of the head alone, and the state after the token.
 
-    ``reset`` forgets the row's document before the token. A row whose ``mask`` is False keeps its
-    state; its reset counts all the same. No gradient flows through what is written. ``previous`` is
-    left as it is.
+    ``reset`` clears the row's state before the token. A row whose ``mask`` is False keeps its
+    state, but its reset still applies. No gradient flows through the writes. ``previous`` is
+    unchanged.
 
     Cost: a product of [K] and [K, V]; at the end of a period one of [K, C] and [C, V].
     """
@@ -75,7 +75,7 @@ def step(
 def _written(
     state: HeadState, errors: Float[Tensor, "B C V"], due: Bool[Tensor, " B"]
 ) -> Float[Tensor, "B K V"]:
-    """The weights after the pairs of the period in the rows where it is over."""
+    """The weights, with the period's pairs written in the rows whose period has ended."""
     if due.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(due.any()):
         return state.weight
     keys = state.keys * due[:, None, None]

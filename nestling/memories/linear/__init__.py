@@ -1,1 +1,1 @@
-"""Memories that are one matrix for each head: linear attention and the delta family."""
+"""Memories with one matrix per head: linear attention and the delta family."""

@@ -1,4 +1,4 @@
-"""Comba as a memory: the delta rule with an erase key of its own and a corrected query."""
+"""Comba as a memory: the delta rule with a separate erase key and a corrected query."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,20 +14,20 @@ from nestling.memories.linear.matrix import Tokens, head_width, in_full
 class Comba(DeltaMemory):
     """Closed-loop control of a matrix: feedback of the state (p) and of the output (d).
 
-        M <- alpha M + beta (v - M p) k^T          b = sigmoid(erase_logit), d: learned, of a head
+        M <- alpha M + beta (v - M p) k^T          b = sigmoid(erase_logit), d: learned per head
         y = RMSNorm(M q / sqrt K) * sigmoid(W_G x)
         alpha = exp(-A softplus(w_a.x + alpha_bias)),  beta = sigmoid(w_b.x)
         form "code":   q = u(W_q x - d b W_k x),  k = u(W_k x),  p = u(b W_k x)
         form "paper":  q = u(W_q x) - d k,        k = u(W_k x),  p = b k
 
-    W_q and W_k stand for map, convolution and SiLU; u gives unit length. In the form of the public
-    code b is thus lost again in p, and only corrects the query. M p is read from the matrix before
-    its decay: the transition is a scalar plus a matrix of low rank, alpha I - beta p k^T, where
-    Gated DeltaNet has their product.
+    W_q and W_k stand for map, convolution and SiLU; u scales to unit length. In the form "code" b
+    therefore cancels in p and only corrects the query. M p is read from the matrix before its
+    decay: the transition is alpha I - beta p k^T, a scalar plus a low-rank matrix, where Gated
+    DeltaNet has a product.
 
-    Source: arXiv 2506.02475 and its public code. Deviates: as many heads as the backbone has.
-    Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
-    tokens; state H K V numbers a row.
+    Source: arXiv 2506.02475 and its public code. Deviates: as many heads as the backbone.
+    Cost: time O(T (C + K) V H), plus C^2 per token for the triangular system of a chunk of C
+    tokens; state: H K V numbers per row.
     """
 
     kind: ClassVar[str] = "comba"
@@ -42,7 +42,7 @@ class Comba(DeltaMemory):
         key_share: float = 0.75  # channels of all keys, as a fraction of hidden_size
         expand_value: float = 2.0  # channels of a value, as a multiple of those of a key
         convolution: int = 4  # tokens the short convolutions see
-        output_gate: bool = True  # False: what is read is normalised, not gated
+        output_gate: bool = True  # False: the read is normalised, not gated
         correction_init: float = 1.0  # d at the start of training; 0.02 suits small models
         form: Literal["code", "paper"] = "code"  # the public code's, or as the paper prints it
 
@@ -68,7 +68,7 @@ class Comba(DeltaMemory):
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
     ) -> Tokens:
-        """What is erased is read with a key of its own, from the matrix before its decay."""
+        """Erase along p, reading the matrix before its decay."""
         beta = torch.sigmoid(in_full(self.beta(x)))
         b, d = torch.sigmoid(in_full(self.erase_logit))[:, None], self.correction[:, None]
         if self.config.form == "code":

@@ -1,4 +1,4 @@
-"""The frame of the delta family: projections, convolutions, norm and gate around a rule."""
+"""The base of the delta family: projections, convolutions, norm and gate around a rule."""
 
 import math
 from abc import abstractmethod
@@ -31,19 +31,19 @@ STEP = (1e-3, 1e-1)  # range of softplus(alpha_bias) at the start of training
 
 
 class MatrixState(NamedTuple):
-    """What a row carries on: the last inputs of the convolution, and the matrix of each head."""
+    """The state of a row: the last inputs of the convolution, and the matrix of each head."""
 
     tail: Float[Tensor, "B W C"]
     weight: Float[Tensor, "B H V K"]
 
 
 def soft_unit(x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-    """Scale the last dimension to unit length, x / sqrt(|x|^2 + 1e-6): just below it."""
+    """Scale the last dimension to just below unit length, x / sqrt(|x|^2 + 1e-6)."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + UNIT_EPS)
 
 
 class Retention(nn.Module):
-    """How much each head keeps at a token: alpha = exp(-A softplus(W x + alpha_bias)).
+    """The retention of each head at a token: alpha = exp(-A softplus(W x + alpha_bias)).
 
     A = exp(log_rate) > 0, so alpha lies in (0, 1].
 
@@ -73,11 +73,11 @@ class Retention(nn.Module):
 
 
 class CorrectedMemory(Memory):
-    """A matrix for each head that is corrected at each token, not added to.
+    """A matrix per head that each token corrects, rather than adds to.
 
-    Queries, keys and values are linear maps of the input, a short convolution and SiLU. A member
-    says in ``recur`` what is written, erased and read. The read is normalised for each head (RMS,
-    weights shared by the heads) and, if the member has one, multiplied by a gate.
+    Queries, keys and values are linear maps of the input, followed by a short convolution and SiLU.
+    Subclasses define in ``recur`` what is written, erased and read. The read is normalised per head
+    (RMS, weights shared by the heads) and, if the subclass has one, multiplied by a gate.
     """
 
     kind: ClassVar[str]  # name of the level
@@ -94,7 +94,7 @@ class CorrectedMemory(Memory):
         convolution: int,
         gate: Callable[[Tensor], Tensor] | None,
     ):
-        """``keys`` and ``values`` are channels of each head."""
+        """``keys`` and ``values`` are channels per head."""
         super().__init__()
         if convolution < 1:
             raise UserError(f"convolution is {convolution}; give at least 1 token")
@@ -122,18 +122,17 @@ class CorrectedMemory(Memory):
         weight: Float[Tensor, "B H V K"],
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-        """What is read after each token, and the matrix after the last; q, k, v are as the
-        convolution leaves them."""
+        """The read after each token, and the final matrix; q, k, v come from the convolution."""
 
     def init_state(self, batch: int) -> MatrixState:
-        """A zero matrix, and nothing before the first token."""
+        """A zero matrix and an empty convolution."""
         weight = zero_matrix(self.key.weight, batch, self.num_heads, self.values, self.keys)
         return MatrixState(self.convolution.init_tail(batch), weight)
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: MatrixState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], MatrixState]:
-        """Correct the matrix at each token and read it; ``state=None`` starts afresh."""
+        """Correct the matrix at each token and read it; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         joined = torch.cat((self.query(x), self.key(x), self.value(x)), dim=-1)
         joined, tail = self.convolution(joined, state.tail, flow)
@@ -147,7 +146,7 @@ class CorrectedMemory(Memory):
         return self.output(y), MatrixState(tail, weight)
 
     def init_frame(self, generator: torch.Generator | None = None) -> None:
-        """Set what all members have: normal weights of standard deviation 0.02, norm at one."""
+        """Initialise the shared parts: normal weights of standard deviation 0.02, norm at one."""
         for linear in (self.query, self.key, self.value, self.beta, self.gate, self.output):
             if linear is not None:
                 linear.weight.normal_(std=INITIAL_STD, generator=generator)
@@ -161,10 +160,10 @@ class CorrectedMemory(Memory):
 
 
 class DeltaMemory(CorrectedMemory):
-    """A matrix for each head that is corrected towards each token's value.
+    """A matrix per head that is corrected towards each token's value.
 
-    A member says in ``tokens`` what is written and erased, and gives queries and keys unit length.
-    The read is scaled by 1 / sqrt K. Stable: beta |k| |p| <= 1 + alpha in every member.
+    Subclasses define in ``tokens`` what is written and erased, with queries and keys of unit
+    length. The read is scaled by 1 / sqrt K. Stable: beta |k| |p| <= 1 + alpha in every subclass.
     """
 
     minimised: ClassVar[str] = "|M k - v|^2 / 2"
@@ -177,7 +176,7 @@ class DeltaMemory(CorrectedMemory):
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
     ) -> Tokens:
-        """What the recurrence takes, from the input, and q, k, v as the convolution leaves them."""
+        """The inputs of the recurrence, from x, and from q, k, v after the convolution."""
 
     def recur(
         self,
@@ -188,6 +187,6 @@ class DeltaMemory(CorrectedMemory):
         weight: Float[Tensor, "B H V K"],
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-        """Write and erase as the member says."""
+        """Write and erase as ``tokens`` says, and read."""
         tokens = self.tokens(x, q, k, v)
         return scan(tokens._replace(q=tokens.q * self.keys**-0.5), weight, flow)

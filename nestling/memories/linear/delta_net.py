@@ -1,4 +1,4 @@
-"""DeltaNet as a memory: what was stored under a key is replaced, at a learned rate."""
+"""DeltaNet as a memory: the value stored under a key is replaced, at a learned rate."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,8 +19,8 @@ class DeltaNet(DeltaMemory):
 
     Source: arXiv 2406.06484 and its public code (rule, convolutions, SiLU, unit keys and queries,
     norm before the output); arXiv 2411.12537 (beta up to 2). Deviates: nothing.
-    Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
-    tokens; state H K V numbers a row.
+    Cost: time O(T (C + K) V H), plus C^2 per token for the triangular system of a chunk of C
+    tokens; state: H K V numbers per row.
     """
 
     kind: ClassVar[str] = "delta net"
@@ -53,7 +53,7 @@ class DeltaNet(DeltaMemory):
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
     ) -> Tokens:
-        """Nothing fades; as much is erased as written."""
+        """No decay; erases as much as it writes."""
         beta = torch.sigmoid(in_full(self.beta(x))) * (1 + self.config.allow_neg_eigval)
         keep = torch.ones_like(beta)
         return Tokens(soft_unit(q), soft_unit(k), beta[..., None] * v, keep, beta)

@@ -1,4 +1,4 @@
-"""Gated DeltaNet as a memory: the delta rule on a matrix that fades as the input decides."""
+"""Gated DeltaNet as a memory: the delta rule with a decay that depends on the input."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,11 +19,11 @@ class GatedDeltaNet(DeltaMemory):
         alpha = exp(-A softplus(w_a.x + alpha_bias)),  beta = sigmoid(w_b.x), twice that with
         ``allow_neg_eigval``;   y = RMSNorm(M q / sqrt K) * silu(W_G x)
 
-    Source: arXiv 2412.06464 (rule, and block: convolutions, SiLU, unit keys and
-    queries, gate), and its public code (keys of 3/4 of the width and values of twice that).
-    Deviates: as many heads as the backbone has.
-    Cost: time O(T (C + K) V H), and C^2 more a token for the triangular system of a chunk of C
-    tokens; state H K V numbers a row.
+    Source: arXiv 2412.06464 (rule, and block: convolutions, SiLU, unit keys and queries, gate) and
+    its public code (keys of 3/4 of the width, values of twice that). Deviates: as many heads as the
+    backbone.
+    Cost: time O(T (C + K) V H), plus C^2 per token for the triangular system of a chunk of C
+    tokens; state: H K V numbers per row.
     """
 
     kind: ClassVar[str] = "gated delta net"
@@ -39,7 +39,7 @@ class GatedDeltaNet(DeltaMemory):
         expand_value: float = 2.0  # channels of a value, as a multiple of those of a key
         convolution: int = 4  # tokens the short convolutions see
         allow_neg_eigval: bool = False  # True: beta in (0, 2), so that a key's sign can flip
-        output_gate: bool = True  # False: what is read is normalised, not gated
+        output_gate: bool = True  # False: the read is normalised, not gated
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         key_width = config.key_share * hidden_size
@@ -61,7 +61,7 @@ class GatedDeltaNet(DeltaMemory):
         k: Float[Tensor, "B T H K"],
         v: Float[Tensor, "B T H V"],
     ) -> Tokens:
-        """What is erased is read from the matrix after its decay."""
+        """Erase what the key reads from the matrix after its decay."""
         beta = torch.sigmoid(in_full(self.beta(x))) * (1 + self.config.allow_neg_eigval)
         alpha, q, k = self.retention(x), soft_unit(q), soft_unit(k)
         return Tokens(q, k, beta[..., None] * v, alpha, alpha * beta)

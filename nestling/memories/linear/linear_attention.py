@@ -1,4 +1,4 @@
-"""Linear attention as a memory: adds up all pairs, and normalises what it reads."""
+"""Linear attention as a memory: a running sum of all pairs, with normalised reads."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -30,15 +30,15 @@ class LinearAttentionState(NamedTuple):
 
 
 class LinearAttention(Memory):
-    """Attention whose weights are phi(q).phi(k), phi(x) = elu(x) + 1, as a running sum.
+    """Attention with weights phi(q).phi(k), phi(x) = elu(x) + 1, as a running sum.
 
         M <- M + v phi(k)^T     z <- z + phi(k)     y = M phi(q) / (z.phi(q) + epsilon)
 
-    The normaliser is one more row of the matrix: the value that it sums is 1.
+    The normaliser is one more row of the matrix, whose value is always 1.
 
     Source: arXiv 2006.16236 and its authors' code. Deviates: linear maps without biases; no
-    position enters (there it is added to the embedding).
-    Cost: time O(T (C + D / H) D) for chunks of C tokens; state D^2 / H + D numbers a row.
+    positions (there they are added to the embedding).
+    Cost: time O(T (C + D / H) D) for chunks of C tokens; state: D^2 / H + D numbers per row.
     """
 
     update: ClassVar[str] = "M <- M + v phi(k)^T, z <- z + phi(k); y = M phi(q) / z.phi(q)"
@@ -68,7 +68,7 @@ class LinearAttention(Memory):
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> LinearAttentionState:
-        """Nothing added up yet."""
+        """Zeros."""
         shape = (batch, self.num_heads, self.width + 1, self.width)
         return LinearAttentionState(zero_matrix(self.key.weight, *shape))
 
@@ -78,7 +78,7 @@ class LinearAttention(Memory):
         state: LinearAttentionState | None = None,
         flow: Flow = Flow(),
     ) -> tuple[Float[Tensor, "B T D"], LinearAttentionState]:
-        """Add each token's pair and read with its query; ``state=None`` starts afresh."""
+        """Add each token's pair and read with its query; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         maps = (self.query, self.key, self.value)
         q, k, v = (split_heads(linear(x), self.num_heads) for linear in maps)

@@ -1,4 +1,4 @@
-"""What all matrix memories share: heads, a fresh matrix, the recurrence, the level."""
+"""Code shared by all matrix memories: heads, the initial matrix, the recurrence, the level."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ NORM_EPS = 1e-5
 
 
 class Tokens(NamedTuple):
-    """What the recurrence takes of each token; letters as in the kernel's step.py."""
+    """The inputs of the recurrence for each token; letters as in the kernel's step.py."""
 
     q: Float[Tensor, "B T H K"]
     k: Float[Tensor, "B T H K"]
@@ -28,7 +28,7 @@ class Tokens(NamedTuple):
 
 
 def head_width(width: int | float, num_heads: int, even: bool = False) -> int:
-    """Channels of each head when ``width`` channels are shared out; UserError if that fails."""
+    """Channels per head; UserError if ``width`` channels do not split into equal heads."""
     each = width / num_heads
     if each != int(each) or each < 1 or (even and each % 2):
         kind = "even width" if even else "whole width"
@@ -37,12 +37,12 @@ def head_width(width: int | float, num_heads: int, even: bool = False) -> int:
 
 
 def split_heads(x: Float[Tensor, "B T C"], num_heads: int) -> Float[Tensor, "B T H K"]:
-    """Cut the channels into heads, in the precision of the recurrence: float32 at least."""
+    """Split the channels into heads, in the precision of the recurrence: at least float32."""
     return in_full(x).unflatten(-1, (num_heads, -1))
 
 
 def in_full(x: Tensor) -> Tensor:
-    """The same numbers in float32 at least."""
+    """x in float32 or wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -54,7 +54,7 @@ def zero_matrix(like: Tensor, *shape: int) -> Float[Tensor, "B H V K"]:
 def scan(
     tokens: Tokens, weight: Float[Tensor, "B H V K"], flow: Flow, read: str = "post"
 ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-    """Write every token and read after its write; y and the matrix after the last one.
+    """Write every token and read after its write; returns y and the final matrix.
 
     W_t = alpha_t W_{t-1} - beta_t (W_{t-1} p_t) k_t^T + w_t k_t^T;  y_t = W_t q_t, or W_{t-1} q_t
     with ``read="pre"``.
@@ -77,7 +77,7 @@ def matrix_level(
     parameters: int,
     transfer: tuple[Transfer, ...] = (READ, MADE),
 ) -> Level:
-    """The box of a matrix that every token writes."""
+    """The level of a matrix that is written at every token."""
     return Level(
         name=name,
         period=1,

@@ -1,4 +1,4 @@
-"""OjaNet as a memory: a Hebbian write that a value's own weight holds back."""
+"""OjaNet as a memory: a Hebbian write, bounded by erasing what the value already stores."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,16 +18,16 @@ class OjaNet(CorrectedMemory):
         M <- alpha M + eta v (phi(k) - M^T v)^T,   y = RMSNorm(M phi(q))
         alpha = exp(-A softplus(w_a.x + alpha_bias)), 1 without ``decay``;   eta = sigmoid(w.x)
 
-    phi gives unit length, and so have the values. Where the delta rule erases what a key reads,
-    this erases what a value reads, M^T v: the delta rule of the transposed matrix, whose keys are
-    the values. So the kernel goes over the text twice: M^T v first, then what is written with it.
+    phi scales to unit length; values have unit length, too. The delta rule erases what a key reads;
+    this erases what a value reads, M^T v. It is the delta rule of the transposed matrix with values
+    as keys, so the kernel runs twice: first for M^T v, then for the write.
 
-    Bounded: (alpha I - eta v v^T) has norm max(alpha, |alpha - eta|) <= 1, and a write is at most
-    eta long.
+    Bounded: alpha I - eta v v^T has norm max(alpha, |alpha - eta|) <= 1, and a write has a norm of
+    at most eta.
 
     Source: arXiv 2512.24695, Eq 66-67, after arXiv 2206.01649. Deviates: values of unit length,
-    without which eta |v|^2 has no bound; convolutions and norm of the delta family.
-    Cost: twice that of DeltaNet for the recurrence; state H K V numbers a row.
+    because eta |v|^2 would be unbounded; convolutions and norm of the delta family.
+    Cost: twice that of DeltaNet for the recurrence; state: H K V numbers per row.
     """
 
     kind: ClassVar[str] = "oja net"
@@ -41,7 +41,7 @@ class OjaNet(CorrectedMemory):
         """Options of the memory."""
 
         convolution: int = 4  # tokens the short convolutions see
-        decay: bool = True  # False: alpha is 1, and only what a value reads is erased
+        decay: bool = True  # False: alpha is 1, and nothing fades but what a value reads
 
     def __init__(self, config: Config, *, hidden_size: int, num_heads: int):
         width = head_width(hidden_size, num_heads)
@@ -65,7 +65,7 @@ class OjaNet(CorrectedMemory):
         weight: Float[Tensor, "B H V K"],
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H V K"]]:
-        """Find what each value reads of the matrix, then write the rest of its key."""
+        """Compute what each value reads of the matrix, then write the rest of its key."""
         eta = torch.sigmoid(in_full(self.beta(x)))
         alpha = torch.ones_like(eta) if self.retention is None else self.retention(x)
         q, k, v = soft_unit(q), soft_unit(k), soft_unit(v)

@@ -1,4 +1,4 @@
-"""Retention as a memory: a sum of pairs that fades at a fixed rate in each head."""
+"""Retention as a memory: a sum of pairs that decays at a fixed rate in each head."""
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -22,11 +22,11 @@ from nestling.memories.linear.matrix import (
 )
 from nestling.memories.parts import positions_of
 
-GAIN = 2**-2.5  # of the uniform weights that q, k, v and the gate start with
+GAIN = 2**-2.5  # gain of the initial uniform weights of q, k, v and the gate
 
 
 class RetNetState(NamedTuple):
-    """The matrix of each head, and how far the document has come."""
+    """The matrix of each head, and the number of tokens of the document."""
 
     weight: Float[Tensor, "B H V K"]
     seen: Int[Tensor, " B"]  # tokens of the document
@@ -35,10 +35,10 @@ class RetNetState(NamedTuple):
 def rotate(
     x: Float[Tensor, "B T H K"], positions: Int[Tensor, "B T"], theta: float
 ) -> Float[Tensor, "B T H K"]:
-    """Turn each pair of channels by its frequency times the position, halves paired.
+    """Rotate each pair of channels by its frequency times the position, halves paired.
 
-    Frequencies go from 1 down to 1 / theta, both included. Angles are taken in float64: a stream
-    has no end.
+    Frequencies go from 1 down to 1 / theta, both included. Angles are computed in float64, because
+    positions of a stream grow without bound.
     """
     half = x.shape[-1] // 2
     exponent = torch.linspace(0, 1, half, dtype=torch.float64, device=x.device)
@@ -55,12 +55,11 @@ class RetNet(Memory):
         M <- alpha_h M + v k^T / sqrt K     y = swish(W_G x) * GroupNorm(M q)
 
     Source: arXiv 2307.08621 and its authors' code (decay, rotation, gate, values twice as wide as
-    keys, initial weights). Deviates: paired channels are halves of the head, not neighbours
-    (the same up to their order); without its three scalings (of q.k
-    beyond sqrt K, of the decays, of the sums), which the group norm takes out again up to its
-    epsilon, but which are not the same in the parallel and the recurrent form; group norm without
-    scale and shift.
-    Cost: time O(T (C + K) V H) for chunks of C tokens; state H K V numbers a row.
+    keys, initial weights). Deviates: paired channels are halves of the head, not neighbours (the
+    same up to their order); without its three scalings (of q.k beyond sqrt K, of the decays, of the
+    sums), which differ between the parallel and the recurrent form and which the group norm cancels
+    up to its epsilon; group norm without scale and shift.
+    Cost: time O(T (C + K) V H) for chunks of C tokens; state: H K V numbers per row.
     """
 
     update: ClassVar[str] = "M <- alpha_h M + v k^T, alpha_h = 1 - 2^(-5 - h)"
@@ -103,7 +102,7 @@ class RetNet(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: RetNetState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], RetNetState]:
-        """Add each token's pair and read with its query; ``state=None`` starts afresh."""
+        """Add each token's pair and read with its query; ``state=None`` starts fresh."""
         state = self.init_state(len(x)) if state is None else state
         maps = (self.query, self.key, self.value)
         q, k, v = (split_heads(linear(x), self.num_heads) for linear in maps)
@@ -112,13 +111,13 @@ class RetNet(Memory):
         k = rotate(k, positions, self.config.theta) * self.keys**-0.5
         alpha = self.decay().to(v.dtype).expand(v.shape[:-1])
         y, weight = scan(Tokens(q, k, v, alpha), state.weight, flow)
-        # one group of channels a head, of one token
+        # one group of channels per head and token
         y = functional.layer_norm(y, y.shape[-1:], eps=NORM_EPS).to(x.dtype).flatten(-2)
         return self.output(functional.silu(self.gate(x)) * y), RetNetState(weight, seen)
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Xavier's uniform weights, those before the recurrence smaller."""
+        """Xavier uniform weights, smaller for the maps before the recurrence."""
         for linear in (self.query, self.key, self.value, self.gate):
             nn.init.xavier_uniform_(linear.weight, gain=GAIN, generator=generator)
         nn.init.xavier_uniform_(self.output.weight, generator=generator)

@@ -1,4 +1,4 @@
-"""State-space memories: Mamba, whose states decay one by one, and Mamba-2, head by head."""
+"""State-space memories: Mamba, with a decay per state element, and Mamba-2, with one per head."""
 
 from nestling.memories.mamba.mamba import Mamba as Mamba
 from nestling.memories.mamba.mamba2 import Mamba2 as Mamba2

@@ -1,4 +1,4 @@
-"""Mamba: a matrix memory, every number of which decays at a rate that the input decides."""
+"""Mamba: a matrix memory whose elements each decay at a rate that depends on the input."""
 
 import math
 from dataclasses import dataclass
@@ -24,14 +24,14 @@ from nestling.ops.selective_scan import selective_scan
 
 
 class MambaState(NamedTuple):
-    """What a row carries from call to call."""
+    """The state of a row."""
 
     tail: Float[Tensor, "B W D"]  # last inputs of the short convolution
     state: Float[Tensor, "B N D"]
 
 
 class Mamba(Memory):
-    """The selective state-space mixer: for every channel a state of N numbers.
+    """The selective state-space mixer: N state elements for every channel.
 
         x, z = projection(input);  x = silu(convolution(x))
         r, k, q = selection(x);  delta = softplus(step(r) + step_bias)
@@ -53,11 +53,11 @@ class Mamba(Memory):
         """Options of the memory."""
 
         inner_size: int | None = None  # channels inside; None: twice hidden_size
-        state_size: int = 16  # numbers that each channel remembers
+        state_size: int = 16  # state elements per channel
         step_rank: int | None = None  # rank of the map to step sizes; None: hidden_size / 16, up
         convolution: int = 4  # tokens the short convolution sees
         initial_steps: tuple[float, ...] = (0.001, 0.1)  # range of delta at the start of training
-        smallest_step: float = 1e-4  # no delta is below it at the start of training
+        smallest_step: float = 1e-4  # lower bound of delta at the start of training
 
         def __post_init__(self):
             for name in ("inner_size", "state_size", "step_rank", "convolution"):
@@ -81,7 +81,7 @@ class Mamba(Memory):
         self.output = nn.Linear(inner, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> MambaState:
-        """Nothing remembered: zeros."""
+        """Zeros."""
         dtype = torch.promote_types(self.log_decay.dtype, torch.float32)
         inner, states = self.log_decay.shape
         zero = self.log_decay.new_zeros(batch, states, inner, dtype=dtype)

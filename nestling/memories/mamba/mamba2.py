@@ -1,4 +1,4 @@
-"""Mamba-2: a matrix memory a head, which decays at a rate that the input decides."""
+"""Mamba-2: a matrix memory per head, which decays at a rate that depends on the input."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ from nestling.memories.mamba.start import (
 from nestling.memories.parts import ShortConvolution, in_order
 from nestling.ops.momentum_gated_delta_rule import DeltaState, momentum_gated_delta_rule
 
-EPSILON = 1e-5  # of the gated norm, as published
+EPSILON = 1e-5  # epsilon of the gated norm, as published
 
 
 class Mamba2State(NamedTuple):
-    """What a row carries from call to call."""
+    """The state of a row."""
 
     tail: Float[Tensor, "B W C"]  # last inputs of the short convolution
     weight: Float[Tensor, "B H V K"]
 
 
 class Mamba2(Memory):
-    """The mixer of state-space duality: linear attention with one decay a head and token.
+    """The mixer of state-space duality: linear attention with one decay per head and token.
 
         z, x, k, q, r = projection(input);  x, k, q = silu(convolution(x, k, q))
         delta = softplus(r + step_bias),  alpha = exp(-delta exp(log_decay))       for each head
@@ -52,7 +52,7 @@ class Mamba2(Memory):
     update: ClassVar[str] = "W <- alpha W + (delta x) k^T, a decay for every head"
     source: ClassVar[str] = "arXiv 2405.21060"
     float32: ClassVar[tuple[str, ...]] = ("step_bias", "log_decay", "skip")
-    # embedding and head bear twice the rate that it does (docs/hope-defaults.md)
+    # trains best at half the learning rate of embedding and head (docs/hope-defaults.md)
     rates: ClassVar[Mapping[str, float]] = {"": 0.5}
 
     @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,12 @@ class Mamba2(Memory):
 
         inner_size: int | None = None  # channels inside; None: twice hidden_size
         head_size: int = 64  # channels of a head
-        state_size: int = 128  # numbers that each channel remembers: the width of keys
+        state_size: int = 128  # state elements per channel: the width of keys
         groups: int = 1  # groups of heads; the heads of a group share keys and queries
         convolution: int = 4  # tokens the short convolution sees
         initial_decay: tuple[float, ...] = (1.0, 16.0)  # range of exp(log_decay) at the start
         initial_steps: tuple[float, ...] = (0.001, 0.1)  # range of delta at the start of training
-        smallest_step: float = 1e-4  # no delta is below it at the start of training
+        smallest_step: float = 1e-4  # lower bound of delta at the start of training
 
         def __post_init__(self):
             for name in ("inner_size", "head_size", "state_size", "groups", "convolution"):
@@ -102,7 +102,7 @@ class Mamba2(Memory):
         self.output = nn.Linear(self.inner, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> Mamba2State:
-        """Nothing remembered: zeros."""
+        """Zeros."""
         dtype = torch.promote_types(self.log_decay.dtype, torch.float32)
         shape = (batch, self.heads, self.config.head_size, self.config.state_size)
         zero = self.log_decay.new_zeros(shape, dtype=dtype)

@@ -1,4 +1,4 @@
-"""How both memories begin, after the code of arXiv 2312.00752 and 2405.21060."""
+"""Initialisation of both memories, after the code of arXiv 2312.00752 and 2405.21060."""
 
 import math
 
@@ -11,7 +11,7 @@ from nestling.memories.parts import ShortConvolution
 
 
 def check_steps(name: str, steps: tuple[float, ...], floor: float) -> None:
-    """Raise UserError unless ``steps`` is a range of positive sizes."""
+    """Raise UserError unless ``steps`` is a range of positive sizes and ``floor`` is positive."""
     if len(steps) != 2 or not 0 < steps[0] <= steps[1] or floor <= 0:
         raise UserError(
             f"{name}.initial_steps must be two positive step sizes, the smaller first, and "
@@ -20,7 +20,7 @@ def check_steps(name: str, steps: tuple[float, ...], floor: float) -> None:
 
 
 def init_linear(linear: nn.Linear, generator: torch.Generator | None = None) -> None:
-    """Uniform weights within 1 / sqrt(inputs), which is torch's own choice for a linear map."""
+    """Uniform weights within 1 / sqrt(inputs), torch's default for a linear map."""
     bound = 1 / math.sqrt(linear.in_features)
     linear.weight.uniform_(-bound, bound, generator=generator)
 
@@ -28,7 +28,7 @@ def init_linear(linear: nn.Linear, generator: torch.Generator | None = None) -> 
 def init_convolution(
     convolution: ShortConvolution, generator: torch.Generator | None = None
 ) -> None:
-    """Uniform weights and biases within 1 / sqrt(width), torch's own choice for a convolution."""
+    """Uniform weights and biases within 1 / sqrt(width), torch's default for a convolution."""
     convolution.init_weights(generator)
     assert convolution.bias is not None
     bound = 1 / math.sqrt(convolution.width)
@@ -41,7 +41,7 @@ def init_step_bias(
     floor: float,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Biases whose softplus is spread over ``steps``, evenly by logarithm."""
+    """Biases whose softplus is log-uniform over ``steps``."""
     low, high = map(math.log, steps)
     size = torch.empty_like(bias).uniform_(low, high, generator=generator).exp().clamp(min=floor)
     # the inverse of softplus

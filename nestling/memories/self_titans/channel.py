@@ -1,5 +1,7 @@
-"""One layer of all memories written at rates of its rows: each row Y of a weight is a memory by
-itself, with the same inputs. Letters as in memory.py and ops/momentum_gated_delta_rule/chunk.py.
+"""Write one layer of all memories with rates per row of the weight.
+
+Each row Y is then a memory by itself, and all have the same inputs. Letters as in memory.py and
+ops/momentum_gated_delta_rule/chunk.py.
 """
 
 import torch
@@ -24,11 +26,11 @@ def write_rows(
     fixed: Float[Tensor, "H M Y X"] | None,
     q: Float[Tensor, "B H C X"],
 ) -> tuple[DeltaState, Float[Tensor, "B H C Y"]]:
-    """Write ``written`` at ``inputs`` (of C tokens, or of 2 C), erase at u, read the last at q.
+    """Write ``written`` at ``inputs`` (C or 2 C of them), erase at u, read the last memory at q.
 
     S <- mu S + w u^T;  D <- diag(alpha) D - diag(beta) (D u) u^T + S. ``fixed`` as in chunk.py.
 
-    Cost: time and memory O(M C^2) a row of the layer: a triangular system for each.
+    Cost: time and memory O(M C^2) per row of the layer, which has a triangular system of its own.
     """
     rows = alpha.mT
     mu, mask = (None if x is None else x[:, :, None].expand_as(rows) for x in (mu, mask))
@@ -63,7 +65,7 @@ def products(
     state: DeltaState,
     copies: int,
 ) -> Float[Tensor, "B H M C Y"]:
-    """D x at every token, at the moment of the span; ``erased``: at what, and what was."""
+    """D x at every token, at the moment of ``span``; ``erased``: inputs, and what they erased."""
     y = span.start.mT * (x @ state.weight.mT)
     if span.momentum is not None:
         y = y + span.momentum.mT * (x @ state.momentum.mT)

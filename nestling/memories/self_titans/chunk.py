@@ -1,4 +1,4 @@
-"""The self-modifying Titans in a stretch of tokens in which no period ends but at the last one.
+"""The self-modifying Titans for a chunk of tokens, in which a period can only end at the last one.
 
 Letters as in memory.py.
 """
@@ -43,7 +43,7 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
 
 
 class Gates(NamedTuple):
-    """Retention, write strength, and what a write is taken times: of tokens, or of their rows."""
+    """Retention, write strength and the factor of a write: per token, or per token and row."""
 
     alpha: Float[Tensor, "B H C *Z"]
     eta: Float[Tensor, "B H 1 C *Z"]
@@ -52,7 +52,7 @@ class Gates(NamedTuple):
     mask: Bool[Tensor, "B H C"] | None
 
     def of_rows(self, layer: int, weights: Layers) -> "Gates":
-        """Those of the rows of one layer."""
+        """The gates of the rows of one layer."""
         rates = (self.alpha, self.eta, self.scale)
         alpha, eta, scale = (rows_of(x, layer, weights, -1) for x in rates)
         return Gates(alpha, eta, scale, self.mu, self.mask)
@@ -71,7 +71,7 @@ def read_chunk(
     valid: Bool[Tensor, "B C"] | None,
     ends: bool | None,
 ) -> tuple[Float[Tensor, "B H C D"], SelfTitansState]:
-    """Produce k, v and the rates at the anchor, write every memory, read the last one."""
+    """Compute k, v and the rates at the anchor, write every memory, read the output memory."""
     base = initial if config.decay_to == "init" else None
     anchor, running = opening(state, base)
     inputs = {"k": k, "eta": k, "alpha": k, "v": v, "q": q, "memory": q}
@@ -106,7 +106,7 @@ def read_chunk(
 
 
 def opening(state: SelfTitansState, base: Layers | None) -> tuple[Layers, Layers]:
-    """The whole weights that opened the period, and the running ones, to be used once."""
+    """The full weights at the start of the period, and the current ones; each for a single use."""
     if base is None:
         return state.anchor, state.weight
     if state.anchor.first is not state.weight.first:
@@ -121,7 +121,7 @@ def gates_of(
     mu: Float[Tensor, "B H C"] | None,
     valid: Bool[Tensor, "B C"] | None,
 ) -> Gates:
-    """All that scales what is kept and written, from what the memories make of the tokens."""
+    """The gates, from the outputs of the memories for the tokens."""
     if rates.alpha_weight is None or rates.alpha_bias is None:
         alpha = torch.ones_like(readout(made["eta"], rates.eta_weight, rates.eta_bias))
     else:
@@ -145,10 +145,10 @@ def slopes_of(
     k: Float[Tensor, "B H C D"],
     v: Float[Tensor, "B H C D"],
 ) -> list[Slope]:
-    """Gradients of the objective for every layer's output, and the inputs of the layers.
+    """Gradients of the objective with respect to each layer's output, and the layers' inputs.
 
-    Targets are what each memory makes of v; unless ``detach_target`` is off they are constants of
-    the inner problem.
+    Targets are each memory's output for v; with ``detach_target`` they are constants of the inner
+    problem.
     """
     count = k.shape[2]
     both, keys = torch.cat([v, k], dim=2)[:, :, None], k[:, :, None]
@@ -181,7 +181,7 @@ def slopes_of(
 
 
 def unit_back(grad: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """The gradient for x of what has ``grad`` for y = unit(x)."""
+    """Back-propagate ``grad``, the gradient with respect to y = unit(x), to x."""
     return (grad - y * (grad * y).sum(-1, keepdim=True)) / x.norm(dim=-1, keepdim=True).clamp(
         min=1e-6
     )
@@ -199,8 +199,8 @@ def write(
 ) -> tuple[DeltaState, Float[Tensor, "B H C Y"]]:
     """Write one layer of all memories, and read that of the last one at q.
 
-    ``fixed`` is what the state is the deviation from; None if it is the weight itself.
-    ``together`` are the products of the gates, where they are those of a head.
+    ``fixed`` is the weight that the state is a deviation from; None if the state is the weight.
+    ``together`` are the products of the gates if these are per head.
     """
     inputs, count = slope.inputs, q.shape[2]
     u = inputs if config.detach_target else inputs[:, :, :, :count]
@@ -240,7 +240,7 @@ def write(
 
 
 def twice(gates: Coefficients) -> Coefficients:
-    """The coefficients of two writes a token, the first of all tokens before the second of any."""
+    """Coefficients of two writes per token: first those of all tokens, then the second ones."""
 
     def doubled(x: Tensor) -> Tensor:
         return torch.cat([x, x], dim=-1)
@@ -257,8 +257,7 @@ def twice(gates: Coefficients) -> Coefficients:
 def strengths(
     config: SelfTitansOptions, gates: Gates, u: Float[Tensor, "B H M1 R X"], layer: int
 ) -> tuple[Tensor, Tensor]:
-    """The eraser's strength and the write's at inputs u: [B, H, M, R], with rows of their own
-    [B, H, M, R, Y]."""
+    """Strengths of erasing and writing at inputs u: [B, H, M, R], or per row [B, H, M, R, Y]."""
     eta, scale = gates.eta, gates.scale
     if not config.detach_target:
         eta, scale = (torch.cat([x, x], dim=3) for x in (eta, scale))
@@ -274,7 +273,7 @@ def strengths(
 def readout(
     x: Float[Tensor, "B H C D"], weight: Float[Tensor, "H *R D"], bias: Float[Tensor, " H *R"]
 ) -> Float[Tensor, "B H C *R"]:
-    """One number of each vector, or one for each row, by the weights of its head."""
+    """Map each vector to one number, or one per row, with the weights of its head."""
     if weight.ndim == 2:
         return (x @ weight.to(x.dtype)[..., None])[..., 0] + bias.to(x.dtype)[:, None]
     return x @ weight.to(x.dtype).mT + bias.to(x.dtype)[:, None]

@@ -1,8 +1,8 @@
 """One token of the self-modifying Titans: the same map as the chunk form, in few passes.
 
-Letters as in memory.py. Here nothing is a matrix of coefficients, every weight is touched as often
-as the equation says, and vectors are columns: a product with one column costs half of that with
-one row. Most of what is left is the cost of starting an operation, so there are few of them.
+Letters as in memory.py. There are no matrices of coefficients, every weight is read as often as the
+equations require, and vectors are columns, because a product with one column costs half of one with
+a row. What remains is mostly the cost of launching an operation, so there are few of them.
 """
 
 from typing import Any, NamedTuple
@@ -32,10 +32,10 @@ def one_token(
 ) -> tuple[Float[Tensor, "B H 1 D"], Any]:
     """Read and write one token that no row masks and at which no document starts.
 
-    Without gradients the whole anchors are kept in the state until the period ends; a row carried
-    over a change of the parameters reads by the old ones till then, as it does what it keeps.
+    Without gradients the full anchors are kept in the state until the period ends; if the
+    parameters change in between, the row uses the old ones until then.
 
-    Cost: three passes over the anchors, four over the running weights and three over the momenta.
+    Cost: three passes over the anchors, four over the current weights and three over the momenta.
     """
     base = initial if config.decay_to == "init" else None
     anchor = state.opened
@@ -84,7 +84,7 @@ def one_token(
 def rates(
     config: SelfTitansOptions, made: Float[Tensor, "B H N D"], readouts: Readouts
 ) -> tuple[Float[Tensor, "B H 1 R 1"], Float[Tensor, "B H 1 R 1"]]:
-    """Write strength and retention, from what their memories make; R is 1, or all rows."""
+    """Write strength and retention, from the outputs of their memories; R is 1 or all rows."""
     weights = (readouts.eta_weight, readouts.alpha_weight)[: made.shape[2]]
     biases = (readouts.eta_bias, readouts.alpha_bias)[: made.shape[2]]
     weight = torch.stack([w for w in weights if w is not None], dim=1).to(made.dtype)
@@ -135,7 +135,7 @@ def answer(
 
 
 class Slope(NamedTuple):
-    """The gradient g u^T of one layer; two of them where it goes through the targets too."""
+    """The gradient g u^T of one layer; two terms if it also flows through the targets."""
 
     inputs: list[Float[Tensor, "B H #M 1 K"]]
     outputs: list[Float[Tensor, "B H M V 1"]]
@@ -144,10 +144,10 @@ class Slope(NamedTuple):
 def slopes_of(
     config: SelfTitansOptions, anchor: Layers, pair: Float[Tensor, "B H 2 D"]
 ) -> list[Slope]:
-    """Gradients of the objective for each layer's output, and the inputs of the layers.
+    """Gradients of the objective with respect to each layer's output, and the layers' inputs.
 
-    ``pair`` holds k and v. Targets are what each memory makes of v; unless ``detach_target`` is
-    off they are constants of the objective.
+    ``pair`` holds k and v. Targets are each memory's output for v; with ``detach_target`` they are
+    constants of the objective.
     """
     columns = pair.mT[:, :, None]
     columns = columns.expand(*anchor.first.shape[:-2], *columns.shape[-2:]).contiguous()
@@ -217,7 +217,7 @@ def write(
 def strengths(
     config: SelfTitansOptions, eta: Tensor, scale: Tensor, u: Tensor, layer: int
 ) -> tuple[Tensor, Tensor]:
-    """The eraser's strength and the write's at an input u."""
+    """Strengths of erasing and writing at an input u."""
     if config.step == "raw" or (config.step == "energy" and not layer):
         return eta, scale
     power = u.square().sum(-1, keepdim=True)
@@ -226,9 +226,9 @@ def strengths(
 
 
 def move_on(config: SelfTitansOptions, memories: int, state: Any, base: Layers | None) -> Any:
-    """Count one more token, and move the anchors to the running weights where a period has ended.
+    """Count one more token, and set the anchors to the current weights where a period has ended.
 
-    If the host does not know (``ended``), every anchor is selected.
+    If the host does not know which have (``ended``), the choice is made on the device.
     """
     count, opened = state.count + 1, None if torch.is_grad_enabled() else state.opened
     state, periods = state._replace(count=count, opened=opened), periods_of(config, memories)

@@ -20,7 +20,7 @@ def keys_of(
     k: Float[Tensor, "B H C D"],
     v: Float[Tensor, "B H C D"],
 ) -> Float[Tensor, "B H M C D"]:
-    """The key of each memory: what it makes itself, of unit length; k of the output memory.
+    """The key of each memory: its own output, scaled to unit length; k for the output memory.
 
     Source: arXiv 2512.24695, Eq 80-81.
     """
@@ -34,9 +34,9 @@ def slopes_of_given(
     keys: Float[Tensor, "B H M C D"],
     v: Float[Tensor, "B H C D"],
 ) -> list[Slope]:
-    """Gradients of the objective for every layer's output, and the inputs of the layers.
+    """Gradients of the objective with respect to each layer's output, and the layers' inputs.
 
-    All memories have the value v for a target.
+    The target of all memories is the value v.
     """
     z, _ = read_rows(anchor.first, keys)
     hidden = slope = back = None

@@ -1,7 +1,7 @@
 """The self-modifying Titans by the compiled kernels of ops/self_titans.
 
-Periods are counted in the kernel, not by ``nestling.memories.period``: each row goes through all of
-its tokens with its weights in cache, and going back to Python at every cut would undo that.
+The kernel counts periods itself, without ``nestling.memories.period``: it runs each row through all
+of its tokens with the weights in cache, and returning to Python at every cut would undo that.
 """
 
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from nestling.memories.self_titans.state import SelfTitansState
 from nestling.ops.self_titans import LONGEST, TOKENS, Options, cut, group_of, scan
 from nestling.ops.self_titans.token import token
 
-# options of which the kernels know one value alone; of all others the forms in torch compute
+# options of which the kernels support one value only; other values use the torch code
 COMPILED = {
     "writes": True,
     "momentum": True,
@@ -39,14 +39,14 @@ COMPILED = {
 
 
 def fits(config: SelfTitansOptions) -> bool:
-    """Whether the compiled kernel computes the memory of these options."""
+    """Whether the compiled kernel supports these options."""
     output, others = config.periods()
     known = all(getattr(config, name) == value for name, value in COMPILED.items())
     return known and output == others <= LONGEST
 
 
 def options_of(config: SelfTitansOptions) -> Options:
-    """What the kernel has to know of them."""
+    """The options that the kernel needs."""
     return Options(config.epsilon, *config.clips(), config.eta_max, config.objective == "dot")
 
 

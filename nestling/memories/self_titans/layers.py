@@ -1,4 +1,4 @@
-"""The weights of a layer's memories, and the residual network they are."""
+"""The weights of a layer's memories, and the residual network they define."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from nestling.ops.momentum_gated_delta_rule.passes import read_rows, shift
 
 
 class Layers(NamedTuple):
-    """One tensor for each layer of the memories' network; ``second`` is None for a matrix.
+    """One tensor per layer of the memories' network; ``second`` is None for a matrix.
 
     M memories side by side: ``first`` [B, H, M, d_h, d], ``second`` [B, H, M, d, d_h].
     """
@@ -21,7 +21,7 @@ class Layers(NamedTuple):
     second: Float[Tensor, "*B H M D E"] | None = None
 
     def map(self, function: Callable[..., Tensor], *others: "Layers") -> "Layers":
-        """Apply to the layers of equal place; a missing second layer stays missing."""
+        """Apply to corresponding layers; a missing second layer stays None."""
         first = function(self.first, *(x.first for x in others))
         if self.second is None:
             return Layers(first, None)
@@ -29,9 +29,9 @@ class Layers(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Of one layer: the sum of g u^T over the rows is the gradient for its weight.
+    """The gradient of one layer's weight, as a sum of g u^T over the rows.
 
-    Rows are the C tokens, and the same once more where the gradient goes through the targets.
+    Rows are the C tokens, and again the C tokens if the gradient also flows through the targets.
     """
 
     inputs: Float[Tensor, "B H M1 R X"]
@@ -41,7 +41,7 @@ class Slope(NamedTuple):
 class Readouts(NamedTuple):
     """The weights and biases that produce the rates, per head or per row of both layers.
 
-    Without decay there are none for alpha.
+    Those for alpha are None without decay.
     """
 
     eta_weight: Float[Tensor, "H *R D"]
@@ -51,7 +51,7 @@ class Readouts(NamedTuple):
 
 
 def longest(config: SelfTitansOptions, gradient: Float[Tensor, "B H M _ _"]) -> Tensor | float:
-    """The length at which each memory's output gradients are cut; one number if it is the same."""
+    """The clip length of each memory's output gradients; one number if all are the same."""
     output, others = config.clips()
     if output == others:
         return output
@@ -62,14 +62,14 @@ def longest(config: SelfTitansOptions, gradient: Float[Tensor, "B H M _ _"]) -> 
 
 
 def cut(config: SelfTitansOptions, gradient: Float[Tensor, "B H M C D"]) -> Tensor:
-    """No longer than the clip of each memory."""
+    """Clip the gradients to the length of each memory."""
     length = gradient.norm(dim=-1, keepdim=True)
     most = longest(config, gradient)
     return gradient * (most / length.clamp(min=most))
 
 
 def rows_of(x: Tensor, layer: int, weights: Layers, dim: int) -> Tensor:
-    """Of numbers for the rows of all layers, the first layer's first, those of one layer."""
+    """The entries of one layer's rows; ``dim`` runs over the rows of all layers, first to last."""
     rows = weights.first.shape[-2]
     return x.narrow(dim, rows, x.shape[dim] - rows) if layer else x.narrow(dim, 0, rows)
 
@@ -85,7 +85,7 @@ def apply(weights: Layers, x: Float[Tensor, "*N C D"]) -> Float[Tensor, "*N C D"
 def apply_through(
     weights: Layers, x: Float[Tensor, "B H M C D"]
 ) -> tuple[Float[Tensor, "B H M C D"], Layers]:
-    """The same, the weights handed on to their next use (ops passes)."""
+    """``apply``, also returning the weights for their next use (ops passes)."""
     z, first = read_rows(weights.first, x)
     if weights.second is None:
         return x + z, Layers(first, None)
@@ -94,7 +94,7 @@ def apply_through(
 
 
 def shift_through(deviation: Layers, base: Layers) -> tuple[Layers, Layers]:
-    """deviation + base, and the deviation handed on (ops passes)."""
+    """deviation + base, also returning the deviation for its next use (ops passes)."""
     first, first_on = shift(deviation.first, base.first)
     if deviation.second is None or base.second is None:
         return Layers(first, None), Layers(first_on, None)

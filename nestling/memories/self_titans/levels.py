@@ -20,7 +20,7 @@ GIVES = {
 
 
 def handed_over(config: SelfTitansOptions, name: str) -> tuple[Transfer, ...]:
-    """What the memory of this name hands to the output memory, or that one to the layer."""
+    """The transfers from this memory to the output memory, or from that one to the layer."""
     if name == "memory":
         return (READ,)
     kind, what = GIVES[name]
@@ -30,11 +30,11 @@ def handed_over(config: SelfTitansOptions, name: str) -> tuple[Transfer, ...]:
 
 
 def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Level]:
-    """Every memory, and the momentum that goes before it.
+    """Every memory, each after its momentum.
 
-    Running weights and momenta are written at every token. What is read of the output memory
-    is the running weight; of the others it is the anchor, which moves once a period. ``size``:
-    parameters of each memory.
+    Weights and momenta are written at every token. Reads of the output memory use its current
+    weights; reads of the others use the anchor, which moves once per period. ``size``: parameters
+    per memory.
     """
     if not config.writes:
         return []
@@ -74,7 +74,7 @@ def levels_of(config: SelfTitansOptions, names: list[str], size: int) -> list[Le
 
 
 def objective_of(config: SelfTitansOptions, name: str) -> str:
-    """What a write makes smaller; a target that is not given has a gradient of its own."""
+    """What a write minimises; a target that is not detached gets a gradient, too."""
     key, target = "k", "v_hat" if config.detach_target else "M(v)"
     if config.values == "shared":
         key, target = key_of(name), "v"
@@ -84,12 +84,12 @@ def objective_of(config: SelfTitansOptions, name: str) -> str:
 
 
 def key_of(name: str) -> str:
-    """What a memory is keyed with where values are shared (Eq 80-81)."""
+    """The key of a memory if values are shared (Eq 80-81)."""
     return "k" if name == "memory" else name
 
 
 def rule_of(config: SelfTitansOptions, name: str, period: int) -> str:
-    """How a memory is written."""
+    """The rule that writes a memory, in words."""
     decay = " with decay" if config.decay else ", no decay"
     rates = ", rates of every row" if config.rates == "channel" else ""
     at = f", gradients at the state of every {period} tokens"
@@ -100,7 +100,7 @@ def rule_of(config: SelfTitansOptions, name: str, period: int) -> str:
 
 
 def context_of(config: SelfTitansOptions, name: str) -> str:
-    """What a memory learns from."""
+    """The context that a memory learns from, in words."""
     if config.values == "shared":
         return f"pairs ({key_of(name)}, v) of each token"
     target = f"v_hat = M_{name}(v)" if config.detach_target else f"M_{name}(v)"

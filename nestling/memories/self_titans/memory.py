@@ -1,4 +1,4 @@
-"""Self-modifying Titans: a memory that produces its own keys, values and rates, and writes all."""
+"""Self-modifying Titans: memories that produce their own keys, values and rates."""
 
 import math
 from collections.abc import Mapping
@@ -33,10 +33,11 @@ from nestling.ops.self_titans.token import available as token_available
 
 
 class SelfTitans(Memory):
-    """A memory of memories: k, v, eta, alpha (and q) come from memories that are written too.
+    """A memory of memories: k, v, eta, alpha (and q) come from memories that are written, too.
 
-    For every token, memory by memory (k, eta, alpha, v, optionally q, and the output ``memory``),
-    each a residual network M(x) = x + W_1 gelu(W_2 x) of its own for every row and head:
+    There is a memory for each of k, eta, alpha, v, optionally q, and the output ``memory``. Each is
+    a residual network M(x) = x + W_1 gelu(W_2 x), separate for every row and head. For every token
+    each memory does:
 
         k = M_k(x_k)  v = M_v(x_v)  eta, alpha = sigmoid of a read-out of M_eta(x_k), M_alpha(x_k)
         v_hat = M(v), the target that each memory makes for itself
@@ -45,29 +46,28 @@ class SelfTitans(Memory):
         D <- alpha D - beta (D u) u^T + S,   W = W_0 + D       (W_0 the learned initial state)
         y = M_memory(q)
 
-    k, v, q, v_hat and the inputs x are of unit length; beta |u|^2 is eta <= 1 + alpha in the first
-    layer and, by beta = eta / (epsilon + |u|^2), below it in the second. All reads but the last are
-    made at the state that opened the period; inside it the recurrence is exact
+    k, v, q, v_hat and the inputs x have unit length; beta |u|^2 is eta <= 1 + alpha in the first
+    layer and, with beta = eta / (epsilon + |u|^2), less than eta in the second. All reads but the
+    output's use the state at the start of the period; inside it the recurrence is exact
     (ops/momentum_gated_delta_rule).
 
     Bounded: |v_hat| = |k| = 1 and the output gradient is clipped, so each write is bounded; the
     transition alpha I - beta u u^T has norm rho = max(alpha, |alpha - beta |u|^2|), below one while
-    eta_max <= 1, so a state stays below its largest write over 1 - rho whatever is read.
+    eta_max <= 1, so for any input a state stays below its largest write over 1 - rho.
 
-    The stages before this one (Eq 76-82) have ``values="shared"``: the target of all is v itself,
-    and each memory is keyed with what it makes; with no ``adaptive`` memory it is the base stage.
+    The earlier stages of the paper (Eq 76-82) are ``values="shared"``: the target of all memories
+    is v itself, and the key of each is its own output; without ``adaptive`` memories it is the base
+    stage.
 
     Source: arXiv 2512.24695, Eq 76-93 (rule and form), section 8 (convolution, normalisation).
-    Options switch every part off or to another form (docs/switches.md); what is written here is the
-    default.
+    Options switch every part off or to another form (docs/switches.md); this is the default.
 
-    Deviates: own projection and convolution for q, k, v before the memories; decay towards the
-    learned initial state, and an eraser that spares it (``erase="whole"``: as printed; it then
-    unlearns the first layer along every key that is read, docs/log.md); per-layer rule with each
-    layer's own input; post read of the output
-    memory; momentum, which the paper ablates but does not write down. Each is an option or
-    argued in docs/equations.md.
-    Cost: time O(M d d_h) a token and head beyond the projections; state 3 M 2 d d_h for each head.
+    Deviates: a projection and convolution for q, k, v before the memories; decay towards the
+    learned initial state, which the eraser does not erase (``erase="whole"``: as printed; it then
+    unlearns the first layer along every key, docs/log.md); a rule per layer, with that layer's
+    input; the output memory is read after its write; momentum, which the paper ablates but does not
+    write down. Each is an option or justified in docs/equations.md.
+    Cost: time O(M d d_h) per token and head beyond the projections; state 3 M 2 d d_h per head.
     """
 
     update: ClassVar[str] = (
@@ -79,7 +79,7 @@ class SelfTitans(Memory):
         *("initial_first", "initial_second", "eta_weight", "eta_bias"),
         *("alpha_weight", "alpha_bias", "mu_weight", "mu_bias"),
     )
-    # the second layer starts small: a step at the rate of the rest is most of what it is
+    # the second layer starts small: at the usual learning rate a step would be most of its size
     rates: ClassVar[Mapping[str, float]] = {"initial_second": 0.1}
 
     @dataclass(frozen=True, kw_only=True)
@@ -119,12 +119,13 @@ class SelfTitans(Memory):
             self.mu_bias = nn.Parameter(torch.empty(num_heads))
 
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every parameter so that reads and writes matter from the first step on.
+        """Set every parameter such that reads and writes matter from the first step on.
 
         The first layer has entries of unit variance, so that unit keys give hidden values of
-        order one. The second is small, so that M(x) is near x, but not zero, or the first would
-        have no gradient. Queries and keys start with the same projection, and keys see the token
-        before: a fresh memory then already finds what followed an earlier occurrence of its input.
+        order one. The second is small, so that M(x) is near x, but not zero, because the first
+        would get no gradient. Queries and keys start with the same projection, and keys also see
+        the previous token, so that an untrained memory already recalls what followed an earlier
+        occurrence of its input.
         """
         config = self.config
         with torch.no_grad():
@@ -169,12 +170,12 @@ class SelfTitans(Memory):
         return Layers(self.initial_first, self.initial_second).map(lambda x: x.to(dtype))
 
     def _rates(self) -> Readouts:
-        """What makes the rates."""
+        """The weights that produce the rates."""
         alpha = (self.alpha_weight, self.alpha_bias) if self.config.decay else (None, None)
         return Readouts(self.eta_weight, self.eta_bias, *alpha)
 
     def _start(self, batch: int) -> Layers:
-        """What the state's weights are at a document's start."""
+        """The weights of the state at the start of a document."""
         initial = self._initial()
         if self.config.decay_to == "init":
             return initial.map(lambda x: x.new_zeros(batch, *x.shape))
@@ -193,7 +194,7 @@ class SelfTitans(Memory):
         projected = projected.unflatten(-1, (3, self.num_heads, -1))
         mu = None
         if self.config.momentum:
-            gated = x.to(self.mu_weight.dtype)  # the gates may be of higher precision than x
+            gated = x.to(self.mu_weight.dtype)  # the gates may have a higher precision than x
             mu = torch.sigmoid(functional.linear(gated, self.mu_weight, self.mu_bias))
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(x.dtype, torch.float32)
@@ -220,7 +221,7 @@ class SelfTitans(Memory):
     def _frozen(
         self, q: Float[Tensor, "B H T D"], state: SelfTitansState, flow: Flow
     ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
-        """The ablation: every memory that is read stays at its initial state."""
+        """The ablation without writes: every memory stays at its initial state."""
         initial = self._initial()
 
         def apply_one(name: str, x: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ class SelfTitans(Memory):
         state: SelfTitansState,
         flow: Flow,
     ) -> tuple[Float[Tensor, "B H T D"], SelfTitansState]:
-        """Segment by segment; in none does a period of any row end but at its last token."""
+        """Segment by segment; periods end only at the last token of a segment."""
         config = self.config
         initial, rates = self._initial(), self._rates()
         alone = q.shape[2] == 1 and flow.reset is None and flow.mask is None
@@ -263,9 +264,9 @@ class SelfTitans(Memory):
 
     @torch.no_grad()
     def reach(self, state: SelfTitansState | None = None, samples: int = 256) -> dict[str, float]:
-        """Mean length of M(x) - x over random unit x, of every memory: is it still alive?
+        """Mean length of M(x) - x over random unit x, for every memory; near 0 it stores nothing.
 
-        Of the first row's running weights; without a state, of the initial ones.
+        Measured with the first row's current weights, or without a state with the initial ones.
         """
         weight = self.init_state(1).weight
         if state is not None:
@@ -280,6 +281,6 @@ class SelfTitans(Memory):
         return dict(zip(self.names, lengths.tolist(), strict=True))
 
     def levels(self) -> list[Level]:
-        """Every memory, and the momentum that goes before it."""
+        """Every memory, each after its momentum."""
         layers = [x for x in (self.initial_first, self.initial_second) if x is not None]
         return levels_of(self.config, self.names, sum(x[:, 0].numel() for x in layers))

@@ -16,7 +16,7 @@ CHOICES = {
     "decay_to": ("init", "zero"),
     "erase": ("deviation", "whole"),
 }
-# what says how a write is made, and nothing else
+# options that only say how a write is made
 WRITING = (
     "normalised_momentum",
     "momentum_init",
@@ -33,20 +33,20 @@ WRITING = (
     "epsilon",
     "clip",
 )
-PROJECTIONS = ("k", "eta", "alpha", "v", "q")  # what memories can make, in their order
+PROJECTIONS = ("k", "eta", "alpha", "v", "q")  # what memories can produce, in their order
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTitansOptions:
-    """What the memory is made of, how it is written and how it starts."""
+    """Options of the network, its writes and its initialisation."""
 
     period: int = 32  # tokens between two anchors of the output memory
     projection_period: int = 32  # tokens between two anchors of all other memories
     writes: bool = True  # False: every memory stays at its initial state
     momentum: bool = True  # momentum, from a head on the input
     normalised_momentum: bool = True  # S <- mu S + (1 - mu) write; False: S <- mu S + write
-    decay: bool = True  # False: alpha = 1, and no memory makes it
-    # whether a memory makes k, v, q and the rates, or the projection (of k for rates) stands for it
+    decay: bool = True  # False: alpha = 1, without a memory for it
+    # whether k, v, q and the rates come from memories or directly from the projection (rates: k's)
     adaptive_k: bool = True
     adaptive_v: bool = True
     adaptive_q: bool = False
@@ -55,20 +55,20 @@ class SelfTitansOptions:
     network: str = "mlp"  # "mlp": two layers; "matrix": one
     memory_hidden: int | None = None  # units of the hidden layer; None: the head width
     objective: str = "l2"  # what a write minimises: "l2" or "dot"
-    # "own": each memory learns the pair of k and a target it makes for itself; "shared": all learn
-    # the value v, each under what it makes itself, the output memory under k (Eq 76-82)
+    # "own": each memory learns pairs of k and its own target; "shared": all learn the value v, each
+    # with its own output as the key, the output memory with k (Eq 76-82)
     values: str = "own"
     detach_target: bool = (
-        True  # targets M(v) are given; False: a write's gradient goes through them
+        True  # targets M(v) are constants; False: a write's gradient also flows through them
     )
     rule: str = "dgd"  # "dgd": with the eraser; "gd": without
     # the step eta of a layer with inputs u is divided by: "energy": epsilon + |u|^2 in the hidden
     # layer, 1 in the first; "proximal": 1 + eta |u|^2 in both; "raw": 1 in both, with no bound
     step: str = "energy"
-    rates: str = "head"  # eta and alpha are numbers of each "head", or of each row: "channel"
-    read: str = "post"  # moment of the output read: "post", "pre" or "anchor"
+    rates: str = "head"  # eta and alpha per "head", or per row: "channel"
+    read: str = "post"  # read the output after the write, "pre": before it, or at the "anchor"
     decay_to: str = "init"  # "init": the learned initial state; "zero": as printed
-    erase: str = "deviation"  # what the eraser sees: what was written, or the whole weight
+    erase: str = "deviation"  # erase only what was written, or of the "whole" weight
     eta_max: float = 1.0  # largest write strength, at most 2
     eta_init: float = 0.2  # write strength at the start of training
     half_life: tuple[float, float] = (64.0, 16384.0)  # tokens; spread over the heads
@@ -77,8 +77,8 @@ class SelfTitansOptions:
     convolution: int = 4  # tokens the short convolution sees
     epsilon: float = 1.0  # added to |u|^2 of the hidden layer
     clip: float = 4.0  # largest length of an output gradient
-    # the same of all memories but the output memory, in its place; None: clip. Keys are read of a
-    # memory that is written at them: below about .5 rounding does not grow along a text
+    # the same for all memories but the output memory; None: clip. Keys come from a memory that is
+    # written at these keys: below about .5 rounding errors do not grow along a text
     projection_clip: float | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +120,7 @@ class SelfTitansOptions:
         self._refuse_unread()
 
     def _refuse_unread(self) -> None:
-        # projection_clip is the presets' own, so that leaving it unread is no mistake
+        # the presets set projection_clip, so it is no mistake if it has no effect
         unread = {}
         if not self.writes:
             unread |= dict.fromkeys(WRITING, "writes=false")
@@ -145,14 +145,14 @@ class SelfTitansOptions:
         refuse_unread("self_titans", self, unread)
 
     def adaptive(self) -> list[str]:
-        """What a memory makes of k, eta, alpha, v and q, in the order of the memories."""
+        """Which of k, eta, alpha, v and q come from memories, in the order of these."""
         makes = [name for name in PROJECTIONS if getattr(self, f"adaptive_{name}")]
         return [name for name in makes if name != "alpha" or self.decay]
 
     def periods(self) -> tuple[int, int]:
-        """Tokens between two anchors: of the output memory, and of all others."""
+        """Tokens between two anchors: for the output memory, and for all others."""
         return self.period, self.projection_period if self.adaptive() else self.period
 
     def clips(self) -> tuple[float, float]:
-        """Largest length of an output gradient: of the output memory, and of all others."""
+        """Largest length of an output gradient: for the output memory, and for all others."""
         return self.clip, self.clip if self.projection_clip is None else self.projection_clip

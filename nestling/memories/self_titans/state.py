@@ -1,4 +1,4 @@
-"""What the self-modifying Titans carry from call to call."""
+"""The state of the self-modifying Titans."""
 
 from typing import NamedTuple
 
@@ -10,13 +10,12 @@ from nestling.memories.self_titans.options import SelfTitansOptions
 
 
 class SelfTitansState(NamedTuple):
-    """All that a row carries from one call to the next.
+    """The state of a row between calls.
 
     Weights are deviations from the learned initial state (with ``decay_to="zero"``: the weights
-    themselves). ``anchor`` opened the running period, ``weight`` and ``momentum`` are where the
-    recurrence stands inside it, ``count`` is the tokens of the row's document so far. ``opened``
-    is the anchor added to the initial state, once decoding has needed it: it holds nothing of its
-    own, and without it (None) it is summed anew.
+    themselves). ``anchor`` is from the start of the current period, ``weight`` and ``momentum`` are
+    current, ``count`` is the tokens of the row's document so far. ``opened`` caches the sum of the
+    anchor and the initial state for decoding; None: computed when needed.
     """
 
     tail: Float[Tensor, "B W C"]
@@ -28,6 +27,6 @@ class SelfTitansState(NamedTuple):
 
 
 def periods_of(config: SelfTitansOptions, memories: int) -> list[int]:
-    """Tokens between two anchors of each memory; the output memory comes last."""
+    """Tokens between two anchors, for each memory; the output memory comes last."""
     output, others = config.periods()
     return [others] * (memories - 1) + [output]

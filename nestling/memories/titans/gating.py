@@ -1,4 +1,4 @@
-"""How Titans joins what attention and the long-term memory answer."""
+"""The gate by which Titans combines the outputs of attention and of the long-term memory."""
 
 import torch
 from jaxtyping import Float
@@ -10,8 +10,8 @@ class Gating(nn.Module):
     """``norm(y) * silu(norm(m))``, each norm with a learned vector.
 
     Source: arXiv 2501.00663, section 4.2: normalisation with learned vectors, then a
-    non-linearity. Deviates: which of the two goes through it is not said; here the memory's
-    answer, as the gate of ``Titans`` does.
+    non-linearity. Deviates: the paper does not say to which of the two it applies; here to the
+    memory's output, as in the gate of ``Titans``.
     """
 
     def __init__(self, hidden_size: int):
@@ -22,11 +22,11 @@ class Gating(nn.Module):
     def forward(
         self, y: Float[Tensor, "B T D"], m: Float[Tensor, "B T D"]
     ) -> Float[Tensor, "B T D"]:
-        """Gate what attention answered by what the memory did."""
+        """Gate the output of attention by that of the memory."""
         return self.norm(y) * functional.silu(self.memory_norm(m))
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Norms of weight one."""
+        """Set the weights of the norms to one."""
         self.norm.weight.fill_(1)
         self.memory_norm.weight.fill_(1)

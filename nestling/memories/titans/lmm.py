@@ -1,4 +1,4 @@
-"""The neural long-term memory of Titans: a network written by gradient at test time."""
+"""The neural long-term memory of Titans: a network written by gradients at test time."""
 
 import math
 from collections.abc import Mapping
@@ -29,11 +29,12 @@ GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
 
 
 class LMMState(NamedTuple):
-    """What a row of the long-term memory carries from one call to the next.
+    """The state of a row of the long-term memory between calls.
 
-    Weights are deviations from the initial memory (with ``decay_to="zero"``: themselves), a tensor
-    for each layer. ``anchor`` opened the running period, ``weight`` and ``momentum`` are where the
-    recurrence stands, ``count`` is the tokens of the document so far, persistent ones left out.
+    Weights are deviations from the initial memory (with ``decay_to="zero"``: the weights), one
+    tensor per layer. ``anchor`` is from the start of the current period, ``weight`` and
+    ``momentum`` are current, ``count`` is the tokens of the document so far, without persistent
+    ones.
     """
 
     tail: Float[Tensor, "B W C"]
@@ -44,7 +45,7 @@ class LMMState(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What the memory makes of its inputs: [B, H, T, D] and, for the gates, [B, H, T]."""
+    """Queries, keys and values of the inputs [B, H, T, D], and gates [B, H, T]."""
 
     q: Float[Tensor, "B H T D"]
     k: Float[Tensor, "B H T D"]
@@ -69,33 +70,32 @@ class LongTermMemory(nn.Module):
         S_t = eta_t S_{t-1} - theta_t grad |M_anchor(k_t) - v_t|^2 / 2
         M_t = (1 - alpha_t) M_{t-1} + S_t,   y_t = M_t(q_t)
 
-    It is the part that the memories of this folder share: from inputs [B, T, D] to the heads' raw
-    reads [B, T, D]; norms, gates and the projection back are theirs.
+    The memories of this folder share it. It maps inputs [B, T, D] to the heads' raw reads
+    [B, T, D]; norms, gates and the output projection are up to them.
 
-    The anchor is the memory at the start of a period of ``period`` tokens; inside one the
+    The anchor is the memory at the start of a period of ``period`` tokens; inside a period the
     recurrence is exact (ops/momentum_gated_delta_rule, without eraser). Persistent tokens are read
-    and written before the first token of a document, whose periods count from that token; the
-    convolutions do not reach from the ones into the other.
+    and written before the first token of a document; periods count from that token, and the
+    convolutions do not cross over from the persistent tokens to the document.
 
-    Gates, for each token and head: alpha and eta are sigmoids of linear maps of x, and
+    Gates, per token and head: alpha and eta are sigmoids of linear maps of x, and
     theta = (1 - eta) theta_max / period * sigmoid(a linear map of x).
 
-    Bounded: the error is cut to a root mean square of ``clip``, and in hidden layers the step is
-    divided by epsilon + |u|^2, so that the writes of the last layer are bounded whatever the
-    weights are. S, in which theta's 1 - eta makes a weighted mean of them, is no longer than the
-    longest, and a weight no longer than that over the smallest alpha; so are then the gradients
-    handed back to the layer before, and so on to the first. Calm besides: the steps of a period add
-    up to at most theta_max, so that (momentum aside) a key that fills a whole period moves M(k) to
-    v, and not beyond.
+    Bounded: the error is clipped to a root mean square of ``clip``, and in hidden layers the step
+    is divided by epsilon + |u|^2, so the writes of the last layer are bounded for any weights. With
+    the 1 - eta in theta, S is a weighted mean of them and no longer than the longest, and a weight
+    is no longer than that over the smallest alpha; this bounds the gradients of the layer before,
+    and so on to the first. The steps of a period also add up to at most theta_max, so that
+    (momentum aside) a key that fills a whole period moves M(k) to v, and not beyond.
 
-    Source: arXiv 2501.00663, sections 3.1-3.3 and 4.4. Deviates: the step's 1 - eta, 1 / period and
-    energy, and the clip (parts of a data-dependent theta; the paper does not say how theta is
-    bounded); forgetting towards the learned initial memory (``decay_to="zero"``: as printed), since
-    a deep network whose weights all fade can never be written again; the square of the error is
-    halved; depth-wise convolutions without a point-wise part, which the projection before is. The
-    initialisation is ours: the paper gives none.
-    Cost: time O(layers expansion D^2 / H) a token beyond the projections; state 3 times the
-    network's weights for each head.
+    Source: arXiv 2501.00663, sections 3.1-3.3 and 4.4. Deviates: the 1 - eta, 1 / period and energy
+    in the step, and the clip (parts of a data-dependent theta; the paper does not say how theta is
+    bounded); decay towards the learned initial memory (``decay_to="zero"``: as printed), because a
+    deep network whose weights have all decayed to zero can never be written again; the squared
+    error is halved; depth-wise convolutions without a point-wise part, which the projection before
+    them already is. The initialisation is ours; the paper gives none.
+    Cost: time O(layers expansion D^2 / H) per token beyond the projections; state 3 times the
+    network's weights per head.
     """
 
     # see Memory.float32
@@ -103,8 +103,8 @@ class LongTermMemory(nn.Module):
         *("initial_layers", "theta_weight", "theta_bias"),
         *("eta_weight", "eta_bias", "alpha_weight", "alpha_bias"),
     )
-    # see Memory.rates; layers after the first start small: a step at the rate of the rest is most
-    # of what they are
+    # see Memory.rates; layers after the first start small: at the usual learning rate a step would
+    # be most of their size
     RATES: ClassVar[Mapping[str, float]] = {r"initial_layers\.[1-9]": 0.1}
 
     def __init__(self, config: MemoryOptions, *, hidden_size: int, num_heads: int):
@@ -130,10 +130,10 @@ class LongTermMemory(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Set every parameter so that hidden values are of order one and M(k) small but not zero.
+        """Set every parameter such that hidden values are of order one and M(k) is small, not zero.
 
-        A last layer of zeros would leave the layers before it without a gradient. With
-        ``recall_start`` a fresh memory finds what followed an earlier occurrence of its input.
+        With a last layer of zeros the layers before it would get no gradient. With ``recall_start``
+        an untrained memory already recalls what followed an earlier occurrence of its input.
         """
         config = self.config
         self.projection.weight.normal_(0, INITIAL_STD, generator=generator)
@@ -164,13 +164,13 @@ class LongTermMemory(nn.Module):
         return tuple(w.to(torch.promote_types(w.dtype, torch.float32)) for w in self.initial_layers)
 
     def base(self) -> Weights | None:
-        """What a state's weights are deviations from; None: they are the weights themselves."""
+        """The weights that a state's deviations are added to; None: it holds the weights."""
         return self._initial() if self.config.decay_to == "init" else None
 
     def open(
         self, persistent: Float[Tensor, "P D"] | None
     ) -> tuple[Float[Tensor, "1 P D"] | None, LMMState]:
-        """The reads of the persistent tokens, and one row's state once they are written."""
+        """The reads of the persistent tokens, and the state of one row after they are written."""
         weight = self._initial()
         if self.config.decay_to == "init":
             weight = tuple(map(torch.zeros_like, weight))
@@ -201,7 +201,7 @@ class LongTermMemory(nn.Module):
         flow: Flow,
         persistent: Float[Tensor, "P D"] | None,
     ) -> tuple[Float[Tensor, "B T D"], LMMState]:
-        """Write and read along the sequence; ``state=None`` starts afresh."""
+        """Write and read along the sequence; ``state=None`` starts fresh."""
         start = None
         if state is None or flow.reset is not None:
             start = self.init_state(len(x), persistent)
@@ -236,12 +236,12 @@ class LongTermMemory(nn.Module):
         self, name: str, x: Float[Tensor, "B T D"], dtype: torch.dtype
     ) -> Float[Tensor, "B H T"]:
         weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
-        # the gates may be of higher precision than x
+        # the gates may have a higher precision than x
         gate = functional.linear(x.to(weight.dtype), weight, bias)
         return torch.sigmoid(gate.to(dtype)).mT
 
     def recall(self, state: LMMState, q: Float[Tensor, "B H C D"]) -> Float[Tensor, "B H C D"]:
-        """Read the memory as it was at the start of the period."""
+        """Read the memory as of the start of the period."""
         base = self.base()
         anchor = state.anchor if base is None else tuple(map(torch.add, state.anchor, base))
         return apply(anchor, q)
@@ -255,7 +255,7 @@ class LongTermMemory(nn.Module):
     ) -> tuple[Float[Tensor, "B H C D"], LMMState]:
         """Write and read a segment; move the anchor of the rows whose period ends with it.
 
-        ``ends`` says whether it does in all rows, where that is known.
+        ``ends`` as in ``nestling.memories.period.Segment``.
         """
         with torch.autocast(rows.k.device.type, enabled=False):
             y, weight, momentum = self._write(rows, state, valid)
@@ -277,7 +277,7 @@ class LongTermMemory(nn.Module):
 
     @torch.no_grad()
     def reach(self, state: LMMState, samples: int = 256) -> Float[Tensor, " H"]:
-        """Mean length of what the first row's memory answers to random unit queries, by head."""
+        """Mean length of the first row's reads for random unit queries, per head."""
         base = self.base()
         weights = tuple(w[0] for w in state.weight)
         weights = weights if base is None else tuple(map(torch.add, weights, base))
@@ -286,7 +286,7 @@ class LongTermMemory(nn.Module):
         return apply(weights, q.expand(self.num_heads, -1, -1)).norm(dim=-1).mean(-1)
 
     def levels(self) -> list[Level]:
-        """The momentum, and the network it is added to; both are written at every token."""
+        """The momentum and the network it is added to, both written at every token."""
         config = self.config
         shared: dict[str, Any] = {
             "period": 1,
@@ -313,7 +313,7 @@ def _logit(share: float) -> float:
 
 
 def _expanded(state: LMMState, batch: int) -> LMMState:
-    """One row's state for many rows; the anchor stays the very weight that it is."""
+    """The state of one row, expanded to many; the anchor is expanded without a copy."""
     weight = tuple(w.expand(batch, *w.shape[1:]) for w in state.weight)
     momentum = tuple(w.expand(batch, *w.shape[1:]) for w in state.momentum)
     tail = state.tail.expand(batch, -1, -1)

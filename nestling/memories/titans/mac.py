@@ -1,7 +1,7 @@
 """Titans with memory as a context (MAC): attention to a segment and to what memory recalls.
 
-It goes through the segments by itself, not by ``nestling.memories.period.read_by_period``: beside
-the memory its state holds the pairs of attention, and a new document resets the memory alone.
+It iterates over segments itself instead of using ``nestling.memories.period.read_by_period``: its
+state also holds the pairs of attention, and a new document resets only the memory.
 """
 
 from collections.abc import Mapping
@@ -25,23 +25,23 @@ from nestling.memories.titans.persistent import PersistentTokens
 
 
 class Pairs(NamedTuple):
-    """Keys, rotated, and values by their place in the segment; later places hold anything."""
+    """Rotated keys, and values, by their place in the segment; later places are undefined."""
 
     keys: Float[Tensor, "B C G K"]
     values: Float[Tensor, "B C G K"]
 
 
 class MACState(NamedTuple):
-    """What a row carries: the memory, the recalled and read pairs of its segment, and a tail."""
+    """The state of a row: the memory, the recalled and read pairs of its segment, and a tail."""
 
     memory: LMMState
     recalled: Pairs
     read: Pairs
-    tail: Float[Tensor, "B W D"]  # of the convolution before a recall
+    tail: Float[Tensor, "B W D"]  # last inputs of the convolution before a recall
 
 
 class TitansMAC(Memory):
-    """Segment by segment, attention over [P | h | S]; memory is written with what it answers.
+    """Attention over [P | h | S], segment by segment; its outputs are written to the memory.
 
         h_i = norm(M_{t-1}(q_i)),  q = unit(silu(conv(S W_Q)))      M as the last segment left it
         y_i = Attention of S_i to P, to h_j and to S_j, j <= i
@@ -49,14 +49,14 @@ class TitansMAC(Memory):
         o_i = W_o (norm(y_i) * silu(norm(M_i(y_i))))
 
     M is a ``LongTermMemory`` on y whose period is the segment. P are the persistent tokens; they
-    are in every segment's context and are not written.
+    are in the context of every segment and are not written.
 
-    Source: arXiv 2501.00663, section 4.1, read causally: token i sees no h_j of j > i, since h_j is
-    made of token j, and M_i is the memory after token i's write, not after the segment's last.
-    Deviates: as ``LongTermMemory`` and ``Gating``; h is normalised head by head; rotary positions,
-    as in the sequence [P | h | S].
-    Cost: that of ``LongTermMemory``, attention to P + 2 C places a token, 4 C D / (heads per group)
-    of state.
+    Source: arXiv 2501.00663, section 4.1, made causal: token i sees no h_j with j > i, because h_j
+    depends on token j, and M_i is the memory after the write of token i, not of the segment's last.
+    Deviates: as ``LongTermMemory`` and ``Gating``; h is normalised per head; rotary positions as in
+    the sequence [P | h | S].
+    Cost: that of ``LongTermMemory``, plus attention to P + 2 C places per token and a state of
+    4 C D / (heads per group).
     """
 
     residual: ClassVar[bool] = True
@@ -96,7 +96,7 @@ class TitansMAC(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: MACState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], MACState]:
-        """Attend and write, segment by segment; ``state=None`` starts afresh."""
+        """Attend and write, segment by segment; ``state=None`` starts fresh."""
         start = self.memory.init_state(len(x), None) if flow.reset is not None else None
         state = self.init_state(len(x)) if state is None else state
         q, tail = self.recall_convolution(self.recall(x), state.tail, flow)
@@ -123,7 +123,7 @@ class TitansMAC(Memory):
         flow: Flow,
         ends: bool | None,
     ) -> tuple[Float[Tensor, "B N D"], MACState]:
-        """Tokens that all stand in one segment of their row."""
+        """Read and write tokens that lie in one segment of their row."""
         with torch.autocast(x.device.type, enabled=False):
             h = self.memory.recall(state.memory, q)
         h = self.recall_norm(h.to(x.dtype)).transpose(1, 2).flatten(2)
@@ -138,7 +138,7 @@ class TitansMAC(Memory):
     def _places(
         self, count: Int[Tensor, " B"], length: int, valid: Bool[Tensor, "B N"] | None
     ) -> Int[Tensor, "B N"]:
-        """Place of each token in its row's segment; masked ones stand behind all, at C."""
+        """Place of each token in its row's segment; masked ones get C, after all others."""
         first = (count % self.config.period)[:, None]
         if valid is None:
             return first + torch.arange(length, device=count.device)
@@ -152,7 +152,7 @@ class TitansMAC(Memory):
         places: Int[Tensor, "B N"],
         state: MACState,
     ) -> tuple[Float[Tensor, "B N D"], Pairs, Pairs]:
-        """Answers of attention over [P | h | S], and the pairs of the segment so far."""
+        """Outputs of attention over [P | h | S], and the pairs of the segment so far."""
         attention, period = self.attention, self.config.period
         theta, width = self.config.rope_theta, attention.head_size
         persistent = self.persistent()
@@ -188,12 +188,12 @@ class TitansMAC(Memory):
     def _put(
         self, pairs: Pairs, x: Float[Tensor, "B N D"], places: Int[Tensor, "B N"], offset: int
     ) -> Pairs:
-        """The segment's pairs with those of x put at their places."""
+        """The segment's pairs, with those of x stored at their places."""
         new = self._pairs(x)
         new = Pairs(rotate(new.keys, offset + places, self.config.rope_theta), new.values)
 
         def put(old: Tensor, now: Tensor) -> Tensor:
-            # one place more takes what is masked
+            # one extra place takes the masked tokens
             wide = torch.cat((old, old[:, :1]), dim=1).to(now.dtype)
             index = places[:, :, None, None].expand_as(now)
             return wide.scatter(1, index, now)[:, :-1]
@@ -202,7 +202,7 @@ class TitansMAC(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """As the parts do; persistent tokens of unit variance."""
+        """Initialise each part; persistent tokens have unit variance."""
         self.memory.init_weights(generator)
         self.attention.init_weights(generator)
         self.recall.weight.normal_(std=INITIAL_STD, generator=generator)

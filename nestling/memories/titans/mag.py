@@ -18,7 +18,7 @@ from nestling.memories.titans.persistent import PersistentTokens
 
 
 class MAGState(NamedTuple):
-    """What the two branches carry."""
+    """The states of the two branches."""
 
     attention: AttentionState
     memory: LMMState
@@ -27,11 +27,11 @@ class MAGState(NamedTuple):
 class TitansMAG(Memory):
     """``W_o (norm(Attention([P | x])) * silu(norm(M([P | x]))))``.
 
-    Attention sees a sliding window and, as a prefix, always the persistent tokens P; M has read
-    and written the same P before a document's first token.
+    Attention sees a sliding window and always the persistent tokens P as a prefix; M has read and
+    written the same P before the first token of a document.
 
-    Source: arXiv 2501.00663, section 4.2. Deviates: as ``LongTermMemory`` and ``Gating``; positions
-    are rotary, P just before the first token.
+    Source: arXiv 2501.00663, section 4.2. Deviates: as ``LongTermMemory`` and ``Gating``; rotary
+    positions, with P just before the first token.
     Cost: that of ``Attention`` with a window and of ``LongTermMemory``.
     """
 
@@ -57,7 +57,7 @@ class TitansMAG(Memory):
         self.gating = Gating(hidden_size)
 
     def init_state(self, batch: int) -> MAGState:
-        """No pairs, and the memory as the persistent tokens leave it."""
+        """No pairs, and the memory after the persistent tokens are written."""
         return MAGState(
             self.attention.init_state(batch), self.memory.init_state(batch, self.persistent())
         )
@@ -65,7 +65,7 @@ class TitansMAG(Memory):
     def forward(
         self, x: Float[Tensor, "B T D"], state: MAGState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], MAGState]:
-        """Both branches side by side; ``state=None`` starts afresh."""
+        """Both branches side by side; ``state=None`` starts fresh."""
         pairs, written = (None, None) if state is None else state
         persistent = self.persistent()
         y, pairs = self.attention.mix(x, pairs, flow, persistent)
@@ -74,7 +74,7 @@ class TitansMAG(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """As the parts do; persistent tokens of unit variance."""
+        """Initialise each part; persistent tokens have unit variance."""
         self.memory.init_weights(generator)
         self.attention.init_weights(generator)
         self.persistent.init_weights(generator)

@@ -17,7 +17,7 @@ from nestling.memories.titans.options import MemoryOptions, WindowOptions, atten
 
 
 class MALState(NamedTuple):
-    """What the two layers carry."""
+    """The states of the two layers."""
 
     memory: LMMState
     attention: AttentionState
@@ -26,11 +26,11 @@ class MALState(NamedTuple):
 class TitansMAL(Memory):
     """``Attention(norm(Titans([P | x])))``, attention over a sliding window.
 
-    What the memory answers to the persistent tokens P stands before a document's first answer, at
-    positions -P to -1, and slides out of the window like any other.
+    The memory's outputs for the persistent tokens P precede those of a document, at positions -P
+    to -1, and slide out of the window like any other.
 
     Source: arXiv 2501.00663, section 4.3. Deviates: as ``Titans``; a norm between the two, so that
-    attention's scores do not hang on the size of the memory's projection back; rotary positions.
+    attention scores do not depend on the scale of the memory's output projection; rotary positions.
     Cost: that of ``Titans`` and of ``Attention`` with a window.
     """
 
@@ -57,13 +57,13 @@ class TitansMAL(Memory):
         self.attention = attention(config, config.window, **shape)
 
     def init_state(self, batch: int) -> MALState:
-        """The memory as the persistent tokens leave it, and no pairs."""
+        """The memory after the persistent tokens are written, and no pairs."""
         return MALState(self.memory.init_state(batch), self.attention.init_state(batch))
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: MALState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], MALState]:
-        """One layer after the other; ``state=None`` starts afresh."""
+        """One layer after the other; ``state=None`` starts fresh."""
         written, pairs = (None, None) if state is None else state
         m, written = self.memory(x, written, flow)
         prefix = self._prefix(pairs, flow)
@@ -71,7 +71,7 @@ class TitansMAL(Memory):
         return self.attention.output(y), MALState(written, pairs)
 
     def _prefix(self, pairs: AttentionState | None, flow: Flow) -> Float[Tensor, "P D"] | None:
-        """The answers to the persistent tokens; None once they are out of every row's window."""
+        """The memory's outputs for the persistent tokens; None once no row's window has them."""
         if pairs is not None and flow.reset is None:
             beyond = pairs.seen + 1 >= self.config.window
             if bool(beyond.all()):
@@ -81,7 +81,7 @@ class TitansMAL(Memory):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """As the parts do."""
+        """Initialise each part."""
         self.memory.init_weights(generator)
         self.norm.weight.fill_(1)
         self.attention.init_weights(generator)

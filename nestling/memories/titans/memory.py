@@ -1,4 +1,4 @@
-"""Titans' long-term memory alone, between a projection in and a projection out."""
+"""Titans' long-term memory alone, between an input and an output projection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Titans(Memory):
     ``LongTermMemory``. Persistent tokens are read and written before each document's first token.
 
     Source: arXiv 2501.00663, sections 3 and 4.4. Deviates: as ``LongTermMemory``.
-    Cost: that of ``LongTermMemory``, and 5 D^2 a token for the projections.
+    Cost: that of ``LongTermMemory``, plus 5 D^2 per token for the projections.
     """
 
     residual: ClassVar[bool] = True
@@ -47,18 +47,18 @@ class Titans(Memory):
         self.output = nn.Linear(hidden_size, hidden_size, bias=False)
 
     def init_state(self, batch: int) -> LMMState:
-        """The state that the persistent tokens leave."""
+        """The state after the persistent tokens are written."""
         return self.memory.init_state(batch, self.persistent())
 
     def forward(
         self, x: Float[Tensor, "B T D"], state: LMMState | None = None, flow: Flow = Flow()
     ) -> tuple[Float[Tensor, "B T D"], LMMState]:
-        """Write and read along the sequence; ``state=None`` starts afresh."""
+        """Write and read along the sequence; ``state=None`` starts fresh."""
         y, state = self.memory(x, state, flow, self.persistent())
         return self._close(y, x), state
 
     def read_persistent(self) -> Float[Tensor, "1 P D"] | None:
-        """What the memory answers to the persistent tokens themselves."""
+        """The memory's outputs for the persistent tokens."""
         tokens = self.persistent()
         y, _ = self.memory.open(tokens)
         return None if y is None or tokens is None else self._close(y, tokens[None])

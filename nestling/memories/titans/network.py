@@ -20,7 +20,7 @@ Weights = tuple[Tensor, ...]  # [*B, H, out, in] for each layer, that of the inp
 
 
 class Gradient(NamedTuple):
-    """Of one layer, for each token: the outer product g u^T is the gradient of the weight."""
+    """The gradient of one layer's weight for each token: the outer product g u^T."""
 
     inputs: Float[Tensor, "B H C I"]
     outputs: Float[Tensor, "B H C O"]
@@ -34,9 +34,9 @@ def apply(weights: Weights, x: Float[Tensor, "*N C I"]) -> Float[Tensor, "*N C O
 
 
 def add_base(deviation: Weights, running: Weights, base: Weights | None) -> tuple[Weights, Weights]:
-    """The whole weights of the anchor, and the running ones, to be used once (ops passes).
+    """The full weights of the anchor, and the current ones, each for a single use (ops passes).
 
-    ``base`` is what both are deviations from; None if they are the weights themselves.
+    ``base`` is added to both; None if they are the weights already.
     """
     if base is None:
         return deviation, running
@@ -51,7 +51,7 @@ def gradients(
 ) -> list[Gradient]:
     """Gradient of |M(k) - v|^2 / 2 for every layer, at the anchor.
 
-    The gradient of the last output is cut to a root mean square of ``clip``, before it goes back.
+    The output gradient is clipped to a root mean square of ``clip`` before back-propagation.
     """
     x, inputs, slopes, handed = k, [], [], []
     for layer, weight in enumerate(anchor):
@@ -83,16 +83,16 @@ def write(
 ) -> tuple[Float[Tensor, "B H C D"], Weights, Weights]:
     """Write every layer at every token and read the network at q after each token's write.
 
-    For each layer S <- eta S - theta / (epsilon + |u|^2) g u^T and W <- (1 - alpha) W + S, where
-    the first layer, whose inputs are of unit length, has the step theta itself. What comes out of
-    a layer at q is, through gelu, the query of the next.
+    For each layer S <- eta S - theta / (epsilon + |u|^2) g u^T and W <- (1 - alpha) W + S; in the
+    first layer, whose inputs have unit length, the step is theta. A layer's output at q, passed
+    through gelu, is the query of the next.
     """
     states = []
     for layer, (u, g) in enumerate(slopes):
         step = theta / (epsilon + u.square().sum(-1)) if layer else theta
         written = -step[..., None] * g
         q = functional.gelu(q) if layer else q
-        # as one product a head: matmul would copy the base for every row of the batch
+        # one product per head: matmul would copy the base for every row of the batch
         fixed = None if base is None else torch.einsum("bhci,hoi->bhco", q, base[layer])
         state = DeltaState(weights[layer], momenta[layer])
         q, state = read(q, u, written, None, gates.after, state)

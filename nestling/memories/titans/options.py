@@ -9,14 +9,14 @@ from nestling.memories.attention import Attention
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """Options of the long-term memory, wherever it stands."""
+    """Options of the long-term memory."""
 
     layers: int = 2  # layers of the memory's network; 1 is a matrix
     expansion: int = 4  # width of its hidden layers, in head widths
     period: int = 16  # tokens between two anchors, where gradients are taken
     persistent: int = 4  # learned tokens before every document; 0: none
     momentum: bool = True  # False: eta = 0
-    decay_to: str = "init"  # where forgetting leads: "init": the initial memory; "zero": as printed
+    decay_to: str = "init"  # decay towards "init", the initial memory, or "zero", as printed
     theta_max: float = 1.0  # largest step, summed over a period
     theta_init: float = 0.5  # the same at the start of training
     momentum_init: float = 0.5  # eta at the start of training
@@ -64,7 +64,7 @@ class AttentionOptions(MemoryOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class WindowOptions(AttentionOptions):
-    """The same, for attention to a sliding window."""
+    """Options of the long-term memory and of attention with a sliding window."""
 
     window: int = 128  # tokens a query sees, itself included
 

@@ -1,4 +1,4 @@
-"""Persistent memory: tokens that depend on no data."""
+"""Persistent memory: learned tokens, independent of the data."""
 
 import torch
 from jaxtyping import Float
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class PersistentTokens(nn.Module):
-    """Learned tokens that stand before every document, whatever it says.
+    """Learned tokens that precede every document.
 
-    Source: arXiv 2501.00663, section 3.3. They stand where a layer's normalised inputs do.
+    Source: arXiv 2501.00663, section 3.3. They are prepended to a layer's normalised inputs.
     """
 
     tokens: nn.Parameter | None
@@ -19,13 +19,13 @@ class PersistentTokens(nn.Module):
         self.register_parameter("tokens", tokens)
 
     def forward(self) -> Float[Tensor, "P D"] | None:
-        """The tokens; None without any."""
-        # a copy lies at a boundary of 64 bytes, where loaded weights need not: at other places in
-        # memory the same product may be summed in another order
+        """The tokens; None if there are none."""
+        # a copy is aligned to 64 bytes, which loaded weights need not be: with another alignment
+        # the same product may be summed in another order
         return None if self.tokens is None else self.tokens.clone()
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Draw them of the size of normalised inputs."""
+        """Draw them with unit variance, like normalised inputs."""
         if self.tokens is not None:
             self.tokens.normal_(0, 1, generator=generator)

@@ -1,4 +1,4 @@
-"""Test-time training layers: a small network in each head, trained on the tokens as they come."""
+"""Test-time training layers: a small network in each head, trained on the tokens it reads."""
 
 from nestling.memories.ttt.base import TTTState as TTTState
 from nestling.memories.ttt.linear import TTTLinear as TTTLinear

@@ -1,4 +1,4 @@
-"""What the test-time training layers share: projections, mini-batches, and the inner training."""
+"""The base of the test-time training layers: projections, mini-batches and inner training."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ BACKBONES = ("mamba", "transformer")
 
 
 class TTTState(NamedTuple):
-    """All that a row carries from one call to the next."""
+    """The state of a row between calls."""
 
     mixer_tail: Float[Tensor, "B W C"]  # last inputs of the convolution before the layer
-    tail: Float[Tensor, "B W C"]  # the same of those of q and k; empty without them
-    anchor: Inner  # the inner model that opened the mini-batch
+    tail: Float[Tensor, "B W C"]  # last inputs of the convolutions of q and k; empty without them
+    anchor: Inner  # the inner model at the start of the mini-batch
     total: Inner  # its gradients at the mini-batch's tokens so far, times their rates
     count: Int[Tensor, " B"]  # tokens of the row's document so far
 
@@ -42,8 +42,8 @@ class TTTConfig:
     """Options of both test-time training layers."""
 
     mini_batch: int = 16  # tokens whose gradients are taken at the same weights
-    eta_base: float = 1.0  # learning rate of the inner model that a gate of one would give
-    backbone: str = "mamba"  # "mamba": convolutions, one projection for q and k, a gate; or none
+    eta_base: float = 1.0  # learning rate of the inner model for a gate of one
+    backbone: str = "mamba"  # "mamba": convolutions, shared q and k projection, gate; "transformer"
     convolution: int = 4  # tokens each convolution sees
     rope_theta: float = 10000.0  # base of the rotation's wavelengths, in tokens
 
@@ -64,30 +64,30 @@ class TTTConfig:
 
 
 class TTT(Memory):
-    """A memory whose state is a network, trained on each token by a step of gradient descent.
+    """A memory whose state is a network, trained with a gradient step on each token.
 
     For each head, with the inner model ``f(x) = x + LN(net(x))`` and mini-batches of b tokens:
 
-        g_s = gradient of |f(k_s; W) - v_s|^2 / 2 at the W that opened the mini-batch
+        g_s = gradient of |f(k_s; W) - v_s|^2 / 2 at W, the start of the mini-batch
         G_t = sum of eta_s g_s over the tokens s <= t of the mini-batch
         W_t = W - c_j G_t          j the place of t in its mini-batch, 1 .. b
-        y_t = f(q_t; W_t)          the next mini-batch opens with W_t of j = b
+        y_t = f(q_t; W_t)          the next mini-batch starts with the W_t of j = b
 
     ``eta = eta_base sigmoid(theta x) / d`` for heads of width d, ``c_j = max(0, 1 / j + learned)``.
-    q and k are rotated by j - 1. Inside a mini-batch everything is matrix products: what the
-    gradients of earlier tokens do to a layer's output is ``tril(x u^T + 1) (eta g)`` (the dual
-    form), u being the layer's inputs at the keys and 1 the bias.
+    q and k are rotated by j - 1. A mini-batch consists of matrix products only: the gradients of
+    earlier tokens change a layer's output by ``tril(x u^T + 1) (eta g)`` (the dual form), u being
+    the layer's inputs at the keys and 1 the bias.
 
-    In the form ``backbone="mamba"`` (of the published models of every size) the stream first
-    passes a convolution, ``x <- x + conv(RMSNorm(x))``; q and k are convolutions of one projection;
-    and ``output(gelu(gate(x)) LN(y))`` goes back to the stream. ``"transformer"`` has none of the
-    three, and a projection each for q and k.
+    With ``backbone="mamba"`` (as in the published models of every size) the stream first goes
+    through a convolution, ``x <- x + conv(RMSNorm(x))``; q and k are convolutions of one
+    projection; and ``output(gelu(gate(x)) LN(y))`` is added to the stream. ``"transformer"`` has
+    none of the three, and separate projections for q and k.
 
     Source: arXiv 2407.04620, sections 2.3-2.7, and its public code for what the text leaves open:
     the 1/2, the 1 / d, the learned c_j, the place of the rotation. Deviates: W_0 of every layer has
     standard deviation 0.02 (the JAX code divides that of the last by the root of twice the depth);
-    no warm-up of eta_base; a document that ends within a mini-batch takes it along.
-    Cost: time O(P + b d) a token and head, P the parameters of the inner model; state 2 P. Where
+    no warm-up of eta_base; the gradients of an unfinished mini-batch are dropped with its document.
+    Cost: time O(P + b d) per token and head, P the parameters of the inner model; state 2 P. Where
     it can be compiled, the scan is that of nestling/ops/ttt.
     """
 
@@ -112,7 +112,7 @@ class TTT(Memory):
         self._build_projections(hidden_size)
         sizes = self.layer_sizes(self.head_size)
         pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
-        # biases and norms of all heads in one row, as a norm over the full width has them
+        # biases and norms of all heads in one row, as in a norm over the full width
         self.initial_weights = nn.ParameterList(
             torch.empty(num_heads, after, before) for before, after in pairs
         )
@@ -222,7 +222,7 @@ class TTT(Memory):
         state: TTTState,
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T D"], Standing]:
-        """Mini-batch by mini-batch, in float32 at least."""
+        """Train one mini-batch after the other, in float32 or wider."""
         dtype = torch.promote_types(self.eta_weight.dtype, torch.float32)
         eta = functional.linear(x.to(dtype), self.eta_weight.to(dtype), self.eta_bias.to(dtype))
         eta = eta.sigmoid() * (self.config.eta_base / self.head_size)
@@ -245,7 +245,7 @@ class TTT(Memory):
         return (1 / torch.arange(1, len(learned) + 1).to(learned) + learned).clamp(min=0)
 
     def levels(self) -> list[Level]:
-        """The inner model: read at every token, the weights of its gradients once a mini-batch."""
+        """The inner model, read at every token; its gradients' weights, once per mini-batch."""
         sizes = (p.numel() for p in (*self.initial_weights, *self.initial_biases))
         period = self.config.mini_batch
         return [

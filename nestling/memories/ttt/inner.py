@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-EPSILON = 1e-6  # of the layer norm
+EPSILON = 1e-6  # epsilon of the layer norm
 
 
 class Layer(NamedTuple):
@@ -19,7 +19,7 @@ class Layer(NamedTuple):
     bias: Float[Tensor, "*B H E"]
 
 
-Inner = tuple[Layer, ...]  # layers with GELU between them, the first input's first
+Inner = tuple[Layer, ...]  # layers from input to output, with GELU between them
 
 
 def apply(layer: Layer, x: Float[Tensor, "B H R D"]) -> Float[Tensor, "B H R E"]:
@@ -28,14 +28,14 @@ def apply(layer: Layer, x: Float[Tensor, "B H R D"]) -> Float[Tensor, "B H R E"]
 
 
 def gelu(z: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """GELU in the tanh form, as the published code has it."""
+    """GELU with the tanh approximation, as in the published code."""
     return functional.gelu(z, approximate="tanh")
 
 
 def normalised(
     z: Float[Tensor, "*B R K"],
 ) -> tuple[Float[Tensor, "*B R K"], Float[Tensor, "*B R 1"]]:
-    """z without mean and of unit variance, and one over its standard deviation."""
+    """z normalised to zero mean and unit variance, and one over its standard deviation."""
     centred = z - z.mean(-1, keepdim=True)
     inverse = (centred.square().mean(-1, keepdim=True) + EPSILON).rsqrt()
     return centred * inverse, inverse
@@ -48,9 +48,9 @@ def gradients_of(
     scale: Float[Tensor, "H 1 K"],
     shift: Float[Tensor, "H 1 K"],
 ) -> tuple[list[Float[Tensor, "B H R _"]], list[Float[Tensor, "B H R _"]]]:
-    """Each layer's inputs at k, and the gradients for its outputs.
+    """Each layer's inputs at k, and the gradients with respect to its outputs.
 
-    Of |scale LN(net(k)) + shift - target|^2 / 2, for every row by itself. Differentiable.
+    The loss is |scale LN(net(k)) + shift - target|^2 / 2, separate for every row. Differentiable.
     """
     inputs, slopes, z = [k], [], apply(inner[0], k)
     for layer in inner[1:]:
@@ -72,7 +72,7 @@ def added(
     inputs: list[Float[Tensor, "B H R _"]],
     gradients: list[Float[Tensor, "B H R _"]],
 ) -> Inner:
-    """Gradients of outputs, summed over the rows to those of weights and biases, plus ``inner``."""
+    """``inner`` plus the gradients of weights and biases, summed over the rows."""
     pairs = zip(inputs, gradients, strict=True)
     sums = tuple(Layer(gradient.mT @ x, gradient.sum(-2)) for x, gradient in pairs)
     if inner is None:
@@ -87,7 +87,7 @@ def subtracted(inner: Inner, total: Inner, scale: Float[Tensor, ""]) -> Inner:
 
 
 def zeros(inner: Inner) -> Inner:
-    """Zero in every place."""
+    """Zeros of the same shapes."""
     return tuple(Layer(*map(torch.zeros_like, layer)) for layer in inner)
 
 
@@ -100,7 +100,7 @@ def choose_rows(rows: Bool[Tensor, " B"], new: Inner, old: Inner) -> Inner:
 
 
 def packed(inner: Inner) -> Float[Tensor, "*B H P"]:
-    """All numbers of each head in one row: weight and bias of the first layer, then the next."""
+    """All parameters of each head in one vector: weight, then bias, layer by layer."""
     return torch.cat([x for w, b in inner for x in (w.flatten(-2), b)], dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""TTT-Linear: the state of each head is a linear model, trained on the tokens as they come."""
+"""TTT-Linear: the state of each head is a linear model, trained on the tokens it reads."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from nestling.memories.ttt.base import TTT, TTTConfig
 class TTTLinear(TTT):
     """Test-time training with the inner model f(x) = x + LN(W x + b).
 
-    Source: arXiv 2407.04620, section 2.7 (TTT-Linear). Deviates, cost: as said in TTT.
+    Source: arXiv 2407.04620, section 2.7 (TTT-Linear). Deviates, cost: as in ``TTT``.
     """
 
     name: ClassVar[str] = "ttt_linear"

@@ -9,7 +9,7 @@ from nestling.memories.ttt.base import TTT, TTTConfig
 class TTTMLP(TTT):
     """Test-time training with f(x) = x + LN(W_2 gelu(W_1 x + b_1) + b_2), 4 d wide inside.
 
-    Source: arXiv 2407.04620, section 2.7 (TTT-MLP). Deviates, cost: as said in TTT.
+    Source: arXiv 2407.04620, section 2.7 (TTT-MLP). Deviates, cost: as in ``TTT``.
     """
 
     name: ClassVar[str] = "ttt_mlp"
@@ -22,7 +22,7 @@ class TTTMLP(TTT):
     class Config(TTTConfig):
         """Options of the memory."""
 
-        eta_base: float = 0.1  # learning rate of the inner model that a gate of one would give
+        eta_base: float = 0.1  # learning rate of the inner model for a gate of one
 
     @staticmethod
     def layer_sizes(width: int) -> tuple[int, ...]:

@@ -31,21 +31,21 @@ from nestling.ops.ttt import GROUP, TOKENS, Setting, available, scan
 
 
 class Standing(NamedTuple):
-    """Where the inner training of every row stands."""
+    """The state of the inner training of every row."""
 
-    anchor: Inner  # the inner model that opened the mini-batch
+    anchor: Inner  # the inner model at the start of the mini-batch
     total: Inner  # its gradients at the mini-batch's tokens so far, times their rates
     count: Int[Tensor, " B"]  # tokens of the row's document so far
 
 
 class Teacher(NamedTuple):
-    """What all rows share."""
+    """The parameters that all rows share."""
 
     initial: Inner  # the inner model before a document
     sizes: tuple[int, ...]  # widths of its layers, first input to last output
-    scale: Float[Tensor, "H K"]  # of its norm
+    scale: Float[Tensor, "H K"]  # scale of its norm
     shift: Float[Tensor, "H K"]
-    factors: Float[Tensor, " b"]  # of the summed gradients, by place in the mini-batch
+    factors: Float[Tensor, " b"]  # factors of the summed gradients, by place in the mini-batch
     theta: float  # base of the rotation's wavelengths, in tokens
 
     def train(
@@ -68,7 +68,7 @@ class Teacher(NamedTuple):
         standing: Standing,
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T H K"], Standing]:
-        """Each row and head by itself, in the kernel of nestling/ops/ttt."""
+        """Train each row and head separately, in the kernel of nestling/ops/ttt."""
         sizes, period = self.sizes, len(self.factors)
         cuts = cut(
             standing.count,
@@ -100,7 +100,7 @@ class Teacher(NamedTuple):
         standing: Standing,
         flow: Flow,
     ) -> tuple[Float[Tensor, "B T H K"], Standing]:
-        """The mini-batches of all rows side by side, in torch."""
+        """Train the mini-batches of all rows side by side, in torch."""
         places = grid(standing.count, flow, v.shape[1], len(self.factors))
         q, k = rotate(qk, places.position[..., None], self.theta).unbind(2)
         # f(k) - v is LN(net(k)) - (v - k)
@@ -112,7 +112,7 @@ class Teacher(NamedTuple):
     def _scan(
         self, rows: list[Float[Tensor, "B _ M R _"]], standing: Standing, places: Grid
     ) -> tuple[Float[Tensor, "B H M R K"], Inner, Inner]:
-        """The mini-batches in turn; ``total`` is None where it is known to be zero."""
+        """The mini-batches in sequence; ``total`` is None where it is known to be zero."""
         anchor, last = standing.anchor, self.factors[-1]
         open_rows = (standing.count % len(self.factors) > 0).any()
         total = standing.total if bool(open_rows) else None
@@ -155,7 +155,7 @@ class Teacher(NamedTuple):
     ]:
         """The reads, and for each layer its inputs at the keys and the gradients of its outputs.
 
-        Gradients are times their learning rates, which are zero where there is no token.
+        Gradients are multiplied by their learning rates, which are zero where there is no token.
         """
         scale, shift = self.scale[:, None], self.shift[:, None]
         inputs, gradients = gradients_of(anchor, k, target, scale, shift)
