@@ -78,7 +78,7 @@ class _Walk:
         self._own_weight = False
 
     def begin(self, segment: Segment, ids: Int[Tensor, " B"]) -> None:
-        """Reset rows whose document starts; write periods that the first tokens, ``ids``, complete."""
+        """Reset rows whose document starts; write periods that their first tokens ``ids`` end."""
         if bool(segment.begins.any()):
             rows = _index(segment.begins, ids)
             self._copy(weight=True)
