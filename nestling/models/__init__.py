@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nestling.models.model import HopeModel
     from nestling.models.presets import preset, preset_names
 
-# imported when asked for: the presets need no transformers, and the configuration must be
+# imported on first use: the presets need no transformers, and the configuration must be
 # importable while transformers itself is still being imported (nestling/register.py)
 _TABLE = {
     "HopeConfig": "config",

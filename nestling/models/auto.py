@@ -14,7 +14,7 @@ def announce(kind: "type[HopePreTrainedModel]", auto: str, names: str) -> None:
     The tables matter beyond lookup: with label smoothing, Trainer shifts labels only for models in
     the causal table, and pipelines call models in no table unsupported.
     """
-    # its import makes every model known, so that it has to wait until this one is there
+    # importing it registers every model, so it has to wait until this one exists
     from transformers.models.auto import modeling_auto
 
     getattr(modeling_auto, auto).register(HopeConfig, kind, exist_ok=True)

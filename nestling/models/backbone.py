@@ -84,14 +84,14 @@ def read(
     states: list[Any] | None,
     flow: Flow,
     *,
-    recompute: bool = False,  # each block again in the backward pass
-    passed: list[Tensor] | None = None,  # takes up the stream before every block
+    recompute: bool = False,  # recompute each block in the backward pass
+    passed: list[Tensor] | None = None,  # collects the stream before every block
     relay: Relay | None = None,
 ) -> tuple[Float[Tensor, "B T D"], list[Any]]:
     """Map embedded tokens to the output of the last block, and advance every memory.
 
-    Masked positions may be anywhere in a row: they are moved behind the valid ones of their
-    document for the memories, and back afterwards.
+    Masked positions may be anywhere in a row: for the memories they are moved to the end of their
+    document, and back afterwards.
     """
     order = None
     if flow.mask is not None and x.shape[1] > 1:

@@ -56,7 +56,7 @@ class HopePreTrainedModel(PreTrainedModel):
     def check_count(self, states: list[Any]) -> None:
         """Raise UserError unless there is one state per block.
 
-        A model whose head is a level has one more; its body alone has not.
+        A model whose head is a level has one more state; its body alone does not.
         """
         wanted = len(self.body.blocks) + bool(in_context.signalled(self))
         head = self.config.head_period is not None

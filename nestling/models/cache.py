@@ -29,8 +29,8 @@ class MemoryCache(Cache):
 
     def __init__(self, architecture: str = ""):
         super().__init__(layers=[])
-        self.architecture = architecture  # what a file must match to be read
-        # one a block, then of the head where it is a level; None before the first call
+        self.architecture = architecture  # must match that of a file to load it
+        # one per block, then the head's if it is a level; None before the first call
         self.states: list[Any] | None = None
         self.columns = 0  # positions read, masked ones included
         self.tokens: Int[Tensor, "B"] | None = None  # valid tokens read by each row
@@ -251,8 +251,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = file.keys()
-            # a copy lies at a boundary of 64 bytes, as what torch makes itself: at other places
-            # in memory the same product may be summed in another order
+            # a copy is aligned to 64 bytes, like torch's own tensors: with another alignment the
+            # same product may be summed in another order
             tensors = {name: file.get_tensor(name).clone() for name in names}
             return tensors, file.metadata() or {}
     except OSError as error:

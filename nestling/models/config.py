@@ -21,7 +21,7 @@ class HopeConfig(PretrainedConfig):
     """
 
     model_type = "hope"
-    # the constructor takes more than its signature says, which a checker of types refuses
+    # the constructor takes more than its signature says, which type checkers reject
     __no_type_check__ = True
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {"num_attention_heads": "num_heads"}
@@ -32,15 +32,15 @@ class HopeConfig(PretrainedConfig):
     num_heads: int = 4  # heads of every memory that has heads
     pattern: list[str] | tuple[str, ...] = ("attention", "mlp")  # memories of one repeat, in order
     memories: dict[str, Any] | None = None  # options of each memory of the pattern, by name
-    # tokens of a call after which outer gradients through what a memory remembers end: of all
-    # memories, or by name; 1: none go from token to token; None: all do
+    # tokens of a call after which outer gradients through a memory's state are cut: for all
+    # memories, or by name; 1: none flow between tokens; None: no cut
     truncate: int | dict[str, int] | None = None
     norm_eps: float = 1e-6  # added to the mean square in every RMSNorm of the backbone
     initializer_range: float = 0.02  # standard deviation of the embedding and the head
     tie_word_embeddings: bool = False  # True: the head is the embedding
-    # tokens after which the head is written by the errors of its predictions; None: never
+    # tokens between two writes of the head from its prediction errors; None: never written
     head_period: int | None = None
-    head_keys: str = "hidden"  # what it is written and read under; "context": the last tokens too
+    head_keys: str = "hidden"  # its keys: the "hidden" state; "context": with the last tokens, too
     use_cache: bool = True  # return the memory's state when not training
     bos_token_id: int | None = None  # begins a document
     eos_token_id: int | list[int] | None = None  # ends a document
@@ -49,7 +49,7 @@ class HopeConfig(PretrainedConfig):
     def __post_init__(self, **kwargs):
         self._check()
         self.pattern = list(self.pattern)
-        # as config.json would give it back, so that a saved configuration equals the original
+        # as config.json would return it, so that a saved configuration equals the original
         self.memories = {
             name: {key: list(v) if isinstance(v, tuple) else v for key, v in options.items()}
             for name, options in (self.memories or {}).items()
@@ -65,8 +65,9 @@ class HopeConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What a file holds; options that a memory does not read, which were saved before they
-        were refused, are left out.
+        """Build from a file's contents, without options that have no effect.
+
+        Older versions saved such options; now they raise UserError.
         """
         if isinstance(memories := config_dict.get("memories"), dict):
             config_dict = config_dict | {"memories": without_unread(memories)}
@@ -155,7 +156,7 @@ def _unread(name: str, options: dict[str, Any]) -> str | None:
         memory_config(name, options)
     except UnreadOption as error:
         return error.option
-    except UserError:  # wrong in another way: for the configuration to say
+    except UserError:  # another mistake, which the configuration will report
         return None
     return None
 

@@ -19,12 +19,12 @@ def read(
     input_ids: Int[Tensor, "B T"],
     cache: MemoryCache | None = None,
     *,
-    segment: int = 512,  # tokens a call
+    segment: int = 512,  # tokens per call
 ) -> tuple[Float[Tensor, "B V"], MemoryCache]:
-    """The logits of the next token after a text of any length, and the memory of it.
+    """The logits of the next token after a text of any length, and its memory.
 
-    The text is read in segments, so that memory use does not grow with it; ``cache`` is updated in
-    place, as in a call of the model. An empty text raises ValueError.
+    The text is read in segments, so that memory use does not grow with its length; ``cache`` is
+    updated in place, as in a call of the model. An empty text raises ValueError.
     """
     if input_ids.shape[1] == 0:
         raise ValueError(f"input_ids is {list(input_ids.shape)}: there are no tokens to read")

@@ -19,8 +19,8 @@ class Packing(NamedTuple):
     reset: Tensor | None = None  # [B, T], True at the first token
     position_ids: Tensor | None = None  # [B or 1, T], 0 at the first token
     seq_idx: Tensor | None = None  # [B or 1, T], another number in every document
-    cu_seqlens: Tensor | None = None  # [N + 1], first tokens and the end, of a batch of one row
-    cu_seq_lens_q: Tensor | None = None  # the same, in the words of FlashAttention
+    cu_seqlens: Tensor | None = None  # [N + 1], first tokens, and the end; for a single row
+    cu_seq_lens_q: Tensor | None = None  # the same, as FlashAttention names it
     cu_seq_lens_k: Tensor | None = None
 
 
@@ -84,6 +84,6 @@ def _from_ends(
     if not rises or int(places[0]) != 0 or int(places[-1]) != length:
         raise UserError(f"{name} must increase from 0 to {length}, the length of the row")
     first = torch.zeros_like(mask)
-    # an empty document at the end begins behind the row
+    # an empty document at the end begins after the row
     first[:, places[places < length]] = True
     return first

@@ -38,7 +38,7 @@ class Asked(NamedTuple):
 
     cache: bool  # what is remembered after it
     named: bool  # an object with names, not a tuple
-    passed: list[Tensor] | None  # takes up the stream between the blocks; None: not asked for
+    passed: list[Tensor] | None  # collects the stream between the blocks; None: not requested
 
     @classmethod
     def of(
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
         output_hidden_states: bool | None,
         return_dict: bool | None,
     ) -> "Asked":
-        """From the keywords of a call, with defaults from the configuration."""
+        """Build from the keywords of a call, with defaults from the configuration."""
         config = model.config
         if config.output_attentions if output_attentions is None else output_attentions:
             raise UserError(
@@ -81,13 +81,13 @@ def enter(
     reset = None
     given = next((value for value in packing if value is not None), None)
     if given is not None:
-        # looked at where they were given: what the host has made costs no wait for a device
+        # checked on their own device: tensors on the host need no synchronisation
         place = given.device if mask is None else mask.device
         valid = torch.ones(x.shape[:2], dtype=torch.bool, device=place) if mask is None else mask
         reset = starts(packing, valid)
     alone = model.relay is None or model.relay.first
     if reset is not None and cache.states is None and alone:
-        # nothing has been read that the first tokens could make it forget
+        # nothing has been read yet that a reset at the first token could clear
         reset = reset & (torch.arange(x.shape[1], device=reset.device) > 0)
     if reset is not None:
         reset = reset.to(x.device, non_blocking=True) if bool(reset.any()) else None

@@ -20,7 +20,7 @@ def configure(name: str, *, vocab_size: int = 4096, **overrides: Any) -> HopeCon
     fields = {key: value for key, value in overrides.items() if key in CONFIG_FIELDS}
     values.update(fields)
     pattern = list(values["pattern"])
-    # a new pattern leaves behind the options of the memories it has no more
+    # with a new pattern, options of memories that it does not contain are dropped
     if "pattern" in fields and "memories" not in fields:
         values["memories"] = {k: v for k, v in values["memories"].items() if k in pattern}
     for key, value in overrides.items():
@@ -41,7 +41,7 @@ def without_unread(name: str, overrides: dict[str, Any]) -> dict[str, Any]:
             if kept == overrides:
                 return overrides
             overrides = kept
-        except UserError:  # wrong in another way: for the caller to say
+        except UserError:  # another mistake, which the caller will report
             return overrides
 
 

@@ -84,17 +84,17 @@ def load_model(
     _align(model)
     tokenizer = read_tokenizer(directory)
     check_vocabulary(tokenizer, model.config.vocab_size)
-    # rows of a padded vocabulary are no tokens, and none is written
+    # rows of a padded vocabulary are no tokens and must never be generated
     padding = list(range(len(tokenizer), model.config.vocab_size))
     model.generation_config.suppress_tokens = padding or None
     return model.to(place).eval(), tokenizer
 
 
 def _align(model: HopeForCausalLM) -> None:
-    """Copy the weights to boundaries of 64 bytes, wherever the file had them.
+    """Copy the weights to 64-byte boundaries, whatever their alignment in the file.
 
-    torch aligns its own tensors so, and the alignment decides the order in which products are
-    summed: results are then bit-identical to those of the trained model.
+    torch aligns its own tensors this way, and the alignment decides in which order products are
+    summed: the results are then bit-identical to those of the trained model.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()

@@ -56,7 +56,7 @@ class Replay:
         pairs = _pairs(self.states, states)
         if any(x.shape != y.shape for x, y in pairs):
             raise UserError("the states of this model grow as it reads; use model.generate")
-        # a state may be handed on in parts: all is read before anything is overwritten
+        # new states may share parts of old ones: read all before anything is overwritten
         held = {x.data_ptr() for x, _ in pairs}
         apart = [(x, y.clone() if y.data_ptr() in held else y) for x, y in pairs]
         for target, source in apart:
@@ -67,7 +67,7 @@ class Replay:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(2):  # what is allocated or tuned once, before the capture
+            for _ in range(2):  # allocations and tuning happen before the capture
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
         try:

@@ -1,4 +1,4 @@
-"""The cache of a transformers model, of whatever kind."""
+"""The cache of a transformers model, whatever its kind."""
 
 import copy
 from typing import Any
@@ -10,20 +10,20 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from nestling.models.cache import MemoryCache
 from nestling.models.roomy import RoomyLayer
 
-# replace what they hold at every token, or write behind it
+# layers that replace their contents at every token, or append to them
 GROWING = (DynamicLayer, DynamicSlidingWindowLayer, RoomyLayer)
 
 
 def grows(kept: Any) -> bool:
-    """Whether a cache of transformers is one of keys and values alone, which only grow."""
+    """Whether a transformers cache has only keys and values, which only grow."""
     return type(kept) is DynamicCache and all(type(layer) in GROWING for layer in kept.layers)
 
 
 class Held:
-    """The tokens that were read, [B, T], and the cache the model keeps of them.
+    """The tokens read so far, [B, T], and the model's cache of them.
 
-    ``kept`` is None for a model that is read whole again at every call. Of the tokens the last
-    ``waits`` are not in it yet.
+    ``kept`` is None for a model that reads the whole text again at every call. The last ``waits``
+    tokens are not in the cache yet.
     """
 
     def __init__(self, ids: Int[Tensor, "B T"], kept: Any = None, waits: int = 0):
@@ -31,17 +31,17 @@ class Held:
 
     @property
     def waiting(self) -> Int[Tensor, "B W"]:
-        """The tokens that the cache does not have yet."""
+        """The tokens that are not in the cache yet."""
         return self.ids[:, self.ids.shape[1] - self.waits :]
 
     def get_seq_length(self) -> int:
-        """Tokens of a row that were read."""
+        """The number of tokens read per row."""
         return self.ids.shape[1]
 
     def fork(self) -> "Held":
-        """The same, to go on from by itself; a cache that only grows is shared, any other copied.
+        """An independent copy; a cache that only grows is shared, any other is copied.
 
-        The keys and values that are shared are written into by neither.
+        Neither of the two writes into shared keys and values.
         """
         if not grows(self.kept):
             return Held(self.ids, copy.deepcopy(self.kept), self.waits)
@@ -54,11 +54,11 @@ class Held:
 
     @property
     def repeats(self) -> bool:
-        """Whether rows can be repeated, which not every cache of transformers knows how to do."""
+        """Whether rows can be repeated, which not every transformers cache supports."""
         return self.kept is None or grows(self.kept)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row ``repeats`` times, in place."""
+        """Repeat each row ``repeats`` times, in place."""
         self.ids = self.ids.repeat_interleave(repeats, 0)
         if self.kept is not None:
             self.kept.batch_repeat_interleave(repeats)
@@ -72,7 +72,7 @@ class Held:
 
 
 def size_of(cache: MemoryCache | Held) -> int:
-    """Bytes of a memory; of a cache of transformers those of its keys and values."""
+    """The size of a memory in bytes; for a transformers cache, of its keys and values."""
     if isinstance(cache, Held):
         return cache.nbytes
     sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""The language model as a Hugging Face model: train, save, generate with its own kind of cache."""
+"""The language model as a Hugging Face model: train, save, and generate with a MemoryCache."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from nestling.models.documents import packing_of
 from nestling.models.entry import Asked, enter
 from nestling.models.model import HopeModel
 
-IGNORED = -100  # the label of a position that has none
+IGNORED = -100  # the label of a position without one
 
 
 class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
@@ -48,18 +48,18 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         return False
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        """None: memories count for themselves, and a position 0 would begin a document."""
+        """None: memories count positions themselves, and a position 0 would start a document."""
 
     def _validate_generation_mode(
         self, generation_mode: Any, generation_config: Any, generation_mode_kwargs: Any
     ) -> None:
-        """Refuse drafts, by a model or from the prompt; all else is transformers' to judge."""
+        """Refuse drafts, by a model or from the prompt; transformers checks everything else."""
         if generation_mode == GenerationMode.ASSISTED_GENERATION:
             raise UserError(
                 "assisted generation must undo wrong drafts, which a memory cannot; "
                 "generate without assistant_model and prompt_lookup_num_tokens"
             )
-        given: Any = super()  # whose annotations ask for a protocol of transformers' own
+        given: Any = super()  # its annotations require a private protocol of transformers
         given._validate_generation_mode(generation_mode, generation_config, generation_mode_kwargs)
 
     def get_output_embeddings(self) -> nn.Module:
@@ -91,17 +91,17 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
     ) -> Any:
         """Logits of the next token at every position, the loss if labels are given, the cache.
 
-        ``attention_mask`` ([B, T] or [B, past + T]) is 0 at positions that must change nothing,
-        wherever they stand; ``reset`` is True at a token that starts a document; ``labels`` are
-        shifted inside, -100 is ignored and so is the first token of a document that starts here.
-        ``past_key_values`` is moved on in place and returned.
+        ``attention_mask`` ([B, T] or [B, past + T]) is 0 at positions to ignore, anywhere in a row;
+        ``reset`` is True at the first token of a document. ``labels`` are shifted inside; -100 is
+        ignored, and so is the label of the first token of a document that starts in this call.
+        ``past_key_values`` is updated in place and returned.
 
-        Documents may also be marked as other libraries do it: by ``position_ids`` that are 0 at
-        their first token, by ``cu_seqlens`` [N + 1] (or ``cu_seq_lens_q``), where each begins in a
-        batch of one row, and the end, or by ``seq_idx``, their number. ``shift_labels`` are labels
-        that are shifted already. ``hidden_states`` are those of ``HopeModel.forward``.
-        ``cache_position``, ``token_type_ids`` and ``max_length_q`` are taken and not needed; an
-        unknown keyword, and a wish for attention weights, raises UserError.
+        Documents may also be marked as in other libraries: by ``position_ids`` that are 0 at their
+        first tokens; by ``cu_seqlens`` [N + 1] (or ``cu_seq_lens_q``), the first tokens and the
+        end, for a single row; or by ``seq_idx``, their numbers. ``shift_labels`` are labels that
+        are already shifted. ``hidden_states`` are those of ``HopeModel.forward``.
+        ``cache_position``, ``token_type_ids`` and ``max_length_q`` are accepted and ignored; an
+        unknown keyword or a request for attention weights raises UserError.
         """
         asked = Asked.of(
             self,
@@ -173,10 +173,10 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         passed: list[Tensor] | None = None,
         keep: int | Tensor = 0,
     ) -> tuple[Float[Tensor, "B K V"], list[Any]]:
-        """Map embedded tokens to logits (``keep`` as ``logits_to_keep``), and move all states on.
+        """Map embedded tokens to logits (``keep`` as ``logits_to_keep``), and advance all states.
 
-        The states are those of the blocks, and behind them that of the head where it is a level,
-        which needs the tokens themselves. ``passed`` as in ``HopeModel.stream``.
+        The states are those of the blocks, followed by the head's if it is a level; such a head
+        also needs the token ids. ``passed`` as in ``HopeModel.stream``.
         """
         if self.head_level is None:
             hidden, states = self.backbone.stream(x, states, flow, passed=passed)
@@ -197,11 +197,11 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         return [*states, self.head_level.init_state(batch, self.config.vocab_size)]
 
     def init_states(self, batch: int) -> list[Any]:
-        """What the model remembers before the first token of ``batch`` rows."""
+        """The states before the first token, for ``batch`` rows."""
         return in_context.init_states(self, batch)
 
     def levels(self) -> dict[str, Level]:
-        """Those of the blocks, and the head where it is one."""
+        """The levels of the blocks, and the head if it is one."""
         found = super().levels()
         if self.head_level is not None:
             found["head"] = self.head_level.level(self.config.vocab_size)
@@ -209,7 +209,7 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
 
 
 def positions_kept(x: Float[Tensor, "B T N"], positions: int | Tensor) -> Float[Tensor, "B K N"]:
-    """The last positions, as many as ``positions`` says (0: all), or those it names."""
+    """The last ``positions`` positions (0: all), or those that a tensor lists."""
     if isinstance(positions, int):
         return x[:, max(x.shape[1] - positions, 0) :] if positions else x
     return x[:, positions]

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: a card that says what they are, and errors of one line."""
+"""Models on the Hugging Face hub: model cards, and errors in one line."""
 
 import contextlib
 from collections.abc import Generator
@@ -14,7 +14,7 @@ CARD = "README.md"
 
 @contextlib.contextmanager
 def hub_errors(what: str) -> Generator[None]:
-    """Turn what the hub, the network or the cache complains of into a UserError."""
+    """Turn errors of the hub, the network or the cache into a UserError."""
     try:
         yield
     except UserError:
@@ -80,8 +80,7 @@ def _auto(model: Any) -> str:
 def push_card(model: Any, repository: str, licence: str | None, **options: Any) -> str:
     """Create the repository if needed, and its card; returns the full name of the repository.
 
-    A card that is there already stays. ``options`` are ``private`` and ``token`` as ``push_to_hub``
-    takes them.
+    An existing card is kept. ``options`` are ``private`` and ``token``, as in ``push_to_hub``.
     """
     from huggingface_hub import HfApi
 

@@ -1,7 +1,7 @@
-"""CMS levels that are written from the loss of the next token, or by a signal of the head.
+"""CMS levels that are written from the next-token loss, or from a signal of the head.
 
-The memories cannot do it alone: the gradient comes down through all that lies above them. The
-sequence is read in segments, each the tokens of one period of the fastest level in every row.
+The memories cannot do this alone, because the gradient has to come from the layers above them. The
+sequence is read in segments: in every row, the tokens of one period of the fastest level.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Waiting(NamedTuple):
-    """The open segment of every row: what the memories were before it, and its tokens."""
+    """The open segment of every row: the states before it, and its tokens."""
 
     states: list[Any]  # of every block
     ids: Int[Tensor, "B W"]
@@ -49,7 +49,7 @@ WAITING = Wanted(
 
 
 def check_waiting(model: "HopePreTrainedModel", waiting: Any, rows: int) -> None:
-    """Raise UserError for an open segment that is not of ``rows`` rows of this model."""
+    """Raise UserError unless this is an open segment of ``rows`` rows of this model."""
     if not isinstance(waiting, Waiting):
         raise UserError(
             f"the memory has {type(waiting).__name__}, not an open segment; read the text again"
@@ -70,7 +70,7 @@ def signalled(model: "HopePreTrainedModel") -> dict[int, ContextMemory]:
 
 
 def init_states(model: "HopeForCausalLM", batch: int) -> list[Any]:
-    """The states of all blocks before the first token, and the open segment where one waits."""
+    """The states of all blocks before the first token, and an open segment if needed."""
     states = model.own_states(batch)
     if not signalled(model):
         return states
@@ -86,30 +86,30 @@ def read(
     *,
     passed: list[Tensor] | None = None,
 ) -> tuple[Float[Tensor, "B T V"], list[Any]]:
-    """Logits of every position, the levels written on the way, and all states after.
+    """Logits of every position, with the levels written on the way, and the final states.
 
     For each segment, the C tokens of a row that fill the fastest period:
 
         g_l = gradient of the sum of -log p(x_{t+1} | x_<=t) for theta_l         ntp
         g_l = gradient of sum of <W^T (p_t - onehot(x_{t+1})), f_l(h_t)>         teach
 
-    at the theta of the segment, memories before it taken as given; every level gathers its g_l and
-    is written at its own period. The loss of a segment's last position waits for the next token,
-    and the segment's gradients with it: they are written when that token comes, before it is
-    read. Hence all C terms are there, outputs are blind to later tokens, and a level changes at
-    multiples of its period alone. What is open when a call ends lies in the state with its tokens,
-    and is read again when it ends, so that any split of a text gives the same.
+    at the segment's theta, with the states before the segment as constants. Each level accumulates
+    its g_l and is written at its own period. The loss of a segment's last position needs the next
+    token, so the segment's gradients are written when that token arrives, before it is read. Thus
+    all C terms are included, outputs never depend on later tokens, and a level changes only at
+    multiples of its period. A segment that is open at the end of a call is kept in the state with
+    its tokens and read again once it is complete, so that any split of a text gives the same
+    result.
 
-    While gradients are recorded, they flow through the writes (``through="full"``: of second
-    order, for which every memory computes in operations of torch). ``passed`` takes up the stream
-    before every block and after the last norm.
-
-    A block's ``truncate`` is rounded up to whole segments where it is longer than one.
+    With gradients enabled, they flow through the writes (``through="full"``: second order, for
+    which every memory uses torch operations). ``passed`` collects the stream before every block and
+    after the last norm. A block's ``truncate``, if longer than a segment, is rounded up to whole
+    segments.
 
     Source: arXiv 2512.24695, Eq 71, regime R1. Deviates: gradients through the other memories'
-    states end at the segment; the signal of the head is that of the residual stream for all levels.
-    Cost: two to three readings; of second order twice that; without gradients a token is read once
-    more.
+    states are cut at the segment; the head's signal is that of the residual stream for all levels.
+    Cost: every token is read two to three times; with second order twice that; without gradients
+    one more time.
     """
     if states is not None:
         check_waiting(model, states[-1], len(ids))
@@ -141,7 +141,7 @@ def read(
 
 
 def _join(waiting: Waiting, ids: Int[Tensor, "B T"], flow: Flow) -> tuple[Int[Tensor, "B L"], Flow]:
-    """The open segments and the new tokens behind them."""
+    """The open segments, followed by the new tokens."""
     nothing = torch.zeros_like(ids, dtype=torch.bool)
     reset = nothing if flow.reset is None else flow.reset
     mask = ~nothing if flow.mask is None else flow.mask
@@ -156,7 +156,7 @@ def _join(waiting: Waiting, ids: Int[Tensor, "B T"], flow: Flow) -> tuple[Int[Te
 
 
 def last_together(places: Grid) -> Grid:
-    """The same segments, moved so that the last of every row stands at the end of the grid."""
+    """The same segments, shifted so that each row's last one is at the end of the grid."""
     count, width = places.shape
     held = valid_places(places).any(-1) | places.opens
     index = torch.arange(count, device=held.device)
@@ -182,7 +182,7 @@ def _segments(
     valid: Bool[Tensor, "B M R"],
     passed: list[Tensor] | None,
 ) -> tuple[Float[Tensor, "B M R V"], list[Any], list[Any]]:
-    """Read and write segment by segment; logits, the states after, and before the last one."""
+    """Read and write segment by segment; logits, and states after and before the last segment."""
     learning = torch.is_grad_enabled()
     rows, opened = [], states
     streams: list[list[Tensor]] = []
@@ -225,7 +225,7 @@ def _segments(
 
 
 def _cut(model: "HopeForCausalLM", states: list[Any], number: int, length: int) -> list[Any]:
-    """Before segment ``number``: the states with no gradient behind those cut there."""
+    """The states before segment ``number``; gradients of those with a cut there are detached."""
     after = list(states)
     for index, block in enumerate(model.backbone.each()):
         if number and block.truncate and number % -(-block.truncate // length) == 0:
@@ -240,7 +240,7 @@ def _flow(opens: Bool[Tensor, " B"], valid: Bool[Tensor, "B R"]) -> Flow:
 
 
 def _order(learning: bool, full: bool) -> contextlib.AbstractContextManager[Any]:
-    """All in forms that can be differentiated twice, where they have to be, and else attention."""
+    """Within this context operations are twice differentiable (``full``), or attention is once."""
     if full:
         return twice()
     return sdpa_kernel(SDPBackend.MATH) if learning else contextlib.nullcontext()
@@ -257,7 +257,7 @@ def _moves(
     learning: bool,
     first: bool,
 ) -> dict[int, list[tuple[Tensor, ...]]]:
-    """The gradients of every level's matrices in the rows whose segment is done."""
+    """The gradients of every level's matrices in the rows whose segment is complete."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     found: dict[int, list[tuple[Tensor, ...]]] = {}
     teach = {i: m for i, m in memories.items() if m.config.objective == "teach"}
@@ -288,7 +288,7 @@ def _moves(
 
 
 def _check_order(moves: Iterable[Tensor]) -> None:
-    """Raise UserError if these gradients cannot be differentiated."""
+    """Raise UserError if these gradients are not differentiable."""
     if refused(moves):
         raise UserError(
             "a memory of this pattern has first-order gradients only; "
@@ -310,13 +310,13 @@ def _mapped(
 
 
 def _probed(level: WrittenState) -> WrittenState:
-    """With a zero beside every weight, in which gradients are taken."""
+    """The level with zeros added to its weights, to collect gradients."""
     zeros = (torch.zeros_like(m).requires_grad_() for m in level.level.moved)
     return level._replace(probe=tuple(zeros))
 
 
 def _empty(level: WrittenState) -> WrittenState:
-    """Without probes and inputs of a segment that is over."""
+    """The level without the probes and inputs of a completed segment."""
     return level._replace(probe=(), inputs=level.inputs[:, :0])
 
 
@@ -327,7 +327,7 @@ def _written(
     done: Bool[Tensor, " B"],
     length: int,
 ) -> list[Any]:
-    """Gather the moves of a segment of ``length`` tokens, and write the levels that are due."""
+    """Add the gradients of a segment of ``length`` tokens, and write the levels that are due."""
     after = list(states)
     for index, memory in memories.items():
         first = memory.config.through == "first"

@@ -45,7 +45,7 @@ class Followed:
         _, self._weights = followed(within[..., 0], self.share, self._weights)
         self._last, self._read = given[:, -1], input_ids.shape[1]
         mixed = torch.logsumexp(self._weights[:, None] + self._last, 0)[None].to(scores.dtype)
-        return mixed.masked_fill(scores == -torch.inf, -torch.inf)  # tokens that are not to be
+        return mixed.masked_fill(scores == -torch.inf, -torch.inf)  # tokens that are ruled out
 
 
 def generate_mixed(

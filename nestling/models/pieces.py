@@ -19,23 +19,23 @@ from nestling.core.error import UserError
 from nestling.models.held import Held
 from nestling.models.roomy import roomy
 
-NAMES = ("past_key_values", "cache_params", "state")  # under which models take and give a cache
+NAMES = ("past_key_values", "cache_params", "state")  # names under which models pass their cache
 PROBE = 40  # tokens of the short text
-LEAST = 12  # tokens that are enough for pieces of all kinds
-# of the spread of the logits; a cache that is not gone on from differs by a tenth and more
+LEAST = 12  # tokens that are enough to test all kinds of pieces
+# as a fraction of the spread of the logits; an unused cache causes differences of a tenth and more
 TOLERANCE = {torch.float16: 0.05, torch.bfloat16: 0.1}
 FINE = 1e-3  # the same in float32 and finer
-STRAYS = 0.25  # share of the positions at which half precision may differ: another expert's, say
+STRAYS = 0.25  # fraction of positions that may differ in half precision, e.g. by another expert
 
 
 class Way(NamedTuple):
     """A way to read with a model in pieces."""
 
-    name: str | None  # of its cache; None: none, all is read again at every piece
-    steps: bool = False  # after the first piece one token a call
-    positions: bool = False  # the model has to be told the positions
-    single: bool = True  # a piece of a single token is read as one of several is
-    writes_on: bool = False  # generate can go on from the cache
+    name: str | None  # name of its cache; None: no cache, the whole text is read at every piece
+    steps: bool = False  # after the first piece, one token per call
+    positions: bool = False  # positions must be passed to the model
+    single: bool = True  # a single token can be read like a piece of several
+    writes_on: bool = False  # generate can continue from the cache
 
 
 WHOLE = Way(None)
@@ -77,7 +77,7 @@ class Pieces:
         try:
             whole = self._read(WHOLE, ids, Held(ids[:, :0]))
             first = self._read(WHOLE, ids[:, :begin], Held(ids[:, :0]))
-        except Exception as error:  # whatever a model of another library raises
+        except Exception as error:  # a model of another library may raise anything
             raise UserError(
                 f"{self.name} does not work as a causal language model ({brief(error)})"
             ) from error
@@ -111,7 +111,7 @@ class Pieces:
         try:
             for piece in ids[:, : sum(cuts)].split(list(cuts), 1):
                 found.append(self._read(way, piece, held))
-        except Exception:  # not a way in which this model can be read
+        except Exception:  # this model cannot be read this way
             return None
         allowed = STRAYS if whole.dtype in TOLERANCE else 0.0
         return held if apart(torch.cat(found, 1), whole[:, : sum(cuts)]) <= allowed else None
@@ -131,7 +131,7 @@ class Pieces:
             found = [self._step(way, held, at) for at in range(seen.shape[1], held.ids.shape[1])]
             return found[-1] if last else torch.cat(found, 1)
         if width == 1 and not way.single and held.waits == 0:
-            # read beside another on a copy, and again with what comes next
+            # read in a batch of two on a copy, and again with the next piece
             other, held.waits = held.fork().kept, 1
             twice = self._call(way, ids.expand(-1, 2).clone(), other, seen.shape[1], 2)[0]
             return twice[:, :1]

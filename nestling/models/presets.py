@@ -8,7 +8,7 @@ from typing import Any
 from nestling.core.error import UserError, did_you_mean
 
 # [AT] Table 7 and MIRAS Table 5 from 340m on; num_kv_heads and the widths of the feed-forward
-# networks are ours: 12 hidden_size^2 parameters a layer (15 for 1.3b, which brings it to its name)
+# networks are ours: 12 hidden_size^2 parameters per layer (15 for 1.3b, to match its name)
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 256, "num_hidden_layers": 4, "num_heads": 4},
     "small": {"hidden_size": 512, "num_hidden_layers": 8, "num_heads": 8},
@@ -17,7 +17,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "1.3b": {"hidden_size": 2048, "num_hidden_layers": 18, "num_heads": 8},
 }
 FEED_FORWARD = {"tiny": 768, "small": 1536, "340m": 3072, "760m": 4608, "1.3b": 8192}
-# tokens; the slow levels of the larger models span several of their training batches
+# tokens; in larger models the slow levels span several training batches
 PERIODS = {
     "tiny": (256, 1024),
     "small": (256, 1024),
@@ -27,7 +27,7 @@ PERIODS = {
 }
 # tokens that sliding-window attention sees
 WINDOWS = {"tiny": 128, "small": 128, "340m": 2048, "760m": 2048, "1.3b": 2048}
-TIED = ("tiny", "small")  # the embedding would outweigh the blocks of the others' size
+TIED = ("tiny", "small")  # here separate embeddings would dominate the number of parameters
 
 Options = dict[str, dict[str, Any]]
 
@@ -40,15 +40,15 @@ def _none(size: str) -> Options:
 class Family:
     """One system at every size.
 
-    ``feed_forward`` is the width of each feed-forward network that the pattern ends with, by size
-    (none: empty); it brings the parameters to those of Transformer++ of the size, which
+    ``feed_forward`` is the width of the feed-forward networks in the pattern, by size (empty: none
+    to set). It matches the parameters to those of Transformer++ of the same size, as
     tests/conformance/test_presets.py checks.
     """
 
     pattern: tuple[str, ...]  # memories of one repeat
     feed_forward: dict[str, int]
     options: Callable[[str], Options] = _none  # size -> options of each memory, by name
-    layers: int = 1  # layers of Transformer++ that one repeat of the pattern stands for
+    layers: int = 1  # layers of Transformer++ that one repeat of the pattern corresponds to
 
     def build(self, size: str) -> dict[str, Any]:
         """The HopeConfig arguments."""
@@ -90,8 +90,8 @@ def _corrected(size: str) -> Options:
     return {"comba": {"correction_init": 1.0 if size in ("760m", "1.3b") else 0.02}}
 
 
-# channels, of heads of 64: the network inside is all there is, so that its width brings the
-# parameters to the size; keys of 96 where 128 fit no whole number of heads
+# channels, in heads of 64: there is no other network, so this width has to match the number of
+# parameters; keys of 96 where 128 would not give whole heads
 MAMBA2_INNER = {"tiny": 448, "small": 960, "340m": 1920, "760m": 2944, "1.3b": 4992}
 MAMBA2_STATE = {"tiny": 96, "small": 96}
 
@@ -100,8 +100,8 @@ def _mamba2(size: str) -> Options:
     return {"mamba2": {"inner_size": MAMBA2_INNER[size], "state_size": MAMBA2_STATE.get(size, 128)}}
 
 
-# length at which output gradients of the memories that make keys, values and rates are cut: below
-# about .5 differences of rounding die out along a text (docs/equations.md)
+# clip length of output gradients in the memories that produce keys, values and rates: below about
+# .5 rounding differences die out along a text (docs/equations.md)
 STABLE = {"projection_clip": 0.25}
 
 
@@ -109,14 +109,14 @@ def _hope(size: str) -> Options:
     return {**_chain(size), "self_titans": dict(STABLE)}
 
 
-# of self_titans: k, v and the rates come from projections, as q does
+# options of self_titans: k, v and the rates come from projections, like q
 PROJECTED = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
 
-# channels of a head in which attention and a matrix have the parameters of a Transformer block
+# channels per head at which attention and a matrix have the parameters of a Transformer block
 ADAPTIVE_HEADS = {"tiny": 166, "small": 176, "340m": 184, "760m": 276, "1.3b": 868}
 
 
-# widths of heads: a token costs the cube in Newton-Schulz, the square in softmax of the weights
+# head widths: the cost per token is cubic in Newton-Schulz and quadratic in softmax of the weights
 def _narrow(memory: str, width: int) -> Callable[[str], Options]:
     return lambda size: {memory: {"heads": SIZES[size]["hidden_size"] // width}}
 
@@ -143,7 +143,7 @@ FAMILIES: dict[str, Family] = {
     "transformer": Family(
         pattern=("attention", "mlp"), options=_grouped, feed_forward=FEED_FORWARD
     ),
-    # matrices in the MLP's place are all there is beside attention: both are wider for it
+    # there are only attention and the matrices that replace the MLP, so both are wider
     "ada-transformer": Family(
         pattern=("ada_transformer",),
         feed_forward={},
@@ -152,7 +152,7 @@ FAMILIES: dict[str, Family] = {
     "sliding-window": Family(
         pattern=("attention", "mlp"), options=_windowed, feed_forward=FEED_FORWARD
     ),
-    # two layers a repeat, as published: Mamba, then attention of a window
+    # two layers per repeat, as published: Mamba, then sliding-window attention
     "samba": Family(
         pattern=("mamba", "mlp", "attention", "mlp"),
         options=_windowed,
@@ -172,7 +172,7 @@ FAMILIES: dict[str, Family] = {
         pattern=("srwm", "mlp"),
         feed_forward={"tiny": 880, "small": 1808, "340m": 3696, "760m": 5536, "1.3b": 9296},
     ),
-    # the stages before self-modification: projections alone, and memories that share their values
+    # the stages before self-modification: projections only, and memories with shared values
     "base-titans": Family(
         pattern=("self_titans", "mlp"),
         options=lambda size: {"self_titans": {"values": "shared", **PROJECTED}},

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-ROOM = 256  # tokens beyond those that are there, whenever a new place is needed
+ROOM = 256  # spare tokens in a new buffer
 
 
 class RoomyLayer(DynamicLayer):
@@ -37,7 +37,7 @@ class RoomyLayer(DynamicLayer):
             held = new[..., :0, :]
         length, wanted = held.shape[-2], held.shape[-2] + new.shape[-2]
         place = self._places[which]
-        # what was reordered or repeated since lies elsewhere
+        # after reordering or repeating, the tensor is no longer part of the buffer
         if place is None or place.data_ptr() != held.data_ptr() or place.shape[-2] < wanted:
             place = held.new_empty(*held.shape[:-2], wanted + ROOM, held.shape[-1])
             place[..., :length, :] = held

@@ -16,7 +16,7 @@ from nestling.core.error import UserError
 
 CONFIG = "adapter_config.json"
 Loaded = TypeVar("Loaded", bound=tuple)
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")  # of a whole model
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "*.gguf")  # files of a complete model
 
 
 def holds_adapter(folder: Path) -> bool:
@@ -60,7 +60,7 @@ def load_merged(folder: Path, load: Callable[[str], Loaded]) -> tuple[Any, Loade
             f"of the base as base_model_name_or_path into {CONFIG}"
         ) from error
     with _explained(str(folder)), warnings.catch_warnings():
-        # weights that the file lacks would be those an adapter begins with
+        # weights missing in the file would keep the initial values of an adapter
         warnings.filterwarnings("error", message="Found missing adapter keys")
         return _merged(peft.PeftModel.from_pretrained(found[0], folder)).eval(), found
 
@@ -71,7 +71,7 @@ def plain(model: nn.Module) -> Any:
     Any other model is returned as is. Weights that no adapter touches are shared with the copy.
     An adapter that cannot be merged raises UserError.
     """
-    peft = sys.modules.get("peft")  # who has such a model has imported it
+    peft = sys.modules.get("peft")  # imported, if there is such a model
     if peft is None:
         return model
     wrapped = isinstance(model, (peft.PeftModel, peft.PeftMixedModel))
@@ -94,7 +94,7 @@ def _merged(model: Any) -> Any:
     for parent, name, part in layers:
         setattr(parent, name, _alone(part, merge=not off))
     model = getattr(model, "get_base_model", lambda: model)()
-    # a model of transformers into which adapters were put says so, and would save them alone
+    # transformers marks a model with adapters, and would then save only these
     model._hf_peft_config_loaded = False
     return model
 
@@ -127,7 +127,7 @@ def _explained(what: str):
         yield
     except UserError:
         raise
-    except Exception as error:  # peft raises nearly every class for what it cannot read or merge
+    except Exception as error:  # peft raises all kinds of errors if it cannot read or merge
         reason = " ".join(str(error).split())[:160]
         raise UserError(
             f"the adapter of {what} cannot be merged into its base ({reason}); merge it with peft"

@@ -1,7 +1,7 @@
-"""Attention for several texts in one row: each attends to itself and, if it continues it, to the
-opening of the row.
+"""Attention for several texts in one row, after an opening that some of them continue.
 
-A mask over the whole row would do the same at quadratic cost in the length of the row.
+Each text attends to itself and, if it continues the opening, to that. A mask over the whole row
+would do the same at a cost quadratic in the length of the row.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.modeling_utils import AttentionInterface
 
-NAME = "nestling_apart"  # as transformers knows it
+NAME = "nestling_apart"  # its name in transformers
 
 
 class Layout(NamedTuple):
     """The layout of a row: an opening of ``head`` tokens, then N texts of at most L tokens."""
 
     head: int
-    places: Int[Tensor, " T"]  # position of each token in its text, of the row: opening and texts
-    tokens: Int[Tensor, "N L"]  # where in the row each token of a text is; past its end: anywhere
-    inside: Int[Tensor, " M"]  # of the N L places those that hold a token, in the row's order
-    seen: Bool[Tensor, "N 1 L K"]  # of the opening and the text, K = head + L, what a token sees
+    places: Int[Tensor, " T"]  # for each token of the row, its position in the opening or its text
+    tokens: Int[Tensor, "N L"]  # for each token of a text, its place in the row; past its end: any
+    inside: Int[Tensor, " M"]  # those of the N L places that hold a token, in the row's order
+    seen: Bool[Tensor, "N 1 L K"]  # what a token sees of the opening and its text, K = head + L
 
 
 def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: Any) -> Layout:
@@ -48,7 +48,7 @@ def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: An
 
 @contextlib.contextmanager
 def apart(layers: Iterable[nn.Module]) -> Generator[None]:
-    """Within this context, transformers layers that are called with a ``layout`` attend so."""
+    """Within this context, transformers layers called with a ``layout`` attend this way."""
     configs = {
         id(config): config
         for layer in layers
@@ -76,7 +76,7 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
-    """Attention to the own text and the opening, with the signature of transformers."""
+    """Attention to a token's own text and the opening, with the signature of transformers."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
     count, longest = layout.tokens.shape
     head, groups, shared = layout.head, k.shape[1], q.shape[1] // k.shape[1]
@@ -89,7 +89,7 @@ def attend(
         begin = x[:head].expand(count, *x[:head].shape)
         return torch.cat([begin, texts(x)], 1).transpose(1, 2)  # [N, G, K, D]
 
-    # the heads that share a key stand behind each other as if they were more queries
+    # heads that share a key are concatenated along time, as if they were more queries
     asked = texts(q).unflatten(2, (groups, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     seen = layout.seen.repeat(1, 1, shared, 1)
     read = functional.scaled_dot_product_attention(

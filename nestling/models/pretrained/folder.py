@@ -23,7 +23,7 @@ from nestling.models.pretrained.level import LevelSpec, in_order
 from nestling.models.pretrained.stacking import shared_out, stack
 
 FILE = "levels.json"  # beside the model's own files
-PLAIN, FORMAT = 1, 2  # 2: a level is reset, which an older nestling would leave out
+PLAIN, FORMAT = 1, 2  # 2: a level is reset, which an older nestling would ignore
 NO_LEVELS = "this model has no levels yet; name some, as in --levels 64,512"
 
 
@@ -162,7 +162,7 @@ def _is_hope(directory: Path) -> bool:
         text = (directory / "config.json").read_text(encoding="utf-8")
         return json.loads(text).get("model_type") == HopeConfig.model_type
     except (OSError, ValueError, AttributeError):
-        return False  # whoever reads the model says what is wrong with it
+        return False  # loading the model will report what is wrong
 
 
 def _read(path: Path) -> tuple[tuple[LevelSpec, ...], str]:

@@ -18,11 +18,11 @@ class LevelSpec:
     period: int | float  # tokens between two writes; math.inf: never written
     lr: float = 1e-4  # learning rate of a write
     rule: str = "adam"  # how a write is made: a name of nestling.rules.RULES
-    clip: float | None = 1.0  # longest gradient of a write; None: any
-    trust: float | None = 0.1  # farthest from the base, as a fraction of its length; None: any
-    layers: tuple[int, ...] | None = None  # whose MLPs it holds; None: a share of all
-    # nested: whenever the next slower level is written this one goes back to where it begins, which
-    # has taken up this fraction of the way it went (``nestling.rules.level.rewind``); None: never
+    clip: float | None = 1.0  # largest gradient norm of a write; None: no limit
+    trust: float | None = 0.1  # largest distance from the base, relative to its norm; None: any
+    layers: tuple[int, ...] | None = None  # layers whose MLPs it gets; None: a share of all
+    # nested: whenever the next slower level is written, the start of this one moves towards it by
+    # this fraction, and it is reset to its start (``nestling.rules.level.rewind``); None: never
     share: float | None = None
     # studied: what each document teaches is a change of this rank (``nestling.continual.study``)
     rank: int | None = None
@@ -44,7 +44,7 @@ class LevelSpec:
         return math.isinf(self.period)
 
     def writer(self) -> CMSLevel:
-        """The level as its writer sees it; values out of range raise UserError."""
+        """The options of its writer; values out of range raise UserError."""
         return CMSLevel(
             period=int(self.period), rule=self.rule, lr=self.lr, clip=self.clip, trust=self.trust
         )
@@ -81,7 +81,7 @@ class LevelSpec:
             clip=record["clip"],
             trust=record["trust"],
             layers=None if layers is None else tuple(layers),
-            share=record.get("share"),  # files of before there were nested levels have none
+            share=record.get("share"),  # files from before nested levels have none
             rank=record.get("rank"),
         )
 

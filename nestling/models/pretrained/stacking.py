@@ -14,7 +14,7 @@ from nestling.models.pretrained.families import family_of, mlp_names
 from nestling.models.pretrained.level import LevelSpec
 
 VARIANTS = ("partition", "whole", "chain", "independent", "low-rank")
-RANK = 16  # of what a document teaches, where nothing else is asked for
+RANK = 16  # default rank of the change that a document makes
 
 
 class ChainedMLP(nn.Module):
@@ -126,7 +126,7 @@ def studied_level(rank: int | None = None, layers: tuple[int, ...] | None = None
 def upper_layers(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]:
     """The levels; one that names no layers of a model's ``count`` gets the upper three eighths.
 
-    They hold what study teaches nearly as well as the upper half does, at five sixths of its cost.
+    They store what study teaches nearly as well as the upper half, at five sixths of the cost.
     """
     upper = tuple(range(count - max(1, round(3 * count / 8)), count))
     return tuple(replace(one, layers=one.layers or upper) for one in levels)
