@@ -30,7 +30,7 @@ def packing_of(more: dict[str, Any], **named: Tensor | None) -> Packing:
     >>> packing_of({"seq_ids": 1})
     Traceback (most recent call last):
         ...
-    nestling.core.error.UserError: the model takes no 'seq_ids': did you mean 'seq_idx'?
+    nestling.core.error.UserError: unknown argument 'seq_ids': did you mean 'seq_idx'?
     """
     known = (*(name for name in Packing._fields if name not in named), *IGNORED)
     for name in more:

@@ -19,7 +19,7 @@ class LadderSmoke(Study):
     """One short run of every family at one size; not a comparison, with a single rate and seed."""
 
     name = "ladder-smoke"
-    question = "does every system train on real text without a number that is none"
+    question = "does every system train on real text with finite losses"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
