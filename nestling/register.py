@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from types import ModuleType
 
-# what, once imported, is followed by imports of ours that register with it
+# modules whose import is followed by imports of ours that register with them
 FOLLOWED = {
     "transformers.models.auto.configuration_auto": ("nestling.models.config",),
     "transformers.models.auto.modeling_auto": (
@@ -21,7 +21,7 @@ FOLLOWED = {
     "transformers.modeling_layers": ("nestling.models.classification",),
     "peft.utils.constants": ("nestling.models.adapters",),
 }
-# what a follower of ours imports, and may be what has just led to it
+# modules that a follower imports; one of them may have just triggered it
 NEEDED = {"nestling.models.classification": "transformers.modeling_layers"}
 
 

@@ -86,7 +86,7 @@ def consolidate(
         level = write(writer, start, level)
         tokens, writes = tokens + after_rows.numel() + before_rows.numel(), writes + 1
     levels = list(student.state.levels)
-    # a nested level begins from here on with what it took over: else its next reset would lose it
+    # a nested level now starts with what it took over, or its next reset would lose it
     levels[plan.into] = old._replace(moved=level.moved, begin=level.moved if old.begin else ())
     student.state = student.state._replace(levels=tuple(levels))
     learner.state = student.state

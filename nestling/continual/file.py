@@ -57,7 +57,7 @@ def read_memory(path: str | Path) -> MemoryFile:
             about = header["about"]
             if about["format"] > NEWEST:
                 raise UserError(f"{path} was written by a newer nestling; upgrade this one")
-            # a copy lies where torch lays its own tensors: products are then summed in one order
+            # copies are aligned like torch's own tensors: products are then summed in one order
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             whole = content_digest(about, tensors.items()) == header["sha256"]
     except FileNotFoundError as error:

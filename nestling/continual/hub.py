@@ -31,7 +31,7 @@ def shareable(memory: MemoryFile, names: bool = False) -> MemoryFile:
         if not name.startswith(OPEN) and not any(part in name for part in GATHERED)
     }
     about = at_rest(memory.about, memory.about["storage"])
-    about.pop("own", None)  # texts of the base: written anew where they are needed
+    about.pop("own", None)  # texts of the base, which are generated again when needed
     if not names:
         about["documents"] = [["", *rest] for _, *rest in about["documents"]]
         about["studied"] = [{**one, "name": ""} for one in about.get("studied", ())]

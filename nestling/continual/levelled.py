@@ -71,7 +71,7 @@ class LevelledModel:
         self.seen = Seen()  # memory files read and written
         self._digest: str | None = None
         self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
-        self._studied: tuple[Any, dict[str, Tensor]] | None = None  # what was added to what
+        self._studied: tuple[Any, dict[str, Tensor]] | None = None  # cached weights with study
         self._school: Any = None
         self.studies = not self.levels  # whether what is read waits to be studied
         self.state = self._fresh()

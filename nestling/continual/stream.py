@@ -12,7 +12,7 @@ from nestling.continual.state import Options, Stream
 from nestling.core.error import UserError
 from nestling.models.functional import FunctionalModel
 
-SEGMENT, WINDOW = 512, 1024  # tokens, where nothing else is asked for
+SEGMENT, WINDOW = 512, 1024  # defaults, in tokens
 
 
 class Cut(NamedTuple):

@@ -1,4 +1,4 @@
-// What every compiled source of ours may use: vectors, memory, exponentials, threads.
+// Shared by all compiled sources: vectors, memory, exponentials, threads.
 #pragma once
 #include <dlfcn.h>
 
@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
-// Bytes of a register of the processor that is compiled for, and how many there are: a longer vector
-// would be several of them, and what does not fit is kept in memory, at a tenth of the speed.
+// Size and number of the target's vector registers: a longer vector would take several of them, and
+// values that do not fit are spilled to memory, at a tenth of the speed.
 #if defined(__AVX512F__)
 constexpr int BYTES = 64, REGISTERS = 32;
 #elif defined(__AVX__)
@@ -23,9 +23,9 @@ constexpr int BYTES = 16, REGISTERS = 32;
 constexpr int BYTES = 16, REGISTERS = 16;
 #endif
 
-// What the caller compares before its first call (core/bridge.py): the length of the struct that a
-// source is called with, the version of what its fields mean, to be raised with every change, and
-// how many tokens a piece of work has at most (0: it is not cut along time).
+// Checked by the caller before its first call (core/bridge.py): the size of the struct passed to a
+// source, the version of the meaning of its fields, to be raised with every change, and the largest
+// number of tokens in a piece of work (0: not cut along time).
 #define LAYOUT(name, Struct, number, most)                     \
   extern "C" int64_t name##_bytes() { return sizeof(Struct); } \
   extern "C" int64_t name##_version() { return number; }       \
@@ -120,9 +120,9 @@ inline T sigmoid(T x) {
   return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
 }
 
-// Run part(worker) on each of so many threads at most; this one is among them. Where torch has brought
-// GNU OpenMP it is torch's own team: threads beside it would wait for its own, which spin a while
-// after each operation, and cost more to start than a small piece of work takes.
+// Run part(worker) on at most `threads` threads, this one included. If torch has loaded GNU OpenMP,
+// they are torch's own team: other threads would compete with it, as it spins for a while after
+// each operation, and starting them would take longer than a small piece of work.
 template <class Part>
 inline void together(int64_t threads, const Part& part) {
   using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
@@ -142,7 +142,7 @@ inline void together(int64_t threads, const Part& part) {
   for (std::thread& thread : others) thread.join();
 }
 
-// Run work(item, worker) for every item below count, on so many threads.
+// Run work(item, worker) for every item below count, on at most `threads` threads.
 template <class Work>
 inline void share_out(int64_t count, int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};
@@ -153,7 +153,7 @@ inline void share_out(int64_t count, int64_t threads, const Work& work) {
   together(std::min(threads, count), loop);
 }
 
-// Go through every row and head of a problem, forward or backward; a worker keeps one Row of its own.
+// Process every row and head of a problem, forward or backward; each worker has its own Row.
 template <class Row, class Problem>
 void over_heads(const Problem& problem, bool backward) {
   std::vector<std::unique_ptr<Row>> rows(problem.threads);

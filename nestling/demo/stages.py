@@ -39,7 +39,7 @@ class Stages:
         return self.same(name, key) and "found" in self._done[name]
 
     def run(self, name: str, key: Any, work: Callable[[], Any]) -> Any:
-        """What came of a stage: kept where it was made from the same, else made now."""
+        """The result of a stage: the recorded one if its inputs are the same, else a new one."""
         if not self.done(name, key):
             self._keep(name, {"key": plain(key), "found": plain(work())})
         return self._done[name]["found"]

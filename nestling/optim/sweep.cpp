@@ -1,20 +1,20 @@
-// Squares of many gradients, and momenta with their weights, each tensor read once.
+// Squared norms of many gradients, and steps of momenta and weights; each tensor is read once.
 #include "core/native.h"
 
 namespace {
 
-constexpr int64_t PIECE = 1 << 15;  // numbers of one piece of work, at least a row
-constexpr int64_t SHORT = 1 << 10;  // numbers summed up in their own type
+constexpr int64_t PIECE = 1 << 15;  // elements of one piece of work, which is at least a row
+constexpr int64_t SHORT = 1 << 10;  // elements summed in their own type
 
-enum Kind : int64_t { UNIT, SOFT, CLAMP, NONE };  // what bounds the strength of forgetting
+enum Kind : int64_t { UNIT, SOFT, CLAMP, NONE };  // how the strength of forgetting is bounded
 
 struct Problem {
   int64_t count, threads;
-  double alpha, eta, sign, kept, lr, smallest;  // kept: of the weights; smallest: a square
+  double alpha, eta, sign, kept, lr, smallest;  // kept: share of the weights; smallest: of a square
   const int64_t* size;  // of each tensor
   const void* const* g;
   double* squares;  // of each gradient; written by `look`, read by `write`
-  const int64_t *width, *kind;  // of each tensor; width: of a row, 0: forgets as a whole
+  const int64_t *width, *kind;  // of each tensor; width: of a row, 0: scalar layout
   void *const *m, *const *p;
 };
 
@@ -29,7 +29,7 @@ inline double total(typename Vector<T>::type x) {
   return value;
 }
 
-// g.g; four sums go on at once, in T over SHORT numbers and in double beyond
+// g.g; four parallel sums, in T over SHORT elements and in double beyond
 template <class T>
 double square(const T* g, int64_t count) {
   typedef typename Vector<T>::type V;
@@ -48,7 +48,7 @@ double square(const T* g, int64_t count) {
   return found;
 }
 
-// g.g and m.g, in the same way
+// g.g and m.g, likewise
 template <class T>
 void inner(const T* m, const T* g, int64_t count, double& square, double& along) {
   typedef typename Vector<T>::type V;
@@ -80,7 +80,7 @@ void step(T* __restrict p, T* __restrict m, const T* __restrict g, int64_t count
   }
 }
 
-// k, for a gradient of this square; no number where the square is none
+// k for a gradient with this squared norm; NaN if that is NaN
 double strength(const Problem& p, int64_t kind, double square) {
   if (kind == UNIT) return p.eta / (square + p.smallest);
   if (kind == SOFT) return p.eta / ((1 + std::sqrt(square)) * (1 + std::sqrt(square)));
@@ -128,7 +128,7 @@ void look(const Problem& p) {
     const T* g = static_cast<const T*>(p.g[piece.tensor]) + piece.begin;
     parts[item] = square(g, piece.end - piece.begin);
   });
-  // in the order of the pieces, whichever thread had them: the same bits every time
+  // in the order of the pieces, not of the threads: bit-identical every time
   for (size_t item = 0; item < work.size(); ++item) p.squares[work[item].tensor] += parts[item];
 }
 

@@ -250,7 +250,7 @@ def _again(
         here = slice(part.start, part.stop)
         with torch.no_grad():
             walk.begin(part, ids[:, part.start])
-        # somebody may want a graph of the products with it
+        # with gradients enabled its products may become part of a graph
         yield walk.release() if torch.is_grad_enabled() else walk.weight
         if part is not cuts[-1]:
             with torch.no_grad():
@@ -280,7 +280,7 @@ def chunk(
     cuts = plan(state.count, flow, ids.shape[1], period)
     read = _Learned if learned else _Read
     with torch.autocast(ids.device.type, enabled=False):
-        # of the same dtype as what is read
+        # all in the dtype of the state
         values = logits, queries.to(dtype), keys.to(dtype)
         after: list[Tensor] = []
         y = read.apply(*values, ids, cuts, after, learned, *state[:4])

@@ -3,7 +3,7 @@
 #include "lanes.h"
 
 // A(t, s) and Theta(t, s) are products of alpha and mu over s < i <= t, K = A Theta; a, c, theta
-// are those from the opening of the segment. Matrices are [s][t] with t in the lanes; "before"
+// are those from the start of the segment. Matrices are [s][t] with t in the lanes; "before"
 // means one token earlier (zero at the first, but a = 1).
 template <class T, int N>
 struct Gates {
@@ -27,7 +27,7 @@ struct Gates {
     std::memcpy(out + 1, x, sizeof(T) * (N - 1));
   }
 
-  // alpha and mu are one from the token `tokens` on
+  // alpha and mu are one from token `tokens` on
   void set(const T* alpha, const T* mu, int tokens) {
     count = tokens;
     products(A, a, alpha);
@@ -63,7 +63,7 @@ struct GateGradients {
     for (int t = 1; t < N; ++t) to[t - 1] += from[t];
   }
 
-  // gradient of the gates whose products have the gradients d_start and d
+  // the gradients of the gates, from the gradients d_start and d of their products
   static void gate_gradient(T* out, const T* d, const T* d_start, const T* matrix,
                             const T* matrix_tokens, const T* start) {
     T x[N * N], x_start[N];

@@ -3,7 +3,7 @@
 // With P = A * Q K^T and T = A_before * K K^T, what each token adds is n = w - beta E with
 //   (I + diag(beta) T) n = w - beta a_before (K W^T),   y = a (Q W^T) + P n
 //   W <- a_C W + (A_C n)^T K
-// Each worker takes a row and a head through its chunks; the state that opens each is kept.
+// Each worker processes the chunks of one row and head; the state at the start of each is kept.
 #include <memory>
 
 #include "gates.h"
@@ -78,11 +78,11 @@ class Row {
   U* token(U* x, int64_t heads, int64_t width) const {
     return x + ((b * p.length + begin) * heads + (heads == 1 ? 0 : h)) * width;
   }
-  // one number a token and head
+  // one number per token and head
   template <class U>
   U* rate(U* x) const { return x + (b * p.length + begin) * p.heads + h; }
 
-  // Everything of a chunk but the state that closes it, from the one that opens it.
+  // Everything of a chunk except its final state, from the state at its start.
   void compute(int64_t chunk) {
     begin = chunk * N, count = std::min<int64_t>(N, p.length - begin);
     to_lanes<N>(q, token(static_cast<const T*>(p.q), p.key_heads, K), p.key_heads * K, K, count);
@@ -135,7 +135,7 @@ class Row {
     T* dy = y;
     to_lanes<N>(dy, token(static_cast<const T*>(p.dy), p.heads, V), p.heads * V, V, count);
     to_tokens<N>(q_tokens, q, K);
-    // the state that closes the chunk
+    // the state at the end of the chunk
     T d_a_end = inner(d_state, state, size);
     scaled<false, N>(space, A_end, added, V);
     product<false, N>(dk, d_state, 1, K, space, K, V);

@@ -1,12 +1,12 @@
 // Small matrix products on one core, with the tokens of a segment in the lanes of vectors.
 //
 // An array of lanes is [rows][N]: row r of token t at [r * N + t]. A weight is [rows][columns] as
-// in torch. Loops over N of fixed length are left to the compiler, which makes vectors of them.
+// in torch. Loops over the fixed length N are vectorised by the compiler.
 #pragma once
 #include "core/native.h"
 
-// How many rows of so many vectors each can be summed in registers, beside the vectors and the
-// number they are multiplied with: a power of two.
+// How many rows of so many vectors can be summed in registers, which must also hold the vectors and
+// the number that they are multiplied by: a power of two.
 constexpr int rows_of(int vectors) {
   int rows = 1;
   while ((2 * rows + 1) * vectors + 1 < REGISTERS) rows *= 2;
@@ -123,7 +123,7 @@ inline void outer_add(T* w, const T* y, const T* x, long rows, long columns, lon
   outer<N>(w, w, T(1), static_cast<const T*>(nullptr), T(0), y, x, rows, columns, count);
 }
 
-// A square block of as many rows as a vector has lanes: halves of halves change places.
+// Transpose a square block with as many rows as a vector has lanes, by swapping halves of halves.
 template <class T>
 inline void transpose_block(T* __restrict out, long out_stride, const T* __restrict x,
                             long x_stride) {

@@ -1,4 +1,4 @@
-// One layer of one memory through one segment: what the eraser takes, what is read, what stays.
+// One layer of one memory over one segment: the erased values, the reads, and the final state.
 #pragma once
 #include "gates.h"
 
@@ -8,7 +8,7 @@
 template <class T, int N>
 struct Layer {
   long rows, columns;
-  const T *weight, *momentum;                // [V][K], at the opening of the segment
+  const T *weight, *momentum;                // [V][K], at the start of the segment
   const T *u, *u_tokens, *beta;              // lanes [K], tokens [N][K], [N]
   T *w, *erased, *gone;                      // lanes [V]: the write, E, and beta E
   T *weight_read, *momentum_read;            // lanes [V]: u W^T and u S^T
@@ -59,7 +59,7 @@ struct Layer {
   }
 };
 
-// A read of a layer after every token, at the queries x; fixed is what the weight deviates from.
+// A read of a layer after every token, at the queries x; fixed: the weight is a deviation from it.
 template <class T, int N>
 struct Read {
   const T *x, *fixed;                // lanes [K]; [V][K]
@@ -86,8 +86,8 @@ struct Read {
   }
 };
 
-// Gradients of one layer; the adjoints of weight and momentum are taken from the end of the
-// segment to its start in place.
+// Gradients of one layer; the adjoints of weight and momentum are propagated in place, from the end
+// of the segment to its start.
 template <class T, int N>
 struct LayerGradient {
   T *weight, *momentum;           // [V][K]

@@ -1,4 +1,4 @@
-// One segment of one row and head, backward, from the state that opened it.
+// One segment of one row and head, backward, given the state at its start.
 #pragma once
 #include "segment.h"
 
@@ -28,7 +28,7 @@ class BackwardWorker : public Worker<T, N> {
   using Base::h, Base::initial, Base::m, Base::p, Base::s, Base::size, Base::space, Base::space2;
   using Base::space3, Base::w, Base::whole;
 
-  // Adjoints of the state and of the anchor go from the end of the segment to its start.
+  // Propagates the adjoints of the state and the anchor from the end of the segment to its start.
   void backward(int64_t begin, int64_t count, const State<T>& state) {
     this->make(begin, count);
     to_tokens<N>(q_tokens, s.q, d);
@@ -148,7 +148,7 @@ class BackwardWorker : public Worker<T, N> {
       }
   }
 
-  // Through the memories that made k and v.
+  // Through the memories that produced k and v.
   void make_back() {
     unit_back<false, N>(d_made, dk, s.k, s.k_inverse, d);
     network_back(KEY, d_made, s.made[KEY], s.slope[KEY], k_in_tokens, dk_in);
@@ -156,7 +156,7 @@ class BackwardWorker : public Worker<T, N> {
     network_back(VALUE, d_made, s.made[VALUE], s.slope[VALUE], v_in_tokens, dv_in);
   }
 
-  // Through the gates, eta and alpha, and the memories that made them.
+  // Through the gates, eta and alpha, and the memories that produced them.
   void rates_back(int64_t begin, int64_t count) {
     T d_alpha[N], d_mu[N], d_logit[2][N];
     gates.finish(d_alpha, d_mu, s.gates);

@@ -1,10 +1,10 @@
 // The scan of self-modifying Titans over whole rows, forward and backward, on the cores of a CPU.
-// Rows and heads are shared out among threads; what one of them works on stays in its cache.
+// Rows and heads are distributed over threads; the data of one of them stays in the cache.
 #include "backward.h"
 
 namespace {
 
-constexpr int TOKENS = 32;  // of a segment, at most
+constexpr int TOKENS = 32;  // most tokens of a segment
 
 template <class T, int N>
 class Row : public BackwardWorker<T, N> {
@@ -52,8 +52,8 @@ class Row : public BackwardWorker<T, N> {
     take(d_weight, p.d_weight_out, place);
     take(d_momentum, p.d_momentum_out, place);
     d_anchor.clear(whole);
-    // the anchor that goes out is the closing weight, or that of the segment which keeps it, or
-    // the one that came in
+    // the returned anchor is the final weight, or the anchor set by an earlier segment, or the one
+    // that was passed in
     Layers<T> pending = layers_at<T>(p.d_anchor_out, place);
     if (pending.first && p.closes[b]) d_weight.add(pending, whole), pending.first = nullptr;
     int64_t end = p.rows[b + 1], group = 0;
@@ -87,8 +87,8 @@ class Row : public BackwardWorker<T, N> {
     return {{start, start + whole}, {start + 2 * whole, start + 3 * whole}};
   }
 
-  // The states that open the segments of a group, and where each took its anchor from (-1: from
-  // the state that came in).
+  // The states at the start of each segment of a group, and the segment that set its anchor (-1:
+  // the state passed in).
   void replay(int64_t begin, int64_t end, int64_t group, const Layers<T>& came) {
     while (static_cast<int64_t>(states.size()) < end - begin) {
       State<T> next;

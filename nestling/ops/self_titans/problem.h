@@ -1,10 +1,10 @@
-// What a call is given, and the memory that one worker needs.
+// The arguments of a call, and the working memory of one worker.
 #pragma once
 #include "ops/momentum_gated_delta_rule/layer.h"
 
 enum Flag : int64_t { RESET = 1, OPENS = 2, KEEP = 4, GROUP = 8 };
 
-// The layout of one call, as ctypes sees it; every pointer may be null where it says so.
+// The layout of one call for ctypes; pointers may be null where the comments say so.
 struct Problem {
   int64_t batch, heads, memories, width, hidden, length;
   int64_t groups, threads, dot;
@@ -17,7 +17,7 @@ struct Problem {
   void *anchor_out[2], *weight_out[2], *momentum_out[2];
   void *y;                                               // [B, T, H, d]
   void *kept;                                            // [B, H, groups, state]; null: no backward
-  // the backward pass; gradients of the state that went out may be null
+  // the backward pass; gradients of the returned state may be null
   const void *dy;
   void *d_anchor_out[2], *d_weight_out[2], *d_momentum_out[2];
   void *d_projected, *dmu;

@@ -9,20 +9,20 @@ struct State {
   Layers<T> weight, momentum;
 };
 
-// Everything of the segment that does not belong to one memory.
+// The data of a segment that all memories share.
 template <class T, int N>
 struct Segment {
   T *q, *k_in, *v_in, *k, *v, *q_tokens, *k_in_tokens, *v_in_tokens, *k_tokens, *v_tokens;
   T q_inverse[N], k_in_inverse[N], v_in_inverse[N], k_inverse[N], v_inverse[N];
   T alpha[N], mu[N], eta_sigmoid[N], eta[N], scale[N];
-  T *made[4], *slope[4];       // gelu(A_1 x) of the memories that make k, eta, alpha, v; its slope
+  T *made[4], *slope[4];       // gelu(A_1 x) of the memories of k, eta, alpha, v; its slope
   T *readout[2];               // A_2^T w of eta and alpha
   T *gram, *inverse, *inverse_tokens;
   Gates<T, N> gates;
   int count;
 };
 
-// Everything of one memory.
+// The data of one memory.
 template <class T, int N>
 struct Written {
   T *v_hidden, *v_slope, *target, *hidden, *hidden_tokens, *slope, *curvature, *back;
@@ -70,7 +70,7 @@ class Worker {
   }
 
  protected:
-  // Where the work stands
+  // The current position
   void at(int64_t batch, int64_t head) {
     b = batch, h = head;
     initial = {const_cast<T*>(static_cast<const T*>(p.first)) + h * whole,
@@ -98,7 +98,7 @@ class Worker {
   const T* first_of(int i) const { return anchor.first + i * size; }
   const T* second_of(int i) const { return anchor.second + i * size; }
 
-  // Load the segment and produce k, v, eta, alpha at the anchor.
+  // Load the segment and compute k, v, eta, alpha at the anchor.
   void make(int64_t begin, int64_t count) {
     s.count = count;
     T* lanes[3] = {s.q, s.k_in, s.v_in};
@@ -142,7 +142,7 @@ class Worker {
     w.first.set_inverse(s.gates);
   }
 
-  // The gradient of memory i, its writes and what they erase.
+  // The gradient of memory i, its writes and the values they erase.
   void write(int i, const State<T>& state, bool backward) {
     const T *first = first_of(i), *second = second_of(i);
     product<false, N>(space, first, d, 1, s.v, e, d);
@@ -202,7 +202,7 @@ class Worker {
     for (int64_t r = 0; r < d * N; ++r) y[r] += s.q[r];
   }
 
-  // Read if y is given, and take the state from `from` to `to`, which may be the same.
+  // Read if y is given, and advance the state `from` to `to`, which may be the same.
   void forward(int64_t begin, int64_t count, const State<T>& from, const State<T>& to, T* y) {
     make(begin, count);
     for (int i = 0; i < m; ++i) {
@@ -223,7 +223,7 @@ class Worker {
   int64_t d, e, m, size, whole, b = 0, h = 0;
   Segment<T, N> s;
   Written<T, N> w;
-  Layers<T> anchor, initial;  // the whole weights that opened the period; the learned start
+  Layers<T> anchor, initial;  // the full weights at the start of the period; the learned start
   T *space, *space2, *space3;
   const T *eta_weight, *alpha_weight;
   T eta_bias, alpha_bias;

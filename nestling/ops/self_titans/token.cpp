@@ -111,7 +111,7 @@ class Worker {
     times(out, x, second + i * size, hidden, d, e);
   }
 
-  // Gradient and write of memory i, whose state begins at `place`.
+  // Gradient and write of memory i, whose state starts at `place`.
   void memory(int64_t i, const Rates<T>& rate, int64_t place) {
     make(i, value, target), unit(target, d);
     times(z, static_cast<T*>(nullptr), first + i * size, key, e, d);
@@ -139,7 +139,7 @@ class Worker {
 
   static T* out(void* x, int64_t place) { return static_cast<T*>(x) + place; }
 
-  // The last memory's answer to q, after its write: left in `made`.
+  // The last memory's output for q, after its write; stored in `made`.
   void answer(int64_t place, const T* fixed_1, const T* fixed_2) {
     const T *new_1 = out(p.weight_out[0], place), *new_2 = out(p.weight_out[1], place);
     times(z2, static_cast<T*>(nullptr), new_1, q, e, d);

@@ -5,7 +5,7 @@
 
 namespace {
 
-constexpr int64_t TOKENS = 64;  // of one piece of work
+constexpr int64_t TOKENS = 64;  // tokens of one piece of work
 
 struct Problem {
   int64_t batch, length, channels, width, pieces, activation, threads;
@@ -17,7 +17,7 @@ struct Problem {
   void *d_weight;                        // [B, pieces, W + 1, C]: last tap first, then the bias
 };
 
-// Some tokens of one row, all channels; what is needed of the tokens after them is made again.
+// Some tokens of one row, all channels; values needed from later tokens are recomputed.
 template <class T>
 class Piece {
   static constexpr int L = Vector<T>::lanes;
@@ -74,7 +74,7 @@ class Piece {
   }
 
  private:
-  // the channels of token t; those before the first lie in the tail
+  // the channels of token t; tokens before the first are in the tail
   template <class U, class P>
   U* at(P* x, P* tail, int64_t t) const {
     if (t >= 0) return static_cast<U*>(x) + (b * p.length + t) * p.channels;

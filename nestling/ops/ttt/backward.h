@@ -1,4 +1,4 @@
-// A segment of one row and head, backward, from the inner model that opened it.
+// A segment of one row and head, backward, given the inner model at its start.
 #pragma once
 #include "segment.h"
 
@@ -27,8 +27,8 @@ class BackwardWorker : public Worker<T, N> {
   using Base::p, Base::position, Base::read_inverse, Base::read_normal, Base::scale, Base::sin;
   using Base::space;
 
-  // Adjoints of the weights and of the summed gradients go from the end of the segment to its
-  // start. total: the sums that it began with, or null; closes: its end closes the mini-batch.
+  // Propagates the adjoints of the weights and summed gradients from the end of the segment to its
+  // start. total: the sums at its start, or null; closes: the mini-batch ends with it.
   void backward(const Inner<T>& w, const Inner<T>* total, bool closes) {
     this->gradients(w, true);
     this->read(w, total, true);
@@ -66,7 +66,7 @@ class BackwardWorker : public Worker<T, N> {
       product<true, N>(d_inputs[i], m, 1, l.columns, space, l.columns, l.rows);
     }
     if (closes && total) {
-      // the sums of a model lie in one piece, its first weight first
+      // the sums of a model are contiguous, starting with its first weight
       dc[p.period - 1] -= ::inner(d_weights, total->weight[0], p.size);
       for (int64_t j = 0; j < p.size; ++j) d_sums[j] = -last * d_weights[j];
       summed = true;
@@ -119,7 +119,7 @@ class BackwardWorker : public Worker<T, N> {
     product<true, N>(d_written[i], d_moved, N, 1, turned, rows, N);
   }
 
-  // From the written gradients, and from what is known of the inputs of the layers, to k and v.
+  // From the written gradients, and the known gradients of the layers' inputs, to k and v.
   void gradients_back(const Inner<T>& w) {
     const Inner<T> weights = this->inner(d_weights);
     Layer<T, N>& last = layer[layers - 1];
@@ -180,7 +180,7 @@ class BackwardWorker : public Worker<T, N> {
     for (int t = 0; t < count; ++t) *this->rate(static_cast<T*>(p.d_eta), begin + t) = d_eta[t];
   }
 
-  // Outputs' gradients and inputs to those of a weight and a bias.
+  // From the gradients of outputs, and inputs, to the gradients of a weight and a bias.
   void add(const Inner<T>& to, int i, const T* outputs, const T* inputs_by_token) {
     outer_add<N>(to.weight[i], outputs, inputs_by_token, layer[i].rows, layer[i].columns, count);
     add_sums<N>(to.bias[i], outputs, layer[i].rows);
@@ -190,7 +190,7 @@ class BackwardWorker : public Worker<T, N> {
   T *d_read, *d_moved, *d_input, *tokens, *d_scores, *turned;
   T *d_written[2], *d_inputs[2];
   T *d_weights, *d_sums;  // adjoints of the anchor and of the summed gradients
-  bool summed = false;    // d_sums has something
+  bool summed = false;    // whether d_sums is non-zero
   T d_eta[N];
   std::vector<T> dc;
 };

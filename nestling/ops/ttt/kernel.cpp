@@ -1,10 +1,10 @@
 // The scan of test-time training over whole rows, forward and backward, on the cores of a CPU.
-// Rows and heads are shared out among threads; each goes through its mini-batches in turn.
+// Rows and heads are distributed over threads; each processes its mini-batches in sequence.
 #include "backward.h"
 
 namespace {
 
-constexpr int TOKENS = 16;  // of a segment, at most
+constexpr int TOKENS = 16;  // most tokens of a segment
 
 template <class T, int N>
 class Row : public BackwardWorker<T, N> {
@@ -60,13 +60,13 @@ class Row : public BackwardWorker<T, N> {
   }
 
  private:
-  // The weights that opened a mini-batch, and its gradients so far; what they are is nothing to
-  // the segment that opens it.
+  // The weights at the start of a mini-batch, and its gradients so far, which are undefined for the
+  // first segment of a mini-batch.
   struct Model {
     T *weights, *sums;
   };
 
-  // Where each segment of the row stands in its mini-batch, and where the row ends.
+  // Find the place of each segment of the row in its mini-batch, and the end of the row.
   void start(int64_t batch, int64_t head) {
     this->at(batch, head);
     first = p.rows[b];
@@ -88,7 +88,7 @@ class Row : public BackwardWorker<T, N> {
     return p.count[i] && positions[i - first] + p.count[i] == p.period;
   }
 
-  // From the model that a segment starts with to that after it; y is null where nothing is read.
+  // From the model before a segment to the one after it; y is null if nothing is read.
   void segment(int64_t i, const Model& from, const Model& to, T* y) {
     if (!p.count[i]) {
       copy(to.weights, from.weights), copy(to.sums, from.sums);
@@ -124,7 +124,7 @@ class Row : public BackwardWorker<T, N> {
     }
   }
 
-  // The models that the segments of a group start with.
+  // The models at the start of each segment of a group.
   void replay(int64_t begin, int64_t end, int64_t group, int64_t place) {
     while (static_cast<int64_t>(states.size()) < end - begin)
       states.push_back({states.empty() ? nullptr : arena.take(p.size), arena.take(p.size)});

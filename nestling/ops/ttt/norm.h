@@ -10,7 +10,7 @@ inline void sweep(long rows, const F& f) {
     for (int t = 0; t < N; t += Vector<T>::lanes) f(r, r * N + t, t);
 }
 
-// x without mean and of unit variance along the rows, in place; inverse[t] = 1 / deviation
+// Normalise x to zero mean and unit variance along the rows, in place; inverse[t] = 1 / deviation
 template <int N, class T>
 inline void normalise(T* x, T* inverse, T epsilon, long rows) {
   typedef typename Vector<T>::type V;
@@ -82,7 +82,7 @@ inline void gelu_tanh(T* value, T* slope, T* curvature, const T* z, long count) 
   }
 }
 
-// Turn neighbouring rows as a plane by the angles [rows / 2][N]; sign -1 turns them back.
+// Rotate pairs of neighbouring rows by the angles [rows / 2][N]; sign -1 rotates them back.
 template <int N, class T>
 inline void rotate(T* x, const T* cos, const T* sin, T sign, long rows) {
   sweep<T, N>(rows / 2, [&](long i, long j, int t) {

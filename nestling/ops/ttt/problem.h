@@ -1,11 +1,11 @@
-// What a call is given, and the parts of an inner model.
+// The arguments of a call, and the parts of an inner model.
 #pragma once
 #include "ops/momentum_gated_delta_rule/lanes.h"
 
 enum Flag : int64_t { RESET = 1, OPENS = 2, GROUP = 8 };  // as in ops/self_titans/cuts.py
 
-// The layout of one call, as ctypes sees it. An inner model of one head lies in one piece of
-// `size` values: for each layer its weight, then its bias.
+// The layout of one call for ctypes. An inner model of one head is `size` contiguous values: for
+// each layer its weight, then its bias.
 struct Problem {
   int64_t batch, heads, width, hidden, size, length;   // hidden 0: one layer
   int64_t period, groups, threads;
@@ -14,10 +14,10 @@ struct Problem {
   const void *qk, *v, *eta;                            // [B, T, 2, H, d], [B, T, H, d], [B, T, H]
   const void *c, *cos, *sin;                           // [period], [period, d / 2] twice
   const void *scale, *shift, *initial;                 // [H, d] twice, [H, size]
-  const void *anchor, *total;                          // [B, H, size], when the call begins
+  const void *anchor, *total;                          // [B, H, size], at the start of the call
   void *anchor_out, *total_out, *y;                    // y [B, T, H, d], zero when given
   void *kept;                                          // [B, H, groups, size]; null: no backward
-  // the backward pass; gradients of the state that went out may be null
+  // the backward pass; gradients of the returned state may be null
   const void *dy, *d_anchor_out, *d_total_out;
   void *dqk, *dv, *d_eta;                              // zero when given
   void *dc, *d_scale, *d_shift, *d_initial;            // [B, H, *], zero when given

@@ -10,7 +10,7 @@ struct Layer {
   T *u, *u_tokens;                // its inputs at the keys, lanes and by token
   T *gradient, *written;          // lanes: of its outputs, and that times eta
   T *x, *x_tokens;                // its inputs at the queries
-  T *moved;                       // lanes: what the gradients of tokens so far do to the read
+  T *moved;                       // lanes: change of the read by the gradients of tokens so far
   T *scores;                      // [s][t]: u_s x_t + 1 for s <= t, else 0
   T *slope, *curvature, *back;    // of the GELU before it, and the gradient before that slope
   T *read_slope;
@@ -54,7 +54,7 @@ class Worker {
   template <class U>
   U* rate(U* x, int64_t t) const { return x + (b * p.length + t) * p.heads + h; }
 
-  // Queries, keys and targets turned to their place in the mini-batch.
+  // Queries, keys and targets, rotated by their place in the mini-batch.
   void take(int64_t from, int64_t tokens, int64_t place) {
     begin = from, count = tokens, position = place;
     if (angles_of != place) {
@@ -114,7 +114,7 @@ class Worker {
     }
   }
 
-  // Every token at its query, after its own write; total: gradients of earlier calls, or null.
+  // Read every token at its query, after its own write; total: gradients of earlier calls, or null.
   void read(const Inner<T>& w, const Inner<T>* total, bool sloped) {
     for (int i = 0; i < layers; ++i) {
       Layer<T, N>& l = layer[i];
