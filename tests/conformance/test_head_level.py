@@ -139,7 +139,8 @@ def test_rows_are_picked_and_repeated_and_a_file_holds_the_memory(name, tmp_path
 def test_beams_keep_the_memory_of_their_own_text(name):
     model, ids = levelled(name), text(1, 7)
     out = model.generate(
-        ids, num_beams=3, num_return_sequences=3, max_new_tokens=9, do_sample=False,
+        ids, attention_mask=torch.ones_like(ids),  # a token may be that of padding
+        num_beams=3, num_return_sequences=3, max_new_tokens=9, do_sample=False,
         return_dict_in_generate=True, output_scores=True, pad_token_id=0, length_penalty=0.0,
     )  # fmt: skip
     with torch.no_grad():
