@@ -11,9 +11,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nestling.core.level import Level
+from nestling.core.named import traceable
 from nestling.core.state import Layout
 
 
+@traceable
 class Flow(NamedTuple):
     """Document starts and padding in the rows of a call.
 

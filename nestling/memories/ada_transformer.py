@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import LEARNED, Transfer
 from nestling.memories.attention import Attention, AttentionState
 from nestling.memories.linear.delta import soft_unit
@@ -26,6 +27,7 @@ from nestling.memories.linear.matrix import (
 )
 
 
+@traceable
 class AdaTransformerState(NamedTuple):
     """The state of a row: the key-value pairs, and the matrix minus its learned start."""
 

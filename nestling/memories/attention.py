@@ -11,6 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import MADE, Transfer
 from nestling.memories.parts import ShortConvolution, positions_of
 
@@ -18,6 +19,7 @@ INITIAL_STD = 0.02
 NOBODY = -1  # document number of a masked position
 
 
+@traceable
 class AttentionState(NamedTuple):
     """The pairs kept so far and the position of each row; S columns, oldest first."""
 

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import Transfer
 from nestling.memories.parts import matrix
 
 INITIAL_STD = 0.02
 
 
+@traceable
 class LSTMState(NamedTuple):
     """The state of a row, at least float32."""
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import MADE, READ
 from nestling.memories.parts import document_starts, unit, valid_lengths
 from nestling.ops.diagonal_delta_rule import DiagonalState, diagonal_delta_rule
@@ -24,6 +25,7 @@ RAMPS = {"query": 0.2, "decay": 0.9, "key": 0.7, "value": 0.7, "rate": 0.9, "gat
 DEPTH = 0.5  # all layers start as the published one at this depth: 0 is the first, 1 the last
 
 
+@traceable
 class RWKV7State(NamedTuple):
     """The state of a row."""
 

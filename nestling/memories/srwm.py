@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import LEARNED, Transfer
 
 INITIAL_STD = 0.02
@@ -19,6 +20,7 @@ STRETCH = 32  # tokens between two matrices kept for the backward pass; no effec
 RATES = 4  # one for each part of the matrix
 
 
+@traceable
 class SRWMState(NamedTuple):
     """The current matrix minus the learned initial one, at least float32."""
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nestling.core.error import UserError
+from nestling.core.named import traceable
 from nestling.models.held import Held
 from nestling.models.roomy import roomy
 
@@ -28,6 +29,7 @@ FINE = 1e-3  # the same in float32 and finer
 STRAYS = 0.25  # fraction of positions that may differ in half precision, e.g. by another expert
 
 
+@traceable
 class Way(NamedTuple):
     """A way to read with a model in pieces."""
 

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nestling.core.error import UserError, did_you_mean
+from nestling.core.named import traceable
 from nestling.rules import RULES, Evidence, Rule, RuleOptions
 from nestling.rules.rule import wide
 
@@ -95,6 +96,7 @@ def check_periods(periods: Sequence[int], name: str) -> None:
             )
 
 
+@traceable
 class LevelState(NamedTuple):
     """The state of a level, for every row; at least float32."""
 

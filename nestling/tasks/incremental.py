@@ -111,14 +111,15 @@ class Incremental(StageTask):
 
 
 def made_labels(classes: int = 6, each: int = 30) -> Records:
-    """Generate labelled texts; every class has its own words."""
+    """Generate labelled texts; every class has its own words, and every fifth text is asked."""
     rng = Random("labels")
     nouns = rng.sample(NOUNS, 5 * classes)
     rows = []
     for label, begin in zip(rng.sample(ADJECTIVES, classes), range(0, len(nouns), 5), strict=True):
-        for _ in range(each):
+        for number in range(each):
             told = " and ".join(rng.sample(nouns[begin : begin + 5], 3))
-            rows.append(Labelled(f"{rng.choice(ADJECTIVES)} {told}", label))
+            part = "learn" if number % 5 else "ask"
+            rows.append(Labelled(f"{rng.choice(ADJECTIVES)} {told}", label, part))
     return Records(name="made", rows=rows, sha256="0" * 64, licence="Apache-2.0")
 
 

@@ -365,10 +365,8 @@ def test_one_token_repeated_stays_bounded(period, strong):
             assert torch.isfinite(y).all()
             norms.append(max(float(w.norm()) for w in state.weight))
     initial = max(float(p.detach().norm()) for p in (module.initial_first, module.initial_second))
-    assert max(norms) < 5 * initial
-    # the orbit is chaotic, so its single largest value is luck: upper quartiles are compared
-    early, late = (torch.tensor(half).quantile(0.75) for half in (norms[:50], norms[50:]))
-    assert late <= 1.1 * early
+    # the orbit is chaotic and comes in bursts: which half has the higher ones is luck
+    assert max(norms) < 2 * initial
 
 
 @pytest.mark.parametrize("eta_max", [1.0, 2.0])

@@ -95,12 +95,13 @@ def test_meta_gradient_of_the_initial_model_matches_finite_differences(kind):
         generator = torch.Generator().manual_seed(index)
         direction = torch.randn(parameter.shape, generator=generator, dtype=grad.dtype)
         step, values = 1e-5, []
-        for sign in (1, -1):
+        for place in (step, -step, 2 * step, -2 * step):
             with torch.no_grad():
-                parameter.add_(sign * step * direction)
+                parameter.add_(place * direction)
                 values.append(loss())
-                parameter.sub_(sign * step * direction)
-        numeric = (values[0] - values[1]) / (2 * step)
+                parameter.sub_(place * direction)
+        one, back, two, back_two = values
+        numeric = (8 * (one - back) - (two - back_two)) / (12 * step)
         analytic = (grad * direction).sum()
         assert analytic.abs() > 1e-4
         assert abs(analytic - numeric) <= 1e-6 * abs(numeric)

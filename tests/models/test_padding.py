@@ -45,7 +45,7 @@ def test_text_goes_on_as_without_the_padding(folders, temperature):
         continue_text(*load_model(folder), "The key", tokens=20, temperature=temperature)[0]
         for folder in folders
     ]
-    assert written[0] == written[1] and len(written[0]) > 5
+    assert written[0] == written[1] and written[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}])

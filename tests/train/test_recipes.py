@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from torch import distributed
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.run import get_args_parser
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -19,7 +20,7 @@ from nestling.models.hf import HopeForCausalLM
 from nestling.models.presets import FAMILIES
 from nestling.train.job import make_job
 from nestling.train.ranks import Ranks
-from nestling.train.sharding import Divided
+from nestling.train.sharding import UNUSED, Divided
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ("340m", "760m", "1.3b")
@@ -103,6 +104,8 @@ def divided(name):
 
 @pytest.fixture
 def eight():
+    if not hasattr(FSDPModule, UNUSED):
+        pytest.skip(f"torch {torch.__version__} is too old for --shard")
     distributed.init_process_group("fake", rank=0, world_size=8, store=FakeStore())
     yield
     distributed.destroy_process_group()

@@ -29,7 +29,7 @@ def test_each_token_more_takes_its_bytes(narrow):
 
 def test_a_longer_document_takes_no_more_memory_by_segments():
     small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
-                             "hidden_size": 32, "num_heads": 2}  # fmt: skip
+                             "hidden_size": 64, "num_heads": 2}  # fmt: skip
     hope = small | {"cms.periods": [32, 64]}
     found = documents(["hope-tiny"], [512, 64], segment=32, **hope)
     found |= documents(["transformer-tiny"], [512, 64], segment=32, **small)

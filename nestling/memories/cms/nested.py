@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.named import traceable
 from nestling.core.options import refuse_unread
 from nestling.core.transfer import LEARNED, Transfer
 from nestling.memories.cms.base import ContextMemory, valid_places
@@ -21,6 +22,7 @@ from nestling.memories.grid import grid
 from nestling.rules.level import bound
 
 
+@traceable
 class NestedState(NamedTuple):
     """One level and its starting point, for every row."""
 

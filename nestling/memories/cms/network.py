@@ -6,7 +6,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from nestling.core.named import traceable
 
+
+@traceable
 class Weights(NamedTuple):
     """The three matrices of one level, for every row of a batch."""
 

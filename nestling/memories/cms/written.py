@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from nestling.core.level import Level
+from nestling.core.named import traceable
 from nestling.core.transfer import Transfer, added_to
 from nestling.memories.cms.network import Weights, gradients, grams, read
 from nestling.memories.mlp import SwiGLU
@@ -25,6 +26,7 @@ from nestling.rules.level import (
 from nestling.rules.objective import objective
 
 
+@traceable
 class WrittenState(NamedTuple):
     """The state of one level, for every row."""
 

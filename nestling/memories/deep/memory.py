@@ -13,6 +13,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.options import refuse_unread
 from nestling.core.transfer import LEARNED, MADE, READ, added_to
 from nestling.memories.deep.features import Polynomial, width
@@ -52,6 +53,7 @@ class DeepOptions:
             refuse_unread("memory", self, dict.fromkeys(("expansion", "epsilon"), "layers=1"))
 
 
+@traceable
 class DeepState(NamedTuple):
     """The state of a row between calls.
 
@@ -72,6 +74,7 @@ class DeepState(NamedTuple):
     count: Int[Tensor, " B"]
 
 
+@traceable
 class Rows(NamedTuple):
     """Queries, keys, values and gates of the inputs; a gate is [B, H, T]."""
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.named import traceable
 from nestling.core.state import Layout
 from nestling.core.transfer import Transfer
 from nestling.memories.head.chunk import chunk
@@ -193,6 +194,7 @@ class HeadLevel(nn.Module):
         )
 
 
+@traceable
 class Tokens(NamedTuple):
     """The inputs of each token."""
 
@@ -214,6 +216,7 @@ class Tokens(NamedTuple):
         return Tokens(hidden, embedded, self.ids.gather(1, order), flow)
 
 
+@traceable
 class Keys(NamedTuple):
     """Keys for reading and for writing, scaled by their strengths."""
 

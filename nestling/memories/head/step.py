@@ -16,7 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nestling.core.named import traceable
 
+
+@traceable
 class HeadState(NamedTuple):
     """D, as learned from the document, and the pairs of the open period.
 

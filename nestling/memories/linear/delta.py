@@ -13,6 +13,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.memories.linear.matrix import (
     INITIAL_STD,
     NORM_EPS,
@@ -30,6 +31,7 @@ RATE = (0.01, 16.0)  # range of A at the start of training; above zero, for its 
 STEP = (1e-3, 1e-1)  # range of softplus(alpha_bias) at the start of training
 
 
+@traceable
 class MatrixState(NamedTuple):
     """The state of a row: the last inputs of the convolution, and the matrix of each head."""
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.memories.linear.matrix import (
     INITIAL_STD,
     Tokens,
@@ -23,6 +24,7 @@ from nestling.memories.linear.matrix import (
 from nestling.memories.parts import in_order
 
 
+@traceable
 class LinearAttentionState(NamedTuple):
     """The matrix of each head; its last row is the normaliser, z = sum of phi(k)."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.named import traceable
 from nestling.core.transfer import MADE, READ, Transfer
 from nestling.ops.momentum_gated_delta_rule import DeltaState, momentum_gated_delta_rule
 
@@ -16,6 +17,7 @@ INITIAL_STD = 0.02
 NORM_EPS = 1e-5
 
 
+@traceable
 class Tokens(NamedTuple):
     """The inputs of the recurrence for each token; letters as in the kernel's step.py."""
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.memories.linear.matrix import (
     NORM_EPS,
     Tokens,
@@ -25,6 +26,7 @@ from nestling.memories.parts import positions_of
 GAIN = 2**-2.5  # gain of the initial uniform weights of q, k, v and the gate
 
 
+@traceable
 class RetNetState(NamedTuple):
     """The matrix of each head, and the number of tokens of the document."""
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import MADE, READ
 from nestling.memories.mamba.start import (
     check_steps,
@@ -23,6 +24,7 @@ from nestling.memories.parts import ShortConvolution, in_order
 from nestling.ops.selective_scan import selective_scan
 
 
+@traceable
 class MambaState(NamedTuple):
     """The state of a row."""
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.transfer import MADE, READ
 from nestling.memories.mamba.start import (
     check_steps,
@@ -25,6 +26,7 @@ from nestling.ops.momentum_gated_delta_rule import DeltaState, momentum_gated_de
 EPSILON = 1e-5  # epsilon of the gated norm, as published
 
 
+@traceable
 class Mamba2State(NamedTuple):
     """The state of a row."""
 

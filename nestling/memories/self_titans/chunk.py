@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from nestling.core.named import traceable
 from nestling.core.network import gelu_and_slope
 from nestling.memories.parts import unit
 from nestling.memories.period import advance
@@ -42,6 +43,7 @@ from nestling.ops.momentum_gated_delta_rule.passes import (
 )
 
 
+@traceable
 class Gates(NamedTuple):
     """Retention, write strength and the factor of a write: per token, or per token and row."""
 

@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from nestling.core.named import traceable
 from nestling.memories.self_titans.options import SelfTitansOptions
 from nestling.ops.momentum_gated_delta_rule.passes import read_rows, shift
 
 
+@traceable
 class Layers(NamedTuple):
     """One tensor per layer of the memories' network; ``second`` is None for a matrix.
 

@@ -5,10 +5,12 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nestling.core.named import traceable
 from nestling.memories.self_titans.layers import Layers
 from nestling.memories.self_titans.options import SelfTitansOptions
 
 
+@traceable
 class SelfTitansState(NamedTuple):
     """The state of a row between calls.
 

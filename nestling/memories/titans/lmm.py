@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
+from nestling.core.named import traceable
 from nestling.core.transfer import LEARNED, MADE, READ, added_to
 from nestling.memories.parts import (
     ShortConvolution,
@@ -28,6 +29,7 @@ INITIAL_STD = 0.02
 GELU_POWER = 0.425  # E gelu(z)^2 for a standard normal z
 
 
+@traceable
 class LMMState(NamedTuple):
     """The state of a row of the long-term memory between calls.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.memories.attention import rotate
 from nestling.memories.parts import ShortConvolution, unit
 from nestling.memories.period import start_rows
@@ -24,6 +25,7 @@ from nestling.memories.titans.options import AttentionOptions, attention
 from nestling.memories.titans.persistent import PersistentTokens
 
 
+@traceable
 class Pairs(NamedTuple):
     """Rotated keys, and values, by their place in the segment; later places are undefined."""
 
@@ -31,6 +33,7 @@ class Pairs(NamedTuple):
     values: Float[Tensor, "B C G K"]
 
 
+@traceable
 class MACState(NamedTuple):
     """The state of a row: the memory, the recalled and read pairs of its segment, and a tail."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.memories.attention import Attention, AttentionState
 from nestling.memories.titans.gating import Gating
 from nestling.memories.titans.lmm import LMMState, LongTermMemory
@@ -17,6 +18,7 @@ from nestling.memories.titans.options import WindowOptions, attention
 from nestling.memories.titans.persistent import PersistentTokens
 
 
+@traceable
 class MAGState(NamedTuple):
     """The states of the two branches."""
 

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.memories.attention import Attention, AttentionState
 from nestling.memories.titans.lmm import LMMState
 from nestling.memories.titans.memory import Titans
 from nestling.memories.titans.options import MemoryOptions, WindowOptions, attention
 
 
+@traceable
 class MALState(NamedTuple):
     """The states of the two layers."""
 

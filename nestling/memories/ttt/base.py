@@ -12,6 +12,7 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow, Memory
+from nestling.core.named import traceable
 from nestling.core.options import refuse_unread
 from nestling.core.transfer import LEARNED, MADE, READ
 from nestling.memories.parts import ShortConvolution
@@ -27,6 +28,7 @@ INITIAL_STD = 0.02
 BACKBONES = ("mamba", "transformer")
 
 
+@traceable
 class TTTState(NamedTuple):
     """The state of a row between calls."""
 

@@ -9,9 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from nestling.core.named import traceable
+
 EPSILON = 1e-6  # epsilon of the layer norm
 
 
+@traceable
 class Layer(NamedTuple):
     """A linear map x -> W x + b, or a sum of gradients for one."""
 

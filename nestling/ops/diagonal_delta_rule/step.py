@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nestling.core.named import traceable
 
+
+@traceable
 class DiagonalState(NamedTuple):
     """The state of the recurrence."""
 

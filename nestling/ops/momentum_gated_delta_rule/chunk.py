@@ -19,10 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nestling.core.named import traceable
 from nestling.ops.momentum_gated_delta_rule.passes import advance, carry, read_rows
 from nestling.ops.momentum_gated_delta_rule.step import DeltaState
 
 
+@traceable
 class Span(NamedTuple):
     """The coefficients of the state after each token of a chunk, or just before it."""
 
@@ -43,6 +45,7 @@ class Span(NamedTuple):
         )
 
 
+@traceable
 class Coefficients(NamedTuple):
     """All gate products of a chunk, or of several chunks at once."""
 

@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nestling.core.named import traceable
 
+
+@traceable
 class DeltaState(NamedTuple):
     """The state of the recurrence."""
 
