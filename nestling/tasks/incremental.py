@@ -105,21 +105,27 @@ class Incremental(StageTask):
             if text in seen:
                 continue
             seen.add(text)
-            ask = part == "ask" if part else zlib.crc32(text.encode()) % HELD == 0
+            ask = part == "ask" if part else _held(text)
             found.setdefault(label, ([], []))[ask].append(text)
         return found
 
 
+def _held(text: str) -> bool:
+    """Whether a text is asked about, not taught."""
+    return zlib.crc32(text.encode()) % HELD == 0
+
+
 def made_labels(classes: int = 6, each: int = 30) -> Records:
-    """Generate labelled texts; every class has its own words, and every fifth text is asked."""
+    """Generate labelled texts; every class has its own words, and at least 3 texts to ask about."""
     rng = Random("labels")
     nouns = rng.sample(NOUNS, 5 * classes)
     rows = []
     for label, begin in zip(rng.sample(ADJECTIVES, classes), range(0, len(nouns), 5), strict=True):
-        for number in range(each):
+        texts: list[str] = []
+        while len(texts) < each or sum(map(_held, set(texts))) < 3:
             told = " and ".join(rng.sample(nouns[begin : begin + 5], 3))
-            part = "learn" if number % 5 else "ask"
-            rows.append(Labelled(f"{rng.choice(ADJECTIVES)} {told}", label, part))
+            texts.append(f"{rng.choice(ADJECTIVES)} {told}")
+        rows += [Labelled(text, label) for text in texts]
     return Records(name="made", rows=rows, sha256="0" * 64, licence="Apache-2.0")
 
 
