@@ -18,7 +18,7 @@ END = "<|endoftext|>"  # before and after every document
 PAD = "<|pad|>"
 KINDS = ("bpe", "bpe-digits", "bytes")
 LEAST = 258  # tokens: the bytes, END and PAD
-PADDING = 1024  # rows; a model with so many more than tokens was made for another tokenizer
+PADDING = 1024  # rows beyond the tokens, at most; a model with more belongs to another tokenizer
 
 
 def _bare(model, *, digits: bool = False) -> "Tokenizer":

@@ -29,6 +29,7 @@ def new_app(served: Served, settings: Settings, plan: Plan | None = None) -> Fas
         server.school.start()
         yield
         server.engine.stop()
+        server.recollection.stop()
         server.school.stop()  # what is being learned is saved, and goes on at the next start
         server.database.close()
 

@@ -2,12 +2,12 @@
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import NamedTuple
 
 from nestling.continual.learner import ContinualLearner
 from nestling.serve.added import Added, thin_change
 from nestling.serve.batch import Weights
+from nestling.serve.library import Memory
 from nestling.serve.model import Served
 
 
@@ -34,14 +34,15 @@ class Knowledge:
         """The model without a memory."""
         return self._base
 
-    def of(self, key: str, *files: Path) -> Known:
-        """The weights for the first file that exists; ``key`` identifies it and its version."""
+    def of(self, memory: Memory) -> Known:
+        """The weights with a memory."""
+        key = memory.key
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
             learner = self.served.learner.fork()
-            learner.load(next((file for file in files[:-1] if file.exists()), files[-1]))
+            learner.load(memory.known)
             found = self._kept[key] = self._known(key, learner)
             while len(self._kept) > self.most:
                 self._kept.popitem(last=False)

@@ -45,6 +45,11 @@ class Memory(NamedTuple):
         return self.file.with_suffix(".before")
 
     @property
+    def known(self) -> Path:
+        """The file with what it knows now: during a job that from before it."""
+        return self.before if self.before.exists() else self.file
+
+    @property
     def last(self) -> Path:
         """The file from before the last document, where that cannot be removed otherwise."""
         return self.file.with_suffix(".last")
@@ -214,7 +219,7 @@ class Library:
 def _now(one: Memory) -> MemoryFile:
     """The contents of a memory; if it is being written, from before."""
     try:
-        return read_memory(one.before) if one.before.exists() else read_memory(one.file)
+        return read_memory(one.known)
     except UserError:
         return read_memory(one.file)  # the job has ended between the two
 

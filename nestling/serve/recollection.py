@@ -2,44 +2,52 @@
 
 import asyncio
 from collections import OrderedDict
-from pathlib import Path
-
-from starlette.concurrency import run_in_threadpool
+from concurrent.futures import ThreadPoolExecutor
 
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.study.recall import Reply, recall
 from nestling.serve.errors import Refused
+from nestling.serve.library import Memory
+from nestling.serve.logs import failed
 from nestling.serve.model import Served
 
 
 class Recollection:
-    """Recalls one answer at a time, in a thread; the memories used last stay loaded."""
+    """Recalls one answer at a time, in its own thread; the memories used last stay loaded."""
 
     def __init__(self, served: Served, *, waiting: int, most: int = 4):
         self.served, self.waiting, self.most = served, waiting, most
         self._kept: OrderedDict[str, ContinualLearner] = OrderedDict()
-        self._turn = asyncio.Lock()
+        # a request that is cancelled leaves its thread at work: the next one must wait for that
+        self._thread = ThreadPoolExecutor(1, "recalling")
         self._count = 0
 
-    async def of(self, key: str, files: tuple[Path, ...], question: str) -> Reply | None:
+    async def of(self, memory: Memory, question: str) -> Reply | None:
         """The reply that a memory has to a question; None: nothing worth saying was studied.
 
-        ``key`` identifies the first of ``files`` that exists, and its version. Raises Refused if
-        too many wait.
+        Raises Refused if too many wait, or if it fails.
         """
         if self._count >= self.waiting:
             raise Refused(503, "the server is busy; ask again in a moment", "overloaded")
         self._count += 1
         try:
-            async with self._turn:
-                return await run_in_threadpool(self._recalled, key, files, question)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, self._recalled, memory, question)
+        except Exception as error:
+            failed("recollection", error)
+            raise Refused(503, "the answer was broken off; ask again", "broken_off") from error
         finally:
             self._count -= 1
 
-    def _recalled(self, key: str, files: tuple[Path, ...], question: str) -> Reply | None:
+    def stop(self) -> None:
+        """End the thread once it has recalled what it is at."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _recalled(self, memory: Memory, question: str) -> Reply | None:
+        key = memory.key
         if key not in self._kept:
             learner = self.served.recaller.fork()
-            learner.load(next((file for file in files[:-1] if file.exists()), files[-1]))
+            learner.load(memory.known)
             self._kept[key] = learner
         self._kept.move_to_end(key)
         while len(self._kept) > self.most:

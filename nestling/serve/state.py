@@ -1,13 +1,11 @@
 """The shared state of the routes of a server."""
 
-from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
 from nestling.continual.study.plan import PLANS, Plan
-from nestling.continual.study.recall import Reply
 from nestling.serve.database import Database
 from nestling.serve.engine import Engine
 from nestling.serve.feed import Feed
@@ -44,11 +42,7 @@ class Shared:
         """The model's weights with a memory, or without one."""
         if memory is None:
             return self.knowledge.base
-        return self.knowledge.of(memory.key, memory.before, memory.file)
-
-    def recalled(self, memory: Memory, question: str) -> Awaitable[Reply | None]:
-        """What a memory has to say to a question."""
-        return self.recollection.of(memory.key, (memory.before, memory.file), question)
+        return self.knowledge.of(memory)
 
 
 def new_server(

@@ -29,7 +29,7 @@ SHARDS = ("none", "full", "hybrid")  # of weights: not sharded; over all; per ma
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run; this one is number ``rank``, by default the only one.
+    """The processes of a run, of which this is number ``rank``; by default there is one.
 
     Each holds the whole model and optimizer (torch's DistributedDataParallel), or ``shard`` of them
     hold one together (``nestling.train.sharding``). All go through the same text; each reads its

@@ -1,6 +1,8 @@
 """A chat with a memory that has studied is answered as by `nestling ask`: recalled and checked."""
 
+import asyncio
 import copy
+import threading
 
 import openai
 import pytest
@@ -9,6 +11,7 @@ from small_student import new_student
 
 from nestling.continual.study import recall
 from nestling.continual.study.plan import Plan
+from nestling.serve import recollection
 from nestling.serve.keys import anyone
 from nestling.serve.model import serve_model
 
@@ -103,6 +106,34 @@ def test_a_check_of_what_is_drawn_is_refused(http):
     for more in ({"temperature": 1.0}, {"n": 2}):
         answer = http.post("/v1/chat/completions", json={**asked, **more, "memory": "one"})
         assert answer.status_code == 400 and "most likely answer" in answer.text
+
+
+def test_a_question_that_is_cancelled_ends_before_the_next_is_recalled(http, monkeypatch):
+    """Both have the same model, whose weights are exchanged while it is used."""
+    server, begun, go_on, seen = http.app.state.shared, threading.Event(), threading.Event(), []
+
+    def slow(school, question):
+        seen.append(f"begin {question}")
+        begun.set()
+        go_on.wait()
+        seen.append(f"end {question}")
+
+    monkeypatch.setattr(recollection, "recall", slow)
+    memory = server.library.find(anyone().space, "one")
+
+    async def asked():
+        first = asyncio.ensure_future(server.recollection.of(memory, "first"))
+        await asyncio.to_thread(begun.wait)
+        first.cancel()
+        second = asyncio.ensure_future(server.recollection.of(memory, "second"))
+        await asyncio.wait([second], timeout=0.05)
+        assert not second.done()
+        go_on.set()
+        await second
+        assert first.cancelled()
+
+    asyncio.run(asked())
+    assert seen == ["begin first", "end first", "begin second", "end second"]
 
 
 def test_a_failure_to_recall_is_an_error_and_the_next_question_is_answered(http, monkeypatch):

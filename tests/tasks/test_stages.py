@@ -172,8 +172,10 @@ def test_chrf_is_that_of_all_sentences_together_and_their_mean_stands_beside():
     task = Invented.tiny()
     asked = task.stages(0)[0].ask
     right = [question.answers[0] for question in asked]
-    short = sorted(map(len, right))[len(right) // 2]
-    said = [text[: len(text) if len(text) < short else 4] + "\nrest" for text in right]
+    # one goes on and on: most of all n-grams are its own, and it is one of the mean
+    said = [
+        text + " on and on" * 50 * (number == 0) + "\nrest" for number, text in enumerate(right)
+    ]
     texts = [text.partition("\n")[0] for text in said]
     whole = metrics.CHRF().corpus_score(texts, [right]).score / 100
     each = [
@@ -182,4 +184,4 @@ def test_chrf_is_that_of_all_sentences_together_and_their_mean_stands_beside():
     ]
     assert task.score(said, asked) == pytest.approx(whole)
     assert task.beside(said, asked) == {"mean": pytest.approx(sum(each) / len(each))}
-    assert abs(whole - sum(each) / len(each)) > 1e-3
+    assert abs(whole - sum(each) / len(each)) > 0.01

@@ -19,8 +19,8 @@ class InText:
 
     The place of the sequence is random in every batch. A memory continues for a number of batches
     drawn from ``spans``; then all rows start elsewhere in the text with an empty memory. The labels
-    are the answers, and the next token of the text at one position in ``thin``: enough to learn to
-    read it, but not so many that they outweigh the answers. The ids of text tokens come after those
+    are the answers, and the next token of the text at one position in ``thin``, which teaches
+    reading without outweighing the answers. The ids of text tokens come after those
     of the task.
     """
 

@@ -84,21 +84,9 @@ class Speaker(ABC):
         Where it is not to be ``scored``, its log-likelihood is NaN.
         """
 
-    def said(
-        self,
-        told: Told,
-        prompts: Sequence[Ids],
-        *,
-        most: int,
-        stop: frozenset[int],
-        weights: Mapping[str, Tensor] = {},
-        after: Sequence[Ids] = (),
-    ) -> list[Ids]:
-        """The tokens of ``written``."""
-        lines = self.written(
-            told, prompts, most=most, stop=stop, weights=weights, after=after, scored=False
-        )
-        return [line.ids for line in lines]
+    def said(self, told: Told, prompts: Sequence[Ids], **how: Any) -> list[Ids]:
+        """The tokens of ``written``, whose keywords it takes."""
+        return [line.ids for line in self.written(told, prompts, scored=False, **how)]
 
     @abstractmethod
     def next_tokens(

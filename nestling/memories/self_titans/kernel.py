@@ -58,7 +58,7 @@ def one_by_kernel(
     mu: Float[Tensor, "B 1 H"],
     state: SelfTitansState,
 ) -> tuple[Float[Tensor, "B 1 H D"], SelfTitansState]:
-    """One token of every row by the kernel."""
+    """Read one token of every row with the compiled kernel."""
     dtype = projected.dtype
     pairs = (initial, state.anchor, state.weight, state.momentum)
     states = [x.to(dtype) for pair in pairs for x in pair if x is not None]
@@ -78,7 +78,7 @@ def all_by_kernel(
     state: SelfTitansState,
     flow: Flow,
 ) -> tuple[Float[Tensor, "B T H D"], SelfTitansState]:
-    """All rows by the kernel."""
+    """Read all tokens of all rows with the compiled kernel."""
     dtype = projected.dtype
     pairs = (initial, state.anchor, state.weight, state.momentum)
     states = [x.to(dtype) for pair in pairs for x in pair if x is not None]

@@ -137,6 +137,9 @@ def _prompts(server: Shared, body: CompletionBody) -> list[Prompt]:
 
 def _question(server: Shared, body: ChatBody) -> str | None:
     """The question whose answer is to be recalled and checked; None: none is."""
+    talks = server.served.learner.talks
+    if body.check and not talks:
+        raise Refused(400, "nothing is checked: this model has no chat template", param="check")
     if body.check and body.question is None:
         raise Refused(
             400,
@@ -144,8 +147,7 @@ def _question(server: Shared, body: ChatBody) -> str | None:
             "out, or check",
             param="check",
         )
-    wanted = body.check is not False and server.served.learner.talks
-    return body.question if wanted else None
+    return body.question if talks and body.check is not False else None
 
 
 async def _answers(
@@ -164,7 +166,7 @@ async def _answers(
     known = await run_in_threadpool(server.known, memory)
     recall = None
     if memory and question and known.before is not None:
-        recall = functools.partial(server.recalled, memory, question)
+        recall = functools.partial(server.recollection.of, memory, question)
     answers = Answers(server, body, prompts, known, most, recall)
     answers.begin()
     return answers
