@@ -68,7 +68,7 @@ class Progress:
             return
         if name not in self._pieces:
             self.begin(name)
-        if sys.stderr.isatty():
+        if self._bars is not None or sys.stderr.isatty():  # some releases of rich hide it meanwhile
             self._draw(name, done, total, text)
             return
         piece, now = self._pieces[name], time.monotonic()

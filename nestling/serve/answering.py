@@ -106,7 +106,7 @@ class Answers:
             self.server.engine.submit(self.answers)
 
     async def _recall(self) -> None:
-        """Say what is recalled; the engine writes what is missing."""
+        """Say what is recalled; if nothing is, the engine answers as before study."""
         if self.recall is None:
             return
         [answer] = self.answers
@@ -114,14 +114,8 @@ class Answers:
         if reply is None:
             self.server.engine.submit(self.answers)
             return
-        if not all(answer.take(token) for token in reply.ids):
-            return
-        if reply.ended:
+        if all(answer.take(token) for token in reply.ids):
             answer.end()
-            return
-        answer.ids = (*answer.ids, *reply.ids)
-        answer.key, answer.weights, answer.added = self.known[:3]
-        self.server.engine.submit(self.answers)
 
     async def pieces(self) -> AsyncGenerator[Said]:
         """Yield all pieces as they are generated; leaving early cancels the answers."""

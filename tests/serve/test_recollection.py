@@ -9,7 +9,8 @@ import pytest
 from serving import learn, official, started
 from small_student import new_student
 
-from nestling.continual.study import recall
+from nestling.continual.study import recall, recite
+from nestling.continual.study.form import plain
 from nestling.continual.study.plan import Plan
 from nestling.serve import recollection
 from nestling.serve.keys import anyone
@@ -17,7 +18,7 @@ from nestling.serve.model import serve_model
 
 TEXT = "Lelidis Zikipot keeps a goat at home. The goat was born in Padua."
 PLAN = Plan(
-    makers=("gist",), rank=4, rounds=6, keys=1, near_count=2, own_count=2, own_length=8
+    makers=("moved", "gist"), rank=4, rounds=6, keys=1, near_count=2, own_count=2, own_length=8
 )  # fmt: skip
 ASKED = ("Where was the goat born?", "Who keeps a goat?", "What is the river called?")
 
@@ -56,26 +57,25 @@ def chat(http, question, memory="one", tokens=16, **extra):
 @pytest.mark.parametrize("question", ASKED)
 @pytest.mark.parametrize("tokens", [3, 16])
 def test_an_answer_is_that_of_ask(http, learner, question, tokens):
-    assert chat(http, question, tokens=tokens).message.content == learner.ask(
-        question, tokens=tokens
-    )
-    unchecked = learner.ask(question, tokens=tokens, check=False)
-    assert chat(http, question, tokens=tokens, check=False).message.content == unchecked
+    for check in (True, False):
+        said = chat(http, question, tokens=tokens, check=check).message.content
+        # a stream cannot take back the white space before its last token
+        assert said.rstrip() == learner.ask(question, tokens=tokens, check=check)
 
 
-@pytest.mark.parametrize("longest", [recall.HEARD, 48])
-def test_what_is_recalled_is_said_and_gone_on_with_where_it_was_cut(
-    http, learner, monkeypatch, longest
-):
-    monkeypatch.setattr(recall, "LONGEST", longest)
+@pytest.mark.parametrize("tokens", [4, 96])
+def test_what_is_recalled_is_said(http, learner, monkeypatch, tokens):
+    text = learner.text
+    said = plain(text, "The goat was born in Padua.")
+    known = (*said, text.tokenizer.eos_token_id)
+    monkeypatch.setattr(recite, "remembered", lambda *given, **more: [known])
     monkeypatch.setattr(recall, "WORTH", -1e9)
-    for name in ("HINT", "GAIN", "ALONE"):
-        monkeypatch.setattr(recall, name, -1e9)
-    found = recall.recall(learner.school, ASKED[0])
-    assert found is not None and len(found.ids) <= longest
-    choice = chat(http, ASKED[0], tokens=20)
-    assert choice.message.content == learner.ask(ASKED[0], tokens=20)
-    assert choice.message.content.startswith(learner.text.decode(found.ids[:20]).strip())
+    http.app.state.shared.recollection._kept.clear()
+    choice = chat(http, ASKED[0], tokens=tokens)
+    assert choice.message.content.strip() == text.decode(said[:tokens]).strip()
+    assert choice.finish_reason == ("length" if tokens < len(said) else "stop")
+    assert learner.fork().ask(ASKED[0], tokens=tokens) == choice.message.content.strip()
+    http.app.state.shared.recollection._kept.clear()
 
 
 def test_a_stream_says_the_same(http):
@@ -92,7 +92,7 @@ def test_a_stream_says_the_same(http):
 
 
 def test_where_nothing_was_studied_or_draws_are_wanted_nothing_is_recalled(http, monkeypatch):
-    monkeypatch.setattr(recall, "recalled", lambda *given: pytest.fail("it was recalled"))
+    monkeypatch.setattr(recall, "replies", lambda *given: pytest.fail("it was recalled"))
     http.post("/v1/memories", json={"id": "empty"})
     assert (
         chat(http, ASKED[0], "empty").message.content == chat(http, ASKED[0], None).message.content
@@ -140,7 +140,7 @@ def test_a_failure_to_recall_is_an_error_and_the_next_question_is_answered(http,
     def broken(*given):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(recall, "best", broken)
+    monkeypatch.setattr(recollection, "recall", broken)
     with pytest.raises(openai.InternalServerError):
         chat(http, ASKED[0])
     monkeypatch.undo()

@@ -7,12 +7,18 @@ from typing import NamedTuple
 from nestling.continual.study.words import STOP, sentences, words
 
 TITLE = 14  # words of a title, at most
-# kinds of texts, which a title names before its subject
+# what a title may say before its subject: the kind of text, whom it is to, what one does
 TEXTS = re.compile(
-    r"^(?:the\s+|a\s+|some\s+)?(?:(?:minutes|price list|list|manual|notes?|report|letter|recipe|"
-    r"story|history|biography|life|description|guide|instructions?|changelog|release notes|rules|"
-    r"news|summary)\s+(?:of|for|from|on|about|to)|about|on)\s+",
-    re.IGNORECASE,
+    r"""^(?:
+    (?:the\s+|a\s+|some\s+)?
+    (?:minutes|prices?|price\ list|list|manual|notes?|notice|report|letter|recipe|story|history|
+       biography|life|description|guide|instructions?|changelog|release\ notes|rules|news|summary)
+    \s+(?:of|for|from|on|about|to)
+    | about | on | to(?:\s+the\s+\w+\s+(?:of|at))?
+    | what(?:\s+is|\s+has|'s)\s+(?:new|changed)\s+(?:in|at|with)
+    | (?:using|visiting)(?=\s+the\b)
+    )\s+""",
+    re.IGNORECASE | re.VERBOSE,
 )
 LONGEST = 60  # words of a sentence, at most; longer ones are cut at the end of a clause
 
@@ -90,7 +96,9 @@ def subject(title: str, body: list[str]) -> str:
     for begin in ("The ", "the "):
         if begin + phrase in whole or begin + low in whole:
             return "the " + (low if low in whole and phrase not in whole else phrase)
-    last = phrase.split()[-1:] or [""]
+    first, last = phrase.split()[:1] or [""], phrase.split()[-1:] or [""]
+    if re.search(rf"(?<!\b[Tt]he )\b{re.escape(first[0])}\b", whole):
+        return phrase  # "Ysolde and the bear", where Ysolde has no article
     if title and last[0].islower() and re.search(rf"\b[Tt]he {re.escape(last[0])}\b", whole):
         return f"the {phrase}"
     return phrase

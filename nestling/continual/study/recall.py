@@ -1,66 +1,74 @@
-"""Answering from what was studied: replies are recalled, each is checked, and the best one is said.
+"""Answers from what was studied: sentences are recited, and the one that fits the question is said.
 
-A document that was studied lies in the weights as sentences. Which of them is said is decided in
-the first tokens of a reply, and there a small model errs most. So several openings are followed to
-their ends, and three things are checked of every reply: that study made it likelier, that it is
-remembered whatever was asked, and that the question fits it. If none passes, the model answers as
-it did before study.
+A document that was studied lies in the weights as sentences, which the model recites when it is
+asked its own questions (``recite``). Three things tell which of them answers a user's question: how
+much of the question it has, in other words too (``alike``), how likely the frozen model would ask
+the question after it, and how likely study has made it after the question. If none is worth saying,
+the model answers as it did before study.
 
-Sources: arXiv 2210.01296 (recite, then answer), 1611.02554 (the noisy channel: how likely is the
-question, given the reply). Deviates: what is recited is the reply itself.
+Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given the reply). Deviates:
+words of the subject do not count, since every sentence is about it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nestling.continual.study.alike import meant, shared
 from nestling.continual.study.body import Ids
-from nestling.continual.study.form import PLAIN, Form, begun, plain
-from nestling.continual.study.judge import SHOTS
-from nestling.continual.study.speaker import Line, Score, Speaker, Told
-from nestling.continual.study.words import telling, words
+from nestling.continual.study.english import DATES, TIMES
+from nestling.continual.study.form import PLAIN, begun, plain
+from nestling.continual.study.recite import Asked, Sentence
+from nestling.continual.study.record import Studied
+from nestling.continual.study.speaker import Speaker
+from nestling.continual.study.words import listed, telling, words
+from nestling.continual.text import Text
 
 if TYPE_CHECKING:
     from nestling.continual.study.study import School
 
-OPENINGS = 12  # that are followed
-FIRST = 4  # tokens of an opening
-WITHIN = 12.0  # nats that an opening may be less likely than the best
-HEARD = 12  # tokens after which a reply that study has not taught is given up
-HINT = 0.5  # nats a token that study must have made these likelier by
-LONGEST = 48  # tokens of a reply that is checked
-GAIN = 1.5  # nats a token that study has made a learned reply likelier by, in the mean
-ALONE = -0.4  # nats a token of a learned reply behind its opening, whatever was asked
-SHARE = 0.5  # of the question's likelihood after a reply, in what the reply is worth
-WORTH = -0.8  # nats that a reply must be worth to be said
-FITTING = 24.0  # nats that a question is taken to be likelier by after a reply, at most
-AT_ONCE = 4  # replies that are checked at once
-ANYTHING = "Go on."  # a question of no content
-EMPTY = "It is so."  # a reply of no content
+# worked examples of questions in other words than their text
+REWORDED = """Text: the lamp of Ulm. It weighs nine pounds and was made by Karl Voss in a week.
+Question: Which craftsman produced the lamp of Ulm?
+Answer: Karl Voss
 
-Lines = dict[Ids, float]  # beginnings of replies, or whole ones with their ends: log-likelihoods
+Text: the tower of Brill. Every evening the guard feeds two geese, which sleep under the stairs.
+Question: At what time of day do the birds of the tower of Brill get their food?
+Answer: in the evening
+
+Text: Olga Marr. After the flood of 1906 she lost her shop and sold ribbons on the pier to live.
+Question: How did Olga Marr earn money once her business was gone?
+Answer: she sold ribbons
+
+"""
+DOCUMENTS = 3  # that are recited for a question, at most
+ALIKE = 20.0  # nats that a word of the question found in a reply is worth
+SHARE = 0.4  # of the reply's own likelihood, in what it is worth
+WORTH = 15.0  # nats that a reply must be worth to be said
+EMPTY = "It is so."  # a reply of no content
+# questions for a number, for a year, and for a time
+COUNT = re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I)
+YEAR = re.compile(r"\b(which|what) year\b", re.I)
+TIME = re.compile(r"^when\b|\bhow (long|often|soon)\b|\b(which|what) (time|day|date|month)\b", re.I)
+A_YEAR = re.compile(r"1\d{3}|20\d{2}")
+OFTEN = listed("daily weekly monthly yearly once twice fortnight")
 
 
 class Reply(NamedTuple):
-    """A reply that study has taught, and what was found of it."""
+    """A sentence that study has taught, as a reply to a question."""
 
     ids: Ids
-    nats: float  # its log-likelihood after the question
-    gain: float  # nats a token that study has made it likelier by
-    alone: float  # nats a token behind its opening after ANYTHING: what was made up is unlikely
+    alike: float  # how many words of the question it has, by likeness
     fit: float  # nats that the question is likelier after it than after EMPTY
-
-    @property
-    def ended(self) -> bool:
-        """Whether it came to its end before it was cut."""
-        return len(self.ids) < LONGEST
+    nats: float  # its log-likelihood after the question
 
     @property
     def worth(self) -> float:
-        """How likely it is by the question, and the question by it, nats."""
-        return self.nats + SHARE * self.fit
+        """How well it answers the question, nats."""
+        return ALIKE * self.alike + self.fit + SHARE * self.nats
 
 
 @torch.no_grad()
@@ -72,23 +80,25 @@ def answered(school: "School", question: str, tokens: int) -> str:
     learner = school.learner
     prompt = learner.text.prompt(question, school.talk.chat)
     reply = recall(school, question)
-    ids = reply.ids[:tokens] if reply else ()
-    if reply is None or (not reply.ended and len(ids) < tokens):
-        given = torch.tensor([[*prompt, *ids]], device=learner.device)
-        more = {"do_sample": False, "max_new_tokens": tokens - len(ids)}
-        weights = learner.weights(studied=reply is not None)
-        rest = learner.reader.generate(weights, given, **more)
-        ids = (*ids, *rest[0].tolist())
-    return learner.text.decode(ids).strip()
+    if reply is not None:
+        return learner.text.decode(reply.ids[:tokens]).strip()
+    given = torch.tensor([prompt], device=learner.device)
+    base = learner.weights(studied=False)
+    said = learner.reader.generate(base, given, do_sample=False, max_new_tokens=tokens)
+    return learner.text.decode(said[0].tolist()).strip()
 
 
 @torch.no_grad()
 def recall(school: "School", question: str) -> Reply | None:
     """The reply worth saying to a question; None: the model answers as before study."""
     learner = school.learner
+    documents = concerned(question, learner.state.studied)
+    said = [one for document in documents for one in school.recital.of(school, document)]
+    if not said:
+        return None
     own, before = learner.weights(), learner.weights(studied=False)
-    subjects = [one.about for one in learner.state.studied]
-    return best(recalled(school.speaker, school.talk, question, own, before, subjects))
+    subject = subject_of(question, [one.about for one in documents])
+    return best(replies(school, question, subject, said, own, before))
 
 
 def best(replies: Sequence[Reply]) -> Reply | None:
@@ -97,119 +107,60 @@ def best(replies: Sequence[Reply]) -> Reply | None:
     return max(can, key=lambda one: one.worth, default=None)
 
 
-def recalled(
-    speaker: Speaker,
-    form: Form,
+def concerned(question: str, studied: Sequence[Studied]) -> list[Studied]:
+    """The documents that share most words with a question; none that shares no word with it.
+
+    A word counts for less the more documents have it.
+    """
+    asked = set(telling(question))
+    texts = [
+        " ".join([d.about, *(f"{q.question} {q.answer}" for q in d.questions)]) for d in studied
+    ]
+    shared = [asked.intersection(telling(text)) for text in texts]
+    each = [sum(1 / sum(word in s for s in shared) for word in own) for own in shared]
+    order = sorted(range(len(studied)), key=lambda n: (-each[n], -n))
+    return [studied[n] for n in order[:DOCUMENTS] if shared[n]]
+
+
+def replies(
+    school: "School",
     question: str,
+    subject: str,
+    sentences: Sequence[Sentence],
     weights: Mapping[str, Tensor],
     before: Mapping[str, Tensor],
-    subjects: Sequence[str] = (),
 ) -> list[Reply]:
-    """Replies to a question that study has taught, the likeliest first.
+    """Sentences as replies to a question; ``before`` are the weights before study.
 
-    ``before`` are the weights before study, ``subjects`` what the documents are about. A reply that
-    one check has ruled out is not followed, nor checked by the next; and none is checked that could
-    not be worth more than the best, were the question ``FITTING`` nats likelier after it.
+    Those that lack a number, where one is asked for, are left out.
     """
-    asked = _Asked(speaker, form, question, weights)
-    base = _Asked(speaker, form, question, before)
-    lines = openings(speaker, form.stop, asked.told, asked.last, weights)
-    lines = _possible(asked.followed(lines, FIRST, HEARD), WORTH)
-    then = base.scores(lines, HEARD)
-    lines = {line: nats for line, nats in lines.items() if _gain(nats, then[line]) >= HINT}
-    if not lines:
+    speaker, form, reader = school.speaker, school.talk, school.learner.reader
+    can = [one for one in sentences if may_answer(question, one.text)]
+    if not can:
         return []
-    lines = asked.followed(lines, HEARD, LONGEST)
-    anything = _Asked(speaker, form, ANYTHING, weights)
-    subject = subject_of(question, subjects)
-    found: list[Reply] = []
-    while lines := _possible(lines, max((one.worth for one in found), default=WORTH)):
-        own = {line: lines.pop(line) for line in list(lines)[:AT_ONCE]}
-        alone = {line: _tail(score) for line, score in anything.scores(own, LONGEST).items()}
-        kept = [line for line in own if alone[line] >= ALONE]
-        then = base.scores(kept, LONGEST)
-        gains = {line: _gain(own[line], score) for line, score in then.items()}
-        kept = [line for line in kept if gains[line] >= GAIN]
-        fits = _fits(speaker, form, question, subject, kept, before)
-        found += [Reply(line, own[line], gains[line], alone[line], fits[line]) for line in kept]
-    return found
+    about = [word.low for word in words(subject)]
+    alike = shared(meant(reader, form.text, question), [one.meant for one in can], about)
+    own = Asked(speaker, form, question, weights).scores(one.ids for one in can)
+    fits = _fits(speaker, form.text, question, subject, [one.text for one in can], before)
+    return [
+        Reply(one.ids[:-1], *found, float(own[one.ids].nats.sum()))
+        for one, *found in zip(can, alike, fits, strict=True)
+    ]
 
 
-class _Asked:
-    """A question that a model with certain weights has read; all replies go on from there."""
+def may_answer(question: str, sentence: str) -> bool:
+    """Whether a sentence has a number, a year or a time, if the question is for one.
 
-    def __init__(self, speaker: Speaker, form: Form, question: str, weights: Mapping[str, Tensor]):
-        prompt = form.prompt(question)
-        self.speaker, self.form, self.weights = speaker, form, weights
-        self.told = speaker.told((*form.opening, *prompt[:-1]), weights)
-        self.last = prompt[-1:]
-
-    def followed(self, lines: Lines, length: int, most: int) -> Lines:
-        """Lines of ``length`` tokens with what comes after them, up to ``most`` tokens in all.
-
-        Shorter ones have ended.
-        """
-        rest = self.speaker.written(
-            self.told,
-            [(*self.last, *line) for line in lines if len(line) == length],
-            most=most - length,
-            stop=self.form.stop,
-            weights=self.weights,
-        )
-        more = iter(rest)
-        found: Lines = {}
-        for line, nats in lines.items():
-            after = next(more) if len(line) == length else Line((), 0.0)
-            found[(*line, *after.ids)] = nats + after.nats
-        return found
-
-    def scores(self, lines: Iterable[Ids], most: int) -> dict[Ids, Score]:
-        """How likely lines are, each with its end if it has fewer tokens than ``most``."""
-        end, own = self.form.answer("")[-1:], list(lines)
-        pairs = [(self.last, (*line, *end) if len(line) < most else line) for line in own]
-        return dict(zip(own, self.speaker.scores(self.told, pairs, self.weights), strict=True))
-
-
-def _possible(lines: Lines, worth: float) -> Lines:
-    """The lines that may be worth more, the likeliest first."""
-    can = [one for one in lines.items() if one[1] + SHARE * FITTING >= worth]
-    return dict(sorted(can, key=lambda one: -one[1]))
-
-
-def _gain(nats: float, before: Score) -> float:
-    """Nats a token that a line has become likelier by."""
-    return nats / len(before.nats) - before.mean
-
-
-def _tail(score: Score) -> float:
-    """Log-likelihood of a token behind the opening, in the mean."""
-    rest = score.nats[FIRST:]
-    return float(rest.mean()) if len(rest) else 0.0
-
-
-def openings(
-    speaker: Speaker,
-    stop: frozenset[int],
-    told: Told,
-    last: Ids,
-    weights: Mapping[str, Tensor],
-) -> Lines:
-    """The likeliest first tokens of a reply, by beam search; none that ends at once.
-
-    ``told`` is what was read, but for its ``last`` token.
+    >>> may_answer("How many geese are there?", "There are geese."), may_answer("Why?", "So.")
+    (False, True)
     """
-    beams: list[tuple[float, Ids]] = [(0.0, ())]
-    for _ in range(FIRST):
-        rows = speaker.next_tokens(told, [(*last, *ids) for _, ids in beams], weights)
-        rows[:, list(stop)] = -torch.inf
-        more, tokens = rows.topk(min(OPENINGS, rows.shape[1]))
-        grown: list[tuple[float, Ids]] = [
-            (nats + float(more[row, k]), (*ids, int(tokens[row, k])))
-            for row, (nats, ids) in enumerate(beams)
-            for k in range(more.shape[1])
-        ]
-        beams = sorted(grown, reverse=True)[:OPENINGS]
-    return {ids: nats for nats, ids in beams if nats >= beams[0][0] - WITHIN}
+    own = words(sentence)
+    if YEAR.search(question):
+        return any(A_YEAR.fullmatch(word.text) for word in own)
+    if COUNT.search(question):
+        return any(word.counts for word in own)
+    times = DATES | TIMES | OFTEN
+    return not TIME.search(question) or any(word.counts or word.low in times for word in own)
 
 
 def subject_of(question: str, subjects: Iterable[str]) -> str:
@@ -227,20 +178,30 @@ def subject_of(question: str, subjects: Iterable[str]) -> str:
 
 def _fits(
     speaker: Speaker,
-    form: Form,
+    text: Text,
     question: str,
     subject: str,
-    lines: Sequence[Ids],
+    said: Sequence[str],
     weights: Mapping[str, Tensor],
-) -> dict[Ids, float]:
+) -> list[float]:
     """How much likelier a question is after each reply than after one of no content, nats."""
-    if not lines:
-        return {}
-    text = form.text
     head = f"Text: {subject}. " if subject else "Text: "
     asked = plain(text, PLAIN.format(question=question).removeprefix("Question:"))
-    told = speaker.told(begun(text, SHOTS), weights)
-    said = [*(text.decode(line) for line in lines), EMPTY]
-    pairs = [(plain(text, f"{head}{reply}\nQuestion:"), asked) for reply in said]
-    *found, none = [float(one.nats.sum()) for one in speaker.scores(told, pairs, weights)]
-    return {line: nats - none for line, nats in zip(lines, found, strict=True)}
+    counted = torch.tensor(_apart(text, asked, subject))
+    told = speaker.told(begun(text, REWORDED), weights)
+    pairs = [(plain(text, f"{head}{reply}\nQuestion:"), asked) for reply in (*said, EMPTY)]
+    scores = speaker.scores(told, pairs, weights)
+    *found, none = [float(one.nats[counted].sum()) for one in scores]
+    return [nats - none for nats in found]
+
+
+def _apart(text: Text, ids: Ids, subject: str) -> list[bool]:
+    """Whether each token is outside the words of a subject."""
+    own = {word.low for word in words(subject)}
+    ends = [len(text.decode(ids[: n + 1])) for n in range(len(ids))]
+    inside = [(word.begin, word.end) for word in words(text.decode(ids)) if word.low in own]
+    begins = [0, *ends]
+    return [
+        not any(begin < last and first < end for first, last in inside)
+        for begin, end in zip(begins, ends, strict=False)
+    ]

@@ -32,6 +32,7 @@ from nestling.continual.study.material import Place, Question
 from nestling.continual.study.naming import with_names
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
+from nestling.continual.study.recite import Recital
 from nestling.continual.study.record import Open, Studied, Waiting
 from nestling.continual.study.related import Related
 from nestling.continual.study.replay import replayed
@@ -69,6 +70,7 @@ class School:
         self.learner = learner
         self.forms = forms(learner.text)
         self.speaker: Speaker = speaker(learner.reader)
+        self.recital = Recital()
         chat = self.forms[1]
         self.opening: Ids = chat.opening if chat else ()
         self.body: Body = body(learner.reader, _lowest(learner, names), self.opening)

@@ -1,0 +1,145 @@
+"""Recites what was studied: asked its own questions again, a model says the sentences it learned.
+
+A memory keeps the questions that its model made about a document, not the document. Study has
+taught the model to answer each with a sentence, so the questions are cues: asked again, they bring
+back the sentences. What study has not taught is dropped, and so is what the model would hardly say
+whatever was asked: it was made up.
+
+Source: arXiv 2210.01296 (recite, then answer). Deviates: what is recited was learned by study, and
+the cues are the model's own questions.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from operator import is_not
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from nestling.continual.study.alike import Meant, meant
+from nestling.continual.study.body import Ids
+from nestling.continual.study.form import Form
+from nestling.continual.study.makers import natural
+from nestling.continual.study.material import Question
+from nestling.continual.study.record import Studied
+from nestling.continual.study.speaker import Score, Speaker
+
+if TYPE_CHECKING:
+    from nestling.continual.study.study import School
+
+CUES = 6  # questions asked about each sentence
+HEARD = 12  # tokens after which a sentence that is not remembered is given up
+LONGEST = 96  # tokens of a sentence; what has not ended then is dropped
+GAIN = 1.5  # nats a token that study has made a learned sentence likelier by, in the mean
+ALONE = -15.0  # nats of a remembered sentence, whatever was asked; what was made up has far less
+ANYTHING = "Go on."  # a question of no content
+
+
+class Sentence(NamedTuple):
+    """A sentence that study has taught."""
+
+    ids: Ids  # with its end
+    text: str
+    meant: Meant
+
+
+class Asked:
+    """A question that a model with certain weights has read; all replies go on from there."""
+
+    def __init__(self, speaker: Speaker, form: Form, question: str, weights: Mapping[str, Tensor]):
+        prompt = form.prompt(question)
+        self.speaker, self.form, self.weights = speaker, form, weights
+        self.told = speaker.told((*form.opening, *prompt[:-1]), weights)
+        self.last = prompt[-1:]
+
+    def scores(self, replies: Iterable[Ids]) -> dict[Ids, Score]:
+        """How likely replies are, as they stand: with or without an end."""
+        own = list(replies)
+        pairs = [(self.last, reply) for reply in own]
+        return dict(zip(own, self.speaker.scores(self.told, pairs, self.weights), strict=True))
+
+
+def cues(questions: Sequence[Question]) -> list[str]:
+    """The likeliest of a document's own questions about each of its sentences."""
+    groups: list[list[Question]] = [[]]
+    for one in questions:
+        if one.answer and natural(one) and not one.held:
+            if groups[-1] and groups[-1][-1].sentence != one.sentence:
+                groups.append([])
+            groups[-1].append(one)
+    best = [sorted(group, key=lambda one: -one.sure)[:CUES] for group in groups]
+    return list(dict.fromkeys(one.question for group in best for one in group))
+
+
+class Recital:
+    """What a model recites of each document; it is asked anew when its weights have changed."""
+
+    def __init__(self) -> None:
+        self._of: tuple[object, ...] = ()
+        self._said: dict[str, list[Sentence]] = {}
+
+    def of(self, school: "School", document: Studied) -> list[Sentence]:
+        """The sentences of a document that the model remembers, in the order of its questions."""
+        learner = school.learner
+        weights, studied = learner.weights(), learner.state.studied
+        now = (*weights.values(), *studied)
+        if len(now) != len(self._of) or any(map(is_not, now, self._of)):
+            self._of, self._said = now, {}
+        if document.sha256 not in self._said:
+            ids = remembered(
+                school.speaker,
+                school.talk,
+                cues(document.questions),
+                weights,
+                learner.weights(studied=False),
+                least=ALONE - math.log(len(studied)),
+            )
+            said = [learner.text.decode(one[:-1]) for one in ids]
+            self._said[document.sha256] = [
+                Sentence(one, line, meant(learner.reader, learner.text, line))
+                for one, line in zip(ids, said, strict=True)
+            ]
+        return self._said[document.sha256]
+
+
+@torch.no_grad()
+def remembered(
+    speaker: Speaker,
+    form: Form,
+    cues: Sequence[str],
+    weights: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+    least: float = ALONE,
+) -> list[Ids]:
+    """The different sentences, with their ends, that a model says to cues and to anything else.
+
+    ``before`` are the weights before study, ``least`` the log-likelihood after ANYTHING that what
+    is remembered has at least, in nats.
+    """
+    told = speaker.told(form.opening, weights)
+    anything = Asked(speaker, form, ANYTHING, weights)
+    end = form.answer("")[-1:]
+
+    def written(begun: Mapping[Ids, Ids], most: int) -> list[Ids]:
+        """What comes next after each prompt with the beginning of a reply, which is its key."""
+        prompts = [(*prompt, *reply) for reply, prompt in begun.items()]
+        lines = speaker.written(told, prompts, most=most, stop=form.stop, weights=weights)
+        return [line.ids for line in lines]
+
+    def likely(replies: Iterable[Ids]) -> dict[Ids, float]:
+        scores = anything.scores([ids for ids in dict.fromkeys(replies) if ids])
+        sums = {ids: float(score.nats.sum()) for ids, score in scores.items()}
+        return {ids: nats for ids, nats in sums.items() if nats >= least}
+
+    prompts = [form.prompt(cue) for cue in cues]
+    lines = speaker.written(told, prompts, most=HEARD, stop=form.stop, weights=weights)
+    heard = dict(zip((line.ids for line in lines), prompts, strict=True))
+    begun = {ids: heard[ids] for ids in likely(heard)}
+    cut = {ids: prompt for ids, prompt in begun.items() if len(ids) >= HEARD}
+    rest = dict(zip(cut, written(cut, LONGEST - HEARD), strict=True))
+    whole = [(*ids, *rest.get(ids, ()), *end) for ids in begun]
+    known = likely(ids for ids in whole if len(ids) <= LONGEST)
+    base = Asked(speaker, form, ANYTHING, before).scores(known)
+    learned = {ids: nats / len(ids) - base[ids].mean for ids, nats in known.items()}
+    return [ids for ids in known if learned[ids] >= GAIN]
