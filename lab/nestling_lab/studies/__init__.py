@@ -21,6 +21,7 @@ STUDIES = Registry(
         "told": "nestling_lab.studies.continual.told:ToldStudy",
         "told-again": "nestling_lab.studies.continual.told:ToldAgainStudy",
         "told-checked": "nestling_lab.studies.continual.told_checked:ToldCheckedStudy",
+        "told-fresh": "nestling_lab.studies.continual.told_checked:ToldFreshStudy",
         "manuals": "nestling_lab.studies.continual.manuals:Manuals",
         "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
         "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",

@@ -27,7 +27,10 @@ class ToldCheckedStudy(ToldStudy):
     name = "told-checked"
     source = "told_checked.toml"
     ways = ALL_WAYS
-    after = "their writer knew nothing of how they are studied. After it nothing was changed."
+    after = (
+        "their writer knew nothing of how they are studied. After it nothing was changed. Later "
+        "forms knew which replies were wrong here: `told-fresh` has texts that they did not."
+    )
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Adapt, learn and ask, in three processes."""
@@ -58,6 +61,14 @@ class ToldCheckedStudy(ToldStudy):
             Section("What the texts do not answer", tables=[_others(runs)] if runs else []),
         ]
         return Finding(metrics, sections, _short(runs))
+
+
+class ToldFreshStudy(ToldCheckedStudy):
+    """Ten further texts, for answers that are recited from a memory's own questions."""
+
+    name = "told-fresh"
+    source = "told_fresh.toml"
+    after = "their writer knew nothing of how they are studied. After it nothing was changed."
 
 
 _COLUMNS = ("text", "words", "studied", "unchecked", "nothing", "in chat", "two examples",
