@@ -3,8 +3,8 @@
 A document that was studied lies in the weights as sentences, which the model recites when it is
 asked its own questions (``recite``). Three things tell which of them answers a user's question: how
 much of the question it has, in other words too (``alike``), how likely the frozen model would ask
-the question after it, and how likely study has made it after the question. If none is worth saying,
-the model answers as it did before study.
+the question after it, and how likely study has made it after the question. If the question hardly
+fits the best, the model answers as it did before study.
 
 Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given the reply). Deviates:
 words of the subject do not count, since every sentence is about it.
@@ -47,7 +47,8 @@ Answer: she sold ribbons
 DOCUMENTS = 3  # that are recited for a question, at most
 ALIKE = 20.0  # nats that a word of the question found in a reply is worth
 SHARE = 0.4  # of the reply's own likelihood, in what it is worth
-WORTH = 15.0  # nats that a reply must be worth to be said
+FITS = 2.0  # nats that the question must be likelier after a reply, for it to be said
+UNNAMED = 4.0  # nats more if the question does not name what a document is about
 EMPTY = "It is so."  # a reply of no content
 # questions for a number, for a year, and for a time
 COUNT = re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I)
@@ -98,13 +99,15 @@ def recall(school: "School", question: str) -> Reply | None:
         return None
     own, before = learner.weights(), learner.weights(studied=False)
     subject = subject_of(question, [one.about for one in documents])
-    return best(replies(school, question, subject, said, own, before))
+    named = {word for one in documents for word in telling(one.about)}
+    least = FITS if named.intersection(telling(question)) else FITS + UNNAMED
+    return best(replies(school, question, subject, said, own, before), least)
 
 
-def best(replies: Sequence[Reply]) -> Reply | None:
-    """The reply that is worth most; None: none is worth saying."""
-    can = [one for one in replies if one.worth >= WORTH]
-    return max(can, key=lambda one: one.worth, default=None)
+def best(replies: Sequence[Reply], least: float = FITS) -> Reply | None:
+    """The reply that is worth most; None if the question does not fit it by ``least`` nats."""
+    found = max(replies, key=lambda one: one.worth, default=None)
+    return found if found is not None and found.fit >= least else None
 
 
 def concerned(question: str, studied: Sequence[Studied]) -> list[Studied]:

@@ -104,11 +104,29 @@ def test_a_reply_is_worth_what_three_checks_make_of_it():
         assert better.worth > base.worth
 
 
-def test_the_reply_that_is_worth_most_is_said_and_none_that_is_worth_too_little():
-    poor, good = reply(fit=recall.WORTH - 30.0), reply(fit=recall.WORTH)
-    assert best([poor]) is None and best([]) is None
-    assert best([poor, good]) is good
-    assert best([good, reply(fit=recall.WORTH + 1.0)]).fit == recall.WORTH + 1.0
+def test_the_reply_that_is_worth_most_is_said_if_the_question_fits_it():
+    likely, fitting = reply(alike=3.0), reply(fit=9.0)
+    assert best([likely, fitting]) is likely and best([]) is None
+    assert best([reply(fit=recall.FITS)]) is not None
+    assert best([reply(fit=recall.FITS - 0.1)]) is None
+    assert best([fitting], least=9.1) is None
+    # what fits better is not said in its place
+    assert best([reply(alike=3.0, fit=0.0), fitting]) is None
+
+
+def test_a_question_that_names_no_document_must_fit_better(talker, monkeypatch):
+    asked = []
+    monkeypatch.setattr(recall, "best", lambda found, least: asked.append(least))
+    sentence = Sentence((1, 2), "A goat.", meant(talker.reader, talker.text, "A goat."))
+    school = talker.school
+    monkeypatch.setattr(school, "recital", SimpleNamespace(of=lambda *given: [sentence]))
+    monkeypatch.setattr(recall, "replies", lambda *given: [])
+    one = document("the Marlow 7 pump", ("Who keeps a goat?", "Ada"))
+    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one,)))
+    monkeypatch.setattr(talker, "weights", lambda **more: {})
+    recall.recall(school, "Who keeps the goat?")
+    recall.recall(school, "Who keeps the goat of the Marlow?")
+    assert asked == [recall.FITS + recall.UNNAMED, recall.FITS]
 
 
 def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
@@ -256,7 +274,7 @@ def test_what_may_answer(question, sentence, may):
 
 def test_where_nothing_fits_the_base_answers(talker, monkeypatch):
     asked = "Where does the river end?"
-    monkeypatch.setattr(recall, "best", lambda found: None)
+    monkeypatch.setattr(recall, "best", lambda found, least: None)
     base = talker.fork()
     base.reset()
     assert talker.ask(asked, tokens=12) == base.ask(asked, tokens=12)
