@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,13 @@ RESULTS = Path(__file__).resolve().parents[3] / "results"
 
 
 def shifted(by, noise, seeds=5):
+    """Pairs whose differences have exactly this mean, and ``noise`` for a standard deviation."""
     rng = random.Random(0)
-    own = [rng.gauss(0, 1) for _ in range(seeds)]
-    return paired([x + by + noise * rng.gauss(0, 1) for x in own], own)
+    own, draws = ([rng.gauss(0, 1) for _ in range(seeds)] for _ in range(2))
+    mean, spread = statistics.mean(draws), statistics.stdev(draws)
+    return paired(
+        [x + by + noise * (d - mean) / spread for x, d in zip(own, draws, strict=True)], own
+    )
 
 
 def test_who_lies_above_below_and_with():
