@@ -119,9 +119,9 @@ class ContinualLearner(LevelledModel):
         """The model's answer, with nothing but the question in its context.
 
         Uses the chat template if there is one, or as ``chat`` says; otherwise a plain question.
-        Several replies are recalled from what was studied and checked against the question; if none
-        fits, the model answers as it did before study (``nestling.continual.study.recall``).
-        ``check=False`` gives the most likely reply. Nothing is checked without a chat template
+        What was studied is recited, and the sentence that fits the question is said; if none fits,
+        the model answers as it did before study (``nestling.continual.study.recall``).
+        ``check=False`` gives the most likely reply. Nothing is recited without a chat template
         (study then teaches short answers, not sentences) or with a ``gate``.
         """
         if chat is None:
