@@ -5,7 +5,7 @@ from types import ModuleType
 
 from nestling.register import register
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _ROOMS = ("core", "data", "memories", "models", "ops", "optim", "tasks", "train")
 
