@@ -61,13 +61,16 @@ class Asked:
 
 
 def cues(questions: Sequence[Question]) -> list[str]:
-    """The likeliest of a document's own questions about each of its sentences."""
+    """The likeliest of a document's own questions about each of its sentences.
+
+    Those that a user might ask; if there are none, any that was studied.
+    """
+    studied = [one for one in questions if not one.held]
     groups: list[list[Question]] = [[]]
-    for one in questions:
-        if one.answer and natural(one) and not one.held:
-            if groups[-1] and groups[-1][-1].sentence != one.sentence:
-                groups.append([])
-            groups[-1].append(one)
+    for one in [one for one in studied if one.answer and natural(one)] or studied:
+        if groups[-1] and groups[-1][-1].sentence != one.sentence:
+            groups.append([])
+        groups[-1].append(one)
     best = [sorted(group, key=lambda one: -one.sure)[:CUES] for group in groups]
     return list(dict.fromkeys(one.question for group in best for one in group))
 

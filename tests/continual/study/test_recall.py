@@ -138,6 +138,8 @@ def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
     ]  # fmt: skip
     assert cues(asked) == ["a", "c", "d", "e"]
     assert cues([]) == []
+    # where no question has an answer of a few words
+    assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == ["a"]
 
 
 def test_documents_that_share_no_word_with_a_question_are_not_recited(monkeypatch):
