@@ -76,6 +76,8 @@ class Command:
         if self.chat and self.go_on:
             raise UserError("--chat and --go-on cannot be combined; choose one")
         chat = self.chat or (not self.go_on and learner.talks)
+        if chat and self.temperature == 0 and self.check and learner.recites:
+            return self._sourced(learner, prompt)
         if chat and self.temperature == 0:
             return learner.ask(prompt, tokens=self.tokens, chat=True, check=self.check)
         asks = not chat and not self.go_on and bool(learner.state.studied)
@@ -90,6 +92,15 @@ class Command:
         if asks:
             return answer.strip().split(END)[0]
         return answer if chat else prompt + answer
+
+    def _sourced(self, learner: Any, prompt: str) -> str:
+        """An answer; where it is from goes to stderr."""
+        import sys
+
+        text, source = learner.answer(prompt, tokens=self.tokens)
+        told = "nothing that was read fits: answered as before" if source is None else "read in "
+        print(f"({told}{source or ''})", file=sys.stderr, flush=True)
+        return text
 
     def _converse(self, learner: Any) -> None:
         """Answer line by line."""

@@ -17,7 +17,7 @@ from nestling.continual.state import Document, Reading, no_level
 from nestling.continual.stream import read_alone
 from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
-from nestling.continual.study.recall import answered
+from nestling.continual.study.recall import Answer, answered
 from nestling.continual.study.record import Studied, Waiting, find_studied
 from nestling.continual.study.study import School, Show, study_next
 from nestling.core.error import UserError
@@ -122,16 +122,32 @@ class ContinualLearner(LevelledModel):
         What was studied is recited, and the sentence that fits the question is said; if none fits,
         the model answers as it did before study (``nestling.continual.study.recall``).
         ``check=False`` gives the most likely reply. Nothing is recited without a chat template
-        (study then teaches short answers, not sentences) or with a ``gate``.
+        (study then teaches short answers, not sentences) or with a ``gate``. ``answer`` also says
+        which document the answer is from.
         """
-        if chat is None:
-            chat = self.talks
-        if not chat:
-            said = self.generate(PLAIN.format(question=question), tokens=tokens)
-            return said.strip().split(END)[0]
-        checked = check and self.talks and self.gate is None and self.state.studied
-        if not checked:
+        chat = self.talks if chat is None else chat
+        if chat and check and self.recites:
+            return self.answer(question, tokens=tokens).text
+        if chat:
             return self.generate(question, tokens=tokens, chat=True).strip()
+        said = self.generate(PLAIN.format(question=question), tokens=tokens)
+        return said.strip().split(END)[0]
+
+    @property
+    def recites(self) -> bool:
+        """Whether ``answer`` can be asked: something was studied, in chat, and there is no gate."""
+        return self.talks and self.gate is None and bool(self.state.studied)
+
+    def answer(self, question: str, *, tokens: int = 100) -> Answer:
+        """The model's checked answer, as by ``ask``, with the name of the document it is from.
+
+        Raises UserError where nothing can be recited (``recites``).
+        """
+        if not self.recites:
+            raise UserError(
+                "an answer has a source if something was studied, by a model with a chat template "
+                "and without a gate; use ask"
+            )
         return answered(self.school, question, tokens)
 
     def undo(self) -> Studied:

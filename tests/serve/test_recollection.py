@@ -69,7 +69,7 @@ def test_what_is_recalled_is_said(http, learner, monkeypatch, tokens):
     said = plain(text, "The goat was born in Padua.")
     known = (*said, text.tokenizer.eos_token_id)
     monkeypatch.setattr(recite, "remembered", lambda *given, **more: [known])
-    monkeypatch.setattr(recall, "FITS", -1e9)
+    monkeypatch.setattr(recall, "best", lambda found, least: found[0])
     http.app.state.shared.recollection._kept.clear()
     choice = chat(http, ASKED[0], tokens=tokens)
     assert choice.message.content.strip() == text.decode(said[:tokens]).strip()

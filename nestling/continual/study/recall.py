@@ -4,7 +4,7 @@ A document that was studied lies in the weights as sentences, which the model re
 asked its own questions (``recite``). Three things tell which of them answers a user's question: how
 much of the question it has, in other words too (``alike``), how likely the frozen model would ask
 the question after it, and how likely study has made it after the question. If the question hardly
-fits the best, the model answers as it did before study.
+fits the best and others are as good, the model answers as it did before study.
 
 Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given the reply). Deviates:
 words of the subject do not count, since every sentence is about it.
@@ -47,8 +47,9 @@ Answer: she sold ribbons
 DOCUMENTS = 3  # that are recited for a question, at most
 ALIKE = 20.0  # nats that a word of the question found in a reply is worth
 SHARE = 0.4  # of the reply's own likelihood, in what it is worth
-FITS = 2.0  # nats that the question must be likelier after a reply, for it to be said
-UNNAMED = 4.0  # nats more if the question does not name what a document is about
+LEAD = 0.2  # of the distance to the next reply, in how sure the best is
+SURE = 2.3  # nats that the best reply must be sure by, to be said
+UNNAMED = 5.0  # nats more if the question does not name what a document is about
 EMPTY = "It is so."  # a reply of no content
 # questions for a number, for a year, and for a time
 COUNT = re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I)
@@ -65,6 +66,7 @@ class Reply(NamedTuple):
     alike: float  # how many words of the question it has, by likeness
     fit: float  # nats that the question is likelier after it than after EMPTY
     nats: float  # its log-likelihood after the question
+    source: str = ""  # the name of the document it is from
 
     @property
     def worth(self) -> float:
@@ -72,8 +74,15 @@ class Reply(NamedTuple):
         return ALIKE * self.alike + self.fit + SHARE * self.nats
 
 
+class Answer(NamedTuple):
+    """What a model says to a question."""
+
+    text: str
+    source: str | None  # the document it was learned from; None: the model's own, as before study
+
+
 @torch.no_grad()
-def answered(school: "School", question: str, tokens: int) -> str:
+def answered(school: "School", question: str, tokens: int) -> Answer:
     """What a model that has studied says to a question, of at most ``tokens`` tokens.
 
     Raises UserError for an empty question.
@@ -82,11 +91,11 @@ def answered(school: "School", question: str, tokens: int) -> str:
     prompt = learner.text.prompt(question, school.talk.chat)
     reply = recall(school, question)
     if reply is not None:
-        return learner.text.decode(reply.ids[:tokens]).strip()
+        return Answer(learner.text.decode(reply.ids[:tokens]).strip(), reply.source)
     given = torch.tensor([prompt], device=learner.device)
     base = learner.weights(studied=False)
     said = learner.reader.generate(base, given, do_sample=False, max_new_tokens=tokens)
-    return learner.text.decode(said[0].tolist()).strip()
+    return Answer(learner.text.decode(said[0].tolist()).strip(), None)
 
 
 @torch.no_grad()
@@ -100,14 +109,21 @@ def recall(school: "School", question: str) -> Reply | None:
     own, before = learner.weights(), learner.weights(studied=False)
     subject = subject_of(question, [one.about for one in documents])
     named = {word for one in documents for word in telling(one.about)}
-    least = FITS if named.intersection(telling(question)) else FITS + UNNAMED
+    least = SURE if named.intersection(telling(question)) else SURE + UNNAMED
     return best(replies(school, question, subject, said, own, before), least)
 
 
-def best(replies: Sequence[Reply], least: float = FITS) -> Reply | None:
-    """The reply that is worth most; None if the question does not fit it by ``least`` nats."""
-    found = max(replies, key=lambda one: one.worth, default=None)
-    return found if found is not None and found.fit >= least else None
+def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
+    """The reply that is worth most; None if it is not sure by ``least`` nats.
+
+    It is sure if the question fits it, and if no other is worth as much.
+    """
+    order = sorted(replies, key=lambda one: -one.worth)
+    if not order:
+        return None
+    next_worth = order[1].worth if len(order) > 1 else 0.0
+    sure = order[0].fit + LEAD * (order[0].worth - next_worth)
+    return order[0] if sure >= least else None
 
 
 def concerned(question: str, studied: Sequence[Studied]) -> list[Studied]:
@@ -146,7 +162,7 @@ def replies(
     own = Asked(speaker, form, question, weights).scores(one.ids for one in can)
     fits = _fits(speaker, form.text, question, subject, [one.text for one in can], before)
     return [
-        Reply(one.ids[:-1], *found, float(own[one.ids].nats.sum()))
+        Reply(one.ids[:-1], *found, float(own[one.ids].nats.sum()), one.source)
         for one, *found in zip(can, alike, fits, strict=True)
     ]
 

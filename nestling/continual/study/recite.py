@@ -42,6 +42,7 @@ class Sentence(NamedTuple):
     ids: Ids  # with its end
     text: str
     meant: Meant
+    source: str = ""  # the name of its document
 
 
 class Asked:
@@ -99,8 +100,9 @@ class Recital:
                 least=ALONE - math.log(len(studied)),
             )
             said = [learner.text.decode(one[:-1]) for one in ids]
+            source = document.name or document.sha256[:12]
             self._said[document.sha256] = [
-                Sentence(one, line, meant(learner.reader, learner.text, line))
+                Sentence(one, line, meant(learner.reader, learner.text, line), source)
                 for one, line in zip(ids, said, strict=True)
             ]
         return self._said[document.sha256]

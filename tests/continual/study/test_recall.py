@@ -9,15 +9,18 @@ import pytest
 import torch
 from small_student import new_student
 
+from nestling.cli.ask import Command
+from nestling.continual import learner
 from nestling.continual.study import recall, recite
 from nestling.continual.study.alike import meant
 from nestling.continual.study.form import Form, plain
 from nestling.continual.study.material import Question
 from nestling.continual.study.plan import Plan
-from nestling.continual.study.recall import Reply, best, concerned, may_answer, replies
+from nestling.continual.study.recall import Answer, Reply, best, concerned, may_answer, replies
 from nestling.continual.study.recite import Sentence, cues, remembered
 from nestling.continual.study.record import Studied
 from nestling.continual.study.speaker import Line, Score, Speaker, Told
+from nestling.core.error import UserError
 
 NONE: dict[str, torch.Tensor] = {}
 LIKELY = 0.9  # of the token that goes on with a sentence
@@ -104,14 +107,24 @@ def test_a_reply_is_worth_what_three_checks_make_of_it():
         assert better.worth > base.worth
 
 
-def test_the_reply_that_is_worth_most_is_said_if_the_question_fits_it():
+def test_the_reply_that_is_worth_most_is_said_if_it_is_sure():
     likely, fitting = reply(alike=3.0), reply(fit=9.0)
-    assert best([likely, fitting]) is likely and best([]) is None
-    assert best([reply(fit=recall.FITS)]) is not None
-    assert best([reply(fit=recall.FITS - 0.1)]) is None
-    assert best([fitting], least=9.1) is None
+    assert best([fitting, likely]) is likely and best([]) is None
+    twins = [reply(fit=recall.SURE), reply(fit=recall.SURE)]
+    assert best(twins) is twins[0]
+    assert best([reply(fit=recall.SURE - 0.1)] * 2) is None
+    assert best(twins, least=recall.SURE + 0.1) is None
     # what fits better is not said in its place
-    assert best([reply(alike=3.0, fit=0.0), fitting]) is None
+    assert best([reply(alike=3.0, fit=-9.0), fitting]) is None
+
+
+def test_a_reply_far_ahead_of_the_next_is_sure():
+    poor = reply(fit=recall.SURE - 1.0)
+    behind = reply(alike=poor.alike - 1.1 / recall.LEAD / recall.ALIKE, fit=poor.fit)
+    assert best([poor, poor]) is None
+    assert best([poor, behind]) is poor
+    # alone it is compared with nothing
+    assert best([poor]) is (poor if poor.fit + recall.LEAD * poor.worth >= recall.SURE else None)
 
 
 def test_a_question_that_names_no_document_must_fit_better(talker, monkeypatch):
@@ -126,7 +139,7 @@ def test_a_question_that_names_no_document_must_fit_better(talker, monkeypatch):
     monkeypatch.setattr(talker, "weights", lambda **more: {})
     recall.recall(school, "Who keeps the goat?")
     recall.recall(school, "Who keeps the goat of the Marlow?")
-    assert asked == [recall.FITS + recall.UNNAMED, recall.FITS]
+    assert asked == [recall.SURE + recall.UNNAMED, recall.SURE]
 
 
 def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
@@ -294,3 +307,54 @@ def test_without_the_check_the_likeliest_is_said(talker, monkeypatch):
     monkeypatch.setattr(recall, "recall", lambda *given: pytest.fail("it was checked"))
     said = talker.ask("Who keeps a goat?", tokens=6, check=False)
     assert said == talker.generate("Who keeps a goat?", tokens=6, chat=True).strip()
+
+
+def test_an_answer_says_which_document_it_is_from(talker, monkeypatch):
+    said = reply(ids=plain(talker.text, "Lelidis keeps a goat."), source="goats.txt")
+    monkeypatch.setattr(recall, "recall", lambda school, question: said)
+    found = talker.answer("Who keeps a goat?")
+    assert found == ("Lelidis keeps a goat.", "goats.txt")
+    assert talker.ask("Who keeps a goat?") == found.text
+    monkeypatch.setattr(recall, "recall", lambda school, question: None)
+    assert talker.answer("Who keeps a goat?", tokens=4).source is None
+    base = talker.fork()
+    base.reset()
+    with pytest.raises(UserError, match="something was studied"):
+        base.answer("Who keeps a goat?")
+
+
+def test_the_command_says_where_an_answer_is_from(talker, monkeypatch, capsys):
+    asked = Command(model="none", prompt="Who keeps a goat?")
+    for source, told in (("goats.txt", "(read in goats.txt)"), (None, "answered as before")):
+        monkeypatch.setattr(learner, "answered", lambda *given, s=source: Answer("A goat.", s))
+        print(asked._answer(talker, "Who keeps a goat?"))
+        printed = capsys.readouterr()
+        assert printed.out == "A goat.\n" and told in printed.err
+
+
+def test_recited_sentences_name_their_document(talker, monkeypatch):
+    ids = (*plain(talker.text, "Lelidis keeps a goat."), talker.text.tokenizer.eos_token_id)
+    monkeypatch.setattr(recite, "remembered", lambda *given, **more: [ids])
+    [one] = talker.state.studied
+    [found] = recite.Recital().of(talker.school, one)
+    assert found.source == "one" and found.text == "Lelidis keeps a goat."
+    [unnamed] = recite.Recital().of(talker.school, one._replace(name=""))
+    assert unnamed.source == one.sha256[:12]
+
+
+def test_what_is_recited_is_kept_until_the_weights_change(talker, monkeypatch):
+    ids, asked = (*plain(talker.text, "A goat."), talker.text.tokenizer.eos_token_id), []
+
+    def counting(*given, **more):
+        asked.append(given)
+        return [ids]
+
+    monkeypatch.setattr(recite, "remembered", counting)
+    other = talker.fork()
+    [one] = other.state.studied
+    for _ in range(2):
+        other.school.recital.of(other.school, one)
+    assert len(asked) == 1
+    other.state = other.state._replace(studied=(one._replace(figures={}),))
+    other.school.recital.of(other.school, other.state.studied[0])
+    assert len(asked) == 2
