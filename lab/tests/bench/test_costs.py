@@ -1,10 +1,12 @@
 """Memory and ops: what is counted, and that nothing wrong is timed."""
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from apart import run_apart
 
 from nestling.core.error import UserError
 from nestling.ops.momentum_gated_delta_rule.tiling import chunk_for
@@ -28,18 +30,24 @@ def test_each_token_more_takes_its_bytes(narrow):
 
 
 def test_a_longer_document_takes_no_more_memory_by_segments():
+    """In a process of its own: the record counts what threads of other tests free and take."""
     small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
                              "hidden_size": 64, "num_heads": 2}  # fmt: skip
     hope = small | {"cms.periods": [32, 64]}
-    found = documents(["hope-tiny"], [2048, 64], segment=32, **hope)
-    found |= documents(["transformer-tiny"], [2048, 64], segment=32, **small)
+
+    def peaks(preset: str, lengths: list[int], segment: int, **options: Any) -> dict[str, Any]:
+        call = partial(documents, [preset], lengths, segment=segment, **options)
+        return run_apart(call)
+
+    found = peaks("hope-tiny", [2048, 64], 32, **hope)
+    found |= peaks("transformer-tiny", [2048, 64], 32, **small)
     assert list(found["hope-tiny"]) == ["64", "2048"]
     assert found["hope-tiny"]["64"]["over_shortest"] == 1
     # one block that a process frees of before is a tenth of so little, at any length
     assert found["hope-tiny"]["2048"]["over_shortest"] < 1.2
     # what attention keeps of a document grows with it, and so does what is read at once
     assert found["transformer-tiny"]["2048"]["over_shortest"] > 2.5
-    whole = documents(["hope-tiny"], [512], segment=512, **hope)["hope-tiny"]["512"]
+    whole = peaks("hope-tiny", [512], 512, **hope)["hope-tiny"]["512"]
     assert whole["peak_mib"] > 4 * found["hope-tiny"]["2048"]["peak_mib"]
 
 
