@@ -7,10 +7,14 @@ import os
 import platform
 from collections.abc import Generator
 from pathlib import Path
+from time import sleep
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from nestling.core.error import UserError
+
+TRIES = 20  # to take a lock that does not say who holds it
+MOMENT = 0.05  # seconds between them
 
 
 @contextlib.contextmanager
@@ -26,11 +30,7 @@ def locked(path: str | Path, what: str = "a program") -> Generator[None]:
     lock = FileLock(place, timeout=0, is_singleton=True)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"{path} is in use by {_holder(place)}; wait until it ends, or name another file"
-        ) from error
+        _acquire(lock, path, place)
     except OSError as error:
         raise UserError(
             f"cannot lock {path}: {error.strerror}; choose a folder with space and permission"
@@ -49,6 +49,27 @@ def locked(path: str | Path, what: str = "a program") -> Generator[None]:
         lock.release()
 
 
+def _acquire(lock: BaseFileLock, path: str | Path, place: Path) -> None:
+    """Take a lock, or raise UserError and say who holds it.
+
+    A process that has just taken it has not signed it yet, and one that is about to release it has
+    removed its name: both take a moment.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            lock.acquire()
+            return
+        except Timeout as error:
+            holder = _holder(place)
+            if holder is None and left:
+                sleep(MOMENT)
+                continue
+            raise UserError(
+                f"{path} is in use by {holder or 'another process'}; wait until it ends, or name "
+                "another file"
+            ) from error
+
+
 def _sign(place: Path, what: str) -> None:
     """Write into the lock who holds it, if the system lets a locked file be written."""
     about = {
@@ -61,10 +82,11 @@ def _sign(place: Path, what: str) -> None:
         place.write_text(json.dumps(about), encoding="utf-8")
 
 
-def _holder(place: Path) -> str:
+def _holder(place: Path) -> str | None:
+    """Who holds a lock; None if it does not say."""
     try:
         about = json.loads(place.read_text(encoding="utf-8"))
         host = "" if about["host"] == platform.node() else f" on {about['host']}"
         return f"{about['what']} (process {about['pid']}{host}, since {about['since']})"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        return None

@@ -6,6 +6,7 @@ import pytest
 from held import WHAT, held
 
 from nestling.core.error import UserError
+from nestling.data import lock
 from nestling.data.lock import locked
 
 
@@ -62,3 +63,33 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot lock"), locked(tmp_path / "file" / "m"):
         pass
+
+
+def test_a_lock_that_is_not_signed_yet_is_waited_for(tmp_path, monkeypatch):
+    """Between taking a lock and signing it, and between removing the name and releasing it."""
+    place, waits = tmp_path / "m.lock", []
+    with held(tmp_path / "m") as child:
+        signed = place.read_text()
+        place.write_text("")
+
+        def moment(seconds):
+            waits.append(seconds)
+            if len(waits) == 3:
+                place.write_text(signed)
+
+        monkeypatch.setattr(lock, "sleep", moment)
+        with pytest.raises(UserError, match=rf"{WHAT} \(process {child.pid}"):
+            lock.locked(tmp_path / "m").__enter__()
+        assert len(waits) == 3
+        place.write_text("")
+        with pytest.raises(UserError, match="in use by another process; wait"):
+            lock.locked(tmp_path / "m").__enter__()
+        assert len(waits) == 3 + lock.TRIES - 1
+
+        def released(seconds):
+            child.kill()
+            child.wait()
+
+        monkeypatch.setattr(lock, "sleep", released)
+        with locked(tmp_path / "m"):
+            pass
