@@ -98,8 +98,12 @@ class Command:
         import sys
 
         text, source = learner.answer(prompt, tokens=self.tokens)
-        told = "nothing that was read fits: answered as before" if source is None else "read in "
-        print(f"({told}{source or ''})", file=sys.stderr, flush=True)
+        read = (
+            "nothing that was read fits: answered as before"
+            if source is None
+            else f"read in {source}"
+        )
+        print(f"({read})", file=sys.stderr, flush=True)
         return text
 
     def _converse(self, learner: Any) -> None:

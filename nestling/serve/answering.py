@@ -68,7 +68,7 @@ class Answers:
         self._loop = asyncio.get_running_loop()
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         deadline = time.monotonic() + limits.seconds
-        self.known, self.recall = known, recall
+        self.recall = recall
         first = known if recall is None or known.before is None else known.before
         self.answers = [
             Answer(

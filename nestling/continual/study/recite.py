@@ -126,23 +126,19 @@ def remembered(
     anything = Asked(speaker, form, ANYTHING, weights)
     end = form.answer("")[-1:]
 
-    def written(begun: Mapping[Ids, Ids], most: int) -> list[Ids]:
-        """What comes next after each prompt with the beginning of a reply, which is its key."""
-        prompts = [(*prompt, *reply) for reply, prompt in begun.items()]
-        lines = speaker.written(told, prompts, most=most, stop=form.stop, weights=weights)
-        return [line.ids for line in lines]
-
     def likely(replies: Iterable[Ids]) -> dict[Ids, float]:
         scores = anything.scores([ids for ids in dict.fromkeys(replies) if ids])
         sums = {ids: float(score.nats.sum()) for ids, score in scores.items()}
         return {ids: nats for ids, nats in sums.items() if nats >= least}
 
+    def said(prompts: Sequence[Ids], most: int) -> list[Ids]:
+        return speaker.said(told, prompts, most=most, stop=form.stop, weights=weights)
+
     prompts = [form.prompt(cue) for cue in cues]
-    lines = speaker.written(told, prompts, most=HEARD, stop=form.stop, weights=weights)
-    heard = dict(zip((line.ids for line in lines), prompts, strict=True))
-    begun = {ids: heard[ids] for ids in likely(heard)}
-    cut = {ids: prompt for ids, prompt in begun.items() if len(ids) >= HEARD}
-    rest = dict(zip(cut, written(cut, LONGEST - HEARD), strict=True))
+    heard = dict(zip(said(prompts, HEARD), prompts, strict=True))
+    begun = likely(heard)
+    cut = [ids for ids in begun if len(ids) >= HEARD]
+    rest = dict(zip(cut, said([(*heard[ids], *ids) for ids in cut], LONGEST - HEARD), strict=True))
     whole = [(*ids, *rest.get(ids, ()), *end) for ids in begun]
     known = likely(ids for ids in whole if len(ids) <= LONGEST)
     base = Asked(speaker, form, ANYTHING, before).scores(known)

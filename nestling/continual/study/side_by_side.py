@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nestling.continual.study.body import Ids, takes_masks
 from nestling.continual.study.side import neighbours
-from nestling.continual.study.speaker import Line, OneByOne, Score, Speaker, Told, scored
+from nestling.continual.study.speaker import OneByOne, Score, Speaker, Told, scored
 from nestling.models.functional import FunctionalModel
 
 ROW = 384  # tokens asked side by side in one call
@@ -40,7 +40,7 @@ class SideBySide(Speaker):
         return found
 
     @torch.no_grad()
-    def written(
+    def said(
         self,
         told: Told,
         prompts: Sequence[Ids],
@@ -49,18 +49,17 @@ class SideBySide(Speaker):
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
-        scored: bool = True,
-    ) -> list[Line]:
+    ) -> list[Ids]:
         """All that fit in a row take a token in each call."""
-        found: list[Line] = []
+        found: list[Ids] = []
         heads = list(after) or [()] * len(prompts)
         sizes = [len(h) * (not n or h != heads[n - 1]) for n, h in enumerate(heads)]
         rooms = [size + len(prompt) + most for size, prompt in zip(sizes, prompts, strict=True)]
         for part in neighbours(rooms, LINES):
-            found += self._written(told, heads[part], prompts[part], most, stop, weights, scored)
+            found += self._said(told, heads[part], prompts[part], most, stop, weights)
         return found
 
-    def _written(
+    def _said(
         self,
         told: Told,
         heads: Sequence[Ids],
@@ -68,8 +67,7 @@ class SideBySide(Speaker):
         most: int,
         stop: frozenset[int],
         weights: Mapping[str, Tensor],
-        scored: bool,
-    ) -> list[Line]:
+    ) -> list[Ids]:
         count, shared = len(prompts), list(dict.fromkeys(head for head in heads if head))
         behind = [shared.index(head) if head else -1 for head in heads]
         parents = torch.tensor([*[-1] * len(shared), *behind], device=self.device)
@@ -81,14 +79,12 @@ class SideBySide(Speaker):
             [len(head) + len(prompt) for head, prompt in zip(heads, prompts, strict=True)],
             device=self.device,
         )
-        tokens, likely = _likeliest(self._head(hidden[last]), scored)
+        tokens = self._head(hidden[last]).argmax(-1)
         added = torch.arange(len(shared), len(shared) + count, device=self.device)
         lines: list[list[int]] = [[] for _ in prompts]
-        nats = [0.0] * count
         open_lines = set(range(count))
         for number in range(most):
             for line in sorted(open_lines):
-                nats[line] += float(likely[line])
                 if int(tokens[line]) in stop:
                     open_lines.discard(line)
                 else:
@@ -98,17 +94,8 @@ class SideBySide(Speaker):
             own = torch.cat([own, added])
             mask = self._seen(told, own, added, parents[added])
             out = self._call(tokens[None], mask, (places + number)[None], cache, weights)
-            tokens, likely = _likeliest(self._head(out), scored)
-        return [Line(tuple(line), total) for line, total in zip(lines, nats, strict=True)]
-
-    @torch.no_grad()
-    def next_tokens(
-        self, told: Told, prompts: Sequence[Ids], weights: Mapping[str, Tensor] = {}
-    ) -> Float[Tensor, "N V"]:
-        """All in one row."""
-        hidden, _ = self._read(told, prompts, weights)
-        ends = torch.tensor([len(prompt) for prompt in prompts], device=self.device).cumsum(0)
-        return self._head(hidden[ends - 1]).log_softmax(-1)
+            tokens = self._head(out).argmax(-1)
+        return [tuple(line) for line in lines]
 
     def _numbered(self, texts: Sequence[Ids]) -> Tensor:
         """The text that each place of a row belongs to."""
@@ -165,13 +152,6 @@ class SideBySide(Speaker):
 
     def _head(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
         return self.reader.model.get_output_embeddings()(hidden).float()
-
-
-def _likeliest(logits: Float[Tensor, "N V"], scored: bool) -> tuple[Tensor, Tensor]:
-    """The likeliest token of each row, and its log-likelihood: NaN if it is not to be scored."""
-    values, tokens = logits.max(-1)
-    likely = values - logits.logsumexp(-1) if scored else torch.full_like(values, torch.nan)
-    return tokens, likely
 
 
 def speaker(reader: FunctionalModel) -> Speaker:

