@@ -54,7 +54,7 @@ def test_streaming_in_any_split_equals_the_full_forward(name):
 
 @every_tiny
 @torch.no_grad()
-def test_blind_to_the_future_to_the_bit(name):
+def test_causality_is_bitwise(name):
     model, ids = levelled(name), text(2, LENGTH)
     other = ids.clone()
     # the token that ends a period is part of what is written, its successor not
@@ -68,7 +68,7 @@ def test_blind_to_the_future_to_the_bit(name):
 
 @every_tiny
 @torch.no_grad()
-def test_documents_in_a_row_equal_each_by_itself(name):
+def test_packed_documents_equal_separate_ones(name):
     model, ids = levelled(name), text(1, LENGTH)
     ends = [0, 9, 15, LENGTH]
     apart = [model(ids[:, a:b]).logits for a, b in zip(ends[:-1], ends[1:], strict=True)]
@@ -92,7 +92,7 @@ def test_documents_in_a_row_equal_each_by_itself(name):
 
 
 @every_tiny
-def test_generation_from_padded_prompts_is_what_reading_each_again_gives(name):
+def test_generation_from_padded_prompts_matches_full_forward(name):
     model, ids, lengths = levelled(name), text(2, 9), (9, 6)
     mask = torch.ones_like(ids)
     mask[1, : 9 - lengths[1]] = 0
@@ -108,7 +108,7 @@ def test_generation_from_padded_prompts_is_what_reading_each_again_gives(name):
 
 @FEW
 @torch.no_grad()
-def test_token_by_token_and_by_segments_that_keep_no_logits(name):
+def test_token_by_token_and_segments_equal_the_whole(name):
     model, ids = levelled(name), text(2, 80)
     whole = model(ids).logits
     assert_close(in_pieces(model, ids, [1] * 80), whole)
@@ -120,7 +120,7 @@ def test_token_by_token_and_by_segments_that_keep_no_logits(name):
 
 @FEW
 @torch.no_grad()
-def test_rows_are_picked_and_repeated_and_a_file_holds_the_memory(name, tmp_path):
+def test_cache_reorders_repeats_and_saves(name, tmp_path):
     model, ids = levelled(name), text(3, LENGTH)
     whole = model(ids).logits
     cache = model(ids[:, :10], use_cache=True).past_key_values
@@ -136,7 +136,7 @@ def test_rows_are_picked_and_repeated_and_a_file_holds_the_memory(name, tmp_path
 
 
 @FEW
-def test_beams_keep_the_memory_of_their_own_text(name):
+def test_beams_keep_their_own_memory(name):
     model, ids = levelled(name), text(1, 7)
     out = model.generate(
         ids, attention_mask=torch.ones_like(ids),  # a token may be that of padding
@@ -150,7 +150,7 @@ def test_beams_keep_the_memory_of_their_own_text(name):
 
 
 @FEW
-def test_a_saved_model_is_the_same_and_old_ones_have_no_level(name, tmp_path):
+def test_save_and_load_with_and_without_head_level(name, tmp_path):
     model, ids = levelled(name), text(2, LENGTH)
     model.save_pretrained(tmp_path)
     loaded = HopeForCausalLM.from_pretrained(tmp_path)

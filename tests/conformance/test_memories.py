@@ -31,7 +31,7 @@ def in_pieces(memory: Memory, x: torch.Tensor, cuts: list[int], flow: Flow = Flo
     return torch.cat(outputs, dim=1), state
 
 
-def test_the_table_of_tiny_memories_is_complete():
+def test_every_memory_has_a_tiny_config():
     assert set(TINY) == set(MEMORIES.names())
 
 
@@ -45,7 +45,7 @@ def test_any_split_equals_the_whole(name, options):
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, LENGTH), max_size=5))
-def test_every_drawn_split_equals_the_whole(name, options, cuts):
+def test_random_splits_equal_the_whole(name, options, cuts):
     assert_any_split_equals_the_whole(name, options, cuts)
 
 
@@ -73,7 +73,7 @@ def test_token_by_token_equals_the_whole_in_float32(name, options):
 
 
 @every_memory
-def test_blind_to_the_future(name, options):
+def test_causality(name, options):
     """Each row is another from another place on."""
     memory, x = build(name, options), draw(4, 33, WIDTH)
     later = torch.arange(33) >= torch.tensor([1, 7, 16, 30])[:, None]
@@ -83,7 +83,7 @@ def test_blind_to_the_future(name, options):
 
 
 @every_name
-def test_the_past_matters_to_a_memory_of_the_context_alone(name, options):
+def test_only_stateful_memories_depend_on_the_past(name, options):
     """The counterpart of blindness: a memory with a state does read what came before."""
     memory, x = build(name, options), draw(1, 20, WIDTH)
     other = x.clone()
@@ -148,7 +148,7 @@ def test_packed_documents_equal_separate_ones_in_any_split(name, options):
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(layout=layouts())
-def test_every_drawn_layout_of_documents_equals_separate_ones(name, options, layout):
+def test_random_document_layouts_equal_separate_documents(name, options, layout):
     assert_packed_documents_equal_separate_ones(name, options, layout)
 
 
@@ -179,7 +179,7 @@ def test_masked_positions_leave_the_state_alone(name, options):
 
 
 @every_name
-def test_an_empty_sequence_is_read_as_nothing(name, options):
+def test_empty_sequence_leaves_state_unchanged(name, options):
     memory, x = build(name, options), draw(2, 19, WIDTH)
     _, state = memory(x[:, :9])
     for flow in (Flow(), Flow(*[torch.ones(2, 0, dtype=torch.bool)] * 2)):
@@ -195,7 +195,7 @@ def test_a_fresh_state_is_the_initial_state(name, options):
 
 
 @every_name
-def test_the_state_is_a_value_with_the_batch_first(name, options):
+def test_state_is_immutable_and_batch_first(name, options):
     memory, x = build(name, options), draw(3, 19, WIDTH)
     for state in (memory.init_state(3), memory(x)[1]):
         sizes = []
@@ -216,7 +216,7 @@ def iter_tensors(state) -> list[torch.Tensor]:
 
 
 @every_name
-def test_reordered_rows_go_on_as_they_were(name, options):
+def test_reordered_rows_continue_identically(name, options):
     memory, x = build(name, options), draw(3, 23, WIDTH)
     _, state = memory(x[:, :11])
     order = torch.tensor([2, 0, 0])
@@ -246,7 +246,7 @@ def test_initial_states_stay_in_float32(name, options):
 
 
 @pytest.mark.parametrize("name", MEMORIES.names())
-def test_every_role_with_a_rate_of_its_own_has_parameters(name):
+def test_every_role_with_its_own_rate_has_parameters(name):
     kind = MEMORIES.load(name)
     memory = kind(kind.Config(), hidden_size=32, num_heads=2)
     found = memory.rate_factors()
@@ -264,7 +264,7 @@ def test_an_unknown_option_is_refused(name, options):
 
 
 @every_memory
-def test_inside_twice_second_derivatives_are_those_of_finite_differences(name, options):
+def test_second_derivatives_match_finite_differences(name, options):
     """The slope of <gradient for x, d> along a way through x and all parameters."""
     # of the first order the gradients of levels in context are none of the map's
     options = options | {"through": "full"} if name.startswith("cms_") else options
@@ -300,14 +300,14 @@ def test_inside_twice_second_derivatives_are_those_of_finite_differences(name, o
 
 
 @every_memory
-def test_levels_are_sorted_and_say_what_they_are(name, options):
+def test_levels_are_sorted_and_described(name, options):
     for level in build(name, options).levels():
         assert level.period >= 0
         assert level.name and level.objective and level.rule and level.context
 
 
 @every_memory
-def test_an_adapter_of_every_map_is_trained_and_can_be_merged(name, options):
+def test_lora_on_every_linear_map_trains_and_merges(name, options):
     """LoRA wraps a linear map: one whose weights are used without calling it would not be heard."""
     memory, x = build(name, options), draw(2, 20, WIDTH)
     maps = [n for n, m in memory.named_modules() if isinstance(m, nn.Linear)]

@@ -161,7 +161,7 @@ def run(case, steps=7, *, kind=MixedShapes, loss_scale=1.0, **more):
     return parameters_of(module)
 
 
-def test_the_table_of_cases_is_complete():
+def test_every_optimizer_has_a_case():
     assert {name for name, _, _ in CASES.values()} == set(OURS)
     assert set(SCALING) == set(CASES)
     tried = {(name, problem) for name, _, rates in CASES.values() for problem in rates}
@@ -169,7 +169,7 @@ def test_the_table_of_cases_is_complete():
 
 
 @every_case
-def test_the_same_run_gives_the_same_bits(case):
+def test_repeated_runs_are_bitwise_equal(case):
     assert torch.equal(run(case), run(case))
 
 
@@ -190,7 +190,7 @@ def test_state_round_trip_mid_run_is_exact(case):
 
 
 @every_case
-def test_a_copy_goes_on_as_the_first(case):
+def test_deepcopy_continues_identically(case):
     module = Network()
     optimizer = made(case, module, nonfinite="skip")
     descend(optimizer, module, 2, falling=False)
@@ -206,7 +206,7 @@ def test_a_copy_goes_on_as_the_first(case):
 
 
 @every_case
-def test_a_state_goes_to_the_device_of_its_parameters(case):
+def test_state_moves_to_the_device_of_its_parameters(case):
     module = Network()
     optimizer = made(case, module)
     descend(optimizer, module, 2, falling=False)
@@ -232,7 +232,7 @@ def test_converges(case, problem):
 
 @every_case
 @pytest.mark.parametrize("scale", [8.0, 0.3])
-def test_loss_scale(case, scale):
+def test_loss_scale_invariance(case, scale):
     defaults = made(case, Quadratic()).defaults
     read = "eps" in defaults and defaults.get("preconditioner") != "none"
     tiny, moves = ({"eps": 1e-30} if read else {}), []
@@ -257,7 +257,7 @@ def test_maximize_is_descent_on_the_negative(case):
 
 
 @every_case
-def test_parameters_without_a_gradient_rest(case):
+def test_parameters_without_a_gradient_do_not_move(case):
     module = Network()
     optimizer = made(case, module, weight_decay=0.1)
     kept = module.table.weight.detach().clone()
@@ -267,7 +267,7 @@ def test_parameters_without_a_gradient_rest(case):
 
 
 @every_case
-def test_weight_decay_is_apart_from_the_gradient(case):
+def test_weight_decay_is_decoupled(case):
     start = parameters_of(MixedShapes())
     plain, decayed = run(case, 1, lr=0.1), run(case, 1, lr=0.1, weight_decay=0.5)
     if CASES[case][0] != "delta_gd":
@@ -277,7 +277,7 @@ def test_weight_decay_is_apart_from_the_gradient(case):
 
 
 @every_case
-def test_a_closure_is_evaluated_with_gradients(case):
+def test_closure_runs_with_gradients_enabled(case):
     module = Quadratic()
     optimizer = made(case, module)
 
@@ -292,7 +292,7 @@ def test_a_closure_is_evaluated_with_gradients(case):
 
 
 @every_case
-def test_a_scheduler_of_torch_drives_it(case):
+def test_works_with_torch_scheduler(case):
     module = Quadratic()
     optimizer = made(case, module)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
@@ -308,7 +308,7 @@ def test_a_scheduler_of_torch_drives_it(case):
 
 
 @every_case
-def test_gradients_may_be_gathered_over_batches(case):
+def test_gradient_accumulation(case):
     module = MixedShapes()
     optimizer = made(case, module)
     for _ in range(3):
@@ -320,7 +320,7 @@ def test_gradients_may_be_gathered_over_batches(case):
 
 
 @every_case
-def test_a_gradient_that_is_no_number_changes_nothing(case):
+def test_nonfinite_gradient_skips_the_step(case):
     for value in (float("nan"), float("inf")):
         module = Network()
         for kind in ("raise", "skip"):
@@ -343,7 +343,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(case):
 
 
 @every_case
-def test_amp_scales_are_taken_out_before(case):
+def test_works_with_grad_scaler(case):
     module = MixedShapes()
     optimizer = made(case, module)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -356,7 +356,7 @@ def test_amp_scales_are_taken_out_before(case):
 
 
 @every_case
-def test_bfloat16_parameters_are_remembered_in_float32(case):
+def test_bfloat16_parameters_keep_float32_state(case):
     """Fed the same gradients they are float32 parameters, but for their own rounding."""
     narrow, wide = Network(torch.bfloat16), Network(torch.bfloat16).float()
     optimizers = made(case, narrow), made(case, wide)
@@ -390,7 +390,7 @@ def test_a_network_in_bfloat16_learns(case):
 
 
 @every_case
-def test_what_is_remembered_of_bfloat16_parameters_can_be_saved(case):
+def test_bfloat16_state_dict_round_trip(case):
     module = Network(torch.bfloat16)
     optimizer = made(case, module)
     descend(optimizer, module, 3, falling=False)
@@ -403,7 +403,7 @@ def test_what_is_remembered_of_bfloat16_parameters_can_be_saved(case):
 
 
 @every_case
-def test_what_cannot_be_done_is_said(case):
+def test_invalid_options_and_gradients_are_refused(case):
     with pytest.raises(UserError, match="lr"):
         made(case, Quadratic(), lr=-1.0)
     with pytest.raises(UserError, match="nonfinite"):
@@ -418,7 +418,7 @@ def test_what_cannot_be_done_is_said(case):
 
 
 @every_case
-def test_an_empty_parameter_and_a_group_of_its_own(case):
+def test_empty_parameter_and_added_group(case):
     module = nn.ParameterList([nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(0, 2))])
     optimizer = made(case, module)
     for parameter in module:
@@ -454,7 +454,7 @@ def scheduled(case, schedule, **more):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @every_case
 @pytest.mark.filterwarnings("ignore:.*has no momentum")
-def test_schedulers_that_cycle_a_momentum_cycle_that_of_the_optimizer(case, schedule):
+def test_momentum_schedulers_set_the_momentum_option(case, schedule):
     """The same as setting the rate and the option by hand."""
     found, told = scheduled(case, schedule)
     assert all(momentum is not None for _, momentum in told)
@@ -472,7 +472,7 @@ def test_schedulers_that_cycle_a_momentum_cycle_that_of_the_optimizer(case, sche
 
 
 @every_case
-def test_what_is_called_momentum_is_the_option_that_is_one(case):
+def test_momentum_aliases_the_matching_option(case):
     optimizer = made(case, Network())
     name = optimizer.cycled
     if name is None:
@@ -493,7 +493,7 @@ def test_what_is_called_momentum_is_the_option_that_is_one(case):
 
 
 @every_case
-def test_hooks_of_the_state_dict_see_and_change_all_of_it(case):
+def test_state_dict_hooks_see_the_full_state(case):
     module = Network()
     optimizer = made(case, module)
     descend(optimizer, module, 3, falling=False)

@@ -77,7 +77,7 @@ def fitting_width(name: str, found: int, reference: int) -> str:
 
 
 @pytest.mark.parametrize(("size", "millions"), [("340m", 340), ("760m", 760), ("1.3b", 1300)])
-def test_sizes_are_what_their_names_say_at_a_vocabulary_of_32k(size, millions):
+def test_parameter_counts_match_size_names_at_32k_vocabulary(size, millions):
     model = on_meta(f"transformer-{size}", vocab_size=32768)
     assert abs(model.num_parameters() / 1e6 / millions - 1) < 0.1
 
@@ -110,14 +110,14 @@ def test_streaming_in_larger_sizes_equals_the_full_forward(name):
 
 @every_tiny
 @torch.no_grad()
-def test_the_first_loss_is_that_of_a_uniform_guess_within_five_percent(name, options):
+def test_initial_loss_is_near_uniform(name, options):
     model, ids = create(name, **options), text(1, 64, 4096)
     loss = model(ids, labels=ids).loss.item()
     assert abs(loss / math.log(4096) - 1) < 0.05
 
 
 @every_tiny
-def test_every_parameter_receives_a_gradient_at_initialisation(name, options):
+def test_every_parameter_gets_a_gradient_at_initialisation(name, options):
     model, ids = create(name, **TWO_LAYERS, **options), text(1, 80)
     model(ids, labels=ids).loss.backward()
     dead = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
@@ -129,7 +129,7 @@ def test_every_parameter_receives_a_gradient_at_initialisation(name, options):
 
 
 @every_tiny
-def test_blind_to_the_future_and_to_other_rows(name, options):
+def test_causality_and_row_independence(name, options):
     model, ids = create(name, **ONE_LAYER, **options), text(2, 50)
     with torch.no_grad():
         whole = model(ids).logits
@@ -143,7 +143,7 @@ def test_blind_to_the_future_and_to_other_rows(name, options):
 
 
 @every_tiny
-def test_generation_from_padded_prompts_is_what_reading_each_again_gives(name, options):
+def test_generation_from_padded_prompts_matches_full_forward(name, options):
     model, ids, lengths = create(name, **ONE_LAYER, **options), text(2, 11), (11, 5)
     mask = torch.ones_like(ids)
     mask[1, : 11 - lengths[1]] = 0
@@ -174,7 +174,7 @@ def test_a_document_start_inside_a_row_equals_a_fresh_row(name, options):
 
 @every_tiny
 @torch.no_grad()
-def test_saved_and_loaded_is_the_same(name, options, tmp_path):
+def test_save_and_load_round_trip(name, options, tmp_path):
     model, ids = create(name, **TWO_LAYERS, **options), text(2, 40)
     model.save_pretrained(tmp_path)
     loaded = HopeForCausalLM.from_pretrained(tmp_path)
@@ -184,7 +184,7 @@ def test_saved_and_loaded_is_the_same(name, options, tmp_path):
 
 
 @every_tiny
-def test_the_seed_decides_and_torchs_own_state_is_left_alone(name, options):
+def test_seed_sets_weights_and_global_rng_is_untouched(name, options):
     before = torch.get_rng_state()
     first, again, other = (create(name, **ONE_LAYER, seed=s, **options) for s in (3, 3, 4))
     assert torch.equal(before, torch.get_rng_state())

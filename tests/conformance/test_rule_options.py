@@ -191,7 +191,7 @@ SLOW = {"slow_momentum": {"slow_period": 2}, "slow_weight": {"slow_period": 2}}
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_every_constant_of_a_level_is_read_by_its_rule_or_refused(name):
+def test_every_constant_of_a_level_is_used_by_its_rule_or_refused(name):
     start = [draw(4, 3, seed=1), draw(4, seed=2)]
 
     def after(options: dict[str, Any]) -> list[torch.Tensor] | None:

@@ -33,7 +33,7 @@ def text(batch: int = 2, length: int = 20) -> torch.Tensor:
 
 
 @every_family
-def test_a_model_without_its_head_and_back(family, tmp_path):
+def test_base_model_round_trip(family, tmp_path):
     model, ids = narrow(family), text()
     model.save_pretrained(tmp_path / "whole")
     base = AutoModel.from_pretrained(tmp_path / "whole")
@@ -50,7 +50,7 @@ def test_a_model_without_its_head_and_back(family, tmp_path):
 
 
 @every_family
-def test_streaming_without_a_head_equals_the_whole(family):
+def test_base_model_streaming_equals_the_whole(family):
     base, ids = narrow(family).backbone, text()
     cache, parts = None, []
     for piece in ids.split([7, 1, 12], dim=1):
@@ -61,7 +61,7 @@ def test_streaming_without_a_head_equals_the_whole(family):
 
 
 @every_family
-def test_classifiers_learn_and_are_saved(family, tmp_path):
+def test_classifiers_train_and_save(family, tmp_path):
     narrow(family).save_pretrained(tmp_path)
     ids, options = text(3), {"num_labels": 3, "pad_token_id": 0}
     for auto, kind, labels in (
@@ -78,7 +78,7 @@ def test_classifiers_learn_and_are_saved(family, tmp_path):
 
 
 @every_family
-def test_a_text_is_classified_by_its_last_token_wherever_the_padding_stands(family):
+def test_classification_ignores_padding_side(family):
     ids, length = text(2), 13
     config = narrow(family).config
     config.pad_token_id, config.num_labels = 0, 3
@@ -92,7 +92,7 @@ def test_a_text_is_classified_by_its_last_token_wherever_the_padding_stands(fami
 
 
 @every_family
-def test_peft_trains_and_generates_with_a_causal_model(family):
+def test_peft_trains_and_generates(family):
     model, ids = narrow(family), text()
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", r=2)
     adapted = peft.get_peft_model(model, config)
@@ -103,7 +103,7 @@ def test_peft_trains_and_generates_with_a_causal_model(family):
 
 
 @pytest.mark.parametrize("tuning", ["prompt", "p"])
-def test_peft_learns_a_prompt_in_front(tuning):
+def test_peft_prompt_tuning(tuning):
     model, ids = narrow("hope"), text()
     kind = {"prompt": peft.PromptTuningConfig, "p": peft.PromptEncoderConfig}[tuning]
     config = kind(task_type="CAUSAL_LM", num_virtual_tokens=4)

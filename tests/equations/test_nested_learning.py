@@ -138,7 +138,7 @@ def test_v1_eq38_41_46_47_51_preconditioned_momentum_of_features(exponent):
         assert_close(now, W)
 
 
-def test_v1_eq46_the_objective_of_preconditioned_momentum():
+def test_v1_eq46_objective_of_preconditioned_momentum():
     """min over m of <m G^T, P>: its gradient is P G, and momentum goes down it."""
     m, G, P = drawn(3, 4), drawn(3, 4, seed=1), drawn(3, 3, seed=2)
     assert_close(torch.func.grad(lambda m: ((m @ G.T) * P).sum())(m), P @ G)
@@ -181,7 +181,7 @@ def test_v1_eq42_newton_schulz_brings_singular_values_to_one(shape):
     assert_close(cubic, U @ V)
 
 
-def test_v1_eq43_44_one_printed_step_is_of_another_objective():
+def test_v1_eq43_44_printed_step_descends_another_objective():
     """Slip: 44 is the gradient of |O - g|^2 / 2 + |O^T O - I|^2 / 2, not of 43."""
     Q, g, zeta = drawn(4, 3), drawn(4, 3, seed=1), 0.01
     eye = torch.eye(3, dtype=torch.float64)
@@ -282,7 +282,7 @@ def test_v1_eq50_deep_momentum(inner):
 
 
 @pytest.mark.parametrize("skip", [0.0, 0.5, 1.0])
-def test_v1_eq50_the_first_step_of_deep_momentum(skip):
+def test_v1_eq50_first_step_of_deep_momentum(skip):
     """It has learned from the gradient that it makes a step of: longer than ``skip`` says."""
     weight, eta = nn.Parameter(torch.zeros(8, dtype=torch.float64)), 0.7
     optimizer = DeepMomentum([weight], lr=1.0, skip=skip, eta=eta, width=8, hidden=5)

@@ -66,7 +66,7 @@ def in_loops(memory, x):
 
 
 @pytest.mark.parametrize("matrices", [None, 1])
-def test_v1_eq21_69_equals_the_equations_token_by_token(matrices):
+def test_v1_eq21_69_matches_equations_token_by_token(matrices):
     """Outputs and every gradient, over a document's start."""
     memory, x = build(matrices=matrices), text(2, 13, WIDTH).requires_grad_()
     reset = torch.zeros(2, 13, dtype=torch.bool)
@@ -84,7 +84,7 @@ def test_v1_eq21_69_equals_the_equations_token_by_token(matrices):
 
 
 @torch.no_grad()
-def test_without_writes_it_is_a_transformer_block_with_a_linear_mlp():
+def test_without_writes_equals_transformer_block_with_linear_mlp():
     """The two blocks of Figure 3: the same formula, and a level more in one of them."""
     memory, x = build(matrices=1), text(2, 9, WIDTH)
     memory.rate.zero_()
@@ -97,7 +97,7 @@ def test_without_writes_it_is_a_transformer_block_with_a_linear_mlp():
 
 
 @torch.no_grad()
-def test_what_it_has_read_is_in_the_matrix_and_not_in_the_next_document():
+def test_matrix_carries_context_but_not_across_documents():
     memory, x = build(), text(1, 9, WIDTH)
     after = memory(x)[1].weight
     assert after.abs().max() > 0.01
@@ -107,6 +107,6 @@ def test_what_it_has_read_is_in_the_matrix_and_not_in_the_next_document():
 
 
 @pytest.mark.parametrize(("matrices", "word"), [(0, "at least 1"), (3, "do not split into 3")])
-def test_matrices_that_cannot_be_are_refused(matrices, word):
+def test_invalid_matrices_are_refused(matrices, word):
     with pytest.raises(UserError, match=word):
         build(matrices=matrices)

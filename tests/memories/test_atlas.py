@@ -51,7 +51,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_the_equations_token_by_token(name):
+def test_matches_equations_token_by_token(name):
     module = build(Atlas, **{"window": 3, **VARIANTS[name]})
     x = sequence(11).requires_grad_()
     reset = torch.zeros(2, 11, dtype=torch.bool)
@@ -63,7 +63,7 @@ def test_equals_the_equations_token_by_token(name):
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5)])
-def test_orthogonal_is_newton_schulz_and_near_orthogonal(shape):
+def test_newton_schulz_output_is_near_orthogonal(shape):
     x = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     got = ours(x, 5)
     for one, y in zip(x, got, strict=True):
@@ -74,7 +74,7 @@ def test_orthogonal_is_newton_schulz_and_near_orthogonal(shape):
     assert ours(torch.zeros(2, 3), 5).abs().max() == 0
 
 
-def test_without_newton_schulz_it_is_the_omega_rule_with_momentum(monkeypatch):
+def test_without_newton_schulz_reduces_to_omega_with_momentum(monkeypatch):
     monkeypatch.setattr(atlas, "newton_schulz", lambda x, steps: x * layer_scale(x))
     options = {"window": 3, "expansion": 2}
     module = build(Atlas, **options)
@@ -95,7 +95,7 @@ def layer_scale(x):
     return 8**0.5 if x.shape[-1] == 8 else 1.0
 
 
-def test_the_step_has_the_same_size_however_small_the_error():
+def test_step_size_is_independent_of_error_size():
     """What Muon is: scaling all weights gamma changes nothing."""
     module, x = build(Atlas, window=3), sequence(9)
     with torch.no_grad():
@@ -122,6 +122,6 @@ def test_weights_stay_bounded():
 @pytest.mark.parametrize(
     ("options", "message"), [({"newton_schulz": 0}, "newton"), ({"eta_init": 2.0}, "eta_init")]
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Atlas.Config(**options)

@@ -50,7 +50,7 @@ def in_loops(memory: Attention, x: torch.Tensor, window: int | None = None) -> t
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 1, 6, 50])
 @pytest.mark.parametrize("head_size", [None, 4])
-def test_equation_62_and_63_in_loops(groups, window, head_size):
+def test_equations_62_63_match_reference_loop(groups, window, head_size):
     memory = build(num_kv_heads=groups, window=window, head_size=head_size)
     x = text(1, 17, WIDTH)
     assert_close(memory(x)[0][0], in_loops(memory, x[0], window))
@@ -66,7 +66,7 @@ def test_rotation_makes_scores_relative_and_keeps_lengths():
     assert not torch.allclose(here, x)
 
 
-def test_positions_count_from_the_documents_start_and_skip_masked_tokens():
+def test_positions_count_from_document_start_and_skip_masked_tokens():
     memory, x = build(), text(2, 9, WIDTH)
     reset = torch.zeros(2, 9, dtype=torch.bool)
     reset[0, 4] = True
@@ -78,7 +78,7 @@ def test_positions_count_from_the_documents_start_and_skip_masked_tokens():
     assert state.documents[1].tolist() == [0] * 6 + [-1] * 3
 
 
-def test_what_no_row_can_see_any_more_is_dropped():
+def test_keys_outside_every_window_are_dropped():
     memory, x = build(window=4), text(2, 40, WIDTH)
     assert memory(x)[1].keys.shape[1] <= 4
     memory = build()
@@ -89,7 +89,7 @@ def test_what_no_row_can_see_any_more_is_dropped():
     assert memory(x, None, Flow(reset=reset))[1].keys.shape[1] == 40
 
 
-def test_a_short_convolution_mixes_neighbours_before_the_keys():
+def test_short_convolution_mixes_neighbours_before_keys():
     memory, x = build(short_convolution=True, window=1), text(1, 9, WIDTH)
     other = x.clone()
     other[0, 4] += 1
@@ -108,6 +108,6 @@ def test_a_short_convolution_mixes_neighbours_before_the_keys():
         ({"head_size": 0}, 4, "head_size"),
     ],
 )
-def test_what_cannot_be_is_refused(options, heads, word):
+def test_invalid_options_are_refused(options, heads, word):
     with pytest.raises(UserError, match=word):
         Attention(Attention.Config(**options), hidden_size=WIDTH, num_heads=heads)

@@ -34,7 +34,7 @@ def test_equation_70_levels_in_series_with_residuals():
     assert_close(memory(x)[0], expected)
 
 
-def test_a_chain_of_one_level_is_a_feed_forward_block():
+def test_single_level_chain_is_a_feed_forward_block():
     chain, x = build(periods=(1,), intermediate_size=24), text(2, 5, WIDTH)
     block = MLP(MLP.Config(intermediate_size=24), hidden_size=WIDTH, num_heads=2).double()
     block.network.load_state_dict(chain.chain[0].network.state_dict())
@@ -51,7 +51,7 @@ def test_every_parameter_belongs_to_one_level_fast_to_slow():
         assert sum(p.numel() for p in level.parameters) == box.parameters
 
 
-def test_levels_share_the_width_of_one_network():
+def test_levels_split_the_width_of_one_network():
     widths = [level.network.up.out_features for level in build(periods=(4, 8)).chain]
     assert sum(widths) == default_intermediate_size(WIDTH)
 
@@ -71,12 +71,12 @@ def test_levels_share_the_width_of_one_network():
         ({"periods": (4,), "shares": (0.1,)}, "each of the 0 levels"),
     ],
 )
-def test_what_cannot_be_is_refused(options, word):
+def test_invalid_options_are_refused(options, word):
     with pytest.raises(UserError, match=word):
         CMS.Config(**options)
 
 
-def test_an_option_of_earlier_versions_that_had_one_value_is_read():
+def test_removed_single_valued_option_still_loads():
     assert memory_config("cms", {"regime": "training", "periods": [4, 8]}).periods == (4, 8)
     same = configure("hope-tiny", **{"cms.regime": "training"}).memory_configs()
     assert same == configure("hope-tiny").memory_configs()

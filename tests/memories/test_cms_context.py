@@ -44,7 +44,7 @@ BOUNDS = [
 
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("periods", [(1,), (4,), (3, 6), (2, 4, 8)])
-def test_equation_73_token_by_token(periods, bounds):
+def test_equation_73_matches_reference_loop(periods, bounds):
     """Outputs and the gradients of every parameter and of the input, through all writes."""
     memory, x = build(periods=periods, **bounds), draw(2, 18, WIDTH).requires_grad_()
     weight = draw(2, 18, WIDTH, seed=3)
@@ -59,7 +59,7 @@ def test_equation_73_token_by_token(periods, bounds):
     assert all(g.abs().max() > 0 for g in ours)
 
 
-def test_documents_that_start_inside_a_row():
+def test_documents_starting_inside_a_row():
     memory, x = build(periods=(2, 4)), draw(2, 15, WIDTH)
     reset = torch.zeros(2, 15, dtype=torch.bool)
     reset[0, 5], reset[1, 9], reset[1, 10] = True, True, True
@@ -69,7 +69,7 @@ def test_documents_that_start_inside_a_row():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_at_rate_zero_it_is_the_static_chain(rule):
+def test_rate_zero_equals_the_static_chain(rule):
     memory, x = build(periods=(2, 8), rule=rule, learning_rate=0.0), draw(2, 20, WIDTH)
     static = CMS(CMS.Config(periods=(2, 8), intermediate_size=6), hidden_size=WIDTH, num_heads=2)
     static.double().load_state_dict(memory.state_dict(), strict=False)
@@ -79,7 +79,7 @@ def test_at_rate_zero_it_is_the_static_chain(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_level_changes_at_multiples_of_its_period_alone(rule):
+def test_level_changes_only_at_multiples_of_its_period(rule):
     memory, x = build(periods=(2, 6), rule=rule), draw(2, 12, WIDTH)
     state = memory.init_state(2)
     for count in range(1, 13):
@@ -92,7 +92,7 @@ def test_a_level_changes_at_multiples_of_its_period_alone(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_meta_gradients_are_those_of_finite_differences(rule):
+def test_meta_gradients_match_finite_differences(rule):
     memory = build(periods=(2, 4), rule=rule, learning_rate=0.1, intermediate_size=3, trust=0.3)
     names = [name for name, _ in memory.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in memory.parameters()]
@@ -105,7 +105,7 @@ def test_meta_gradients_are_those_of_finite_differences(rule):
     assert torch.autograd.gradcheck(read, inputs, fast_mode=True)
 
 
-def test_first_order_leaves_the_inner_gradients_out():
+def test_first_order_detaches_inner_gradients():
     """The same outputs; the initial state still learns, the targets do not."""
     full, first = build(periods=(2,)), build(periods=(2,), through="first")
     x = draw(1, 9, WIDTH)
@@ -116,7 +116,7 @@ def test_first_order_leaves_the_inner_gradients_out():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_one_document_cannot_wreck_it(rule):
+def test_one_document_cannot_blow_up_the_weights(rule):
     """However adversarial the input, a level stays within its trust and answers are finite."""
     memory = build(periods=(1, 4), rule=rule, learning_rate=100.0, trust=0.5)
     x = draw(2, 200, WIDTH) * 10.0 ** (torch.arange(200) % 13 - 4)[:, None]
@@ -129,7 +129,7 @@ def test_one_document_cannot_wreck_it(rule):
         assert (reach <= radius * (1 + 1e-9)).all() and (reach > 0.01 * radius).all()
 
 
-def test_what_was_read_is_learned():
+def test_loss_falls_on_repeated_text():
     """A period repeated: the level comes to answer a token with what followed it."""
     memory = build(periods=(8,), learning_rate=0.3, trust=None, loss="l2")
     x = draw(1, 8, WIDTH).repeat(1, 60, 1)
@@ -146,7 +146,7 @@ def test_what_was_read_is_learned():
     assert error(theta) < 0.2 * error(level.start())
 
 
-def test_levels_say_when_and_how_they_are_written():
+def test_levels_report_period_and_rule():
     boxes = build(periods=(2, 8), rule="adam").levels()
     assert [box.period for box in boxes] == [2, 2, 2, 8, 8, 8]
     assert all(box.per_sequence for box in boxes)
@@ -168,6 +168,6 @@ def test_levels_say_when_and_how_they_are_written():
         ({"trust": 0.0}, "trust"),
     ],
 )
-def test_what_cannot_be_is_refused(options, word):
+def test_invalid_options_are_refused(options, word):
     with pytest.raises(UserError, match=word):
         CMSContext.Config(**options)

@@ -48,14 +48,14 @@ def same_with_gradients(memory, x, y, expected):
 
 @pytest.mark.parametrize("trust", [None, 0.1])
 @pytest.mark.parametrize("periods", [(1, 3), (2, 4, 8)])
-def test_equation_72_token_by_token(periods, trust):
+def test_equation_72_matches_reference_loop(periods, trust):
     memory = build("cms_nested", periods=periods, trust=trust, learning_rate=0.1)
     x = draw(2, 19, WIDTH).requires_grad_()
     expected = torch.stack([naive_cms.nested(memory, row)[0] for row in x])
     same_with_gradients(memory, x, memory(x)[0], expected)
 
 
-def test_equation_72_with_documents_that_start_inside_a_row():
+def test_equation_72_with_documents_starting_inside_a_row():
     memory, x = build("cms_nested", periods=(2, 4)), draw(2, 15, WIDTH)
     reset = torch.zeros(2, 15, dtype=torch.bool)
     reset[0, 7], reset[1, 9] = True, True
@@ -67,7 +67,7 @@ def test_equation_72_with_documents_that_start_inside_a_row():
 
 
 @pytest.mark.parametrize("periods", [(3,), (2, 4, 8)])
-def test_equation_74_token_by_token(periods):
+def test_equation_74_matches_reference_loop(periods):
     memory = build("cms_headwise", periods=periods)
     x = draw(2, 18, WIDTH).requires_grad_()
     if len(periods) == 1:
@@ -80,7 +80,7 @@ def test_equation_74_token_by_token(periods):
 
 
 @pytest.mark.parametrize("periods", [(2, 6, 12), (3, 12)])
-def test_a_level_is_reset_after_as_many_writes_as_the_next_period_has(periods):
+def test_level_resets_at_the_next_period(periods):
     memory, x = build("cms_nested", periods=periods), draw(2, 24, WIDTH)
     state = memory.init_state(2)
     for count in range(1, 25):
@@ -99,7 +99,7 @@ def test_a_level_is_reset_after_as_many_writes_as_the_next_period_has(periods):
             assert all(kept) == (count % slow != 0)
 
 
-def test_a_start_stays_within_the_trust_of_the_learned_one():
+def test_start_stays_within_trust_region_of_learned_start():
     memory = build("cms_nested", periods=(1, 2), trust=0.2, share=0.9, learning_rate=50.0)
     x = draw(1, 100, WIDTH) * 10.0 ** (torch.arange(100) % 7)[:, None]
     y, state = memory(x)
@@ -109,7 +109,7 @@ def test_a_start_stays_within_the_trust_of_the_learned_one():
     assert 0.01 * radius < reach <= radius * (1 + 1e-9)
 
 
-def test_what_contexts_share_stays_in_the_fast_level():
+def test_shared_context_stays_in_the_fast_level():
     """After its reset the fast level knows the pairs that every slow period repeats."""
     options = {"periods": (8, 64), "learning_rate": 0.3, "trust": None, "share": 0.5, "loss": "l2"}
     memory = build("cms_nested", **options)
@@ -128,7 +128,7 @@ def test_what_contexts_share_stays_in_the_fast_level():
 
 
 @every_variant
-def test_meta_gradients_are_those_of_finite_differences(name):
+def test_meta_gradients_match_finite_differences(name):
     memory = build(name, periods=(2, 4), learning_rate=0.1, intermediate_size=3, trust=0.3)
     names = [key for key, _ in memory.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in memory.parameters()]
@@ -142,7 +142,7 @@ def test_meta_gradients_are_those_of_finite_differences(name):
 
 
 @every_variant
-def test_at_rate_zero_nothing_is_written(name):
+def test_rate_zero_writes_nothing(name):
     memory, x = build(name, periods=(2, 4), learning_rate=0.0), draw(2, 13, WIDTH)
     whole, _ = memory(x)
     # every token by itself, from a fresh state
@@ -150,7 +150,7 @@ def test_at_rate_zero_nothing_is_written(name):
     assert_close(whole, alone)
 
 
-def test_side_by_side_or_in_series_one_level_is_the_same():
+def test_single_level_is_the_same_in_parallel_and_in_series():
     one, other = (build(name, periods=(3,)) for name in ("cms_context", "cms_headwise"))
     other.load_state_dict(one.state_dict(), strict=False)
     x = draw(2, 14, WIDTH)
@@ -165,7 +165,7 @@ def test_side_by_side_or_in_series_one_level_is_the_same():
         (CMSHeadwise, {"periods": (4, 6)}, "dividing"),
     ],
 )
-def test_what_cannot_be_is_refused(kind, options, word):
+def test_invalid_options_are_refused(kind, options, word):
     with pytest.raises(UserError, match=word):
         kind.Config(**options)
 

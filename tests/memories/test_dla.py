@@ -33,7 +33,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_the_equations_token_by_token(name):
+def test_matches_equations_token_by_token(name):
     module, x = build(DLA, **VARIANTS[name]), sequence(11).requires_grad_()
     reset = torch.zeros(2, 11, dtype=torch.bool)
     reset[1, 6] = True
@@ -45,7 +45,7 @@ def test_equals_the_equations_token_by_token(name):
 
 @pytest.mark.parametrize("period", [1, 5])
 @pytest.mark.parametrize("decay_to", ["init", "zero"])
-def test_a_matrix_is_gated_linear_attention_by_the_kernel(period, decay_to):
+def test_linear_memory_reduces_to_gated_linear_attention(period, decay_to):
     """y = q + W q, W <- alpha W + eta v k^T: the anchor does not matter."""
     module, x = build(DLA, layers=1, period=period, decay_to=decay_to), sequence(13)
     rows, _ = module.project(x, module.convolution.init_tail(2), Flow())
@@ -92,7 +92,7 @@ def test_state_is_float32_for_a_bfloat16_model():
         ({"epsilon": 0.0}, "epsilon"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         DLA.Config(**options)
 

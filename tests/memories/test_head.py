@@ -98,7 +98,7 @@ each_kept = pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", 
 @each_kept
 @each_keys
 @pytest.mark.parametrize("cuts", SPLITS, ids=str)
-def test_equals_the_loops_in_any_split_with_gradients(cuts, keys, kept, monkeypatch):
+def test_matches_reference_loop_in_any_split_with_gradients(cuts, keys, kept, monkeypatch):
     monkeypatch.setattr(chunk, "KEPT", kept)
     text = Text(keys)
     logits, state = text.read(cuts)
@@ -119,7 +119,7 @@ def test_equals_the_loops_in_any_split_with_gradients(cuts, keys, kept, monkeypa
 
 
 @each_keys
-def test_rows_that_stand_together_take_whole_periods(keys):
+def test_aligned_rows_take_whole_periods(keys):
     """The fast path: no padding, all rows aligned; and states that were given are left alone."""
     text = Text(keys)
     text.reset[:], text.mask[:] = False, True
@@ -136,7 +136,7 @@ def test_rows_that_stand_together_take_whole_periods(keys):
 
 
 @each_kept
-def test_gradients_of_gradients(kept, monkeypatch):
+def test_second_order_gradients(kept, monkeypatch):
     monkeypatch.setattr(chunk, "KEPT", kept)
     text = Text()
 
@@ -162,7 +162,7 @@ def test_gradients_of_gradients(kept, monkeypatch):
         assert_close(one, other)
 
 
-def test_keys_that_learn_have_no_gradients_of_gradients():
+def test_learned_keys_refuse_second_order_gradients():
     text = Text("context")
     logits, _ = text.read((LENGTH,))
     (first,) = torch.autograd.grad(logits.square().sum(), text.hidden, create_graph=True)
@@ -171,7 +171,7 @@ def test_keys_that_learn_have_no_gradients_of_gradients():
 
 
 @each_keys
-def test_only_the_last_positions_give_the_same(keys):
+def test_last_positions_only_equals_full_output(keys):
     text = Text(keys)
     with torch.no_grad():
         whole, state = text.read((LENGTH,))

@@ -161,7 +161,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize(("name", "options", "length", "naive"), VARIANTS)
-def test_equals_the_equations_token_by_token(name, options, length, naive):
+def test_matches_equations_token_by_token(name, options, length, naive):
     """Output and the gradient of every parameter and input, past the end of a chunk too."""
     memory = build(name, **options)
     x = sequence(length).requires_grad_()
@@ -188,7 +188,7 @@ def exact_units(monkeypatch):
 
 
 @torch.no_grad()
-def test_comba_corrects_its_query_before_it_gets_unit_length(exact_units):
+def test_comba_corrects_query_before_normalising(exact_units):
     """As its public code does; the lengths that q and k have before decide how much."""
     comba, x = build(Comba), sequence(5)
     q, k, v = (heads_of(m, x, 2) for m in (comba.query, comba.key, comba.value))
@@ -201,7 +201,7 @@ def test_comba_corrects_its_query_before_it_gets_unit_length(exact_units):
 
 
 @torch.no_grad()
-def test_v1_eq66_67_oja_is_a_gradient_step_and_the_delta_rule_of_the_transpose(exact_units):
+def test_v1_eq66_67_oja_is_gradient_step_and_transposed_delta_rule(exact_units):
     """Of half of -2 <M phi(k), v> + |M^T v|^2. Slip: Eq 67 prints M^T v less v phi(k)^T."""
     oja, x = build(OjaNet, decay=False), sequence(9)
     q, k, v = (heads_of(m, x, 2) for m in (oja.query, oja.key, oja.value))
@@ -271,7 +271,7 @@ def with_weights_of(layer):
 
 
 @torch.no_grad()
-def test_gated_delta_net_is_that_of_qwen3_next():
+def test_gated_delta_net_matches_qwen3_next():
     """Weights copied: prefill past a chunk, then token by token with a cache."""
     config, layer = qwen3_next()
     memory = with_weights_of(layer)
@@ -504,13 +504,13 @@ def test_retentions_start_in_the_published_range(kind):
     assert_close(retention(torch.zeros(1, 1, 512).double())[0, 0], alpha)
 
 
-def test_retnet_forgets_by_halving_distances_to_one():
+def test_retnet_decays_halve_their_distance_to_one():
     decay = build("retnet", width=32, heads=4).decay()
     assert decay.tolist() == [1 - 1 / 32, 1 - 1 / 64, 1 - 1 / 128, 1 - 1 / 256]
 
 
 @every_member
-def test_the_matrix_is_float32_in_a_bfloat16_model_and_under_autocast(name):
+def test_matrix_state_stays_float32_in_bfloat16_and_autocast(name):
     memory, x = build(name, width=16, strong=False), sequence(9, width=16)
     low, state = memory.bfloat16()(x.bfloat16())
     whole, _ = memory.double()(x.bfloat16().double())
@@ -533,7 +533,7 @@ def test_the_matrix_is_float32_in_a_bfloat16_model_and_under_autocast(name):
     ],
 )
 @torch.no_grad()
-def test_equal_keys_with_the_strongest_writes_stay_bounded(name, options):
+def test_equal_keys_at_the_largest_rate_stay_bounded(name, options):
     """One key for ever, values at random, beta at its limit and no decay."""
     memory = build(name, **options).float()
     if name != "delta_net":
@@ -559,7 +559,7 @@ def test_equal_keys_with_the_strongest_writes_stay_bounded(name, options):
         ("comba", {"key_share": 0.01}, "channels do not split"),
     ],
 )
-def test_bad_options_say_what_is_wrong(name, options, message):
+def test_invalid_options_are_refused(name, options, message):
     with pytest.raises(UserError, match=message):
         build(name, **options)
 

@@ -8,7 +8,7 @@ from nestling.memories.self_titans import SelfTitans
 TOKENS = 100_000
 
 
-def test_alive_after_100000_tokens_of_real_text():
+def test_memory_still_responds_after_100000_tokens():
     corpus = load_corpus("stdlib")
     tokenizer = load_tokenizer(corpus, vocab_size=1024)
     ids = encode(corpus.documents[:150], tokenizer).ids[:TOKENS].long()

@@ -47,7 +47,7 @@ def in_loops(memory: LSTM, x: torch.Tensor, reset: torch.Tensor, mask: torch.Ten
     return torch.stack(rows), LSTMState(*(torch.stack(s) for s in zip(*last, strict=True)))
 
 
-def test_equals_torchs_lstm_with_the_same_weights():
+def test_matches_torch_lstm():
     memory, x = build(), text(3, 29, WIDTH).requires_grad_()
     torchs = nn.LSTM(WIDTH, WIDTH, batch_first=True).double()
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_equals_torchs_lstm_with_the_same_weights():
 
 
 @pytest.mark.parametrize("kept", [1.0, 0.6])
-def test_equals_the_equations_token_by_token(kept):
+def test_matches_equations_token_by_token(kept):
     """With resets and masks anywhere; outputs, state and every gradient."""
     memory, x = build(), text(2, 23, WIDTH).requires_grad_()
     generator = torch.Generator().manual_seed(4)
@@ -93,7 +93,7 @@ def test_equals_the_equations_token_by_token(kept):
         assert_close(a, b)
 
 
-def test_the_state_stays_in_float32_under_autocast_and_in_bfloat16():
+def test_state_stays_float32_under_autocast_and_in_bfloat16():
     exact, x = build(), text(2, 40, WIDTH)
     rounded = build(torch.float32).bfloat16()
     exact.load_state_dict({n: p.double() for n, p in rounded.state_dict().items()})

@@ -87,7 +87,7 @@ def naive(module: Mamba, x: torch.Tensor, reset: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def test_equals_the_equations_token_by_token():
+def test_matches_equations_token_by_token():
     """Outputs and the gradient of every parameter and input, float64."""
     module = build(inner_size=5)
     x = sequence(11).requires_grad_()
@@ -137,7 +137,7 @@ def models() -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 @torch.no_grad()
-def test_logits_of_transformers_in_full_and_token_by_token():
+def test_matches_transformers_in_full_and_token_by_token():
     ours, theirs = models()
     ids = torch.randint(0, 101, (2, 150))
     expected = theirs(ids).logits
@@ -154,7 +154,7 @@ def test_logits_of_transformers_in_full_and_token_by_token():
 
 
 @torch.no_grad()
-def test_logits_of_transformers_with_left_padding():
+def test_matches_transformers_with_left_padding():
     ours, theirs = models()
     ids = torch.randint(0, 101, (2, 40))
     mask = torch.ones_like(ids)
@@ -164,7 +164,7 @@ def test_logits_of_transformers_with_left_padding():
     assert_close(found[mask.bool()], expected[mask.bool()])
 
 
-def test_it_begins_as_published():
+def test_published_initialisation():
     """Rates -1 .. -N, steps log-uniform over 0.001 .. 0.1, skip one; all from the generator."""
     module = Mamba(Mamba.Config(), hidden_size=512, num_heads=8)
     module.init_weights(torch.Generator().manual_seed(0))
@@ -192,6 +192,6 @@ def test_the_state_is_float32_in_a_bfloat16_model():
         ({"smallest_step": 0.0}, "smallest_step"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Mamba.Config(**options)

@@ -95,7 +95,7 @@ def naive(module: Mamba2, x: torch.Tensor, reset: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_equals_the_equations_token_by_token(groups):
+def test_matches_equations_token_by_token(groups):
     """Outputs and the gradient of every parameter and input, float64."""
     module = build(inner_size=8, groups=groups)
     x = sequence(11).requires_grad_()
@@ -171,7 +171,7 @@ def models(groups: int) -> tuple[nn.Module, nn.Module]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("groups", [1, 3])
-def test_logits_of_transformers_in_full_and_token_by_token(groups):
+def test_matches_transformers_in_full_and_token_by_token(groups):
     ours, theirs = models(groups)
     ids = torch.randint(0, 101, (2, 150))
     expected = theirs(ids).logits
@@ -188,7 +188,7 @@ def test_logits_of_transformers_in_full_and_token_by_token(groups):
 
 
 @torch.no_grad()
-def test_logits_of_transformers_with_left_padding():
+def test_matches_transformers_with_left_padding():
     ours, theirs = models(1)
     ids = torch.randint(0, 101, (2, 40))
     mask = torch.ones_like(ids)
@@ -198,7 +198,7 @@ def test_logits_of_transformers_with_left_padding():
     assert_close(found[mask.bool()], expected[mask.bool()])
 
 
-def test_it_is_attention_with_a_mask_of_decays():
+def test_equals_attention_with_decay_mask():
     """The dual form: y_t = sum over s <= t of (q_t . k_s) alpha_{s+1} .. alpha_t delta_s x_s."""
     module = build()
     mixture, step = torch.randn(2, 9, 12 + 6).double(), torch.randn(2, 9, 6).double()
@@ -214,7 +214,7 @@ def test_it_is_attention_with_a_mask_of_decays():
     assert_close(found, y)
 
 
-def test_it_begins_as_published():
+def test_published_initialisation():
     """Decays uniform over 1 .. 16, steps log-uniform over 0.001 .. 0.1, skip one."""
     module = Mamba2(Mamba2.Config(head_size=1, state_size=4), hidden_size=512, num_heads=8)
     module.init_weights(torch.Generator().manual_seed(0))
@@ -242,11 +242,11 @@ def test_the_state_is_float32_in_a_bfloat16_model():
         ({"initial_decay": (2.0, 1.0)}, "initial_decay"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Mamba2.Config(**options)
 
 
-def test_channels_must_split_into_groups_of_heads():
+def test_heads_must_divide_into_groups():
     with pytest.raises(UserError, match="12 channels do not split into 1 groups of heads of 5"):
         build(head_size=5)

@@ -76,7 +76,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_the_equations_token_by_token(name):
+def test_matches_equations_token_by_token(name):
     module, x = build(Memora, **{"eta_max": 4.0, **VARIANTS[name]}), sequence(11).requires_grad_()
     with torch.no_grad():
         module.inner_scale.copy_(torch.linspace(0.5, 1.5, 8))
@@ -88,7 +88,7 @@ def test_equals_the_equations_token_by_token(name):
     assert_same_state(module, state, heads)
 
 
-def test_every_row_of_the_weights_is_a_distribution_times_its_mass():
+def test_weight_rows_are_scaled_distributions():
     module = build(Memora)
     _, state = module(sequence(9))
     for layer, (weight, base) in enumerate(zip(state.weight, module.base(), strict=True)):
@@ -98,7 +98,7 @@ def test_every_row_of_the_weights_is_a_distribution_times_its_mass():
         torch.testing.assert_close(rows, torch.full_like(rows, mass(layer, whole.shape[-1])))
 
 
-def test_a_write_makes_the_error_of_its_key_smaller():
+def test_write_reduces_the_error_of_its_key():
     module = build(Memora, strong=False, period=16, expansion=4, hidden_size=32)
     with torch.no_grad():
         module.eta_bias.fill_(3.0)
@@ -132,6 +132,6 @@ def test_states_stay_bounded():
 @pytest.mark.parametrize(
     ("options", "message"), [({"clip": 0.0}, "clip"), ({"eta_init": 2.0}, "eta_init")]
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Memora.Config(**options)

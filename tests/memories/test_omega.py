@@ -47,7 +47,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_the_equations_token_by_token(name):
+def test_matches_equations_token_by_token(name):
     options = {"window": 3, "gamma_max": 4.0, **VARIANTS[name]}
     module, x = build(Omega, **options), sequence(11).requires_grad_()
     reset = torch.zeros(2, 11, dtype=torch.bool)
@@ -60,7 +60,7 @@ def test_equals_the_equations_token_by_token(name):
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("momentum", [False, True])
-def test_a_window_of_one_is_titans(layers, momentum):
+def test_window_of_one_reduces_to_titans(layers, momentum):
     """With v - k for v, since Titans' network has no residual."""
     module = build(Omega, window=1, layers=layers, momentum=momentum)
     narrow = {"expansion": 2} if layers > 1 else {}
@@ -89,7 +89,7 @@ def assert_equal(got, want):
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
-def test_a_matrix_with_anchors_at_every_token_is_the_delta_rule_of_the_kernel():
+def test_linear_memory_with_period_one_is_the_delta_rule_kernel():
     """M <- alpha M - gamma (k + M k - v) k^T."""
     options = {"window": 1, "layers": 1, "period": 1, "decay_to": "zero", "clip": 1e6}
     module, x = build(Omega, **options), sequence(13)
@@ -102,7 +102,7 @@ def test_a_matrix_with_anchors_at_every_token_is_the_delta_rule_of_the_kernel():
     assert_equal(module(x)[1].weight[0], state.weight)
 
 
-def test_a_token_of_the_last_period_is_written_again_at_the_new_anchor():
+def test_window_rewrites_last_period_at_the_new_anchor():
     """Its value changes what the new period's first token writes."""
     module, x = build(Omega, window=3, period=4), sequence(5)
     _, state = module(x[:, :4])
@@ -112,7 +112,7 @@ def test_a_token_of_the_last_period_is_written_again_at_the_new_anchor():
 
 
 @pytest.mark.parametrize("degree", [2, 3])
-def test_features_of_degree_p_have_the_polynomial_as_inner_product(degree):
+def test_polynomial_features_have_polynomial_kernel(degree):
     phi = Polynomial(degree).double()
     with torch.no_grad():
         phi.degree_weight.copy_(torch.arange(1.0, degree + 2))
@@ -126,7 +126,7 @@ def test_features_of_degree_p_have_the_polynomial_as_inner_product(degree):
     assert_equal((features[0] * features[1]).sum(-1), sum(terms))
 
 
-def test_a_key_that_fills_a_period_moves_the_answer_to_its_value_and_not_beyond():
+def test_repeated_key_moves_output_to_its_value_without_overshoot():
     module = build(Omega, strong=False, layers=1, period=16, window=4, clip=1e6)
     with torch.no_grad():
         for gate, bias in (("gamma", 30.0), ("alpha", 30.0)):
@@ -162,6 +162,6 @@ def test_weights_stay_bounded():
         ({"clip": 0.0}, "clip"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Omega.Config(**options)

@@ -30,7 +30,7 @@ def state_of(memories: int | None, value: float = 0.0) -> State:
 
 @pytest.mark.parametrize("periods", [(4,), (4, 4, 8)])
 @pytest.mark.parametrize("lengths", [None, (1, 0, 3, 1), (0, 1, 3, 1), (4, 1, 3, 1)])
-def test_anchors_move_where_a_period_ends(periods, lengths):
+def test_anchors_move_at_period_ends(periods, lengths):
     """No matter whether the host may ask, and never in a row that read nothing."""
     old = state_of(len(periods) if len(periods) > 1 else None)
     new = state_of(len(periods) if len(periods) > 1 else None, 1.0)
@@ -48,7 +48,7 @@ def test_anchors_move_where_a_period_ends(periods, lengths):
             assert bool((moved == 0).all()) != (more > 0 and count % period == 0)
 
 
-def test_where_all_anchors_move_they_are_the_running_weights():
+def test_anchor_is_the_running_weights_when_all_rows_end_a_period():
     """The same tensors: what opens the next period is then read and handed on at once."""
     old, new = state_of(None)._replace(count=torch.full((4,), 4)), state_of(None, 1.0)
     assert advance(old, new.weight, (), (4,), None, 4, None).anchor is new.weight
@@ -56,7 +56,7 @@ def test_where_all_anchors_move_they_are_the_running_weights():
     assert advance(old, new.weight, (), (4,), None, 3, True).anchor is new.weight
 
 
-def test_rows_that_start_a_document_are_fresh_but_for_the_tail():
+def test_document_start_resets_all_but_the_tail():
     state, start = state_of(3, 1.0), state_of(3)._replace(count=torch.zeros(4).long())
     rows = torch.tensor([True, False, False, True])
     after = start_rows(state._replace(opened=state.anchor), start, rows)
@@ -67,7 +67,7 @@ def test_rows_that_start_a_document_are_fresh_but_for_the_tail():
     assert start_rows(state, start, ~rows & rows) is state
 
 
-def test_a_sequence_is_read_in_pieces_that_no_document_or_period_crosses():
+def test_segments_never_cross_documents_or_periods():
     reset = torch.zeros(4, 9, dtype=torch.bool)
     reset[1, 6] = True
     state, seen = state_of(None), []

@@ -80,7 +80,7 @@ def in_loops(memory: RWKV7, x: torch.Tensor, reset: torch.Tensor, mask: torch.Te
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_the_equations_token_by_token(masked):
+def test_matches_equations_token_by_token(masked):
     """Outputs, state and every gradient, past the end of a chunk, with documents and fill."""
     memory, x = build(), text(2, 37, WIDTH).requires_grad_()
     reset = torch.zeros(2, 37, dtype=torch.bool)
@@ -104,7 +104,7 @@ def test_equals_the_equations_token_by_token(masked):
         assert (got - want).norm() <= 1e-9 * want.norm()
 
 
-def test_the_shift_is_blind_across_documents_and_fill():
+def test_token_shift_does_not_cross_documents_or_padding():
     x = torch.arange(1.0, 7.0).view(1, 6, 1)
     last = torch.tensor([[9.0]])
     before, after = shift(x, last)
@@ -119,7 +119,7 @@ def test_the_shift_is_blind_across_documents_and_fill():
     assert shift(x, last, Flow(mask=nothing))[1].item() == 9
 
 
-def test_half_lives_are_spread_over_the_channels_at_the_start():
+def test_half_lives_spread_over_channels_at_initialisation():
     memory = RWKV7(RWKV7.Config(), hidden_size=256, num_heads=4)
     memory.init_weights(torch.Generator().manual_seed(0))
     log_alpha = -math.exp(-0.5) * torch.sigmoid(memory.decay_bias)
@@ -127,7 +127,7 @@ def test_half_lives_are_spread_over_the_channels_at_the_start():
     assert half_lives.min() < 1.5 and half_lives.max() > 1000
 
 
-def test_the_state_stays_in_float32_under_autocast_and_in_bfloat16():
+def test_state_stays_float32_under_autocast_and_in_bfloat16():
     x = text(2, 40, WIDTH)
     y, state = build(torch.bfloat16)(x.bfloat16())
     assert y.dtype == torch.bfloat16 and state.weight.dtype == torch.float32
@@ -135,7 +135,7 @@ def test_the_state_stays_in_float32_under_autocast_and_in_bfloat16():
         assert build(torch.float32)(x.float())[1].weight.dtype == torch.float32
 
 
-def test_bad_options_say_what_to_do():
+def test_invalid_options_are_refused():
     with pytest.raises(UserError, match="multiple of 3 heads"):
         RWKV7(RWKV7.Config(), hidden_size=8, num_heads=3)
     with pytest.raises(UserError, match="rwkv7.gate_rank"):

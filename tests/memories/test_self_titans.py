@@ -122,7 +122,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_the_equations_token_by_token(name):
+def test_matches_equations_token_by_token(name):
     """Outputs and the gradient of every parameter and input, float64."""
     module = build(**VARIANTS[name])
     x = sequence(9).requires_grad_()
@@ -147,7 +147,7 @@ def test_equals_the_equations_token_by_token(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_one_token_at_a_time_is_the_same(name):
+def test_token_by_token_equals_the_whole(name):
     """The step of decoding against the chunk form: outputs, state and every gradient, float64."""
     module = build(**VARIANTS[name])
     found = []
@@ -178,7 +178,7 @@ def test_one_token_at_a_time_is_the_same(name):
     ],
 )
 @pytest.mark.parametrize(("width", "hidden"), [(8, None), (10, 7), (64, 33)])
-def test_decoding_equals_the_whole_on_the_way(options, width, hidden):
+def test_decoding_after_prefill_equals_the_whole(options, width, hidden):
     """Without gradients a token goes by a compiled step, where there is a compiler."""
     module = build(hidden_size=width, memory_hidden=hidden, **options)
     x = sequence(13, width=width)
@@ -195,7 +195,7 @@ def test_decoding_equals_the_whole_on_the_way(options, width, hidden):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
-def test_the_compiled_step_of_a_token_is_as_good_in_float32():
+def test_compiled_step_is_accurate_in_float32():
     from nestling.ops.self_titans.token import available
 
     module = build(hidden_size=64).float()
@@ -211,7 +211,7 @@ def test_the_compiled_step_of_a_token_is_as_good_in_float32():
     assert (torch.cat(found, dim=1) - truth).norm() <= 1e-5 * truth.norm()
 
 
-def test_a_token_leaves_the_state_it_is_given_alone():
+def test_step_does_not_modify_its_input_state():
     module = build()
     _, state = module(sequence(6))
     before = [part.clone() for layers in state[1:4] for part in layers]
@@ -252,7 +252,7 @@ def test_meta_gradient_of_every_memory_matches_finite_differences(network):
             assert abs(analytic - numeric) <= 1e-6 * max(1.0, abs(numeric)), name
 
 
-def test_every_memory_moves_in_five_steps():
+def test_every_memory_trains_within_five_steps():
     module = build(strong=False, adaptive_q=True)
     before = {n: p.detach().clone() for n, p in module.named_parameters() if "initial" in n}
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
@@ -266,7 +266,7 @@ def test_every_memory_moves_in_five_steps():
             assert moved[:, index].amax() > 0, (name, memory)
 
 
-def test_periods_count_from_each_rows_own_document_start():
+def test_periods_count_from_document_start():
     """A packed row equals its documents read alone, wherever the cuts fall."""
     module = build()
     x = sequence(17)
@@ -328,14 +328,14 @@ AT = ", gradients at the state of every 4 tokens"
         ),
     ],
 )
-def test_levels_say_what_is_switched(options, name, field, text):
+def test_levels_reflect_switches(options, name, field, text):
     found = {level.name: level for level in build(**options).levels()}
     assert getattr(found[name], field) == text
     assert ("M_alpha" in found) == options.get("decay", True)
     assert ("M_k" in found) == options.get("adaptive_k", True)
 
 
-def test_the_compiled_forms_are_for_the_options_they_know():
+def test_compiled_forms_are_used_for_supported_options_only():
     from nestling.memories.self_titans.kernel import fits
 
     known = {"clip": 1.0, "projection_clip": 0.5, "objective": "dot", "eta_max": 2.0}
@@ -370,7 +370,7 @@ def test_one_token_repeated_stays_bounded(period, strong):
 
 
 @pytest.mark.parametrize("eta_max", [1.0, 2.0])
-def test_equal_keys_with_the_strongest_writes_stay_bounded(eta_max):
+def test_equal_keys_at_the_largest_rate_stay_bounded(eta_max):
     """Keys all equal, values random, eta at its limit and no decay to speak of."""
     module = build(hidden_size=32, eta_max=eta_max, period=16, projection_period=16).float()
     with torch.no_grad():
@@ -389,7 +389,7 @@ def test_equal_keys_with_the_strongest_writes_stay_bounded(eta_max):
 
 @torch.no_grad()
 @pytest.mark.parametrize("period", [1, 5, 32])
-def test_the_base_stage_of_a_matrix_and_the_dot_product_is_the_gated_delta_rule(period):
+def test_linear_dot_product_base_reduces_to_gated_delta_rule(period):
     """Nothing is read of an anchor then, so the period is none: Eq 76-78 with Eq 88."""
     options = {"network": "matrix", "objective": "dot", "momentum": False, "period": period}
     module, x = build(**BASE, **options), sequence(13)
@@ -405,7 +405,7 @@ def test_the_base_stage_of_a_matrix_and_the_dot_product_is_the_gated_delta_rule(
     torch.testing.assert_close(after.weight.first[:, :, 0], state.weight, rtol=1e-9, atol=1e-12)
 
 
-def test_writes_off_is_the_initial_memory_at_every_token():
+def test_writes_off_reads_the_initial_memory():
     module = build(writes=False)
     x = sequence(9)
     whole, _ = module(x)
@@ -443,6 +443,6 @@ def test_writes_off_is_the_initial_memory_at_every_token():
         ({"values": "mine"}, "own, shared"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         SelfTitans.Config(**options)

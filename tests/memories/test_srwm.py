@@ -58,7 +58,7 @@ def in_loops(memory: SRWM, x: torch.Tensor, reset: torch.Tensor, mask: torch.Ten
 
 
 @pytest.mark.parametrize(("kept", "input_softmax"), [(1.0, True), (0.7, True), (0.7, False)])
-def test_equals_the_equations_token_by_token(kept, input_softmax):
+def test_matches_equations_token_by_token(kept, input_softmax):
     """Outputs, state and every gradient, past the end of a stretch."""
     length = STRETCH + 7
     memory, x = build(input_softmax=input_softmax), text(2, length, WIDTH).requires_grad_()
@@ -81,7 +81,7 @@ def test_equals_the_equations_token_by_token(kept, input_softmax):
         assert_close(a, b)
 
 
-def test_every_part_is_written_at_a_rate_of_its_own():
+def test_each_part_has_its_own_write_rate():
     memory, x = build(), text(1, 1, WIDTH)
     with torch.no_grad():
         memory.initial_weight[:, -4:] = -1e4

@@ -64,7 +64,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_equals_the_equations_token_by_token(name):
+def test_matches_equations_token_by_token(name):
     module, x = build(**VARIANTS[name]), sequence(11).requires_grad_()
     reset = torch.zeros(2, 11, dtype=torch.bool)
     reset[1, 6] = True
@@ -85,7 +85,7 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_each_architecture_equals_its_loops(name):
+def test_each_architecture_matches_reference_loop(name):
     kind, loops, options = ARCHITECTURES[name]
     module, x = build(kind, **options), sequence(11).requires_grad_()
     reset = torch.zeros(2, 11, dtype=torch.bool)
@@ -95,7 +95,7 @@ def test_each_architecture_equals_its_loops(name):
 
 
 @pytest.mark.parametrize("decay_to", ["init", "zero"])
-def test_the_state_is_the_weights_of_the_equations(decay_to):
+def test_state_holds_the_weights_of_the_equations(decay_to):
     module, x = build(decay_to=decay_to), sequence(10)
     _, state = module(x)
     base = module.memory.base()
@@ -128,7 +128,7 @@ def raw_reads(module, x):
     return memory(x, None, Flow(), module.persistent())[0].unflatten(-1, (HEADS, -1))
 
 
-def test_a_matrix_with_anchors_at_every_token_is_the_delta_rule_of_the_kernel():
+def test_linear_memory_with_period_one_is_the_delta_rule_kernel():
     """Without momentum: M <- (1 - alpha) M - theta (M k) k^T + theta v k^T; nothing is clipped."""
     options = {"layers": 1, "momentum": False, "period": 1, "decay_to": "zero", "persistent": 0}
     module, x = build(clip=1e6, **options), sequence(13)
@@ -139,7 +139,7 @@ def test_a_matrix_with_anchors_at_every_token_is_the_delta_rule_of_the_kernel():
     torch.testing.assert_close(raw_reads(module, x), y, rtol=1e-9, atol=1e-11)
 
 
-def test_it_is_the_gated_delta_rule_up_to_where_decay_acts():
+def test_gated_delta_rule_up_to_decay_placement():
     """Gated DeltaNet erases what has decayed, a (M - b (M k) k^T) + b v' k^T; Titans what has not.
 
     They are one rule with a = 1 - alpha, b = theta / a and v' = a v.
@@ -159,7 +159,7 @@ def test_it_is_the_gated_delta_rule_up_to_where_decay_acts():
     torch.testing.assert_close(raw_reads(module, x), torch.stack(outputs, 1), rtol=1e-9, atol=1e-11)
 
 
-def test_inside_one_period_a_matrix_is_the_kernel_with_momentum_and_no_eraser():
+def test_linear_memory_within_a_period_is_the_momentum_kernel():
     """The gradient is that of the anchor: the write is - theta (M_0 k - v)."""
     options = {"layers": 1, "period": 16, "decay_to": "zero", "persistent": 0}
     module, x = build(clip=1e6, **options), sequence(13)
@@ -172,7 +172,7 @@ def test_inside_one_period_a_matrix_is_the_kernel_with_momentum_and_no_eraser():
     torch.testing.assert_close(raw_reads(module, x), y, rtol=1e-9, atol=1e-11)
 
 
-def test_what_persistent_tokens_hold_is_there_at_the_first_token():
+def test_persistent_tokens_are_visible_to_the_first_token():
     """Changing one changes the first output of every document, and of nothing read before it."""
     module, x = build(), sequence(9)
     reset = torch.zeros(2, 9, dtype=torch.bool)
@@ -232,7 +232,7 @@ def test_reads_and_weights_stay_bounded(options, name):
 
 @pytest.mark.parametrize("kind", [TitansMAC, TitansMAG, TitansMAL])
 @pytest.mark.parametrize("repeated", [True, False])
-def test_no_architecture_grows_along_a_text(kind, repeated):
+def test_outputs_do_not_grow_along_a_text(kind, repeated):
     # half-lives far shorter than the text: what is written and what is forgotten have met
     options = {"hidden_size": 16, "period": 16, "half_life": (16.0, 64.0)}
     module = build(kind, strong=False, dtype=torch.float32, **options)
@@ -246,7 +246,7 @@ def test_no_architecture_grows_along_a_text(kind, repeated):
     assert max(norms[2:]) < 1.3 * max(norms[:2])
 
 
-def test_a_key_that_fills_a_period_moves_the_answer_to_its_value_and_not_beyond():
+def test_repeated_key_moves_output_to_its_value_without_overshoot():
     module = build(strong=False, layers=1, period=16, momentum=False, dtype=torch.float64)
     with torch.no_grad():
         module.memory.theta_weight.zero_()
@@ -262,7 +262,7 @@ def test_a_key_that_fills_a_period_moves_the_answer_to_its_value_and_not_beyond(
 
 
 @pytest.mark.parametrize("recall_start", [True, False])
-def test_a_fresh_memory_finds_what_followed_its_input_where_keys_start_as_queries(recall_start):
+def test_untrained_memory_recalls_next_tokens_with_tied_keys_and_queries(recall_start):
     """The query of a token against the key of the token after it, where it stood before."""
     module = build(strong=False, hidden_size=64, recall_start=recall_start)
     x = sequence(12, batch=4, width=64)
@@ -273,7 +273,7 @@ def test_a_fresh_memory_finds_what_followed_its_input_where_keys_start_as_querie
     assert (following > 0.2) if recall_start else (following < 0.1)
 
 
-def test_forgetting_to_zero_kills_a_deep_memory_and_to_its_start_does_not():
+def test_decay_to_zero_kills_a_deep_memory_and_decay_to_start_does_not():
     """Why ``decay_to`` is "init": with all layers near zero no gradient is left to write with."""
     alive = {}
     for decay_to in ("init", "zero"):
@@ -305,6 +305,6 @@ def test_state_is_float32_for_a_bfloat16_model():
         ({"clip": 0.0}, "clip"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Titans.Config(**options)

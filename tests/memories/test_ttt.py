@@ -44,7 +44,7 @@ def assert_same(got, want, name):
     [(1, "mamba"), (4, "mamba"), (4, "transformer"), (7, "transformer"), (16, "mamba")],
 )
 @pytest.mark.parametrize("switch", ["1", "0"])
-def test_equals_the_equations_token_by_token(kind, mini_batch, backbone, switch, monkeypatch):
+def test_matches_equations_token_by_token(kind, mini_batch, backbone, switch, monkeypatch):
     """Outputs, final states and the gradient of every parameter and input, float64."""
     monkeypatch.setenv(SWITCH, switch)
     module = build(kind, mini_batch=mini_batch, backbone=backbone)
@@ -109,7 +109,7 @@ def test_meta_gradient_of_the_initial_model_matches_finite_differences(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [[5, 6, 14], [1] * 25, [4, 17, 4]])
-def test_an_open_mini_batch_lives_in_the_state(kind, cuts):
+def test_open_mini_batch_is_kept_in_the_state(kind, cuts):
     """Cut anywhere, rows at different places: the outputs, the state, and the gradients."""
     module, x = build(kind), sequence(25)
     reset = torch.zeros(2, 25, dtype=torch.bool)
@@ -130,7 +130,7 @@ def test_an_open_mini_batch_lives_in_the_state(kind, cuts):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_mini_batches_count_from_each_rows_own_document_start(kind):
+def test_mini_batches_count_from_document_start(kind):
     """A packed row equals its documents read alone, masked fill between them or not."""
     module, x = build(kind), sequence(17)
     reset = torch.zeros(2, 17, dtype=torch.bool)
@@ -144,7 +144,7 @@ def test_mini_batches_count_from_each_rows_own_document_start(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_mini_batch_that_comes_again_is_predicted_better(kind):
+def test_repeated_mini_batch_has_lower_loss(kind):
     """What the inner training is for: its loss falls, by the measure of the equations."""
     module = build(kind, backbone="transformer")
     with torch.no_grad():
@@ -192,12 +192,12 @@ def test_published_sizes_and_rates():
         ({"convolution": 0}, "convolution"),
     ],
 )
-def test_bad_options_say_what_to_do(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         TTTMLP.Config(**options)
 
 
-def test_a_token_of_an_open_mini_batch_takes_one_place():
+def test_open_mini_batch_stores_one_slot_per_token():
     """Decoding works on as many rows as there are tokens, wherever they stand."""
     count = torch.tensor([5, 12, 0])
     places = grid(count, Flow(), length=1, period=16)

@@ -70,7 +70,7 @@ def test_chunk_equals_fold_of_step(chunk_size, length):
 @pytest.mark.parametrize("kept", [1.0, 0.7])
 @pytest.mark.parametrize("resets", [True, False])
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-def test_resets_and_masks_anywhere(resets, kept, chunk_size):
+def test_resets_and_masks(resets, kept, chunk_size):
     tokens = OP.inputs(3, length=37)
     generator = torch.Generator().manual_seed(5)
     reset = torch.rand(2, 37, generator=generator) < 0.12
@@ -87,7 +87,7 @@ logarithms = st.one_of(st.sampled_from([0.0, -5.0, -math.exp(-0.5), -1e-30]), st
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), length=st.integers(1, 20), chunk_size=st.sampled_from((1, 7, 16)))
-def test_drawn_decays_from_none_to_the_strongest(data, length, chunk_size):
+def test_random_decays_up_to_the_strongest(data, length, chunk_size):
     tokens = OP.inputs(data.draw(st.integers(0, 99)), batch=1, heads=1, length=length, key=2)
     drawn = data.draw(st.lists(logarithms, min_size=2 * length, max_size=2 * length))
     tokens["log_alpha"] = torch.tensor(drawn, dtype=torch.float64).view(1, length, 1, 2)
@@ -95,7 +95,7 @@ def test_drawn_decays_from_none_to_the_strongest(data, length, chunk_size):
     assert_equal(*both(tokens, chunk_size, state=state_of(tokens), reset=torch.tensor([reset])))
 
 
-def test_gradcheck_in_every_input_and_the_state():
+def test_gradcheck_of_every_input_and_state():
     tokens = OP.inputs(7, batch=1, length=5, heads=1, key=2, value=2)
     reset = torch.tensor([[False, False, False, True, False]])
     mask = torch.tensor([[True, False, True, True, True]])
@@ -148,7 +148,7 @@ def test_bfloat16_inputs_keep_a_float32_state_under_autocast():
     assert_close(y, exact)
 
 
-def test_one_decay_for_all_channels_is_the_gated_delta_rule():
+def test_equal_decays_reduce_to_gated_delta_rule():
     tokens = OP.inputs(11, length=40)
     k, w = tokens["k"], tokens["w"]
     log_alpha = tokens["log_alpha"][..., :1]
@@ -167,7 +167,7 @@ def test_one_decay_for_all_channels_is_the_gated_delta_rule():
     assert_close(end.weight, state.weight)
 
 
-def test_no_eraser_is_gated_linear_attention():
+def test_without_eraser_reduces_to_gated_linear_attention():
     tokens = OP.inputs(12, length=40)
     tokens["eraser"] = torch.zeros_like(tokens["eraser"])
     y, _ = diagonal_delta_rule(**tokens)
@@ -178,6 +178,6 @@ def test_no_eraser_is_gated_linear_attention():
         assert_close(y[:, t], (score[..., None] * tokens["w"][:, : t + 1]).sum(1))
 
 
-def test_a_bad_chunk_size_says_what_to_do():
+def test_invalid_chunk_size_is_refused():
     with pytest.raises(UserError, match="chunk_size"):
         diagonal_delta_rule(**OP.inputs(0, length=2), chunk_size=0)

@@ -27,12 +27,12 @@ def tokens_of(dtype=torch.float32, **sizes):
         (tokens_of(batch=0), {}, "inputs are empty"),
     ],
 )
-def test_what_the_kernels_cover(tokens, flags, reason):
+def test_triton_coverage(tokens, flags, reason):
     found = cover.why_not(tokens, **flags)
     assert found is None if reason is None else reason in found
 
 
-def test_the_chunk_form_computes_what_the_kernels_do_not_cover(monkeypatch):
+def test_uncovered_calls_fall_back_to_chunk(monkeypatch):
     """With kernels on every device, a reset to an initial weight still goes by the chunk form."""
     monkeypatch.setattr(cover, "here", lambda device: True)
     tokens = tokens_of()
@@ -41,7 +41,7 @@ def test_the_chunk_form_computes_what_the_kernels_do_not_cover(monkeypatch):
     assert torch.equal(y, want) and torch.equal(end.weight, want_end.weight)
 
 
-def test_a_form_asked_for_by_name_is_taken_or_refused(monkeypatch):
+def test_forced_form_is_used_or_refused(monkeypatch):
     with pytest.raises(UserError, match="'chunk', 'triton' or None"):
         momentum_gated_delta_rule(**tokens_of(), form="cuda")
     monkeypatch.setattr(cover, "installed", lambda: False)
@@ -52,5 +52,5 @@ def test_a_form_asked_for_by_name_is_taken_or_refused(monkeypatch):
         OP.triton(**tokens_of(torch.float64))
 
 
-def test_a_cpu_goes_by_the_chunk_form():
+def test_cpu_uses_chunk_form():
     assert not cover.here(torch.device("cpu"))

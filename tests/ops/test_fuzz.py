@@ -5,11 +5,11 @@ from apart import run_apart
 from fuzz import KINDS, draw_calls
 
 
-def test_a_few_drawn_calls_of_every_kind():
+def test_a_few_random_calls_of_every_kind():
     run_apart(draw_calls, list(KINDS), 40)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_drawn_calls(kind):
+def test_many_random_calls(kind):
     run_apart(draw_calls, [kind], 2000)

@@ -85,7 +85,7 @@ def test_chunk_equals_fold_of_step(chunk_size, length):
 @pytest.mark.parametrize("momentum", [True, False])
 @pytest.mark.parametrize("erase_key", [True, False])
 @pytest.mark.parametrize("chunk_size", CHUNKS)
-def test_every_option_with_resets_and_mask(read, momentum, erase_key, chunk_size):
+def test_every_option_with_resets_and_masks(read, momentum, erase_key, chunk_size):
     tokens = OP.inputs(3, length=37, momentum=momentum, erase_key=erase_key)
     generator = torch.Generator().manual_seed(5)
     reset = torch.rand(2, 37, generator=generator) < 0.12
@@ -118,7 +118,7 @@ def test_without_an_eraser(read, momentum, length):
     assert_equal(*both(shared, 7, state=state, reset=reset, mask=mask, read=read))
 
 
-def test_one_key_for_all_heads_is_that_key_in_each():
+def test_shared_key_equals_key_copied_to_each_head():
     tokens = OP.inputs(6, length=20)
     shared = tokens | {n: tokens[n][:, :, :1] for n in ("q", "k")}
     wide = shared | {n: shared[n].expand_as(tokens[n]) for n in ("q", "k")}
@@ -133,7 +133,7 @@ gates = st.one_of(st.sampled_from([0.0, 1.0, 1e-30, 5e-324]), st.floats(0.0, 1.0
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), length=st.integers(1, 12), chunk_size=st.sampled_from(CHUNKS))
-def test_drawn_gates_zeros_and_ones_included(data, length, chunk_size):
+def test_random_gates_including_zero_and_one(data, length, chunk_size):
     tokens = OP.inputs(data.draw(st.integers(0, 99)), batch=1, heads=1, length=length, key=3)
     for name, top in (("alpha", 1.0), ("mu", 1.0), ("beta", 2.0)):
         drawn = data.draw(st.lists(gates, min_size=length, max_size=length))
@@ -142,7 +142,7 @@ def test_drawn_gates_zeros_and_ones_included(data, length, chunk_size):
     assert_equal(*both(tokens, chunk_size, state=state_of(tokens)))
 
 
-def test_gradcheck_in_every_input_and_the_states():
+def test_gradcheck_of_every_input_and_state():
     tokens = OP.inputs(7, batch=1, length=5, heads=1, key=2, value=2, erase_key=True)
     state = state_of(tokens)
     reset = torch.tensor([[False, False, False, True, False]])
@@ -173,7 +173,7 @@ def test_masked_positions_change_nothing():
     assert torch.isfinite(y).all()
 
 
-def test_unread_state_is_the_initial_one():
+def test_empty_sequence_returns_initial_state():
     tokens = OP.inputs(2, length=0)
     initial = state_of(tokens).weight[0]
     y, end = momentum_gated_delta_rule(**tokens, initial=initial)
@@ -182,7 +182,7 @@ def test_unread_state_is_the_initial_one():
     assert not end.momentum.any()
 
 
-def test_all_equal_keys_stay_bounded_in_float32():
+def test_equal_keys_stay_bounded_in_float32():
     tokens = OP.inputs(4, length=4096, heads=1, dtype=torch.float32)
     tokens["k"] = tokens["k"][:, :1].expand_as(tokens["k"])
     tokens["mu"] = torch.full_like(tokens["mu"], 0.9)
@@ -219,7 +219,7 @@ def test_reductions_to_linear_attention_and_delta_rule():
     assert (end.weight - weight).abs().max() < 1e-12
 
 
-def test_bad_options_say_what_to_do():
+def test_invalid_options_are_refused():
     tokens = OP.inputs(0, length=2)
     with pytest.raises(UserError, match="'post' or 'pre'"):
         momentum_gated_delta_rule(**tokens, read="anchor")
@@ -253,7 +253,7 @@ def test_compiled_form_equals_fold_of_step(length, eraser, one_key, flags):
 
 
 @pytest.mark.skipif(not compiled.available(torch.zeros(1)), reason="no C++ compiler here")
-def test_compiled_form_with_gates_of_zero_and_one():
+def test_compiled_form_handles_gates_of_zero_and_one():
     tokens = OP.inputs(5, length=40)
     del tokens["mu"]
     tokens["alpha"][:, ::3], tokens["alpha"][:, 1::3] = 0, 1

@@ -72,7 +72,7 @@ EVERY_OPTION = list(product((True, False), ("none", "key", "own"), ("post", "pre
 @pytest.mark.parametrize("device", EVERY_DEVICE)
 @pytest.mark.parametrize("kinds", [(), ("reset", "mask")], ids=["plain", "flags"])
 @pytest.mark.parametrize(("momentum", "eraser", "read"), EVERY_OPTION)
-def test_every_option_equals_the_fold_of_the_step(momentum, eraser, read, kinds, device):
+def test_every_option_equals_fold_of_step(momentum, eraser, read, kinds, device):
     tokens = OP.inputs(3, length=19, momentum=momentum, erase_key=eraser == "own")
     if eraser == "none":
         del tokens["beta"]
@@ -99,14 +99,14 @@ def test_bfloat16(momentum, read, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_widths_that_fill_no_tile_and_several(device):
+def test_widths_below_and_above_one_tile(device):
     tokens = OP.inputs(4, batch=1, heads=2, length=20, key=20, value=70)
     assert_parity(tokens, device=device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("eraser", [True, False])
-def test_one_key_for_all_heads(eraser, device):
+def test_shared_key_across_heads(eraser, device):
     tokens = OP.inputs(6, length=20)
     tokens |= {n: tokens[n][:, :, :1] for n in ("q", "k")}
     if not eraser:
@@ -116,7 +116,7 @@ def test_one_key_for_all_heads(eraser, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("read", ["post", "pre"])
-def test_exact_zeros_and_ones(read, device):
+def test_gates_of_zero_and_one(read, device):
     tokens = OP.inputs(8, length=40)
     generator = torch.Generator().manual_seed(2)
     for name, value in (("alpha", 0.0), ("mu", 0.0), ("alpha", 1.0), ("mu", 1.0), ("beta", 0.0)):
@@ -126,7 +126,7 @@ def test_exact_zeros_and_ones(read, device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_equal_keys_and_an_eraser_that_flips(device):
+def test_equal_keys_with_alternating_inverse(device):
     """beta = 1 + alpha: the system whose inverse alternates; nothing grows."""
     tokens = OP.inputs(4, batch=1, heads=1, length=64)
     tokens["k"] = tokens["k"][:, :1].expand_as(tokens["k"]).contiguous()
@@ -137,7 +137,7 @@ def test_equal_keys_and_an_eraser_that_flips(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_dtypes_of_outputs_and_an_empty_sequence(device):
+def test_output_dtypes_and_empty_sequence(device):
     tokens = {n: x.bfloat16().to(device) for n, x in OP.inputs(4, length=17).items()}
     with torch.autocast(device, dtype=torch.bfloat16):
         y, end = OP.triton(**tokens)

@@ -90,14 +90,14 @@ FOUND = {
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_they_are_found(name):
+def test_gradgradcheck(name):
     function, inputs = FOUND[name]()
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_they_are_found_of_a_loss_whose_gradient_has_no_history(name):
+def test_gradient_penalty_of_a_sum(name):
     """As that of a sum: the gradient that comes back is ones."""
     function, inputs = FOUND[name]()
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
@@ -123,7 +123,7 @@ needs_compiler = pytest.mark.skipif(not available(DOUBLE), reason="no C++ compil
 @needs_compiler
 @pytest.mark.parametrize("loss", [torch.sum, lambda y: y.square().sum()])
 @pytest.mark.parametrize("name", MEMORIES)
-def test_the_compiled_scans_refuse_them(name, loss):
+def test_compiled_scans_refuse_second_order(name, loss):
     kind, config = MEMORIES[name]
     memory = kind(config, hidden_size=8, num_heads=2).double()
     memory.init_weights(torch.Generator().manual_seed(0))
@@ -142,7 +142,7 @@ def test_the_compiled_scans_refuse_them(name, loss):
 
 @needs_compiler
 @pytest.mark.parametrize("name", MEMORIES)
-def test_the_forms_in_torch_have_them(name, monkeypatch):
+def test_torch_forms_support_second_order(name, monkeypatch):
     monkeypatch.setenv("NESTLING_NATIVE", "0")
     kind, config = MEMORIES[name]
     memory = kind(config, hidden_size=4, num_heads=1).double()
@@ -156,7 +156,7 @@ def test_the_forms_in_torch_have_them(name, monkeypatch):
     assert torch.autograd.gradcheck(penalty, (x,), fast_mode=True)
 
 
-def test_first_order_gradients_are_untouched_by_the_graph_that_is_kept():
+def test_create_graph_leaves_first_order_gradients_unchanged():
     function, inputs = delta(True, False)
     inputs = tuple(x.requires_grad_() for x in inputs)
     assert compiled.available(DOUBLE) in (True, False)

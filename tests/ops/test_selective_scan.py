@@ -87,14 +87,14 @@ drawn_steps = st.one_of(st.sampled_from([0.0, 5e-324, 1e-30, 800.0]), st.floats(
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), length=st.integers(1, 12), chunk_size=st.sampled_from(CHUNKS))
-def test_drawn_steps_from_no_decay_to_a_decay_to_zero(data, length, chunk_size):
+def test_random_step_sizes_from_no_decay_to_full_decay(data, length, chunk_size):
     tokens = OP.inputs(data.draw(st.integers(0, 99)), batch=1, length=length, channels=2, states=3)
     drawn = data.draw(st.lists(drawn_steps, min_size=2 * length, max_size=2 * length))
     tokens["delta"] = torch.tensor(drawn, dtype=torch.float64).view(1, length, 2)
     assert_equal(*both(tokens, chunk_size, state=state_of(tokens)))
 
 
-def test_gradcheck_in_every_input_and_the_state():
+def test_gradcheck_of_every_input_and_state():
     tokens = OP.inputs(7, batch=1, length=5, channels=2, states=2)
     names = list(tokens)
     reset = torch.tensor([[False, False, False, True, False]])
@@ -108,7 +108,7 @@ def test_gradcheck_in_every_input_and_the_state():
     assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in values], atol=1e-7)
 
 
-def test_masked_positions_change_nothing_whatever_stands_there():
+def test_masked_nans_change_nothing():
     tokens = OP.inputs(2, length=9)
     state = state_of(tokens)
     mask = torch.zeros(2, 9, dtype=torch.bool)
@@ -118,7 +118,7 @@ def test_masked_positions_change_nothing_whatever_stands_there():
     assert torch.equal(end, state) and torch.isfinite(y).all()
 
 
-def test_long_sequences_of_strong_and_weak_decay_in_float32():
+def test_float32_long_sequences_with_strong_and_weak_decay():
     """Sixteen rates, steps from 0.001 to 20: what one chunk decays by spans 10^-2000 to 1."""
     tokens = OP.inputs(4, batch=1, length=4096, channels=3, states=16)
     tokens["delta"] = 0.001 * 20000 ** torch.rand(1, 4096, 3).double()
@@ -139,7 +139,7 @@ def test_bfloat16_inputs_keep_a_float32_state_under_autocast():
     assert (y.double() - exact).norm() / exact.norm() < 2e-2
 
 
-def test_the_states_of_a_long_text_never_exist_at_once():
+def test_peak_memory_holds_one_chunk_of_states():
     """Of all tensors that are made, forward and backward, none holds more than a chunk's states."""
     largest = 0
 
@@ -159,6 +159,6 @@ def test_the_states_of_a_long_text_never_exist_at_once():
     assert 32 * 64 * 16 <= largest <= 36 * 64 * 16
 
 
-def test_a_chunk_must_have_a_token():
+def test_chunk_size_zero_is_refused():
     with pytest.raises(UserError, match="chunk_size"):
         selective_scan(**OP.inputs(0, length=2), rate=rates(), chunk_size=0)

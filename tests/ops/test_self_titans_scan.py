@@ -73,7 +73,7 @@ def both_ways(module, x, flow, split, monkeypatch):
 @needs_kernel
 @pytest.mark.parametrize("width", [6, 16])
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_segments_in_torch(name, width, monkeypatch):
+def test_matches_torch_segments(name, width, monkeypatch):
     options, length, split, starts = CASES[name]
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, length, 2 * width, generator=generator, dtype=torch.float64)
@@ -100,7 +100,7 @@ def test_masked_positions_and_empty_documents(monkeypatch):
 
 
 @needs_kernel
-def test_float32_is_as_near_the_truth_as_torch(monkeypatch):
+def test_float32_error_no_larger_than_torch(monkeypatch):
     x = torch.randn(2, 100, 128, generator=torch.Generator().manual_seed(2))
     results = []
     for switch, dtype in (("0", torch.float64), ("0", torch.float32), ("1", torch.float32)):
@@ -114,7 +114,7 @@ def test_float32_is_as_near_the_truth_as_torch(monkeypatch):
 
 
 @needs_kernel
-def test_the_same_to_the_bit_with_any_number_of_threads():
+def test_bitwise_equal_for_any_thread_count():
     module, results = build(16, torch.float32), []
     x = torch.randn(3, 40, 32, generator=torch.Generator().manual_seed(2))
     before = torch.get_num_threads()
@@ -125,21 +125,21 @@ def test_the_same_to_the_bit_with_any_number_of_threads():
     assert all(same_by_threads(module, results[0], other) == "" for other in results)
 
 
-def test_a_missing_compiler_is_no_error(monkeypatch, tmp_path):
+def test_missing_compiler_falls_back(monkeypatch, tmp_path):
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     (tmp_path / "a.cpp").write_text("int x;")
     assert native.library(tmp_path, "a.cpp") is None
 
 
 @needs_kernel
-def test_a_source_that_does_not_compile_is_a_warning(monkeypatch, tmp_path):
+def test_compile_failure_warns(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "a.cpp").write_text("not C++")
     with pytest.warns(UserWarning, match="slower torch implementation"):
         assert native.library(tmp_path, "a.cpp") is None
 
 
-def test_rows_are_cut_at_documents_periods_and_vectors():
+def test_rows_split_at_documents_periods_and_vectors():
     reset = torch.zeros(2, 12, dtype=torch.bool)
     reset[1, 5] = True
     cuts = cut(torch.tensor([3, 0]), reset, None, length=12, period=8, tokens=4, group=2)

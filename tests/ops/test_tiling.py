@@ -20,7 +20,7 @@ def size_of(kind, rows, key, value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_rows_want_no_larger_chunks_and_larger_states_no_smaller(kind):
+def test_chunk_size_falls_with_rows_and_grows_with_state(kind):
     table = {(n, d): size_of(kind, n, d, d) for n, d in itertools.product(ROWS, WIDTHS)}
     for d in WIDTHS:
         sizes = [table[n, d] for n in ROWS]
@@ -32,7 +32,7 @@ def test_more_rows_want_no_larger_chunks_and_larger_states_no_smaller(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_none_of_the_sizes_costs_less_and_only_the_state_counts(kind):
+def test_chosen_size_is_cheapest_and_depends_on_state_size_only(kind):
     for rows, key, value in itertools.product(ROWS, WIDTHS, WIDTHS):
         chosen = size_of(kind, rows, key, value)
         costs = {s: nanoseconds(COSTS[kind], s, rows=rows, state=key * value) for s in SIZES}
@@ -41,7 +41,7 @@ def test_none_of_the_sizes_costs_less_and_only_the_state_counts(kind):
 
 
 @pytest.mark.parametrize("erases", [True, False])
-def test_a_size_that_is_given_is_taken_and_else_that_of_the_model(erases, monkeypatch):
+def test_explicit_size_wins_over_cost_model(erases, monkeypatch):
     module = importlib.import_module("nestling.ops.momentum_gated_delta_rule")
     taken, own = [], module._chunk
     monkeypatch.setattr(

@@ -97,7 +97,7 @@ def tokens(length, width, batch=2, dtype=torch.float64):
 @pytest.mark.parametrize("width", [6, 16])
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("carries", [False, True])
-def test_equals_the_mini_batches_in_torch(kind, width, length, carries, monkeypatch):
+def test_matches_torch_mini_batches(kind, width, length, carries, monkeypatch):
     module, x = build(kind, width), tokens(length, width)
 
     def run():
@@ -112,7 +112,7 @@ def test_equals_the_mini_batches_in_torch(kind, width, length, carries, monkeypa
     "options",
     [{"mini_batch": 1}, {"mini_batch": 7}, {"mini_batch": 40}, {"backbone": "transformer"}],
 )
-def test_any_mini_batch_documents_and_cuts(kind, options, monkeypatch):
+def test_random_mini_batches_documents_and_splits(kind, options, monkeypatch):
     """Mini-batches of more tokens than a vector as well; documents that end within one."""
     module, x = build(kind, 8, **options), tokens(90, 8)
     reset = torch.zeros(2, 90, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_masked_positions_and_empty_documents(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_is_as_near_the_truth_as_torch(kind, monkeypatch):
+def test_float32_error_no_larger_than_torch(kind, monkeypatch):
     results = []
     for switch, dtype in (("0", torch.float64), ("0", torch.float32), ("1", torch.float32)):
         monkeypatch.setenv(native.SWITCH, switch)
@@ -149,7 +149,7 @@ def test_float32_is_as_near_the_truth_as_torch(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_to_the_bit_with_any_number_of_threads(kind):
+def test_bitwise_equal_for_any_thread_count(kind):
     module, results = build(kind, 16, torch.float32), []
     before = torch.get_num_threads()
     for threads in (1, 2, 5):

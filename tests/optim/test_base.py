@@ -15,7 +15,7 @@ from nestling.rules import Momentum, Muon, NonlinearMomentum
 
 
 @pytest.mark.parametrize("switch", ["1", "0"])
-def test_gradients_whose_squares_overflow_are_numbers(switch, monkeypatch):
+def test_finite_gradients_with_overflowing_squares_are_accepted(switch, monkeypatch):
     monkeypatch.setenv(native.SWITCH, switch)
 
     def good(*gradients):
@@ -28,7 +28,7 @@ def test_gradients_whose_squares_overflow_are_numbers(switch, monkeypatch):
         assert not good(torch.tensor([1e200, value], dtype=torch.float64))
 
 
-def test_what_goes_number_by_number_comes_in_views_of_whole_rows_that_cover_all():
+def test_elementwise_batches_are_row_views_that_cover_everything():
     big, small = torch.zeros(700, 3, 500), torch.zeros(5)
     for first, second in batches(Momentum(), [big, small], [big.clone(), small.clone()]):
         assert first[0].shape == second[0].shape
@@ -40,7 +40,7 @@ def test_what_goes_number_by_number_comes_in_views_of_whole_rows_that_cover_all(
     assert first is second is small
 
 
-def test_a_module_is_no_list_of_parameters():
+def test_passing_a_module_is_a_type_error():
     with pytest.raises(TypeError, match="param_groups"):
         M3(nn.Linear(2, 2))
 
@@ -60,7 +60,7 @@ class Odd(nn.Module):
         self.start = nn.Parameter(torch.zeros(3, 4))
 
 
-def test_param_groups_split_by_what_a_parameter_is():
+def test_param_groups_split_by_role():
     module = Odd()
     names = {id(p): name for name, p in module.named_parameters()}
     groups = {g["name"]: g for g in param_groups(module, weight_decay=0.1)}
@@ -78,14 +78,14 @@ def test_param_groups_split_by_what_a_parameter_is():
     optimizer.step()
 
 
-def test_param_groups_of_nothing_are_refused():
+def test_param_groups_without_parameters_are_refused():
     with pytest.raises(TypeError, match="module"):
         param_groups(Odd().parameters())
     with pytest.raises(UserError, match="no parameter"):
         param_groups(nn.Linear(2, 2).requires_grad_(False))
 
 
-def test_what_no_group_reads_is_refused_and_old_states_load():
+def test_unused_options_are_refused_and_old_states_load():
     weights = [nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))]
     with pytest.raises(UserError, match="preconditioner_beta=0.5 has no effect"):
         DeltaMomentum(weights, preconditioner_beta=0.5)

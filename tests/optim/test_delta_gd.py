@@ -19,7 +19,7 @@ def least_squares():
 
 @pytest.mark.parametrize("form", ["exact", "explicit"])
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
-def test_on_least_squares_it_keeps_a_part_of_the_solution(form, scale):
+def test_least_squares_converges_to_shrunken_solution(form, scale):
     """The minimiser of L + (s / 2) E |W x|^2 is the solution over 1 + s: half of it for s = 1."""
     X, Y = least_squares()
     layer = nn.Linear(4, 3, bias=False).double()
@@ -32,7 +32,7 @@ def test_on_least_squares_it_keeps_a_part_of_the_solution(form, scale):
     assert_close(layer.weight.detach(), solution / (1 + scale))
 
 
-def test_on_a_network_every_layer_ends_where_its_own_decay_balances_the_gradient():
+def test_network_converges_where_decay_balances_gradient():
     scale, (X, Y) = 0.5, least_squares()
     torch.manual_seed(0)
     first, second = nn.Linear(4, 5, bias=False).double(), nn.Linear(5, 3, bias=False).double()
@@ -65,7 +65,7 @@ class Tied(nn.Module):
         return self.head(self.table(ids))
 
 
-def test_a_tied_weight_is_decayed_where_it_is_read_and_where_it_is_looked_up():
+def test_tied_weight_decays_for_both_uses():
     module, ids = Tied(), torch.tensor([[1, 2, 2], [4, 0, 1]])
     W, eta, scale = module.table.weight.detach().clone(), 0.4, 0.7
     optimizer = DeltaGD(module, lr=eta, decay_scale=scale)
@@ -91,7 +91,7 @@ def test_a_tied_weight_is_decayed_where_it_is_read_and_where_it_is_looked_up():
         (nn.Conv3d(2, 4, 2, bias=False), (3, 2, 3, 4, 3)),
     ],
 )
-def test_patches_are_what_a_convolution_multiplies(layer, shape):
+def test_patches_reproduce_convolution(layer, shape):
     layer = layer.double()
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     W = layer.weight.unflatten(0, (layer.groups, -1)).flatten(2)
@@ -101,7 +101,7 @@ def test_patches_are_what_a_convolution_multiplies(layer, shape):
     assert_close(y, want)
 
 
-def test_what_gets_no_gradient_is_not_seen():
+def test_only_inputs_with_gradients_are_captured():
     layer = nn.Linear(2, 2)
     optimizer = DeltaGD(layer)
     layer(torch.ones(1, 2))
@@ -117,7 +117,7 @@ def test_what_gets_no_gradient_is_not_seen():
     assert not optimizer._capture.contexts
 
 
-def test_gathered_batches_are_one_batch():
+def test_accumulated_batches_equal_one_batch():
     X, Y = least_squares()
     weights = []
     for parts in (1, 4):
@@ -131,7 +131,7 @@ def test_gathered_batches_are_one_batch():
     assert_close(*weights)
 
 
-def test_the_clock_of_levels_keeps_the_inputs_of_a_slow_level():
+def test_leveled_keeps_inputs_of_slow_levels():
     X, _ = least_squares()
     torch.manual_seed(0)
     layer = nn.Linear(4, 3, bias=False).double()
@@ -148,7 +148,7 @@ def test_the_clock_of_levels_keeps_the_inputs_of_a_slow_level():
     assert_close(layer.weight.detach(), twin.weight.detach())
 
 
-def test_a_copied_module_does_not_feed_the_optimizer_of_the_first():
+def test_copied_module_is_not_captured():
     layer = nn.Linear(2, 2)
     optimizer = DeltaGD(layer)
     twin = copy.deepcopy(layer)
@@ -156,7 +156,7 @@ def test_a_copied_module_does_not_feed_the_optimizer_of_the_first():
     assert not optimizer._capture.contexts
 
 
-def test_parameters_in_place_of_the_module_are_a_type_error():
+def test_passing_parameters_is_a_type_error():
     with pytest.raises(TypeError, match="DeltaGD takes a module"):
         DeltaGD(nn.Linear(2, 2).parameters())
     with pytest.raises(TypeError):

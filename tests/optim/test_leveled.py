@@ -61,7 +61,7 @@ def test_slow_group_takes_the_mean_gradient_at_its_period(inner):
     torch.testing.assert_close(slow, plain[1], rtol=1e-9, atol=1e-10)
 
 
-def test_weights_and_moments_rest_between_firings():
+def test_weights_and_moments_are_unchanged_between_firings():
     fast, slow = two_parameters()
     optimizer = leveled(fast, slow)
     drive(optimizer, fast, slow, gradients(3))
@@ -81,7 +81,7 @@ def test_period_is_rounded_up_to_whole_steps(period, steps):
     assert [i for i, names in enumerate(fired) if "slow" in names] == [steps - 1, 2 * steps - 1]
 
 
-def test_zero_grad_of_the_model_loses_nothing():
+def test_zero_grad_of_the_model_keeps_gathered_gradients():
     fast, slow = two_parameters()
     twin_fast, twin_slow = (nn.Parameter(p.detach().clone()) for p in (fast, slow))
     one, other = leveled(fast, slow), leveled(twin_fast, twin_slow)
@@ -95,7 +95,7 @@ def test_zero_grad_of_the_model_loses_nothing():
     assert torch.equal(slow, twin_slow)
 
 
-def test_clipping_acts_on_the_mean_of_each_level_by_itself():
+def test_clipping_applies_to_each_level_mean_separately():
     fast, slow = two_parameters()
     start = slow.detach().clone()
     optimizer = leveled(fast, slow, period=16, max_norm=1.0, inner=torch.optim.SGD)
@@ -128,7 +128,7 @@ def test_state_dict_round_trip_mid_period_is_exact(cut):
     assert torch.equal(fast, twins[0]) and torch.equal(slow, twins[1])
 
 
-def test_without_periods_it_is_the_inner_optimizer_bitwise():
+def test_without_periods_bitwise_equal_to_inner_optimizer():
     fast, slow = two_parameters()
     twins = [nn.Parameter(p.detach().clone()) for p in (fast, slow)]
     given = gradients(5)
@@ -140,7 +140,7 @@ def test_without_periods_it_is_the_inner_optimizer_bitwise():
     assert torch.equal(fast, twins[0]) and torch.equal(slow, twins[1])
 
 
-def test_a_torch_scheduler_drives_it():
+def test_works_with_torch_scheduler():
     fast, slow = two_parameters()
     optimizer = leveled(fast, slow)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
@@ -159,14 +159,14 @@ def test_a_missing_gradient_counts_as_zero():
     torch.testing.assert_close(slow, start - 0.05, rtol=1e-9, atol=1e-10)
 
 
-def test_a_group_can_be_added():
+def test_add_param_group():
     fast, slow = two_parameters()
     optimizer = Leveled(torch.optim.SGD([fast], lr=0.1), tokens_per_step=8)
     optimizer.add_param_group({"params": [slow], "period": 16, "name": "slow"})
     assert optimizer.periods() == [1, 2] and len(optimizer.inner.param_groups) == 2
 
 
-def test_closure_is_called_with_gradients_on():
+def test_closure_runs_with_gradients_enabled():
     fast, slow = two_parameters()
     optimizer = leveled(fast, slow)
 
@@ -181,12 +181,12 @@ def test_closure_is_called_with_gradients_on():
     assert float((fast.detach() ** 2).sum()) < before
 
 
-def test_no_tokens_for_a_step_is_refused():
+def test_zero_tokens_per_step_is_refused():
     with pytest.raises(UserError, match="tokens_per_step"):
         Leveled(torch.optim.SGD(two_parameters(), lr=0.1), tokens_per_step=0)
 
 
-def test_a_copy_goes_on_as_the_first_in_the_midst_of_a_period():
+def test_deepcopy_mid_period_continues_identically():
     """Copied or pickled with its parameters, gathered gradients, clocks and starts included."""
     for take in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         fast, slow = two_parameters()
@@ -207,7 +207,7 @@ def test_a_copy_goes_on_as_the_first_in_the_midst_of_a_period():
         assert fast_too is other.param_groups[0]["params"][0]
 
 
-def test_hooks_of_the_state_dict_run():
+def test_state_dict_hooks_run():
     fast, slow = two_parameters()
     optimizer = leveled(fast, slow)
     drive(optimizer, fast, slow, gradients(2))
@@ -225,7 +225,7 @@ def test_hooks_of_the_state_dict_run():
     assert other.next_firing() == optimizer.next_firing() == [True, True]
 
 
-def test_schedulers_that_cycle_a_momentum_reach_the_inner_optimizer():
+def test_momentum_schedulers_reach_the_inner_optimizer():
     fast, slow = two_parameters()
     optimizer = leveled(fast, slow, inner=NonlinearMomentum)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=6)

@@ -57,7 +57,7 @@ def drive(chain, optimizer, steps):
 
 
 @pytest.mark.parametrize("name", optimizer_names())
-def test_resets_in_loops(name):
+def test_resets_match_reference_loop(name):
     """A level by itself until the slower one is written; then new moments, from the start moved."""
     chain, twin = Chain(), Chain()
     optimizer = leveled(chain, name=name)
@@ -88,7 +88,7 @@ def test_resets_in_loops(name):
     assert all(not torch.equal(a, b) for a, b in zip(starts[0], Chain().weights(0), strict=True))
 
 
-def test_it_happens_at_multiples_of_the_slower_period_and_at_no_other_step():
+def test_resets_only_at_multiples_of_the_slower_period():
     """Against the same optimizer without shares, put in its place before every step."""
     chain = Chain()
     optimizer = leveled(chain)
@@ -115,7 +115,7 @@ def without_shares(state):
 
 
 @pytest.mark.parametrize("cut", range(1, 8))
-def test_the_state_goes_on_to_the_bit(cut):
+def test_state_dict_resumes_bitwise(cut):
     chain = Chain()
     optimizer = leveled(chain)
     drive(chain, optimizer, range(cut))
@@ -128,13 +128,13 @@ def test_the_state_goes_on_to_the_bit(cut):
 
 
 @pytest.mark.parametrize("name", optimizer_names())
-def test_at_learning_rate_zero_the_weights_stay(name):
+def test_learning_rate_zero_keeps_weights(name):
     chain = Chain()
     drive(chain, leveled(chain, name=name, lr=0.0), range(13))
     assert all(map(torch.equal, chain.parameters(), Chain().parameters()))
 
 
-def test_share_zero_goes_back_to_the_first_weights_and_share_one_only_forgets_moments():
+def test_share_zero_restores_start_and_share_one_clears_moments_only():
     zero, one, never = Chain(), Chain(), Chain()
     for chain, shares in ((zero, (0, 0, None)), (one, (1, 1, None)), (never, (None,) * 3)):
         drive(chain, leveled(chain, shares, "sgd"), range(12))
@@ -156,7 +156,7 @@ def test_weights_loaded_before_the_first_step_are_the_start():
     assert all(map(torch.equal, chain.weights(0), wanted))
 
 
-def test_narrow_weights_have_a_wide_start():
+def test_start_of_bfloat16_weights_is_float32():
     """A share of a small way would be lost in sixteen bits."""
     weight, slow = (nn.Parameter(torch.ones(4, dtype=torch.bfloat16)) for _ in range(2))
     groups = [
@@ -182,7 +182,7 @@ def test_narrow_weights_have_a_wide_start():
         ((None, 0.1, None), 10, "2 steps .period 16. do not divide"),
     ],
 )
-def test_shares_that_cannot_be_are_one_line(shares, tokens, message):
+def test_invalid_shares_are_refused(shares, tokens, message):
     chain = Chain()
     groups = [group(chain, level, share) for level, share in enumerate(shares)]
     with pytest.raises(UserError, match=message) as caught:

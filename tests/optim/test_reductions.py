@@ -75,7 +75,7 @@ def test_reduction(name):
     assert_close(weights_after(*ours), weights_after(*theirs))
 
 
-def test_rmsprop_but_for_what_it_has_seen():
+def test_rmsprop_up_to_bias_correction():
     """torch's RMSprop does not divide by what it has seen: the steps differ by that factor."""
     kind, options = ElementwiseMemory, {"beta1": 0.0, "beta2": 0.9, "ridge": 1e-30}
     weight = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))
@@ -93,7 +93,7 @@ def test_rmsprop_but_for_what_it_has_seen():
         assert_close(weight - before[0], (twin - before[1]) * seen)
 
 
-def test_delta_descent_without_its_decay_is_gradient_descent():
+def test_delta_gd_without_decay_is_sgd():
     module, twin = Network(), Network()
     ours = DeltaGD(module, lr=0.1, decay_scale=0.0)
     theirs = torch.optim.SGD(twin.parameters(), lr=0.1)

@@ -72,7 +72,7 @@ def fits(name: str) -> bool:
 
 @pytest.mark.parametrize("name", REMEMBERING)
 @pytest.mark.parametrize("slow", [False, True])
-def test_a_state_of_another_size_is_not_loaded(name, slow):
+def test_loading_state_of_other_shapes_is_refused(name, slow):
     net, optimizer = made(name, slow=slow)
     before = tensors(copy.deepcopy(optimizer.state_dict()))
     for rows, shape in OTHERS:
@@ -88,7 +88,7 @@ def test_a_state_of_another_size_is_not_loaded(name, slow):
 
 @pytest.mark.parametrize("name", REMEMBERING)
 @pytest.mark.parametrize("size", [(98, 3), (96, 3), (97, 1)])
-def test_a_parameter_that_was_given_another_size(name, size):
+def test_resized_parameter_is_refused(name, size):
     net, optimizer = made(name)
     net.table.weight.data = torch.ones(size)
     with pytest.raises(UserError, match=r"the gradient of parameter 0 is \[97, 3\]"):
@@ -106,7 +106,7 @@ def test_a_parameter_that_was_given_another_size(name, size):
 
 
 @pytest.mark.parametrize("name", REMEMBERING)
-def test_a_parameter_that_was_moved(name):
+def test_parameter_on_another_device_is_refused(name):
     net, optimizer = made(name)
     state = optimizer.state[net.map.weight]
     part = next(key for key, x in state.items() if key != "step" and x is not None)
@@ -123,7 +123,7 @@ def kept(optimizer: torch.optim.Optimizer) -> set[str]:
 
 
 @pytest.mark.parametrize("name", REMEMBERING)
-def test_the_state_of_another_optimizer(name):
+def test_loading_state_of_another_optimizer_is_refused(name):
     net, optimizer = made(name)
     for other in REMEMBERING:
         _, given = made(other)
@@ -134,7 +134,7 @@ def test_the_state_of_another_optimizer(name):
     stepped(net, optimizer)
 
 
-def test_what_waits_beside_the_parameters():
+def test_gathered_gradients_starts_and_inputs_are_checked():
     """Gathered gradients and starts of the clock; inputs of a slow level of DeltaGD."""
     _, other = made("delta_gd", shape=(6, 5), slow=True)
     net, optimizer = made("delta_gd", slow=True)
@@ -154,7 +154,7 @@ def test_what_waits_beside_the_parameters():
         optimizer.step()
 
 
-def test_names_are_said_where_they_were_given():
+def test_errors_use_parameter_names_when_given():
     net = Net(97, (6, 4))
     optimizer = DeltaMomentum(net.named_parameters(), lr=1e-3)
     stepped(net, optimizer)
@@ -165,7 +165,7 @@ def test_names_are_said_where_they_were_given():
 
 
 @pytest.mark.parametrize("name", REMEMBERING)
-def test_a_copy_compares_too(name):
+def test_deepcopy_checks_shapes_too(name):
     net, optimizer = made(name)
     optimizer = copy.deepcopy(optimizer)
     weight = optimizer.param_groups[0]["params"][0]

@@ -56,7 +56,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("layout", ["scalar", "row", "matrix"])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_it_is_the_form_in_torch(options, layout, dtype, monkeypatch):
+def test_matches_torch_implementation(options, layout, dtype, monkeypatch):
     given, seen = OPTIONS[options] | {"layout": layout}, calls(monkeypatch)
     ours = run(given, dtype)
     vectors = sum(len(shape) < 2 for shape in SHAPES)
@@ -67,7 +67,7 @@ def test_it_is_the_form_in_torch(options, layout, dtype, monkeypatch):
 
 
 @compiled
-def test_any_number_of_threads_gives_the_same_bits():
+def test_bitwise_equal_for_any_thread_count():
     found, threads = [], torch.get_num_threads()
     for count in (1, 2, 3):
         torch.set_num_threads(count)
@@ -86,7 +86,7 @@ def test_any_number_of_threads_gives_the_same_bits():
         (torch.float64, lambda x: x.T.contiguous().T if x.ndim == 2 else x),
     ],
 )
-def test_what_does_not_fit_is_written_in_torch(dtype, change, monkeypatch):
+def test_unsupported_inputs_fall_back_to_torch(dtype, change, monkeypatch):
     shapes, seen = [(6, 4), (5,)], calls(monkeypatch)
     ours = run({}, dtype, shapes=shapes, change=change)
     assert seen == ([] if dtype == torch.bfloat16 else [1] * 3)
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_written_in_torch(dtype, change, monkeypatch):
 
 
 @compiled
-def test_rows_too_wide_for_one_thread_are_written_in_torch(monkeypatch):
+def test_wide_rows_fall_back_to_torch(monkeypatch):
     seen = calls(monkeypatch)
     monkeypatch.setattr(sweep, "WIDEST", 3)
     run({}, torch.float64, shapes=[(6, 4), (6, 3)])
@@ -104,7 +104,7 @@ def test_rows_too_wide_for_one_thread_are_written_in_torch(monkeypatch):
 
 @compiled
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_squares_are_of_each_gradient(dtype):
+def test_squares_match_each_gradient(dtype):
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(n, generator=generator, dtype=dtype) for n in (0, 1, 7, 32, 33, 70001)]
     want = torch.stack([g.double().square().sum() for g in gradients])
@@ -113,7 +113,7 @@ def test_squares_are_of_each_gradient(dtype):
 
 @compiled
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_no_place_is_overlooked(value):
+def test_nonfinite_value_is_found_at_any_position(value):
     for place in range(75):
         gradient = torch.ones(75)
         assert finite([gradient], lengths([gradient]))
@@ -122,7 +122,7 @@ def test_no_place_is_overlooked(value):
 
 
 @compiled
-def test_a_weight_that_was_saved_for_a_backward_pass_is_seen_to_have_changed():
+def test_in_place_update_bumps_version_counter():
     weight = nn.Parameter(torch.ones(4, 4))
     optimizer = DeltaMomentum([weight])
     loss = (weight @ weight).sum()

@@ -47,7 +47,7 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_sharded_steps_are_those_of_one_process(tmp_path):
+def test_sharded_steps_match_single_process(tmp_path):
     """Newton-Schulz of a matrix in two parts is that of the whole, through 20 steps."""
     path = tmp_path / "program.py"
     path.write_text(PROGRAM, encoding="utf-8")
@@ -88,7 +88,7 @@ for name in sys.argv[1:]:
 
 @pytest.mark.slow
 @pytest.mark.compile
-def test_a_compiled_step_is_the_same_step(tmp_path):
+def test_compiled_step_matches_eager(tmp_path):
     """Traced in a process without the type checks of the tests, which cannot be."""
     path = tmp_path / "program.py"
     path.write_text(COMPILED, encoding="utf-8")
@@ -105,7 +105,7 @@ def test_a_compiled_step_is_the_same_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_trainer_of_transformers_takes_it(tmp_path):
+def test_works_with_transformers_trainer(tmp_path):
     from transformers import Trainer, TrainingArguments
 
     from nestling.optim import M3, param_groups

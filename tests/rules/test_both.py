@@ -39,7 +39,7 @@ def in_context(name: str, start, steps, lr: float):
 
 
 @plain_rule
-def test_a_level_in_context_and_an_optimizer_go_the_same_way(name):
+def test_in_context_level_matches_optimizer(name):
     start = [torch.ones(s, dtype=torch.float64) for s in SHAPES]
     steps = gradients(18)  # past the period of a slow memory
     weights = [nn.Parameter(w.clone()) for w in start]
@@ -52,7 +52,7 @@ def test_a_level_in_context_and_an_optimizer_go_the_same_way(name):
         assert_close(weight.data, other)
 
 
-def test_dgd_is_an_optimizer_that_hears_the_inputs_of_its_layers():
+def test_dgd_captures_layer_inputs():
     """Its one rule with an eraser: as a bare optimizer it is refused, with what to use instead."""
     with pytest.raises(UserError, match="DeltaGD"):
         Written([nn.Parameter(torch.ones(2, 2))], rule="dgd")
@@ -72,7 +72,7 @@ def test_dgd_is_an_optimizer_that_hears_the_inputs_of_its_layers():
 
 
 @every_rule
-def test_a_rule_says_what_it_remembers(name):
+def test_rules_declare_their_state(name):
     rule = RULES[name].of(RuleOptions())
     weight = torch.zeros(2, 4, 3)
     kept = rule.start(weight)
@@ -82,7 +82,7 @@ def test_a_rule_says_what_it_remembers(name):
 
 
 @plain_rule
-def test_a_rule_that_goes_number_by_number_may_be_cut_anywhere(name):
+def test_elementwise_rules_can_be_split_anywhere(name):
     rule = RULES[name].of(RuleOptions())
     if not rule.elementwise:
         return
@@ -100,7 +100,7 @@ def test_a_rule_that_goes_number_by_number_may_be_cut_anywhere(name):
 
 
 @pytest.mark.parametrize("name", [n for n in RULES if is_bare(n)])
-def test_one_table_line_makes_a_rule_an_optimizer_by_name(name):
+def test_registered_rule_is_an_optimizer(name):
     assert name in optimizer_names()
     weight = nn.Parameter(torch.ones(3, 3))
     optimizer = build(name, nn.Identity(), [{"params": [weight]}], lr=default_lr(name))
@@ -109,6 +109,6 @@ def test_one_table_line_makes_a_rule_an_optimizer_by_name(name):
     assert weight.square().sum() < 9 and records_of(optimizer)[1] == RULES[name]().records
 
 
-def test_constants_are_fields_and_a_rule_is_a_value():
+def test_rules_are_dataclasses_compared_by_value():
     for kind in RULES.values():
         assert dataclasses.is_dataclass(kind) and kind() == kind()

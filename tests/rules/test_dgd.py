@@ -7,7 +7,7 @@ from nestling.core.error import UserError
 from nestling.rules.dgd import dgd_rows
 
 
-def test_delta_gradient_descent_of_very_long_inputs_is_solved_by_eigenvalues():
+def test_dgd_with_very_long_inputs():
     generator = torch.Generator().manual_seed(0)
     x = 1e6 * torch.randn(6, 40, generator=generator)
     W, G = (torch.randn(3, 40, generator=generator) for _ in range(2))

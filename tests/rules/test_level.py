@@ -65,7 +65,7 @@ def leaves(state):
 
 
 @every_rule
-def test_weights_change_at_multiples_of_the_period_alone(rule):
+def test_weights_change_only_at_multiples_of_the_period(rule):
     level, start = free(rule=rule), start_of()
     state, (x, g) = fresh(level, start), tokens(12)
     for count in range(1, 13):
@@ -79,7 +79,7 @@ def test_weights_change_at_multiples_of_the_period_alone(rule):
 
 
 @every_rule
-def test_any_split_of_the_tokens_gives_the_same(rule):
+def test_any_split_equals_the_whole(rule):
     level, start = free(rule=rule), start_of()
     x, g = tokens(12)
     whole, pieces = fresh(level, start), fresh(level, start)
@@ -92,7 +92,7 @@ def test_any_split_of_the_tokens_gives_the_same(rule):
 
 
 @every_rule
-def test_at_rate_zero_nothing_moves(rule):
+def test_rate_zero_changes_nothing(rule):
     level, start = free(rule=rule, lr=0.0), start_of()
     state, (x, g) = fresh(level, start), tokens(8)
     for a in (0, 4):
@@ -185,7 +185,7 @@ def reference(rule: str, o: RuleOptions, eta: float, gradients, grams, moved_: t
 
 
 @every_rule
-def test_equation_71_with_the_published_rule_in_loops(rule):
+def test_equation_71_matches_reference_loop(rule):
     options = RuleOptions(slow_period=2) if rule == "m3" else RuleOptions()
     level, start = free(rule=rule, options=options), start_of()
     state, (x, g) = fresh(level, start), tokens(20)
@@ -201,7 +201,7 @@ def test_equation_71_with_the_published_rule_in_loops(rule):
         assert_close(state.moved[0][row], expected)
 
 
-def test_dgd_is_the_minimum_of_its_proximal_problem():
+def test_dgd_minimises_its_proximal_problem():
     """Of sum |W x + g|^2 / 2 n + |W - W_0|^2 / 2 eta, W the whole weight."""
     level = free(rule="dgd", options=RuleOptions(erase_whole=True))
     start, (x, g) = start_of(), tokens(4)
@@ -213,7 +213,7 @@ def test_dgd_is_the_minimum_of_its_proximal_problem():
     assert_close(slope, torch.zeros_like(slope))
 
 
-def test_the_mean_is_over_the_gradients_gathered_not_the_tokens_seen():
+def test_mean_is_over_gathered_gradients():
     level, start = free(), start_of()
     one, two = draw(ROWS, OUT, IN), draw(ROWS, OUT, seed=9)
     state = gather(
@@ -226,7 +226,7 @@ def test_the_mean_is_over_the_gradients_gathered_not_the_tokens_seen():
     assert_close(state.moved[0], -0.1 * one / torch.tensor([3.0, 2.0]).double()[:, None, None])
 
 
-def test_a_row_that_gathered_nothing_is_not_written():
+def test_row_without_gradients_is_not_written():
     level, start = free(rule="momentum"), start_of()
     state = gather(
         fresh(level, start),
@@ -253,7 +253,7 @@ def test_bounds_hold_against_any_gradient(rule):
     assert (reach > 0.1 * length).any()
 
 
-def test_the_clip_bounds_all_tensors_together():
+def test_clipping_uses_the_joint_norm():
     level, start = free(lr=1.0, clip=2.0), start_of()
     state, (x, g) = fresh(level, start), tokens(4)
     state = read(level, start, state, 100 * x, 100 * g)
@@ -261,7 +261,7 @@ def test_the_clip_bounds_all_tensors_together():
     assert_close(reach, torch.full_like(reach, 2.0))
 
 
-def test_a_gradient_that_is_no_number_moves_nothing():
+def test_nonfinite_gradient_changes_nothing():
     level, start = free(rule="adam"), start_of()
     state, (x, g) = fresh(level, start), tokens(8)
     g[1, 0, 0] = float("nan")
@@ -274,7 +274,7 @@ def test_a_gradient_that_is_no_number_moves_nothing():
 
 
 @every_rule
-def test_restarted_rows_are_as_new(rule):
+def test_reset_rows_equal_fresh_rows(rule):
     level, start = free(rule=rule), start_of()
     state, (x, g) = fresh(level, start), tokens(6)
     state = read(level, start, read(level, start, state, x[:4], g[:4]), x[4:], g[4:])
@@ -286,7 +286,7 @@ def test_restarted_rows_are_as_new(rule):
 
 @every_rule
 @pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule, fast):
+def test_gradient_through_two_writes_matches_finite_differences(rule, fast):
     """Along a drawn direction of all inputs; number by number as slow ones."""
     # Newton-Schulz is no function of its input's length: a smaller step keeps it smooth
     level = CMSLevel(period=2, rule=rule, lr=0.05, clip=1.5, trust=0.9)
@@ -326,7 +326,7 @@ def test_the_gradient_through_two_writes_is_that_of_finite_differences(rule, fas
         ({"period": 4, "trust": -1.0}, "trust"),
     ],
 )
-def test_what_cannot_be_is_refused(options, word):
+def test_invalid_options_are_refused(options, word):
     with pytest.raises(UserError, match=word):
         CMSLevel(**options)
 
