@@ -23,7 +23,7 @@ class Batch:
     """Prompts of different lengths, left-padded and masked, generated one token at a time.
 
     Each row computes what it computes alone, up to the order of summation: logits differ by
-    rounding (``tests/serve/test_batch.py::test_a_row_is_what_it_is_alone``).
+    rounding (``tests/serve/test_batch.py::test_batched_row_equals_single_row``).
     """
 
     def __init__(

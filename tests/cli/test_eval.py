@@ -7,7 +7,7 @@ import pytest
 from nestling.cli.main import main
 
 
-def test_lm_prints_and_writes_its_figures(trained, tmp_path, capsys):
+def test_lm_prints_and_writes_metrics(trained, tmp_path, capsys):
     text, record = tmp_path / "text.txt", tmp_path / "lm.json"
     text.write_text("a few words that are read by a model " * 3, encoding="utf-8")
     arguments = ["--model", str(trained), "--text", str(text), "--json", str(record)]
@@ -38,14 +38,14 @@ def test_lm_reads_held_out_documents_of_a_corpus(trained, tmp_path, capsys):
         (["lm", "--modle", "none"], "--model"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+def test_user_errors_are_one_line_with_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["eval", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and message in said
 
 
-def test_a_suite_of_a_preset_is_fitted_measured_and_written(tmp_path, capsys):
+def test_suite_of_a_preset_trains_measures_and_writes(tmp_path, capsys):
     record = tmp_path / "recall.json"
     options = {"keys": 3, "values": 4, "period": 2, "hidden_size": 32, "num_heads": 2}
     options |= {"num_hidden_layers": 1, "batch_size": 2}
@@ -60,7 +60,7 @@ def test_a_suite_of_a_preset_is_fitted_measured_and_written(tmp_path, capsys):
     assert json.loads(record.read_text())["metrics"]["tasks"]["recall"]["count"] == 4
 
 
-def test_a_table_has_the_columns_that_say_something_and_what_could_not_be_put(trained, capsys):
+def test_table_omits_empty_columns_and_notes_skipped_tasks(trained, capsys):
     small = ["--set", "vocab_size=16", "--set", "length=16"]
     more = ["--tasks", "mad-compress,mad-recall", "--count", "3", "--quiet", *small]
     assert main(["eval", "mad", "--model", str(trained), *more]) == 0
@@ -72,6 +72,6 @@ def test_a_table_has_the_columns_that_say_something_and_what_could_not_be_put(tr
     assert note.startswith("mad-compress: decoded from the last position") and not out.err
 
 
-def test_an_unknown_task_is_named_with_the_nearest(trained, capsys):
+def test_unknown_task_suggests_the_nearest(trained, capsys):
     assert main(["eval", "niah", "--model", str(trained), "--tasks", "niah-one"]) == 2
     assert "did you mean" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def test_adapt_warns_without_a_tokenizer(tmp_path, capsys):
     assert not (tmp_path / "m").exists()
 
 
-def test_learn_goes_on_and_says_what_it_did(adapted, tmp_path, capsys):
+def test_learn_continues_and_reports(adapted, tmp_path, capsys):
     memory, record = tmp_path / "m", tmp_path / "m.json"
     (tmp_path / "probe.txt").write_text("something else to be kept in mind")
     common = ["learn", adapted, TEXT, "--memory", memory, "--quiet"]
@@ -91,7 +91,7 @@ ACT_ON_ALL = {
 }  # fmt: skip
 
 
-def test_an_option_without_effect_is_refused(adapted, by_study, tmp_path, capsys):
+def test_option_without_effect_is_refused(adapted, by_study, tmp_path, capsys):
     """Every option of `nestling learn`: a new one has to be put in one of the lists."""
     assert not ACT_ON_ALL & {*NEEDS_LEVELS, *NEEDS_STUDY}
     assert {one.name for one in fields(learn.Command)} == ACT_ON_ALL | {
@@ -113,12 +113,12 @@ def test_an_option_without_effect_is_refused(adapted, by_study, tmp_path, capsys
     assert not (tmp_path / "m").exists()
 
 
-def test_options_of_ask_that_need_a_memory_say_so(adapted, capsys):
+def test_ask_options_that_need_a_memory_are_refused_without_one(adapted, capsys):
     for given in (["--gate", "base"], ["--levels", "8"]):
         assert f"{given[0]} has no effect" in failed(capsys, "ask", adapted, "The", *given)
 
 
-def test_a_memory_of_study_has_no_levels_and_says_so(by_study, tmp_path, capsys):
+def test_level_options_are_refused_for_a_studied_memory(by_study, tmp_path, capsys):
     learner = open_learner(by_study)
     file = learner.save(tmp_path / "m")
     told = failed(capsys, "memory", "reset", file, "--level", 1)
@@ -130,7 +130,7 @@ def test_a_memory_of_study_has_no_levels_and_says_so(by_study, tmp_path, capsys)
     assert "nothing to ask" in failed(capsys, "memory", "show", file, by_study)
 
 
-def test_no_verb_overwrites_a_file_that_it_has_not_read(
+def test_no_verb_overwrites_an_unrelated_file(
     adapted, trained, learned, tmp_path, capsys
 ):
     there, other = tmp_path / "there", tmp_path / "other"
@@ -184,7 +184,7 @@ def test_memory_shows_forks_resets_and_compares(learned, tmp_path, capsys):
     assert "no level 2" in failed(capsys, "memory", "reset", copy, "--level", 2)
 
 
-def test_merging_adds_what_was_learned(adapted, learned, tmp_path, capsys):
+def test_merge_adds_what_was_learned(adapted, learned, tmp_path, capsys):
     other, out = tmp_path / "other", tmp_path / "sum"
     run(capsys, "learn", adapted, "Quite another text, of as many words as that. " * 4,
         "--memory", other, "--quiet")  # fmt: skip
@@ -199,7 +199,7 @@ def test_merging_adds_what_was_learned(adapted, learned, tmp_path, capsys):
     assert "two" in failed(capsys, *merge)
 
 
-def test_an_export_is_a_model_of_its_own(adapted, learned, tmp_path, capsys):
+def test_export_is_a_standalone_model(adapted, learned, tmp_path, capsys):
     run(capsys, "memory", "export", learned, adapted, "--out", tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     learner = open_learner(adapted, learned)
@@ -210,7 +210,7 @@ def test_an_export_is_a_model_of_its_own(adapted, learned, tmp_path, capsys):
         assert not torch.equal(open_learner(adapted).reader.read({}, ids)[0], expected)
 
 
-def test_a_memory_of_another_model_is_refused(learned, adapted, tmp_path, capsys):
+def test_memory_of_another_model_is_refused(learned, adapted, tmp_path, capsys):
     before = learned.read_bytes()
     tiny_base("llama", vocab_size=258, seed=5).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
@@ -222,7 +222,7 @@ def test_a_memory_of_another_model_is_refused(learned, adapted, tmp_path, capsys
     assert learned.read_bytes() == before
 
 
-def test_a_model_trained_here_learns_without_adapt(trained, tmp_path, capsys):
+def test_model_trained_here_learns_without_adapt(trained, tmp_path, capsys):
     out = run(capsys, "learn", trained, TEXT, "--memory", tmp_path / "m", "--quiet", "--finish")
     assert "level 256" in out
     assert run(capsys, "ask", trained, "The", "--memory", tmp_path / "m", "--tokens", 4)
@@ -271,7 +271,7 @@ def test_averages_are_kept_in_the_memory_and_asked_through_the_gate(adapted, tmp
     assert "such as 2048,8192" in told
 
 
-def test_a_memory_that_another_process_writes_is_left_alone(adapted, learned, tmp_path, capsys):
+def test_memory_locked_by_another_process_is_refused(adapted, learned, tmp_path, capsys):
     memory, kept = tmp_path / "m", learned.read_bytes()
     memory.write_bytes(kept)
     with held(memory) as child:
@@ -291,7 +291,7 @@ def test_a_memory_that_another_process_writes_is_left_alone(adapted, learned, tm
     assert memory.read_bytes() == kept
 
 
-def test_learn_reads_what_train_reads(adapted, tmp_path, capsys):
+def test_learn_and_train_read_the_same_formats(adapted, tmp_path, capsys):
     folder, memory, probe = tmp_path / "texts", tmp_path / "m", tmp_path / "probe.jsonl"
     folder.mkdir()
     (folder / "a.html").write_text("<title>no</title><p>The pump &amp; the shed.</p>")
@@ -313,7 +313,7 @@ def test_learn_reads_what_train_reads(adapted, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("verb", ["ask", "generate"])
-def test_a_terminal_of_ascii_is_answered(adapted, trained, monkeypatch, verb):
+def test_ascii_terminal_output_is_escaped(adapted, trained, monkeypatch, verb):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
     model = ["ask", str(adapted)] if verb == "ask" else ["generate", "--model", str(trained)]

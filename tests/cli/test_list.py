@@ -27,7 +27,7 @@ def named(text: str) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if line and not line.startswith("-")]
 
 
-def test_every_name_is_there_with_a_line_about_it(capsys):
+def test_every_name_is_listed_with_a_summary(capsys):
     assert main(["list"]) == 0
     told = capsys.readouterr().out
     assert named(told) == [word for kind, names in NAMES.items() for word in (kind, *names)]
@@ -36,22 +36,22 @@ def test_every_name_is_there_with_a_line_about_it(capsys):
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_one_kind_alone(kind, capsys):
+def test_one_kind_only(kind, capsys):
     assert main(["list", kind]) == 0
     assert named(capsys.readouterr().out) == [kind, *NAMES[kind]]
 
 
-def test_an_unknown_kind_is_one_line(capsys):
+def test_unknown_kind_is_one_line(capsys):
     assert main(["list", "preset"]) == 2
     assert "did you mean 'presets'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", NAMES)
-def test_what_is_written_down_is_what_there_is(kind):
+def test_stored_listing_is_up_to_date(kind):
     assert listing.read_kept().get(kind) == listing.made(kind), "run python -m nestling.cli.list"
 
 
-def test_it_answers_without_importing_what_it_lists():
+def test_listing_imports_no_entries():
     code = (
         "import sys; from nestling.cli.main import main; assert main(['list']) == 0;"
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
@@ -60,7 +60,7 @@ def test_it_answers_without_importing_what_it_lists():
     assert done.returncode == 0 and "hope-tiny" in done.stdout, done.stderr
 
 
-def test_a_new_entry_is_shown_before_it_is_written_down(monkeypatch, tmp_path, capsys):
+def test_new_entry_is_listed_before_the_file_is_rebuilt(monkeypatch, tmp_path, capsys):
     record = json.loads(listing.KEPT.read_text()) | {"sha256": "of another table"}
     (tmp_path / "listed.json").write_text(json.dumps(record))
     monkeypatch.setattr(listing, "digest", lambda: "of this one")

@@ -91,7 +91,7 @@ def test_a_verb_runs(capsys):
         (["say", "full"], "cannot write x.json: No space left on device"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
+def test_user_error_is_one_line_with_exit_code_2(arguments, message, capsys):
     assert program.main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -99,7 +99,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert message in printed.err
 
 
-def test_freed_memory_is_kept_for_training_but_not_by_a_server(monkeypatch, capsys):
+def test_allocator_keeps_freed_memory_except_for_serve(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(program, "keep_freed_memory", lambda: calls.append("kept"))
     monkeypatch.setitem(program.VERBS, "serve", "say something")
@@ -109,13 +109,13 @@ def test_freed_memory_is_kept_for_training_but_not_by_a_server(monkeypatch, caps
     assert calls == ["kept"] and set(program.LONG_RUNNING) <= set(program.VERBS)
 
 
-def test_ctrl_c_is_130(capsys):
+def test_ctrl_c_exits_with_130(capsys):
     assert program.main(["say", "stop"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("name", ["bug", "odd"])
-def test_a_fault_of_ours_is_not_dressed_up(name):
+def test_internal_errors_propagate(name):
     with pytest.raises((ZeroDivisionError, OSError)):
         program.main(["say", name])
 
@@ -135,7 +135,7 @@ def test_help_imports_neither_torch_nor_transformers():
     assert done.returncode == 0, done.stdout
 
 
-def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys):
+def test_plugin_adds_a_verb_but_cannot_replace_one(monkeypatch, capsys):
     module = types.ModuleType("plugin", "nestling greet: say something.")
     module.Command = Say
     monkeypatch.setitem(sys.modules, "plugin", module)
@@ -157,7 +157,7 @@ def test_another_package_adds_a_verb_and_takes_none_of_ours(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("verb", ["study", "bench"])
-def test_a_verb_of_the_laboratory_says_what_to_install(monkeypatch, capsys, verb):
+def test_lab_verb_without_lab_says_what_to_install(monkeypatch, capsys, verb):
     monkeypatch.setattr(program, "entry_points", lambda group: [])
     assert program.main([verb, "list"]) == 2
     said = capsys.readouterr().err
@@ -165,7 +165,7 @@ def test_a_verb_of_the_laboratory_says_what_to_install(monkeypatch, capsys, verb
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
+def test_unencodable_characters_are_escaped(monkeypatch, encoding):
     text = "caf\u00e9 \u2013 \U0001f426"
     shown = text.encode(encoding, "backslashreplace").decode(encoding)
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
@@ -179,7 +179,7 @@ def test_what_a_terminal_cannot_show_is_escaped(monkeypatch, encoding):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="arguments are no bytes there")
-def test_a_terminal_of_ascii_gives_and_takes_any_character():
+def test_ascii_locale_accepts_and_prints_any_character():
     """The whole program in a locale without UTF-8."""
     environment = {
         "PYTHONPATH": str(Path(program.__file__).parents[2]),
@@ -199,14 +199,14 @@ def test_a_terminal_of_ascii_gives_and_takes_any_character():
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
-def test_completion_knows_every_verb_and_its_options(shell, capsys):
+def test_completion_offers_every_verb_and_option(shell, capsys):
     assert program.main(["completion", shell]) == 0
     script = capsys.readouterr().out
     for word in (*program.VERBS, "consolidate", "--memory", "--go-on"):
         assert word in script
 
 
-def test_bash_completes_with_the_script(tmp_path, capsys):
+def test_bash_completion_script_works(tmp_path, capsys):
     assert program.main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
     asked = """

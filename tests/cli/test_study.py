@@ -41,7 +41,7 @@ def memory(place):
     return file
 
 
-def test_learn_says_what_was_studied(place, tmp_path, capsys):
+def test_learn_reports_what_was_studied(place, tmp_path, capsys):
     (tmp_path / "asked.txt").write_text("Where was Lelidis Zikipot born?\tPadua\nWho are you?\n")
     file = tmp_path / "m"
     arguments = (
@@ -61,14 +61,14 @@ def test_learn_says_what_was_studied(place, tmp_path, capsys):
     assert "nothing new to read" in again
 
 
-def test_a_model_that_learns_by_study_alone_reads_nothing_without_it(place, tmp_path, capsys):
+def test_study_only_model_refuses_to_learn_without_study(place, tmp_path, capsys):
     file = tmp_path / "m"
     arguments = ("learn", place / "model", place / "one.txt", "--memory", file, "--study", "none")
     assert "leave out --study none" in failed(capsys, *arguments)
     assert not file.exists()
 
 
-def test_a_question_is_answered_in_a_few_words(place, memory, capsys):
+def test_question_gets_a_short_answer(place, memory, capsys):
     arguments = ("ask", place / "model", "--memory", memory, "--tokens", 12)
     said = run(capsys, *arguments, "Lelidis Zikipot keeps what?")
     assert said.count("\n") == 1 and "Question" not in said
@@ -77,7 +77,7 @@ def test_a_question_is_answered_in_a_few_words(place, memory, capsys):
     assert "chat template" in failed(capsys, *arguments, "Who?", "--chat")
 
 
-def test_a_conversation_reads_and_forgets(place, tmp_path, capsys, monkeypatch):
+def test_chat_reads_and_forgets(place, tmp_path, capsys, monkeypatch):
     file = tmp_path / "m"
     run(capsys, "learn", place / "model", place / "two.txt", "--memory", file, *QUICK)
     before = read_memory(file)
@@ -91,14 +91,14 @@ def test_a_conversation_reads_and_forgets(place, tmp_path, capsys, monkeypatch):
     assert all((after.tensors[name] == value).all() for name, value in before.tensors.items())
 
 
-def test_memory_shows_what_is_known_of_each(place, memory, capsys):
+def test_memory_shows_each_document(place, memory, capsys):
     out = run(capsys, "memory", "show", memory)
     assert "one.txt" in out and "two.txt" in out and "questions, right" in out
     asked = run(capsys, "memory", "show", memory, place / "model")
     assert "right now" in asked
 
 
-def test_undo_and_forget_take_a_document_out(place, memory, tmp_path, capsys):
+def test_undo_and_forget_remove_a_document(place, memory, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.write_bytes(memory.read_bytes())
     assert "two.txt is forgotten" in run(capsys, "memory", "undo", copy)
@@ -110,7 +110,7 @@ def test_undo_and_forget_take_a_document_out(place, memory, tmp_path, capsys):
     assert "nothing to forget" in failed(capsys, "memory", "undo", copy)
 
 
-def test_merging_joins_what_was_studied(place, memory, tmp_path, capsys):
+def test_merge_combines_studied_documents(place, memory, tmp_path, capsys):
     other, both = tmp_path / "other", tmp_path / "both"
     run(capsys, "learn", place / "model", place / "two.txt", "--memory", other, *QUICK)
     run(capsys, "memory", "merge", memory, other, "--out", both)
@@ -119,7 +119,7 @@ def test_merging_joins_what_was_studied(place, memory, tmp_path, capsys):
     run(capsys, "ask", place / "model", "Who?", "--memory", both, "--tokens", 2)
 
 
-def test_an_export_answers_as_the_memory_does(place, memory, tmp_path, capsys):
+def test_export_answers_like_the_memory(place, memory, tmp_path, capsys):
     run(capsys, "memory", "export", memory, place / "model", "--out", tmp_path / "whole")
     from transformers import AutoModelForCausalLM
 
@@ -132,7 +132,7 @@ def test_an_export_answers_as_the_memory_does(place, memory, tmp_path, capsys):
         assert (own[name] - value).abs().max() < 1e-6
 
 
-def test_levels_are_studied_too_where_that_is_asked_for(place, tmp_path, capsys):
+def test_levels_are_studied_on_request(place, tmp_path, capsys):
     model, file = tmp_path / "levels", tmp_path / "m"
     run(capsys, "adapt", place / "base", "--out", model, "--levels", "8,32")
     run(capsys, "learn", model, place / "one.txt", "--memory", file, "--study", "light", *QUICK)
@@ -140,7 +140,7 @@ def test_levels_are_studied_too_where_that_is_asked_for(place, tmp_path, capsys)
     assert about["levels"][1]["writes"] > 0 and about["studied"][0]["name"] == "one.txt"
 
 
-def test_what_does_not_go_together_is_refused(place, memory, tmp_path, capsys):
+def test_conflicting_options_are_refused(place, memory, tmp_path, capsys):
     base, out = place / "base", tmp_path / "out"
     low = ("--variant", "low-rank", "--levels", "8")
     assert "leave out levels" in failed(capsys, "adapt", base, "--out", out, *low)

@@ -19,7 +19,7 @@ from nestling.data import read_tokenizer
 from nestling.models import presets
 
 
-def test_training_reports_its_figures(trained, figures):
+def test_training_prints_metrics(trained, figures):
     metrics = figures["metrics"]
     assert abs(metrics["first_loss"] - math.log(258)) < 0.05 * math.log(258)
     assert metrics["val_perplexity"] == pytest.approx(math.exp(metrics["val_loss"]))
@@ -29,7 +29,7 @@ def test_training_reports_its_figures(trained, figures):
     assert set(figures["provenance"]) >= {"commit", "versions", "device", "threads"}
 
 
-def test_transformers_loads_the_folder(trained):
+def test_transformers_loads_the_saved_model(trained):
     from transformers import AutoModelForCausalLM
 
     assert nestling.__version__
@@ -72,14 +72,14 @@ def refused(capsys, *arguments):
         (["--device", "gpu"], "device"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys, arguments, said):
+def test_user_error_is_one_line_and_leaves_no_files(tmp_path, capsys, arguments, said):
     out = tmp_path / "out"
     base = ["train", "--preset", "hope-tiny", "--tokenizer", "bytes", "--out", out]
     assert said in refused(capsys, *base, *arguments)
     assert not out.exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+def test_unrelated_folder_is_not_touched(tmp_path, capsys):
     (tmp_path / "precious").write_text("text")
     assert "not empty" in refused(capsys, *train_arguments(tmp_path, "--steps", "1"))
     file = tmp_path / "precious"
@@ -87,7 +87,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert file.read_text() == "text" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_run_is_not_overwritten_but_resumed(tmp_path, capsys):
+def test_existing_run_is_resumed_not_overwritten(tmp_path, capsys):
     code, _, _ = run(capsys, *train_arguments(tmp_path, "--steps", "2"))
     assert code == 0
     weights = (tmp_path / "model.safetensors").read_bytes()
@@ -102,7 +102,7 @@ def test_a_run_is_not_overwritten_but_resumed(tmp_path, capsys):
     assert code == 0 and Result.read(file).metrics["steps"] == 3
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path, capsys):
+def test_damaged_checkpoint_is_refused(tmp_path, capsys):
     run(capsys, *train_arguments(tmp_path, "--steps", "2"))
     file = next((tmp_path / "checkpoints").glob("*/model.safetensors"))
     file.write_bytes(file.read_bytes()[:100])
@@ -110,7 +110,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, capsys):
     assert "truncated or changed" in refused(capsys, *arguments)
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, capsys):
+def test_ctrl_c_saves_and_the_run_resumes(tmp_path, capsys):
     """The real thing: a process of its own, the signal from outside."""
     arguments = train_arguments(tmp_path / "out", "--steps", "100000")
     command = [sys.executable, "-m", "nestling", *arguments]
@@ -128,7 +128,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, capsys):
     assert json.loads(log.read_text().splitlines()[-1])["step"] == done + 1
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, capsys):
+def test_full_disk_keeps_the_last_checkpoint(tmp_path, capsys):
     out = tmp_path / "out"
     assert run(capsys, *train_arguments(out, "--steps", "2"))[0] == 0
     before = sorted(path.name for path in (out / "checkpoints").iterdir())
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(tmp_path, capsys):
     assert run(capsys, *train_arguments(out, "--steps", "3", "--resume"))[0] == 0
 
 
-def test_generating_is_the_same_with_the_same_seed(trained, capsys):
+def test_generation_repeats_with_the_same_seed(trained, capsys):
     def text(*more):
         code, out, _ = run(
             capsys, "generate", "--model", trained, "--prompt", "def ", "--tokens", "12", *more
@@ -151,7 +151,7 @@ def test_generating_is_the_same_with_the_same_seed(trained, capsys):
     assert text("--seed", "1", "--top-k", "0") != text("--seed", "2", "--top-k", "0")
 
 
-def test_a_saved_memory_goes_on_as_if_nothing_had_happened(trained, tmp_path, capsys):
+def test_saved_memory_resumes_identically(trained, tmp_path, capsys):
     """Greedy writing in two processes' worth of calls equals writing in one."""
     from nestling.models.folder import load_model
     from nestling.train.inference import continue_text
@@ -177,7 +177,7 @@ def test_a_saved_memory_goes_on_as_if_nothing_had_happened(trained, tmp_path, ca
         ("kind", "'llama'"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused(trained, tmp_path, capsys, harm, said):
+def test_incomplete_model_folder_is_refused(trained, tmp_path, capsys, harm, said):
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in trained.iterdir():
@@ -222,7 +222,7 @@ def test_streaming_through_a_trained_model(trained, tmp_path, capsys):
     assert math.isfinite(metrics["max_state_norm"]) and "rss_growth_mib" in metrics
 
 
-def test_the_cost_of_training_is_a_table_and_a_result(tmp_path, capsys, monkeypatch):
+def test_training_cost_prints_a_table_and_writes_a_result(tmp_path, capsys, monkeypatch):
     shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_heads": 2}
     monkeypatch.setitem(presets.SIZES, "tiny", shape)
     file = tmp_path / "cost.json"

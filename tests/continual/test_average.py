@@ -30,7 +30,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
 
 
-def test_an_average_moves_at_every_write_of_the_fastest_level_and_at_no_other_time(
+def test_averages_move_only_at_fastest_level_writes(
     new_learner, ids
 ):
     """Token by token, in loops; the levels are as they are without averages."""
@@ -57,7 +57,7 @@ def test_an_average_moves_at_every_write_of_the_fastest_level_and_at_no_other_ti
     )
 
 
-def test_they_are_the_averages_of_fine_tuning(models, ids):
+def test_averages_match_fine_tuning(models, ids):
     """One level of all weights under Adam is full fine-tuning, its averages those of that."""
     levels = (LevelSpec(period=8, lr=1e-2, trust=None),)
     learner = ContinualLearner(models["llama"], levels=levels, variant="whole", options=KEPT)
@@ -71,7 +71,7 @@ def test_they_are_the_averages_of_fine_tuning(models, ids):
     assert all((experts[i] - experts[i + 1]).abs().max() > 1e-2 for i in range(3))
 
 
-def test_experts_are_the_base_the_averages_and_the_levels(new_learner, ids):
+def test_experts_are_base_averages_and_levels(new_learner, ids):
     learner, plain = new_learner(options=KEPT), new_learner()
     for one in (learner, plain):
         one.read_tokens(ids[:72])
@@ -91,7 +91,7 @@ def test_experts_are_the_base_the_averages_and_the_levels(new_learner, ids):
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 72, (3, 5, 30, 34)])
-def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
+def test_any_split_equals_the_whole(new_learner, ids, pieces):
     whole, parts = new_learner(NESTED, options=KEPT), new_learner(NESTED, options=KEPT)
     whole.read_tokens(ids[:72])
     first = 0
@@ -104,7 +104,7 @@ def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
 @pytest.mark.parametrize(
     "at", [pytest.param(5, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow), 77]
 )
-def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
+def test_save_load_and_fork_are_bitwise(new_learner, ids, tmp_path, at):
     whole, first, then = (new_learner(NESTED, options=KEPT) for _ in range(3))
     whole.read_tokens(ids[:at])
     first.read_tokens(ids[:at])
@@ -117,7 +117,7 @@ def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
     assert equal(then, whole) and equal(twin, whole)
 
 
-def test_a_reset_by_a_slower_level_comes_after_the_average(new_learner, ids):
+def test_nested_reset_happens_after_averaging(new_learner, ids):
     """What the fast level learned is taken up before it is forgotten."""
     levels = "8:1e-2:adam:0,32:1e-2:momentum"
     nested, never = new_learner(levels, options=KEPT), new_learner(options=KEPT)
@@ -135,7 +135,7 @@ def test_at_learning_rate_zero_every_expert_is_the_base(new_learner, ids):
 
 
 @only_llama
-def test_resets_by_hand_reach_the_averages(new_learner, ids, tmp_path):
+def test_reset_also_resets_averages(new_learner, ids, tmp_path):
     learner = new_learner(options=KEPT)
     learner.read_tokens(ids)
     file = read_memory(learner.save(tmp_path / "memory"))
@@ -150,7 +150,7 @@ def test_resets_by_hand_reach_the_averages(new_learner, ids, tmp_path):
 
 
 @only_llama
-def test_files_keep_averages_small_summed_and_of_a_newer_format(new_learner, ids, tmp_path):
+def test_files_store_averages_compactly(new_learner, ids, tmp_path):
     learner, other = new_learner(options=KEPT), new_learner(options=KEPT)
     learner.read_tokens(ids)
     file = learner.save(tmp_path / "memory")
@@ -174,7 +174,7 @@ def test_files_keep_averages_small_summed_and_of_a_newer_format(new_learner, ids
         merge([memory, read_memory(plain_file)])
 
 
-def test_consolidation_leaves_the_averages(ids):
+def test_consolidation_keeps_averages(ids):
     model = tiny_base("llama", vocab_size=258)
     levels = parse_levels("8:1e-2,32:1e-2")
     learner = ContinualLearner(model, byte_tokenizer(), levels=levels, options=KEPT)
@@ -184,7 +184,7 @@ def test_consolidation_leaves_the_averages(ids):
     assert same(before, learner.state.averages)
 
 
-def test_a_memory_brings_its_averages_to_the_gate(folder, tmp_path):
+def test_loaded_averages_reach_the_gate(folder, tmp_path):
     text = "The keys hang in the blue shed. " * 3
     model, tokenizer, *_ = load_base(folder)
     learner = ContinualLearner(
@@ -209,7 +209,7 @@ def test_a_memory_brings_its_averages_to_the_gate(folder, tmp_path):
         ((16, 16), "give each once"),
     ],
 )
-def test_averages_that_cannot_be_are_one_line(new_learner, averages, message):
+def test_invalid_averages_are_refused(new_learner, averages, message):
     with pytest.raises(UserError, match=message) as caught:
         new_learner(options=Options(averages=averages))
     assert "\n" not in str(caught.value)

@@ -37,7 +37,7 @@ def learned():
 
 
 @pytest.mark.parametrize("texts", [(TEXT,), ()])
-def test_a_slow_level_takes_over_and_the_fast_one_is_emptied(learned, texts):
+def test_slow_level_absorbs_the_fast_one(learned, texts):
     """With the text, and without it: the model replays what it writes itself."""
     learner = learned.fork()
     done = consolidate(learner, PLAN, texts)
@@ -53,7 +53,7 @@ def test_a_slow_level_takes_over_and_the_fast_one_is_emptied(learned, texts):
         assert abs(after - before) < 0.5 * (none - before)
 
 
-def test_the_same_learner_and_plan_give_the_same_levels_to_the_bit(learned):
+def test_consolidation_is_bitwise_deterministic(learned):
     one, again = learned.fork(), learned.fork()
     for learner in (one, again):
         assert consolidate(learner, SHORT, (TEXT,)).writes == 2
@@ -61,7 +61,7 @@ def test_the_same_learner_and_plan_give_the_same_levels_to_the_bit(learned):
         assert all(torch.equal(x, y) for x, y in zip(flat(a), flat(b), strict=True))
 
 
-def test_what_a_nested_level_took_over_outlasts_its_resets(learned):
+def test_consolidated_content_survives_nested_resets(learned):
     """With share 0 a write of the slowest level takes it back to where it begins."""
     levels = (
         LevelSpec(period=64, lr=0.0),
@@ -78,13 +78,13 @@ def test_what_a_nested_level_took_over_outlasts_its_resets(learned):
     assert all(map(torch.equal, learner.state.levels[1].moved, own))
 
 
-def test_the_original_is_left_alone(learned):
+def test_original_learner_is_not_modified(learned):
     before = learned.weights()
     consolidate(learned.fork(), SHORT, (TEXT,))
     assert all(value is before[name] for name, value in learned.weights().items())
 
 
-def test_what_cannot_be_is_refused(learned):
+def test_invalid_plans_are_refused(learned):
     with pytest.raises(UserError, match="no faster one"):
         consolidate(learned.fork(), Plan(into=1))
     with pytest.raises(UserError, match="too short"):

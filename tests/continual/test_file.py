@@ -16,7 +16,7 @@ from nestling.models.pretrained import parse_levels
 
 
 @pytest.mark.parametrize(("at", "end"), [(5, 40), (32, 72), (77, 100)])
-def test_save_load_and_go_on_is_never_having_stopped(new_learner, ids, tmp_path, at, end):
+def test_save_and_load_resumes_identically(new_learner, ids, tmp_path, at, end):
     """To the bit, also in the middle of periods and segments."""
     whole, first, then = new_learner(), new_learner(), new_learner()
     whole.read_tokens(ids[:at])
@@ -32,7 +32,7 @@ def test_save_load_and_go_on_is_never_having_stopped(new_learner, ids, tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["llama"])
-def test_only_what_moved_is_in_the_file(new_learner, ids, tmp_path):
+def test_file_holds_changed_tensors_only(new_learner, ids, tmp_path):
     learner = new_learner()
     empty = read_memory(learner.save(tmp_path / "memory"))
     assert not empty.tensors
@@ -44,7 +44,7 @@ def test_only_what_moved_is_in_the_file(new_learner, ids, tmp_path):
 
 @pytest.mark.parametrize("kind", ["llama"])
 @pytest.mark.parametrize(("storage", "bits"), [("16bit", 10), ("rank:100", 10)])
-def test_sixteen_bits_keep_what_was_learned(new_learner, ids, tmp_path, storage, bits):
+def test_half_precision_keeps_what_was_learned(new_learner, ids, tmp_path, storage, bits):
     learner, other = new_learner(), new_learner()
     learner.read_tokens(ids)
     exact = learner.save(tmp_path / "exact").stat().st_size
@@ -58,7 +58,7 @@ def test_sixteen_bits_keep_what_was_learned(new_learner, ids, tmp_path, storage,
     assert read_memory(other.save(tmp_path / "again")).tensors
 
 
-def test_low_rank_is_the_best_of_its_rank(models, ids, tmp_path):
+def test_low_rank_is_the_best_approximation(models, ids, tmp_path):
     learner = ContinualLearner(models["llama"], levels=parse_levels("8:1e-2"))
     learner.read_tokens(ids)
     errors = []
@@ -78,7 +78,7 @@ def test_low_rank_is_the_best_of_its_rank(models, ids, tmp_path):
         learner.save(tmp_path / "x", storage="rank:0")
 
 
-def test_a_memory_of_another_base_is_refused(models, ids, tmp_path):
+def test_memory_of_another_base_is_refused(models, ids, tmp_path):
     levels = parse_levels("8")
     learner = ContinualLearner(models["llama"], levels=levels)
     learner.read_tokens(ids[:20])
@@ -97,7 +97,7 @@ def test_a_memory_of_another_base_is_refused(models, ids, tmp_path):
             ContinualLearner(models["llama"], **changed).load(file)
 
 
-def test_a_newer_format_a_cut_file_and_no_file_are_refused(models, tmp_path):
+def test_newer_truncated_and_missing_files_are_refused(models, tmp_path):
     learner = ContinualLearner(models["llama"], levels=parse_levels("8"))
     file = learner.save(tmp_path / "memory")
     about = {**read_memory(file).about, "format": NEWEST + 1}
@@ -120,7 +120,7 @@ def test_a_newer_format_a_cut_file_and_no_file_are_refused(models, tmp_path):
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
-def test_damaged_files_are_refused_or_read_as_they_were(models, ids, tmp_path, count):
+def test_damaged_files_are_refused_or_read_unchanged(models, ids, tmp_path, count):
     """One to three bytes changed, or a cut; never another memory than the one written."""
     learner = ContinualLearner(models["llama"], levels=parse_levels("8,32"))
     learner.read_tokens(ids[:50])
@@ -151,14 +151,14 @@ def test_damaged_files_are_refused_or_read_as_they_were(models, ids, tmp_path, c
     assert refused > 0.9 * count
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, models):
+def test_failed_write_keeps_the_old_file(tmp_path, models):
     learner = ContinualLearner(models["llama"], levels=parse_levels("8"))
     with pytest.raises(UserError, match="cannot write"):
         learner.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_memory_file_round_trip(tmp_path):
     memory = MemoryFile({"a": [1, None, "b"]}, {"x": torch.arange(3.0), "y": torch.zeros(0)})
     again = read_memory(write_memory(tmp_path / "m", memory))
     assert again.about == {**memory.about, "format": PLAIN}

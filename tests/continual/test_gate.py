@@ -18,7 +18,7 @@ only_llama = pytest.mark.parametrize("kind", ["llama"])
 
 
 @every_gate
-def test_a_memory_that_was_never_written_is_the_base(new_learner, ids, gate):
+def test_unwritten_memory_equals_the_base(new_learner, ids, gate):
     plain, gated = new_learner(), new_learner(gate=gate)
     [expected] = plain.losses(ids[:72])
     assert all(torch.equal(row, expected) for row in gated.losses(ids[:72], gate))
@@ -26,7 +26,7 @@ def test_a_memory_that_was_never_written_is_the_base(new_learner, ids, gate):
     assert found == pytest.approx(alone, rel=1e-12)
 
 
-def test_experts_are_the_model_with_its_slow_levels_alone(new_learner, ids):
+def test_experts_are_the_slowest_levels_cumulatively(new_learner, ids):
     learner = new_learner()
     learner.read_tokens(ids[:72])
     found = learner.losses(ids[:40], "levels")
@@ -42,7 +42,7 @@ def test_experts_are_the_model_with_its_slow_levels_alone(new_learner, ids):
 
 @every_gate
 @only_llama
-def test_a_gated_loss_is_within_the_bound_of_every_expert(new_learner, ids, gate):
+def test_gated_loss_is_within_the_regret_bound(new_learner, ids, gate):
     learner = new_learner("8:3e-2,32:3e-2", gate=gate)
     learner.read_tokens(ids)
     for text in (ids[:100], ids[::-1]):
@@ -55,7 +55,7 @@ def test_a_gated_loss_is_within_the_bound_of_every_expert(new_learner, ids, gate
 
 
 @only_llama
-def test_a_gated_loss_is_blind_to_later_tokens(new_learner, ids):
+def test_gated_losses_are_causal(new_learner, ids):
     learner = new_learner(gate="levels")
     learner.read_tokens(ids)
 
@@ -81,7 +81,7 @@ class Letters:
 
 
 @every_gate
-def test_what_is_generated_is_what_is_scored_best(models, ids, kind, gate):
+def test_greedy_generation_matches_scoring(models, ids, kind, gate):
     """Greedy tokens against a loop that reads the whole text anew for each expert and token."""
     learner = ContinualLearner(
         models[kind], Letters(), levels=parse_levels("8:3e-2,32:3e-2"), gate=gate
@@ -110,7 +110,7 @@ def test_what_is_generated_is_what_is_scored_best(models, ids, kind, gate):
 
 
 @only_llama
-def test_a_gate_is_drawn_from_and_changes_what_is_said(models, ids, kind):
+def test_sampling_through_a_gate_changes_the_text(models, ids, kind):
     # the weights of a random model are short: within a trust bound nothing can be learned
     free = tuple(replace(level, trust=None) for level in parse_levels("8:3e-2,32:3e-2"))
     learner = ContinualLearner(models[kind], Letters(), levels=free)
@@ -124,13 +124,13 @@ def test_a_gate_is_drawn_from_and_changes_what_is_said(models, ids, kind):
     assert said[None] != said["levels"]
 
 
-def test_an_unknown_gate_is_one_line(models):
+def test_unknown_gate_is_refused(models):
     with pytest.raises(UserError, match="levels"):
         ContinualLearner(models["llama"], levels=parse_levels("8"), gate="level")
 
 
 @pytest.mark.parametrize("trained", ["all", "lora"])
-def test_fine_tuning_is_gated_with_the_model_it_began_as(models, ids, trained):
+def test_fine_tuning_is_gated_with_its_base(models, ids, trained):
     method = GradientMethod(models["llama"], lr=1e-2, sizes=Cut(8, 32), trained=trained)
     options = Options(segment=8, window=32)
     levels = Levels(

@@ -50,7 +50,7 @@ def memory(models, ids, tmp_path):
     return learner, learner.save(tmp_path / "memory")
 
 
-def test_a_memory_is_pushed_with_a_card_and_pulled(hub, memory, tmp_path, capsys):
+def test_push_memory_with_card_and_pull(hub, memory, tmp_path, capsys):
     learner, file = memory
     told = ["--base", "someone/base", "--licence", "apache-2.0"]
     assert main(["memory", "push", str(file), REPOSITORY, *told]) == 0
@@ -73,7 +73,7 @@ def test_a_memory_is_pushed_with_a_card_and_pulled(hub, memory, tmp_path, capsys
     assert "already exists" in capsys.readouterr().err
 
 
-def test_names_are_told_only_if_asked_and_text_just_read_never(hub, memory):
+def test_pushed_memory_omits_names_by_default_and_recent_text_always(hub, memory):
     learner, file = memory
     push_memory(file, REPOSITORY)
     assert SECRET not in str(hub.files)
@@ -92,7 +92,7 @@ def read_memory_of(hub, folder):
     return read_memory(folder / "stored")
 
 
-def test_a_text_that_waits_for_study_is_not_given_away(hub, memory):
+def test_pending_text_is_never_pushed(hub, memory):
     learner, file = memory
     learner.state = learner.state._replace(waiting=(Waiting(SECRET, "0" * 64, "a secret"),))
     with pytest.raises(UserError, match="wait for study"):
@@ -100,7 +100,7 @@ def test_a_text_that_waits_for_study_is_not_given_away(hub, memory):
     assert hub.files == {}
 
 
-def test_a_memory_pulled_for_another_model_is_refused(hub, memory, tmp_path):
+def test_pulling_for_another_model_is_refused(hub, memory, tmp_path):
     learner, file = memory
     push_memory(file, REPOSITORY)
     got = pull_memory(REPOSITORY, tmp_path / "got")
@@ -109,7 +109,7 @@ def test_a_memory_pulled_for_another_model_is_refused(hub, memory, tmp_path):
         other.load(got)
 
 
-def test_what_the_hub_complains_of_is_one_line(hub, memory, tmp_path):
+def test_hub_errors_are_one_line(hub, memory, tmp_path):
     _, file = memory
     model = create("hope-tiny", vocab_size=16, hidden_size=16, num_heads=2, num_hidden_layers=1)
     with pytest.raises(UserError, match="cannot pull") as caught:
@@ -125,7 +125,7 @@ def test_what_the_hub_complains_of_is_one_line(hub, memory, tmp_path):
     assert not (tmp_path / "got").exists()
 
 
-def test_a_model_is_pushed_with_a_card_and_loaded_from_the_hub(hub, tmp_path):
+def test_push_model_with_card_and_load(hub, tmp_path):
     model = create("hope-tiny", vocab_size=64, hidden_size=32, num_heads=2, num_hidden_layers=1)
     model.push_to_hub("someone/small-hope", licence="mit", private=True)
     files = hub.files["someone/small-hope"]

@@ -31,7 +31,7 @@ def test_at_learning_rate_zero_the_model_is_the_base(new_learner, ids):
     assert torch.equal(logits(learner, ids[:50]), direct)
 
 
-def test_the_model_itself_is_never_changed(new_learner, ids):
+def test_base_model_is_never_modified(new_learner, ids):
     learner = new_learner()
     before = {name: value.clone() for name, value in learner.reader.model.state_dict().items()}
     learner.read_tokens(ids[:72])
@@ -40,7 +40,7 @@ def test_the_model_itself_is_never_changed(new_learner, ids):
         assert torch.equal(value, before[name]), name
 
 
-def test_a_level_changes_only_at_multiples_of_its_period(new_learner, ids):
+def test_level_changes_only_at_multiples_of_its_period(new_learner, ids):
     learner = new_learner()
     for count, token in enumerate(ids[:72], start=1):
         before = learner.weights()
@@ -52,7 +52,7 @@ def test_a_level_changes_only_at_multiples_of_its_period(new_learner, ids):
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 72, (3, 5, 30, 34)])
-def test_reading_in_pieces_is_reading_at_once(new_learner, ids, pieces):
+def test_any_split_equals_the_whole(new_learner, ids, pieces):
     whole, parts = new_learner(), new_learner()
     at_once = whole.read_tokens(ids[:72])
     first, nats, scored = 0, 0.0, 0
@@ -63,7 +63,7 @@ def test_reading_in_pieces_is_reading_at_once(new_learner, ids, pieces):
     assert scored == at_once.scored and abs(nats - at_once.nats) < 1e-9 * nats
 
 
-def test_a_loss_is_blind_to_later_tokens(new_learner, ids):
+def test_losses_are_causal(new_learner, ids):
     """Losses of the tokens before one that is changed stay the same to the bit."""
     other = [*ids[:61], 63 - ids[61], *ids[62:]]
     one, two = new_learner(), new_learner()
@@ -73,7 +73,7 @@ def test_a_loss_is_blind_to_later_tokens(new_learner, ids):
 
 
 @only_llama
-def test_documents_do_not_see_each_other_but_share_the_weights(new_learner, ids):
+def test_documents_share_weights_but_not_context(new_learner, ids):
     """At rate zero the losses of documents in one stream are those of each by itself."""
     learner = new_learner("8:0,32:0:momentum")
     parts = [ids[:13], ids[13:90], ids[90:91], ids[91:200]]
@@ -82,7 +82,7 @@ def test_documents_do_not_see_each_other_but_share_the_weights(new_learner, ids)
     assert total == pytest.approx(alone, rel=1e-6)
 
 
-def test_a_write_is_the_rule_on_the_mean_gradient(models, ids):
+def test_write_applies_the_rule_to_the_mean_gradient(models, ids):
     """Two writes in loops: plain gradient of the next-token loss at the period's weights."""
     level = LevelSpec(period=8, lr=0.5, rule="gradient", clip=None, trust=None)
     learner = ContinualLearner(models["llama"], levels=(level,))
@@ -116,7 +116,7 @@ def test_a_write_is_the_rule_on_the_mean_gradient(models, ids):
 
 @only_llama
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_writes_and_goes_on_from_a_file(new_learner, ids, tmp_path, rule):
+def test_every_rule_writes_and_resumes_from_file(new_learner, ids, tmp_path, rule):
     """In the middle of a period, to the bit."""
     levels = f"8:1e-2:{rule},16:1e-2:{rule}"
     whole, then = new_learner(levels), new_learner(levels)
@@ -129,7 +129,7 @@ def test_every_rule_writes_and_goes_on_from_a_file(new_learner, ids, tmp_path, r
     assert all(not torch.equal(value, own[name]) for name, value in whole.weights().items())
 
 
-def test_dgd_erases_along_the_inputs_that_were_read(models, ids):
+def test_dgd_erases_along_the_inputs(models, ids):
     """The first write: moved (I + eta X^T X / n) = - eta g, where the plain gradient moves."""
     place, moved, seen = "model.layers.3.mlp.down_proj", {}, []
     module = models["llama"].get_submodule(place)
@@ -149,7 +149,7 @@ def test_dgd_erases_along_the_inputs_that_were_read(models, ids):
     assert relative_rms(moved["dgd"], moved["gradient"]) > 1e-3
 
 
-def test_fork_then_learn_leaves_the_original_alone(new_learner, ids):
+def test_fork_does_not_modify_the_original(new_learner, ids):
     learner, same = new_learner(), new_learner()
     for one in (learner, same):
         one.read_tokens(ids[:60])
@@ -161,7 +161,7 @@ def test_fork_then_learn_leaves_the_original_alone(new_learner, ids):
 
 
 @only_llama
-def test_reset_puts_a_level_or_all_back(new_learner, ids):
+def test_reset_restores_one_level_or_all(new_learner, ids):
     learner = new_learner()
     learner.read_tokens(ids)
     slow, fast = learner.parameters
@@ -177,7 +177,7 @@ def test_reset_puts_a_level_or_all_back(new_learner, ids):
 
 
 @only_llama
-def test_a_surprise_gate_writes_nothing_for_what_was_expected(new_learner, ids):
+def test_surprise_gate_skips_expected_text(new_learner, ids):
     never = new_learner(options=Options(surprise=1e9))
     assert never.read_tokens(ids[:72]).writes == (0, 0)
     always, plain = new_learner(options=Options(surprise=0.0)), new_learner()
@@ -190,7 +190,7 @@ def test_a_surprise_gate_writes_nothing_for_what_was_expected(new_learner, ids):
 
 
 @only_llama
-def test_finish_writes_open_periods_and_starts_their_clocks_anew(new_learner, ids):
+def test_finish_writes_open_periods_and_restarts_them(new_learner, ids):
     learner = new_learner()
     learner.read_tokens(ids[:37])
     assert learner.finish().writes == (1, 1)
@@ -200,7 +200,7 @@ def test_finish_writes_open_periods_and_starts_their_clocks_anew(new_learner, id
 
 
 @only_llama
-def test_what_is_read_again_is_expected(new_learner, ids):
+def test_loss_falls_on_repeated_text(new_learner, ids):
     """Learning learns: the loss of a text falls by reading it."""
     learner = new_learner()
     before = learner.score(ids[:100]).loss
@@ -209,7 +209,7 @@ def test_what_is_read_again_is_expected(new_learner, ids):
     assert learner.score(ids[:100]).loss < before
 
 
-def test_a_long_document_goes_through_windows(models, ids):
+def test_long_document_is_read_in_windows(models, ids):
     """Within a window as the model itself; past its end the last quarter comes again."""
     learner = ContinualLearner(models["llama"], levels=parse_levels("8:0"))
     assert learner.sizes.window == 64 and learner.sizes.overlap == 16
@@ -245,7 +245,7 @@ def test_a_long_document_goes_through_windows(models, ids):
         ("8", {"segment": 0}, "at least 1"),
     ],
 )
-def test_levels_that_cannot_be_are_one_line(models, levels, options, message):
+def test_invalid_levels_are_refused(models, levels, options, message):
     if message is None:
         learner = ContinualLearner(
             models["llama"], levels=parse_levels(levels), options=Options(**options)
@@ -257,7 +257,7 @@ def test_levels_that_cannot_be_are_one_line(models, levels, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_spec_survives_its_record():
+def test_level_spec_round_trip():
     spec = LevelSpec(period=64, lr=0.5, rule="m3", clip=None, trust=None, layers=(1, 2), share=0.5)
     assert LevelSpec.of(spec.record()) == spec
     frozen = dataclasses.replace(spec, period=float("inf"), share=None)

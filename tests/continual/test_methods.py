@@ -54,7 +54,7 @@ LEARNING = ("all", "lora", "elastic", "rehearsal", "levels")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_before_anything_is_read_every_method_is_the_model(model, document, name):
+def test_every_method_starts_as_the_base_model(model, document, name):
     """In a window as long as the document all score what one forward gives."""
     short = document[:16]
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_before_anything_is_read_every_method_is_the_model(model, document, name
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_what_is_read_again_is_predicted_better_and_the_base_is_left_alone(model, document, name):
+def test_loss_falls_on_repeated_text_and_base_is_unchanged(model, document, name):
     before = weights(model)
     method = methods(model)[name]
     first = method.score(document).nats
@@ -78,7 +78,7 @@ def test_what_is_read_again_is_predicted_better_and_the_base_is_left_alone(model
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
-def test_fine_tuning_is_adam_on_the_mean_loss_of_each_segment(model, document):
+def test_fine_tuning_matches_adam_on_segment_means(model, document):
     """Against a plain loop, for a document of two segments that fit one window."""
     method = GradientMethod(model, lr=1e-3, sizes=SIZES, clip=math.inf)
     method.read(document[:16])
@@ -97,7 +97,7 @@ def test_fine_tuning_is_adam_on_the_mean_loss_of_each_segment(model, document):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
 
 
-def test_averages_follow_the_weights_of_now(model, document):
+def test_averages_track_the_current_weights(model, document):
     """Each update moves an average over k by 1 / k; they speak between the base and now."""
     method = GradientMethod(model, lr=1e-2, sizes=SIZES, averages=(4, 2))
     name = "model.layers.0.mlp.down_proj.weight"
@@ -117,7 +117,7 @@ def test_averages_follow_the_weights_of_now(model, document):
 
 
 @pytest.mark.parametrize("finishing", [False, True])
-def test_a_short_document_is_learned_at_its_end_only_by_levels_that_finish(
+def test_short_document_is_learned_only_when_finishing(
     model, document, finishing
 ):
     short = document[:7]  # of a period of 16
@@ -129,7 +129,7 @@ def test_a_short_document_is_learned_at_its_end_only_by_levels_that_finish(
     assert len(method.learner.state.stream.open_ids) == (0 if finishing else 7)
 
 
-def test_lora_trains_few_numbers_and_only_those(model, document):
+def test_lora_trains_only_its_parameters(model, document):
     method = methods(model)["lora"]
     frozen = {n: p.clone() for n, p in method.model.named_parameters() if not p.requires_grad}
     assert sum(p.numel() for p in method.parameters) < sum(p.numel() for p in frozen.values())
@@ -138,7 +138,7 @@ def test_lora_trains_few_numbers_and_only_those(model, document):
     assert all(torch.equal(after[n], p) for n, p in frozen.items())
 
 
-def test_the_pull_of_elastic_weights_is_the_gradient_of_their_penalty():
+def test_elastic_gradient_matches_its_penalty():
     parameters = [torch.nn.Parameter(torch.tensor([1.0, 2.0])), torch.nn.Parameter(torch.ones(1))]
     elastic = Elastic(3.0)
     for gradient in ((1.0, 2.0), (3.0, 0.0)):
@@ -163,7 +163,7 @@ def test_the_pull_of_elastic_weights_is_the_gradient_of_their_penalty():
         torch.testing.assert_close(p.grad, g)
 
 
-def test_a_strong_hold_keeps_what_was_known(model, document):
+def test_strong_elastic_penalty_limits_drift(model, document):
     known = [[torch.ones_like(p) for p in model.parameters()]]
     held, free = (
         GradientMethod(model, lr=1e-3, sizes=SIZES, elastic=Elastic(strength, known))
@@ -178,7 +178,7 @@ def test_a_strong_hold_keeps_what_was_known(model, document):
     assert distance[0] < 0.3 * distance[1]
 
 
-def test_every_segment_has_the_same_chance_to_stay():
+def test_reservoir_keeps_segments_uniformly():
     counts = [0] * 20
     for seed in range(600):
         store = Rehearsal(5, seed=seed)
@@ -191,7 +191,7 @@ def test_every_segment_has_the_same_chance_to_stay():
     assert all(abs(count - 150) < 48 for count in counts)
 
 
-def test_retrieval_finds_the_passage_that_holds_the_rare_tokens(model):
+def test_retrieval_finds_the_passage_with_the_rare_tokens(model):
     method = Retrieval(model, window=32, segment=4, passage=4)
     method.read([1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 9])
     method.read([1, 2, 3, 40, 41, 42, 43, 44])
@@ -201,7 +201,7 @@ def test_retrieval_finds_the_passage_that_holds_the_rare_tokens(model):
     assert method.prefix((5, 6, 7, 8)) == (5, 6, 7, 8, 9, 9, 9, 9)
 
 
-def test_the_prefix_of_in_context_is_the_end_of_what_was_read(model, document):
+def test_in_context_prefix_is_the_last_tokens_read(model, document):
     method = InContext(model, kept=8, window=32, segment=8)
     method.read(document[:5])
     method.read(document[10:20])

@@ -57,7 +57,7 @@ def unreset(learner, levels, make):
         ),
     ],
 )
-def test_a_level_is_reset_exactly_when_the_next_slower_is_written(
+def test_level_resets_when_the_next_slower_is_written(
     new_learner, ids, nested, plain, ends
 ):
     """Token by token: at multiples of that period alone, to the value stated, after its write."""
@@ -88,7 +88,7 @@ def test_a_level_is_reset_exactly_when_the_next_slower_is_written(
     assert resets == {index: 72 // period for index, (period, _) in ends.items()}
 
 
-def test_share_zero_goes_back_to_the_base_and_share_one_only_forgets_moments(new_learner, ids):
+def test_share_zero_restores_base_and_share_one_clears_moments_only(new_learner, ids):
     base, zero, one, never = (
         new_learner(f"8:1e-2:gradient{share},32:1e-2:gradient") for share in (":0", ":0", ":1", "")
     )
@@ -100,7 +100,7 @@ def test_share_zero_goes_back_to_the_base_and_share_one_only_forgets_moments(new
 
 
 @pytest.mark.parametrize("pieces", [(1,) * 72, (3, 5, 30, 34)])
-def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
+def test_any_split_equals_the_whole(new_learner, ids, pieces):
     whole, parts = new_learner(NESTED), new_learner(NESTED)
     whole.read_tokens(ids[:72])
     first = 0
@@ -113,7 +113,7 @@ def test_a_stream_in_pieces_is_the_stream_at_once(new_learner, ids, pieces):
 @pytest.mark.parametrize(
     "at", [pytest.param(5, marks=pytest.mark.slow), pytest.param(32, marks=pytest.mark.slow), 77]
 )
-def test_saved_loaded_and_forked_to_the_bit(new_learner, ids, tmp_path, at):
+def test_save_load_and_fork_are_bitwise(new_learner, ids, tmp_path, at):
     whole, first, then = new_learner(NESTED), new_learner(NESTED), new_learner(NESTED)
     whole.read_tokens(ids[:at])
     first.read_tokens(ids[:at])
@@ -134,7 +134,7 @@ def test_at_learning_rate_zero_the_model_is_the_base(new_learner, ids):
 
 
 @only_llama
-def test_finish_is_a_write_of_the_slower_level_and_resets(new_learner, ids):
+def test_finish_writes_the_slower_level_and_resets(new_learner, ids):
     learner, plain = new_learner(NESTED), new_learner(PLAIN_TWO)
     for one in (learner, plain):
         one.read_tokens(ids[:13])
@@ -162,7 +162,7 @@ def test_without_a_write_of_the_slower_level_nothing_is_reset(new_learner, ids):
 
 
 @only_llama
-def test_reset_by_hand_forgets_where_the_level_begins(new_learner, ids):
+def test_manual_reset_restores_the_original_start(new_learner, ids):
     learner = new_learner(NESTED)
     learner.read_tokens(ids[:40])
     learner.reset(1)
@@ -171,7 +171,7 @@ def test_reset_by_hand_forgets_where_the_level_begins(new_learner, ids):
 
 
 @only_llama
-def test_small_files_and_sums_keep_where_a_level_begins(new_learner, ids, tmp_path):
+def test_small_and_merged_files_keep_level_starts(new_learner, ids, tmp_path):
     learner, other = new_learner(NESTED), new_learner(NESTED)
     learner.read_tokens(ids[:70])
     file = learner.save(tmp_path / "memory")
@@ -188,7 +188,7 @@ def test_small_files_and_sums_keep_where_a_level_begins(new_learner, ids, tmp_pa
 
 
 @only_llama
-def test_a_file_says_that_levels_are_nested(new_learner, tmp_path, folder):
+def test_file_records_nested_levels(new_learner, tmp_path, folder):
     """Older versions refuse what they would read without its resets; plain files stay theirs."""
     nested, plain = new_learner(NESTED), new_learner(PLAIN_TWO)
     assert read_memory(nested.save(tmp_path / "nested")).about["format"] == FORMAT
@@ -215,7 +215,7 @@ def test_a_file_says_that_levels_are_nested(new_learner, tmp_path, folder):
         ("8,inf:::0.1", "never written is never reset"),
     ],
 )
-def test_shares_that_cannot_be_are_one_line(new_learner, levels, message):
+def test_invalid_shares_are_refused(new_learner, levels, message):
     with pytest.raises(UserError, match=message) as caught:
         new_learner(levels)
     assert "\n" not in str(caught.value)

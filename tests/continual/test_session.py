@@ -21,11 +21,11 @@ def learner(folder):
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_lose_the_open_period_at_most_and_never_the_file(folder, tmp_path, kills):
+def test_kill_loses_at_most_the_open_period(folder, tmp_path, kills):
     assert run_apart(main, folder, tmp_path, kills) > kills / 4  # they fell in the midst of texts
 
 
-def test_the_file_is_written_as_periods_close(learner, tmp_path):
+def test_file_is_written_when_periods_close(learner, tmp_path):
     memory, seen = tmp_path / "memory", []
     session = Session(learner=learner, memory=memory, save_every=32)
 
@@ -41,7 +41,7 @@ def test_the_file_is_written_as_periods_close(learner, tmp_path):
         Session(learner=learner, save_every=12)
 
 
-def test_old_drafts_of_killed_processes_go(learner, tmp_path):
+def test_leftover_drafts_are_removed(learner, tmp_path):
     names = (".m.memory.old", ".m.memory.new", ".other.memory.old")
     for name in names:
         (tmp_path / name).write_bytes(b"draft")
@@ -51,7 +51,7 @@ def test_old_drafts_of_killed_processes_go(learner, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names[1:])
 
 
-def test_texts_that_were_read_are_passed_over_unless_again(learner):
+def test_known_texts_are_skipped_unless_forced(learner):
     first = Session(learner=learner)
     first.read(TEXTS)
     state = learner.state
@@ -64,7 +64,7 @@ def test_texts_that_were_read_are_passed_over_unless_again(learner):
     assert len(learner.state.documents) == 3
 
 
-def test_a_document_that_costs_too_much_is_undone(folder, monkeypatch):
+def test_document_over_the_guard_limit_is_undone(folder, monkeypatch):
     """The guard measures by itself; what is undone has left no trace.
 
     Which way an untrained model's loss goes is luck: each loss that is found stands for one.
@@ -90,7 +90,7 @@ def test_a_document_that_costs_too_much_is_undone(folder, monkeypatch):
         assert record["before"] == 1.0 and record["after"][0]["probe"] == 1.1
 
 
-def test_a_guard_without_a_probe_or_with_a_bad_limit_is_refused(learner):
+def test_guard_needs_a_probe_and_a_valid_limit(learner):
     with pytest.raises(UserError, match="probe"):
         Guard(probe=())
     with pytest.raises(UserError, match="fraction"):

@@ -6,14 +6,14 @@ from nestling.continual.text import Text
 from nestling.data import byte_tokenizer
 
 
-def test_a_prompt_is_not_ended_and_a_document_is():
+def test_end_token_follows_documents_not_prompts():
     text = Text(ending_tokenizer(begins=True))
     document, prompt = text.encode("Who?"), text.prompt("Who?")
     assert document[0] == prompt[0] == 1 and document[-1] == 0
     assert prompt == document[:-1]
 
 
-def test_control_tokens_spelt_out_in_a_document_are_ordinary_text():
+def test_special_tokens_in_documents_are_plain_text():
     spelt = "It ends with <|endoftext|> and <|pad|>."
     for tokenizer, around in ((byte_tokenizer(), [0]), (ending_tokenizer(begins=True), [1, 0])):
         text = Text(tokenizer)

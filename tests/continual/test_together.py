@@ -14,7 +14,7 @@ LEVELS = "8:1e-2,32:1e-2"
 TEXT, OTHER = "a text about one thing. " * 4, "and one about another! " * 4
 
 
-def test_processes_that_learn_at_once_lose_nothing(folder, tmp_path):
+def test_concurrent_learners_lose_nothing(folder, tmp_path):
     model = tmp_path / "model"
     save_stacked(load_base(folder), parse_levels(LEVELS), "partition", model)
     children = [process(learn, model, tmp_path / "m", number) for number in range(3)]
@@ -43,7 +43,7 @@ def open_both(folder, tmp_path):
 
 
 @pytest.mark.parametrize("first", [False, True])
-def test_what_another_has_written_since_is_not_overwritten(open_both, tmp_path, first):
+def test_newer_file_of_another_process_is_not_overwritten(open_both, tmp_path, first):
     one, two = open_both(first)
     one.read(TEXT)
     two.read(OTHER)
@@ -60,7 +60,7 @@ def test_what_another_has_written_since_is_not_overwritten(open_both, tmp_path, 
     assert len(read_memory(tmp_path / "m").about["documents"]) == 2 + first
 
 
-def test_a_fork_knows_what_it_was_forked_with_and_no_more(open_both, tmp_path):
+def test_fork_inherits_the_known_file_version(open_both, tmp_path):
     one, _ = open_both(True)
     trial = one.fork()
     trial.read(TEXT)
@@ -70,7 +70,7 @@ def test_a_fork_knows_what_it_was_forked_with_and_no_more(open_both, tmp_path):
     trial.save(tmp_path / "m")
 
 
-def test_a_session_does_not_begin_over_a_memory_its_learner_has_not_read(open_both, tmp_path):
+def test_session_refuses_a_memory_that_was_not_loaded(open_both, tmp_path):
     learner, _ = open_both(True)
     Session(learner=learner, memory=tmp_path / "m")
     (tmp_path / "m").rename(tmp_path / "n")
@@ -78,14 +78,14 @@ def test_a_session_does_not_begin_over_a_memory_its_learner_has_not_read(open_bo
         Session(learner=learner, memory=tmp_path / "n")
 
 
-def test_a_memory_that_is_gone_is_written_anew(open_both, tmp_path):
+def test_deleted_memory_is_written_again(open_both, tmp_path):
     learner, _ = open_both(True)
     (tmp_path / "m").unlink()
     learner.save(tmp_path / "m")
     assert read_memory(tmp_path / "m").about["documents"]
 
 
-def test_a_memory_that_could_not_be_loaded_is_not_known(open_both, folder, tmp_path):
+def test_failed_load_does_not_mark_the_file_as_known(open_both, folder, tmp_path):
     open_both(True)
     other = open_learner(folder, tmp_path / "new", levels="16,64")
     with pytest.raises(UserError, match="other levels"):

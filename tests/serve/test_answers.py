@@ -19,7 +19,7 @@ def pieces(stream):
     return text, end, usage
 
 
-def test_the_official_client_gets_what_the_learner_says(client, served):
+def test_official_client_matches_the_learner(client, served):
     assert [model.id for model in client.models.list()] == [NAME]
     assert client.models.retrieve(NAME).owned_by == "nestling"
     said = served.learner.ask("hello", tokens=12)
@@ -36,7 +36,7 @@ def test_the_official_client_gets_what_the_learner_says(client, served):
     assert pieces(streamed)[:2] == (gone_on.choices[0].text, "length")
 
 
-def test_several_prompts_and_draws_are_those_of_each_alone(client, served):
+def test_batched_prompts_and_samples_equal_single_ones(client, served):
     ids = served.text.prompt("four")
     common = {"model": NAME, "max_tokens": 8, "temperature": 1.0, "top_p": 0.9}
     both = client.completions.create(prompt=["hello", "four"], n=2, seed=5, **common)
@@ -49,7 +49,7 @@ def test_several_prompts_and_draws_are_those_of_each_alone(client, served):
     assert echo.choices[0].text.startswith("four")
 
 
-def test_an_answer_ends_before_a_stop_string(client):
+def test_answer_ends_before_a_stop_string(client):
     asked = {"model": NAME, "prompt": "hello", "max_tokens": 30}
     whole = client.completions.create(**asked).choices[0].text
     stop = whole[9:11]
@@ -77,7 +77,7 @@ def test_an_answer_ends_before_a_stop_string(client):
     ids=lambda one: next(iter(one)) if isinstance(one, dict) else "",
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_what_is_refused_is_an_error_of_the_client(client, more, error, word, stream):
+def test_refusals_are_client_errors(client, more, error, word, stream):
     error = openai.BadRequestError if error == 400 else error
     with pytest.raises(error, match=word) as found:
         client.chat.completions.create(
@@ -95,14 +95,14 @@ def test_what_is_refused_is_an_error_of_the_client(client, more, error, word, st
     ],
     ids=["broken", "text", "lacking"],
 )
-def test_a_malformed_body_is_one_line(http, status, word, content, headers):
+def test_malformed_body_is_one_line(http, status, word, content, headers):
     headers = {"Content-Type": "application/json", **headers}
     found = http.post("/v1/chat/completions", content=content, headers=headers)
     assert found.status_code == status and word in found.json()["error"]["message"]
     assert set(found.json()["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_busy_server_a_slow_answer_and_a_large_body_are_errors(start, tmp_path):
+def test_overload_timeout_and_large_body_are_errors(start, tmp_path):
     with start(tmp_path, waiting=1, body=500, seconds=1e-9) as http:
         asked = {"model": NAME, "prompt": ["a", "b"], "max_tokens": 2}
         assert http.post("/v1/completions", json=asked).status_code == 503
@@ -116,7 +116,7 @@ def test_a_busy_server_a_slow_answer_and_a_large_body_are_errors(start, tmp_path
         assert http.get("/health").json()["status"] == "ok"
 
 
-def test_a_client_that_leaves_ends_its_answer(http):
+def test_client_disconnect_ends_its_answer(http):
     asked = {"model": NAME, "prompt": "a", "max_tokens": 40, "stream": True}
     with http.stream("POST", "/v1/completions", json=asked) as stream:
         next(stream.iter_lines())

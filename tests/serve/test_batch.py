@@ -54,7 +54,7 @@ def logits(of, tokens):
 
 
 @pytest.mark.parametrize("kind", ["llama", "hope"])
-def test_a_row_is_what_it_is_alone(kind):
+def test_batched_row_equals_single_row(kind):
     """To within float32's tolerance, whatever is filled up before it."""
     chosen = [[3, 50, 90, 7], [8, 9, 10, 11], [250, 1, 2, 3]]
     together = logits(batch(kind, range(4)), chosen)
@@ -65,7 +65,7 @@ def test_a_row_is_what_it_is_alone(kind):
 
 @pytest.mark.parametrize("kind", ["llama", "hope"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_rows_that_end_leave_the_others_alone(kind, temperature):
+def test_ended_rows_do_not_affect_the_others(kind, temperature):
     whole = batch(kind, range(4), temperature)
     steps = [whole.step() for _ in range(6)]
     part = batch(kind, range(4), temperature)
@@ -91,7 +91,7 @@ def learned(seed):
     return Added(str(seed), change), whole
 
 
-def test_rows_of_several_memories_are_one_product():
+def test_rows_of_several_memories_in_one_batch():
     """To within float32's tolerance each row has the logits of its memory's own weights."""
     added, weights = zip(*map(learned, range(3)), strict=True)
     chosen = [[3, 50, 90, 7], [8, 9, 10, 11], [250, 1, 2, 3]]
@@ -109,7 +109,7 @@ def test_rows_of_several_memories_are_one_product():
 
 
 @torch.no_grad()
-def test_a_batch_goes_on_with_the_rows_of_another():
+def test_batches_can_be_joined():
     """Whenever they join and whoever leaves, each row has the logits that it has alone."""
     draws = [Draw(Sampling()) for _ in PROMPTS]
     added = [learned(0)[0], None, learned(1)[0], None]
@@ -133,7 +133,7 @@ def test_a_batch_goes_on_with_the_rows_of_another():
     assert_close(first.logits(), torch.stack([alone[1][3], alone[3][2]]))
 
 
-def test_numbers_that_are_none_stay_with_their_answer():
+def test_nonfinite_logits_affect_only_their_row():
     change = {n: Factors(1e30 * f.left, 1e30 * f.right) for n, f in learned(1)[0].change.items()}
     wild = Added("wild", change)  # finite, but not what it makes of a text
     engine, found = Engine(reader("llama"), rows=3, waiting=9), queue.Queue()
@@ -159,7 +159,7 @@ def test_numbers_that_are_none_stay_with_their_answer():
     engine.stop()
 
 
-def test_what_is_not_thin_has_weights_of_its_own(served):
+def test_only_low_rank_changes_are_batched(served):
     learner = served.learner.fork()
     learner.read("The seal costs nine crowns.")
     assert thin_change(learner, served.maps) == {}
@@ -174,7 +174,7 @@ def test_what_is_not_thin_has_weights_of_its_own(served):
         assert thin_change(learner, served.maps) is None
 
 
-def test_each_answer_has_the_weights_of_its_memory_and_ends_by_itself():
+def test_each_answer_uses_its_memory_and_ends_independently():
     model = reader("llama")
     scaled = {name: 1.5 * w.detach() for name, w in model.model.named_parameters()}
     engine, found = Engine(model, rows=3, waiting=9), {}
@@ -204,7 +204,7 @@ def test_each_answer_has_the_weights_of_its_memory_and_ends_by_itself():
     engine.stop()
 
 
-def test_pieces_of_text_are_never_taken_back_and_hold_whole_characters():
+def test_streamed_pieces_are_final_and_hold_whole_characters():
     tokenizer = byte_tokenizer()
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     for stops, expected in [((), TEXT), (("END", "zzz"), TEXT[: TEXT.index("END")])]:

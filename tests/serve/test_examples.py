@@ -17,7 +17,7 @@ def examples(language, address):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_every_call_of_curl_and_the_python_run(start, tmp_path, capsys):
+def test_curl_and_python_examples_run(start, tmp_path, capsys):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     with start(tmp_path / "store") as http:

@@ -31,7 +31,7 @@ def file_of(http, memory, folder):
     return file
 
 
-def test_a_memory_from_its_making_to_its_end(http, served, tmp_path):
+def test_memory_life_cycle(http, served, tmp_path):
     made = http.post("/v1/memories", json={"id": "notes"})
     assert made.status_code == 201 and made.json()["documents"] == []
     assert http.post("/v1/memories", json={"id": "notes"}).status_code == 409
@@ -74,7 +74,7 @@ def test_a_memory_from_its_making_to_its_end(http, served, tmp_path):
     assert [file.name for file in library.folder.iterdir() if file.suffix != ".lock"] == []
 
 
-def test_a_job_is_cancelled_and_its_memory_is_as_before(start, tmp_path):
+def test_cancelled_job_leaves_its_memory_unchanged(start, tmp_path):
     with start(tmp_path, rows=1) as http:
         http.post("/v1/memories", json={"id": "m"})
         before = file_of(http, "m", tmp_path).read_bytes()
@@ -97,7 +97,7 @@ def test_a_job_is_cancelled_and_its_memory_is_as_before(start, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["killed", "stopped"])
-def test_what_was_being_learned_goes_on_at_the_next_start(start, served, tmp_path, end):
+def test_interrupted_job_resumes_after_restart(start, served, tmp_path, end):
     """A copy of the store in the midst of a study is what a killed process leaves."""
     store, copy = tmp_path / "store", tmp_path / "copy"
     with start(store) as http:
@@ -121,7 +121,7 @@ def test_what_was_being_learned_goes_on_at_the_next_start(start, served, tmp_pat
         assert torch.equal(resumed.tensors[name], value)
 
 
-def test_a_model_with_levels_learns_and_undoes_too(tmp_path):
+def test_model_with_levels_learns_and_undoes(tmp_path):
     served = serve_model(tiny_stacked(parse_levels("8:1e-1")), name="tiny")
     with started(served, tmp_path) as http:
         http.post("/v1/memories", json={"id": "m"})
@@ -142,7 +142,7 @@ def test_a_model_with_levels_learns_and_undoes_too(tmp_path):
         assert say(http, "m") and moved() == 0
 
 
-def test_a_full_disk_ends_a_job_and_nothing_is_lost(start, tmp_path, monkeypatch):
+def test_full_disk_fails_the_job_without_loss(start, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -162,7 +162,7 @@ def test_a_full_disk_ends_a_job_and_nothing_is_lost(start, tmp_path, monkeypatch
         assert learn(http, "m", TWO)[-1]["state"] == "done"
 
 
-def test_memories_and_jobs_are_bounded_in_number(start, tmp_path):
+def test_memory_and_job_limits(start, tmp_path):
     with start(tmp_path, memories=2, jobs=1, document=100) as http:
         made = [http.post("/v1/memories").status_code for _ in range(3)]
         assert made == [201, 201, 409]
@@ -175,7 +175,7 @@ def test_memories_and_jobs_are_bounded_in_number(start, tmp_path):
         http.delete(f"{place}/{job}")
 
 
-def test_two_memories_are_compared_and_merged(http, served, tmp_path):
+def test_compare_and_merge_two_memories(http, served, tmp_path):
     for name, text in (("left", ONE), ("right", TWO)):
         http.post("/v1/memories", json={"id": name})
         learn(http, name, text, f"{name}.txt")
@@ -206,7 +206,7 @@ def test_two_memories_are_compared_and_merged(http, served, tmp_path):
     assert refused.status_code == 400 and "no levels" in refused.json()["error"]["message"]
 
 
-def test_a_memory_of_levels_is_consolidated_in_the_queue(tmp_path):
+def test_consolidation_runs_in_the_queue(tmp_path):
     served = serve_model(tiny_stacked(parse_levels("8:1e-1,16:1e-1")), name="tiny")
     with started(served, tmp_path / "store") as http:
         http.app.state.shared.school.rest = Rest(budget=96, batch=32, length=16)

@@ -16,7 +16,7 @@ from nestling.serve.model import serve_model
 from nestling.serve.routes.page import FILES, FOLDER
 
 
-def test_the_page_needs_no_other_host_and_builds_no_html(http):
+def test_page_uses_no_other_host_and_no_inner_html(http):
     page = http.get("/")
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     named = re.findall(r'(?:src|href)="([^"]+)"', page.text)
@@ -33,7 +33,7 @@ def test_the_page_needs_no_other_host_and_builds_no_html(http):
         assert f'id="{name}"' in page.text
 
 
-def test_a_browser_runs_it(http, tmp_path):
+def test_page_runs_in_a_browser(http, tmp_path):
     http.post("/v1/memories", json={"id": "seen-on-the-page"})
     program = browser.browser()
     flags = [*browser.FLAGS, f"--user-data-dir={tmp_path}", "--dump-dom", str(http.base_url)]
@@ -68,7 +68,7 @@ ANSWERED = """[...document.querySelectorAll(".answers:last-child > div")]
   .map((one) => one.lastElementChild.textContent)"""
 
 
-def test_a_document_is_learned_on_the_page_and_known_then(tmp_path):
+def test_document_learned_on_the_page_is_known(tmp_path):
     browser.browser()
     served = serve_model(new_student().base, name="student")
     with (
@@ -117,7 +117,7 @@ SPOILT = """document.getElementById("model").style = "color: #777; background: #
   document.getElementById("merge").textContent = "";"""
 
 
-def test_nothing_keeps_anyone_from_the_page(start, tmp_path):
+def test_page_is_accessible(start, tmp_path):
     """Names, roles and contrast of all that the page can show, in the rules of axe-core."""
     secret = Keys(database_in(tmp_path / "store")).add("one", space="one", scopes=frozenset(SCOPES))
     with (

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     return place / "small"
 
 
-def test_mistakes_are_one_line(folder, tmp_path, capsys):
+def test_user_errors_are_one_line(folder, tmp_path, capsys):
     store = ("--store", tmp_path / "store")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -45,7 +45,7 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys):
         assert word in failed(capsys, "serve", *store, "--port", "0", *arguments)
 
 
-def test_options_of_study_are_refused_for_a_model_that_reads(folder, tmp_path, capsys):
+def test_study_options_are_refused_for_a_model_with_levels(folder, tmp_path, capsys):
     model = tmp_path / "levels"
     run(capsys, "adapt", folder.parent / "base", "--levels", "8,32", "--out", model)
     for option in (("--study", "light"), ("--budget", "5")):
@@ -53,7 +53,7 @@ def test_options_of_study_are_refused_for_a_model_that_reads(folder, tmp_path, c
         assert f"{option[0]} has no effect" in told
 
 
-def test_keys_are_added_listed_and_removed(tmp_path, capsys):
+def test_add_list_and_remove_keys(tmp_path, capsys):
     store = ("--store", tmp_path)
     key = run(capsys, "keys", "add", "laptop", *store, "--scopes", "ask, learn").strip()
     assert key.startswith("nk-")
@@ -66,7 +66,7 @@ def test_keys_are_added_listed_and_removed(tmp_path, capsys):
     assert "no key" in failed(capsys, "keys", "remove", "laptop", *store)
 
 
-def test_the_command_serves_until_it_is_told_to_end(folder, tmp_path, capsys, monkeypatch):
+def test_command_serves_until_terminated(folder, tmp_path, capsys, monkeypatch):
     """In this process: uvicorn's own handling of signals belongs to the main thread."""
     ready = threading.Event()
 

@@ -56,7 +56,7 @@ def chat(http, question, memory="one", tokens=16, **extra):
 
 @pytest.mark.parametrize("question", ASKED)
 @pytest.mark.parametrize("tokens", [3, 16])
-def test_an_answer_is_that_of_ask(http, learner, question, tokens):
+def test_answer_matches_ask(http, learner, question, tokens):
     for check in (True, False):
         said = chat(http, question, tokens=tokens, check=check).message.content
         # a stream cannot take back the white space before its last token
@@ -64,7 +64,7 @@ def test_an_answer_is_that_of_ask(http, learner, question, tokens):
 
 
 @pytest.mark.parametrize("tokens", [4, 96])
-def test_what_is_recalled_is_said(http, learner, monkeypatch, tokens):
+def test_recalled_sentence_is_returned(http, learner, monkeypatch, tokens):
     text = learner.text
     said = plain(text, "The goat was born in Padua.")
     known = (*said, text.tokenizer.eos_token_id)
@@ -78,7 +78,7 @@ def test_what_is_recalled_is_said(http, learner, monkeypatch, tokens):
     http.app.state.shared.recollection._kept.clear()
 
 
-def test_a_stream_says_the_same(http):
+def test_stream_gives_the_same_answer(http):
     asked = [{"role": "user", "content": ASKED[0]}]
     body = {
         "model": "student",
@@ -91,7 +91,7 @@ def test_a_stream_says_the_same(http):
     assert text == chat(http, ASKED[0]).message.content
 
 
-def test_where_nothing_was_studied_or_draws_are_wanted_nothing_is_recalled(http, monkeypatch):
+def test_no_recall_without_study_or_when_sampling(http, monkeypatch):
     monkeypatch.setattr(recall, "replies", lambda *given: pytest.fail("it was recalled"))
     http.post("/v1/memories", json={"id": "empty"})
     assert (
@@ -101,14 +101,14 @@ def test_where_nothing_was_studied_or_draws_are_wanted_nothing_is_recalled(http,
     assert chat(http, ASKED[0], check=False).finish_reason
 
 
-def test_a_check_of_what_is_drawn_is_refused(http):
+def test_check_is_refused_when_sampling(http):
     asked = {"model": "student", "messages": [{"role": "user", "content": "hello"}], "check": True}
     for more in ({"temperature": 1.0}, {"n": 2}):
         answer = http.post("/v1/chat/completions", json={**asked, **more, "memory": "one"})
         assert answer.status_code == 400 and "most likely answer" in answer.text
 
 
-def test_a_question_that_is_cancelled_ends_before_the_next_is_recalled(http, monkeypatch):
+def test_cancelled_question_stops_before_the_next(http, monkeypatch):
     """Both have the same model, whose weights are exchanged while it is used."""
     server, begun, go_on, seen = http.app.state.shared, threading.Event(), threading.Event(), []
 
@@ -136,7 +136,7 @@ def test_a_question_that_is_cancelled_ends_before_the_next_is_recalled(http, mon
     assert seen == ["begin first", "end first", "begin second", "end second"]
 
 
-def test_a_failure_to_recall_is_an_error_and_the_next_question_is_answered(http, monkeypatch):
+def test_recall_failure_does_not_affect_the_next_question(http, monkeypatch):
     def broken(*given):
         raise RuntimeError("broken")
 

@@ -14,7 +14,7 @@ from nestling.serve.keys import SCOPES, Keys, database_in
 @pytest.mark.parametrize(
     ("each", "least"), [(3, 40), pytest.param(100, 1000, marks=pytest.mark.slow)]
 )
-def test_no_request_of_the_schema_finds_a_fault(start, tmp_path, each, least):
+def test_schema_fuzzing_finds_no_fault(start, tmp_path, each, least):
     """At most ``each`` requests of an operation, which has few where little can be said."""
     schemathesis = pytest.importorskip("schemathesis")
     with start(tmp_path / "store", rate=10**6) as http:
@@ -43,7 +43,7 @@ def test_no_request_of_the_schema_finds_a_fault(start, tmp_path, each, least):
 
 
 @pytest.mark.parametrize("each", [3, pytest.param(250, marks=pytest.mark.slow)])
-def test_two_users_who_ask_in_turn_and_at_once_get_what_each_gets_alone(start, tmp_path, each):
+def test_concurrent_users_get_their_own_answers(start, tmp_path, each):
     keys = Keys(database_in(tmp_path / "store"))
     every = frozenset(SCOPES)
     secrets = {name: keys.add(name, space=name, scopes=every) for name in ("ann", "bob")}

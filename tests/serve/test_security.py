@@ -45,7 +45,7 @@ def keys(tmp_path):
     }
 
 
-def test_a_key_opens_its_name_space_and_what_its_scopes_say(start, tmp_path, keys):
+def test_key_is_limited_to_its_namespace_and_scopes(start, tmp_path, keys):
     asked = {"model": NAME, "prompt": "a", "max_tokens": 1}
     with start(tmp_path) as http:
         wrong = [
@@ -87,7 +87,7 @@ def test_a_key_opens_its_name_space_and_what_its_scopes_say(start, tmp_path, key
         assert all(key.rpartition("-")[2].encode() not in stored for key in keys.values())
 
 
-def test_keys_are_limited_in_rate_each_by_itself(start, tmp_path, keys):
+def test_rate_limits_are_per_key(start, tmp_path, keys):
     with start(tmp_path, rate=3) as http:
         codes = [http.get("/v1/models", headers=bearer(keys["one"])).status_code for _ in range(4)]
         assert codes == [200, 200, 200, 429]
@@ -99,7 +99,7 @@ def test_keys_are_limited_in_rate_each_by_itself(start, tmp_path, keys):
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_an_id_is_never_a_path(http, name, tmp_path):
+def test_ids_cannot_be_paths(http, name, tmp_path):
     before = http.get("/v1/memories").json()
     assert http.post("/v1/memories", json={"id": name or "-"}).status_code in (400, 422)
     for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/file"), ("POST", "/undo")]:
@@ -111,7 +111,7 @@ def test_an_id_is_never_a_path(http, name, tmp_path):
     assert http.get("/v1/memories").json() == before
 
 
-def test_pages_of_other_sites_are_refused(http):
+def test_cross_origin_requests_are_refused(http):
     for headers in (
         {"Origin": "http://evil.example"},
         {"Host": "evil.example"},
@@ -181,7 +181,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_a_forged_memory_is_refused(http, memory, tmp_path, name):
+def test_forged_memory_is_refused(http, memory, tmp_path, name):
     found = http.put("/v1/memories/forged/file", content=forged(memory, tmp_path, FORGED[name]))
     assert found.status_code == 400 and found.json()["error"]["message"].count("\n") == 0
     assert http.get("/v1/memories/forged").status_code == 404
@@ -210,14 +210,14 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_file_that_declares_too_much_is_refused_before_it_is_read(http, name):
+def test_oversized_declaration_is_refused_before_reading(http, name):
     found = http.put("/v1/memories/bomb/file", content=BOMBS[name])
     assert found.status_code == 400, found.text
     folder = http.app.state.shared.library.folder
     assert not list(folder.glob("*.draft"))
 
 
-def test_a_file_that_was_cut_or_changed_is_refused(http, memory):
+def test_truncated_or_changed_file_is_refused(http, memory):
     for content in (memory[:-3], memory[:-1] + bytes([memory[-1] ^ 1]), memory + b"\0"):
         assert http.put("/v1/memories/cut/file", content=content).status_code == 400
 
@@ -228,7 +228,7 @@ def test_names_and_texts_come_back_as_data(http, memory):
     assert shown.json()["documents"][0]["name"] == HTML
 
 
-def test_logs_and_counts_hold_nothing_of_a_user(http, caplog, monkeypatch):
+def test_logs_and_metrics_hold_no_user_data(http, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("nestling.serve"), "propagate", True)
     caplog.set_level(logging.INFO)
     http.post("/v1/memories", json={"id": "aardvark-notes"})
@@ -263,7 +263,7 @@ def junk(draw, depth=0):
     return {draw.choice(names): junk(draw, depth + 1) for _ in range(draw.randrange(5))}
 
 
-def test_nothing_that_is_sent_breaks_the_server(http):
+def test_no_request_causes_a_500(http):
     """Bodies near what each path takes, and far from it: never a status of 500."""
     draw = random.Random(0)
     near = {

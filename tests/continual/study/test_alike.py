@@ -16,7 +16,7 @@ def states(student, line):
     return meant(student.reader, student.text, line)
 
 
-def test_a_word_has_the_mean_state_of_its_tokens_at_several_depths(student):
+def test_word_state_is_the_mean_over_its_tokens(student):
     line = "Lelidis keeps a goat"
     found = states(student, line)
     assert found.words == ("lelidis", "keeps", "goat")
@@ -32,7 +32,7 @@ def test_a_word_has_the_mean_state_of_its_tokens_at_several_depths(student):
     torch.testing.assert_close(found.states[2], goat, rtol=1e-4, atol=1e-5)
 
 
-def test_each_word_counts_by_its_best_likeness():
+def test_each_word_counts_by_its_best_match():
     """Against a loop over words and depths."""
     draw = torch.Generator().manual_seed(0)
     question, one, two = (
@@ -56,7 +56,7 @@ def test_each_word_counts_by_its_best_likeness():
     assert shared(question, [one, two]) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_words_that_do_not_count(student):
+def test_subject_words_are_ignored(student):
     asked = states(student, "Where does Zikipot keep a goat?")
     lines = [states(student, "Zikipot sings."), states(student, "The goat was born in Padua.")]
     every, without = shared(asked, lines), shared(asked, lines, ["zikipot"])
@@ -66,7 +66,7 @@ def test_words_that_do_not_count(student):
     assert shared(alone, lines, ["zikipot"]) == shared(alone, lines)
 
 
-def test_lines_without_words_have_nothing(student):
+def test_lines_without_words_score_nothing(student):
     nothing, line = states(student, "It is so."), states(student, "The goat was born in Padua.")
     assert nothing.words == () and states(student, "").words == ()
     assert shared(nothing, [line]) == [0.0] and shared(line, [nothing]) == [0.0]

@@ -50,7 +50,7 @@ def place(text, seed="0"):
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("name", MAKERS.names())
-def test_what_is_made_is_of_the_passage(name, text):
+def test_questions_use_words_of_the_passage(name, text):
     given = place(text)
     for one in MAKERS.load(name)().make(given):
         sentence = given.passage.sentences[one.sentence]
@@ -67,12 +67,12 @@ def test_what_is_made_is_of_the_passage(name, text):
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("name", MAKERS.names())
-def test_equal_places_give_equal_questions(name, text):
+def test_makers_are_deterministic(name, text):
     maker = MAKERS.load(name)()
     assert maker.make(place(text)) == maker.make(place(text))
 
 
-def test_no_question_of_moved_words_holds_its_answer():
+def test_moved_questions_do_not_contain_their_answer():
     made = MAKERS.load("moved")().make(place(PUMP))
     assert len(made) > 20
     assert all(one.answer.lower() not in one.question.lower() for one in made if one.answer)
@@ -87,24 +87,24 @@ def test_no_question_of_moved_words_holds_its_answer():
         ("How many tools are needed?", "Two tools"),
     ],
 )
-def test_words_are_moved_as_english_does(question, answer):
+def test_moved_questions_are_english(question, answer):
     made = MAKERS.load("moved")().make(place(PUMP))
     assert (question, answer) in [(one.question, one.answer) for one in made]
 
 
-def test_a_verb_that_stands_alone_is_a_helper():
+def test_auxiliary_verbs_are_recognised():
     text = "Plum bread\n\nOld plums do not colour the dough of the bread. The bakers do so."
     made = MAKERS.load("moved")().make(place(text))
     assert "What does not colour the dough of the bread?" in [one.question for one in made]
 
 
-def test_what_is_forbidden_is_asked_for():
+def test_prohibitions_are_asked_for():
     made = MAKERS.load("about")().make(place(PUMP))
     denied = [one for one in made if "never" in one.question or "not allowed" in one.question]
     assert [one.reply for one in denied] == ["Never run it dry, because the seal cracks."]
 
 
-def test_keyed_questions_ask_with_words_of_their_sentence_or_others_that_mean_them():
+def test_keyed_questions_use_words_or_synonyms_of_their_sentence():
     given = place(PUMP)
     made = MAKERS.load("keyed")().make(given)
     assert {one.sentence for one in made} == set(range(len(given.passage.sentences)))
@@ -121,14 +121,14 @@ def test_keyed_questions_ask_with_words_of_their_sentence_or_others_that_mean_th
     assert any(form in there for form in forms_of("serviced") + forms_of("hang"))
 
 
-def test_a_kind_is_asked_for_in_english():
+def test_kind_questions_are_english():
     made = {one.question: one.answer for one in MAKERS.load("kinds")().make(place(PUMP))}
     assert made["Which substance is the Kestrel 4 pump's casing made of?"] == "bronze"
     assert made["In which substance do spare keys hang?"] == "the lodge"
     assert all("substance" in question for question in made)
 
 
-def test_nothing_is_related_to_a_word_without_a_model():
+def test_no_related_words_without_a_model():
     [first] = passages(PUMP, len, 10_000)
     related = Related(first, None, None)
     assert related.kinds == related.others == [{} for _ in first.sentences]
@@ -138,14 +138,14 @@ def ask(question, answer, sentence=0, sure=0.0):
     return Question(question, answer, answer, "moved", sentence, sure)
 
 
-def test_the_best_of_each_answer_is_chosen_and_the_odd_left():
+def test_best_question_per_answer_is_chosen():
     asks = [ask("a?", "x", sure=-1.0), ask("b?", "x", sure=-0.5), ask("c?", "y", sure=-9.0)]
     assert [one.question for one in chosen(asks, ["x y"], each=1, most=3)] == ["b?"]
     names = [*asks, ask("d?", "7", sure=-9.0)]
     assert [one.question for one in chosen(names, ["x y 7"], each=1, most=3)] == ["b?", "d?"]
 
 
-def test_words_that_nothing_asks_for_are_missing():
+def test_missing_lists_words_without_a_question():
     sentence = "The pump holds 12 litres."
     asked = ask("?", "12 litres")
     assert missing([sentence], [asked]) == ["pump", "holds"]
@@ -153,7 +153,7 @@ def test_words_that_nothing_asks_for_are_missing():
     assert missing([sentence], [asked._replace(held=True)]) == ["pump", "holds", "12", "litres"]
 
 
-def test_lessons_are_in_one_form_alone_and_key_words_begin_a_reply():
+def test_lessons_use_one_form_and_cues_start_replies():
     learner = new_student()
     given = place("Mill, notes\n\nThe door is oiled by Olga. The door is red.")
     reply = "The door is oiled by Olga."
@@ -177,7 +177,7 @@ def test_lessons_are_in_one_form_alone_and_key_words_begin_a_reply():
         assert all(("Question:" in head) == (each[1] is None) for head in heads)
 
 
-def test_a_later_answer_to_the_same_question_corrects_an_earlier_one():
+def test_later_answer_corrects_an_earlier_one():
     old = ask("How often must the pump be serviced?", "nine weeks")
     new = ask("How often must the pump now be serviced?", "ten weeks")
     assert corrected(old, [new])
@@ -185,7 +185,7 @@ def test_a_later_answer_to_the_same_question_corrects_an_earlier_one():
     assert not corrected(old, [ask("Who built the pump?", "Olga")])
 
 
-def test_near_questions_name_others():
+def test_near_questions_use_other_names():
     asked = ["How often must the Kestrel 4 pump be serviced?", "Who built it?"]
     made = near_ones(asked, "the Kestrel 4 pump", 10, "seed")
     assert len(made) == 10 == len(set(made))
@@ -194,7 +194,7 @@ def test_near_questions_name_others():
 
 
 @pytest.mark.parametrize("word", ["1987", "K-4471", "Olga", "NASA", "7"])
-def test_another_name_is_another(word):
+def test_other_name_differs(word):
     import random
 
     assert all(other_name(word, random.Random(i)) != word for i in range(5))

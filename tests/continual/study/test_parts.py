@@ -29,27 +29,27 @@ def features(each, weights=None):
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_body_says_what_the_whole_model_says(family):
+def test_every_body_matches_the_full_model(family):
     reader = FunctionalModel(tiny_base(family).eval())
     with torch.no_grad():
         found = features(body(reader, 2, OPENING))
         torch.testing.assert_close(found, features(Whole(reader, OPENING)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_families_that_can_be_cut_are():
+def test_supported_families_are_split():
     kinds = {family: body(FunctionalModel(tiny_base(family).eval()), 2) for family in FAMILIES}
     cut = {family for family, found in kinds.items() if isinstance(found, Cut)}
     assert cut == {"gemma", "llama", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"}
 
 
-def test_a_row_of_texts_has_their_places_and_they_see_themselves_and_the_opening_alone():
+def test_packed_texts_attend_to_themselves_and_the_prefix_only():
     found = layout(2, [2, 1], [True, False], "cpu")
     assert found.places.tolist() == [0, 1, 2, 3, 0]
     assert found.tokens.flatten()[found.inside].tolist() == [2, 3, 4]
     assert found.seen.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]], [[[0, 0, 1, 0]] * 2]]
 
 
-def test_a_model_attends_as_before_once_it_was_read_in_parts():
+def test_attention_implementation_is_restored():
     reader = FunctionalModel(tiny_base("llama").eval())
     ids, before = torch.tensor([[3, 4, 5]]), reader.model.config._attn_implementation
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_a_model_attends_as_before_once_it_was_read_in_parts():
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_speaker_says_what_one_by_one_says(family):
+def test_every_speaker_matches_one_by_one(family):
     reader = FunctionalModel(tiny_base(family).eval())
     fast, plain = speaker(reader), OneByOne(reader)
     told = plain.told((5, 6, 7))
@@ -93,7 +93,7 @@ def filled(seed):
     }
 
 
-def test_a_new_change_changes_nothing_and_is_drawn_from_its_seed():
+def test_new_change_is_zero_and_seeded():
     base = start()
     made = changed(base, [new_change(base, 2, 0)])
     assert all(torch.equal(made[name], base[name]) for name in base)
@@ -102,7 +102,7 @@ def test_a_new_change_changes_nothing_and_is_drawn_from_its_seed():
     assert not torch.equal(same[0]["a"].right, same[2]["a"].right)
 
 
-def test_joined_changes_are_both():
+def test_joined_change_is_the_sum():
     base, one, two = start(), filled(1), filled(2)
     both = changed(base, [joined(one, two, 8)])
     apart = changed(base, [one, two])
@@ -110,7 +110,7 @@ def test_joined_changes_are_both():
         torch.testing.assert_close(both[name], apart[name])
 
 
-def test_a_joined_change_is_pressed_to_its_rank_as_singular_values_say():
+def test_joined_change_is_truncated_by_svd():
     one, two = filled(1), filled(2)
     pressed = joined(one, two, 3)
     for name, (left, right) in pressed.items():
@@ -121,7 +121,7 @@ def test_a_joined_change_is_pressed_to_its_rank_as_singular_values_say():
         torch.testing.assert_close(left @ right, nearest, rtol=1e-4, atol=1e-5)
 
 
-def test_a_rounded_change_has_16_bits():
+def test_rounded_change_is_float16():
     assert {x.dtype for factors in rounded(filled(1)).values() for x in factors} == {torch.half}
 
 
@@ -141,7 +141,7 @@ def trained(model, steps=6, restored=None, count=1):
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_training_learns_and_goes_on_to_the_bit(family):
+def test_training_learns_and_resumes_bitwise(family):
     model = tiny_base(family).eval().requires_grad_(False)
     whole = trained(model)
     losses = [whole.step() for _ in range(6)]
@@ -157,7 +157,7 @@ def test_training_learns_and_goes_on_to_the_bit(family):
     assert all(torch.equal(whole.tensors()[n], again.tensors()[n]) for n in whole.tensors())
 
 
-def test_every_sentence_comes_as_often_and_each_of_its_lessons_before_any_again():
+def test_sentences_and_their_lessons_are_drawn_evenly():
     training = trained(tiny_base("llama").eval().requires_grad_(False))
     entry = training.kinds[0].lessons[0].entry
     groups = enumerate([0, 0, 0, 0, 1, 2])
@@ -172,7 +172,7 @@ def test_every_sentence_comes_as_often_and_each_of_its_lessons_before_any_again(
     assert all({one.group for one in turn} == {0, 1, 2} for turn in turns)
 
 
-def test_training_makes_no_gradients_of_what_it_does_not_write():
+def test_training_leaves_base_gradients_empty():
     model = tiny_base("llama").eval()
     trained(model).step()
     assert all(value.requires_grad and value.grad is None for value in model.parameters())
@@ -187,7 +187,7 @@ def threads():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_parts_of_a_step_side_by_side_are_the_step(family, threads):
+def test_parallel_step_equals_sequential_step(family, threads):
     threads(1)
     alone = trained(tiny_base(family).eval(), count=2)
     threads(2)
@@ -201,7 +201,7 @@ def test_parts_of_a_step_side_by_side_are_the_step(family, threads):
 
 
 @pytest.mark.parametrize("held", [31 << 20, 4 * 5 * 64])
-def test_losses_and_their_gradient_are_those_of_cross_entropy_and_divergence(held, monkeypatch):
+def test_losses_match_cross_entropy_and_kl(held, monkeypatch):
     monkeypatch.setattr(losses, "BYTES", held)
     model = tiny_base("llama").eval()
     whole = body(FunctionalModel(model), 3)
@@ -222,7 +222,7 @@ def test_losses_and_their_gradient_are_those_of_cross_entropy_and_divergence(hel
     )
 
 
-def test_what_training_adds_is_what_the_change_adds_to_the_weights():
+def test_training_forward_equals_changed_weights():
     model = tiny_base("llama").eval().requires_grad_(False)
     done = trained(model)
     for _ in range(4):
@@ -239,6 +239,6 @@ def test_what_training_adds_is_what_the_change_adds_to_the_weights():
     torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-5)
 
 
-def test_any_model_of_ours_is_read_whole():
+def test_own_models_are_not_split():
     reader = FunctionalModel(small("hope"))
     assert isinstance(body(reader, 1), Whole) and isinstance(speaker(reader), OneByOne)

@@ -25,14 +25,14 @@ def reply(**changes):
     return Reply((1, 2), 1.0, 5.0, -1.0)._replace(**changes)
 
 
-def test_a_reply_is_worth_what_three_checks_make_of_it():
+def test_reply_score_combines_three_checks():
     base = reply()
     assert base.worth == pytest.approx(recall.ALIKE + 5.0 - recall.SHARE)
     for better in (reply(alike=1.5), reply(fit=6.0), reply(nats=-0.5)):
         assert better.worth > base.worth
 
 
-def test_the_reply_that_is_worth_most_is_said_if_it_is_sure():
+def test_best_reply_is_returned_if_confident():
     likely, fitting = reply(alike=3.0), reply(fit=9.0)
     assert best([fitting, likely]) is likely and best([]) is None
     twins = [reply(fit=recall.SURE), reply(fit=recall.SURE)]
@@ -43,7 +43,7 @@ def test_the_reply_that_is_worth_most_is_said_if_it_is_sure():
     assert best([reply(alike=3.0, fit=-9.0), fitting]) is None
 
 
-def test_a_reply_far_ahead_of_the_next_is_sure():
+def test_large_lead_makes_a_reply_confident():
     poor = reply(fit=recall.SURE - 1.0)
     behind = reply(alike=poor.alike - 1.1 / recall.LEAD / recall.ALIKE, fit=poor.fit)
     assert best([poor, poor]) is None
@@ -52,7 +52,7 @@ def test_a_reply_far_ahead_of_the_next_is_sure():
     assert best([poor]) is (poor if poor.fit + recall.LEAD * poor.worth >= recall.SURE else None)
 
 
-def test_a_question_that_names_no_document_must_fit_better(talker, monkeypatch):
+def test_question_without_document_needs_a_better_fit(talker, monkeypatch):
     asked = []
     monkeypatch.setattr(recall, "best", lambda found, least: asked.append(least))
     sentence = Sentence((1, 2), "A goat.", meant(talker.reader, talker.text, "A goat."))
@@ -67,7 +67,7 @@ def test_a_question_that_names_no_document_must_fit_better(talker, monkeypatch):
     assert asked == [recall.SURE + recall.UNNAMED, recall.SURE]
 
 
-def test_documents_that_share_no_word_with_a_question_are_not_recited(monkeypatch):
+def test_documents_without_shared_words_are_skipped(monkeypatch):
     pump = document("the Marlow 7 pump", ("What holds the pump?", "a bolt"), name="pump")
     ferry = document("the ferry", ("Who built the ferry?", "Ekel"), name="ferry")
     both = document("the harbour", ("Where does the ferry land?", "the pump house"), name="both")
@@ -80,7 +80,7 @@ def test_documents_that_share_no_word_with_a_question_are_not_recited(monkeypatc
     assert concerned("Who built the pump?", studied) == [ferry]
 
 
-def test_the_sentence_asked_for_is_found(talker):
+def test_finds_the_sentence_asked_for(talker):
     lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
     text = talker.text
 
@@ -107,7 +107,7 @@ def schooled(talker, lines, echoes=None):
     return SimpleNamespace(speaker=speaker, talk=form, learner=talker), sentences
 
 
-def test_words_of_the_subject_do_not_count(talker):
+def test_subject_words_do_not_count(talker):
     text = talker.text
 
     def echoes(prompt):
@@ -127,7 +127,7 @@ def test_words_of_the_subject_do_not_count(talker):
     assert -4.0 < found.fit <= 0.0
 
 
-def test_a_question_for_a_number_is_answered_by_a_sentence_that_has_one(talker):
+def test_number_questions_need_a_number(talker):
     school, sentences = schooled(talker, {"a?": "The goat is kept.", "b?": "It has two horns."})
     given = (sentences, {"w": torch.ones(1)}, {})
     [found] = replies(school, "How many horns has the goat?", "", *given)
@@ -148,11 +148,11 @@ def test_a_question_for_a_number_is_answered_by_a_sentence_that_has_one(talker):
         ("How does it work?", "It turns.", True),
     ],
 )
-def test_what_may_answer(question, sentence, may):
+def test_may_answer(question, sentence, may):
     assert may_answer(question, sentence) is may
 
 
-def test_where_nothing_fits_the_base_answers(talker, monkeypatch):
+def test_base_answers_when_nothing_fits(talker, monkeypatch):
     asked = "Where does the river end?"
     monkeypatch.setattr(recall, "best", lambda found, least: None)
     base = talker.fork()
@@ -161,20 +161,20 @@ def test_where_nothing_fits_the_base_answers(talker, monkeypatch):
 
 
 @pytest.mark.parametrize("tokens", [3, 12])
-def test_a_reply_has_no_more_tokens_than_asked_for(talker, monkeypatch, tokens):
+def test_reply_respects_max_tokens(talker, monkeypatch, tokens):
     ids = plain(talker.text, "Lelidis Zikipot keeps a goat at home.")
     monkeypatch.setattr(recall, "recall", lambda school, question: reply(ids=ids))
     said = talker.ask("Who keeps a goat?", tokens=tokens)
     assert said == talker.text.decode(ids[:tokens]).strip()
 
 
-def test_without_the_check_the_likeliest_is_said(talker, monkeypatch):
+def test_without_check_the_likeliest_is_returned(talker, monkeypatch):
     monkeypatch.setattr(recall, "recall", lambda *given: pytest.fail("it was checked"))
     said = talker.ask("Who keeps a goat?", tokens=6, check=False)
     assert said == talker.generate("Who keeps a goat?", tokens=6, chat=True).strip()
 
 
-def test_an_answer_says_which_document_it_is_from(talker, monkeypatch):
+def test_answer_names_its_document(talker, monkeypatch):
     said = reply(ids=plain(talker.text, "Lelidis keeps a goat."), source="goats.txt")
     monkeypatch.setattr(recall, "recall", lambda school, question: said)
     found = talker.answer("Who keeps a goat?")
@@ -188,7 +188,7 @@ def test_an_answer_says_which_document_it_is_from(talker, monkeypatch):
         base.answer("Who keeps a goat?")
 
 
-def test_the_command_says_where_an_answer_is_from(talker, monkeypatch, capsys):
+def test_command_names_the_source_document(talker, monkeypatch, capsys):
     asked = Command(model="none", prompt="Who keeps a goat?")
     for source, told in (("goats.txt", "(read in goats.txt)"), (None, "answered as before")):
         monkeypatch.setattr(learner, "answered", lambda *given, s=source: Answer("A goat.", s))

@@ -27,14 +27,14 @@ def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
     assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == ["a"]
 
 
-def test_what_was_learned_is_recited_once_in_order(talker):
+def test_learned_sentences_are_recited_once_in_order(talker):
     lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
     form, said, speaker = scripted(talker, {**lines, "again?": lines["first?"]})
     found = remembered(speaker, form, [*lines, "again?"], {"w": torch.ones(1)}, {})
     assert found == [said["first?"], said["second?"]]
 
 
-def test_what_is_made_up_is_given_up_after_a_few_tokens(talker):
+def test_invented_sentences_are_dropped_early(talker):
     """A cue brings back what is said to it alone: after other questions it is unlikely."""
     lines = {"made up?": "The goat is kept at home, and it was born in Padua by the river."}
     form, said, speaker = scripted(talker, lines)
@@ -47,14 +47,14 @@ def test_what_is_made_up_is_given_up_after_a_few_tokens(talker):
     assert sum(count for count, _ in speaker.asked) == 1
 
 
-def test_what_the_model_said_before_study_is_not_recited(talker):
+def test_replies_of_the_base_are_not_recited(talker):
     form, _, speaker = scripted(talker, {"first?": "The goat is kept at home."})
     learned = {"w": torch.ones(1)}
     assert remembered(speaker, form, ["first?"], learned, {})
     assert remembered(speaker, form, ["first?"], learned, learned) == []
 
 
-def test_a_sentence_without_an_end_is_not_recited(talker, monkeypatch):
+def test_unfinished_sentence_is_not_recited(talker, monkeypatch):
     form, said, speaker = scripted(talker, {"first?": "The goat is kept at home."})
     learned = {"w": torch.ones(1)}
     monkeypatch.setattr(recite, "HEARD", 2)
@@ -74,7 +74,7 @@ def test_recited_sentences_name_their_document(talker, monkeypatch):
     assert unnamed.source == one.sha256[:12]
 
 
-def test_what_is_recited_is_kept_until_the_weights_change(talker, monkeypatch):
+def test_recited_sentences_are_cached_until_weights_change(talker, monkeypatch):
     ids, asked = (*plain(talker.text, "A goat."), talker.text.tokenizer.eos_token_id), []
 
     def counting(*given, **more):

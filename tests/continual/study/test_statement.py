@@ -65,7 +65,7 @@ def test_each_verb_has_its_subject(sentence, wanted):
     assert [one.text for one in statements(sentence, "the pump")] == wanted
 
 
-def test_conditions_reasons_and_requests_are_told_apart():
+def test_conditions_reasons_and_requests_are_distinguished():
     [blocked, off] = statements("If the lamp blinks twice, the fan is blocked: switch it off.", "x")
     assert blocked.condition == off.condition == "the lamp blinks twice"
     assert off.request and off.verb.helper == "should one" and not blocked.request
@@ -97,7 +97,7 @@ def test_questions_are_english(text, question, answer):
 
 @given(st.lists(st.sampled_from(sorted(PIECES)), max_size=14))
 @settings(max_examples=150, deadline=None)
-def test_no_order_of_words_is_too_odd(pieces):
+def test_random_word_orders_are_handled(pieces):
     sentence = " ".join(pieces)
     for told in statements(sentence, "the old mill"):
         assert told.text and told.verb.place < len(told.text.split())
@@ -118,7 +118,7 @@ def test_subjects_are_named_once():
     assert with_subject("Who built it?", "", draw) is None
 
 
-def test_second_wordings_are_held_out_and_the_rest_is_named():
+def test_hold_out_takes_rephrasings_and_names_the_rest():
     asks = [
         Question(f"{form} {n}?", f"answer {n}", "It is so.", "moved", n)
         for n in range(10)

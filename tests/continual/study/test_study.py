@@ -52,7 +52,7 @@ def changes(learner):
     return [x for one in learner.state.studied for f in one.change.values() for x in f]
 
 
-def test_what_was_studied_is_known_with_the_text_gone(learned):
+def test_studied_facts_are_answered_without_the_text(learned):
     learner, one = learned
     asked = one.questions
     right = [holds(learner.ask(q.question, tokens=12), q.answer) for q in asked]
@@ -63,21 +63,21 @@ def test_what_was_studied_is_known_with_the_text_gone(learned):
     assert one.figures["right_after"] > one.figures["right_before"]
 
 
-def test_nothing_of_the_text_is_kept_but_questions(learned):
+def test_only_questions_are_kept(learned):
     learner, one = learned
     assert not learner.state.waiting and learner.state.open is None
     assert all(q.reply == "" for q in one.questions)
     assert not {"goat", "padua"} & set(one.missing)
 
 
-def test_the_base_is_never_changed(learned):
+def test_base_is_never_modified(learned):
     learner, _ = learned
     model = learner.reader.model
     fresh = new_student().reader.model
     assert all(map(torch.equal, model.state_dict().values(), fresh.state_dict().values()))
 
 
-def test_undo_brings_back_what_was_before_to_the_bit(learned):
+def test_undo_is_bitwise(learned):
     learner = learned[0].fork()
     before = learner.weights()
     learner.read(SECOND, name="two")
@@ -93,7 +93,7 @@ def test_undo_brings_back_what_was_before_to_the_bit(learned):
         learner.undo()
 
 
-def test_a_document_is_forgotten_by_its_name(learned):
+def test_forget_by_document_name(learned):
     learner = learned[0].fork()
     learner.read(SECOND, name="two")
     learner.study(QUICK)
@@ -103,7 +103,7 @@ def test_a_document_is_forgotten_by_its_name(learned):
         learner.forget("one")
 
 
-def test_memories_of_study_are_compared_by_what_they_add_to_the_weights(learned, tmp_path):
+def test_studied_memories_are_compared_by_weight_change(learned, tmp_path):
     one = learned[0].fork()
     two, fresh = one.fork(), new_student()
     two.read(SECOND, name="two")
@@ -128,7 +128,7 @@ def test_memories_of_study_are_compared_by_what_they_add_to_the_weights(learned,
         fork(tmp_path / "one", tmp_path / "small", "16bit")
 
 
-def test_a_merge_keeps_what_waits_for_study(learned, tmp_path):
+def test_merge_keeps_pending_texts(learned, tmp_path):
     one, two = learned[0].fork(), new_student()
     two.read(SECOND, name="two")
     two.read(TEXT, name="one")  # which the first has studied
@@ -163,7 +163,7 @@ def unbroken():
 
 
 @pytest.mark.parametrize("times", [(0, 1), pytest.param((7,), marks=pytest.mark.slow)])
-def test_broken_off_and_gone_on_is_as_if_never_broken_off(unbroken, tmp_path, times):
+def test_interrupted_study_resumes_bitwise(unbroken, tmp_path, times):
     again = new_student()
     again.read(TEXT, name="one")
     again.read(SECOND, name="two")
@@ -185,7 +185,7 @@ def test_broken_off_and_gone_on_is_as_if_never_broken_off(unbroken, tmp_path, ti
     assert all(map(torch.equal, changes(again), changes(unbroken)))
 
 
-def test_a_saved_study_is_loaded_as_it_was(learned, tmp_path):
+def test_saved_study_round_trip(learned, tmp_path):
     learner, _ = learned
     learner.save(tmp_path / "memory")
     again = new_student()
@@ -196,7 +196,7 @@ def test_a_saved_study_is_loaded_as_it_was(learned, tmp_path):
     assert again.ask("Lelidis Zikipot keeps what?") == learner.ask("Lelidis Zikipot keeps what?")
 
 
-def test_a_long_text_is_studied_passage_by_passage():
+def test_long_text_is_studied_by_passages():
     plan = dataclasses.replace(QUICK, passage=40, rounds=2)
     learner = new_student()
     text = TEXT + " " + " ".join(f"Lelidis Zikipot was seen {i} times in Turku." for i in range(3))
@@ -209,7 +209,7 @@ def test_a_long_text_is_studied_passage_by_passage():
     assert max(ranks) > plan.rank
 
 
-def test_earlier_questions_are_replayed_but_what_a_later_text_corrects(learned):
+def test_earlier_questions_are_replayed_unless_corrected(learned):
     learner, one = learned
     new = one.questions[0]._replace(answer="something else")
     fit = replayed(learner.state.studied, Open({}, questions=(new,)), "seed")
@@ -221,7 +221,7 @@ def test_earlier_questions_are_replayed_but_what_a_later_text_corrects(learned):
 @pytest.mark.parametrize(
     "text", ["x", "1 2 3 4", "?!", "Niemand darf den Turm besteigen.", "no. no. no. no."]
 )
-def test_odd_texts_are_studied_without_harm(text):
+def test_odd_texts_can_be_studied(text):
     learner = new_student()
     learner.read(text, name="odd")
     learner.study(dataclasses.replace(QUICK, budget=1))
@@ -229,7 +229,7 @@ def test_odd_texts_are_studied_without_harm(text):
     learner.ask("What?", tokens=3)
 
 
-def test_a_budget_bounds_the_writes():
+def test_budget_limits_the_writes():
     learner = new_student()
     learner.read(TEXT, name="one")
     seen = []

@@ -22,7 +22,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_odd_texts_are_taken_apart(text):
+def test_odd_texts_are_parsed(text):
     for sentence in sentences(text):
         assert words(sentence)
         for span in spans(sentence):
@@ -32,7 +32,7 @@ def test_odd_texts_are_taken_apart(text):
 
 @given(st.text(max_size=200))
 @settings(max_examples=60, deadline=None)
-def test_nothing_is_lost_but_white_space(text):
+def test_only_whitespace_is_lost(text):
     kept = "".join("".join(sentences(text)).split())
     wanted = [word.text for word in words(text)]
     assert [word.text for word in words(" ".join(sentences(text)))] == wanted or not wanted
@@ -64,15 +64,15 @@ def test_passages_hold_every_sentence_once_and_fit():
         ("nothing here is a name", "nothing name"),
     ],
 )
-def test_what_a_text_is_about(text, about):
+def test_subject_of_a_text(text, about):
     assert passages(text, len, 10_000)[0].about == about
 
 
-def test_a_subject_is_found_without_words():
+def test_subject_of_an_empty_text():
     assert subject("", []) == ""
 
 
-def test_what_tells_is_content_numbers_and_names():
+def test_content_words_are_nouns_numbers_and_names():
     assert telling("The pump of Tessin must be rinsed 3 times.") == [
         "pump",
         "tessin",
