@@ -25,7 +25,7 @@ def half(number: int, names: list[str] | None = None) -> int:
     return number / 2 if number % 2 else number // 2
 
 
-def test_every_look_is_compared_once_and_what_is_wrong_every_time():
+def test_shapes_are_cached_and_errors_always_raised():
     x = torch.ones(2, 3)
     for _ in range(2):
         assert product(x, x).tolist() == [3, 3]
@@ -37,7 +37,7 @@ def test_every_look_is_compared_once_and_what_is_wrong_every_time():
     assert product(x[:, :1], x[:, :1], flat=True).tolist() == [1, 1]
 
 
-def test_what_is_called_often_is_compared_now_and_then_and_in_the_next_test_every_time():
+def test_frequent_calls_are_sampled_and_reset_between_tests():
     x = torch.ones(2, 3)
     begin()
     for _ in range(OFTEN):
@@ -55,7 +55,7 @@ def test_what_is_called_often_is_compared_now_and_then_and_in_the_next_test_ever
             product(x, x, flat=True)
 
 
-def test_types_and_what_is_in_containers():
+def test_types_and_container_items():
     for _ in range(2):
         assert half(4, ["a"]) == 2
         for wrong in ((4.0,), (4, [1]), (4, "a"), (3,)):
@@ -63,7 +63,7 @@ def test_types_and_what_is_in_containers():
                 half(*wrong)
 
 
-def test_closures_share_what_passed_and_their_own_values_stay():
+def test_closures_share_the_cache_but_not_values():
     def added(x: Float[Tensor, "N"], to: float):
         @compared
         def add(y: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
@@ -77,7 +77,7 @@ def test_closures_share_what_passed_and_their_own_values_stay():
         added(x, 0.0)(torch.ones(3, 1))
 
 
-def test_properties_class_methods_and_dataclasses():
+def test_properties_class_methods_and_dataclasses_are_checked():
     @compared
     @dataclass
     class Pair:
@@ -101,7 +101,7 @@ def test_properties_class_methods_and_dataclasses():
             call()
 
 
-def test_the_library_is_compared():
+def test_library_is_type_checked():
     with pytest.raises(WRONG):
         map_state(1, None)
     with pytest.raises(WRONG):

@@ -85,7 +85,7 @@ def test_every_test_named_without_its_file_exists(page):
 
 
 @every_page
-def test_every_link_leads_somewhere(page):
+def test_links_resolve(page):
     for target in re.findall(r"\]\(([^)#]+)\)", read(page)):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
@@ -139,7 +139,7 @@ def test_every_verb_is_shown():
 
 
 @pytest.mark.parametrize("command", commands(*PAGES))
-def test_every_command_that_is_shown_can_be_parsed(command):
+def test_every_command_shown_parses(command):
     _, verb, *arguments = shlex.split(command, comments=True)
     module = module_of(verb)
     assert hasattr(_parse(module.Command, verb, arguments), "run")
@@ -151,7 +151,7 @@ def experiments() -> list[str]:
 
 
 @pytest.mark.parametrize("command", experiments())
-def test_every_command_of_the_experiments_can_be_parsed_and_planned(command):
+def test_every_experiment_command_parses(command):
     _, verb, *arguments = shlex.split(command)
     if verb == "report" or "..." in command:
         return
@@ -172,7 +172,7 @@ def test_every_command_of_the_experiments_can_be_parsed_and_planned(command):
             configure(parsed.model, **plan.model)
 
 
-def test_make_has_the_targets_that_are_shown():
+def test_makefile_has_the_targets_shown():
     targets = re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.MULTILINE)
     shown = re.findall(r"^make ([\w-]+)", "\n".join(blocks(README, "sh")), re.MULTILINE)
     assert set(shown) == {"demo", "docs", "test"} and set(shown) <= set(targets)

@@ -44,7 +44,7 @@ def test_every_page_with_python_is_run_by_a_test():
         assert f"{page}.md" in source or f'"{page}"' in source
 
 
-def test_a_model_that_goes_on_learning(tmp_path, monkeypatch, capsys):
+def test_example_keeps_learning(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model, tokenizer = student()
     base = Base(model, tokenizer, "llama", "float32")
@@ -57,7 +57,7 @@ def test_a_model_that_goes_on_learning(tmp_path, monkeypatch, capsys):
     assert Path("runs/python.memory").exists()
 
 
-def test_beside_other_libraries(tmp_path, monkeypatch, capsys):
+def test_example_with_other_libraries(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("runs/hope").mkdir(parents=True)
     log = Log(Path("runs/hope") / LOG)

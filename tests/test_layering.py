@@ -52,7 +52,7 @@ def room_of(name: str) -> str:
     return name.split(".")[1]
 
 
-def test_every_room_has_a_floor():
+def test_every_package_has_a_layer():
     rooms = {path.relative_to(PACKAGE).parts[0] for path in FILES}
     assert rooms <= set(FLOOR), f"give {rooms - set(FLOOR)} a floor"
 
@@ -69,12 +69,12 @@ def test_imports_go_down(path: Path):
         assert FLOOR[other] < FLOOR[room], f"{room} must not import {name}"
 
 
-def test_the_library_knows_nothing_of_the_laboratory():
+def test_library_does_not_import_lab():
     for path in PACKAGE.rglob("*.py"):
         assert "nestling_lab" not in path.read_text(encoding="utf-8"), path
 
 
-def test_the_laboratory_imports_the_library_and_what_is_installed_alone():
+def test_lab_imports_library_and_installed_packages_only():
     """Nothing of the tests, and nothing that lies beside it by chance."""
     known = {*sys.stdlib_module_names, *packages_distributions(), "nestling", "nestling_lab"}
     known |= {"fla", "mambapy", "titans_pytorch", "pytorch_optimizer"}  # of extras
@@ -94,7 +94,7 @@ def at_import(path: Path, files: dict[str, Path]) -> set[str]:
     return found & set(files)
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_no_import_cycles():
     files = {}
     for root in (PACKAGE, LABORATORY):
         for path in root.rglob("*.py"):
@@ -104,7 +104,7 @@ def test_no_module_imports_itself_by_way_of_others():
     assert len(list(TopologicalSorter(graph).static_order())) == len(files)
 
 
-def test_the_wheel_holds_the_library_and_nothing_else():
+def test_wheel_holds_the_library_only():
     included = WheelBuilder(str(ROOT)).recurse_included_files()
     held = {Path(file.distribution_path) for file in included}
     assert {path.parts[0] for path in held} == {"nestling"}
@@ -119,7 +119,7 @@ def test_core_imports_torch_and_jaxtyping_only(path: Path):
     assert {name.split(".")[0] for name in imported(path)} <= allowed
 
 
-def test_only_the_models_and_the_data_meet_transformers():
+def test_only_models_and_data_import_transformers():
     """The tokenizer is wrapped for saving in data/; everything else goes through models/."""
     users = {
         path.relative_to(PACKAGE).parts[0]

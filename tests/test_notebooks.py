@@ -35,7 +35,7 @@ def test_there_is_a_notebook():
 
 
 @each
-def test_its_code_compiles_and_its_names_exist(file):
+def test_notebook_code_compiles_and_names_exist(file):
     found = list(named(ast.parse("\n".join(cells(file)))))
     assert len(found) > 5
     for module, name in found:
@@ -45,14 +45,14 @@ def test_its_code_compiles_and_its_names_exist(file):
 
 
 @each
-def test_it_is_committed_without_outputs(file):
+def test_notebook_has_no_outputs(file):
     assert file.stat().st_size < 50_000
     for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
         assert not cell.get("outputs") and cell.get("execution_count") is None
 
 
 @pytest.mark.slow
-def test_the_memory_notebook_shows_what_it_says(capsys):
+def test_memory_notebook_shows_expected_results(capsys):
     names = {}
     [file] = [one for one in NOTEBOOKS if one.stem == "memory"]
     for code in cells(file):
@@ -69,7 +69,7 @@ def test_the_memory_notebook_shows_what_it_says(capsys):
 
 @pytest.mark.slow
 @each
-def test_it_runs_as_a_notebook(file, tmp_path):
+def test_notebook_runs(file, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

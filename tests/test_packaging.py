@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
     return Path(next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path_factory.mktemp("dist")))))
 
 
-def test_a_wheel_says_what_it_is_and_works_away_from_the_checkout(wheel, tmp_path):
+def test_wheel_metadata_and_use_outside_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as held:
         names = set(held.namelist())
         held.extractall(tmp_path)

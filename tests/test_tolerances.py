@@ -9,14 +9,14 @@ from tolerances import assert_close, relative_rms
     ("dtype", "near", "far"),
     [(torch.float64, 1e-11, 1e-7), (torch.float32, 1e-6, 1e-4), (torch.bfloat16, 1e-3, 5e-2)],
 )
-def test_near_passes_and_far_fails(dtype, near, far):
+def test_within_tolerance_passes_and_beyond_fails(dtype, near, far):
     expected = torch.linspace(1, 2, 50, dtype=torch.float64)
     assert_close((expected * (1 + near)).to(dtype), expected.to(dtype))
     with pytest.raises(AssertionError):
         assert_close((expected * (1 + far)).to(dtype), expected.to(dtype))
 
 
-def test_not_a_number_is_never_close():
+def test_nan_is_never_close():
     with pytest.raises(AssertionError):
         assert_close(torch.tensor([float("nan")]), torch.tensor([1.0]))
 

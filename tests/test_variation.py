@@ -8,7 +8,7 @@ import torch
 import variation
 
 
-def test_a_shifted_seed_is_the_seed_so_much_further_on():
+def test_shifted_seed_adds_the_offset():
     Generator, Random = variation.generator(5), variation.generator_of_python(5)
     torch.testing.assert_close(
         torch.rand(3, generator=Generator().manual_seed(2)),
@@ -30,7 +30,7 @@ def test_every_test_file_is_in_one_part():
             assert sum(root / part in (file, *file.parents) for part in parts) == 1, file
 
 
-def test_programs_that_compile_are_told_from_others():
+def test_compiling_tests_are_detected():
     for name in ("c++", "g++-13", "cc", "x86_64-linux-gnu-gcc-12", "clang++", "clang-17", "nvcc"):
         assert anywhere.COMPILER.fullmatch(name), name
     for name in ("git", "python3", "ccache-swig", "clang-format", "gccgo-tool", "env"):

@@ -27,7 +27,7 @@ def test_status_of_nothing_is_written_in_every_form(name, tmp_path, capsys):
     assert files["markdown"].read_text().startswith(f"# {name}")
 
 
-def test_run_of_no_matching_cell_does_nothing_and_ends_well(tmp_path, capsys):
+def test_run_without_matching_cells_succeeds(tmp_path, capsys):
     arguments = [
         "study",
         "run",
@@ -50,7 +50,9 @@ def test_run_of_no_matching_cell_does_nothing_and_ends_well(tmp_path, capsys):
         (["run", "demo-gap", "--worker", "2"], "--workers"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+def test_user_errors_are_one_line_with_exit_code_2(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["study", *arguments]) == 2
     said = capsys.readouterr().err
@@ -76,7 +78,7 @@ def test_reports_are_written_with_nothing_run_and_shards_are_checked(tmp_path, c
 
 
 @pytest.mark.parametrize("name", ["recall-smoke", "optim-curvature", "new-languages"])
-def test_a_committed_page_is_what_its_results_give(name, tmp_path, capsys):
+def test_committed_pages_match_their_results(name, tmp_path, capsys):
     committed = Path(__file__).parents[2] / "results" / name
     copied = tmp_path / name
     copied.mkdir()

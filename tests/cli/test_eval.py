@@ -38,7 +38,9 @@ def test_lm_reads_held_out_documents_of_a_corpus(trained, tmp_path, capsys):
         (["lm", "--modle", "none"], "--model"),
     ],
 )
-def test_user_errors_are_one_line_with_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+def test_user_errors_are_one_line_with_exit_code_2(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     assert main(["eval", *arguments]) == 2
     said = capsys.readouterr().err

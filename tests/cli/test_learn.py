@@ -130,9 +130,7 @@ def test_level_options_are_refused_for_a_studied_memory(by_study, tmp_path, caps
     assert "nothing to ask" in failed(capsys, "memory", "show", file, by_study)
 
 
-def test_no_verb_overwrites_an_unrelated_file(
-    adapted, trained, learned, tmp_path, capsys
-):
+def test_no_verb_overwrites_an_unrelated_file(adapted, trained, learned, tmp_path, capsys):
     there, other = tmp_path / "there", tmp_path / "other"
     there.write_bytes(learned.read_bytes())
     other.write_bytes(learned.read_bytes())

@@ -30,9 +30,7 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
 
 
-def test_averages_move_only_at_fastest_level_writes(
-    new_learner, ids
-):
+def test_averages_move_only_at_fastest_level_writes(new_learner, ids):
     """Token by token, in loops; the levels are as they are without averages."""
     learner, plain = new_learner(options=KEPT), new_learner()
     assert learner.spans == (64, 16)

@@ -117,9 +117,7 @@ def test_averages_track_the_current_weights(model, document):
 
 
 @pytest.mark.parametrize("finishing", [False, True])
-def test_short_document_is_learned_only_when_finishing(
-    model, document, finishing
-):
+def test_short_document_is_learned_only_when_finishing(model, document, finishing):
     short = document[:7]  # of a period of 16
     method = Levels(ContinualLearner(model, levels="16:1e-2"), finishing=finishing)
     before = float(method.score(document).nats)

@@ -57,9 +57,7 @@ def unreset(learner, levels, make):
         ),
     ],
 )
-def test_level_resets_when_the_next_slower_is_written(
-    new_learner, ids, nested, plain, ends
-):
+def test_level_resets_when_the_next_slower_is_written(new_learner, ids, nested, plain, ends):
     """Token by token: at multiples of that period alone, to the value stated, after its write."""
     learner = new_learner(nested)
     resets = dict.fromkeys(ends, 0)

@@ -42,7 +42,7 @@ def fields_of(bridge: Bridge) -> list[tuple[str, str]]:
 
 
 @each
-def test_a_struct_has_the_fields_that_its_source_has(bridge):
+def test_struct_fields_match_the_source(bridge):
     ours = [(name, "int64_t") for name in bridge.integers]
     ours += [(name, "double") for name in bridge.numbers]
     ours += [(name, "pointer") for name in bridge.arrays]
@@ -61,7 +61,7 @@ def test_every_source_is_called_through_a_bridge():
 
 @needs_compiler
 @each
-def test_a_library_with_another_layout_is_refused(bridge, monkeypatch):
+def test_library_with_another_layout_is_refused(bridge, monkeypatch):
     assert bridge.library() is not None
     for what in ("bytes", "version", "tokens"):
         other = {**bridge.layout, what: bridge.layout[what] + 1}
@@ -92,14 +92,14 @@ def given(**changes) -> dict:
         ({n: torch.zeros_like(x).half() for n, x in given().items()}, "not compiled for"),
     ],
 )
-def test_no_address_is_taken_of_what_is_not_as_declared(changes, text):
+def test_arguments_are_checked_before_taking_addresses(changes, text):
     tensors = given(**changes)
     with pytest.raises(UserError, match=text):
         KERNEL.call("forward", tensors["x"].dtype, tensors, activation=1, pieces=1)
 
 
 @needs_compiler
-def test_columns_have_as_many_items_as_are_told():
+def test_column_lengths_are_checked():
     kernel, g = sweep.KERNEL, [torch.ones(3), torch.ones(2, 2)]
     assert kernel.columns["write"] == {x for x in ("size", "width", "kind", "g", "m", "p")}
     assert kernel.columns["look"] == {"size", "g"} and COLUMN not in kernel.works["look"].leaves

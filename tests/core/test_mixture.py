@@ -29,7 +29,7 @@ def loop(log_p, share):
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("experts", [1, 2, 5])
-def test_a_mixture_is_its_equation_in_a_loop(experts, share):
+def test_mixture_matches_reference_loop(experts, share):
     log_p = given(experts, 40)
     mixed, weights = followed(log_p, share)
     expected, last = loop(log_p, share)
@@ -38,14 +38,14 @@ def test_a_mixture_is_its_equation_in_a_loop(experts, share):
     assert float(weights.exp().sum()) == pytest.approx(1, rel=1e-12)
 
 
-def test_one_expert_is_followed_to_the_bit():
+def test_single_expert_is_bitwise():
     log_p = given(1, 50)
     mixed, weights = followed(log_p)
     assert torch.equal(mixed, log_p[0]) and torch.equal(weights, even(1))
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_in_pieces_it_is_the_same(share):
+def test_any_split_equals_the_whole(share):
     log_p = given(3, 60)
     whole, last = followed(log_p, share)
     parts, weights = [], None
@@ -61,7 +61,7 @@ def test_in_pieces_it_is_the_same(share):
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.3])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_loss_is_within_the_bound_of_the_best(seed, share):
+def test_loss_is_within_the_regret_bound(seed, share):
     """Of every single expert, and of the best sequence of experts with so many changes."""
     log_p = given(4, 80, seed, spread=8.0)
     log_p[seed, :50] += 2.0
@@ -84,7 +84,7 @@ def _from_another(ends):
     return torch.stack([torch.cat([ends[:k], ends[k + 1 :]]).min() for k in range(len(ends))])
 
 
-def test_the_bound_is_reached():
+def test_regret_bound_is_tight():
     """One expert is right and the others give nothing: the loss is what the bound allows."""
     log_p = torch.full((3, 30), -60.0, dtype=torch.float64)
     log_p[1] = -0.5
@@ -92,7 +92,7 @@ def test_the_bound_is_reached():
     assert loss == pytest.approx(15 + regret(3, 30, 0.1), abs=1e-9)
 
 
-def test_a_token_has_no_part_in_its_own_weight():
+def test_weight_of_a_token_ignores_the_token():
     log_p = given(3, 20)
     other = log_p.clone()
     other[:, 12:] = -1.0

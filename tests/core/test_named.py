@@ -9,7 +9,7 @@ from nestling.models.presets import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_states_of_every_family_replace_their_fields_traceably(family):
+def test_every_state_uses_the_traceable_replace(family):
     model = create(f"{family}-tiny", num_hidden_layers=1, vocab_size=32)
     with torch.no_grad():
         cache = model(torch.zeros(1, 2, dtype=torch.long), use_cache=True).past_key_values

@@ -21,7 +21,7 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_a_new_result_makes_no_commit_dirty_and_new_source_does(repository):
+def test_only_source_changes_make_a_commit_dirty(repository):
     name = commit(repository)
     assert len(name) == 12
     (repository / "results/study/cell.json").write_text("2")
@@ -35,13 +35,13 @@ def test_without_a_repository_the_commit_is_unknown(tmp_path):
     assert commit(tmp_path) == "unknown"
 
 
-def test_the_repository_that_holds_an_installation_does_not_name_its_commit(repository):
+def test_commit_of_an_enclosing_repository_is_ignored(repository):
     inside = repository / ".venv" / "lib"
     inside.mkdir(parents=True)
     assert commit(inside) == "unknown"
 
 
-def test_a_build_knows_the_commit_it_was_made_of(monkeypatch, tmp_path):
+def test_build_records_its_commit(monkeypatch, tmp_path):
     (tmp_path / "COMMIT").write_text("0123456789ab\n")
     monkeypatch.setattr(build, "COMMIT", tmp_path / "COMMIT")
     assert commit() == "0123456789ab"

@@ -42,7 +42,7 @@ def right() -> dict:
     }
 
 
-def test_right_arguments_pass_by_place_and_by_name():
+def test_correct_arguments_pass():
     given = right()
     assert op(**given, size=7) == 7
     assert op(given["q"][:, :, :1], given["w"]) == 1
@@ -76,12 +76,12 @@ def test_right_arguments_pass_by_place_and_by_name():
         ("start", torch.zeros(4, 3), r"start is \[4, 3\]; expected"),
     ],
 )
-def test_the_argument_that_is_wrong_is_named(name, value, text):
+def test_wrong_argument_is_named(name, value, text):
     with pytest.raises(UserError, match=text):
         op(**{**right(), name: value})
 
 
-def test_what_was_right_before_does_not_excuse_what_is_wrong_now():
+def test_earlier_valid_call_does_not_hide_a_wrong_argument():
     given = right()
     for _ in range(2):
         op(**given)
@@ -89,7 +89,7 @@ def test_what_was_right_before_does_not_excuse_what_is_wrong_now():
             op(**{**given, "w": torch.zeros(2, 5, 2)})
 
 
-def test_sizes_are_told_and_few_are_remembered():
+def test_errors_show_sizes_and_the_cache_is_bounded():
     wanted = Wanted(
         "f", {"x": Leaf(Shape.of("B N-1"), "float"), "y": Leaf(Shape.of("N _ 2"), "int")}
     )

@@ -20,7 +20,7 @@ from nestling.core.statistics import (
 NOT_FINITE = (math.inf, -math.inf, math.nan)
 
 
-def test_three_values_by_the_tables():
+def test_interval_of_three_values():
     found = interval([10.0, 12.0, 14.0])
     assert found.mean == 12.0
     assert found.half == pytest.approx(4.30265273 * 2 / math.sqrt(3), rel=1e-6)
@@ -28,7 +28,7 @@ def test_three_values_by_the_tables():
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 40])
-def test_it_covers_the_mean_19_times_in_20(count):
+def test_interval_covers_the_mean_95_percent_of_the_time(count):
     draws = torch.randn(4000, count, generator=torch.Generator().manual_seed(count)).double()
     found = [interval(row) for row in draws.tolist()]
     covered = sum(one.low <= 0 <= one.high for one in found) / len(found)
@@ -36,7 +36,7 @@ def test_it_covers_the_mean_19_times_in_20(count):
 
 
 @pytest.mark.parametrize("value", [0.35, 1e-9, -1e12, 0.0])
-def test_values_that_differ_by_their_rounding_alone_have_no_spread(value):
+def test_rounding_differences_give_zero_spread(value):
     values = [value, value * (1 + 2e-16), value]
     assert interval(values).half == 0 and str(interval(values)).endswith("+/- 0")
     found = paired([value + value, value], [2 * value * (1 + 2e-16), value])
@@ -44,7 +44,7 @@ def test_values_that_differ_by_their_rounding_alone_have_no_spread(value):
     assert interval([1.0, 1.0 + 1e-9]).half > 0
 
 
-def test_one_value_has_no_interval_and_none_no_mean():
+def test_one_value_has_no_interval_and_no_value_no_mean():
     assert math.isnan(interval([3.0]).half) and interval([3.0]).record()["half_width_95"] is None
     assert math.isnan(interval([]).mean)
 
@@ -52,12 +52,12 @@ def test_one_value_has_no_interval_and_none_no_mean():
 @pytest.mark.parametrize(
     ("freedom", "t"), [(1, 12.706), (2, 4.303), (3, 3.182), (10, 2.228), (29, 2.045), (120, 1.980)]
 )
-def test_the_quantile_is_that_of_the_tables(freedom, t):
+def test_quantile_matches_published_tables(freedom, t):
     assert t95(freedom) == pytest.approx(t, abs=6e-4)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 12])
-def test_the_probability_is_the_integral_of_the_density(freedom):
+def test_probability_integrates_the_density(freedom):
     def density(x):
         root = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
         return root / math.sqrt(freedom * math.pi) * (1 + x * x / freedom) ** (-(freedom + 1) / 2)
@@ -68,7 +68,7 @@ def test_the_probability_is_the_integral_of_the_density(freedom):
         assert t_probability(t, freedom) == pytest.approx(1 - inside, abs=1e-6)
 
 
-def test_a_paired_test_errs_one_time_in_twenty():
+def test_paired_test_has_five_percent_false_positives():
     draws = torch.randn(2000, 2, 4, generator=torch.Generator().manual_seed(1)).double().tolist()
     found = [paired(one, other) for one, other in draws]
     wrong = sum(one.p_t < 0.05 for one in found) / len(found)
@@ -79,14 +79,14 @@ def test_a_paired_test_errs_one_time_in_twenty():
     assert 0.1 < small < 0.15
 
 
-def test_pairs_that_differ_alike_and_not_at_all():
+def test_pairs_with_constant_and_zero_difference():
     assert paired([1.0, 2.0], [0.0, 1.0]).p_t == 0.0 and paired([1.0, 2.0], [1.0, 2.0]).p_t == 1.0
     assert paired([1.0], [0.0]).p_t is None and str(paired([1.0], [0.0])) == "1"
     with pytest.raises(ValueError, match="do not form pairs"):
         paired([1.0], [])
 
 
-def test_wilson_covers_the_share_and_holm_keeps_the_order():
+def test_wilson_coverage_and_holm_ordering():
     for p in (0.02, 0.5, 0.97):
         draws = torch.rand(3000, 40, generator=torch.Generator().manual_seed(2)) < p
         ends = [wilson(int(row.sum()), 40) for row in draws]
@@ -95,7 +95,7 @@ def test_wilson_covers_the_share_and_holm_keeps_the_order():
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)
-def test_a_value_that_diverged_is_counted_and_shown_and_in_no_mean(bad):
+def test_diverged_values_are_counted_but_not_averaged(bad):
     found = interval([1.0, bad, 3.0])
     assert found._replace(diverged=0) == interval([1.0, 3.0])
     assert str(found) == "2 +/- 13 (1 of 3 diverged)" == interval_text(found.record())
@@ -108,7 +108,7 @@ def test_a_value_that_diverged_is_counted_and_shown_and_in_no_mean(bad):
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)
-def test_a_run_that_diverged_is_worse_than_any_that_did_not(bad):
+def test_diverged_run_ranks_last(bad):
     assert gap(bad, 1.0) == math.inf and gap(1.0, bad) == -math.inf
     assert gap(bad, 1.0, -math.inf) == -math.inf and math.isnan(gap(bad, math.inf))
     # a mean of the finite pairs alone would say that the one is better
@@ -127,7 +127,7 @@ def test_a_run_that_diverged_is_worse_than_any_that_did_not(bad):
     assert (scores.worse, scores.better) == (1, 0)
 
 
-def test_pairs_that_diverged_in_both_tell_nothing():
+def test_pairs_diverged_in_both_are_ignored():
     found = paired([math.inf, math.nan, 1.0, 2.0], [math.nan, math.inf, 0.5, 1.0])
     assert (found.worse, found.better, found.p_t) == (0, 0, None)
     assert found.p_sign == paired([1.0, 2.0], [0.5, 1.0]).p_sign == 0.5
@@ -135,7 +135,7 @@ def test_pairs_that_diverged_in_both_tell_nothing():
     assert paired([math.inf] * 2, [math.inf] * 2).p_sign == 1
 
 
-def test_what_is_no_probability_or_share_is_refused():
+def test_invalid_probabilities_are_refused():
     assert math.isnan(t_probability(math.nan, 3))
     for p in (math.nan, -0.1, 1.1):
         with pytest.raises(ValueError, match="not all probabilities"):

@@ -28,7 +28,7 @@ def archive(path):
     return path
 
 
-def test_the_wanted_files_of_a_known_archive_are_kept(tmp_path, monkeypatch):
+def test_needed_files_of_the_pinned_archive_are_kept(tmp_path, monkeypatch):
     path = archive(tmp_path / "b.tar.gz")
     with pytest.raises(UserError, match="known release"):
         bigbench.unpack(path)

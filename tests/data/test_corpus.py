@@ -20,7 +20,7 @@ def words(start: int, count: int) -> str:
     return " ".join(f"w{number}" for number in range(start, start + count))
 
 
-def test_the_split_is_whole_stable_and_by_document(pages):
+def test_split_is_complete_stable_and_by_document(pages):
     corpus = load_corpus(str(pages))
     both = corpus.documents + corpus.held_out
     assert len(both) == len(set(both)) == 40
@@ -32,7 +32,7 @@ def test_the_split_is_whole_stable_and_by_document(pages):
     assert later.sha256 != corpus.sha256
 
 
-def test_read_again_from_the_cache_it_is_the_same(pages, cache):
+def test_cached_corpus_is_identical(pages, cache):
     first = load_corpus(str(pages))
     assert list((cache / "corpora").iterdir())
     assert load_corpus(str(pages)) == first == verify(str(pages))
@@ -51,14 +51,14 @@ def test_exact_and_near_duplicates_are_not_held_out():
         assert not near_duplicates([text], train)
 
 
-def test_what_is_copied_together_from_several_documents_is_found():
+def test_compilations_of_several_documents_are_detected():
     first, second = words(0, 100), words(1000, 100)
     mixture = words(40, 20) + " " + words(1040, 20)
     assert near_duplicates([mixture], [first, second]) == [0]
     assert near_duplicates([words(2000, 30)], [first, second]) == []
 
 
-def test_a_moved_document_counts_as_training():
+def test_renamed_document_counts_as_training():
     base = words(0, 40)
     half = words(0, 30) + " " + words(500, 20)  # near the first
     tail = words(500, 20) + " " + words(900, 8)  # near the second only
@@ -87,20 +87,20 @@ def test_passages_lose_nothing(text, size):
     assert all(cut)
 
 
-def test_one_file_is_cut_into_passages(tmp_path):
+def test_single_file_is_split_into_passages(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(words(50 * number, 50) for number in range(60)))
     corpus = load_corpus(str(path))
     assert len(corpus.documents) > 20 and corpus.held_out
 
 
-def test_one_endless_line_is_cut_too(tmp_path):
+def test_single_long_line_is_split(tmp_path):
     path = tmp_path / "line.txt"
     path.write_text(words(0, 5000))
     assert len(load_corpus(str(path)).documents) > 20
 
 
-def test_jsonl_is_one_document_a_line(tmp_path):
+def test_jsonl_is_one_document_per_line(tmp_path):
     path = tmp_path / "notes.jsonl"
     path.write_text("\n".join(json.dumps({"text": words(99 * n, 30)}) for n in range(30)) + "\n")
     corpus = load_corpus(str(path))
@@ -124,7 +124,7 @@ def test_jsonl_is_one_document_a_line(tmp_path):
         ("a.jsonl", b'{"text": "So?"}\n{"text": "so."}\n{"text": "So!"}', "near-duplicate"),
     ],
 )
-def test_bad_files_are_one_line_errors(tmp_path, cache, file, content, message):
+def test_bad_files_are_one_line(tmp_path, cache, file, content, message):
     (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=message) as raised:
         load_corpus(str(tmp_path / file))
@@ -148,7 +148,7 @@ def test_an_empty_folder(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}\n", b"\xff\xfe", None])
-def test_a_damaged_cache_is_named(pages, cache, damage):
+def test_damaged_cache_is_named(pages, cache, damage):
     load_corpus(str(pages))
     (path,) = (cache / "corpora").iterdir()
     content = path.read_bytes()
@@ -157,7 +157,7 @@ def test_a_damaged_cache_is_named(pages, cache, damage):
         load_corpus(str(pages))
 
 
-def test_a_cut_cache_is_named(pages, cache):
+def test_truncated_cache_is_named(pages, cache):
     load_corpus(str(pages))
     (path,) = (cache / "corpora").iterdir()
     path.write_bytes(path.read_bytes()[:-100])
@@ -165,14 +165,14 @@ def test_a_cut_cache_is_named(pages, cache):
         load_corpus(str(pages))
 
 
-def test_a_cache_that_cannot_be_written(pages, tmp_path, monkeypatch):
+def test_unwritable_cache(pages, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "file" / "below"))
     with pytest.raises(UserError, match="NESTLING_DATA"):
         load_corpus(str(pages))
 
 
-def test_a_full_disk_leaves_nothing_half_written(pages, cache, monkeypatch):
+def test_full_disk_leaves_no_partial_files(pages, cache, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -197,7 +197,7 @@ def library(root):
     return root
 
 
-def test_docstrings_are_read_without_import(tmp_path):
+def test_docstrings_are_read_without_importing(tmp_path):
     texts = list(read_docs(library(tmp_path)))
     assert texts[:2] == ["first", "second"]
     assert "module mod\n\nA module.\n\nclass C\n\nA class.\n\nC.f(self, a=1)\n\nIt." in texts
@@ -214,7 +214,7 @@ def test_sources_are_read_in_order(tmp_path):
     ]
 
 
-def test_a_python_without_sources(tmp_path):
+def test_python_without_sources(tmp_path):
     with pytest.raises(UserError, match="no sources"):
         files(tmp_path)
 

@@ -15,7 +15,7 @@ def idx(array: torch.Tensor) -> bytes:
     return head + bytes(array.flatten().tolist())
 
 
-def test_an_idx_file_is_read_as_it_is_and_a_cut_one_refused():
+def test_idx_file_is_read_and_truncated_one_refused():
     array = torch.arange(24).reshape(2, 3, 4)
     assert torch.equal(fashion.parse(idx(array)), array)
     for harmed in (idx(array)[:-1], b"", b"\0\0\x0d\x01" + idx(array)[4:]):
@@ -23,7 +23,7 @@ def test_an_idx_file_is_read_as_it_is_and_a_cut_one_refused():
             fashion.parse(harmed)
 
 
-def test_values_are_scaled_and_labels_kept(monkeypatch):
+def test_pixels_are_scaled_and_labels_kept(monkeypatch):
     pixels = torch.arange(2 * 28 * 28).reshape(2, 28, 28) % 256
     files = [
         ("usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz", gzip.compress(idx(pixels))),

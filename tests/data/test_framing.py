@@ -15,20 +15,20 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_each_special_token_is_on_its_side(name):
+def test_special_tokens_are_placed_correctly(name):
     tokenizer, before, after = TOKENIZERS[name]
     assert frame(tokenizer) == (before, after)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("text", ["", "a", "Who reads on?"])
-def test_a_prompt_is_never_ended(name, text):
+def test_prompts_get_no_end_token(name, text):
     tokenizer, before, after = TOKENIZERS[name]
     whole, prompt = tokenizer(text)["input_ids"], prompt_ids(tokenizer, text)
     assert prompt + after == whole and prompt[: len(before)] == before
 
 
-def test_a_message_cannot_end_its_own_turn():
+def test_messages_cannot_end_their_turn():
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = (
         "{% for m in messages %}<|pad|>{{ m['role'] }} {{ m['content'] | trim }}<|endoftext|>"

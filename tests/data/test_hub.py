@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
     return datasets
 
 
-def test_clinc150_has_its_configurations_classes_and_what_is_out_of_scope(tmp_path, cache):
+def test_clinc150_schema(tmp_path, cache):
     names = ["oil_change_how", "oos", "w2", "time"]  # a few, in an order that says nothing
     features = cache.Features(
         {"text": cache.Value("string"), "intent": cache.ClassLabel(names=names)}
@@ -50,7 +50,7 @@ def test_clinc150_has_its_configurations_classes_and_what_is_out_of_scope(tmp_pa
         hub.load(str(tmp_path), "minus", str)
 
 
-def test_banking77_has_the_names_of_its_classes_beside_their_numbers(tmp_path, cache):
+def test_banking77_schema(tmp_path, cache):
     names = ["age_limit", "Refund_not_showing_up", "reverted_card_payment?"]
     for split in ("train", "test"):
         rows = [
@@ -66,7 +66,7 @@ def test_banking77_has_the_names_of_its_classes_beside_their_numbers(tmp_path, c
     assert rows[0].text == "train age_limit"
 
 
-def test_dbpedia_is_three_tables_with_three_levels_of_classes(tmp_path, cache):
+def test_dbpedia_schema(tmp_path, cache):
     for split in ("train", "val", "test"):
         (tmp_path / f"DBPEDIA_{split}.csv").write_text(
             "text,l1,l2,l3\n"

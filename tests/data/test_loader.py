@@ -49,7 +49,7 @@ def pairs(documents: Documents, index: int) -> list[tuple[int, int]]:
     batch_size=st.integers(1, 4),
     align=st.sampled_from([1, 3, 4]),
 )
-def test_evaluation_scores_every_token_once(lengths, batch_size, align):
+def test_evaluation_scores_every_token_once_only(lengths, batch_size, align):
     documents = made(lengths)
     batches = list(
         evaluation_batches(documents, batch_size=batch_size, sequence_length=12, align=align)
@@ -61,7 +61,7 @@ def test_evaluation_scores_every_token_once(lengths, batch_size, align):
 
 
 @pytest.mark.parametrize("align", [1, 4, 8])
-def test_starts_are_aligned_and_fill_is_marked(align):
+def test_starts_are_aligned_and_padding_is_masked(align):
     loader = Loader(made([5, 9, 30, 2, 17]), batch_size=3, sequence_length=16, align=align)
     for _ in range(20):
         batch = next(loader)
@@ -83,7 +83,7 @@ def test_an_epoch_reads_every_document_once_in_a_new_order():
     assert firsts[0] != firsts[1]
 
 
-def test_same_seed_same_batches_and_global_generator_untouched():
+def test_same_seed_same_batches_and_global_rng_untouched():
     documents = made([5, 9, 30, 2, 17])
     before = torch.get_rng_state()
     one, two, other = (
@@ -157,13 +157,13 @@ def test_positions_count_from_each_document_start():
     assert found == [*range(30), *range(5), *range(3)]
 
 
-def test_length_that_the_period_does_not_divide_is_refused():
+def test_length_not_divisible_by_period_is_refused():
     with pytest.raises(UserError, match="choose 16"):
         Loader(made([5]), batch_size=1, sequence_length=20, align=16)
 
 
 @pytest.mark.parametrize("computed", [False, True])
-def test_every_process_reads_its_rows_and_another_number_of_them_goes_on(computed, monkeypatch):
+def test_ranks_read_their_rows_and_can_change_in_number(computed, monkeypatch):
     if computed:
         monkeypatch.setattr(order, "LISTED", 0)
     documents = made([7, 3, 20, 5, 9, 4, 13, 6])

@@ -10,7 +10,7 @@ from nestling.data import lock
 from nestling.data.lock import locked
 
 
-def test_what_another_process_holds_is_refused_by_its_name_until_it_ends(tmp_path):
+def test_lock_of_another_process_is_refused_until_it_ends(tmp_path):
     file, real, link = (tmp_path / name for name in ("notes.memory", "real", "link"))
     real.write_text("")
     link.symlink_to(real)
@@ -28,7 +28,7 @@ def test_what_another_process_holds_is_refused_by_its_name_until_it_ends(tmp_pat
     assert sorted(tmp_path.iterdir()) == [link, real]
 
 
-def test_a_thread_may_take_its_own_lock_again_and_no_other_thread_may(tmp_path):
+def test_lock_is_reentrant_per_thread(tmp_path):
     told = []
 
     def other():
@@ -52,20 +52,20 @@ def test_a_thread_may_take_its_own_lock_again_and_no_other_thread_may(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_goes_when_its_block_fails(tmp_path):
+def test_lock_is_released_on_error(tmp_path):
     with pytest.raises(KeyError), locked(tmp_path / "m"):
         raise KeyError
     with locked(tmp_path / "m"):
         pass
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+def test_unwritable_path_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot lock"), locked(tmp_path / "file" / "m"):
         pass
 
 
-def test_a_lock_that_is_not_signed_yet_is_waited_for(tmp_path, monkeypatch):
+def test_unsigned_lock_is_waited_for(tmp_path, monkeypatch):
     """Between taking a lock and signing it, and between removing the name and releasing it."""
     place, waits = tmp_path / "m.lock", []
     with held(tmp_path / "m") as child:

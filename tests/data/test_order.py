@@ -14,7 +14,7 @@ def listed(request, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 64, 200])
-def test_it_is_a_permutation_that_seed_and_epoch_decide(listed, count):
+def test_order_is_a_permutation_set_by_seed_and_epoch(listed, count):
     orders = [
         [Order(count, seed=seed, epoch=epoch)[place] for place in range(count)]
         for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))

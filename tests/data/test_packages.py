@@ -72,7 +72,7 @@ def test_fetched_once_then_read_and_verified(archive, capsys):
 
 
 @needs_dpkg
-def test_a_changed_package_is_found(archive, cache, capsys):
+def test_changed_package_is_detected(archive, cache, capsys):
     assert main(["data", "fetch", "anarchism"]) == 0
     package = fetched("anarchism")
     assert package == check("anarchism") and package.version == "0.1"
@@ -87,7 +87,7 @@ def test_a_changed_package_is_found(archive, cache, capsys):
 
 
 @needs_dpkg
-def test_a_pinned_version_of_another_content_is_refused(archive, cache, monkeypatch):
+def test_pinned_version_with_other_content_is_refused(archive, cache, monkeypatch):
     monkeypatch.setitem(PINNED, ("anarchism", "0.1"), "0" * 64)
     with pytest.raises(UserError, match="expected 0000"):
         fetch("anarchism", report=print)
@@ -102,7 +102,7 @@ def test_a_package_without_the_text_is_refused(archive):
 
 
 @needs_dpkg
-def test_a_damaged_lock_is_named(archive, cache):
+def test_damaged_lock_file_is_named(archive, cache):
     fetch("anarchism", report=print)
     (cache / "packages/lock.json").write_text('{"anarchism": 1}')
     with pytest.raises(UserError, match="lock.json is damaged"):
@@ -110,7 +110,7 @@ def test_a_damaged_lock_is_named(archive, cache):
 
 
 @needs_dpkg
-def test_offline_is_one_line_and_leaves_nothing(tools, cache, capsys):
+def test_offline_error_is_one_line_and_leaves_no_files(tools, cache, capsys):
     script(
         tools,
         "apt-get",
@@ -131,7 +131,7 @@ def test_without_apt(tmp_path, monkeypatch):
 
 
 @needs_dpkg
-def test_no_place_for_packages(tools, tmp_path, monkeypatch):
+def test_unwritable_package_folder(tools, tmp_path, monkeypatch):
     script(tools, "apt-get", "exit 1")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "file"))
@@ -154,7 +154,7 @@ def test_standard_needs_every_package_of_its_parts():
     assert source("standard").packages == tuple(p for part in parts for p in part.packages)
 
 
-def test_sections_of_a_page():
+def test_page_sections():
     page = "<head><title>no</title></head>pre<h2>A</h2><p>b<br>c</p><script>no</script><h3>d</h3>e"
     assert html_sections(page) == ["pre", "A\n\nb\n\nc\n\nd\n\ne"]
 

@@ -77,7 +77,7 @@ def test_fetched_once_then_read(monkeypatch, capsys):
         load_set("banking77")
 
 
-def test_what_is_not_fetched_or_empty_is_one_line(monkeypatch):
+def test_missing_or_empty_set_is_one_line(monkeypatch):
     with pytest.raises(UserError, match="nestling data fetch verses"):
         load_set("verses")
     with pytest.raises(UserError, match="did you mean 'sections'"):
@@ -88,7 +88,7 @@ def test_what_is_not_fetched_or_empty_is_one_line(monkeypatch):
     assert not place("dbpedia").exists()
 
 
-def test_templates_give_every_sentence_they_stand_for_and_no_other():
+def test_templates_expand_to_exactly_their_sentences():
     sampler = Sampler({"r": "x[y]"}, {"l": ["1", "<r>"]})
     rng = Random(0)
     drawn = {sampler.draw("(a|b c) [d] <r>{l:slot}", rng) for _ in range(600)}
@@ -104,7 +104,7 @@ def test_templates_give_every_sentence_they_stand_for_and_no_other():
         Sampler({"r": "<r>"}, {}).draw("<r>", rng)
 
 
-def test_intents_are_drawn_from_the_release_that_is_known(tmp_path, monkeypatch):
+def test_intents_come_from_the_pinned_release(tmp_path, monkeypatch):
     path = tmp_path / "intents.whl"
     with zipfile.ZipFile(path, "w") as target:
         target.writestr("home_assistant_intents/data/en.json", json.dumps(TEMPLATES))
@@ -132,7 +132,7 @@ def test_another_release_is_refused(tmp_path):
         pypi.check(path, intents.SHA256)
 
 
-def test_sections_that_are_large_enough_and_no_text_twice():
+def test_small_sections_and_duplicates_are_dropped():
     def stanza(number: int, section: str, text: str):
         return {"Package": f"p{number}", "Section": section, "Description-en": text}
 
@@ -158,7 +158,7 @@ def test_synopses_are_joined_by_their_hash():
     assert found == [Pair("un gioco di scacchi", "A game of chess", "it")]
 
 
-def test_verses_of_one_place_that_both_have():
+def test_parallel_verses_are_aligned():
     spanish = ["", "En el principio", "Y fue la luz", "solo"]
     english = ["", "In the beginning", "", "alone it is here"]
     assert list(aligned(spanish, english)) == [Pair("En el principio", "In the beginning", "es")]
@@ -179,7 +179,7 @@ def mo(pairs: dict[str, str], order: str) -> bytes:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_a_catalogue_of_gettext(order):
+def test_gettext_catalogue(order):
     import gettext
 
     pairs = {
@@ -206,7 +206,7 @@ class Feature:
     names = ("oos", "book_flight", "balance")
 
 
-def test_the_hubs_schemas():
+def test_hub_schemas():
     """Columns as on the hub: CLINC150 by numbers, Banking77 by texts, DBpedia by levels."""
 
     class Split(list):
@@ -228,7 +228,7 @@ def test_the_hubs_schemas():
     assert found == [Labelled("t", "sports team member", "ask")]
 
 
-def test_the_hubs_library_reads_files_of_that_schema(tmp_path):
+def test_datasets_library_reads_the_schema(tmp_path):
     pytest.importorskip("datasets")
     for split, text in (("train", "lost it"), ("test", "gone")):
         row = {"text": text, "label": 0, "label_text": "card_lost"}
@@ -240,7 +240,7 @@ def test_the_hubs_library_reads_files_of_that_schema(tmp_path):
     ]
 
 
-def test_without_hub_or_library_it_is_one_line(monkeypatch):
+def test_without_hub_or_library_is_one_line(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -257,6 +257,6 @@ def test_without_hub_or_library_it_is_one_line(monkeypatch):
         hub.load("a/b", None, str)
 
 
-def test_no_record_of_a_set_is_committed():
+def test_no_data_set_records_are_committed():
     root = Path(__file__).resolve().parents[2]
     assert not list(root.glob("nestling/**/*.jsonl"))

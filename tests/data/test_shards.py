@@ -53,7 +53,7 @@ def written(path, folder, shaping=SHAPING):
     return tokens(folder)
 
 
-def test_every_form_of_a_text_gives_the_same_tokens(lines, tmp_path):
+def test_every_text_format_gives_the_same_tokens(lines, tmp_path):
     first = written(lines, tmp_path / "one")
     assert len([name for name in first if name.startswith("train-")]) > 3
     folder = tmp_path / "folder"
@@ -77,7 +77,7 @@ def test_parquet_gives_the_same_tokens(lines, tmp_path):
     assert written(tmp_path / "a.parquet", tmp_path / "two") == written(lines, tmp_path / "one")
 
 
-def test_tokens_and_split_are_those_of_the_corpus(lines, tmp_path):
+def test_tokens_and_split_match_the_corpus(lines, tmp_path):
     written(lines, tmp_path / "shards")
     plain, mapped = prepare(str(lines), vocab_size=300), prepare(str(tmp_path / "shards"))
     for side in ("train", "held_out"):
@@ -91,7 +91,7 @@ class Killed(BaseException):
     """As a process that is killed: nobody tidies up."""
 
 
-def test_broken_off_anywhere_it_goes_on_to_the_same_bytes(lines, tmp_path, monkeypatch):
+def test_interrupted_preparation_resumes_to_the_same_bytes(lines, tmp_path, monkeypatch):
     whole = written(lines, tmp_path / "whole")
     plain = source(str(lines))
 
@@ -141,7 +141,7 @@ def test_broken_off_anywhere_it_goes_on_to_the_same_bytes(lines, tmp_path, monke
     assert not list((tmp_path / "half").glob(".*"))
 
 
-def test_what_is_done_is_left_and_what_is_another_is_refused(lines, tmp_path):
+def test_finished_shards_are_kept_and_others_refused(lines, tmp_path):
     folder = tmp_path / "out"
     written(lines, folder)
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
@@ -158,7 +158,7 @@ def test_what_is_done_is_left_and_what_is_another_is_refused(lines, tmp_path):
         written(lines, tmp_path / "full")
 
 
-def test_tokens_are_not_written_into_the_text(tmp_path, capsys):
+def test_output_inside_the_text_folder_is_refused(tmp_path, capsys):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text(" ".join(texts()))
     for out in ("notes", "notes/tokens"):
@@ -167,7 +167,7 @@ def test_tokens_are_not_written_into_the_text(tmp_path, capsys):
     assert [file.name for file in tmp_path.rglob("*")] == ["notes", "a.txt"]
 
 
-def test_a_text_that_was_mended_begins_anew(tmp_path):
+def test_changed_text_restarts_preparation(tmp_path):
     path = tmp_path / "texts.jsonl"
     good = "".join(json.dumps({"text": text}) + "\n" for text in texts())
     path.write_text(good + '{"body": "no text"}\n')
@@ -178,7 +178,7 @@ def test_a_text_that_was_mended_begins_anew(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["train-00001.bin", "held_out.bounds"])
-def test_a_damaged_file_is_named(lines, tmp_path, file, capsys):
+def test_damaged_shard_is_named(lines, tmp_path, file, capsys):
     folder = tmp_path / "out"
     written(lines, folder)
     content = bytearray((folder / file).read_bytes())
@@ -194,7 +194,7 @@ def test_a_damaged_file_is_named(lines, tmp_path, file, capsys):
         prepare(str(folder))
 
 
-def test_files_are_compared_once_until_they_change(lines, tmp_path, monkeypatch):
+def test_checksums_are_cached_until_files_change(lines, tmp_path, monkeypatch):
     written(lines, tmp_path / "out")
     prepare(str(tmp_path / "out"))
     with monkeypatch.context() as patch:
@@ -202,7 +202,7 @@ def test_files_are_compared_once_until_they_change(lines, tmp_path, monkeypatch)
         prepare(str(tmp_path / "out"))
 
 
-def test_a_full_disk_is_said_and_the_same_command_goes_on(lines, tmp_path, monkeypatch):
+def test_full_disk_is_reported_and_the_command_resumes(lines, tmp_path, monkeypatch):
     def full(self, ids, after):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -213,7 +213,7 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(lines, tmp_path, monke
     assert written(lines, tmp_path / "out") == written(lines, tmp_path / "other")
 
 
-def test_shards_are_no_text_and_have_their_own_tokenizer(lines, tmp_path):
+def test_shards_are_not_text_and_carry_their_tokenizer(lines, tmp_path):
     folder = tmp_path / "out"
     written(lines, folder)
     with pytest.raises(UserError, match="holds prepared tokens, not text"):
@@ -228,7 +228,7 @@ def test_shards_are_no_text_and_have_their_own_tokenizer(lines, tmp_path):
         prepare(str(folder))
 
 
-def test_training_from_shards_is_training_from_the_corpus(lines, tmp_path):
+def test_training_from_shards_equals_training_from_corpus(lines, tmp_path):
     shaping = dataclasses.replace(SHAPING, tokenizer="bytes", vocab_size=4096)
     written(lines, tmp_path / "out", shaping)
     settings = {"steps": 3, "batch_size": 2, "sequence_length": 32, "num_hidden_layers": 1}
@@ -244,7 +244,7 @@ def test_training_from_shards_is_training_from_the_corpus(lines, tmp_path):
         assert first.metrics[name] == second.metrics[name]
 
 
-def test_mapped_ids_are_those_of_all_files(tmp_path):
+def test_mapped_ids_span_all_files(tmp_path):
     files = [tmp_path / name for name in "abc"]
     for number, file in enumerate(files):
         file.write_bytes(bytes(torch.arange(5).add(5 * number).to(torch.uint16).numpy()))
@@ -273,9 +273,7 @@ class Stream:
             raise ConnectionError("the line\nis down")
 
 
-def test_a_data_set_of_the_hub_is_read_once_and_gives_the_same_tokens(
-    lines, tmp_path, monkeypatch, capsys
-):
+def test_hub_data_set_is_read_once_and_gives_the_same_tokens(lines, tmp_path, monkeypatch, capsys):
     calls, rows = [], [{"text": text, "id": 1} for text in texts()]
     stand = ModuleType("datasets")
 

@@ -84,7 +84,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_learning_and_training_read_a_file_alike(tmp_path, name):
+def test_learn_and_train_read_files_identically(tmp_path, name):
     content, expected = FILES[name]
     (tmp_path / name).write_bytes(content)
     read = read_documents([tmp_path / name])
@@ -93,7 +93,7 @@ def test_learning_and_training_read_a_file_alike(tmp_path, name):
     assert all(title.startswith(name) for title, _ in read)
 
 
-def test_a_folder_is_its_files_by_their_paths_and_hidden_ones_are_left_out(tmp_path):
+def test_folder_is_read_by_path_without_hidden_files(tmp_path):
     for name, (content, _) in FILES.items():
         (tmp_path / "deep").mkdir(exist_ok=True)
         (tmp_path / "deep" / name).write_bytes(content)
@@ -123,7 +123,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_text_is_one_line_for_both(tmp_path, name):
+def test_non_text_is_refused_by_both(tmp_path, name):
     content, message = BAD[name]
     (tmp_path / name).write_bytes(content)
     for read in (lambda path: read_documents([path]), lambda path: load_corpus(str(path))):
@@ -132,7 +132,7 @@ def test_what_is_no_text_is_one_line_for_both(tmp_path, name):
         assert "\n" not in str(raised.value)
 
 
-def test_a_field_is_named_after_the_file(tmp_path):
+def test_field_is_given_after_the_file_name(tmp_path):
     file = tmp_path / "notes.jsonl"
     lines = [
         {"text": "no", "body": " ".join(f"w{n * 99 + i}" for i in range(30))} for n in range(9)
@@ -152,7 +152,7 @@ def test_a_field_is_named_after_the_file(tmp_path):
     assert read_documents(["C# is a language"]) == [("text", "C# is a language")]
 
 
-def test_the_input_is_read_as_a_file_is(monkeypatch):
+def test_stdin_is_read_like_a_file(monkeypatch):
     for content, expected in ((b"\xef\xbb\xbfa\r\nb", "a\nb"), ("\u00e9".encode(), "\u00e9")):
         stream = io.TextIOWrapper(io.BytesIO(content), encoding="ascii")
         monkeypatch.setattr(sys, "stdin", stream)
@@ -168,18 +168,18 @@ def test_the_input_is_read_as_a_file_is(monkeypatch):
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"])))
-def test_the_words_of_a_page_are_all_there(text):
+def test_html_keeps_all_words(text):
     assert html_text(f"<div>{html.escape(text)}</div>").split() == text.split()
 
 
 @given(st.text(max_size=50), st.booleans())
-def test_any_text_is_a_page(text, foreign):
+def test_any_text_parses_as_html(text, foreign):
     assert isinstance(html_text(text, foreign=foreign), str)
     assert isinstance(markdown_text(text), str)
 
 
 @given(st.lists(st.text(alphabet="ab <>&#*_-|\\", min_size=1, max_size=12), min_size=1))
-def test_code_in_markdown_stands_as_it_is(lines):
+def test_code_in_markdown_is_unchanged(lines):
     code = "\n".join(f"x{line}" for line in lines)
     assert markdown_text(f"before\n\n~~~~\n{code}\n~~~~\n") == f"before\n\n{code}"
 
@@ -232,13 +232,13 @@ def check_parquet(path, broken):
         assert "\n" not in str(raised.value)
 
 
-def test_parquet_is_read_by_its_column(tmp_path, stand):
+def test_parquet_column_is_read(tmp_path, stand):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     (tmp_path / "b.parquet").write_bytes(b"no such thing")
     check_parquet(tmp_path / "a.parquet", tmp_path / "b.parquet")
 
 
-def test_parquet_by_pyarrow_itself(tmp_path):
+def test_parquet_with_pyarrow(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")
     columns = {"text": ["one", "t\r\nwo"], "id": [1, 2], "body": ["three", None]}
@@ -247,7 +247,7 @@ def test_parquet_by_pyarrow_itself(tmp_path):
     check_parquet(tmp_path / "a.parquet", tmp_path / "b.parquet")
 
 
-def test_without_pyarrow_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"pip install 'nestling\[data\]'"):

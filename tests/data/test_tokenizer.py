@@ -32,7 +32,7 @@ BYTES = byte_tokenizer()
 
 @pytest.mark.parametrize("tokenizer", [BPE, DIGITS, BYTES], ids=["bpe", "digits", "bytes"])
 @given(text=st.text())
-def test_any_text_comes_back(tokenizer, text):
+def test_any_text_round_trips(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
     assert ids[0] == tokenizer.bos_token_id
     documents = encode([text], tokenizer)
@@ -41,20 +41,20 @@ def test_any_text_comes_back(tokenizer, text):
     assert documents.ids[[0, -1]].tolist() == [0, 0]
 
 
-def test_ids_of_bytes():
+def test_byte_ids():
     assert len(BYTES) == 258
     assert (BYTES.eos_token_id, BYTES.bos_token_id, BYTES.pad_token_id) == (0, 0, 1)
     ids = encode(["abc\u00e9"], BYTES).ids
     assert len(ids) == 2 + 5 and ids.unique().numel() == 6
 
 
-def test_each_digit_is_a_token_of_its_own_where_that_is_asked_for():
+def test_digits_can_be_split():
     text = "in 1995 and 1995"
     assert len(BPE.tokenize("1995")) < 4
     assert [one for one in DIGITS.tokenize(text) if one.isdigit()] == list("19951995")
 
 
-def test_special_tokens_in_a_text_are_text():
+def test_special_tokens_in_text_are_plain_text():
     inner = encode(["one <|endoftext|> two <|pad|>"], BPE).ids[1:-1]
     assert not ((inner == 0) | (inner == 1)).any()
 
@@ -65,7 +65,7 @@ def test_training_is_deterministic():
     assert len(BPE) <= 300
 
 
-def test_documents_lie_end_to_end():
+def test_documents_are_concatenated():
     documents = encode(["ab", "", "c"], BYTES)
     assert documents.bounds.tolist() == [0, 4, 6, 9]
     assert documents.lengths() == [3, 1, 2]
@@ -74,7 +74,7 @@ def test_documents_lie_end_to_end():
     assert len(encode([], BYTES)) == 0
 
 
-def test_saved_beside_a_model_and_read_again(tmp_path):
+def test_save_and_load_beside_a_model(tmp_path):
     BPE.save_pretrained(tmp_path)
     again = read_tokenizer(tmp_path)
     text = "the mat sat"
@@ -82,7 +82,7 @@ def test_saved_beside_a_model_and_read_again(tmp_path):
     assert again.pad_token_id == BPE.pad_token_id and again.padding_side == "left"
 
 
-def test_errors_name_what_to_do(tmp_path):
+def test_errors_say_what_to_do(tmp_path):
     with pytest.raises(UserError, match="vocab_size=258"):
         check_vocabulary(BYTES, 4096)
     check_vocabulary(BYTES, 258)
@@ -97,7 +97,7 @@ def test_errors_name_what_to_do(tmp_path):
         read_tokenizer(tmp_path)
 
 
-def test_everything_is_cached_by_the_hash_of_the_corpus(pages, cache, monkeypatch):
+def test_cache_is_keyed_by_corpus_hash(pages, cache, monkeypatch):
     first = prepare(str(pages), vocab_size=300)
     monkeypatch.setattr("nestling.data.tokenizer.train_tokenizer", None)
     monkeypatch.setattr("nestling.data.tokens.encode", None)
@@ -110,7 +110,7 @@ def test_everything_is_cached_by_the_hash_of_the_corpus(pages, cache, monkeypatc
         load_tokenizer(first.corpus, "words")
 
 
-def test_a_tokenizer_of_digits_is_kept_apart(pages):
+def test_digit_tokenizer_has_its_own_cache(pages):
     plain, digits = (
         prepare(str(pages), tokenizer=k, vocab_size=300) for k in ("bpe", "bpe-digits")
     )
@@ -126,7 +126,7 @@ def test_bytes_need_no_training(pages):
 
 
 @pytest.mark.parametrize("part", ["tokenizers", "tokens"])
-def test_damaged_tokens_and_tokenizers_are_named(pages, cache, part):
+def test_damaged_cache_is_named(pages, cache, part):
     prepare(str(pages), vocab_size=300)
     (path,) = (cache / part).iterdir()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -134,7 +134,7 @@ def test_damaged_tokens_and_tokenizers_are_named(pages, cache, part):
         prepare(str(pages), vocab_size=300)
 
 
-def test_large_vocabularies_are_not_cut(pages, monkeypatch):
+def test_large_vocabularies_are_not_truncated(pages, monkeypatch):
     corpus = load_corpus(str(pages))
     small = load_tokens(corpus, BYTES)
     monkeypatch.setattr("nestling.data.tokens.SMALL", 100)
@@ -145,7 +145,7 @@ def test_large_vocabularies_are_not_cut(pages, monkeypatch):
     assert small[0].ids.dtype == train.ids.dtype
 
 
-def test_stdlib_holds_two_thirds_of_a_million_tokens(stdlib):
+def test_stdlib_token_count(stdlib):
     tokenizer = load_tokenizer(stdlib)
     assert len(tokenizer) == 4096
     train, held_out = load_tokens(stdlib, tokenizer)

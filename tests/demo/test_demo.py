@@ -76,7 +76,7 @@ def shown(place):
     return out, steps, told
 
 
-def test_wrong_before_and_right_after_in_a_process_of_its_own(shown):
+def test_wrong_before_and_right_after_in_a_new_process(shown):
     found = Result.read(shown[0] / "report.json").metrics["learning"]
     before, after = marks(found, "before"), marks(found, "after")
     assert len(before) >= 3
@@ -86,7 +86,7 @@ def test_wrong_before_and_right_after_in_a_process_of_its_own(shown):
     assert "".join(p[0] for p in found["after"]["read"][0]) == TEXT
 
 
-def test_what_was_broken_off_goes_on_where_it_stood(shown, place):
+def test_interrupted_demo_resumes(shown, place):
     out, steps, told = shown
     assert steps == list(range(1, 121)), "some writes were made twice, or left out"
     assert told.count(f"preparing {place / 'base'}") == 1
@@ -98,7 +98,7 @@ def test_what_was_broken_off_goes_on_where_it_stood(shown, place):
     assert now["notes.memory"] == files["notes.memory"] and now["model"] == files["model"]
 
 
-def test_another_text_begins_anew(shown, place, monkeypatch):
+def test_other_text_starts_over(shown, place, monkeypatch):
     demo = small(place)
     other = dataclasses.replace(demo.learning, material=material(["A text given directly."]))
     stages = Stages(shown[0])
@@ -106,7 +106,7 @@ def test_another_text_begins_anew(shown, place, monkeypatch):
     assert not Stages(shown[0], anew=True).same("study", demo.learning.key())
 
 
-def test_the_page_stands_alone(shown, tmp_path):
+def test_page_is_self_contained(shown, tmp_path):
     file = shown[0] / "report.html"
     page = file.read_text(encoding="utf-8")
     HTMLParser().feed(page)
@@ -117,7 +117,7 @@ def test_the_page_stands_alone(shown, tmp_path):
     assert seen.width <= 390 and seen.figures == 2 and not seen.complaints
 
 
-def test_a_model_that_is_not_to_be_had_is_a_line_and_the_rest_is_shown(place, tmp_path):
+def test_unavailable_model_is_reported_and_skipped(place, tmp_path):
     demo, told = small(place), []
     lost = dataclasses.replace(demo.learning, model=str(tmp_path / "nowhere"))
     run_demo(dataclasses.replace(demo, learning=lost), tmp_path / "out", tell=told.append)
@@ -125,7 +125,7 @@ def test_a_model_that_is_not_to_be_had_is_a_line_and_the_rest_is_shown(place, tm
     assert "writes switched off" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_shipped_texts_hold_what_is_asked():
+def test_shipped_texts_hold_the_answers():
     for name in SHIPPED:
         own = material([name])
         [(_, text)] = own.documents
@@ -144,14 +144,14 @@ def test_shipped_texts_hold_what_is_asked():
         (["--questions", "nothing.tsv"], "there is no file"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys, more, said):
+def test_user_error_is_one_line_and_leaves_no_files(tmp_path, capsys, more, said):
     assert main(["demo", *more, "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and said in err, err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path, capsys):
+def test_unrelated_folder_is_not_touched(tmp_path, capsys):
     (tmp_path / "precious").write_text("text")
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "contains precious" in capsys.readouterr().err

@@ -38,7 +38,7 @@ class Knowing:
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("name", ROWS)
-def test_one_that_knows_scores_1_and_one_that_does_not_about_chance(name, own, monkeypatch):
+def test_oracle_scores_one_and_guesser_scores_chance(name, own, monkeypatch):
     task, found = TASKS.load(name).tiny(), reader("hope-tiny", segment=10_000)
     names = list(range(task.vocab_size)) if own else spell(found, task.vocab_size, 0)
     lead = 0 if own else len(found.start)
@@ -51,7 +51,7 @@ def test_one_that_knows_scores_1_and_one_that_does_not_about_chance(name, own, m
     assert told == [(4, 6), (6, 6)] and known["chance"] == task.chance
 
 
-def test_rows_are_read_in_segments_with_one_outcome():
+def test_segment_size_does_not_change_scores():
     task = TASKS.load("recall").tiny()
     whole, parts = (
         ask_positions(reader("hope-tiny", segment=size), task, count=20) for size in (1000, 5)
@@ -69,7 +69,7 @@ def test_tokens_of_a_task_are_distinct_plain_tokens_of_the_model():
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_text_task_can_be_put_to_a_model(name):
+def test_every_text_task_runs_with_a_model(name):
     task = TASKS.load(name).tiny()
     found = ask_texts(reader("transformer-tiny", segment=512), task, count=1)
     # worse than the uniform guess of bytes is below 0
@@ -93,7 +93,7 @@ class Choosing(QuestionTask):
         return rng.randrange(3)
 
 
-def test_the_likeliest_choice_is_taken_and_likelihood_is_a_sum():
+def test_choice_has_the_largest_summed_likelihood():
     found, task = reader("llama"), Choosing()
     (question,) = task.examples(UNSEEN, 1)
     ids = found.start + found.encode("the")
@@ -108,7 +108,7 @@ def test_the_likeliest_choice_is_taken_and_likelihood_is_a_sum():
     assert answer_to(memory, task, ids, question) == pytest.approx(sums[1], rel=1e-3)
 
 
-def test_figures_have_wilsons_interval_for_right_or_wrong_and_students_otherwise():
+def test_wilson_interval_for_binary_scores_and_student_otherwise():
     assert figures([1.0] * 10, 0.1)["high_95"] == 1.0
     four = figures([0.4, 0.5, 0.5, 0.6], 0.0)
     half = 3.18244631 * math.sqrt(0.02 / 3 / 4)

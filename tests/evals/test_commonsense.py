@@ -36,7 +36,7 @@ def test_chance_is_the_mean_over_questions():
     assert chance(bigbench.read("timedial")) == pytest.approx((4 / 2 + 1 / 4) / 5)
 
 
-def test_a_choice_is_the_likeliest_text_or_the_likeliest_for_each_character():
+def test_choice_by_likelihood_or_per_character_likelihood():
     found = reader("hope-tiny")
     question = bigbench.Choice("who?", ("a", "the longest choice of them all"), 0)
     context = tuple(found.lead + found.encode("Q: who?\nA:"))
@@ -65,7 +65,7 @@ def test_mistakes_are_user_errors():
 
 @needs_it
 @pytest.mark.parametrize("carry", [False, True])
-def test_lm_eval_and_asking_without_it_find_the_same(carry, monkeypatch):
+def test_matches_lm_eval(carry, monkeypatch):
     asked = {"tasks": ["social_iqa", "timedial"], "limit": 4, "carry": carry}
     found = commonsense(reader("hope-tiny"), **asked)
     monkeypatch.setattr(room, "version", lambda: None)

@@ -7,7 +7,7 @@ from nestling.evals.figures import judged_rows, judged_texts, pooled
 from nestling.tasks import TASKS, UNSEEN
 
 
-def test_a_pooled_score_has_the_interval_of_samples_drawn_anew():
+def test_pooled_score_has_a_bootstrap_interval():
     values = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0] * 20
     found = pooled(lambda places: sum(values[i] for i in places) / len(places), [60, 60])
     half = 1.96 * (0.35 / 3 / 120) ** 0.5  # of a mean, by the spread of the values
@@ -20,7 +20,7 @@ def test_a_pooled_score_has_the_interval_of_samples_drawn_anew():
     assert alone == {"score": 1.0, "low_95": None, "high_95": None}
 
 
-def test_examples_are_drawn_within_their_groups():
+def test_bootstrap_resamples_within_groups():
     drawn = []
     pooled(lambda places: drawn.append(list(places)) or 0.0, [2, 3])
     assert drawn[0] == [0, 1, 2, 3, 4]
@@ -28,7 +28,7 @@ def test_examples_are_drawn_within_their_groups():
     assert len({tuple(one) for one in drawn}) > 5
 
 
-def test_figures_of_a_pooled_task_are_the_published_score_and_its_companion():
+def test_pooled_task_reports_published_and_mean_scores():
     task = TASKS.load("mad-recall").tiny()
     _, labels = task.examples(UNSEEN, 30)
     answers = torch.where(torch.arange(30)[:, None] % 2 > 0, labels, 5)
@@ -37,7 +37,7 @@ def test_figures_of_a_pooled_task_are_the_published_score_and_its_companion():
     assert found["low_95"] < found["score"] < found["high_95"] and found["count"] == 30
 
 
-def test_figures_of_texts_are_the_mean_unless_pooled():
+def test_text_scores_are_means_unless_pooled():
     pytest.importorskip("sacrebleu.metrics")
     task = TASKS.load("translation-invented").tiny()
     asked = task.stages(0)[0].ask

@@ -45,7 +45,7 @@ def whole(found, ids):
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_losses_are_those_of_the_whole_text(kind, reader_of):
+def test_losses_match_full_forward(kind, reader_of):
     found = reader_of(kind)
     ids = ids_of(found)[:44]  # of which the last segment holds one token
     wanted = -whole(found, ids)[:-1].gather(-1, torch.tensor(ids)[1:, None])[:, 0]
@@ -54,7 +54,7 @@ def test_losses_are_those_of_the_whole_text(kind, reader_of):
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_choices_of_any_length_are_scored_as_after_the_whole_context(kind, reader_of):
+def test_choices_of_any_length_match_full_forward(kind, reader_of):
     found = reader_of(kind)
     context = tuple(ids_of(found)[:30])
     asks = [Ask(context, rest) for rest in ((70, 71, 72), (7,), (80, 81))]
@@ -65,7 +65,7 @@ def test_choices_of_any_length_are_scored_as_after_the_whole_context(kind, reade
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_what_is_written_is_the_likeliest_and_a_memory_goes_on(kind, reader_of):
+def test_greedy_generation_and_memory_continuation(kind, reader_of):
     found = reader_of(kind)
     ids = ids_of(found)[:21]
     wanted = list(ids)
@@ -81,20 +81,20 @@ def test_what_is_written_is_the_likeliest_and_a_memory_goes_on(kind, reader_of):
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_texts_written_side_by_side_are_those_written_alone(kind, reader_of):
+def test_batched_generation_equals_single(kind, reader_of):
     found = reader_of(kind)
     rows = [ids_of(found)[:21], ids_of(found)[5:9], ids_of(found)[:12]]
     assert found.write_rows(rows, tokens=4) == [found.write(ids, tokens=4) for ids in rows]
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_model_that_looks_ahead_is_refused(kind, reader_of):
+def test_non_causal_model_is_refused(kind, reader_of):
     found = reader_of(kind)
     with pytest.raises(UserError, match=f"predictions of {kind} for the start"):
         found.read(torch.tensor([ids_of(found)]))
 
 
-def test_ways_are_the_fastest_that_are_right(reader_of):
+def test_fastest_correct_method_is_chosen(reader_of):
     ways = {kind: reader_of(kind).pieces.way for kind in OFTEN}
     assert ways["llama"] == Way("past_key_values", positions=True, writes_on=True)
     assert ways["mamba2"].name == "cache_params" and not ways["mamba2"].steps
@@ -102,13 +102,13 @@ def test_ways_are_the_fastest_that_are_right(reader_of):
     assert all(way.writes_on or way.name is None for kind, way in ways.items() if kind != "minimax")
 
 
-def test_a_model_that_cannot_be_called_is_refused():
+def test_uncallable_model_is_refused():
     model = tiny_model_of("gpt2")
     model.transformer.wpe = None
     with pytest.raises(UserError, match="broken does not work as a causal language model"):
         Pieces(model, text=[5, 6, 7], name="broken")(torch.tensor([[5]]), None)
 
 
-def test_a_cache_of_unknown_rows_is_not_repeated():
+def test_cache_with_unknown_state_is_not_repeated():
     assert Held(torch.zeros(1, 2, dtype=torch.long)).repeats
     assert not Held(torch.zeros(1, 2, dtype=torch.long), [torch.zeros(1)]).repeats

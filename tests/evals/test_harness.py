@@ -52,14 +52,14 @@ WRITE = {
 
 
 @pytest.mark.skipif(HERE, reason="lm-eval is installed")
-def test_without_lm_eval_a_line_says_what_to_install():
+def test_without_lm_eval_error_says_what_to_install():
     with pytest.raises(UserError, match=r"pip install 'nestling\[eval\]'"):
         run_harness(reader("hope-tiny"), [CHOOSE])
 
 
 @needs_it
 @pytest.mark.parametrize("carry", [False, True])
-def test_choices_are_those_of_our_own_scores(carry):
+def test_choices_match_own_scores(carry):
     found = reader("hope-tiny")
     asks = [
         Ask(tuple(ids_of(found, f"Q: {row['question']}\nA:")), tuple(found.encode(f" {choice}")))
@@ -76,7 +76,7 @@ def test_choices_are_those_of_our_own_scores(carry):
 
 
 @needs_it
-def test_perplexities_are_our_own():
+def test_perplexities_match_own_evaluation():
     found = reader("hope-tiny")
     ours = lm(found, [row["question"] for row in ROWS])
     theirs = run_harness(found, [with_rows(ROLL, ROWS)])["roll"]
@@ -85,7 +85,7 @@ def test_perplexities_are_our_own():
 
 
 @needs_it
-def test_what_is_written_is_what_the_reader_writes():
+def test_generation_matches_the_reader():
     found = reader("hope-tiny")
     texts = [found.write(ids_of(found, r["question"]), tokens=3, stops=("\n",)) for r in ROWS]
     rows = [row | {"wanted": text} for row, text in zip(ROWS, texts, strict=True)]
@@ -134,7 +134,7 @@ def pair():
 
 @needs_it
 @pytest.mark.parametrize("batch", [1, 3])
-def test_scores_are_those_of_its_own_model(pair, batch):
+def test_scores_match_hflm(pair, batch):
     ours, theirs = pair[0](batch), pair[1]
     found, wanted = (x.loglikelihood(requests("loglikelihood", SCORED)) for x in (ours, theirs))
     assert [sure for _, sure in found] == [sure for _, sure in wanted]
@@ -146,7 +146,7 @@ def test_scores_are_those_of_its_own_model(pair, batch):
 
 @needs_it
 @pytest.mark.parametrize("batch", [1, 3])
-def test_texts_are_those_of_its_own_model(pair, batch):
+def test_generations_match_hflm(pair, batch):
     ours, theirs = pair[0](batch), pair[1]
     asked = [("Who reads", one) for one in GENERATE] + [("Who", one) for one in GENERATE[:-1]]
     texts = []
@@ -158,7 +158,7 @@ def test_texts_are_those_of_its_own_model(pair, batch):
 
 
 @needs_it
-def test_a_chat_template_and_its_special_tokens_are_taken(pair):
+def test_chat_template_and_special_tokens_are_used(pair):
     ours = pair[0](1)
     with pytest.raises(UserError, match="no chat template"):
         ours.apply_chat_template([{"role": "user", "content": "Who?"}])

@@ -88,7 +88,7 @@ def fetched(monkeypatch):
 
 
 @needs_it
-def test_every_task_of_the_paper_is_read_from_its_columns(fetched):
+def test_every_task_of_the_paper_reads_its_columns(fetched):
     found = commonsense(reader("hope-tiny"), data="hub", limit=1)
     assert set(fetched) == set(LAID_OUT)
     assert list(found["headline"]) == list(PAPER)
@@ -101,7 +101,7 @@ def test_every_task_of_the_paper_is_read_from_its_columns(fetched):
 
 
 @needs_it
-def test_the_last_word_and_the_choices_are_scored_as_they_are_asked(fetched):
+def test_last_word_and_choices_are_scored(fetched):
     own = reader("hope-tiny")
     found = commonsense(own, data="hub", tasks=["lambada_openai", "arc_challenge"], limit=1)
     start = tuple(own.lead)
@@ -121,7 +121,7 @@ def test_the_last_word_and_the_choices_are_scored_as_they_are_asked(fetched):
 
 
 @needs_it
-def test_without_a_hub_a_task_of_it_is_one_line(monkeypatch):
+def test_without_hub_its_tasks_are_one_line(monkeypatch):
     datasets = importlib.import_module("datasets")
 
     def load(*_, **__):

@@ -27,7 +27,7 @@ def total(found, texts):
 
 
 @pytest.mark.parametrize("kind", ["hope-tiny", "transformer-tiny", "llama"])
-def test_figures_are_the_sum_over_documents_read_whole(kind):
+def test_metrics_sum_over_whole_documents(kind):
     found = reader(kind)
     nats, figures = total(found, TEXTS), lm(found, TEXTS, batch_size=3)
     assert figures["bytes"] == sum(map(len, TEXTS)) == figures["tokens"]
@@ -44,7 +44,7 @@ def test_figures_are_the_sum_over_documents_read_whole(kind):
     assert stretches[0]["tokens"] == 14 + 3 + 16 + 16
 
 
-def test_a_loss_is_transformers_own():
+def test_loss_matches_transformers():
     found = reader("llama")
     ids = torch.tensor([found.start + found.encode(TEXTS[3])])
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_a_loss_is_transformers_own():
     assert lm(found, TEXTS[3:])["loss"] == pytest.approx(theirs, rel=1e-4)
 
 
-def test_beyond_its_horizon_a_model_reads_in_windows():
+def test_texts_beyond_the_horizon_use_windows():
     found = Reader(sharpened(llama(positions=40)), byte_tokenizer())
     text = TEXTS[3]
     pieces = [text[at : at + 40] for at in range(0, len(text), 40)]
@@ -73,7 +73,7 @@ def test_beyond_its_horizon_a_model_reads_in_windows():
     assert figures["loss"] == pytest.approx(nats / len(text), rel=1e-4)
 
 
-def test_windows_are_those_of_the_example_of_lm_eval():
+def test_windows_match_the_lm_eval_example():
     found = Reader(llama(positions=4), byte_tokenizer())
     ids = list(range(100, 110))
     seen = [
@@ -92,7 +92,7 @@ def test_windows_are_those_of_the_example_of_lm_eval():
 @pytest.mark.parametrize("kind", ["rolling", "apart"])
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9, 23])
 @pytest.mark.parametrize("lead", [1, 3])
-def test_every_token_is_predicted_once_within_the_horizon(kind, count, lead):
+def test_every_token_is_predicted_once(kind, count, lead):
     found = Reader(llama(positions=6), byte_tokenizer())
     found.lead = [0] * lead
     ids = list(range(100, 100 + count))
@@ -102,7 +102,7 @@ def test_every_token_is_predicted_once_within_the_horizon(kind, count, lead):
     assert all(window.ids[: window.lead] == [0] * window.lead for window in cut)
 
 
-def test_the_choice_of_documents_does_not_depend_on_the_tokenizer():
+def test_document_choice_does_not_depend_on_tokenizer():
     assert choose(TEXTS, 20) == choose(TEXTS, 20) and choose(TEXTS, 20) != choose(TEXTS, None)
     assert sorted(choose(TEXTS, None)) == sorted(TEXTS)
     assert sum(map(len, choose(TEXTS, 20))) >= 20

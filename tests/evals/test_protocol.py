@@ -16,7 +16,7 @@ RECALL = {"vocab_size": 8, "length": 16, "train_examples": 10}
 WORDS = {"longest": 12, "beyond": 18, "train_examples": 10}
 
 
-def test_a_pass_is_over_the_tasks_own_rows_and_the_last_batch_is_smaller():
+def test_epoch_covers_the_rows_with_a_smaller_last_batch():
     task = make_task("mad-recall", RECALL)
     loader = Passes(task, rows=10, batch_size=4, seed=1)
     assert loader.steps == 3
@@ -52,7 +52,7 @@ def watch_of(protocol, answers):
     return watch, ended
 
 
-def test_training_ends_when_enough_is_right_and_the_best_pass_counts():
+def test_early_stop_and_best_epoch():
     protocol = TASKS.load("formal-parity").protocol
     watch, ended = watch_of(protocol, [3, 7, 5])
     assert ended is None and (watch.passes, watch.best, watch.score) == (3, 2, 0.7)
@@ -63,7 +63,7 @@ def test_training_ends_when_enough_is_right_and_the_best_pass_counts():
     assert (last.best, last.score) == (3, 0.5)
 
 
-def test_both_bins_are_measured_of_one_training():
+def test_one_training_measures_both_bins():
     task = make_task("formal-parity", WORDS)
     parts = measured(task, task.protocol)
     assert {name: one.config.bin for name, one in parts.items()} == {"bin 0": 0, "bin 1": 1}
@@ -81,7 +81,7 @@ def test_both_bins_are_measured_of_one_training():
 
 
 @pytest.mark.parametrize("name", ["mad-recall", "mad-compress"])
-def test_every_rate_is_tried_with_every_decay_and_the_best_is_kept(name):
+def test_grid_search_keeps_the_best(name):
     options = {**RECALL, "vocab_size": 8}
     task = make_task(name, options)
     made = []
@@ -100,7 +100,7 @@ def test_every_rate_is_tried_with_every_decay_and_the_best_is_kept(name):
     assert not torch.equal(weights[0], weights[2]), "one model was trained on"
 
 
-def test_a_training_that_diverges_has_no_score_and_is_never_the_best(monkeypatch):
+def test_diverged_training_has_no_score(monkeypatch):
     task = make_task("mad-recall", RECALL)
 
     def make():
@@ -119,7 +119,7 @@ def test_a_training_that_diverges_has_no_score_and_is_never_the_best(monkeypatch
         follow(make, task, settings=settings, rows=5)
 
 
-def test_numbers_can_be_set_and_mistakes_are_user_errors():
+def test_settings_and_user_errors():
     task = make_task("mad-recall", RECALL)
     set_ = protocol_of(task, {"epochs": 3, "learning_rate": 1e-2})
     assert set_.epochs == 3 and set_.learning_rates == (1e-2,) and set_.weight_decays == (0.0, 0.1)

@@ -14,7 +14,7 @@ from nestling.models.held import size_of
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_losses_in_segments_are_those_of_one_call(kind):
+def test_segmented_losses_equal_one_call(kind):
     found = reader(kind)
     ids = torch.tensor([ids_of(found)])
     with torch.no_grad():
@@ -25,7 +25,7 @@ def test_losses_in_segments_are_those_of_one_call(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_score_is_the_sum_over_the_text_read_as_one(kind):
+def test_score_is_the_sum_over_the_joint_text(kind):
     found = reader(kind)
     context, rest = ids_of(found)[:30], [ids_of(found)[30:33], [7], ids_of(found)[30:50]]
     logits, cache = found.read(torch.tensor([context]))
@@ -41,7 +41,7 @@ def test_a_score_is_the_sum_over_the_text_read_as_one(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_writing_is_the_likeliest_token_again_and_again(kind):
+def test_writing_is_greedy(kind):
     found = reader(kind)
     ids = ids_of(found)
     for _ in range(6):
@@ -56,7 +56,7 @@ def test_writing_is_the_likeliest_token_again_and_again(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "mistral"])
-def test_a_fork_goes_on_by_itself(kind):
+def test_fork_is_independent(kind):
     found = sliding() if kind == "mistral" else reader(kind)
     ids = ids_of(found)
     _, cache = found.read(torch.tensor([ids[:20]]))
@@ -79,7 +79,7 @@ def sliding():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_continuations_are_scored_a_few_at_a_time(kind, monkeypatch):
+def test_continuations_are_scored_in_batches(kind, monkeypatch):
     found = reader(kind)
     logits, cache = found.read(torch.tensor([ids_of(found)]))
     rest = [[i, i + 1, i + 2] for i in range(5)]
@@ -95,13 +95,13 @@ def test_many_continuations_are_scored_a_few_at_a_time(kind, monkeypatch):
     assert [score for score, _ in parts] == pytest.approx([score for score, _ in whole], rel=1e-5)
 
 
-def test_special_tokens_spelt_out_are_ordinary_text():
+def test_special_tokens_in_text_are_plain_text():
     found = reader("hope-tiny")
     assert 0 not in found.encode("<|endoftext|>") and found.lead == [0]
 
 
 @pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
-def test_a_folder_of_either_kind_is_loaded(kind, tmp_path):
+def test_both_folder_kinds_load(kind, tmp_path):
     made = reader(kind)
     if kind == "llama":
         made.model.save_pretrained(tmp_path)
@@ -114,7 +114,7 @@ def test_a_folder_of_either_kind_is_loaded(kind, tmp_path):
     assert found.about()["num_parameters"] == made.model.num_parameters()
 
 
-def test_a_folder_without_a_model_is_a_user_error(tmp_path):
+def test_folder_without_model_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="contains no model"):
         Reader.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
@@ -126,7 +126,7 @@ def test_a_folder_without_a_model_is_a_user_error(tmp_path):
 
 
 @pytest.mark.parametrize("begins", [False, True])
-def test_an_end_that_the_tokenizer_appends_is_before_no_text(begins):
+def test_appended_end_token_is_dropped(begins):
     tokenizer = ending_tokenizer(begins=begins)
     found = Reader(reader("llama").model, tokenizer, name="ending", segment=7)
     assert found.lead == ([1] if begins else [])

@@ -14,7 +14,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "intermediat
 CONFIG = TrainConfig(steps=150, batch_size=32, learning_rate=1e-2, weight_decay=0.0)
 
 
-def test_what_the_last_position_holds_is_learned_and_decoded():
+def test_readout_learns_from_the_last_position():
     task = TASKS.load("mad-compress").tiny()
     found = fresh("lstm-tiny", task, seed=0, segment=64, options=SMALL)
     readout, trained = fit_readout(found.model, task, rows_of(task, CONFIG), CONFIG)
@@ -31,12 +31,12 @@ def test_only_the_last_position_is_read():
         torch.testing.assert_close(whole, found.model(ids).logits[:, -1])
 
 
-def test_untrained_it_says_what_to_do_and_has_no_score():
+def test_untrained_readout_has_no_score():
     figures = measure(reader("hope-tiny"), TASKS.load("mad-compress").tiny(), Plan())
     assert figures["score"] is None and "--fit" in figures["note"]
 
 
-def test_sines_tell_positions_apart():
+def test_sinusoids_distinguish_positions():
     table = sines(64, 16)
     assert table.shape == (64, 16) and torch.pdist(table).min() > 0.1
     assert table[0, 1::2].tolist() == pytest.approx([1.0] * 8)

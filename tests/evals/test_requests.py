@@ -27,7 +27,7 @@ def alone(model, context, continuation):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_request_is_read_afresh(kind):
+def test_each_request_starts_fresh(kind):
     found = reader(kind)
     scores = Memory(found).score(ASKS)
     for (score, _), ask in zip(scores, ASKS, strict=True):
@@ -36,7 +36,7 @@ def test_each_request_is_read_afresh(kind):
 
 
 @pytest.mark.parametrize("kind", ["hope-tiny", "transformer-tiny"])
-def test_a_carried_memory_has_read_the_contexts_before_and_nothing_else(kind):
+def test_carried_memory_holds_earlier_contexts_only(kind):
     found = reader(kind)
     scores = Memory(found, carry=True).score(ASKS)
     first, second, third = ASKS[0].context, ASKS[2].context, ASKS[3].context
@@ -47,7 +47,7 @@ def test_a_carried_memory_has_read_the_contexts_before_and_nothing_else(kind):
 
 @pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
 @pytest.mark.parametrize("carry", [False, True])
-def test_texts_and_writing_follow_the_same_rule(carry, kind):
+def test_rolling_and_generation_carry_the_same_way(carry, kind):
     found, text = reader(kind), "a text of its own"
     found.horizon = None  # as of a model without positions
     memory = Memory(found, carry=carry)
@@ -61,7 +61,7 @@ def test_texts_and_writing_follow_the_same_rule(carry, kind):
     assert memory.score_text(text) == pytest.approx(wanted, rel=1e-3)
 
 
-def test_what_does_not_fit_is_cut_at_its_start_and_is_never_carried():
+def test_over_long_context_is_truncated_left_and_not_carried():
     found = Reader(sharpened(llama(positions=24)), byte_tokenizer(), name="small")
     context = tuple(range(40, 80))
     ((score, _),) = Memory(found).score([Ask(context, (9, 10, 11))])
@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_cut_at_its_start_and_is_never_carried():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_side_by_side_requests_are_answered_as_one_by_one(kind):
+def test_batched_requests_equal_single_ones(kind):
     found = reader(kind)
     asks = [*ASKS, Ask((0,), (70,)), Ask((0, 9), ()), Ask(tuple(ids_of(found)), (5, 6))]
     alone, beside = Memory(found).score(asks), Memory(found, batch=3).score(asks)
@@ -88,7 +88,7 @@ def test_side_by_side_requests_are_answered_as_one_by_one(kind):
     assert texts == [found.write(ids, **options) for ids in contexts] and found.pads
 
 
-def test_side_by_side_is_not_one_after_another():
+def test_batching_and_carrying_are_exclusive():
     with pytest.raises(UserError, match="1 with --carry"):
         Memory(reader("hope-tiny"), carry=True, batch=2)
     with pytest.raises(UserError, match="at least 1"):
@@ -96,18 +96,18 @@ def test_side_by_side_is_not_one_after_another():
 
 
 @pytest.mark.parametrize("carry", [False, True])
-def test_a_text_of_nothing_costs_nothing(carry):
+def test_empty_text_has_zero_loss(carry):
     assert Memory(reader("hope-tiny"), carry=carry).score_text("") == 0.0
 
 
-def test_an_empty_stop_stops_after_a_token_and_cuts_nothing():
+def test_empty_stop_string_ends_after_one_token():
     found = reader("llama")
     ids = ids_of(found)
     assert found.write(ids, tokens=9, stops=("",)) == found.write(ids, tokens=1)
 
 
 @pytest.mark.parametrize("kind", ["hope-tiny", "llama"])
-def test_options_of_generate_are_taken(kind):
+def test_generation_options_are_used(kind):
     found = reader(kind)
     memory, ids = Memory(found), ids_of(found)
 

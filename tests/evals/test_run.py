@@ -19,7 +19,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "intermediat
 TINY = {"keys": 3, "values": 4, "period": 2}
 
 
-def test_a_preset_is_fitted_to_a_task_of_tokens_and_measured(tmp_path):
+def test_preset_trains_on_token_task_and_is_measured(tmp_path):
     plan = plan_of(
         ["recall"], TINY | SMALL | {"batch_size": 8, "learning_rate": 1e-2}, fit=60, count=30
     )
@@ -32,7 +32,7 @@ def test_a_preset_is_fitted_to_a_task_of_tokens_and_measured(tmp_path):
     assert again.config["kind"] == "hope" and again.config["options"] == TINY
 
 
-def test_a_folder_is_measured_as_it_is_at_each_length(tmp_path):
+def test_saved_model_is_measured_at_each_length(tmp_path):
     made = reader("hope-tiny")
     save_model(made.model, made.tokenizer, tmp_path / "m")
     before = (tmp_path / "m" / "model.safetensors").read_bytes()
@@ -47,7 +47,7 @@ def test_a_folder_is_measured_as_it_is_at_each_length(tmp_path):
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before
 
 
-def test_difficulties_are_measured_each_and_together():
+def test_difficulties_are_measured_separately_and_jointly():
     options = {"length": 40, "train_examples": 8, "batch_size": 2, **SMALL}
     plan = plan_of(["mad-recall"], options, fit=1, count=4, sweep=True)
     said = []
@@ -61,7 +61,7 @@ def test_difficulties_are_measured_each_and_together():
         plan_of(["niah-1"], {}, lengths=(64,), sweep=True)
 
 
-def test_a_fixed_number_of_rows_is_read_in_rounds():
+def test_fixed_rows_are_read_in_epochs():
     task = make_task("mad-recall", {"train_examples": 6, "length": 16, "vocab_size": 16})
     loader = rows_of(task, TrainConfig(batch_size=3, seed=2))
     rounds = [torch.cat([next(loader).input_ids, next(loader).input_ids]) for _ in range(2)]
@@ -72,7 +72,7 @@ def test_a_fixed_number_of_rows_is_read_in_rounds():
     assert torch.equal(next(other).input_ids, rounds[1][:3])
 
 
-def test_a_text_task_is_learned_and_measured():
+def test_text_task_trains_and_is_measured():
     found = reader("transformer-tiny", segment=256)
     task = TASKS.load("niah-1").tiny()
     plan = Plan(count=2, fit=TrainConfig(steps=2, batch_size=1))
@@ -96,13 +96,13 @@ def test_mistakes_are_user_errors(tmp_path):
         fit(reader("llama"), make_task("recall", {}), TrainConfig(steps=1))
 
 
-def test_lengths_of_a_text_are_tokens_of_the_reader():
+def test_text_lengths_are_in_reader_tokens():
     found = reader("llama")
     assert make_task("niah-1", {"length": 600}, found).count("abc") == len(found.encode("abc"))
     assert make_task("niah-1", {}).count("abc") == 3
 
 
-def test_suites_are_beginnings_of_names_and_named_sets():
+def test_suites_are_name_prefixes_and_named_sets():
     assert "niah" in suite_names() and suite("niah")[0] == "niah-1" and len(suite("niah")) == 8
     assert suite("recall")[0] == "recall" and suite("niah-2") == ["niah-2"]
     assert set(suite("paper-niah")) <= set(TASKS.names())
@@ -132,7 +132,7 @@ def test_rows_have_labels_on_the_answer_and_its_end_only():
 
 
 @pytest.mark.parametrize("kind", [TextQuestions, Lessons])
-def test_loaders_of_texts_can_be_set_back_to_a_place(kind):
+def test_text_loaders_restore_their_position(kind):
     task = TASKS.load("niah-1").tiny()
     more = [task] if kind is TextQuestions else [task, task.examples(0, 5)]
     loader, other = (text_loader(kind, *more, batch_size=2, seed=3) for _ in range(2))
@@ -143,7 +143,7 @@ def test_loaders_of_texts_can_be_set_back_to_a_place(kind):
     assert all(torch.equal(a, b) for a, b in zip(next(other), last, strict=True))
 
 
-def test_lessons_come_once_each_round():
+def test_lessons_come_once_per_epoch():
     task = TASKS.load("niah-1").tiny()
     lessons = [Question(letter, ("x",)) for letter in "abcdef"]
     loader = text_loader(Lessons, task, lessons, batch_size=3, seed=0)
@@ -153,7 +153,7 @@ def test_lessons_come_once_each_round():
     assert len(byte_tokenizer()) == 258
 
 
-def test_one_of_several_tasks_that_cannot_be_put_to_a_model_has_a_note(tmp_path):
+def test_unsupported_task_in_a_list_gets_a_note(tmp_path):
     made = reader("transformer-tiny")
     save_model(made.model, made.tokenizer, tmp_path / "m")
     plan, said = Plan(count=2), []

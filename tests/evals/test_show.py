@@ -42,7 +42,7 @@ def paths(tmp_path):
     return [result.write(tmp_path / f"{name}.json") for name, result in made.items()]
 
 
-def test_every_kind_is_shown_with_its_figures(paths, tmp_path, capsys):
+def test_every_kind_is_shown_with_its_metrics(paths, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["report", "--evals", *map(str, paths), "--page", str(page)]) == 0
     assert capsys.readouterr().out == f"{page}\n"
@@ -53,11 +53,11 @@ def test_every_kind_is_shown_with_its_figures(paths, tmp_path, capsys):
     assert shown.width <= 390
 
 
-def test_models_stand_in_one_table(paths):
+def test_models_share_one_table(paths):
     found = sections(by_file_name(paths[:2]))
     assert [row[2:4] for row in found[0].tables[0].rows] == [(9, 2.0), (9, 2.0)]
 
 
-def test_another_result_is_a_user_error(tmp_path):
+def test_other_results_are_a_user_error(tmp_path):
     with pytest.raises(UserError, match="not of nestling eval"):
         sections({"x": of("train", {})})

@@ -57,7 +57,7 @@ class Forgetful(Learned):
         return [place if known else place - 1 for place, known in zip(right, knows, strict=True)]
 
 
-def test_after_each_stage_all_of_them_so_far_are_asked():
+def test_all_stages_so_far_are_tested_after_each_stage():
     told = []
     found = ask_stages(
         Colours(), lambda t, stage: Forgetful(stage.name), tell=lambda *done: told.append(done)
@@ -70,7 +70,7 @@ def test_after_each_stage_all_of_them_so_far_are_asked():
     assert ask_stages(Colours(), lambda t, s: Forgetful("b"), count=1)["count"] == 2
 
 
-def test_forgetting_counts_from_the_best_moment():
+def test_forgetting_is_measured_from_the_best_score():
     last = figures([1.0, 0.0, 1.0, 1.0], 0.25)
     found = figures_of([[0.5], [1.0, 0.5], [0.25, 0.5, 1.0]], last)
     assert 0 < found["low_95"] < 0.75 < found["high_95"] < 1 and found["count"] == 4
@@ -107,7 +107,7 @@ class Likely(Colours):
 
 @pytest.mark.parametrize("asked", (Colours, Written, Likely))
 @pytest.mark.parametrize("kind", ["hope-tiny", "transformer-tiny", "llama"])
-def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, asked, monkeypatch):
+def test_shared_lesson_prefix_equals_rereading(kind, asked, monkeypatch):
     found, sizes, task = reader(kind), [], asked()
     stages, learned, read = task.stages(0), Learned(found), Reader.read
 
@@ -131,7 +131,7 @@ def test_lessons_read_once_for_all_questions_answer_as_read_anew_for_each(kind, 
 
 
 @pytest.mark.parametrize("asked", (Colours, Written))
-def test_what_a_model_has_no_room_for_is_left_out_at_the_beginning(asked):
+def test_over_long_lessons_are_truncated_at_the_start(asked):
     found = Reader(sharpened(llama(positions=48)), byte_tokenizer(), name="small", segment=7)
     task = asked()
     stages = task.stages(0)
@@ -152,7 +152,7 @@ def test_what_a_model_has_no_room_for_is_left_out_at_the_beginning(asked):
     assert len(list(learned.ask(task, [long]))) == 1 and learned.seen == []
 
 
-def test_training_learns_the_lessons_and_forgets_them():
+def test_training_learns_and_forgets_lessons():
     found, task = reader("transformer-tiny", segment=64), Colours()
     config = TrainConfig(steps=40, batch_size=2, learning_rate=1e-2, schedule="constant")
     figures = ask_stages(task, by_training(found, task, config))
@@ -162,7 +162,7 @@ def test_training_learns_the_lessons_and_forgets_them():
 
 
 @pytest.mark.parametrize("name", STAGED)
-def test_every_stage_task_is_read_and_asked_about(name):
+def test_every_stage_task_runs(name):
     task = TASKS.load(name).tiny()
     if task.match == "chrf" and importlib.util.find_spec("sacrebleu") is None:
         pytest.skip("sacrebleu is not installed (nestling[eval])")

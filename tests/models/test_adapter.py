@@ -62,7 +62,7 @@ def logits(model, ids):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_learner_of_a_wrapped_model_begins_as_it_is_and_leaves_it_so(kind, ids):
+def test_learner_starts_from_wrapped_model_without_changing_it(kind, ids):
     model = wrapped(kind)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     expected = logits(model, ids)
@@ -79,7 +79,7 @@ def test_a_learner_of_a_wrapped_model_begins_as_it_is_and_leaves_it_so(kind, ids
     assert set(names) == set(dict(tiny_base("llama").named_parameters()))
 
 
-def test_what_no_adapter_touches_is_shared():
+def test_weights_without_adapter_are_shared():
     model = wrapped("lora")
     learner = ContinualLearner(model, levels=LEVELS)
     mine = {id(p) for p in learner.base.model.parameters()}
@@ -89,7 +89,7 @@ def test_what_no_adapter_touches_is_shared():
     assert id(base.layers[0].mlp.up_proj.base_layer.weight) not in mine
 
 
-def test_tied_weights_that_an_adapter_touches_are_not_shared(ids):
+def test_tied_weights_with_adapter_are_not_shared(ids):
     base = tiny_base("llama")
     base.lm_head.weight = base.model.embed_tokens.weight
     config = peft.LoraConfig(target_modules=["embed_tokens"])
@@ -101,7 +101,7 @@ def test_tied_weights_that_an_adapter_touches_are_not_shared(ids):
 
 
 @pytest.mark.parametrize("state", ["off", "merged", "put in", "put in and off", "two"])
-def test_adapters_count_as_they_are_set(ids, state):
+def test_active_adapters_are_merged(ids, state):
     if state.startswith("put in"):
         model = tiny_base("llama")
         model.add_adapter(CONFIGS["lora"]())
@@ -127,7 +127,7 @@ def test_adapters_count_as_they_are_set(ids, state):
     assert torch.allclose(expected, base, atol=1e-5) == state.endswith("off")
 
 
-def test_a_model_of_this_library_takes_adapters(ids):
+def test_own_models_accept_adapters(ids):
     model = small("hope", periods=(8, 32))
     config = peft.LoraConfig(target_modules="all-linear")
     model = stirred(peft.get_peft_model(model, config))
@@ -137,7 +137,7 @@ def test_a_model_of_this_library_takes_adapters(ids):
     torch.testing.assert_close(logits(learner.base.model, ids), expected, rtol=0, atol=1e-4)
 
 
-def test_prompts_that_were_trained_are_refused():
+def test_prompt_tuning_is_refused():
     config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     model = peft.get_peft_model(tiny_base("llama"), config)
     with pytest.raises(UserError, match="cannot be merged") as raised:
@@ -160,7 +160,7 @@ def folders(tmp_path):
     return base, tmp_path / "adapter", model
 
 
-def test_a_folder_of_an_adapter_alone_is_its_base_with_it(folders, ids):
+def test_adapter_folder_loads_base_and_adapter(folders, ids):
     base, adapter, model = folders
     expected = logits(model, ids)
     assert holds_adapter(adapter) and not holds_adapter(base)
@@ -173,7 +173,7 @@ def test_a_folder_of_an_adapter_alone_is_its_base_with_it(folders, ids):
     assert [level.period for level in load_stacked(adapter, parse_levels("16")).levels] == [16]
 
 
-def test_a_memory_of_an_adapter_is_of_its_model_however_it_was_opened(folders, tmp_path, ids):
+def test_adapter_memory_fits_the_merged_model(folders, tmp_path, ids):
     _, adapter, model = folders
     learner = ContinualLearner(load_stacked(adapter))
     learner.read_tokens(ids[0].tolist())
@@ -184,7 +184,7 @@ def test_a_memory_of_an_adapter_is_of_its_model_however_it_was_opened(folders, t
         ContinualLearner(load_stacked(folders[0])).load(tmp_path / "m")
 
 
-def test_an_adapter_of_a_model_of_this_library(tmp_path, ids):
+def test_adapter_of_own_model(tmp_path, ids):
     from nestling.models.folder import save_model
 
     tokenizer = byte_tokenizer()
@@ -200,7 +200,7 @@ def test_an_adapter_of_a_model_of_this_library(tmp_path, ids):
         torch.testing.assert_close(logits(read, ids), expected, rtol=0, atol=1e-4)
 
 
-def test_an_adapter_beside_its_model_is_merged_too(folders, ids):
+def test_adapter_beside_its_model_is_merged(folders, ids):
     base, adapter, model = folders
     for file in adapter.iterdir():
         (base / file.name).write_bytes(file.read_bytes())
@@ -217,7 +217,7 @@ def test_an_adapter_beside_its_model_is_merged_too(folders, ids):
         (None, "cannot be read; copy the adapter again"),
     ],
 )
-def test_what_cannot_be_had_is_one_line(folders, change, message):
+def test_unusable_adapter_config_is_one_line(folders, change, message):
     _, adapter, _ = folders
     path = adapter / "adapter_config.json"
     text = json.dumps(json.loads(path.read_text()) | change) if change else "{"
@@ -228,14 +228,14 @@ def test_what_cannot_be_had_is_one_line(folders, change, message):
         assert "\n" not in str(raised.value)
 
 
-def test_an_adapter_of_other_sizes_is_one_line(folders):
+def test_adapter_of_other_sizes_is_one_line(folders):
     base, adapter, _ = folders
     tiny_base("gpt2", vocab_size=258).save_pretrained(base)
     with pytest.raises(UserError, match="cannot be merged"):
         load_base(adapter)
 
 
-def test_an_adapter_that_lacks_weights_is_one_line(folders):
+def test_adapter_with_missing_weights_is_one_line(folders):
     from safetensors.torch import load_file, save_file
 
     path = folders[1] / "adapter_model.safetensors"
@@ -246,7 +246,7 @@ def test_an_adapter_that_lacks_weights_is_one_line(folders):
         load_base(folders[1])
 
 
-def test_without_peft_one_line_says_what_to_install(folders, monkeypatch):
+def test_without_peft_error_says_what_to_install(folders, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "peft", None)
@@ -256,7 +256,7 @@ def test_without_peft_one_line_says_what_to_install(folders, monkeypatch):
 
 
 @pytest.mark.parametrize("put_in", [False, True])
-def test_what_was_learned_with_an_adapter_is_exported_as_a_whole_model(tmp_path, ids, put_in):
+def test_learned_adapter_model_is_exported_whole(tmp_path, ids, put_in):
     model = tiny_base("llama") if put_in else wrapped("lora")
     if put_in:
         model.add_adapter(CONFIGS["lora"]())

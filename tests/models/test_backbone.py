@@ -37,7 +37,7 @@ def test_mixed_lengths_in_a_batch_equal_each_alone(model, ids):
         assert_close(out.logits[i : i + 1, -n:], model(ids[i : i + 1, :n]).logits)
 
 
-def test_holes_inside_a_document_are_not_there(model, ids):
+def test_masked_positions_inside_a_document_are_skipped(model, ids):
     keep = torch.rand(3, 37, generator=torch.Generator().manual_seed(1)) < 0.7
     out = model(ids, attention_mask=keep.long())
     for row in range(3):

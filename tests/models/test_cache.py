@@ -28,7 +28,7 @@ def test_any_split_equals_the_whole(model, ids):
         assert cache.get_seq_length() == 37
 
 
-def test_a_fork_goes_its_own_way(model, ids):
+def test_fork_is_independent(model, ids):
     cache = after(model, ids[:, :12])
     fork = cache.fork()
     model(ids[:, :9], past_key_values=fork, use_cache=True)
@@ -37,7 +37,7 @@ def test_a_fork_goes_its_own_way(model, ids):
     assert_close(out.logits, model(ids).logits[:, 12:])
 
 
-def test_a_saved_memory_goes_on_identically(model, ids, tmp_path):
+def test_saved_memory_continues_identically(model, ids, tmp_path):
     cache = after(model, ids[:, :13])
     file = cache.save(tmp_path / "deep" / "memory.safetensors")
     loaded = MemoryCache.load(file, model)
@@ -47,7 +47,7 @@ def test_a_saved_memory_goes_on_identically(model, ids, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_a_memory_that_cannot_be_read_is_refused_in_one_line(hope, ids, tmp_path):
+def test_unreadable_memory_is_refused_in_one_line(hope, ids, tmp_path):
     file = after(hope, ids).save(tmp_path / "memory")
     content = file.read_bytes()
     for name, damaged in (("cut", content[: len(content) // 2]), ("empty", b"")):
@@ -65,7 +65,7 @@ def test_a_memory_that_cannot_be_read_is_refused_in_one_line(hope, ids, tmp_path
         hope.new_cache().save(tmp_path / "none")
 
 
-def test_rows_are_reordered_repeated_and_selected_in_every_tensor(model, ids):
+def test_reorder_repeat_and_select_rows(model, ids):
     whole = model(ids).logits[:, 12:]
     cache = after(model, ids[:, :12])
     order = torch.tensor([2, 2, 0])
@@ -81,7 +81,7 @@ def test_rows_are_reordered_repeated_and_selected_in_every_tensor(model, ids):
     assert_close(model(ids[1:2, 12:], past_key_values=one).logits, whole[1:2])
 
 
-def test_rows_that_were_read_apart_go_on_together(model, ids):
+def test_separately_read_rows_can_be_joined(model, ids):
     """Also where one row has forgotten more positions than another."""
     reset = torch.zeros(3, 37, dtype=torch.bool)
     reset[0, 8] = True
@@ -95,7 +95,7 @@ def test_rows_that_were_read_apart_go_on_together(model, ids):
     assert_close(model(ids[:, 12:], past_key_values=cache).logits, whole)
 
 
-def test_detaching_cuts_the_gradient_and_nothing_else(hope, ids):
+def test_detach_cuts_only_the_gradient(hope, ids):
     cache = after(hope, ids[:, :12])
     leaf = hope.backbone.embed_tokens.weight
     rest = ids[:, 12:]
@@ -108,7 +108,7 @@ def test_detaching_cuts_the_gradient_and_nothing_else(hope, ids):
     assert not torch.allclose(first, second)
 
 
-def test_what_a_memory_cannot_do_it_refuses(hope, ids):
+def test_unsupported_operations_are_refused(hope, ids):
     cache = after(hope, ids)
     assert not cache.is_compileable and not cache.is_croppable
     with pytest.raises(UserError, match="fork"):
@@ -119,14 +119,14 @@ def test_what_a_memory_cannot_do_it_refuses(hope, ids):
         hope(ids, past_key_values=DynamicCache())
 
 
-def test_a_reset_memory_is_fresh(model, ids):
+def test_reset_memory_is_fresh(model, ids):
     cache = after(model, ids)
     cache.reset()
     assert cache.get_seq_length() == 0
     assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
 
 
-def test_long_text_is_read_in_segments_and_written_on(model, ids):
+def test_long_text_is_read_in_segments_and_continued(model, ids):
     logits, cache = read(model, ids, segment=10)
     assert_close(logits, model(ids).logits[:, -1])
     whole = model.generate(ids, max_new_tokens=6, do_sample=False, attention_mask=ids * 0 + 1)

@@ -16,5 +16,5 @@ pytestmark = pytest.mark.compile
         pytest.param(9, [*FAMILIES, "trainer"], marks=pytest.mark.slow, id="all"),
     ],
 )
-def test_a_compiled_model_learns_as_the_same_without_compiling(length, families):
+def test_compiled_training_matches_eager(length, families):
     run_apart(main, length, families)

@@ -40,7 +40,7 @@ def logits(model, ids):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_levels_side_by_side_are_one_wider_mlp(family, ids, tmp_path):
+def test_parallel_levels_export_to_one_wider_mlp(family, ids, tmp_path):
     """Whatever they have become, their weights and biases included; of every family."""
     base = stack_model(tiny_base(family), None, parse_levels("8,32,inf"), "independent")
     own = dict(base.model.named_parameters())
@@ -64,7 +64,7 @@ def test_levels_side_by_side_are_one_wider_mlp(family, ids, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
-def test_the_wider_mlp_is_the_sum_in_float64(family, ids):
+def test_wider_mlp_equals_the_sum_in_float64(family, ids):
     """What differs in float32 is rounding alone."""
     base = stack_model(tiny_base(family).double(), None, parse_levels("8,32,inf"), "independent")
     own = dict(base.model.named_parameters())
@@ -80,7 +80,7 @@ def test_the_wider_mlp_is_the_sum_in_float64(family, ids):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("variant", sorted({*VARIANTS} - {"chain", "low-rank"}))
-def test_a_learner_says_the_same_after_its_export(family, variant, ids, tmp_path):
+def test_exported_model_matches_the_learner(family, variant, ids, tmp_path):
     """What study wrote (low-rank) is exported in tests/cli/test_study.py."""
     levels = parse_levels("8:3e-2,32:3e-2:momentum")
     learner = ContinualLearner(tiny_base(family), levels=levels, variant=variant)
@@ -94,7 +94,7 @@ def test_a_learner_says_the_same_after_its_export(family, variant, ids, tmp_path
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_chain_is_exported_while_its_faster_levels_are_empty(family, ids, tmp_path):
+def test_chain_exports_only_with_empty_fast_levels(family, ids, tmp_path):
     """And refused with the reason once one is written; nothing is left in the folder then."""
     model = tiny_base(family, vocab_size=258)
     levels = parse_levels("8:3e-2,64:3e-2")

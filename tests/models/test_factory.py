@@ -17,7 +17,7 @@ from nestling.models import (
 from nestling.models.factory import without_unread
 
 
-def test_an_override_reaches_the_configuration_or_the_memories_that_have_it():
+def test_override_reaches_config_or_memories():
     config = configure(
         "hope-tiny",
         vocab_size=50,
@@ -32,12 +32,12 @@ def test_an_override_reaches_the_configuration_or_the_memories_that_have_it():
     assert (memories["cms"].intermediate_size, memories["cms"].periods) == (8, (2, 4))
 
 
-def test_an_override_is_set_on_every_memory_that_has_the_option():
+def test_override_is_set_on_every_memory_with_the_option():
     config = configure("transformer-tiny", pattern=["mlp", "cms"], intermediate_size=8)
     assert {m.intermediate_size for m in config.memory_configs().values()} == {8}
 
 
-def test_a_new_pattern_forgets_the_options_of_memories_it_has_not():
+def test_new_pattern_drops_options_of_absent_memories():
     config = configure("hope-tiny", pattern=["attention", "cms"])
     assert set(config.memories) == {"cms"}
     assert configure("hope-tiny", pattern=["mlp"], memories={"mlp": {}}).memories == {"mlp": {}}
@@ -62,14 +62,14 @@ def test_a_new_pattern_forgets_the_options_of_memories_it_has_not():
         ("hope-tiny", {"periods": (3, 8)}, "dividing"),
     ],
 )
-def test_what_does_not_exist_is_refused_with_the_nearest_that_does(name, options, hint):
+def test_unknown_names_suggest_the_nearest(name, options, hint):
     with pytest.raises(UserError) as caught:
         create(name, **options)
     message = str(caught.value)
     assert hint in message and "\n" not in message
 
 
-def test_a_saved_model_keeps_what_it_was_trained_with(tmp_path):
+def test_saved_model_keeps_its_training_options(tmp_path):
     """What a preset sets by now is no default of the memory, which old folders rely on."""
     preset = configure("hope-tiny").memory_configs()["self_titans"]
     assert preset.projection_clip == 0.25
@@ -81,7 +81,7 @@ def test_a_saved_model_keeps_what_it_was_trained_with(tmp_path):
     assert not configure("hope-tiny", **off).memory_configs()["self_titans"].adaptive()
 
 
-def test_a_saved_option_that_never_had_an_effect_is_left_out(tmp_path):
+def test_saved_option_without_effect_is_dropped(tmp_path):
     """Earlier versions took what is refused by now."""
     shape = {"hidden_size": 16, "num_heads": 2, "num_hidden_layers": 1, "vocab_size": 19}
     dead = {"layers": 1, "expansion": 2, "epsilon": 0.5, "momentum": False, "momentum_init": 0.3}
@@ -108,7 +108,7 @@ def test_a_preset_is_a_copy():
     assert "hope-tiny" in preset_names()
 
 
-def test_the_empty_configuration_is_a_model():
+def test_empty_config_builds_a_model():
     assert HopeConfig().memory_configs()
 
 
@@ -124,7 +124,7 @@ def test_levels_and_periods_of_the_parameters():
     assert levels["0.M_memory"].per_sequence
 
 
-def test_an_option_that_is_one_of_some_words():
+def test_choice_options_are_checked():
     shape = {"hidden_size": 16, "num_heads": 2, "num_hidden_layers": 1, "vocab_size": 19}
     model = create("comba-tiny", **shape, **{"comba.form": "paper"})
     assert model.config.memory_configs()["comba"].form == "paper"

@@ -22,14 +22,14 @@ def by_hand(model, ids: torch.Tensor, count: int) -> torch.Tensor:
     return ids
 
 
-def test_greedy_equals_reading_everything_again(model, ids):
+def test_greedy_matches_full_forward(model, ids):
     expected = by_hand(model, ids[:, :PROMPT], 9)
     assert torch.equal(generated(model, ids[:, :PROMPT]), expected)
     assert torch.equal(generated(model, ids[:, :PROMPT], use_cache=False), expected)
     assert len(expected[0, PROMPT:].unique()) > 2
 
 
-def test_at_decoding_only_the_new_token_is_read(hope, ids):
+def test_decoding_reads_only_the_new_token(hope, ids):
     lengths = []
     hope.backbone.blocks[0].register_forward_pre_hook(
         lambda module, args: lengths.append(args[0].shape[1])
@@ -67,7 +67,7 @@ def test_left_padded_rows_of_mixed_length_equal_each_alone(model, ids, options):
         assert torch.equal(together[row, width:], alone[0, n:])
 
 
-def test_a_row_that_has_ended_is_filled_and_does_not_disturb_the_others(model, ids):
+def test_ended_row_is_padded_without_affecting_others(model, ids):
     free = generated(model, ids[:, :PROMPT])
     end = int(free[0, PROMPT + 2])
     stopped = generated(model, ids[:, :PROMPT], eos_token_id=end)
@@ -79,7 +79,7 @@ def test_a_row_that_has_ended_is_filled_and_does_not_disturb_the_others(model, i
         assert set(found[cut:]) <= {0}
 
 
-def test_the_cache_that_generate_leaves_goes_on(model, ids):
+def test_cache_from_generate_continues(model, ids):
     first = generated(model, ids[:, :PROMPT], return_dict_in_generate=True)
     cache = first.past_key_values
     assert cache.get_seq_length() == PROMPT + 8
@@ -93,7 +93,7 @@ def test_assisted_generation_is_refused(model, ids):
             generated(model, ids[:1, :PROMPT], **draft)
 
 
-def test_a_long_prompt_may_be_read_in_chunks(model, ids):
+def test_chunked_prefill(model, ids):
     mask = torch.ones_like(ids[:, :PROMPT])
     mask[0, :6] = 0
     options = {"past_key_values": model.new_cache(), "prefill_chunk_size": 4}

@@ -60,7 +60,7 @@ def write(model, path):
     writer.close()
 
 
-def test_a_gguf_file_is_read_saved_and_read_again(tmp_path, capsys):
+def test_gguf_load_and_save_round_trip(tmp_path, capsys):
     model = tiny_base("llama")
     write(model, tmp_path / "tiny.gguf")
     base = load_base(tmp_path / "tiny.gguf")
@@ -74,7 +74,7 @@ def test_a_gguf_file_is_read_saved_and_read_again(tmp_path, capsys):
         torch.testing.assert_close(again(ids).logits, expected, rtol=0, atol=1e-5)
 
 
-def test_a_file_is_parsed_once_in_a_load_and_anew_in_the_next(tmp_path, monkeypatch):
+def test_file_is_parsed_once_per_load(tmp_path, monkeypatch):
     write(tiny_base("llama"), tmp_path / "tiny.gguf")
     parsed = []
 
@@ -89,7 +89,7 @@ def test_a_file_is_parsed_once_in_a_load_and_anew_in_the_next(tmp_path, monkeypa
         assert len(parsed) == count and gguf.GGUFReader is Counting
 
 
-def test_a_file_or_a_known_name_is_measured_like_a_folder(tmp_path, monkeypatch):
+def test_files_and_known_names_load_like_folders(tmp_path, monkeypatch):
     model = tiny_base("llama")
     write(model, tmp_path / "tiny.gguf")
     with pytest.raises(UserError, match="has no tokenizer"):

@@ -24,7 +24,7 @@ def made(family):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_replayed_steps_equal_those_of_the_model(family, device):
+def test_replayed_steps_match_the_model(family, device):
     model = made(family).to(device)
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(97, (2, 30), generator=generator).to(device)
@@ -41,7 +41,7 @@ def test_replayed_steps_equal_those_of_the_model(family, device):
     assert half and all(map(torch.equal, tensors[:half], tensors[half:]))
 
 
-def test_states_that_grow_are_refused():
+def test_growing_states_are_refused():
     model = small("transformer")
     _, cache = read(model, torch.zeros(1, 3, dtype=torch.long))
     replay = Replay(model, cache)

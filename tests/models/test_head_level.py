@@ -48,7 +48,7 @@ def loss_after_training(**options) -> float:
         return float(model(unseen, labels=unseen).loss)
 
 
-def test_rare_words_that_come_again_are_predicted_better_with_it():
+def test_repeated_rare_words_have_lower_loss():
     """What a window of four tokens does not see, the head has learned."""
     plain = loss_after_training(head_period=8)
     assert plain < loss_after_training() - 0.2
@@ -56,7 +56,7 @@ def test_rare_words_that_come_again_are_predicted_better_with_it():
 
 
 @pytest.mark.parametrize("keys", KEYS)
-def test_its_strength_is_learned_and_written_is_not_differentiated(keys):
+def test_strength_is_trained_and_writes_are_detached(keys):
     model = small("hope", head_period=8, head_keys=keys)
     ids = ids_of(2, 30)
     out = model(ids, labels=ids, use_cache=True)
@@ -65,7 +65,7 @@ def test_its_strength_is_learned_and_written_is_not_differentiated(keys):
     assert not out.past_key_values.states[-1].weight.requires_grad
 
 
-def test_it_is_a_box_of_the_nested_system():
+def test_head_level_is_a_box_of_the_nested_system():
     model = tiny_model("hope-tiny", head_period=32)
     vocabulary = model.config.vocab_size
     (box,) = [box for box in nested_system(model, "adamw", 64) if box.name == "head"]
@@ -73,7 +73,7 @@ def test_it_is_a_box_of_the_nested_system():
     assert "head" not in tiny_model("hope-tiny").levels()
 
 
-def test_a_run_goes_on_with_the_memory_of_the_head():
+def test_training_carries_the_head_memory():
     config = tiny_config(carry=True)
     model = tiny_model("hope-tiny", head_period=16)
     loader = loader_of(tiny_text(), model, config)
@@ -90,7 +90,7 @@ def test_a_run_goes_on_with_the_memory_of_the_head():
 
 @pytest.mark.parametrize("family", ["hope", "transformer"])
 @torch.no_grad()
-def test_a_context_of_a_functional_model_holds_it(family):
+def test_functional_model_context_holds_head_memory(family):
     model, ids = small(family, head_period=4), ids_of(1, 22)
     whole = model(ids).logits
     functional = FunctionalModel(model)
@@ -100,7 +100,7 @@ def test_a_context_of_a_functional_model_holds_it(family):
 
 
 @pytest.mark.parametrize("objective", ["ntp", "teach"])
-def test_beside_levels_that_learn_from_the_next_token(objective):
+def test_combines_with_next_token_levels(objective):
     options = {"hidden_size": 8, "num_hidden_layers": 1, "num_heads": 2, "num_kv_heads": 1}
     levels = {"periods": (2, 4), "intermediate_size": 5, "learning_rate": 0.3}
     model = create(
@@ -127,7 +127,7 @@ def test_beside_levels_that_learn_from_the_next_token(objective):
     assert torch.equal(model(other).logits[:, :11], whole[:, :11])
 
 
-def test_one_token_at_a_time_in_one_graph():
+def test_token_by_token_in_one_graph():
     model = small("hope", head_period=8)
     ids = ids_of(2, 30)
     _, cache = read(model, ids[:, :11])
@@ -138,7 +138,7 @@ def test_one_token_at_a_time_in_one_graph():
             assert_close(replay(token), want)
 
 
-def test_what_cannot_be_is_refused(tmp_path):
+def test_invalid_options_are_refused(tmp_path):
     with pytest.raises(UserError, match="head_period is 0"):
         configure("hope-tiny", head_period=0)
     with pytest.raises(UserError, match="did you mean 'context'"):

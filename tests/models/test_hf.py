@@ -22,7 +22,7 @@ from nestling.core.error import UserError
 from nestling.models import HopeConfig, HopeForCausalLM, create
 
 
-def test_saved_and_loaded_is_the_same_model(model, ids, tmp_path):
+def test_save_and_load_round_trip(model, ids, tmp_path):
     model.save_pretrained(tmp_path)
     assert (tmp_path / "model.safetensors").exists()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -34,14 +34,14 @@ def test_saved_and_loaded_is_the_same_model(model, ids, tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).memory_configs() == model.config.memory_configs()
 
 
-def test_loading_draws_no_random_number_and_leaves_what_was_loaded(hope, tmp_path):
+def test_loading_uses_no_random_numbers(hope, tmp_path):
     hope.save_pretrained(tmp_path)
     before = torch.get_rng_state()
     AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_missing_weight_is_initialised_and_the_others_stay(hope, tmp_path):
+def test_missing_weight_is_initialised_and_others_are_kept(hope, tmp_path):
     """from_pretrained builds on the meta device: what is not in the file must be set anew."""
     hope.save_pretrained(tmp_path)
     weights = {k: v for k, v in hope.state_dict().items() if k != "lm_head.weight"}
@@ -69,7 +69,7 @@ def test_bfloat16_keeps_initial_states_and_gates_in_float32(hope, ids, tmp_path)
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
 
 
-def test_each_memory_says_what_stays_in_float32(tmp_path):
+def test_each_memory_declares_its_float32_parameters(tmp_path):
     """Of this block alone: another memory has a map called ``rate`` that is of lower precision."""
     sizes = {"hidden_size": 16, "num_heads": 2, "vocab_size": 16}
     pattern = ("ada_transformer", "rwkv7", "titans", "cms_context")
@@ -85,7 +85,7 @@ def test_each_memory_says_what_stays_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize("number", [7, torch.tensor(7)])
-def test_the_loss_is_a_sum_over_the_number_of_items_given(hope, ids, number):
+def test_loss_is_divided_by_num_items(hope, ids, number):
     labels = ids.clone()
     labels[:, 20:] = -100
     mean = hope(ids, labels=labels).loss
@@ -95,7 +95,7 @@ def test_the_loss_is_a_sum_over_the_number_of_items_given(hope, ids, number):
     assert_close(hope(ids, labels=labels, num_items_in_batch=number).loss, mean * 57 / 7)
 
 
-def test_logits_to_keep_are_the_last_ones_or_those_named(model, ids):
+def test_logits_to_keep_by_count_or_index(model, ids):
     whole = model(ids).logits
     assert_close(model(ids, logits_to_keep=3).logits, whole[:, -3:])
     assert_close(model(ids, logits_to_keep=torch.tensor([0, 5])).logits, whole[:, [0, 5]])
@@ -103,27 +103,27 @@ def test_logits_to_keep_are_the_last_ones_or_those_named(model, ids):
         model(ids, labels=ids, logits_to_keep=1)
 
 
-def test_embeddings_may_be_given_instead_of_tokens(model, ids):
+def test_inputs_embeds_equal_input_ids(model, ids):
     given = model(inputs_embeds=model.get_input_embeddings()(ids)).logits
     assert_close(given, model(ids).logits)
     with pytest.raises(UserError, match="either"):
         model()
 
 
-def test_a_foreign_token_or_mask_is_refused_in_one_line(model, ids):
+def test_out_of_range_tokens_and_masks_are_refused(model, ids):
     with pytest.raises(UserError, match="token 97 .* vocabulary of 97.*tokenizer"):
         model(torch.full((1, 3), 97))
     with pytest.raises(UserError, match="attention_mask"):
         model(ids, attention_mask=torch.ones(3, 20))
 
 
-def test_the_vocabulary_can_grow(model, ids):
+def test_vocabulary_can_be_resized(model, ids):
     before = model(ids).logits
     model.resize_token_embeddings(100)
     assert_close(model(ids).logits[..., :97], before)
 
 
-def test_two_steps_of_transformers_trainer(model, ids, tmp_path):
+def test_transformers_trainer_runs(model, ids, tmp_path):
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
         per_device_train_batch_size=2,
@@ -149,7 +149,7 @@ def test_two_steps_of_transformers_trainer(model, ids, tmp_path):
     assert not still
 
 
-def test_the_text_generation_pipeline(model, tmp_path):
+def test_text_generation_pipeline(model, tmp_path):
     model.save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
     writer = pipeline("text-generation", model=str(tmp_path), device="cpu")
@@ -186,7 +186,7 @@ def after_nestling(code):
         ),
     ],
 )
-def test_transformers_and_peft_know_the_model_in_any_order_of_import(lines, done, tmp_path):
+def test_registration_works_in_any_import_order(lines, done, tmp_path):
     create("transformer-tiny", vocab_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
     table = "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
     kind, *targets = done(
@@ -197,7 +197,7 @@ def test_transformers_and_peft_know_the_model_in_any_order_of_import(lines, done
 
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "AutoModelForSequenceClassification"])
-def test_any_model_of_transformers_may_be_the_first_that_is_imported(name):
+def test_any_transformers_model_can_be_imported_first(name):
     said = after_nestling(
         f"from transformers import {name}, AutoModelForSequenceClassification as A; "
         "from nestling.models.config import HopeConfig; "
@@ -216,7 +216,7 @@ def test_import_nestling_imports_neither_torch_nor_transformers():
     assert json.loads(done.stdout) == [False, False]
 
 
-def test_the_constructor_alone_initialises_as_create_does(model, ids):
+def test_constructor_initialises_like_create(model, ids):
     before = {name: value.std().item() for name, value in create_like(model).items()}
     built = AutoModelForCausalLM.from_config(model.config)
     for name, value in built.state_dict().items():
@@ -231,7 +231,7 @@ def create_like(model: HopeForCausalLM) -> dict[str, torch.Tensor]:
     return other.state_dict()
 
 
-def test_autocast_to_bfloat16_reads_and_learns(model, ids):
+def test_bfloat16_autocast_runs_and_trains(model, ids):
     with torch.no_grad():
         for parameter in model.parameters():
             # as large as after training, not as in the other tests

@@ -129,7 +129,7 @@ def written(theta, start, gradients, inputs, config, rate):
 
 @OUTSIDE
 @pytest.mark.parametrize("rule", ["gradient", "dgd"])
-def test_the_reference_loop(objective, rule):
+def test_matches_reference_loop(objective, rule):
     """SPEC of the regime: outputs, and outer gradients through all writes."""
     model, ids = build(objective, rule=rule), tokens(2, 11)
     logits = logits_of(model, ids)
@@ -159,7 +159,7 @@ def test_any_split_equals_the_whole(objective):
 
 
 @OUTSIDE
-def test_with_and_without_gradients_the_same(objective):
+def test_gradients_do_not_change_outputs(objective):
     model, ids = build(objective), tokens(2, 13)
     with torch.no_grad():
         quiet = logits_of(model, ids)
@@ -168,14 +168,14 @@ def test_with_and_without_gradients_the_same(objective):
 
 
 @OUTSIDE
-def test_at_rate_zero_it_is_the_static_model(objective):
+def test_rate_zero_equals_the_static_model(objective):
     model, ids = build(objective, learning_rate=0.0), tokens(2, 13)
     assert_close(logits_of(model, ids), logits_of(static(model), ids))
 
 
 @VARIANTS
 @OUTSIDE
-def test_every_variant_is_the_same_in_any_split_and_learns(objective, name):
+def test_every_variant_splits_and_learns(objective, name):
     model, ids = build(objective, pattern=("attention", name)).eval(), tokens(2, 13)
     with torch.no_grad():
         whole = logits_of(model, ids)
@@ -191,7 +191,7 @@ def test_every_variant_is_the_same_in_any_split_and_learns(objective, name):
         assert not torch.allclose(logits_of(model, ids), whole, atol=1e-6)
 
 
-def test_the_nested_reset_happens_when_the_slow_level_is_written():
+def test_nested_reset_happens_at_slow_level_writes():
     model, ids = build(pattern=("attention", "cms_nested")).eval(), tokens(1, 13)
     cache = None
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_the_nested_reset_happens_when_the_slow_level_is_written():
 
 
 @OUTSIDE
-def test_blind_to_later_tokens(objective):
+def test_causality(objective):
     """Each row is another from another place on."""
     model, ids = build(objective).eval(), tokens(4, 12)
     later = torch.arange(12) >= torch.tensor([1, 4, 5, 9])[:, None]
@@ -243,7 +243,7 @@ def test_rows_of_any_phase_are_independent(objective):
                 assert_close(logits[row : row + 1, list(span)], expected)
 
 
-def test_levels_change_at_multiples_of_their_period_alone():
+def test_levels_change_only_at_multiples_of_their_period():
     model, ids = build().eval(), tokens(1, 13)
     cache, before = None, None
     with torch.no_grad():
@@ -258,7 +258,7 @@ def test_levels_change_at_multiples_of_their_period_alone():
             before = now
 
 
-def test_a_saved_memory_goes_on_as_if_it_had_not_been_saved(tmp_path):
+def test_saved_memory_continues_identically(tmp_path):
     model, ids = build().eval(), tokens(2, 17)
     with torch.no_grad():
         whole = logits_of(model, ids)
@@ -268,7 +268,7 @@ def test_a_saved_memory_goes_on_as_if_it_had_not_been_saved(tmp_path):
     assert_close(rest, whole[:, 7:])
 
 
-def test_generation_is_reading_what_was_written():
+def test_generation_matches_full_forward():
     model, ids = build().eval(), tokens(1, 6)
     text = model.generate(ids, max_new_tokens=7, do_sample=False)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_generation_is_reading_what_was_written():
     assert text[:, 6:].tolist() == best.tolist()
 
 
-def test_meta_gradients_are_those_of_finite_differences():
+def test_meta_gradients_match_finite_differences():
     model, ids = build(num_hidden_layers=1, learning_rate=0.1), tokens(1, 7)
     names = [name for name, p in model.named_parameters() if "target" not in name]
     values = [dict(model.named_parameters())[n].detach().clone().requires_grad_() for n in names]
@@ -288,7 +288,7 @@ def test_meta_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(read, values, fast_mode=True)
 
 
-def test_meta_gradients_go_through_self_modifying_titans():
+def test_meta_gradients_flow_through_self_modifying_titans():
     """The inner gradients go through the memory below the levels: its own are of second order."""
     model = over(through="full")
     ids, generator = tokens(2, 9), torch.Generator().manual_seed(5)
@@ -349,7 +349,7 @@ def test_hopes_own_levels_compute_the_same_in_both_orders():
         assert_close(one, other)
 
 
-def test_a_memory_without_second_derivatives_wants_the_first_order(monkeypatch):
+def test_memory_without_second_derivatives_needs_first_order(monkeypatch):
     from nestling.core.gradient import once
     from nestling.memories.self_titans import chunk
 
@@ -375,13 +375,13 @@ def test_a_memory_without_second_derivatives_wants_the_first_order(monkeypatch):
     assert network.gate.weight.grad.abs().max() > 0
 
 
-def test_embeddings_alone_cannot_be_learned_from():
+def test_inputs_embeds_without_ids_are_refused():
     model = build()
     with pytest.raises(UserError, match="input_ids"):
         model(inputs_embeds=torch.zeros(1, 3, 8).double())
 
 
-def test_nothing_read_changes_nothing():
+def test_empty_input_changes_nothing():
     model, ids = build().eval(), tokens(2, 9)
     with torch.no_grad():
         whole = logits_of(model, ids)

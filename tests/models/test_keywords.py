@@ -44,7 +44,7 @@ def in_context() -> HopeForCausalLM:
     )
 
 
-def test_hidden_states_are_the_embedding_and_what_each_repeat_of_the_pattern_leaves(model, ids):
+def test_hidden_states_are_embedding_and_pattern_outputs(model, ids):
     found = []
     last = len(model.config.pattern)
     for index, block in enumerate(model.backbone.blocks):
@@ -62,7 +62,7 @@ def test_hidden_states_are_the_embedding_and_what_each_repeat_of_the_pattern_lea
 
 
 @pytest.mark.parametrize("learning", [True, False])
-def test_hidden_states_of_levels_that_are_read_in_segments(in_context, ids, learning):
+def test_hidden_states_with_segmented_levels(in_context, ids, learning):
     with torch.set_grad_enabled(learning):
         out = in_context(ids, output_hidden_states=True)
         assert [tuple(h.shape) for h in out.hidden_states] == [(3, 37, 16)] * 3
@@ -78,7 +78,7 @@ def test_hidden_states_of_levels_that_are_read_in_segments(in_context, ids, lear
             assert_close(torch.cat(pieces, 1), whole)
 
 
-def test_hidden_states_stand_where_their_tokens_do_in_padded_rows(model, ids):
+def test_hidden_states_align_with_padded_tokens(model, ids):
     mask = torch.ones_like(ids)
     mask[0, :5] = mask[1, 20:24] = mask[2, 30:] = 0
     out = model(ids, attention_mask=mask, output_hidden_states=True)
@@ -87,7 +87,7 @@ def test_hidden_states_stand_where_their_tokens_do_in_padded_rows(model, ids):
         assert_close(padded[1:2][:, mask[1].bool()], single)
 
 
-def test_what_is_harmless_changes_nothing(model, ids):
+def test_harmless_keywords_are_accepted(model, ids):
     harmless = {
         "output_attentions": False,
         "cache_position": torch.arange(37),
@@ -104,7 +104,7 @@ def test_what_is_harmless_changes_nothing(model, ids):
     assert isinstance(model(ids), tuple)
 
 
-def test_the_rest_is_refused_in_one_line(model, ids):
+def test_unsupported_keywords_are_refused_in_one_line(model, ids):
     with pytest.raises(UserError, match="attention weights"):
         model(ids, output_attentions=True)
     with pytest.raises(UserError, match="'seq_id'.*seq_idx"):
@@ -129,7 +129,7 @@ def test_packed_rows_of_every_kind_equal_each_document_alone(model, ids, name):
         assert_close(logits, model(piece).logits)
 
 
-def test_a_position_0_forgets_what_a_cache_remembers_and_others_do_not(model, ids):
+def test_position_zero_resets_the_cache(model, ids):
     def after(**more):
         cache = model(ids[:, :20], use_cache=True).past_key_values
         return model(ids[:, 20:], past_key_values=cache, **more).logits
@@ -138,7 +138,7 @@ def test_a_position_0_forgets_what_a_cache_remembers_and_others_do_not(model, id
     assert_close(after(position_ids=torch.arange(17)[None]), model(ids[:, 20:]).logits)
 
 
-def test_a_position_0_of_padding_begins_nothing(model, ids):
+def test_position_zero_of_padding_is_ignored(model, ids):
     """Libraries count positions along the mask and fill the rest with 0."""
     mask = torch.ones_like(ids)
     mask[0, :5] = mask[1, 20:24] = mask[2, 30:] = 0
@@ -163,7 +163,7 @@ COLLATORS = ({}, {"return_position_ids": False, "return_seq_idx": True},
         for j, options in enumerate(COLLATORS)
     ],
 )
-def test_the_padding_free_collator_in_transformers_trainer(family, options, ids, tmp_path):
+def test_trainer_with_padding_free_collator(family, options, ids, tmp_path):
     model = small(family)
     rows = [{"input_ids": row[:n].tolist()} for row, n in zip(ids, LENGTHS, strict=True)]
     arguments = TrainingArguments(
@@ -191,7 +191,7 @@ def test_the_padding_free_collator_in_transformers_trainer(family, options, ids,
     assert_close(seen[0], expected.detach())
 
 
-def test_labels_that_are_shifted_already_give_the_same_loss(model, ids):
+def test_shift_labels_give_the_same_loss(model, ids):
     reset = torch.zeros_like(ids, dtype=torch.bool)
     reset[:, 12] = True
     expected = model(ids, labels=ids, reset=reset).loss
@@ -201,7 +201,7 @@ def test_labels_that_are_shifted_already_give_the_same_loss(model, ids):
     assert_close(model(ids, labels=ids, shift_labels=shifted, reset=reset).loss, expected)
 
 
-def test_evaluation_in_trainer_knows_the_labels(hope, ids, tmp_path):
+def test_trainer_evaluation_finds_the_labels(hope, ids, tmp_path):
     """A second name with `label` in it would make Trainer wait for labels of that name too."""
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     rows = [{"input_ids": row, "labels": row} for row in ids]
@@ -210,7 +210,7 @@ def test_evaluation_in_trainer_knows_the_labels(hope, ids, tmp_path):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(hope(ids, labels=ids).loss.item())
 
 
-def test_generation_takes_what_a_tokenizer_gives(model, ids):
+def test_generation_accepts_tokenizer_outputs(model, ids):
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     plain = model.generate(ids[:, :9], attention_mask=torch.ones_like(ids[:, :9]), **options)
     tokenized = {
@@ -225,7 +225,7 @@ def test_generation_takes_what_a_tokenizer_gives(model, ids):
     assert [h[-1].shape[1] for h in states] == [9, 1, 1, 1]
 
 
-def test_generation_from_a_cache_forgets_nothing_whatever_the_mask(model, ids):
+def test_generation_from_a_cache_works_with_any_mask(model, ids):
     """generate counts positions along the mask; where it hides the past, new text begins at 0."""
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     sequences = []

@@ -67,11 +67,11 @@ def assert_same_logits(name: str, kind: type, config_kind: type, **options):
             torch.testing.assert_close(found[valid], expected[valid], rtol=1e-4, atol=1e-4)
 
 
-def test_logits_of_llama():
+def test_matches_llama():
     assert_same_logits("transformer-tiny", LlamaForCausalLM, LlamaConfig)
 
 
-def test_logits_of_a_mistral_with_a_window():
+def test_matches_mistral_with_window():
     window = preset("sliding-window-tiny")["memories"]["attention"]["window"]
     assert window < 200
     assert_same_logits(

@@ -44,7 +44,7 @@ def memory_of(model, ids=IDS) -> MemoryCache:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("other", [{"num_heads": 4}, {"hidden_size": 32}, {"num_hidden_layers": 2}])
-def test_of_another_size(family, other):
+def test_memory_of_another_size_is_refused(family, other):
     cache, model = memory_of(small(family, **other)), small(family)
     name = next(iter(other))
     for length in (1, 5):
@@ -52,7 +52,7 @@ def test_of_another_size(family, other):
             model(IDS[:, :length], past_key_values=cache.fork())
 
 
-def test_of_another_family_and_of_other_rows():
+def test_memory_of_another_family_or_batch_size_is_refused():
     cache, model = memory_of(small("hope")), small("ttt-linear")
     with pytest.raises(UserError, match="another model: memories"):
         model(IDS, past_key_values=cache)
@@ -83,7 +83,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("how", CHANGES)
-def test_with_a_tensor_changed(family, how, tmp_path):
+def test_changed_tensor_is_refused(family, how, tmp_path):
     model = small(family)
     cache = memory_of(model)
     tensors = [tensor for _, tensor in named_tensors(cache.states)]
@@ -97,7 +97,7 @@ def test_with_a_tensor_changed(family, how, tmp_path):
             model(IDS, past_key_values=wrong)
 
 
-def test_a_file_with_a_tensor_of_another_size_is_refused(tmp_path):
+def test_file_with_resized_tensor_is_refused(tmp_path):
     model = small("hope")
     file = memory_of(model).save(tmp_path / "memory")
     with safetensors.safe_open(file, "pt") as opened:
@@ -116,7 +116,7 @@ def test_a_file_with_a_tensor_of_another_size_is_refused(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("how", CHANGES)
-def test_with_a_changed_sum_that_decoding_keeps(how):
+def test_changed_cached_sum_is_refused(how):
     """Of self-modifying Titans: the weights that opened the period, summed when first needed."""
     model = small("hope")
     cache = memory_of(model)

@@ -34,13 +34,13 @@ def folders(tmp_path_factory):
     return place / "plain", place / "padded"
 
 
-def test_the_padding_would_be_written(folders):
+def test_padding_rows_have_the_largest_logits(folders):
     model, _ = load_model(folders[1])
     assert int(model(torch.tensor([[65, 66]])).logits[0, -1].argmax()) >= TOKENS
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_text_goes_on_as_without_the_padding(folders, temperature):
+def test_generation_ignores_padding_rows(folders, temperature):
     written = [
         "".join(
             continue_text(*load_model(folder), start, tokens=20, temperature=temperature)[0]
@@ -52,14 +52,14 @@ def test_text_goes_on_as_without_the_padding(folders, temperature):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True}])
-def test_transformers_generate_writes_tokens_alone(folders, options):
+def test_transformers_generate_never_emits_padding_rows(folders, options):
     model, tokenizer = load_model(folders[1])
     ids = torch.tensor([tokenizer("The key")["input_ids"]])
     out = model.generate(ids, max_new_tokens=12, pad_token_id=tokenizer.pad_token_id, **options)
     assert out.max() < TOKENS
 
 
-def test_a_reader_of_the_evaluations_writes_and_scores(folders):
+def test_evaluation_reader_ignores_padding_rows(folders):
     plain, padded = (Reader.load(folder) for folder in folders)
     ids = plain.encode("The key hangs in the blue shed.")
     assert padded.write(ids, tokens=12) == plain.write(ids, tokens=12)
@@ -67,7 +67,7 @@ def test_a_reader_of_the_evaluations_writes_and_scores(folders):
 
 
 @pytest.mark.parametrize("gate", [None, "levels"])
-def test_a_learner_learns_and_answers(folders, gate, monkeypatch):
+def test_learner_never_emits_padding_rows(folders, gate, monkeypatch):
     learner, written = open_learner(folders[1]), []
     learner.read("The key hangs in the blue shed. " * 8)
     learner.gate = gate
@@ -76,7 +76,7 @@ def test_a_learner_learns_and_answers(folders, gate, monkeypatch):
     assert written and max(written) < TOKENS
 
 
-def test_the_verbs_take_it(folders, tmp_path, capsys):
+def test_commands_accept_padded_vocabulary(folders, tmp_path, capsys):
     model = str(folders[1])
     assert main(["generate", "--model", model, "--prompt", "The", "--tokens", "5"]) == 0
     notes = str(tmp_path / "notes.memory")
@@ -88,7 +88,7 @@ def test_the_verbs_take_it(folders, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("size", [TOKENS - 2, TOKENS + 1, 4096])
-def test_what_is_no_padding_is_refused(folders, tmp_path, size):
+def test_other_vocabulary_mismatch_is_refused(folders, tmp_path, size):
     model, tokenizer = load_model(folders[0])
     model.resize_token_embeddings(size)
     save_model(model, tokenizer, tmp_path)

@@ -81,7 +81,7 @@ def test_every_level_has_a_gradient(family, variant, ids):
         assert any(bool(grad.any()) for grad in grads)
 
 
-def test_layers_go_to_levels_slow_to_fast():
+def test_layers_are_assigned_to_levels_slow_to_fast():
     def layers(group):
         return sorted({int(name.split(".")[2]) for name in group})
 
@@ -93,7 +93,7 @@ def test_layers_go_to_levels_slow_to_fast():
     assert [layers(group) for group in chosen.parameters] == [[1], [2, 3]]
 
 
-def test_levels_side_by_side_own_the_weights_of_their_sum():
+def test_parallel_levels_split_the_mlp_weights():
     """Eq 74: of two MLPs with weights, the sum; each weight is its level's and has a gradient."""
     model = tiny_base("llama").double()
     shared = stack_model(model, None, parse_levels("8,32"), "independent")
@@ -114,7 +114,7 @@ def test_levels_side_by_side_own_the_weights_of_their_sum():
     assert all(float(grad.abs()) > 0 for grad in grads)
 
 
-def test_whole_layers_take_what_is_below_and_above_along():
+def test_whole_layers_include_embedding_and_head():
     shared = stack_model(tiny_base("gpt2"), None, parse_levels("8,32"), "whole")
     slow, fast = shared.parameters
     assert slow[:2] == ("transformer.wte.weight", "transformer.wpe.weight")
@@ -124,7 +124,7 @@ def test_whole_layers_take_what_is_below_and_above_along():
     assert any(".attn." in name for name in fast)
 
 
-def test_a_transformer_of_this_library_is_shared_out():
+def test_own_transformer_is_partitioned():
     """One with CMS levels keeps them; one with neither cannot learn."""
     model = small("transformer")
     levels = stack_model(model, None, parse_levels("8,32"))
@@ -141,7 +141,7 @@ def test_a_transformer_of_this_library_is_shared_out():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_an_adapted_folder_comes_back_as_it_was(tmp_path, variant, ids):
+def test_adapted_folder_round_trip(tmp_path, variant, ids):
     base, out = tmp_path / "base", tmp_path / "out"
     model = tiny_base("qwen2").to(torch.bfloat16)
     model.save_pretrained(base)
@@ -161,7 +161,7 @@ def test_an_adapted_folder_comes_back_as_it_was(tmp_path, variant, ids):
     assert torch.equal(load_base(out).model(ids).logits, expected)
 
 
-def test_a_folder_without_a_tokenizer_has_none(tmp_path):
+def test_folder_without_tokenizer_loads_none(tmp_path):
     tiny_base("gpt2").save_pretrained(tmp_path)
     assert load_base(tmp_path).tokenizer is None
 
@@ -179,7 +179,7 @@ def test_a_folder_without_a_tokenizer_has_none(tmp_path):
         (lambda folder: (folder / "levels.json").write_text('{"format": 9}'), "newer"),
     ],
 )
-def test_a_damaged_folder_is_one_line(tmp_path, change, message):
+def test_damaged_folder_is_one_line(tmp_path, change, message):
     tiny_base("llama").save_pretrained(tmp_path)
     change(tmp_path)
     with pytest.raises(UserError, match=message) as caught:
@@ -192,7 +192,7 @@ def _set(folder, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_what_cannot_be_is_said(tmp_path):
+def test_invalid_levels_are_refused(tmp_path):
     model = tiny_base("llama")
     for levels, message in (
         (parse_levels("1,2,4,8,16"), "5 levels"),

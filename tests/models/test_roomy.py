@@ -22,7 +22,7 @@ def contents(cache):
 
 
 @pytest.mark.parametrize("spare", [0, 3, 256])
-def test_it_answers_as_the_cache_it_is_made_of(spare, monkeypatch):
+def test_matches_the_original_cache(spare, monkeypatch):
     monkeypatch.setattr(room, "ROOM", spare)
     model = tiny_base("llama").eval()
     plain, own = DynamicCache(config=model.config), DynamicCache(config=model.config)
@@ -41,7 +41,7 @@ def fork(cache):
     return Held(IDS[:, :0], cache).fork().kept
 
 
-def test_tokens_are_written_behind_and_forks_never_meet():
+def test_appends_in_place_and_forks_are_independent():
     model = tiny_base("llama").eval()
     cache = DynamicCache(config=model.config)
     call(model, IDS[:, :20], cache)
@@ -67,6 +67,6 @@ def test_tokens_are_written_behind_and_forks_never_meet():
     assert cache.layers[0].keys.shape[0] == 2 and cache.get_seq_length() == 23
 
 
-def test_any_other_cache_is_left_as_it_is():
+def test_other_caches_are_returned_unchanged():
     cache = object()
     assert roomy(cache) is cache

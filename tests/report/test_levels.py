@@ -15,7 +15,7 @@ SYSTEM = [
 ]
 
 
-def test_text_tells_every_box_fast_to_slow():
+def test_text_lists_boxes_fast_to_slow():
     text = levels_text(SYSTEM)
     heads = [line for line in text.splitlines() if line.startswith("level")]
     assert heads == [
@@ -32,7 +32,7 @@ def shapes(levels):
     return root, root.findall(f"{NAMESPACE}rect")[1:], root.findall(f"{NAMESPACE}text")
 
 
-def test_the_drawing_has_a_box_for_each_level_and_its_words():
+def test_drawing_has_a_labelled_box_per_level():
     root, boxes, texts = shapes(SYSTEM)
     assert len(boxes) == len(SYSTEM)
     words = [text.text for text in texts]
@@ -53,5 +53,5 @@ def test_boxes_do_not_overlap_and_stay_inside():
         assert 0 < float(text.get("y")) <= height
 
 
-def test_the_same_system_is_the_same_drawing():
+def test_drawing_is_deterministic():
     assert levels_svg(SYSTEM, "t") == levels_svg(SYSTEM, "t")

@@ -12,14 +12,14 @@ def figure() -> str:
     return lines(CURVES, x_label="position (tokens)", y_label="perplexity", log_x=True)
 
 
-def test_figures_are_well_formed_and_the_same_each_time():
+def test_figures_are_well_formed_and_deterministic():
     for draw in (figure, lambda: bars({"a": (1.0, 0.1), "b": (2.0, 0.0)}, x_label="x")):
         assert draw() == draw()
         assert tree.fromstring(draw()).tag.endswith("svg")
     assert "perplexity" in figure() and "hope" in figure()
 
 
-def test_a_page_holds_all_it_needs(tmp_path):
+def test_page_is_self_contained(tmp_path):
     section = Section(
         "First", "One.\n\nTwo <i>.", [Table(columns=("a",), rows=[(1,)])], [figure()], "x < y"
     )
@@ -31,6 +31,6 @@ def test_a_page_holds_all_it_needs(tmp_path):
         assert part in text
 
 
-def test_the_same_input_gives_the_same_page():
+def test_page_is_deterministic():
     sections = [Section("A", figures=[figure()])]
     assert page("T", sections, provenance={}) == page("T", sections, provenance={})

@@ -19,20 +19,20 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_each_is_well_formed_named_and_the_same_each_time(name):
+def test_plots_are_well_formed_titled_and_deterministic(name):
     text = DRAWN[name]()
     assert text == DRAWN[name]() and tree.fromstring(text).tag.endswith("svg")
     assert "hope" in text or "first" in text
 
 
-def test_a_band_is_the_interval_over_runs_where_all_have_a_point():
+def test_band_is_the_interval_where_all_runs_have_points():
     curve = plots.band([{1: 1.0, 2: 5.0}, {1: 3.0}])
     assert (curve.x, curve.y) == ([1], [2.0])
     assert curve.low[0] == pytest.approx(2 - 12.706, abs=1e-3)
     assert plots.band([{1: 1.0}]).low is None and plots.bands({"a": [], "b": [{}]}) == {}
 
 
-def test_a_run_that_diverged_ends_the_mean_and_is_named():
+def test_diverged_run_ends_the_mean_and_is_named():
     models = {"hope": [{1: 3.0, 2: math.nan}, {1: 2.0, 2: 1.0}], "b": [{1: math.inf}]}
     found = plots.bands(models)
     assert list(found) == ["hope (1 of 2 diverged)"] and found.popitem()[1].x == [1]
@@ -41,7 +41,7 @@ def test_a_run_that_diverged_ends_the_mean_and_is_named():
     assert tree.fromstring(steep).tag.endswith("svg")
 
 
-def test_numbers_stand_in_the_fields_and_nothing_where_nothing_is_known():
+def test_heatmap_shows_numbers_and_leaves_unknown_cells_empty():
     text = DRAWN["forgetting"]()
     assert text.count("0.75") == text.count("0.50") == 1 and "nan" not in text
     assert "128" in DRAWN["length"]()

@@ -20,7 +20,7 @@ def said(capsys):
     return capsys.readouterr().err.splitlines()
 
 
-def test_a_plain_line_now_and_then_with_the_time_that_is_left(capsys, clock):
+def test_plain_lines_with_time_left(capsys, clock):
     with Progress("answered", every=10.0) as progress:
         progress.say("niah-1")
         clock[0] += 9
@@ -37,7 +37,7 @@ def test_a_plain_line_now_and_then_with_the_time_that_is_left(capsys, clock):
     assert said(capsys) == []
 
 
-def test_the_ends_are_told_and_what_was_done_before_takes_no_time(capsys, clock):
+def test_ends_are_reported_and_resumed_work_takes_no_time(capsys, clock):
     with Progress("steps", ends=True) as progress:
         progress.begin(done=1000)
         for step in (1001, 1002, 1003):
@@ -49,7 +49,7 @@ def test_the_ends_are_told_and_what_was_done_before_takes_no_time(capsys, clock)
     ]
 
 
-def test_pieces_side_by_side_have_their_own_times(capsys, clock):
+def test_parallel_parts_have_their_own_times(capsys, clock):
     with Progress("steps", every=5.0, ends=True) as progress:
         for name in ("a", "b"):
             progress.show(1, 9, name=name)
@@ -66,7 +66,7 @@ def be_a_terminal(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
 
 
-def test_on_a_terminal_a_bar_that_is_gone_after_an_interrupt(capsys, monkeypatch):
+def test_terminal_bar_is_removed_after_interrupt(capsys, monkeypatch):
     be_a_terminal(monkeypatch)
     with pytest.raises(KeyboardInterrupt), Progress() as progress:
         progress.say("niah-1")
@@ -76,7 +76,7 @@ def test_on_a_terminal_a_bar_that_is_gone_after_an_interrupt(capsys, monkeypatch
     assert progress._bars is None and "niah-1\n" in capsys.readouterr().err
 
 
-def test_on_a_terminal_a_bar_for_every_piece_until_it_ends(capsys, monkeypatch):
+def test_terminal_shows_one_bar_per_part(capsys, monkeypatch):
     be_a_terminal(monkeypatch)
     with Progress("steps", ends=True) as progress:
         for name in ("[a]", "b"):

@@ -8,18 +8,18 @@ from nestling.report.table import escaped
 TABLE = Table(columns=("name", "value"), rows=[("a|<b>", 1.5), ("c", None)], title="T")
 
 
-def test_numbers_are_flush_right_in_each_form():
+def test_numbers_are_right_aligned_in_each_format():
     assert "  1.500" in TABLE.text() and TABLE.text().startswith("T\n")
     assert "| --- | ---: |" in TABLE.markdown()
     assert '<td class="right">1.500</td>' in TABLE.html()
 
 
-def test_what_would_break_the_form_is_escaped():
+def test_special_characters_are_escaped():
     assert "a\\|<b>" in TABLE.markdown()
     assert "a|&lt;b&gt;" in TABLE.html() and "<b>" not in TABLE.html()
 
 
-def test_a_row_of_the_wrong_length_is_refused():
+def test_row_of_wrong_length_is_refused():
     with pytest.raises(ValueError, match="2 cells for 1"):
         Table(columns=("a",), rows=[(1, 2)])
 

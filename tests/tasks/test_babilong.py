@@ -69,7 +69,7 @@ def read(text: str, question: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_reader_of_the_long_text_finds_the_answer(name):
+def test_text_search_finds_the_answer(name):
     task = TASKS.load(name).tiny()
     for question in task.examples(UNSEEN, 150):
         asked = question.prompt.rpartition("Question: ")[2].partition("\n")[0]
@@ -77,7 +77,7 @@ def test_a_reader_of_the_long_text_finds_the_answer(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_answers_come_about_equally_often(name):
+def test_answers_are_roughly_uniform(name):
     """Who has not read, and guesses the commonest answer, gains nothing to speak of."""
     number = int(name[-1])
     rng, counts = Random(0), {}
@@ -93,7 +93,7 @@ def test_answers_come_about_equally_often(name):
         assert all(abs(n - total * share) < 4 * error for n in alike.values()), alike
 
 
-def test_numbers_of_facts_are_those_of_babi():
+def test_fact_counts_match_babi():
     """1: two for each question. 2, 3: a few to more than a hundred. 4: always two."""
     spans = {}
     for number, make in STORIES.items():
@@ -105,7 +105,7 @@ def test_numbers_of_facts_are_those_of_babi():
     assert spans[2][1] > 30 and 60 < spans[3][1] < 400 and 60 < spans[5][1] < 400
 
 
-def test_facts_stand_where_they_are_asked_to():
+def test_facts_are_placed_as_requested():
     config = Babilong1.Config(length=8000, begin=0.5, end=0.75)
     task = Babilong1(config, material=made_prose())
     for question in task.examples(0, 20):
@@ -113,7 +113,7 @@ def test_facts_stand_where_they_are_asked_to():
         assert min(places) > 0.45 and max(places) < 0.8
 
 
-def test_a_million_bytes_in_no_time():
+def test_a_million_bytes_are_generated_quickly():
     task = Babilong2(Babilong2.Config(length=4_000_000), material=made_prose(documents=300))
     question = next(task.stream(UNSEEN))
     assert 3_999_900 < len(question.prompt) <= 4_000_000
@@ -121,7 +121,7 @@ def test_a_million_bytes_in_no_time():
     assert read(question.prompt, asked) == question.answers[0]
 
 
-def test_what_counts_as_right():
+def test_answer_matching():
     """The answer in the first sentence, and no other room that the question does not name."""
     task = TASKS.load("babilong-3").tiny()
     question = next(
@@ -133,7 +133,7 @@ def test_what_counts_as_right():
     assert task.scores(["hall\noffice"], [question]) == [0]
 
 
-def test_a_length_that_does_not_hold_the_story_is_refused():
+def test_too_short_length_is_refused():
     task = Babilong1(Babilong1.Config(length=200), material=made_prose())
     with pytest.raises(UserError, match="too short"):
         task.examples(0, 1)

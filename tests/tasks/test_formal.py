@@ -33,7 +33,7 @@ def words(task, seed: int, count: int = 60) -> list[tuple[str, list[int]]]:
         ("formal-abab-star", r"(abab)*"),
     ],
 )
-def test_regular_languages_are_those_of_an_expression(name, pattern):
+def test_regular_languages_match_their_expression(name, pattern):
     task = TASKS.load(name).tiny()
     for seed in (0, UNSEEN):
         for word, classes in words(task, seed):
@@ -43,7 +43,7 @@ def test_regular_languages_are_those_of_an_expression(name, pattern):
 
 
 @pytest.mark.parametrize("kind", [AnBn, AnBnCn])
-def test_classes_of_counters_are_the_sets_of_symbols_that_may_follow(kind):
+def test_counter_classes_are_allowed_next_symbols(kind):
     """Found by looking through all words up to twice the length of those measured."""
     task = kind.tiny()
     language = ["".join(s * n for s in task.symbols) for n in range(1, MOST)]
@@ -66,7 +66,7 @@ def stripped(word: str, brackets: str) -> str:
     return word
 
 
-def test_shuffle_2_is_two_balanced_words_and_its_classes_what_may_be_closed():
+def test_shuffle_2_interleaves_two_balanced_words():
     task = Shuffle2.tiny()
     crossing = 0
     for seed in (0, UNSEEN):
@@ -82,7 +82,7 @@ def test_shuffle_2_is_two_balanced_words_and_its_classes_what_may_be_closed():
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_bin_1_is_longer_than_anything_trained_on(name):
+def test_bin_1_is_longer_than_training(name):
     kind = TASKS.load(name)
     trained = {len(word) for word, _ in words(kind(), 0, 300)}
     longer = {len(word) for word, _ in words(kind(), UNSEEN, 300)}
@@ -99,7 +99,7 @@ def test_bin_0_holds_words_out(kind):
     assert max(map(len, measured)) == 12 == max(map(len, trained))
 
 
-def test_every_balanced_word_comes_as_often_as_another():
+def test_balanced_words_are_uniform():
     from random import Random
 
     from nestling.tasks.formal import balanced
@@ -112,13 +112,13 @@ def test_every_balanced_word_comes_as_often_as_another():
     assert all(abs(n - 400) < 4 * (2000 * 0.2 * 0.8) ** 0.5 for n in counts.values())
 
 
-def test_lengths_that_make_no_sense_are_refused():
+def test_invalid_lengths_are_refused():
     for values in ({"bin": 2}, {"longest": 4}, {"longest": 50, "beyond": 50}):
         with pytest.raises(UserError):
             Parity.Config(**values)
 
 
-def test_training_is_that_of_the_table():
+def test_training_matches_the_published_table():
     """Adam (0.9, 0.995), at most 300 passes, ended when both bins are right, the best pass kept."""
     for name in (n for n in TASKS.names() if n.startswith("formal-")):
         protocol = TASKS.load(name).protocol

@@ -8,7 +8,7 @@ from nestling.tasks.forms import HEADINGS, Forms
 from nestling.tasks.words import made_prose
 
 
-def test_a_reader_of_lines_finds_every_value():
+def test_line_reader_finds_every_value():
     task = Forms(Forms.Config(length=1500, entries=12), material=made_prose())
     for question in task.examples(UNSEEN, 30):
         *lines, empty, asked = question.prompt.split("\n")
@@ -20,14 +20,14 @@ def test_a_reader_of_lines_finds_every_value():
         assert len(lines) > 20
 
 
-def test_what_counts_as_right():
+def test_answer_matching():
     task = Forms.tiny()
     (question,) = task.examples(0, 1)
     (right,) = question.answers
     assert task.scores([f" {right.upper()}.", f"other\n{right}", ""], [question] * 3) == [1, 0, 0]
 
 
-def test_sizes_that_make_no_sense_are_refused():
+def test_invalid_sizes_are_refused():
     for values in ({"entries": 0}, {"entries": 19}, {"length": 0}):
         with pytest.raises(UserError):
             Forms.Config(**values)

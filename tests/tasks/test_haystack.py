@@ -22,7 +22,7 @@ COUNTS = {
     length=st.integers(60, 900),
     kind=st.sampled_from(sorted(COUNTS)),
 )
-def test_one_part_more_would_be_too_much_or_it_is_near_enough(words, length, kind):
+def test_haystack_fills_the_length(words, length, kind):
     count = COUNTS[kind]
 
     def text(parts: list[str]) -> str:
@@ -39,13 +39,13 @@ def test_one_part_more_would_be_too_much_or_it_is_near_enough(words, length, kin
     assert count(found) >= NEAR * length or count(more) > length
 
 
-def test_what_does_not_fit_even_empty_is_refused():
+def test_needles_longer_than_the_text_are_refused():
     with pytest.raises(UserError, match="give at least 9"):
         fitted(lambda parts: "x" * 9, itertools.repeat("y"), 8, len)
     assert fitted(" ".join, itertools.repeat("yy"), 0, len) == ""
 
 
-def test_hidden_parts_keep_their_order_and_their_shares():
+def test_needles_keep_order_and_relative_depth():
     among = [str(i) for i in range(100)]
     found = insert(["A", "B", "C"], among, [0.9, 0.0, 0.25])
     assert [part for part in found if part in among] == among

@@ -22,7 +22,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_shapes_are_the_published_ones(name):
+def test_published_shapes(name):
     kind = TASKS.load(name)
     vocab, length, rows, settings = PUBLISHED[name]
     task = kind()
@@ -34,7 +34,7 @@ def test_shapes_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_difficulty_can_be_had(name):
+def test_every_difficulty_is_available(name):
     kind = TASKS.load(name)
     for config in kind.difficulties():
         input_ids, labels = (task := kind(config)).examples(UNSEEN, 3)
@@ -59,14 +59,14 @@ def brute_recall(row: list[int], label: list[int], keys: int, top: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [InContextRecall, NoisyRecall])
-def test_recall_asks_for_every_key_that_was_there(kind):
+def test_recall_asks_for_every_key(kind):
     for config in kind.difficulties()[:-1]:
         task = kind(config)
         for row, label in zip(*(part.tolist() for part in task.examples(UNSEEN, 10)), strict=True):
             brute_recall(row, label, task.keys, task.top)
 
 
-def test_the_share_of_noise():
+def test_noise_fraction():
     task = NoisyRecall(NoisyRecall.Config(noise=0.4))
     noisy = task.examples(UNSEEN, 400).input_ids[:, :-1:2] >= task.top
     # of 63 pairs one is never noise
@@ -104,7 +104,7 @@ def test_motifs():
     assert lengths == {1, 2, 3}
 
 
-def test_what_is_copied():
+def test_copied_tokens():
     task = SelectiveCopying()
     for row, label in zip(*(part.tolist() for part in task.examples(0, 20)), strict=True):
         sign = row.index(15)
@@ -114,7 +114,7 @@ def test_what_is_copied():
     assert sign == 256 - 17
 
 
-def test_memorised_pairs_are_the_same_for_every_seed_and_of_one_value_each():
+def test_memorised_pairs_are_fixed_across_seeds():
     task = Memorisation()
     facts = {}
     for seed in (0, 1, UNSEEN):
@@ -138,7 +138,7 @@ def test_sizes_that_do_not_fit_are_refused():
             config(**values)
 
 
-def test_the_score_is_the_published_accuracy_and_the_share_stands_beside():
+def test_score_is_published_accuracy_with_token_share():
     """The mean over classes, of 128 rows together, as torchmetrics takes it; told by loops."""
     task = InContextRecall(InContextRecall.Config(vocab_size=8, length=24))
     _, labels = task.examples(UNSEEN, 300)
@@ -165,7 +165,7 @@ def test_the_score_is_the_published_accuracy_and_the_share_stands_beside():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_training_is_the_published_one(name):
+def test_published_training_settings(name):
     kind = TASKS.load(name)
     protocol = kind.protocol
     assert (protocol.epochs, protocol.batch_size, protocol.rows) == (200, 128, 1280)

@@ -7,7 +7,7 @@ from nestling.tasks.manuals import first_mention, manuals
 every_manual = pytest.mark.parametrize("manual", manuals(), ids=lambda manual: manual.name)
 
 
-def test_half_of_them_are_set_aside_and_four_are_corrected():
+def test_half_are_held_out_and_four_corrected():
     tuning = [manual.tuning for manual in manuals()]
     assert len(tuning) == 10 and sum(tuning) == 5
     corrected = [manual.tuning for manual in manuals() if manual.correction]
@@ -16,7 +16,7 @@ def test_half_of_them_are_set_aside_and_four_are_corrected():
 
 
 @every_manual
-def test_it_has_a_page_of_text_and_enough_questions(manual):
+def test_page_of_text_with_enough_questions(manual):
     assert 150 <= len(manual.text.split()) <= 600
     assert len(manual.questions) >= 8 and len(manual.unanswerable) >= 2
     asked = [*(q.ask for q in manual.questions), *manual.unanswerable]
@@ -24,7 +24,7 @@ def test_it_has_a_page_of_text_and_enough_questions(manual):
 
 
 @every_manual
-def test_the_text_holds_the_answers_and_the_choices_are_four(manual):
+def test_text_holds_the_answers_and_four_choices(manual):
     for question in manual.questions:
         assert first_mention(manual.text, question.accept) is not None, question
         assert len(set(question.choices)) == 4
@@ -33,13 +33,13 @@ def test_the_text_holds_the_answers_and_the_choices_are_four(manual):
 
 
 @every_manual
-def test_no_question_gives_its_answer_away(manual):
+def test_questions_do_not_contain_their_answer(manual):
     for question in manual.questions:
         assert first_mention(question.ask, question.accept) is None, question
 
 
 @every_manual
-def test_a_correction_changes_what_it_says_it_changes(manual):
+def test_correction_changes_its_answer(manual):
     if manual.correction is None:
         return
     first = {question.ask: question for question in manual.questions}
@@ -54,6 +54,6 @@ def test_a_correction_changes_what_it_says_it_changes(manual):
 
 
 @every_manual
-def test_what_cannot_be_answered_is_recognised(manual):
+def test_replies_are_graded(manual):
     assert manual.learned_value(f"It is {manual.questions[0].accept[0]}.")
     assert not manual.learned_value("I do not know.")

@@ -8,7 +8,7 @@ from nestling.tasks.mqar import Mqar
 
 
 @pytest.mark.parametrize("config", Mqar.difficulties(), ids=str)
-def test_every_pair_is_asked_for_once_among_random_tokens(config):
+def test_every_pair_is_queried_once(config):
     task = Mqar(config)
     half, told = task.vocab_size // 2, 2 * config.pairs
     for row, label in zip(*(part.tolist() for part in task.examples(3, 20)), strict=True):
@@ -20,7 +20,7 @@ def test_every_pair_is_asked_for_once_among_random_tokens(config):
         assert all(t >= told and t % 2 == 0 for t, one in enumerate(label) if one != IGNORED)
 
 
-def test_questions_come_mostly_soon():
+def test_query_gaps_follow_a_power_law():
     """By the law of gaps half of a single question's come in the first three of 60 places."""
     task = Mqar(Mqar.Config(pairs=1, length=122, vocab_size=64))
     labels = task.examples(0, 4000).labels

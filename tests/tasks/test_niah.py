@@ -22,7 +22,7 @@ def example(name: str, count=None, length: int = LENGTH):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_search_of_the_text_finds_every_value(name):
+def test_text_search_finds_every_value(name):
     task = example(name)
     for question in task.examples(UNSEEN, 25):
         told: dict[str, list[str]] = {}
@@ -40,7 +40,7 @@ def test_a_search_of_the_text_finds_every_value(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("count", [None, lambda text: len(re.findall(r"\w+|\W", text))])
-def test_texts_are_as_long_as_asked_for(name, count):
+def test_text_length(name, count):
     """Prompt and room for the answer fill the length up to one sentence or line."""
     length = LENGTH if count is None else LENGTH // 3
     task = example(name, count, length)
@@ -50,7 +50,7 @@ def test_texts_are_as_long_as_asked_for(name, count):
         assert length - longest < size <= length
 
 
-def test_the_wording_for_one_and_for_many():
+def test_singular_and_plural_wording():
     one = example("niah-1").prompt("TEXT", ["a-b"])
     assert one == (
         "A special magic number is hidden within the following text. Make sure to memorize it. "
@@ -70,7 +70,7 @@ def test_the_wording_for_one_and_for_many():
     assert uuid.needle("k", "v") == "One of the special magic uuids for k is: v."
 
 
-def test_needles_stand_at_all_depths():
+def test_needles_cover_all_depths():
     task, depths = example("niah-2", length=6000), []
     for question in task.examples(0, 200):
         depths.append(NEEDLE.search(question.prompt).start() / len(question.prompt))
@@ -102,14 +102,14 @@ def test_training_and_measuring_read_different_prose():
         assert sum(sentence.strip() in others for sentence in found) < 3
 
 
-def test_a_length_that_does_not_hold_the_needles_is_refused():
+def test_too_short_length_is_refused():
     with pytest.raises(UserError, match="too short"):
         MultiQuery(MultiQuery.Config(length=600), material=made_prose()).examples(0, 1)
     with pytest.raises(UserError, match="answer_room"):
         Niah1.Config(length=100)
 
 
-def test_lm_eval_makes_the_same_prompts():
+def test_prompts_match_lm_eval():
     """RULER as lm-eval has it: the three variants that need no download."""
     pytest.importorskip("wonderwords")
     pytest.importorskip("lm_eval")

@@ -13,7 +13,7 @@ CONFIGS = [Recall.Config(), Recall.Config(period=64), Recall.Config(keys=3, valu
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_pairs_are_written_once_and_asked_for_once_after_two_periods(config):
+def test_pairs_are_queried_once_after_two_periods(config):
     task = Recall(config)
     tokens, labels = task.examples(seed=3, count=50)
     assert tokens.shape == (50, task.length) and tokens.max() < task.vocab_size
@@ -28,7 +28,7 @@ def test_pairs_are_written_once_and_asked_for_once_after_two_periods(config):
             assert t - (pairs.index(row[t]) + 1) >= 2 * config.period
 
 
-def test_the_wait_is_no_longer_than_the_rule_needs():
+def test_wait_is_as_short_as_the_rule_allows():
     task = Recall()
     tokens, labels = task.examples(seed=0, count=400)
     first = int((labels[0] != IGNORED).nonzero()[0])
@@ -52,7 +52,7 @@ def test_oracle_scores_one_and_random_scores_chance():
     assert abs(task.score(guesses, labels) - task.chance) < 3 * sigma
 
 
-def test_answers_given_so_far_tell_nothing():
+def test_earlier_answers_give_no_hint():
     """Guessing a value that no earlier answer had is no better than chance."""
     task = Recall()
     tokens, labels = task.examples(seed=2, count=2000)
@@ -64,14 +64,14 @@ def test_answers_given_so_far_tell_nothing():
     assert abs(hits - task.chance) < 3 * math.sqrt(task.chance * (1 - task.chance) / 2000)
 
 
-def test_same_seed_same_bytes_other_seed_no_common_row():
+def test_same_seed_repeats_and_other_seeds_are_disjoint():
     task = Recall()
     one, again, other = (task.examples(seed, 300).input_ids for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert not {tuple(row) for row in one.tolist()} & {tuple(row) for row in other.tolist()}
 
 
-def test_the_global_generator_is_left_alone():
+def test_global_rng_is_untouched():
     before = torch.random.get_rng_state()
     Recall().examples(seed=0, count=4)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -19,7 +19,7 @@ def records(rows) -> Records:
     return Records(name="r", rows=rows, sha256="0" * 64, licence="none")
 
 
-def test_every_stage_has_new_classes_in_equal_parts():
+def test_stages_add_equal_numbers_of_new_classes():
     task = Intents(
         Incremental.Config(stages=3, classes=2, lessons=4, questions=3), material=made_labels()
     )
@@ -38,7 +38,7 @@ def test_every_stage_has_new_classes_in_equal_parts():
     }
 
 
-def test_asked_is_among_the_classes_taught_so_far():
+def test_questions_cover_classes_taught_so_far():
     task = Intents.tiny()
     stages = task.stages(0)
     for last in range(3):
@@ -48,7 +48,7 @@ def test_asked_is_among_the_classes_taught_so_far():
         assert all(q.answers[0] in q.choices for part in asked for q in part)
 
 
-def test_a_sets_own_parts_are_kept():
+def test_original_splits_are_kept():
     rows = [
         Labelled(f"{label} {part} {i}", label, part)
         for label in "ab"
@@ -72,7 +72,7 @@ def test_too_few_texts_are_refused():
         Synopses(config, material=records(rows)).stages(0)
 
 
-def test_long_texts_are_cut_between_words():
+def test_long_texts_are_cut_at_word_boundaries():
     rows = [Labelled(f"{'word ' * 30}{i}", "a") for i in range(30)]
     rows += [Labelled(f"{i} {'word ' * 30}", "b") for i in range(30)]
     config = Incremental.Config(stages=1, classes=2, lessons=1, questions=1, longest=22)
@@ -80,7 +80,7 @@ def test_long_texts_are_cut_between_words():
         Intents(config, material=records(rows)).stages(0)
 
 
-def test_no_english_sentence_that_is_asked_for_is_learned_in_any_language():
+def test_test_sentences_are_not_in_training():
     for task in (Invented(), Synopses.tiny()):
         stages = task.stages(0)
         learned = {q.answers[0] for stage in stages for q in stage.learn}
@@ -152,12 +152,12 @@ def test_questions_about_facts_are_no_part_of_the_document():
     assert all(told.count("{value}") == 1 and "{value}" not in asked for told, asked in wordings)
 
 
-def test_names_are_nobody_elses():
+def test_names_are_unique():
     stages = [stage for seed in range(4) for stage in Documents().stages(seed)]
     assert len({stage.learn[0].as_lesson.partition("\n")[0] for stage in stages}) == 100
 
 
-def test_the_distance_is_what_was_asked_for():
+def test_distance_is_as_requested():
     for distance in (0, 1000, 4096):
         task = Far(Far.Config(distance=distance), material=made_prose())
         for question in task.examples(0, 10):
@@ -167,7 +167,7 @@ def test_the_distance_is_what_was_asked_for():
             assert distance - 80 < size <= distance
 
 
-def test_chrf_is_that_of_all_sentences_together_and_their_mean_stands_beside():
+def test_chrf_is_pooled_with_mean_reported():
     metrics = pytest.importorskip("sacrebleu.metrics")
     task = Invented.tiny()
     asked = task.stages(0)[0].ask

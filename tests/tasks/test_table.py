@@ -43,7 +43,7 @@ def printed(name: str, seed: int) -> str:
 
 
 @every_task
-def test_it_is_one_of_the_three_forms_and_says_where_it_is_from(name):
+def test_task_has_a_form_and_a_source(name):
     task = tiny(name)
     assert isinstance(task, TokenTask | QuestionTask | StageTask)
     assert task.kind in ("positions", "generate", "choose", "perplexity")
@@ -100,7 +100,7 @@ def digests() -> str:
 
 
 @as_written
-def test_a_version_stands_for_its_bytes():
+def test_version_pins_the_bytes():
     """What a seed gives is on record; when it changes, raise the version and record it anew."""
     recorded = json.loads(RECORD.read_text())
     found = {}
@@ -120,12 +120,12 @@ def test_same_seed_same_bytes_in_another_process():
 
 
 @every_task
-def test_another_seed_gives_something_else(name):
+def test_other_seeds_differ(name):
     assert printed(name, 0) != printed(name, 1)
 
 
 @every_task
-def test_what_is_measured_is_not_trained_on(name):
+def test_train_and_test_are_disjoint(name):
     task = tiny(name)
     if isinstance(task, StageTask):
         stages = task.stages(0)
@@ -142,14 +142,14 @@ def test_what_is_measured_is_not_trained_on(name):
 
 
 @every_task
-def test_the_global_generator_is_left_alone(name):
+def test_global_rng_is_untouched(name):
     before = torch.random.get_rng_state()
     drawn(tiny(name), 0)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 @every_task
-def test_examples_come_one_by_one_as_they_come_together(name):
+def test_examples_do_not_depend_on_batching(name):
     task = tiny(name)
     if isinstance(task, QuestionTask):
         one = task.stream(5)
@@ -158,7 +158,7 @@ def test_examples_come_one_by_one_as_they_come_together(name):
     assert not isinstance(task, TextTask) or task.scores([], []) == []
 
 
-def test_rows_without_a_label_have_no_score():
+def test_unlabelled_rows_have_no_score():
     task = tiny("recall")
     _, labels = task.examples(0, 3)
     labels[1] = IGNORED
@@ -166,6 +166,6 @@ def test_rows_without_a_label_have_no_score():
     assert scores.isnan().tolist() == [False, True, False]
 
 
-def test_an_unknown_task_is_one_line():
+def test_unknown_task_is_one_line():
     with pytest.raises(UserError, match="did you mean 'niah-1'"):
         TASKS.load("nia-1")

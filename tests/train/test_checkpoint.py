@@ -43,17 +43,17 @@ def equal(one, other):
     return one == other
 
 
-def test_a_tree_comes_back_as_it_was():
+def test_random_tree_round_trip():
     record, tensors = flatten(TREE)
     assert equal(unflatten(json.loads(json.dumps(record)), tensors), TREE)
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_round_trip(tmp_path):
     path = write_checkpoint(checkpoint_path(tmp_path, 3), TREE)
     assert equal(read_checkpoint(path), TREE)
 
 
-def test_a_view_and_its_whole_can_be_saved_together(tmp_path):
+def test_tensor_and_its_view_can_be_saved_together(tmp_path):
     whole = torch.arange(6.0)
     path = write_checkpoint(checkpoint_path(tmp_path, 1), {"x": {"a": whole, "b": whole[2:]}})
     assert torch.equal(read_checkpoint(path)["x"]["b"], whole[2:])
@@ -61,7 +61,7 @@ def test_a_view_and_its_whole_can_be_saved_together(tmp_path):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "run.safetensors", "record.json"])
 @pytest.mark.parametrize("harm", ["cut", "changed", "gone"])
-def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, file, harm):
+def test_damaged_checkpoint_is_refused_in_one_line(tmp_path, file, harm):
     path = write_checkpoint(checkpoint_path(tmp_path, 3), TREE)
     content = (path / file).read_bytes()
     if harm == "gone":
@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, file, harm):
     assert "\n" not in str(found.value)
 
 
-def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
+def test_newer_format_is_refused(tmp_path):
     path = write_checkpoint(checkpoint_path(tmp_path, 3), TREE)
     record = json.loads((path / "record.json").read_text())
     (path / "record.json").write_text(json.dumps(record | {"format": 99}))
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
         read_checkpoint(path)
 
 
-def test_the_newest_whole_one_is_read_whatever_bytes_of_later_ones_have_changed(tmp_path):
+def test_newest_intact_checkpoint_is_read(tmp_path):
     """Flipped, cut and missing at 200 places drawn over all files: passed over, or identical."""
     draw = random.Random(0)
     before = write_checkpoint(checkpoint_path(tmp_path, 3), TREE | {"memory": "before"})
@@ -114,7 +114,7 @@ def test_the_newest_whole_one_is_read_whatever_bytes_of_later_ones_have_changed(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, monkeypatch, number):
+def test_full_disk_keeps_only_the_earlier_checkpoint(tmp_path, monkeypatch, number):
     path = write_checkpoint(checkpoint_path(tmp_path, 3), TREE)
 
     def refuse(*arguments, **options):
@@ -128,21 +128,21 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, mo
     assert equal(read_checkpoint(path), TREE)
 
 
-def test_a_real_full_device_is_reported(tmp_path):
+def test_full_device_is_reported(tmp_path):
     """A file where the folder should be: the system's own refusal, not a simulated one."""
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(UserError, match="cannot save"):
         write_checkpoint(checkpoint_path(tmp_path / "checkpoints", 1), TREE)
 
 
-def test_writing_again_replaces_whole(tmp_path):
+def test_rewriting_replaces_atomically(tmp_path):
     path = checkpoint_path(tmp_path, 3)
     write_checkpoint(path, TREE)
     write_checkpoint(path, {"run": {"step": 4}})
     assert read_checkpoint(path) == {"run": {"step": 4}}
 
 
-def test_keep_newest_deletes_the_oldest_and_drafts_are_no_checkpoints(tmp_path):
+def test_keep_newest_deletes_oldest_and_ignores_drafts(tmp_path):
     for step in (9, 10, 100):
         write_checkpoint(checkpoint_path(tmp_path, step), {"run": {}})
     (tmp_path / ".step-00000200.draft").mkdir()
@@ -150,7 +150,7 @@ def test_keep_newest_deletes_the_oldest_and_drafts_are_no_checkpoints(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
 
 
-def test_all_global_generators_go_back_to_where_they_were():
+def test_global_rng_states_are_restored():
     state = random_state()
     record, tensors = flatten(state)
     state = unflatten(json.loads(json.dumps(record)), tensors)
@@ -174,7 +174,7 @@ def test_tied_weights_are_saved_once():
         ("hope-attention-tiny", {}),
     ],
 )
-def test_weights_of_another_architecture_are_refused_and_change_nothing(tmp_path, name, options):
+def test_loading_another_architecture_is_refused_without_changes(tmp_path, name, options):
     model = tiny_model("transformer-tiny")
     before = {key: tensor.clone() for key, tensor in model_tensors(model).items()}
     foreign = tiny_model(name, seed=1, **options)

@@ -6,7 +6,7 @@ from nestling.core.error import UserError
 from nestling.train import TrainConfig, make_job, train_config
 
 
-def test_an_integer_does_where_a_fraction_is_asked_for():
+def test_integers_are_accepted_for_floats():
     config = train_config({"learning_rate": 1, "max_norm": None, "schedule": "wsd"})
     assert config == TrainConfig(learning_rate=1.0, max_norm=None, schedule="wsd")
     assert isinstance(config.learning_rate, float)
@@ -31,12 +31,12 @@ def test_a_wrong_setting_is_named(settings, message):
         train_config(settings)
 
 
-def test_tokens_of_a_step_are_those_of_one_stream():
+def test_tokens_per_step_count_one_stream():
     config = TrainConfig(batch_size=8, sequence_length=128, accumulation=3)
     assert config.tokens_per_step == 384
 
 
-def test_a_job_sorts_settings_from_options_of_the_model():
+def test_job_separates_settings_from_model_options():
     job = make_job({"steps": 5, "num_hidden_layers": 1}, preset="transformer-tiny")
     assert job.train.steps == 5 and dict(job.model) == {"num_hidden_layers": 1}
 
@@ -44,6 +44,6 @@ def test_a_job_sorts_settings_from_options_of_the_model():
 @pytest.mark.parametrize(
     ("name", "meant"), [("btach_size", "batch_size"), ("num_hiden_layers", "num_hidden_layers")]
 )
-def test_a_mistyped_name_is_looked_up_among_both(name, meant):
+def test_misspelled_name_is_matched_against_both(name, meant):
     with pytest.raises(UserError, match=f"did you mean '{meant}'"):
         make_job({name: 3}, preset="transformer-tiny")

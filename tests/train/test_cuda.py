@@ -10,7 +10,7 @@ from nestling_lab.bench.training_cost import RandomText
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", ["hope", "gated-delta-net"])
-def test_losses_on_cuda_are_those_on_a_cpu(family):
+def test_losses_match_between_cuda_and_cpu(family):
     """Three steps, so that gradients of every memory have been at work."""
     losses = {}
     for device in ("cpu", "cuda"):

@@ -21,7 +21,7 @@ def alone(model, document):
 
 
 @pytest.mark.parametrize("name", ["transformer-tiny", "hope-attention-tiny", "hope-tiny"])
-def test_reading_in_batches_gives_the_loss_of_every_document_read_alone(name):
+def test_batched_evaluation_equals_single_documents(name):
     model, text = tiny_model(name), tiny_text(9)
     bounds = text.bounds.tolist()
     with torch.no_grad():
@@ -37,7 +37,7 @@ def test_reading_in_batches_gives_the_loss_of_every_document_read_alone(name):
         assert bucket.loss == pytest.approx(float(part.mean()), rel=1e-5)
 
 
-def test_without_carry_long_documents_are_read_in_pieces():
+def test_without_carry_long_documents_are_split():
     model, text = tiny_model("transformer-tiny", seed=3), tiny_text(9)
     torch.nn.init.normal_(model.lm_head.weight)
     carried = evaluate(model, held_out_batches(text, **SHAPE))
@@ -45,7 +45,7 @@ def test_without_carry_long_documents_are_read_in_pieces():
     assert carried.tokens == cut.tokens and carried.loss != cut.loss
 
 
-def test_the_model_is_left_as_it_was():
+def test_evaluation_does_not_change_the_model():
     model = tiny_model().train()
     before = torch.get_rng_state()
     evaluate(model, held_out_batches(tiny_text(3), **SHAPE))
@@ -53,7 +53,7 @@ def test_the_model_is_left_as_it_was():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_the_choice_of_documents_is_fixed_and_large_enough():
+def test_document_choice_is_fixed_and_large_enough():
     text = tiny_text(30)
 
     def tokens(**shape):
@@ -74,7 +74,7 @@ def test_select_takes_documents_in_the_given_order():
     assert len(select(text, [])) == 0
 
 
-def test_no_token_gives_no_figure():
+def test_no_tokens_give_nan():
     found = evaluate(tiny_model(), held_out_batches(select(tiny_text(3), []), **SHAPE))
     assert found.tokens == 0 and math.isnan(found.loss) and found.by_position == ()
 

@@ -9,7 +9,7 @@ from nestling.core.native import SWITCH
 from nestling.train.flops import flops_per_token
 
 
-def test_a_transformer_takes_six_for_each_number_and_its_attention():
+def test_transformer_flops_are_six_per_weight_plus_attention():
     model = tiny_model("transformer-tiny", window=None)
     found = flops_per_token(model, length=128)
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
@@ -22,7 +22,7 @@ def test_a_transformer_takes_six_for_each_number_and_its_attention():
 
 
 @pytest.mark.parametrize("name", ["hope-tiny", "hope-attention-tiny"])
-def test_counting_leaves_no_gradient_and_no_switch(name, monkeypatch):
+def test_counting_leaves_no_gradients_and_restores_the_switch(name, monkeypatch):
     monkeypatch.setenv(SWITCH, "1")
     model = tiny_model(name)
     dense = 6 * sum(p.numel() for p in model.parameters() if p.ndim == 2)

@@ -24,7 +24,7 @@ def test_every_trainable_parameter_is_in_exactly_one_group():
 @pytest.mark.parametrize(
     ("name", "options"), [("hope-tiny", {}), ("transformer-tiny", {"short_convolution": True})]
 )
-def test_only_matrices_of_linear_maps_decay(name, options):
+def test_weight_decay_applies_to_linear_weights_only(name, options):
     decay = decays(tiny_model(name, **options))
     kept = {key for key, value in decay.items() if not value}
     for part in ("norm", "bias", "embed", "initial", "convolution"):
@@ -44,7 +44,7 @@ def test_groups_follow_the_periods_of_the_model():
         assert all((number in name) if number else ("chain." not in name) for name in names)
 
 
-def test_nested_levels_have_the_share_of_the_model():
+def test_nested_levels_use_the_share_of_the_model():
     model = tiny_model(periods=[32, 64, 128], shares=[None, 0.5])
     groups = parameter_groups(
         model,
@@ -61,7 +61,7 @@ def test_nested_levels_have_the_share_of_the_model():
     assert resets == [[], ["cms.2"], []]
 
 
-def test_a_period_for_no_parameter_is_refused():
+def test_period_without_parameters_is_refused():
     with pytest.raises(UserError, match="not parameters"):
         parameter_groups(tiny_model(), weight_decay=0.1, periods={"blocks.7.weight": 4})
 

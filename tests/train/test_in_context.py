@@ -35,13 +35,13 @@ def start(kind, directory=None, *, resume=False, after_step=None, **settings):
 
 
 @every_kind
-def test_the_loss_falls(kind):
+def test_loss_falls(kind):
     _, metrics = start(kind, steps=24, learning_rate=1e-2, **SMALL)
     assert metrics["val_loss"] < 0.6 * metrics["first_loss"]
 
 
 @every_kind
-def test_a_resumed_run_equals_one_that_never_stopped_bitwise(tmp_path, kind):
+def test_resumed_run_is_bitwise_equal(tmp_path, kind):
     whole, expected = start(kind, tmp_path / "whole", steps=4, **SMALL)
     start(kind, tmp_path / "cut", steps=4, **SMALL, after_step=lambda run: run.totals.step == 2)
     torch.manual_seed(999)

@@ -41,12 +41,12 @@ def test_gradient_descent_alone_has_no_level_of_its_own():
     assert [len(level) for level in order(system)] == [1, 2]
 
 
-def test_momentum_is_faster_than_its_weights_by_the_dependency_clause():
+def test_momentum_is_ordered_before_its_weights():
     system = nested_system(tiny_model("transformer-tiny"), "momentum", 64)
     assert position(system, "momentum m") + 1 == position(system, "weights")
 
 
-def test_hope_is_sorted_memories_weights_chain():
+def test_hope_levels_are_sorted():
     system = nested_system(tiny_model("hope-tiny", periods=[128, 512]), "adamw", 64)
     places = [position(system, part) for part in ("M_memory", "weights", "cms.0", "cms.1")]
     assert places == sorted(places) and len(set(places)) == 4
@@ -61,7 +61,7 @@ def test_hope_is_sorted_memories_weights_chain():
 
 
 @pytest.mark.parametrize("name", ["transformer-tiny", "hope-attention-tiny", "hope-tiny"])
-def test_every_trained_number_is_in_one_box_and_has_its_moments(name):
+def test_boxes_cover_every_parameter_and_its_moments(name):
     model = tiny_model(name)
     system = nested_system(model, "adamw", 64)
     count = model.num_parameters()
@@ -70,7 +70,7 @@ def test_every_trained_number_is_in_one_box_and_has_its_moments(name):
     assert sum(b.parameters for b in system if b.name.startswith("adamw m")) == count
 
 
-def test_periods_are_those_the_optimizer_keeps():
+def test_periods_match_the_optimizer():
     model = tiny_model("hope-attention-tiny", periods=[100, 300])
     optimizer = optimizer_of(model, tiny_config())
     system = nested_system(model, optimizer)
@@ -82,7 +82,7 @@ def test_periods_are_those_the_optimizer_keeps():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_transfer_names_a_box_of_the_system(family):
+def test_every_transfer_refers_to_a_box(family):
     with torch.device("meta"):
         model = HopeForCausalLM(configure(f"{family}-tiny", vocab_size=64))
     system = nested_system(model, "adamw", 64)
@@ -121,12 +121,12 @@ def test_v1_eq22_28_the_papers_examples_of_transfer():
     assert ("context generation", "M_memory") in kinds("hope-tiny", "M_k")
 
 
-def test_a_kind_of_transfer_that_nobody_defined_is_an_error():
+def test_unknown_transfer_kind_is_an_error():
     with pytest.raises(ValueError, match="unknown kind of transfer 'osmosis'"):
         Transfer(kind="osmosis", partner="weights", what="")
 
 
-def test_layers_of_a_kind_are_one_box():
+def test_layers_of_one_kind_share_a_box():
     two = tiny_model("hope-tiny", num_hidden_layers=2)
     one = merged(tiny_model("hope-tiny").levels().values())
     both = merged(two.levels().values())
@@ -136,7 +136,7 @@ def test_layers_of_a_kind_are_one_box():
     assert all(name in known for box in both for name in box.depends_on)
 
 
-def test_the_record_is_plain_json():
+def test_record_is_plain_json():
     system = nested_system(tiny_model("hope-attention-tiny"), "adamw", 64)
     record = json.loads(json.dumps(as_record(system), allow_nan=False))
     assert [entry["level"] for entry in record] == list(range(1, len(record) + 1))
@@ -158,7 +158,7 @@ def test_an_unknown_optimizer_is_named():
         nested_system(tiny_model("transformer-tiny"), "adamww", 64)
 
 
-def test_a_circle_of_dependencies_is_an_error():
+def test_cyclic_dependencies_are_an_error():
     circle = [
         Level(name="a", period=1, depends_on=("b",)),
         Level(name="b", period=1, depends_on=("a",)),
@@ -177,7 +177,7 @@ def test_every_optimizer_declares_its_boxes_and_is_known_by_its_name(name):
     assert weights and len(boxes) >= len(records_of(name)[1])
 
 
-def test_m3s_slow_momentum_is_a_slower_level_than_its_weights():
+def test_m3_slow_momentum_is_slower_than_its_weights():
     system = nested_system(tiny_model("transformer-tiny"), "m3", 64)
     names = [box.name for box in system]
     assert names.index("m3 M1, period 64") < names.index("weights")
@@ -185,7 +185,7 @@ def test_m3s_slow_momentum_is_a_slower_level_than_its_weights():
 
 
 @pytest.mark.parametrize("slow", [(), ((4, 0.9, 0.3), (32, 0.95, 0.5))])
-def test_m3s_boxes_are_those_of_the_slow_momenta_it_has(slow):
+def test_m3_has_one_box_per_slow_momentum(slow):
     model = tiny_model("transformer-tiny")
     inner = M3(list(model.parameters()), slow=slow)
     system = nested_system(model, Leveled(inner, tokens_per_step=64))

@@ -52,7 +52,7 @@ def lines(directory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loss_of_a_counting_text_falls(name):
+def test_loss_falls_on_counting_text(name):
     _, metrics = start(name, steps=60, learning_rate=1e-2, batch_size=2)
     assert abs(metrics["first_loss"] - math.log(258)) < 0.05 * math.log(258)
     assert metrics["val_loss"] < 2.3
@@ -60,7 +60,7 @@ def test_the_loss_of_a_counting_text_falls(name):
     assert not metrics["interrupted"] and metrics["tokens"] > 60 * 50
 
 
-def test_a_nested_level_is_reset_at_the_slower_period_and_resumes_bitwise(tmp_path):
+def test_nested_level_resets_and_resumes_bitwise(tmp_path):
     """Periods of one and three steps: of the fast level only steps 3 and 6 leave a quarter."""
     nested = {"periods": [64, 192], "shares": [0.25]}
     settings = {"steps": 7, "model": nested}
@@ -93,7 +93,7 @@ def test_a_nested_level_is_reset_at_the_slower_period_and_resumes_bitwise(tmp_pa
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_resumed_run_equals_one_that_never_stopped_bitwise(tmp_path, name, accumulation):
+def test_resumed_run_is_bitwise_equal(tmp_path, name, accumulation):
     settings = {"steps": 4, "accumulation": accumulation}
     whole, expected = start(name, tmp_path / "whole", **settings)
     _, cut = start(name, tmp_path / "cut", after_step=lambda run: run.totals.step == 2, **settings)
@@ -108,7 +108,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_bitwise(tmp_path, name, acc
     ]
 
 
-def test_resuming_a_finished_run_gives_its_figures_again(tmp_path):
+def test_resuming_a_finished_run_repeats_its_metrics(tmp_path):
     model, first = start(directory=tmp_path)
     again, second = start(directory=tmp_path, resume=True)
     assert same_weights(model, again) and first["val_loss"] == second["val_loss"]
@@ -122,7 +122,7 @@ def test_lines_after_the_last_checkpoint_are_dropped_on_resume(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_the_log_says_what_was_written_and_how_well_it_went(tmp_path):
+def test_log_records_writes_and_losses(tmp_path):
     start(directory=tmp_path, steps=4, evaluate_every=2)
     found = lines(tmp_path)
     assert [line["fired"] for line in found] == [
@@ -140,7 +140,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_memory_of_a_row_goes_on_in_the_next_batch(name):
+def test_memory_carries_over_to_the_next_batch(name):
     """Two batches of a run give the loss of one of twice the length, gradients cut between."""
     model, config = tiny_model(name), tiny_config()
     # one document a row: rows that take new documents do so in another order for longer batches
@@ -164,14 +164,14 @@ def test_the_memory_of_a_row_goes_on_in_the_next_batch(name):
     )  # fmt: skip
 
 
-def test_without_carry_every_batch_begins_afresh():
+def test_without_carry_every_batch_starts_fresh():
     _, carried = start(steps=3)
     _, fresh = start(steps=3, carry=False)
     assert carried["first_loss"] == fresh["first_loss"]
     assert carried["last_loss"] != fresh["last_loss"]
 
 
-def test_accumulation_is_one_larger_batch():
+def test_accumulation_equals_one_larger_batch():
     """Two batches of 4 rows weigh every token as one batch of both does."""
     model, text = tiny_model(), tiny_text()
     config = tiny_config(accumulation=2, carry=False)
@@ -188,7 +188,7 @@ def test_accumulation_is_one_larger_batch():
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_recomputed_blocks_go_the_same_way():
+def test_recompute_gives_the_same_run():
     found = []
     for recompute in (False, True):
         model, text = tiny_model("hope-tiny"), tiny_text()
@@ -243,7 +243,7 @@ def test_sigterm_finishes_the_step_and_saves(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient norm"])
-def test_a_loss_that_is_no_number_stops_with_the_last_good_state_saved(tmp_path, where):
+def test_nonfinite_loss_stops_and_saves_the_last_good_state(tmp_path, where):
     good = {}
 
     def spoil(run):
@@ -264,7 +264,7 @@ def test_a_loss_that_is_no_number_stops_with_the_last_good_state_saved(tmp_path,
     assert good
 
 
-def test_a_lower_rate_may_be_taken_up_on_resume_but_no_other_batch(tmp_path):
+def test_resume_allows_another_rate_but_not_another_batch(tmp_path):
     start(directory=tmp_path, after_step=lambda run: run.totals.step == 2)
     with pytest.raises(UserError, match="batch_size was 4.*is now 2"):
         start(directory=tmp_path, resume=True, batch_size=2)
@@ -272,13 +272,13 @@ def test_a_lower_rate_may_be_taken_up_on_resume_but_no_other_batch(tmp_path):
     assert metrics["steps"] == 8
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+def test_checkpoint_of_another_architecture_is_refused(tmp_path):
     start("hope-attention-tiny", tmp_path, steps=2)
     with pytest.raises(UserError, match="another architecture.*pattern|memories"):
         start("transformer-tiny", tmp_path, steps=2, resume=True)
 
 
-def test_a_run_goes_on_that_was_started_with_an_option_that_has_no_effect(tmp_path):
+def test_run_started_with_an_unused_option_resumes(tmp_path):
     """Earlier versions took what is refused by now."""
     off = {"writes": False}
     start("hope-tiny", tmp_path, after_step=lambda run: run.totals.step == 1, model=off)
@@ -290,13 +290,13 @@ def test_a_run_goes_on_that_was_started_with_an_option_that_has_no_effect(tmp_pa
     assert metrics["steps"] == 8
 
 
-def test_training_leaves_the_text_of_other_loaders_alone():
+def test_training_does_not_change_the_text_of_other_loaders():
     """The run's seed decides everything: same seed same bits, another seed another order."""
     (one, _), (other, _), (third, _) = start(seed=1), start(seed=1), start(seed=2)
     assert same_weights(one, other) and not same_weights(one, third)
 
 
-def test_a_row_of_fill_only_costs_nothing():
+def test_row_of_padding_only_contributes_nothing():
     """A text shorter than a batch: rows without labels give no loss and no gradient of nan."""
     model, config = tiny_model(), tiny_config(steps=2)
     text = tiny_text(4)

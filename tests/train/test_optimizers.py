@@ -39,7 +39,7 @@ def test_trains_and_resumes(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", optimizer_names())
-def test_a_factor_on_the_rate_is_that_rate(name):
+def test_rate_factor_scales_the_rate(name):
     """Each parameter moves as in a run of the rate that is its own, whatever the optimizer."""
     torch.manual_seed(0)
     start = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
@@ -82,7 +82,7 @@ def test_a_run_with_rates_by_role_keeps_their_ratio_and_resumes(tmp_path):
         other.restore(tmp_path)
 
 
-def test_another_optimizer_does_not_take_up_a_run(tmp_path):
+def test_resuming_with_another_optimizer_is_refused(tmp_path):
     run = run_of("m3")
     run.step()
     run.save(tmp_path)
@@ -92,7 +92,7 @@ def test_another_optimizer_does_not_take_up_a_run(tmp_path):
         other.restore(tmp_path)
 
 
-def test_a_job_takes_the_rate_of_its_optimizer():
+def test_default_rate_depends_on_the_optimizer():
     names = {"preset": "hope-tiny", "vocab_size": 256}
     assert make_job({}, **names).train.learning_rate == 3e-3
     assert make_job({}, **names, optimizer="delta_gd").train.learning_rate == 0.3

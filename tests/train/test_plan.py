@@ -17,7 +17,7 @@ def tiny(name="transformer-tiny", **options):
 
 
 @pytest.mark.parametrize("name", ["transformer-tiny", "gated-delta-net-tiny"])
-def test_what_is_not_read_follows_from_what_is(name, monkeypatch):
+def test_extrapolated_cost_matches_measured_cost(name, monkeypatch):
     """Exactly: costs are whole numbers, and polynomials of a length of whole chunks."""
     config = tiny(name, num_hidden_layers=2)
     followed = cost(config, 512)
@@ -27,7 +27,7 @@ def test_what_is_not_read_follows_from_what_is(name, monkeypatch):
         assert getattr(followed, part) == pytest.approx(getattr(read, part), rel=1e-3), part
 
 
-def test_what_is_computed_again_is_not_kept():
+def test_recomputed_activations_are_not_kept():
     """A block's first pass is done twice, but for its last product, which nothing needs again."""
     config = tiny(num_hidden_layers=6)
     kept, again = cost(config, 64), cost(config, 64, recompute=True)
@@ -62,7 +62,7 @@ def test_ranks_share_rows_and_weights():
         plan(tiny(), utilisation=0)
 
 
-def test_the_command_tells_and_writes(tmp_path, capsys):
+def test_command_prints_and_writes_the_plan(tmp_path, capsys):
     file = tmp_path / "plan.json"
     command = ["plan", "transformer-tiny", "--sequence", "32", "--batch", "2", "--gpus", "2"]
     command += ["--vocab-size", "300", "--set", "hidden_size=32", "--json", str(file)]

@@ -52,7 +52,7 @@ def alike(one, other, steps=slice(None)):
 
 
 @as_written
-def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
+def test_two_then_four_processes_match_one(tmp_path):
     """Losses, gradient norms, held-out loss; a run that goes on with another number of ranks.
 
     Each process holds all weights, or two hold them between them, and go on as two times two; or
@@ -96,7 +96,7 @@ def test_two_processes_and_then_four_go_the_way_of_one(tmp_path):
 
 
 @as_written
-def test_a_divided_model_is_saved_while_it_is_trained(tmp_path):
+def test_sharded_model_is_saved_during_training(tmp_path):
     """The bytes of a save that stops training; errors are raised; a kill leaves the one before."""
     found = stage(tmp_path, 2, tmp_path, saves)
     with pytest.raises(AssertionError):
@@ -121,7 +121,7 @@ def test_a_divided_model_is_saved_while_it_is_trained(tmp_path):
 
 
 @pytest.mark.slow
-def test_every_optimizer_in_parts_of_every_family_for_20_steps(tmp_path):
+def test_every_sharded_optimizer_and_family_matches_one_process(tmp_path):
     """On two processes whole and in parts, on four in two copies of two parts."""
     names = [kind["model"] for kind in KINDS]
     wanted = [
@@ -156,7 +156,7 @@ def as_torchrun(place, command):
 
 @as_written
 @pytest.mark.parametrize("way", [as_torchrun, pytest.param(under_torchrun, marks=pytest.mark.slow)])
-def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, capsys, way):
+def test_torchrun_writes_the_same_files_as_one_process(tmp_path, capsys, way):
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"{i} and {i + 1} are {2 * i + 1}." for i in range(400)))
 
@@ -183,7 +183,7 @@ def test_the_command_under_torchrun_leaves_what_one_process_leaves(tmp_path, cap
     assert about[0] == about[1]
 
 
-def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
+def test_indivisible_batch_is_refused(monkeypatch):
     with pytest.raises(UserError, match="batch_size 4 cannot be shared by 3 processes"):
         Ranks(0, 3).check(4, 64)
     with pytest.raises(UserError, match="64 tokens cannot be shared by 3 processes"):
@@ -201,7 +201,7 @@ def test_rows_that_cannot_be_shared_are_one_line(monkeypatch):
         raise AssertionError
 
 
-def test_an_optimizer_that_hears_inputs_is_refused():
+def test_optimizer_that_captures_inputs_is_refused():
     model, config = tiny_model("transformer-tiny"), tiny_config()
     with pytest.raises(UserError, match="delta_gd needs the inputs of all rows"):
         Run(model, loader_of(tiny_text(), model, config), config, "delta_gd", Shared(0, 2))

@@ -36,7 +36,7 @@ class Text:
 
 
 @pytest.mark.parametrize("name, optimizer", [("mamba2-tiny", "adamw"), ("transformer-tiny", "m3")])
-def test_a_step_reads_loss_and_norm_at_once_and_nothing_else(name, optimizer, monkeypatch):
+def test_step_syncs_loss_and_norm_once(name, optimizer, monkeypatch):
     """Besides what attention reads to drop columns, once a layer and batch."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     config = configure(name, vocab_size=258, **SIZE | FAMILIES[name])

@@ -63,7 +63,7 @@ STARTED = {
 
 
 @pytest.mark.parametrize("name", STARTED)
-def test_a_recipe_starts_what_the_parsers_take(tmp_path, name):
+def test_recipe_commands_parse(tmp_path, name):
     command, variables, world = STARTED[name]
     started = words(tmp_path, *command, **variables)
     if world > 1:
@@ -85,7 +85,7 @@ def test_a_recipe_starts_what_the_parsers_take(tmp_path, name):
     )
 
 
-def test_text_is_prepared_as_the_parser_takes_it(tmp_path):
+def test_recipe_data_commands_parse(tmp_path):
     started = words(tmp_path, "recipes/prepare.sh")
     read = _parse(Data, "data", started[3:])
     assert started[:3] == ["-m", "nestling", "data"]
@@ -112,12 +112,12 @@ def eight():
 
 
 @pytest.mark.parametrize("family, size", SAMPLE)
-def test_a_model_is_built_without_weights_and_divided_among_eight(eight, family, size):
+def test_recipe_models_shard_over_eight_on_meta(eight, family, size):
     divided(f"{family}-{size}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_built_and_divided_at_every_size(eight, family):
+def test_every_family_and_size_shards_on_meta(eight, family):
     for size in SIZES:
         divided(f"{family}-{size}")

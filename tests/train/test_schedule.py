@@ -23,6 +23,6 @@ def test_ends_at_the_final_rate_and_never_rises_after_the_warm_up(shape):
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
-def test_wsd_stays_until_the_decay():
+def test_wsd_is_constant_until_the_decay():
     rates = [rate(step, steps=100, warmup=0.1, shape="wsd", decay=0.2) for step in range(100)]
     assert set(rates[10:80]) == {1.0} and rates[80] < 1.0

@@ -19,7 +19,7 @@ KINDS = [
 BOUND = {"float64": 1e-9, "float32": 1e-5}
 
 
-def test_a_divided_sequence_is_the_whole_one(tmp_path):
+def test_sequence_parallel_equals_the_whole(tmp_path):
     """Documents begin inside of segments and at the border of two; a second call goes on."""
     for found in stage(tmp_path, 2, KINDS, errors):
         for kind, worst in zip(KINDS, found, strict=True):
@@ -35,7 +35,7 @@ def refused(name, **overrides):
     return str(error.value)
 
 
-def test_what_cannot_be_handed_on_is_refused_with_a_reason():
+def test_unsupported_memories_are_refused_with_a_reason():
     assert "attention keeps all earlier positions" in refused("transformer-tiny")
     assert "ada_transformer keeps all earlier positions" in refused("ada-transformer-tiny")
     assert "truncate, which counts tokens" in refused("mamba2-tiny", truncate=16)

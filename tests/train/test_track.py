@@ -26,7 +26,7 @@ def go(folder, track="none", resume=False, **settings):
     return model
 
 
-def test_the_log_says_how_fast_it_went_and_what_it_took(tmp_path, monkeypatch):
+def test_log_records_speed_and_memory(tmp_path, monkeypatch):
     asked, whole = [], cost(tiny_model("mamba2-tiny").config, 64)
     monkeypatch.setattr(meter, "cost", lambda *given: asked.append(given) or whole)
     model = go(tmp_path / "given", peak_flops=1e12)
@@ -52,7 +52,7 @@ def test_the_log_says_how_fast_it_went_and_what_it_took(tmp_path, monkeypatch):
         train_config({"peak_flops": 0})
 
 
-def test_every_number_of_the_log_goes_to_tensorboard(tmp_path, monkeypatch):
+def test_tensorboard_gets_every_logged_number(tmp_path, monkeypatch):
     board, made = {}, []
 
     class SummaryWriter:
@@ -78,7 +78,7 @@ def test_every_number_of_the_log_goes_to_tensorboard(tmp_path, monkeypatch):
     assert board["loss", 3] == lines(tmp_path)[2]["loss"]
 
 
-def test_a_run_is_one_of_a_project_of_trackio(tmp_path, monkeypatch):
+def test_trackio_run_belongs_to_a_project(tmp_path, monkeypatch):
     calls = []
     fake = SimpleNamespace(
         init=lambda **given: calls.append(given),
@@ -93,9 +93,7 @@ def test_a_run_is_one_of_a_project_of_trackio(tmp_path, monkeypatch):
     assert points == [(line["step"], line["loss"]) for line in lines(tmp_path / "mine")]
 
 
-def test_a_tracker_that_is_not_there_ends_the_command_before_anything_is_read(
-    tmp_path, monkeypatch, capsys
-):
+def test_missing_tracker_fails_before_reading_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "trackio", None)
     out = tmp_path / "run"
     with pytest.raises(SystemExit) as end:
@@ -106,7 +104,7 @@ def test_a_tracker_that_is_not_there_ends_the_command_before_anything_is_read(
     assert not (out / "run.json").exists()
 
 
-def test_tensorboard_itself_shows_what_was_logged(tmp_path):
+def test_tensorboard_reads_the_log(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -116,7 +114,7 @@ def test_tensorboard_itself_shows_what_was_logged(tmp_path):
     assert losses == pytest.approx([line["loss"] for line in lines(tmp_path)])
 
 
-def test_trackio_itself_keeps_what_was_logged(tmp_path, monkeypatch):
+def test_trackio_reads_the_log(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "kept"))
     pytest.importorskip("trackio")
     from trackio.sqlite_storage import SQLiteStorage

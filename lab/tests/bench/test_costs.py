@@ -20,7 +20,7 @@ from nestling_lab.bench.training_cost import training
 SMALL = {"batch": 1, "length": 20, "heads": 2, "width": 8, "chunks": [4], "rounds": 1}
 
 
-def test_each_token_more_takes_its_bytes(narrow):
+def test_memory_grows_linearly_with_tokens(narrow):
     found = memory(["transformer-tiny", "hope-tiny"], Shape(2, 128), vocab_size=64, quiet=True)
     first, ours = found["presets"].values()
     assert first["over_reference"] == first["tokens_over_reference"] == 1
@@ -29,7 +29,7 @@ def test_each_token_more_takes_its_bytes(narrow):
     assert first["bytes_per_token"] > 4 * (2 * 64 + 2 * 768)
 
 
-def test_a_longer_document_takes_no_more_memory_by_segments():
+def test_segmented_reading_uses_constant_memory():
     """In a process of its own: the record counts what threads of other tests free and take."""
     small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
                              "hidden_size": 64, "num_heads": 2}  # fmt: skip
@@ -51,7 +51,7 @@ def test_a_longer_document_takes_no_more_memory_by_segments():
     assert whole["peak_mib"] > 4 * found["hope-tiny"]["2048"]["peak_mib"]
 
 
-def test_a_document_is_read_from_its_first_token_to_its_last():
+def test_document_is_read_completely():
     document = Document(10, 7, 3)
     pieces = [next(document) for _ in range(4)]
     assert [piece.input_ids.shape[1] for piece in pieces] == [3, 3, 1, 3]
@@ -60,7 +60,7 @@ def test_a_document_is_read_from_its_first_token_to_its_last():
     assert [piece.reset.nonzero().tolist() for piece in pieces] == [[[0, 0]], [], [], [[0, 0]]]
 
 
-def test_every_form_of_the_kernel_is_timed_behind_its_gate(monkeypatch):
+def test_kernel_forms_are_timed_after_a_parity_check(monkeypatch):
     found = ops(**SMALL, others=True, quiet=True)["kernel"]
     assert set(found["momentum"]) == {"step", "chunk 4"}
     assert set(found["no momentum"]) == {"step", "chunk 4", "peer:transformers"}
@@ -73,7 +73,7 @@ def test_every_form_of_the_kernel_is_timed_behind_its_gate(monkeypatch):
         ops(**SMALL, others=True, quiet=True)
 
 
-def test_the_chunk_that_is_chosen_is_set_against_the_fastest():
+def test_chosen_chunk_size_is_compared_with_the_fastest():
     found = tilings([Tokens(1, 40, 2, 8)], rounds=1, quiet=True)
     assert set(found) == set(KINDS)
     for kind, (erases, momentum) in KINDS.items():
@@ -87,7 +87,7 @@ def test_the_chunk_that_is_chosen_is_set_against_the_fastest():
         Tokens.parse("4x512")
 
 
-def test_peers_of_transformers_have_the_parameters_of_ours():
+def test_peer_models_match_parameter_counts():
     from nestling.models import create
 
     for name in ("llama", "mamba2", "qwen3-next"):
@@ -97,7 +97,7 @@ def test_peers_of_transformers_have_the_parameters_of_ours():
         assert theirs == pytest.approx(ours, rel=0.01), name
 
 
-def test_a_peer_takes_its_turn_and_is_set_against_ours(narrow):
+def test_peer_is_timed_and_compared(narrow):
     found = training(
         ["transformer-tiny"], [Shape(1, 16)], others=["llama"], rounds=1, vocab_size=64, quiet=True
     )["shapes"]["1x16"]
@@ -106,7 +106,7 @@ def test_a_peer_takes_its_turn_and_is_set_against_ours(narrow):
     assert found["presets"]["peer:llama"]["peak_mib"] > 0
 
 
-def test_a_missing_peer_is_a_line_that_says_what_to_do(monkeypatch):
+def test_missing_peer_says_what_to_do(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"titans-pytorch is not installed: pip install"):
         peers.find("titans-mac")
@@ -114,7 +114,7 @@ def test_a_missing_peer_is_a_line_that_says_what_to_do(monkeypatch):
         peers.find("lama")
 
 
-def test_a_peer_that_is_no_number_is_not_timed(monkeypatch, narrow):
+def test_peer_with_nonfinite_output_is_not_timed(monkeypatch, narrow):
     class Nothing(torch.nn.Module):
         def __init__(self):
             super().__init__()

@@ -11,7 +11,7 @@ from nestling_lab.bench.decoding import batched, decoding
 SMALL = {"tokens": 2, "rounds": 2, "vocab_size": 64, "quiet": True}
 
 
-def test_each_context_is_timed_and_set_against_the_first_and_the_peer(narrow):
+def test_each_context_is_compared_with_the_first_and_the_peer(narrow):
     found = decoding(
         ["transformer-tiny", "hope-tiny"], [8, 24], reference_context=16, others=["llama"], **SMALL
     )
@@ -28,7 +28,7 @@ def test_each_context_is_timed_and_set_against_the_first_and_the_peer(narrow):
     assert set(rows["hope-tiny"]["flat"]) == {"24 over 8"}
 
 
-def test_requests_of_different_lengths_are_held_to_themselves_alone(monkeypatch, narrow):
+def test_requests_of_different_lengths_match_single_requests(monkeypatch, narrow):
     shape = {"rows": 3, "shortest": 5, "longest": 20}
     found = batched("hope-tiny", **shape, **SMALL)
     assert found["lengths"] == [5, 12, 20] and found["tokens_per_second"] > 0
@@ -38,7 +38,7 @@ def test_requests_of_different_lengths_are_held_to_themselves_alone(monkeypatch,
         batched("hope-tiny", **shape, **SMALL)
 
 
-def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, narrow):
+def test_incorrect_decoding_is_not_timed(monkeypatch, narrow):
     monkeypatch.setattr(module, "decoding_error", lambda model: 0.1)
     with pytest.raises(UserError, match="token by token"):
         decoding(["hope-tiny"], [8], **SMALL)
@@ -46,5 +46,5 @@ def test_a_model_that_decodes_wrongly_is_not_timed(monkeypatch, narrow):
 
 @pytest.mark.compile
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_the_step_compiles_whole_and_once_for_all_lengths(backend):
+def test_step_compiles_once_without_graph_breaks(backend):
     run_apart(main, backend)

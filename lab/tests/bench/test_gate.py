@@ -9,13 +9,13 @@ from nestling_lab.bench.gate import decoding_error, hold, streaming_error
 
 
 @pytest.mark.parametrize("error", [1e-3, float("inf"), float("nan")])
-def test_a_red_gate_is_one_line(error):
+def test_failed_gate_is_one_line(error):
     with pytest.raises(UserError, match="hope: the two differ by .* fix this first"):
         hold("hope", {"the first two": 0.0, "the two": error})
 
 
 @pytest.mark.parametrize("measure", [streaming_error, decoding_error])
-def test_a_cache_that_forgets_is_seen(measure):
+def test_lossy_cache_is_detected(measure):
     model = create("hope-tiny", vocab_size=64, num_hidden_layers=1)
     assert measure(model) < 1e-5
     stream = model.backbone.stream

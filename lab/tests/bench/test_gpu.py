@@ -17,20 +17,20 @@ NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA 
 
 
 @pytest.mark.parametrize("name", ["kernel_momentum", "kernel", "decode", "hope_340m_4096"])
-def test_every_part_runs_dry(name, narrow):
+def test_every_part_has_a_dry_run(name, narrow):
     found = gpu.run_part(name, "cpu", dry=True)
     assert found["ratio"] or found["reason"]
     if name != "hope_340m_4096":
         assert found["gate"] and max(found["gate"].values()) < 2e-2
 
 
-def test_parts_are_the_targets_and_end_in_time(tmp_path):
+def test_parts_match_targets_and_time_limits(tmp_path):
     aimed = {target.path[0] for target in TARGETS.values() if target.benchmark == "bench gpu"}
     assert aimed <= set(gpu.PARTS)
     assert gpu.GATE_SECONDS + sum(part.seconds for part in gpu.PARTS.values()) < 8 * 60
 
 
-def test_the_result_is_read_by_the_targets(tmp_path):
+def test_targets_read_the_result(tmp_path):
     metrics = {name: {"ratio": 0.5} for name in gpu.PARTS}
     path = Result(name="bench gpu", config={"device": "cuda"}, metrics=metrics).write(
         tmp_path / "gpu.json"
@@ -40,7 +40,7 @@ def test_the_result_is_read_by_the_targets(tmp_path):
     assert rows["gpu_kernel"]["green"] is False
 
 
-def test_a_part_that_hangs_is_a_reason(monkeypatch):
+def test_hanging_part_is_reported(monkeypatch):
     monkeypatch.setitem(gpu.PARTS, "kernel", replace(gpu.PARTS["kernel"], seconds=0))
     assert gpu.run_apart("kernel", "cpu", dry=True) == {
         "ratio": None,
@@ -48,14 +48,14 @@ def test_a_part_that_hangs_is_a_reason(monkeypatch):
     }
 
 
-def test_a_part_has_a_process_of_its_own(monkeypatch):
+def test_each_part_runs_in_its_own_process(monkeypatch):
     # on a loaded machine too: what it may take is for an accelerator
     monkeypatch.setitem(gpu.PARTS, "kernel", replace(gpu.PARTS["kernel"], seconds=3600))
     found = gpu.run_apart("kernel", "cpu", dry=True)
     assert found["form"] == "chunk" and found["milliseconds"]["chunk"]["median"] > 0
 
 
-def test_a_part_that_fails_silently_is_a_reason(monkeypatch):
+def test_silent_failure_is_reported(monkeypatch):
     monkeypatch.setattr(gpu.sys, "executable", "false")
     assert gpu.run_apart("kernel", "cpu", dry=True) == {
         "ratio": None,
@@ -75,7 +75,7 @@ def test_no_speed_on_red(monkeypatch, tmp_path):
 
 
 @NO_CUDA
-def test_what_is_not_there_is_said():
+def test_missing_parts_are_reported():
     with pytest.raises(UserError, match="no CUDA device"):
         gpu.measure("cuda", dry=False)
     with pytest.raises(UserError, match="--dry"):
@@ -84,7 +84,7 @@ def test_what_is_not_there_is_said():
         gpu.run_part("kernels", "cpu", dry=True)
 
 
-def test_ratio_is_of_the_kernels_over_fla():
+def test_ratio_compares_kernels_with_fla():
     both = [Contestant(name=n, work=lambda: None, seconds=s) for n, s in TIMES.items()]
     assert figures(both)["ratio"] == 0.5
     assert figures(both[:2])["ratio"] is None and figures(both[:2])["reason"]

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from nestling_lab.bench.kills import difference, kills, logged, reaches
 
 
-def test_a_difference_of_one_weight_or_one_loss_is_seen(tmp_path):
+def test_single_weight_or_loss_difference_is_detected(tmp_path):
     def left(name, weight, loss):
         folder = tmp_path / name
         folder.mkdir()
@@ -25,7 +25,7 @@ def test_a_difference_of_one_weight_or_one_loss_is_seen(tmp_path):
     assert difference(one, left("loss", 1.0, 4.4)) == pytest.approx(0.1)
 
 
-def test_the_moment_of_a_kill_is_a_step_that_was_logged(tmp_path):
+def test_kill_happens_at_a_logged_step(tmp_path):
     """However long the start takes, and not where the process ends before."""
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     code = """open("log.jsonl", "a").write('{"step": 3}\\n{"st'); input()"""
@@ -43,7 +43,7 @@ def test_the_moment_of_a_kill_is_a_step_that_was_logged(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks, shard", [(1, "none"), (2, "full")])
-def test_a_killed_training_ends_as_one_that_was_left_alone(tmp_path, ranks, shard):
+def test_killed_training_ends_identically(tmp_path, ranks, shard):
     small = {"preset": "transformer-tiny", "times": 3, "steps": 40, "quiet": True}
     found = kills(tmp_path, **small, ranks=ranks, shard=shard)
     assert len(found["killed_after_step"]) == 3

@@ -35,7 +35,7 @@ def test_answers_and_documents_are_counted(found):
     assert 0 < figures["seconds_to_first_text"]["median"] <= figures["seconds_of_an_answer"]["most"]
 
 
-def test_what_fails_is_an_error_unless_a_kill_has_cut_it_off(found):
+def test_failures_are_errors_unless_caused_by_a_kill(found):
     def gone():
         found.until = 0  # the last one
         found.ask(1, "nobody", 5)
@@ -52,7 +52,7 @@ def test_what_fails_is_an_error_unless_a_kill_has_cut_it_off(found):
     assert found.broken == 1
 
 
-def test_a_load_that_is_stopped_ends_its_server_and_measures_nothing(tmp_path, monkeypatch):
+def test_stopped_load_ends_its_server(tmp_path, monkeypatch):
     """SIGTERM, as a scheduler sends it, once the clients are at work."""
     processes = []
     monkeypatch.setattr(
@@ -66,7 +66,7 @@ def test_a_load_that_is_stopped_ends_its_server_and_measures_nothing(tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_under_load_keeps_what_it_knew(tmp_path):
+def test_server_killed_under_load_keeps_its_memories(tmp_path):
     """Memories answer as before, and a document that was being learned goes on."""
     found = load(tmp_path, clients=8, seconds=40, tokens=16, kills=2, quiet=True)
     assert not found["errors"], found["errors_by_message"]

@@ -17,7 +17,7 @@ def test_every_optimizer_of_the_table_is_an_entrant():
     assert all(any(entrant.startswith(name) for entrant in ENTRANTS) for name in ours)
 
 
-def test_figures_of_every_entrant():
+def test_metrics_of_every_entrant():
     found = optimizers(**SMALL, rows=4, quiet=True)["optimizers"]
     assert list(found) == list(ENTRANTS)
     for figures in found.values():

@@ -13,7 +13,7 @@ WIDTH = {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2}
 
 
 @pytest.mark.parametrize("name", ["transformer-tiny", "mamba2-tiny", "hope-tiny"])
-def test_a_run_takes_what_was_planned(name):
+def test_run_uses_the_planned_memory(name):
     shape = {"batch_size": 2, "sequence_length": 192}
     found = plan(configure(name, vocab_size=600, **WIDTH), sequence=192, batch=2, tokens=1e6)
     model = create(name, vocab_size=600, **WIDTH)

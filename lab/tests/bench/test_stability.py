@@ -16,7 +16,7 @@ def ids_of(length: int, words: int = 64) -> torch.Tensor:
     return torch.randint(words, (1, length), generator=torch.Generator().manual_seed(0))
 
 
-def test_the_error_is_that_of_the_last_positions():
+def test_error_is_over_the_last_positions():
     model, ids = tiny_model("hope-tiny"), ids_of(300)
     found = split_errors(model, ids, (40, 300), piece=7)
     assert set(found) == {40, 300} and all(0 < error < 1e-4 for error in found.values())
@@ -31,7 +31,7 @@ def test_the_error_is_that_of_the_last_positions():
 
 
 @pytest.mark.parametrize("factor", [0.99, 1.0, 1.01])
-def test_the_exponent_is_known_where_growth_is(factor, monkeypatch):
+def test_exponent_recovers_known_growth(factor, monkeypatch):
     """A state that is multiplied by a number at every token."""
     model = tiny_model("transformer-tiny")
 
@@ -60,13 +60,13 @@ SIZE = {"vocab_size": 64, "hidden_size": 64, "num_hidden_layers": 1, "num_heads"
 
 @pytest.mark.parametrize("name", ["hope-tiny", "gated-delta-net-tiny", "mamba2-tiny"])
 @pytest.mark.parametrize("head", [None, 32])
-def test_presets_read_the_same_in_calls_of_any_size(name, head):
+def test_presets_do_not_depend_on_call_size(name, head):
     model = create(name, **SIZE, head_period=head)
     errors = split_errors(model, ids_of(1024), (512, 1024))
     assert all(error < 1e-5 for error in errors.values())
 
 
-def test_clipped_projections_let_rounding_die_out():
+def test_clipped_projections_damp_rounding_errors():
     """Of the same weights: two states that hardly differ meet, and do not where the clip is off."""
     found = {}
     for clip in (0.25, None):

@@ -12,7 +12,7 @@ from nestling_lab.bench import stream
 from nestling_lab.bench.stream import pieces, resident_mib
 
 
-def test_the_text_comes_out_in_order_and_begins_again():
+def test_stream_is_in_order_and_wraps_around():
     held_out, train = tiny_text(2), tiny_text(3)
     both = torch.cat([held_out.ids, train.ids]).long()
     total = 2 * len(both) + 5
@@ -22,7 +22,7 @@ def test_the_text_comes_out_in_order_and_begins_again():
 
 @pytest.mark.parametrize("name", ["hope-tiny", "transformer-tiny"])
 @pytest.mark.parametrize("chunk", [7, 64])
-def test_the_loss_is_that_of_the_text_read_at_once(name, chunk):
+def test_streamed_loss_equals_one_call(name, chunk):
     model, text = tiny_model(name), tiny_text(4)
     found = stream(model, [text], tokens=150, chunk=chunk, quiet=True)
     ids = text.ids[:150].long()[None]
@@ -34,20 +34,20 @@ def test_the_loss_is_that_of_the_text_read_at_once(name, chunk):
     assert math.isfinite(found["max_state_norm"]) and found["max_state_norm"] > 0
 
 
-def test_the_norm_of_a_memory_that_does_not_grow_is_bounded():
+def test_stable_memory_has_bounded_norm():
     found = stream(tiny_model("hope-tiny"), [tiny_text()], tokens=2000, chunk=256, quiet=True)
     assert found["last_state_norm"] < 2 * found["first_state_norm"]
     assert found["max_state_norm"] == max(found["state_norms"].values())
 
 
-def test_what_is_no_number_is_counted():
+def test_nonfinite_losses_are_counted():
     model = tiny_model("hope-tiny")
     model.lm_head.register_forward_hook(lambda m, i, out: out * float("nan"))
     found = stream(model, [tiny_text()], tokens=100, chunk=50, quiet=True)
     assert found["non_finite"] == 100 * model.config.vocab_size
 
 
-def test_memory_in_use_is_measured():
+def test_memory_use_is_measured():
     # of its own, since torch may hand out again what others have given back
     kept = mmap.mmap(-1, 32 * 2**20)
     before = resident_mib()
@@ -57,6 +57,6 @@ def test_memory_in_use_is_measured():
 
 
 @pytest.mark.parametrize(("tokens", "chunk"), [(1, 8), (8, 0)])
-def test_too_little_to_read_is_refused(tokens, chunk):
+def test_too_short_text_is_refused(tokens, chunk):
     with pytest.raises(UserError):
         stream(tiny_model("transformer-tiny"), [tiny_text()], tokens=tokens, chunk=chunk)

@@ -25,7 +25,7 @@ def kept(target, ratio, date="2026-01-01", device=None):
 
 
 @pytest.mark.parametrize("key", TARGETS)
-def test_every_target_is_green_from_its_must_on(key, tmp_path):
+def test_targets_pass_at_their_threshold(key, tmp_path):
     target = TARGETS[key]
     worse = 1.001 if target.lower_is_better else 0.999
     for ratio, green in ((target.must, True), (target.must * worse, False)):
@@ -35,7 +35,7 @@ def test_every_target_is_green_from_its_must_on(key, tmp_path):
     assert better and (target.lower_is_better or target.stretch >= target.must)
 
 
-def test_every_command_is_one_that_can_be_typed():
+def test_every_command_parses():
     from nestling.cli.main import _parse
     from nestling_lab.cli.bench import Command
 
@@ -46,13 +46,13 @@ def test_every_command_is_one_that_can_be_typed():
             assert _parse(Command, "bench", words[2:]) is not None
 
 
-def test_without_a_result_a_line_has_a_reason():
+def test_missing_result_has_a_reason():
     for key, row in standing([]).items():
         assert row["ratio"] is None and row["green"] is None and row["reason"]
         assert {"must", "stretch", "lower_is_better", "command"} <= set(row), key
 
 
-def test_the_newest_of_the_right_device_counts(tmp_path):
+def test_newest_result_of_the_right_device_counts(tmp_path):
     key, target = next(iter(TARGETS.items()))
     for name, result in {
         "a": kept(target, 1.0, "2026-01-02"),
@@ -65,7 +65,7 @@ def test_the_newest_of_the_right_device_counts(tmp_path):
     assert row["ratio"] == 1.0 and row["source"] == "a.json"
 
 
-def test_a_folder_that_is_not_there_is_a_line(tmp_path):
+def test_missing_folder_is_reported(tmp_path):
     with pytest.raises(UserError, match="--results"):
         read_all(tmp_path / "none")
 

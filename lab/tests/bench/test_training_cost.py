@@ -26,7 +26,7 @@ def test_every_preset_is_measured_against_the_first(narrow):
         assert row["peak_mib"] * 2**20 > 4 * row["num_non_embedding"]
 
 
-def test_the_peak_is_what_is_held_at_once():
+def test_peak_counts_simultaneous_allocations():
     def work() -> None:
         first = torch.ones(2**20)
         del first
@@ -36,7 +36,7 @@ def test_the_peak_is_what_is_held_at_once():
     assert peak_of(work) == pytest.approx(4 * (2**20 + 2**19), rel=0.01)
 
 
-def test_what_others_left_behind_is_not_freed_in_the_midst_of_the_work():
+def test_garbage_is_collected_before_measuring():
     def leave_behind() -> None:
         circle = [torch.ones(2**21)]
         circle.append(circle)
@@ -52,14 +52,14 @@ def test_what_others_left_behind_is_not_freed_in_the_midst_of_the_work():
     assert gc.isenabled()
 
 
-def test_a_state_is_counted_whole():
+def test_state_size_counts_every_tensor():
     model = create("transformer-tiny", vocab_size=64, num_hidden_layers=1)
     grown = state_bytes(model, 20) - state_bytes(model, 10)
     # keys and values of half the heads, and two numbers of eight bytes for the place
     assert grown == 10 * (2 * 128 * 4 + 16)
 
 
-def test_what_streams_wrongly_is_not_timed(monkeypatch, narrow):
+def test_incorrect_streaming_is_not_timed(monkeypatch, narrow):
     model = create("hope-tiny", vocab_size=64, num_hidden_layers=1)
     assert streaming_error(model) < 1e-5
     monkeypatch.setattr("nestling_lab.bench.training_cost.streaming_error", lambda model: 0.1)

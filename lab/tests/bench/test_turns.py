@@ -5,7 +5,7 @@ import pytest
 from nestling_lab.bench.turns import Contestant, over, spread, take_turns
 
 
-def test_every_round_has_everybody_once_and_turns_round():
+def test_rounds_rotate_the_order():
     calls = []
     entrants = [Contestant(name=n, work=lambda n=n: calls.append(n)) for n in "abc"]
     take_turns(entrants, rounds=3, quiet=True)
@@ -13,7 +13,7 @@ def test_every_round_has_everybody_once_and_turns_round():
     assert all(len(entrant.seconds) == 3 for entrant in entrants)
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_ratios_are_per_round():
     ours = Contestant(name="ours", work=int, seconds=[1.0, 10.0, 2.0])
     theirs = Contestant(name="theirs", work=int, seconds=[2.0, 20.0, 6.0])
     # a load that slows a whole round down leaves the ratio alone

@@ -26,7 +26,7 @@ def shifted(by, noise, seeds=5):
     )
 
 
-def test_who_lies_above_below_and_with():
+def test_ranks_better_worse_and_tied():
     tests = {"a": shifted(1, 0.01), "b": shifted(-1, 0.01), "c": shifted(0, 1)}
     assert grouped(tests) == (["a"], ["b"], ["c"])
     assert beside(tests) == (
@@ -34,13 +34,13 @@ def test_who_lies_above_below_and_with():
     )
 
 
-def test_one_seed_and_a_diverged_run_tell_nothing_apart():
+def test_one_seed_or_a_diverged_run_is_inconclusive():
     assert grouped({"one": paired([1.0], [9.0])})[2] == ["one"]
     assert grouped({"lost": paired([1.0, math.nan], [9.0, 9.0])})[2] == ["lost"]
     assert beside({}) == "not compared yet"
 
 
-def test_many_comparisons_need_more_than_one():
+def test_multiple_comparisons_are_corrected():
     """Holm: what is told apart by itself is not among twenty others that are not."""
     near = shifted(0.4, 0.3)
     assert near.p_t is not None and 0.003 < near.p_t < 0.05
@@ -58,7 +58,7 @@ def test_many_comparisons_need_more_than_one():
         ("head-level", {"val_loss": 5.0}),
     ],
 )
-def test_arms_alike_are_not_told_apart(name, same):
+def test_equal_arms_are_tied(name, same):
     """The committed results with the figure that is compared the same in all runs."""
     study = load_study(name)
     done = {}

@@ -17,7 +17,7 @@ from nestling_lab.studies.continual.domain_report import (
 from nestling_lab.studies.continual.domains import Domains, LargeDomains
 
 
-def test_figures_of_a_matrix():
+def test_matrix_metrics():
     matrix = [[1.0, 4.0, 5.0], [1.2, 3.0, 4.5], [1.1, 3.5, 4.0]]
     found = summary(matrix)
     assert found["final"] == pytest.approx((1.1 + 3.5 + 4.0) / 3)
@@ -33,7 +33,7 @@ def test_figures_of_a_matrix():
     assert figures([half], None)["shares"] is None
 
 
-def test_methods_are_compared_over_the_seeds_that_both_have():
+def test_methods_are_compared_on_shared_seeds():
     def ending(contender, finals):
         return Journeys(
             contender, "none", {}, {seed: [[2.0, 2.0], [end, end]] for seed, end in finals}
@@ -47,7 +47,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     assert table.rows[1] == ("LoRA", "0.25 +/- 0.64 (p = 0.13)") and len(table.rows) == 2
 
 
-def test_a_journey_that_diverged_is_worse_and_keeps_nothing():
+def test_diverged_run_ranks_last():
     nan = float("nan")
     sound, lost = [[1.0, 4.0], [1.0, 3.0]], [[1.0, 4.0], [nan, nan]]
 
@@ -65,7 +65,7 @@ def test_a_journey_that_diverged_is_worse_and_keeps_nothing():
     assert said["After the last domain"][0].rows[1][3] == "2 (2 of 3 diverged)"
 
 
-def test_every_method_has_as_many_settings_but_the_frozen_one():
+def test_every_method_but_frozen_has_equal_settings():
     counts = {name: len(c.settings) for name, c in CONTENDERS.items()}
     assert counts.pop("frozen") == 1
     assert set(counts.values()) == {6}
@@ -79,7 +79,7 @@ class OfSpaces:
         return {"input_ids": [0, *map(ord, text)]}
 
 
-def test_documents_are_cut_and_counted():
+def test_documents_are_split_and_counted():
     texts = ["abcdef", "", "gh", "ijkl"]
     assert encoded(OfSpaces(), texts, 10, 4) == [[0, 97, 98, 99], [0, 103, 104], [0, 105, 106]]
 
@@ -145,7 +145,7 @@ def _levels(text):
     return build
 
 
-def test_a_small_study_runs_alike_twice_and_is_reported(tiny):
+def test_small_study_is_deterministic_and_reported(tiny):
     done = {}
     while pending := [cell for cell in tiny.cells(done) if cell.name not in done]:
         for cell in pending:
@@ -170,7 +170,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(tiny):
     assert finding.metrics["fine-tuning"]["shares"] == pytest.approx([1, 1])
 
 
-def test_nothing_done_has_a_page():
+def test_empty_study_has_a_page():
     assert Domains().find({}).sections
     large = LargeDomains()
     assert large.find({}).sections and large.cells({})[0].config["base"] == "smollm2-135m-instruct"

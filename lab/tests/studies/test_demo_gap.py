@@ -47,7 +47,7 @@ def whole():
     return done
 
 
-def test_models_differ_in_nothing_but_the_model():
+def test_only_the_model_differs():
     cells = STUDY.cells({})
     assert len(cells) == len({cell.name for cell in cells})
     for cell in cells:
@@ -95,7 +95,7 @@ def test_means_intervals_and_paired_differences():
     assert not hope["rate_at_edge_of_grid"]
 
 
-def test_seeds_that_diverged_are_said_and_worse():
+def test_diverged_seeds_are_named_and_rank_last():
     done = whole()
     for seed in (1, 2):
         cell = STUDY.cell("transformer", STUDY.tuned.best("transformer", done), seed)
@@ -113,7 +113,7 @@ def test_seeds_that_diverged_are_said_and_worse():
     assert (above["worse"], above["better"]) == (0, 1)
 
 
-def test_a_best_rate_at_the_edge_is_said():
+def test_best_rate_at_the_edge_is_noted():
     finding = STUDY.find(grid_of(HOPE, [1.0, 2.0, 3.0, 4.0]))
     assert finding.metrics["models"][HOPE]["rate_at_edge_of_grid"]
     assert any("edge of the grid" in section.text for section in finding.sections)
@@ -129,7 +129,7 @@ def test_any_part_can_be_reported_and_is_json(count):
     assert len(states) - states.count("to do") == count
 
 
-def test_a_small_one_runs_and_repeats(tmp_path, monkeypatch):
+def test_small_study_runs_deterministically(tmp_path, monkeypatch):
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "cache"))
     path = tmp_path / "text.txt"
     pages = (" ".join(f"w{page * 100 + word}" for word in range(60)) for page in range(30))

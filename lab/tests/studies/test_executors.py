@@ -47,7 +47,7 @@ class StandIn:
         return self.calls[-1]
 
 
-def test_every_stage_goes_to_the_executor_that_is_given(tmp_path):
+def test_every_stage_uses_the_given_executor(tmp_path):
     executor = StandIn()
     done = run_study(Store(tmp_path / "results", Counting(tmp_path)), executor=executor, quiet=True)
     assert {name: result.metrics["value"] for name, result in done.items()} == {
@@ -57,7 +57,7 @@ def test_every_stage_goes_to_the_executor_that_is_given(tmp_path):
     assert all(result.metrics["threads"] == 1 for result in done.values())
 
 
-def test_a_cell_that_fails_cancels_the_others_and_what_is_done_is_kept(tmp_path):
+def test_failed_cell_cancels_the_rest_and_keeps_results(tmp_path):
     class Failing(Counting):
         def run(self, cell, **options):
             if cell.name == "n2":
@@ -72,7 +72,7 @@ def test_a_cell_that_fails_cancels_the_others_and_what_is_done_is_kept(tmp_path)
 
 
 @pytest.mark.parametrize("name", list(ENGINES))
-def test_an_engine_runs_the_cells_or_says_what_it_needs(tmp_path, monkeypatch, name):
+def test_executor_runs_cells_or_says_what_it_needs(tmp_path, monkeypatch, name):
     module = ENGINES[name][0]
     if importlib.util.find_spec(module) is None:
         with pytest.raises(UserError, match=rf"--executor {name} needs.*lab\[{name}\]"):
@@ -89,7 +89,7 @@ def test_an_engine_runs_the_cells_or_says_what_it_needs(tmp_path, monkeypatch, n
     assert len(traces) == 4 and not any(name.endswith(f"-{os.getpid()}") for name in traces)
 
 
-def test_the_command_refuses_what_does_not_go_together(monkeypatch, capsys):
+def test_conflicting_options_are_refused(monkeypatch, capsys):
     command = ("study", "run", "recall-smoke", "--quiet")
     for more, told in (
         (("--executor", "slurm"), "unknown executor 'slurm'"),

@@ -25,7 +25,7 @@ def base():
     return tiny_reader()
 
 
-def test_answers_are_those_of_every_choice_read_by_itself(base):
+def test_answers_match_scoring_each_choice_separately(base):
     reader = view(InContext(base.model, kept=0, window=64, segment=8)).reader
     asked = [
         Asked((5, 6, 7), ((8,), (9, 10), (9, 11, 12), (FILL,)), 1),
@@ -53,7 +53,7 @@ def test_answers_are_those_of_every_choice_read_by_itself(base):
             assert found.nats == pytest.approx(float(total) - nats[question.right], abs=1e-4)
 
 
-def test_no_question_stands_in_its_document_and_strangers_are_strangers(base):
+def test_questions_are_not_in_documents_and_controls_are_unrelated(base):
     for seed in range(20):
         one = document(random.Random(seed))
         for question in one.questions:
@@ -68,7 +68,7 @@ def test_no_question_stands_in_its_document_and_strangers_are_strangers(base):
             assert not any(base.tokenizer.bos_token_id in choice for choice in near.choices)
 
 
-def test_every_reader_that_is_tuned_has_as_many_settings():
+def test_every_tuned_reader_has_equal_settings():
     counts = {len(reader.settings) for name, reader in READERS.items() if name not in facts.STILL}
     assert counts == {3}
 
@@ -81,7 +81,7 @@ def test_every_reader_that_is_tuned_has_as_many_settings():
         ("levels-2-whole", [4, 1], None, True),
     ],
 )
-def test_levels_are_written_every_so_many_segments(base, name, counts, trust, finishing):
+def test_levels_are_written_every_n_segments(base, name, counts, trust, finishing):
     reader = READERS[name]
     method = reader.build(Place(base, [], Cut(8, 1024), 0), dict(reader.settings[0]))
     levels = method.learner.levels
@@ -112,7 +112,7 @@ def small(monkeypatch, base):
     )
 
 
-def test_a_small_study_runs_alike_twice_and_is_reported(small):
+def test_small_study_is_deterministic_and_reported(small):
     done = {}
     for _ in range(2):  # the trials, then the runs they make known
         for cell in small.cells(done):
@@ -133,7 +133,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
     assert len(by_document([done["frozen-seed0"], done["frozen-seed1"]], 1, 0)) == 2
 
 
-def test_a_reader_that_diverged_is_said_to_and_is_never_the_best():
+def test_diverged_reader_is_named_and_never_best():
     nan = float("nan")
 
     def runs(*means):
@@ -158,7 +158,7 @@ def test_a_reader_that_diverged_is_said_to_and_is_never_the_best():
     assert f"{levels} (in part diverged)" in finding.sections[2].figures[0]
 
 
-def test_a_setting_that_diverged_is_not_chosen():
+def test_diverged_setting_is_not_chosen():
     study = Facts()
     trial = study.trial("fine-tuning")
     for losses, place in (([float("nan"), 1.0, 2.0], 1), ([2.0, float("nan"), 1.0], 2)):
@@ -167,5 +167,5 @@ def test_a_setting_that_diverged_is_not_chosen():
         assert setting == READERS["fine-tuning"].settings[place]
 
 
-def test_nothing_done_has_a_page():
+def test_empty_study_has_a_page():
     assert Facts().find({}).sections[0].title == "What was asked"

@@ -76,7 +76,7 @@ def figure_lm(corpus):
     )
 
 
-def test_figure_lm_in_small_form(corpus, questions, narrow, counted, tmp_path):
+def test_small_figure_lm(corpus, questions, narrow, counted, tmp_path):
     study = figure_lm(corpus)
     whole = Store(tmp_path / "whole", study)
     nothing = status(whole).text()
@@ -125,7 +125,7 @@ def with_diverged(study, seeds):
 
 
 @pytest.mark.parametrize("seeds", [(1,), (0, 1)])
-def test_a_seed_that_diverged_is_named_and_in_no_mean(corpus, seeds):
+def test_diverged_seed_is_named_and_not_averaged(corpus, seeds):
     finding = with_diverged(figure_lm(corpus), seeds)
     json.dumps(finding.metrics, allow_nan=False)
     loss = finding.metrics["models"]["hope"]["val_loss"]
@@ -151,7 +151,7 @@ def made(losses):
     }
 
 
-def test_two_seeds_of_three_that_diverged_are_no_tie():
+def test_two_diverged_seeds_of_three_are_not_a_tie():
     seeds = {"seeds": [0, 1, 2]}
     for losses in ([4.9, None, None], [4.9, 5.0, None]):
         runs = {"hope": made([5.0, 5.1, 5.05]), "mamba2": made(losses)}
@@ -160,7 +160,7 @@ def test_two_seeds_of_three_that_diverged_are_no_tie():
         assert text == f"mamba2 diverged in {lost} of 3 runs in which Hope did not."
 
 
-def test_sentences_say_what_is_known_and_no_more():
+def test_sentences_state_only_supported_findings():
     runs = {
         "hope": made([5.0, 5.1, 5.05]),
         "transformer": made([5.5, 5.61, 5.54]),
@@ -176,7 +176,7 @@ def test_sentences_say_what_is_known_and_no_more():
     assert verdict({}, {}) == "Not yet compared, for want of seeds: any."
 
 
-def test_figure_niah_in_small_form(corpus, narrow, counted, tmp_path):
+def test_small_figure_niah(corpus, narrow, counted, tmp_path):
     study = FigureNiah(
         FigureNiah.Config(
             models=("hope", "transformer"),
@@ -215,7 +215,7 @@ def test_figure_niah_in_small_form(corpus, narrow, counted, tmp_path):
     assert "S-NIAH-1 4K" in found.text() and "hope 0" in found.text()
 
 
-def test_turns_are_taken_and_places_kept():
+def test_loaders_alternate_and_keep_position():
     encode = byte_tokenizer().encode
 
     def sources():
@@ -231,7 +231,7 @@ def test_turns_are_taken_and_places_kept():
     assert torch.equal(next(loader).input_ids, alone[1][1])
 
 
-def test_lessons_follow_each_other_and_the_last_goes_on():
+def test_lessons_run_in_order_and_the_last_continues():
     task = Bare(Bare.Config(length=100, answer_room=12), material=made_prose())
 
     def source(seed):
@@ -246,7 +246,7 @@ def test_lessons_follow_each_other_and_the_last_goes_on():
     assert all(torch.equal(next(loader).input_ids, ids) for ids in wanted[1:])
 
 
-def test_a_bare_text_is_a_value_prose_and_the_end_of_a_question(corpus):
+def test_bare_text_is_value_filler_and_question_end(corpus):
     task = Bare(Bare.Config(length=200, answer_room=12), material=load_corpus(corpus))
     for question in task.examples(0, 5):
         (value,) = question.answers
@@ -265,17 +265,17 @@ def test_a_bare_text_is_a_value_prose_and_the_end_of_a_question(corpus):
         ),
     ],
 )
-def test_a_grid_that_cannot_be_run_is_refused(options, message):
+def test_invalid_grid_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         FigureNiah.Config(**options)
 
 
-def test_a_lesson_without_rows_is_refused():
+def test_lesson_without_rows_is_refused():
     with pytest.raises(UserError, match="rows of a lesson is 0"):
         Lesson(steps=1, rows=0, length=8)
 
 
-def test_the_best_rate_of_each_model_goes_on():
+def test_best_rate_of_each_model_is_used_next():
     def cell(model, rate, seed):
         return study.cell("hope", rate, seed)._replace(name=f"{model}-{rate}-{seed}")
 

@@ -8,7 +8,7 @@ from nestling_lab.studies.text import Text
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "mamba2.inner_size": 64}
 
 
-def test_every_system_reads_the_same_for_as_long():
+def test_every_system_reads_the_same_data_and_steps():
     cells = HeadLevelStudy().cells({})
     others = [f"{name}-seed{seed}" for seed in (1, 2) for name in SYSTEMS]
     assert [cell.name for cell in cells] == [*SYSTEMS, *others]
@@ -18,7 +18,7 @@ def test_every_system_reads_the_same_for_as_long():
     assert all(cell.config["text"] == cells[0].config["text"] for cell in cells)
 
 
-def test_a_run_gives_the_figures_of_the_table(corpus):
+def test_run_gives_the_table_metrics(corpus):
     config = HeadLevelStudy.Config(
         text=Text(corpus=corpus, vocab_size=300),
         train=TrainConfig(

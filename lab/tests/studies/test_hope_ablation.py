@@ -15,13 +15,13 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "cms.intermed
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_is_a_model_that_differs_from_hope(arm):
+def test_every_arm_differs_from_hope(arm):
     plain = create("hope-tiny", vocab_size=50, **TINY)
     changed = create("hope-tiny", vocab_size=50, **TINY | ARMS[arm])
     assert (changed.config.to_dict() == plain.config.to_dict()) == (arm == WHOLE)
 
 
-def test_every_arm_reads_the_same_for_as_long():
+def test_every_arm_reads_the_same_data_and_steps():
     study = HopeAblation()
     cells = study.cells({})
     assert len({cell.name for cell in cells}) == len(cells) == 2 * 3 * len(ARMS)
@@ -32,7 +32,7 @@ def test_every_arm_reads_the_same_for_as_long():
         assert all(one == alike[0] for one in alike)
 
 
-def test_runs_give_the_figures_of_the_table(corpus):
+def test_runs_give_the_table_metrics(corpus):
     train = TrainConfig(steps=2, batch_size=4, sequence_length=64, save_every=0)
     study = HopeAblation(
         HopeAblation.Config(
@@ -56,7 +56,7 @@ def test_runs_give_the_figures_of_the_table(corpus):
     assert [row[0] for row in finding.sections[1].tables[0].rows] == [WHOLE, "dot objective"]
 
 
-def test_the_verdict_names_what_is_worse_better_and_open():
+def test_verdict_names_worse_better_and_inconclusive():
     study = HopeAblation(HopeAblation.Config(arms=(WHOLE, "no decay", "writes off", "long start")))
     losses = {
         WHOLE: [2.0, 2.1, 2.2],

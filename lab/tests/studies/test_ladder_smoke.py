@@ -9,7 +9,7 @@ from nestling_lab.studies.text import Text
 STUDY = LadderSmoke()
 
 
-def test_every_family_reads_the_same():
+def test_every_family_reads_the_same_data():
     cells = STUDY.cells({})
     assert [cell.name for cell in cells] == list(FAMILIES)
     assert {cell.config["preset"] for cell in cells} == {f"{name}-tiny" for name in FAMILIES}
@@ -18,7 +18,7 @@ def test_every_family_reads_the_same():
         assert cell.config["train"] == cells[0].config["train"]
 
 
-def test_a_run_gives_the_figures_of_the_table(corpus):
+def test_run_gives_the_table_metrics(corpus):
     config = LadderSmoke.Config(
         families=("hope", "transformer"),
         text=Text(corpus=corpus, vocab_size=300),
@@ -37,7 +37,7 @@ def test_a_run_gives_the_figures_of_the_table(corpus):
     assert len(finding.sections[1].tables[0].rows) == 1
 
 
-def test_a_run_that_diverged_is_named():
+def test_diverged_run_is_named():
     cell = STUDY.cell("hope")
     metrics = {"diverged": True, "reason": "loss is nan at step 3", "num_parameters": 7}
     result = Result(name=cell.name, config=cell.config, metrics=metrics, seed=cell.seed)

@@ -45,7 +45,7 @@ def holds(text, value):
     return first_mention(text, [value, SPELT.get(value, value)]) is not None
 
 
-def test_half_are_set_aside_and_half_of_each_half_are_corrected():
+def test_half_are_held_out_and_half_of_each_corrected():
     assert len(MANUALS) == len({one.kind for one in MANUALS.values()}) == 8
     for tuning in (False, True):
         half = [one for one in MANUALS.values() if one.tuning == tuning]
@@ -53,7 +53,7 @@ def test_half_are_set_aside_and_half_of_each_half_are_corrected():
 
 
 @every_manual
-def test_a_text_has_its_length_and_its_number_of_questions(one):
+def test_text_length_and_question_count(one):
     assert 150 <= len(one.text.split()) <= 330
     assert len(one.questions) >= 8 and len(one.unanswerable) == 2
     counts = (3, 2) if one.correction else (0, 0)
@@ -64,7 +64,7 @@ def test_a_text_has_its_length_and_its_number_of_questions(one):
 
 
 @every_manual
-def test_the_text_holds_every_value_and_no_question_does(one):
+def test_text_holds_every_value_and_questions_none(one):
     for each in one.questions + one.unchanged:
         assert all(holds(one.text, value) for value in each.accept), each
         assert all(holds(one.text, value) for value in each.others), each
@@ -80,7 +80,7 @@ def test_the_text_holds_every_value_and_no_question_does(one):
 
 
 @every_manual
-def test_what_is_right_passes_and_what_is_wrong_does_not(one):
+def test_answer_matching(one):
     right = [each.accept[0] if each.accept else "That is not said." for each in one.asked]
     wrong = [each.others[0] if each.others else "No." for each in one.asked]
     assert all(all(passed) for passed in one.scores(right).values())
@@ -92,7 +92,7 @@ def test_what_is_right_passes_and_what_is_wrong_does_not(one):
 
 
 @every_manual
-def test_a_correction_touches_no_other_question(one):
+def test_correction_changes_no_other_question(one):
     """Where an old value is right elsewhere, too, it is another fact of the text."""
     for each in one.questions + one.unchanged:
         assert each.ask not in {changed.ask for changed in one.changed}
@@ -100,7 +100,7 @@ def test_a_correction_touches_no_other_question(one):
             assert not set(each.accept) & set(changed.others), each
 
 
-def test_the_sentences_that_match_a_question_are_found():
+def test_retrieval_finds_matching_sentences():
     one = MANUALS["ginger_beer"]
     found = nearest(tiny_learner(), one.text, one.questions[5].ask)
     assert "nylon stocking" in found
@@ -132,7 +132,7 @@ def run_of(one, replies, corrected):
     return {"words": 250, "stages": stages, "known": known, "peak_bytes": 2_000_000_000}
 
 
-def test_the_page_begins_with_what_came_out_and_tells_the_halves_apart():
+def test_page_opens_with_findings_per_half():
     study = load_study("manuals")
     cells = study.cells({})
     assert len(cells) == 8 and study.find({}).sections[0].text.startswith("None")
@@ -169,7 +169,7 @@ def test_the_page_begins_with_what_came_out_and_tells_the_halves_apart():
 
 
 @pytest.mark.slow
-def test_a_cell_learns_asks_corrects_and_asks_again(tmp_path):
+def test_cell_learns_answers_corrects_and_answers_again(tmp_path):
     small = tiny_reader()
     for part in small:
         part.save_pretrained(tmp_path / "model")

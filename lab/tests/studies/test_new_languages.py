@@ -46,14 +46,14 @@ def base():
     return tiny_reader()
 
 
-def test_the_cipher_can_be_read_back_and_keeps_marks():
+def test_cipher_is_invertible_and_keeps_punctuation():
     letters = "abcdefghijklmnopqrstuvwxyz"
     back = str.maketrans("".join(map(invented, letters)), letters)
     assert invented("And, lo! the sea.").lower().translate(back) == "and, lo! the sea."
     assert invented("Sea.").endswith(".") and invented("Sea")[0].isupper()
 
 
-def test_what_is_measured_is_never_read_and_both_languages_cut_alike(base):
+def test_test_text_is_held_out_and_splits_match(base):
     for name in LANGUAGES:
         one, other = (lessons(base.tokenizer, name, VERSES, SIZES, seed) for seed in (0, 1))
         assert one.test == other.test and one.validation == other.validation
@@ -71,7 +71,7 @@ def test_what_is_measured_is_never_read_and_both_languages_cut_alike(base):
         assert ids(blocks[0])[:30] in found.test
 
 
-def test_a_cloze_asks_for_the_last_word(base):
+def test_cloze_asks_for_the_last_word(base):
     asked = cloze(base.tokenizer, [pair.text for pair in VERSES], 10)
     assert len(asked) == 10
     for one, pair in zip(asked, VERSES, strict=False):
@@ -97,7 +97,7 @@ def small(monkeypatch, base):
     return NewLanguages(NewLanguages.Config(readers=readers, seeds=(0, 1), **sizes))
 
 
-def test_a_small_study_runs_alike_twice_and_is_reported(small):
+def test_small_study_is_deterministic_and_reported(small):
     done = {}
     for _ in range(2):  # the grid, then what it makes known
         for cell in small.cells(done):
@@ -117,7 +117,7 @@ def test_a_small_study_runs_alike_twice_and_is_reported(small):
     assert "With one, two and three levels" in finding.sections[1].text
 
 
-def test_a_reader_that_diverged_is_never_the_best(small):
+def test_diverged_reader_is_never_best(small):
     def stages(*values):
         kinds = [{OLD: v, "spanish": v, "invented": v} for v in values]
         return {"stages": [{"bits": kind, "cloze": kind} for kind in kinds]}, None
@@ -133,7 +133,7 @@ def test_a_reader_that_diverged_is_never_the_best(small):
     assert "1 level (in part diverged)" in finding.sections[4].figures[0].lower()
 
 
-def test_cells_that_are_not_there_are_left_out(small):
+def test_missing_cells_are_left_out(small):
     done = {cell.name: small.run(cell) for cell in small.tuned.grid("frozen")}
     found = small.find(done).metrics["frozen"]
     assert found["bits invented both"]["count"] == 1 and found["bits invented alone"]["count"] == 0

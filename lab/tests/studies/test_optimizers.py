@@ -61,13 +61,13 @@ def test_every_entrant_lowers_the_loss_of_a_small_network(name):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_hidden_matrices_are_told_from_the_rest():
+def test_hidden_matrices_are_separated():
     matrices, others = split(create_vit(SMALL, 0))
     assert matrices and all(p.ndim == 2 for p in matrices)
     assert len(matrices) + len(others) == len(list(create_vit(SMALL, 0).parameters()))
 
 
-def test_tuning_takes_the_rate_of_least_loss_and_counts_no_number_as_the_worst():
+def test_tuning_takes_the_lowest_loss_and_ranks_nan_last():
     def attempt(rate, seed):
         return {"loss": math.nan if rate > 1 else abs(rate - 0.3) + seed, "other": 1.0}
 
@@ -77,7 +77,7 @@ def test_tuning_takes_the_rate_of_least_loss_and_counts_no_number_as_the_worst()
     assert record["runs"] == {"0": {"loss": 0.0, "other": 1.0}, "5": {"loss": 5.0, "other": 1.0}}
 
 
-def test_a_difference_wins_or_loses_only_where_its_interval_leaves_out_zero():
+def test_difference_counts_only_if_its_interval_excludes_zero():
     def record(values):
         return {"runs": {str(i): {"loss": v} for i, v in enumerate(values)}}
 
@@ -88,7 +88,7 @@ def test_a_difference_wins_or_loses_only_where_its_interval_leaves_out_zero():
     assert against(record([0.5]), base, "loss")["verdict"] is None
 
 
-def test_who_diverges_more_often_loses_and_is_shown():
+def test_more_divergences_lose_and_are_shown():
     def record(values):
         return {"runs": {str(i): {"loss": v, "right": v and 0.5} for i, v in enumerate(values)}}
 
@@ -111,7 +111,7 @@ def test_equation_53_and_its_minimum():
     assert Valley(config, torch.zeros(2, dtype=torch.float64)).depth().item() == 0
 
 
-def test_a_walk_arrives_or_never_does():
+def test_trajectory_converges_or_reports_never():
     config = Curvature.Config(limit=1000)
     place = torch.tensor([-3.5, 2.0], dtype=torch.float64)
     steps = walk(config, "momentum", 0.0056, place)
@@ -121,7 +121,7 @@ def test_a_walk_arrives_or_never_does():
     assert best_rate({"1": [None, 5], "2": [7, 7]}, 100) == "2"
 
 
-def test_curvature_runs_and_says_which_rate_is_shared():
+def test_curvature_runs_and_reports_the_shared_rate():
     config = Curvature.Config(
         contenders=("momentum", "adamw"), rates=(0.003, 0.01, 0.1), starts=2, limit=300
     )
@@ -134,7 +134,7 @@ def test_curvature_runs_and_says_which_rate_is_shared():
     assert momentum["steps_at_best"] == momentum["steps_at_shared"]
 
 
-def test_tasks_overlap_by_the_given_cosine():
+def test_task_directions_have_the_given_cosine():
     config = dataclasses.asdict(Forgetting.Config()) | {"overlap": 0.5}
     directions = Tasks(config, 0).directions
     gram = directions @ directions.T
@@ -157,7 +157,7 @@ def test_equation_45_gradients_lie_along_the_direction_of_their_task():
             assert other == task or (W.grad @ direction).norm() < 1e-5 * W.grad.norm()
 
 
-def test_gradient_descent_has_nothing_to_forget_with():
+def test_gradient_descent_has_no_memory_to_decay():
     config = dataclasses.asdict(Forgetting.Config(steps=20, tasks=2)) | {
         "overlap": 0.5,
         "optimizer": "gd",
@@ -182,7 +182,7 @@ def test_forgetting_runs():
 
 
 @pytest.mark.parametrize("mess", MESS)
-def test_a_mess_is_what_it_says(mess):
+def test_perturbations_are_as_declared(mess):
     generator = torch.Generator().manual_seed(0)
     batch = made_up("train")
     changed, bright, shifted = 0.0, 0, 0
@@ -196,7 +196,7 @@ def test_a_mess_is_what_it_says(mess):
     assert bright == (shifted if mess == "outliers" else 0)
 
 
-def test_heavy_tails_are_far_off_now_and_then():
+def test_heavy_tails_have_outliers():
     generator = torch.Generator().manual_seed(0)
     sizes = []
     for _ in range(2000):
@@ -208,7 +208,7 @@ def test_heavy_tails_are_far_off_now_and_then():
     assert 0.5 < sizes[1000] < 2.5 and sizes[-1] > 30
 
 
-def test_messy_and_vision_run_alike_twice_and_compare_by_seed():
+def test_messy_and_vision_are_deterministic_and_paired_by_seed():
     for study, name in ((MESSY, "label-noise-momentum"), (VISION, "momentum")):
         (cell,) = (c for c in study.cells({}) if c.name == name)
         result = study.run(cell)
@@ -224,7 +224,7 @@ def test_messy_and_vision_run_alike_twice_and_compare_by_seed():
     "name",
     ["optim-curvature", "optim-forgetting", "optim-messy", "optim-vision", "optim-language"],
 )
-def test_a_study_of_nothing_has_a_page_and_cells_of_distinct_names(name):
+def test_empty_study_has_a_page_and_unique_cell_names(name):
     study = load_study(name)
     names = [cell.name for cell in study.cells({})]
     assert len(set(names)) == len(names) > 2

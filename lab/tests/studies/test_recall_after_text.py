@@ -30,7 +30,7 @@ def begin_of(batch) -> int:
     return int((batch.input_ids[0] < TASK.vocab_size).int().argmax())
 
 
-def test_a_sequence_stands_in_running_text():
+def test_sequence_is_embedded_in_text():
     source = loader(spans=(4,))
     batches = [next(source) for _ in range(4)]
     assert [bool(batch.reset[:, 0].all()) for batch in batches] == [True, False, False, False]
@@ -49,7 +49,7 @@ def test_a_sequence_stands_in_running_text():
         assert (windows == row).all(1).any(), "the text of a row is not in one piece"
 
 
-def test_labels_of_the_text_are_its_next_tokens():
+def test_text_labels_are_next_tokens():
     asked = total = 0
     source = loader(thin=2)
     for _ in range(30):
@@ -68,7 +68,7 @@ def test_labels_of_the_text_are_its_next_tokens():
     assert 0.4 < asked / total < 0.55
 
 
-def test_the_place_can_be_saved():
+def test_loader_position_can_be_saved():
     first, other = loader(), loader()
     for _ in range(3):
         next(first)
@@ -101,7 +101,7 @@ def small() -> RecallAfterText:
     )
 
 
-def test_a_small_one_runs(small):
+def test_small_study_runs(small):
     result = small.run(small.cell(0))
     for stage in ("alone", "in_text"):
         assert set(result.metrics[stage]["accuracy"]) == {"0", "16", "48"}
@@ -116,7 +116,7 @@ def test_a_small_one_runs(small):
     assert len(finding.sections[1].tables[1].rows) == 2
 
 
-def test_a_run_that_diverged_is_left_out_and_named(small):
+def test_diverged_run_is_excluded_and_named(small):
     cell = small.cell(0)
     metrics = {"diverged": True, "reason": "loss is nan at step 3", "chance": 0.25}
     result = Result(name=cell.name, config=cell.config, metrics=metrics, seed=0)

@@ -13,7 +13,7 @@ from nestling_lab.studies.recall_smoke import RecallSmoke
 STUDY = RecallSmoke()
 
 
-def test_the_arms_differ_in_the_writes_alone():
+def test_arms_differ_only_in_writes():
     cells = STUDY.cells({})
     assert {cell.seed for cell in cells} == set(STUDY.config.seeds) and len(cells) == 6
     for on, off in zip(cells[0::2], cells[1::2], strict=True):
@@ -22,7 +22,7 @@ def test_the_arms_differ_in_the_writes_alone():
         assert on.config | {"overrides": same} == off.config
 
 
-def test_questions_wait_two_periods_of_the_models_memories():
+def test_queries_wait_two_periods():
     from nestling.models.factory import configure
 
     model = configure(STUDY.config.preset, **STUDY.config.overrides)
@@ -32,7 +32,7 @@ def test_questions_wait_two_periods_of_the_models_memories():
     assert STUDY.config.task.keys == STUDY.config.task.values == 16
 
 
-def test_batches_are_fresh_whole_sequences_and_can_be_resumed():
+def test_batches_are_fresh_sequences_and_resumable():
     task = Recall.tiny()
     loader = Questions(task, batch_size=4, seed=1)
     first, second = next(loader), next(loader)
@@ -43,7 +43,7 @@ def test_batches_are_fresh_whole_sequences_and_can_be_resumed():
     assert torch.equal(next(other).input_ids, second.input_ids)
 
 
-def test_test_sequences_are_none_of_training():
+def test_test_sequences_are_not_in_training():
     task = Recall()
     loader = Questions(task, batch_size=50, seed=0)
     seen = {tuple(row) for _ in range(20) for row in next(loader).input_ids.tolist()}
@@ -66,7 +66,7 @@ def test_status_lists_the_accuracies_seed_by_seed():
     assert STUDY.find({}).metrics["accuracy_writes_on"] == []
 
 
-def test_a_run_that_diverged_is_no_accuracy_of_zero():
+def test_diverged_run_is_not_counted_as_zero():
     done = {}
     for seed, metrics in enumerate(({"accuracy": 0.75, "diverged": False}, {"diverged": True})):
         cell = STUDY.cell("on", seed)
@@ -78,7 +78,7 @@ def test_a_run_that_diverged_is_no_accuracy_of_zero():
 
 
 @pytest.mark.parametrize("arm", ["on", "off"])
-def test_a_small_one_runs(arm):
+def test_small_study_runs(arm):
     task = Recall.Config(keys=3, values=4, period=4)
     train = TrainConfig(
         steps=2, batch_size=4, sequence_length=Recall(task).length, carry=False, save_every=0

@@ -33,7 +33,7 @@ def store(tmp_path):
     return found
 
 
-def test_every_form_is_written_and_says_what_is_missing(store, tmp_path):
+def test_every_format_is_written_and_lists_missing_cells(store, tmp_path):
     found = status(store)
     files = write_report(found, tmp_path / "docs")
     assert [str(path.relative_to(tmp_path / "docs")) for path in files] == ["README.md", "1.svg"]
@@ -47,7 +47,7 @@ def test_every_form_is_written_and_says_what_is_missing(store, tmp_path):
     assert tree.parse(files[1]).getroot().tag.endswith("svg")
 
 
-def test_a_figure_that_is_no_more_is_deleted_and_the_rest_repeats_to_the_byte(store, tmp_path):
+def test_stale_figures_are_deleted_and_reports_are_deterministic(store, tmp_path):
     first = {path: path.read_bytes() for path in write_report(status(store), tmp_path)}
     stale = tmp_path / "2.svg"
     stale.write_text("old")
@@ -56,7 +56,7 @@ def test_a_figure_that_is_no_more_is_deleted_and_the_rest_repeats_to_the_byte(st
 
 
 @pytest.mark.parametrize("name", ["counting", *STUDIES.names()])
-def test_the_page_of_every_study_is_shown_by_a_browser_on_a_phone(name, store, tmp_path):
+def test_every_study_page_renders_on_a_phone(name, store, tmp_path):
     """Of what is committed; of a study without results, that nothing is known yet."""
     found = status(store if name == "counting" else Store("results", load_study(name)))
     page = found.write_page(tmp_path / "page.html")

@@ -11,7 +11,7 @@ RESULTS = Path(__file__).resolve().parents[3] / "results"
 
 
 @pytest.mark.parametrize("name", STUDIES.names())
-def test_every_result_is_one_that_the_grid_asks_for(name):
+def test_every_result_belongs_to_a_grid_cell(name):
     """Of its present settings, and of a stage that the results before it lead to."""
     store = Store(RESULTS, load_study(name))
     assert store.outdated() == [], "rename the study, run these again, or delete them"
@@ -19,7 +19,7 @@ def test_every_result_is_one_that_the_grid_asks_for(name):
         assert result.name == f"{name}/{cell}"
 
 
-def test_every_folder_of_results_is_of_a_study():
+def test_every_results_folder_belongs_to_a_study():
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
     assert folders <= set(STUDIES.names())
 

@@ -19,7 +19,7 @@ def trace(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_cell_runs_once_and_a_later_stage_follows(tmp_path, trace, workers):
+def test_every_cell_runs_once_stage_by_stage(tmp_path, trace, workers):
     store = Store(tmp_path / "results", Counting(trace))
     done = run_study(store, workers=workers, quiet=True)
     assert {name: result.metrics["value"] for name, result in done.items()} == {
@@ -30,14 +30,14 @@ def test_every_cell_runs_once_and_a_later_stage_follows(tmp_path, trace, workers
     assert traces(trace) == ["n1", "n2", "n3", "sum"], "nothing is run twice"
 
 
-def test_a_filter_leaves_the_rest_for_others(tmp_path, trace):
+def test_filter_leaves_other_cells_pending(tmp_path, trace):
     store = Store(tmp_path, Counting(trace))
     assert sorted(run_study(store, cells="n[12]", quiet=True)) == ["n1", "n2"]
     assert sorted(run_study(store, cells="n3", quiet=True)) == ["n1", "n2", "n3"]
     assert [cell.name for cell in store.pending(store.finished())] == ["sum"]
 
 
-def test_what_another_process_finishes_meanwhile_is_not_run_again(tmp_path, trace):
+def test_cells_finished_by_another_process_are_skipped(tmp_path, trace):
     ran = []
 
     class Beside(Counting):
@@ -51,7 +51,7 @@ def test_what_another_process_finishes_meanwhile_is_not_run_again(tmp_path, trac
     assert ran == ["n1", "n3", "sum"]
 
 
-def test_a_result_of_other_settings_is_none(tmp_path, trace):
+def test_result_of_other_settings_is_ignored(tmp_path, trace):
     run_study(Store(tmp_path, Counting(trace)), quiet=True)
     changed = Store(tmp_path, Counting(trace, factor=2))
     assert changed.finished() == {}
@@ -59,7 +59,7 @@ def test_a_result_of_other_settings_is_none(tmp_path, trace):
     assert run_study(changed, quiet=True)["sum"].metrics["value"] == 12
 
 
-def test_a_cut_file_is_a_user_error_not_a_number(tmp_path, trace):
+def test_truncated_result_is_a_user_error(tmp_path, trace):
     store = Store(tmp_path, Counting(trace))
     run_study(store, cells="n1", quiet=True)
     path = store.folder / "n1.json"
@@ -68,12 +68,12 @@ def test_a_cut_file_is_a_user_error_not_a_number(tmp_path, trace):
         store.finished()
 
 
-def test_no_workers_is_a_user_error(tmp_path, trace):
+def test_zero_workers_is_a_user_error(tmp_path, trace):
     with pytest.raises(UserError, match="at least 1"):
         run_study(Store(tmp_path, Counting(trace)), workers=0)
 
 
-def test_progress_is_said_in_plain_lines_away_from_a_terminal(tmp_path, trace, capsys):
+def test_progress_is_plain_lines_without_a_terminal(tmp_path, trace, capsys):
     run_study(Store(tmp_path, Counting(trace)))
     said = capsys.readouterr().err
     assert "n1 | 1 of 1 steps | loss 0.500 | 0 s left" in said and "n3: finished" in said

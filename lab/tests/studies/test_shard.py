@@ -41,7 +41,7 @@ def traces(folder):
 
 @pytest.mark.parametrize("name", STUDIES.names())
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_every_cell_is_in_one_share_and_shares_are_even(name, count):
+def test_every_cell_is_in_one_even_shard(name, count):
     study = load_study(name)
     cells = study.cells({})
     shares = [Shard(i + 1, count).take(study, cells) for i in range(count)]
@@ -49,7 +49,7 @@ def test_every_cell_is_in_one_share_and_shares_are_even(name, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_two_shares_merged_and_finished_equal_one_run(tmp_path, trace):
+def test_two_merged_shards_equal_one_run(tmp_path, trace):
     study = Counting(trace)
     whole, one, two, merged = (Store(tmp_path / place, study) for place in "abcd")
     run_study(whole, quiet=True)
@@ -66,14 +66,14 @@ def test_two_shares_merged_and_finished_equal_one_run(tmp_path, trace):
     assert traces(trace).count("sum") in (1, 2), "once for each whole"
 
 
-def test_shares_of_one_folder_need_no_merging(tmp_path, trace):
+def test_shards_in_one_folder_need_no_merging(tmp_path, trace):
     store = Store(tmp_path / "results", Counting(trace))
     for index in (1, 2, 3, 1, 2, 3):
         run_study(store, shard=Shard(index, 3), quiet=True)
     assert traces(trace) == ["n1", "n2", "n3", "sum"] and len(figures(store)) == 4
 
 
-def test_a_result_of_other_settings_is_not_taken_in(tmp_path, trace):
+def test_result_of_other_settings_is_not_merged(tmp_path, trace):
     run_study(Store(tmp_path / "a", Counting(trace, factor=3)), quiet=True)
     assert Store(tmp_path / "b", Counting(trace)).take_in(tmp_path / "a") == []
     with pytest.raises(UserError, match="no results"):
@@ -84,7 +84,7 @@ def attempt(root, trace):
     run_study(Store(root, Dying(trace)), quiet=True)
 
 
-def test_a_killed_study_repeats_no_finished_cell(tmp_path, trace):
+def test_killed_study_repeats_no_finished_cell(tmp_path, trace):
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=attempt, args=(tmp_path / "results", trace))
     process.start()
@@ -98,6 +98,6 @@ def test_a_killed_study_repeats_no_finished_cell(tmp_path, trace):
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
-def test_a_share_that_is_none_is_a_user_error(text):
+def test_invalid_shard_is_a_user_error(text):
     with pytest.raises(UserError, match="such as 1/4"):
         Shard.parse(text)

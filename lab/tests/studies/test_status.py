@@ -17,7 +17,7 @@ def store(tmp_path):
     return found
 
 
-def test_figures_pending_cells_and_origin_are_in_the_result(store, tmp_path):
+def test_result_has_metrics_pending_cells_and_origin(store, tmp_path):
     path = status(store).result().write(tmp_path / "status.json")
     result = Result.read(path)
     assert result.metrics == {"n1": 1, "n2": 2}
@@ -33,6 +33,6 @@ def test_text_markdown_and_page_hold_the_table(store, tmp_path):
     assert "Study: counting" in page and ">n2<" in page
 
 
-def test_what_lies_about_is_named(store):
+def test_stray_files_are_named(store):
     (store.folder / "old.json").write_text("{}")
     assert "1 files of other settings left out" in status(store).text()

@@ -9,7 +9,7 @@ from nestling_lab.studies.continual.told_texts import GENERAL, told_texts
 
 
 @pytest.mark.parametrize("one", told_texts().values(), ids=lambda one: one.name)
-def test_every_text_is_short_and_says_what_is_asked(one):
+def test_every_text_is_short_and_holds_the_answer(one):
     assert 120 <= len(one.text.split()) <= 200
     assert len(one.questions) == 6 and len(one.unanswered) in (0, 3)
     for ask, accept in one.questions:
@@ -17,7 +17,7 @@ def test_every_text_is_short_and_says_what_is_asked(one):
         assert not any(value.lower() in ask.lower() for value in accept if len(value) > 1), ask
 
 
-def test_the_page_begins_with_what_came_out():
+def test_page_opens_with_findings():
     study = load_study("told")
     others = ("told-again", "told-checked", "told-fresh")
     all_studies = (study, *(load_study(name) for name in others))
@@ -54,7 +54,7 @@ def test_the_page_begins_with_what_came_out():
     assert "for 2 of 2 texts" in text and "for 1 of 2" in text
 
 
-def test_a_checked_page_tells_what_the_check_gains():
+def test_checked_page_reports_the_gain_of_the_check():
     study = load_study("told-checked")
     done = {}
     for cell in study.cells({})[:2]:
