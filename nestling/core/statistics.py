@@ -56,10 +56,15 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if self.diverged and not self.count:
             return "diverged"
-        text = f"{self.mean:.4g}"
+        text = _rounded(self.mean, 4)
         if not math.isnan(self.half):
-            text += f" +/- {self.half:.2g}"
+            text += f" +/- {_rounded(self.half, 2)}"
         return text + (f" ({self.diverged} of {self.every} diverged)" if self.diverged else "")
+
+
+def _rounded(value: float, digits: int) -> str:
+    # to significant digits, but without an exponent below a million
+    return f"{float(f'{value:.{digits}g}'):g}"
 
 
 def interval_text(record: Mapping[str, Any] | None) -> str:
@@ -81,6 +86,8 @@ def interval(values: Sequence[float]) -> Interval:
     2 +/- 2.5
     >>> print(interval([1.0]), interval([1.0, math.nan]), interval([math.inf]), sep=", ")
     1, 1 (1 of 2 diverged), diverged
+    >>> print(interval([12000.0, 12050.0]))
+    12020 +/- 320
 
     Values that differ only by rounding have no spread.
 

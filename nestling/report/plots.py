@@ -38,17 +38,6 @@ def bands(models: Mapping[str, Sequence[Points]]) -> dict[str, Curve]:
     return {name: curve for name, curve in found.items() if curve.x}
 
 
-def position_curve(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve:
-    """The perplexity of the mean loss over runs, at the middle of each range with tokens."""
-    xs, ys = [], []
-    for stretch in zip(*runs, strict=True):
-        if all(part["tokens"] for part in stretch):
-            loss = sum(part["loss"] for part in stretch) / len(stretch)
-            xs.append((stretch[0]["start"] + stretch[0]["end"]) / 2)
-            ys.append(loss)
-    return Curve(xs, _exp(ys))
-
-
 def loss_curves(models: Mapping[str, Sequence[Points]]) -> str:
     """Loss against tokens trained on; runs of a model are its seeds."""
     return lines(bands(models), x_label="tokens trained on", y_label="loss (nats a token)")

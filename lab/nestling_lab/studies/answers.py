@@ -1,4 +1,4 @@
-"""Words for the sentences that answer the question of a study, shared by all studies."""
+"""Words for the answers and comparisons of the pages of studies, shared by all studies."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,6 +6,11 @@ from nestling.core.statistics import Interval, Paired, holm
 
 NOTHING = "Nothing has been run yet."
 LEVEL = 0.05  # significance level
+ALIKE = "n.s."
+TESTED = (
+    "In brackets: significantly higher or lower, or not significantly different (n.s.), at 5 %; "
+    "paired t-test over {pairs}, p corrected for the number of comparisons (Holm)."
+)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -18,41 +23,83 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def corrected(tests: Mapping[str, Paired]) -> dict[str, float]:
+    """The p-values of all tests that have one, corrected for their number (Holm)."""
+    known = {name: p for name, test in tests.items() if (p := test.p_t) is not None}
+    return dict(zip(known, holm(list(known.values())), strict=True))
+
+
 def grouped(tests: Mapping[str, Paired]) -> tuple[list[str], list[str], list[str]]:
     """The names whose figures are above, below, and not significantly different, after Holm.
 
     ``tests`` are of their figure minus one's own. With diverged runs or too few seeds, nothing is
     significant.
     """
-    known = {name: p for name, test in tests.items() if (p := test.p_t) is not None}
-    raised = dict(zip(known, holm(list(known.values())), strict=True))
-    sure = {name for name, p in raised.items() if p < LEVEL}
+    sure = {name for name, p in corrected(tests).items() if p < LEVEL}
     above = [name for name in tests if name in sure and tests[name].difference.mean > 0]
     below = [name for name in tests if name in sure and name not in above]
     return above, below, [name for name in tests if name not in sure]
 
 
-def beside(tests: Mapping[str, Paired], *, lower: str = "lower", higher: str = "higher") -> str:
+def differences(tests: Mapping[str, Paired]) -> dict[str, str]:
+    """Every difference with its interval and the outcome of its test, for a table.
+
+    >>> from nestling.core.statistics import paired
+    >>> tests = {"a": paired([3.0, 3.1, 2.9], [1.0, 1.1, 1.0]), "b": paired([1.0], [2.0])}
+    >>> differences(tests)
+    {'a': '+1.97 +/- 0.14 (higher, p = 0.00029)', 'b': '-1 (one pair)'}
+    """
+    above, below, _ = grouped(tests)
+    raised = corrected(tests)
+    told = {}
+    for name, test in tests.items():
+        if name not in raised:
+            told[name] = f"{test.difference.mean:+.3g} (one pair)" if _single(test) else str(test)
+            continue
+        word = "higher" if name in above else "lower" if name in below else ALIKE
+        told[name] = f"{signed(test.difference)} ({word}, p = {raised[name]:.2g})"
+    return told
+
+
+def _single(test: Paired) -> bool:
+    return test.difference.every == test.difference.count == 1
+
+
+def signed(found: Interval) -> str:
+    """A difference with its sign and interval."""
+    return f"{found.mean:+.3g} +/- {found.half:.2g}"
+
+
+def beside(tests: Mapping[str, Paired]) -> str:
     """How one's own figure compares with others; ``tests`` are of theirs minus one's own.
 
     >>> from nestling.core.statistics import paired
     >>> tests = {"a": paired([3.0, 3.1, 2.9], [1.0, 1.1, 1.0]), "b": paired([1.0], [2.0])}
     >>> beside(tests)
-    'lower than that of a; not told apart from that of b'
+    'significantly lower than that of a, not significantly different from that of b'
     """
     above, below, alike = grouped(tests)
     parts = [
         f"{words} that of {listed(names)}"
         for words, names in (
-            (f"{lower} than", above),
-            (f"{higher} than", below),
-            ("not told apart from", alike),
+            ("significantly lower than", above),
+            ("significantly higher than", below),
+            ("not significantly different from", alike),
         )
         if names
     ]
-    return "; ".join(parts) or "not compared yet"
+    return ", ".join(parts) or "not compared yet"
 
 
 def apart(one: Interval, other: Interval) -> bool:
     """Whether two intervals do not overlap; that of a single value overlaps with all."""
     return bool(one.low > other.high or one.high < other.low)
+
+
+def share(value: float) -> str:
+    """A share in whole percent, for a sentence.
+
+    >>> share(0.0625)
+    '6 %'
+    """
+    return f"{100 * value:.0f} %"

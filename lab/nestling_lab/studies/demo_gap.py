@@ -7,13 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from nestling.core.result import Result
-from nestling.core.statistics import Paired, interval_text, paired
-from nestling.report import Section, Table, lines
-from nestling.report.plots import position_curve
+from nestling.core.statistics import Paired
+from nestling.report import Section
 from nestling.train import TrainConfig
 from nestling.train.evaluate import perplexity
 from nestling_lab.studies.answers import NOTHING, beside
-from nestling_lab.studies.diverged import over, sound, titled
+from nestling_lab.studies.diverged import over
+from nestling_lab.studies.lm_report import (
+    HOPE,
+    SHOWN,
+    by_position,
+    compared,
+    every_run,
+    loss_of,
+    notes,
+    text_tables,
+)
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
 from nestling_lab.studies.tuned import Tuned, is_edge
@@ -27,7 +36,6 @@ class Contender(NamedTuple):
     overrides: dict[str, Any]
 
 
-HOPE = "hope"
 # half the width and depth of the tiny presets, so that twenty runs take an hour on two cores; the
 # widths of the feed-forward networks are chosen for equal parameters within 1 %
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
@@ -48,11 +56,14 @@ CONTENDERS = {
 }
 
 
+TITLES = {name: contender.title for name, contender in CONTENDERS.items()}
+
+
 class DemoGap(Study):
     """Every model at every learning rate with the first seed, then its best rate with all seeds."""
 
     name = "demo-gap"
-    question = "held-out perplexity of Hope, of Hope trained without writes, and of Transformer++"
+    question = "does Hope predict text better than without its writes, and than Transformer++"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -104,20 +115,21 @@ class DemoGap(Study):
         """Means with intervals, differences to Hope paired by seed, and curves."""
         chosen = {model: self.tuned.best_runs(model, done) for model in CONTENDERS}
         chosen = {model: runs for model, runs in chosen.items() if runs}
-        against = above_hope(chosen)
+        against = compared(chosen)
         metrics = {
             model: self._figures(model, runs, against.get(model), done)
             for model, runs in chosen.items()
         }
+        results, sizes = text_tables(metrics, against, TITLES)
         sections = [
-            Section("What was asked", self._about()),
-            self._comparison(metrics, against),
-            Section("Every run", tables=[self._runs(done)]),
+            Section("Method", self._about()),
+            *([by_position(chosen, TITLES)] if metrics else []),
+            Section("Sizes and rates", notes(metrics), [sizes] if metrics else []),
+            Section("Every run", tables=[every_run(self.cells(done), done)]),
         ]
-        if metrics:
-            sections.insert(2, by_position(chosen))
         figures = {"models": metrics, "learning_rates": self._rates(done)}
-        return Finding(figures, sections, answer(metrics, against))
+        shown = Section("In short", SHOWN, [results] if metrics else [])
+        return Finding(figures, sections, answer(metrics, against), shown)
 
     def _figures(
         self,
@@ -150,40 +162,13 @@ class DemoGap(Study):
             f"Learning rates {', '.join(f'{rate:g}' for rate in self.config.learning_rates)} with "
             f"seed {self.config.seeds[0]}; the best of each model by held-out loss goes on with "
             f"seeds {', '.join(map(str, self.config.seeds[1:])) or 'none'}. Intervals are 95 %, "
-            "by Student's t over the seeds; differences are paired by seed, so they leave out what "
-            "a seed does to all models alike. The rate is chosen on the text that is reported, "
-            "for every model alike; every figure is over all of the held-out text. "
-            "With writes off only the output memory is read, so the "
+            "by Student's t over the seeds; differences are paired by seed. The rate is chosen on "
+            "the text that is reported, for every model alike; every figure is over all of the "
+            "held-out text. With writes off only the output memory is read, so the "
             "initial states of the other memories count among the parameters but are not used. "
             "Every model carries its memory along a document from row to row: Transformer++ sees "
             f"the last {TRANSFORMER_SIZE['attention.window']:,} tokens of it."
         )
-
-    def _comparison(self, metrics: dict[str, Any], against: Mapping[str, Paired]) -> Section:
-        rows = [
-            (
-                CONTENDERS[model].title,
-                figures["num_parameters"],
-                figures["num_non_embedding"],
-                f"{figures['learning_rate']:g}" + (" *" if figures["rate_at_edge_of_grid"] else ""),
-                len(figures["seeds"]),
-                interval_text(figures["val_perplexity"]),
-                interval_text(figures["val_loss"]),
-                str(against[model]._replace(p_t=None)) if model in against else "-",
-                figures["tokens_per_second"] and round(figures["tokens_per_second"]),
-            )
-            for model, figures in metrics.items()
-        ]
-        columns = (
-            "model", "parameters", "non-embedding", "rate", "seeds",
-            "held-out perplexity", "held-out loss", "loss above Hope", "tokens/s",
-        )  # fmt: skip
-        edge = any(figures["rate_at_edge_of_grid"] for figures in metrics.values())
-        note = "* the best rate is at the edge of the grid: a better one may lie beyond. "
-        text = note if edge else ""
-        if not rows:
-            text = "No model has finished its grid of learning rates yet."
-        return Section("Held-out text", text, [Table(columns=columns, rows=rows)])
 
     def _rates(self, done: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:
         return {
@@ -195,66 +180,14 @@ class DemoGap(Study):
             for model in CONTENDERS
         }
 
-    def _runs(self, done: Mapping[str, Result]) -> Table:
-        rows = []
-        for cell in self.cells(done):
-            result = done.get(cell.name)
-            loss = None if result is None else loss_of(result)
-            state = "to do" if loss is None else "diverged" if math.isinf(loss) else "finished"
-            known = finite(loss)
-            rows.append((cell.name, state, known, None if known is None else perplexity(known)))
-        return Table(columns=("cell", "state", "held-out loss", "perplexity"), rows=rows)
-
 
 def answer(metrics: Mapping[str, Any], against: Mapping[str, Paired]) -> str:
-    """The perplexity of Hope compared with the others."""
+    """How the loss of Hope compares with that of the others."""
     if HOPE not in metrics:
         return NOTHING if not metrics else "Hope has not finished its grid of learning rates yet."
-    tests = {CONTENDERS[model].title: test for model, test in against.items()}
-    return (
-        f"Hope's held-out perplexity is {interval_text(metrics[HOPE]['val_perplexity'])}, "
-        f"{beside(tests)}."
-    )
-
-
-def loss_of(result: Result) -> float:
-    """The held-out loss in nats per token; infinite for a diverged run."""
-    return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
+    return f"Hope's held-out loss is {beside({TITLES[m]: test for m, test in against.items()})}."
 
 
 def finite(value: float | None) -> float | None:
     """None for non-finite values, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def above_hope(chosen: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
-    """The held-out loss of each other model minus Hope's, paired by common seeds."""
-    hope, found = chosen.get(HOPE, {}), {}
-    for model, runs in chosen.items():
-        both = sorted(runs.keys() & hope.keys())
-        if model != HOPE:
-            own, other = ([loss_of(some[seed]) for seed in both] for some in (runs, hope))
-            found[model] = paired(own, other)
-    return found
-
-
-def by_position(chosen: Mapping[str, Mapping[int, Result]]) -> Section:
-    """Perplexity along held-out documents, the mean over seeds in each range of positions."""
-    curves = {}
-    for model, runs in chosen.items():
-        stretches = [result.metrics["val_by_position"] for result in sound(runs).values()]
-        each = [result.metrics for result in runs.values()]
-        curves[titled(CONTENDERS[model].title, each)] = position_curve(stretches)
-    figure = lines(
-        curves,
-        x_label="tokens of the document read so far",
-        y_label="perplexity",
-        log_x=True,
-        log_y=True,
-    )
-    text = (
-        "Perplexity of held-out documents by the place in the document. Each memory reads on "
-        "from the document's start, whatever the length of a training batch; a point is the mean "
-        "of a stretch of positions, drawn at its middle."
-    )
-    return Section("As a document is read", text, figures=[figure])

@@ -22,21 +22,24 @@ from nestling_lab.studies.lm_report import (
     COST,
     HOPE,
     PAPER,
+    SHOWN,
     answered,
+    bits_table,
+    by_position,
     commonsense_table,
     compared,
     cost_table,
-    curves,
     every_run,
     loss_of,
     notes,
-    text_table,
-    verdict,
+    text_tables,
+    training_curves,
 )
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, train_on_text
 from nestling_lab.studies.tuned import Tuned, is_edge
 
+PRINTED = ("Wiki ppl", "LMB ppl", "SIQA", "Avg")  # columns of the paper's table
 # half the width and depth of the tiny presets; the widths of the feed-forward networks (of mamba2
 # its inner width) are chosen for the parameters of Transformer++ within 2 %
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
@@ -62,7 +65,7 @@ class FigureLm(Study):
     """Every model at every learning rate with the first seed, then its best rate with all seeds."""
 
     name = "figure-lm"
-    question = "held-out perplexity and offline commonsense of eight systems after the same tokens"
+    question = "does Hope predict text better than seven other systems after the same tokens"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -152,22 +155,21 @@ class FigureLm(Study):
         runs = {name: found for name, found in runs.items() if found}
         figures = {name: self._figures(name, found, done) for name, found in runs.items()}
         against = compared(runs)
+        results, sizes = text_tables(figures, against, {})
         accuracies = commonsense_table(runs, self.config.tasks)
         sections = [
-            Section("What was asked", self._about()),
-            Section("What held", verdict(against, figures)),
-            Section("Held-out text", notes(figures), [text_table(figures, against)]),
-            Section("Cost of a run", COST, [cost_table(figures)]),
+            Section("Method", self._about()),
+            Section("Bits a byte", tables=[bits_table(figures)]),
             Section("Commonsense, offline", COMMONSENSE, [accuracies]),
-        ]
-        if runs:
-            sections += curves(runs)
-        sections += [
-            Section("What the paper prints", PAPER, [published("language-760m")]),
+            *([training_curves(runs), by_position(runs, {})] if runs else []),
+            Section("Sizes and rates", notes(figures), [sizes]),
+            Section("Cost of a run", COST, [cost_table(figures)]),
+            Section("What the paper prints", PAPER, [published("language-760m", columns=PRINTED)]),
             Section("Every run", tables=[every_run(self.cells(done), done)]),
         ]
         metrics = {"models": figures, "above_hope": {k: v.record() for k, v in against.items()}}
-        return Finding(metrics, sections, answered(figures, against))
+        shown = Section("In short", SHOWN, [results] if runs else [])
+        return Finding(metrics, sections, answered(figures, against), shown)
 
     def _figures(
         self, model: str, runs: Mapping[int, Result], done: Mapping[str, Result]

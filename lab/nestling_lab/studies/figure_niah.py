@@ -212,7 +212,7 @@ class FigureNiah(Study):
             for name, found in runs.items()
         }
         sections = [
-            Section("What was asked", self._about()),
+            Section("Method", self._about()),
             *report.sections(rates, edges),
             Section("Every run", tables=[every_run(self.cells(done), done, lengths[0])]),
         ]

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import Paired, paired
+from nestling.core.statistics import Paired
 from nestling.report import Section, Table
 from nestling.train import TrainConfig, train_config
-from nestling_lab.studies.answers import grouped, listed
+from nestling_lab.studies.answers import differences, grouped, listed
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.figure_lm import MODELS
-from nestling_lab.studies.lm_report import loss_of
+from nestling_lab.studies.lm_report import SHOWN, gap
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, train_on_text
 
@@ -42,9 +42,7 @@ class HeadLevelStudy(Study):
     """Hope with uniform rates and with rates by role, and Mamba2, with and without head level."""
 
     name = "head-level"
-    question = (
-        "what a head written in context is worth to Hope and Mamba2, and rates by role to Hope"
-    )
+    question = "do a head written in context and rates by role lower the loss of Hope and Mamba2"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -116,20 +114,12 @@ class HeadLevelStudy(Study):
             for name, by_seed in names.items()
         }
         found = {name: runs for name, runs in found.items() if runs}
-        means = [
-            (
-                name,
-                len(runs),
-                str(over([run.metrics for run in runs.values()], lambda m: m["val_loss"])),
-            )
-            for name, runs in found.items()
-        ]
         rows = [
             (
                 name,
                 seed,
-                "diverged" if run.metrics["diverged"] else "trained",
-                *(run.metrics.get(key) for key in COLUMNS.values()),
+                "diverged" if run.metrics["diverged"] else run.metrics["val_loss"],
+                *(run.metrics.get(key) for key in list(COLUMNS.values())[1:]),
             )
             for name, runs in found.items()
             for seed, run in runs.items()
@@ -141,18 +131,11 @@ class HeadLevelStudy(Study):
             for name, runs in found.items()
         }
         sections = [
-            Section(
-                "What was found",
-                answer(found),
-                [Table(columns=("system", "seeds", "held-out loss"), rows=means)],
-            ),
-            Section(
-                "Every run",
-                self._about(),
-                [Table(columns=("system", "seed", "run", *COLUMNS), rows=rows)],
-            ),
+            Section("Method", self._about(), [Table(columns=("system", "is"), rows=FORMS)]),
+            Section("Every run", tables=[Table(columns=("system", "seed", *COLUMNS), rows=rows)]),
         ]
-        return Finding({"systems": metrics}, sections, short_answer(found))
+        shown = Section("In short", SHOWN, [gap_table(found)] if found else [])
+        return Finding({"systems": metrics}, sections, answer(found), shown)
 
     def _about(self) -> str:
         train = self.config.train
@@ -160,17 +143,26 @@ class HeadLevelStudy(Study):
         return (
             f"One rate each, from trials with the first seed. The models of figure-lm read "
             f"{tokens:,} tokens of {self.config.text.corpus} in the same order and are measured on "
-            f"the same {train.evaluate_tokens:,} held-out tokens. `-head`: the head is a level "
-            "(`head_period=32`); it adds one parameter. `-context`: its keys are made of the last "
-            "two tokens as well, and gates strengthen its writes and reads (`head_keys=context`); "
-            "it adds 49,410. `-roles`: a learning rate of 1.6e-2 with the factors that the "
-            "memories declare (`rates_by_role`; of Mamba2 a half), with Hope both levels of the "
-            "chain written at every step; `hope` itself has the rate that figure-lm chose for it. "
-            "`-unclipped`: without `self_titans.projection_clip`. Tokens for each second were "
+            f"the same {train.evaluate_tokens:,} held-out tokens. Tokens for each second were "
             "taken on one thread beside other work."
         )
 
 
+FORMS = (
+    ("hope", "at the rate that figure-lm chose for it"),
+    ("-head", "the head is a level (`head_period=32`): one more parameter"),
+    (
+        "-context",
+        "keys of the head are made of the last two tokens, and gates strengthen its writes and "
+        "reads (`head_keys=context`): 49,410 more parameters",
+    ),
+    (
+        "-roles",
+        "a learning rate of 1.6e-2 with the factors that the memories declare (`rates_by_role`; "
+        "of Mamba2 a half); Hope writes both levels of the chain at every step",
+    ),
+    ("-unclipped", "without `self_titans.projection_clip`"),
+)
 COLUMNS = {
     "held-out loss": "val_loss",
     "last loss": "last_loss",
@@ -194,39 +186,42 @@ PAIRS = (
 
 def gaps(found: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
     """The planned differences, for pairs that have common seeds."""
-    known = {}
-    for one, other in PAIRS:
-        mine, theirs = found.get(one, {}), found.get(other, {})
-        if both := sorted(mine.keys() & theirs.keys()):
-            known[f"{one} less {other}"] = paired(
-                [loss_of(mine[s]) for s in both], [loss_of(theirs[s]) for s in both]
-            )
-    return known
+    known = {
+        f"{one} less {other}": gap(found.get(one, {}), found.get(other, {})) for one, other in PAIRS
+    }
+    return {name: test for name, test in known.items() if test.difference.every}
 
 
-def short_answer(found: Mapping[str, Mapping[int, Result]]) -> str:
-    """Which of the differences are significant."""
-    known = gaps(found)
-    if not known:
-        return "No two systems that are compared have been run with the same seed yet."
-    parts = [
-        f"{words} {listed(f'{name} ({known[name].difference.mean:+.3g})' for name in names)}"
-        for words, names in zip(
-            ("it rises for", "it falls for", "not told apart from none:"),
-            grouped(known),
-            strict=True,
-        )
-        if names
+def gap_table(found: Mapping[str, Mapping[int, Result]]) -> Table:
+    """A table of the planned differences, with the losses they are of."""
+
+    def loss(name: str) -> str:
+        runs = found.get(name, {}).values()
+        return str(over([run.metrics for run in runs], lambda m: m["val_loss"])) if runs else "-"
+
+    told = differences(gaps(found))
+    rows = [
+        (one, loss(one), other, loss(other), told.get(f"{one} less {other}", "to do"))
+        for one, other in PAIRS
     ]
-    return (
-        f"Of {len(PAIRS)} differences in held-out loss {len(known)} have been measured, in nats a "
-        f"token; {'; '.join(parts)}."
-    )
+    return Table(columns=("system", "loss", "compared with", "its loss", "difference"), rows=rows)
 
 
 def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
-    """The planned differences, in nats per token."""
-    said = [f"{name} {gap} ({gap.difference.every} seeds)" for name, gap in gaps(found).items()]
-    if not said:
-        return "No two systems that are compared have been run with the same seed yet."
-    return f"Held-out loss in nats a token, seed by seed: {'; '.join(said)}."
+    """Which of the planned differences are significant."""
+    known = gaps(found)
+    if not known:
+        return "Open: no two systems that are compared have been run with the same seed yet."
+    above, below, alike = grouped(known)
+    said = f"{len(known)} of {len(PAIRS)} comparisons have been run"
+    if not above and not below:
+        seeds = max(test.difference.every for test in known.values())
+        if seeds == 1:
+            return f"Open: {said}, with one seed each, which is too few for a test."
+        return f"Open: {said}, and their losses are not significantly different."
+    parts = [
+        f"the loss is significantly {word} for {listed(names)}"
+        for word, names in (("higher", above), ("lower", below))
+        if names
+    ]
+    return f"{said}: {' and '.join(parts)}{', not for the others' if alike else ''}."

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.result import Result
-from nestling.core.statistics import Paired, holm, paired
+from nestling.core.statistics import Paired
 from nestling.report import Section, Table
 from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
-from nestling_lab.studies.answers import grouped, listed
+from nestling_lab.studies.answers import differences, grouped, listed
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.figure_lm import HOPE, MODELS
-from nestling_lab.studies.lm_report import loss_of
+from nestling_lab.studies.lm_report import SHOWN, compared
 from nestling_lab.studies.recall_smoke import recall_result
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
@@ -50,7 +50,7 @@ class HopeAblation(Study):
     """Every arm with every seed: one model reads text, another of the same shape learns recall."""
 
     name = "hope-ablation"
-    question = "which parts of Hope its held-out loss and its recall need"
+    question = "which parts of Hope do its held-out loss and its recall need"
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -126,48 +126,45 @@ class HopeAblation(Study):
         found = {
             task: {a: runs for a, runs in arms.items() if runs} for task, arms in found.items()
         }
-        losses = compared(found["text"])
+        losses = compared(found["text"], WHOLE)
+        gaps = differences(losses)
         rows = [
             (
                 arm,
                 len(found["text"].get(arm, {})),
                 _over(found["text"].get(arm, {}), _val_loss),
-                str(losses[arm]) if arm in losses else "-",
+                gaps.get(arm, "-"),
                 _over(found["recall"].get(arm, {}), _accuracy),
-                _parameters(found["text"].get(arm, {})),
             )
             for arm in self.config.arms
             if any(arm in found[task] for task in TASKS)
         ]
-        table = Table(
-            columns=(
-                "arm",
-                "seeds",
-                "held-out loss",
-                f"less that of {WHOLE}, paired",
-                "recall",
-                "parameters",
-            ),
-            rows=rows,
-        )
+        columns = ("arm", "seeds", "held-out loss", f"less that of {WHOLE}", "recall")
+        shown = Section("In short", SHOWN, [Table(columns=columns, rows=rows)] if rows else [])
         metrics = {
             "loss": {a: _figures(runs, _val_loss) for a, runs in found["text"].items()},
             "recall": {a: _figures(runs, _accuracy) for a, runs in found["recall"].items()},
         }
         sections = [
-            Section("What was found", verdict(losses)),
-            Section("Every arm", self._about(), [table]),
+            Section("Method", self._about()),
+            Section("The arms", tables=[self._arms(found["text"])]),
         ]
-        return Finding(metrics, sections, answer(losses, len(self.config.arms) - 1))
+        return Finding(metrics, sections, answer(losses, len(self.config.arms) - 1), shown)
+
+    def _arms(self, runs: Mapping[str, Mapping[int, Result]]) -> Table:
+        rows = [
+            (
+                arm,
+                ", ".join(f"`{key}={value}`" for key, value in ARMS[arm].items()) or "-",
+                _parameters(runs.get(arm, {})),
+            )
+            for arm in self.config.arms
+        ]
+        return Table(columns=("arm", "changed", "parameters"), rows=rows)
 
     def _about(self) -> str:
         own, task = self.config, Recall(self.config.task)
         tokens = own.train.steps * own.train.batch_size * own.train.sequence_length
-        changed = "; ".join(
-            f"*{arm}*: " + ", ".join(f"`{key}={value}`" for key, value in ARMS[arm].items())
-            for arm in own.arms
-            if arm != WHOLE
-        )
         return (
             f"The Hope of figure-lm reads {tokens:,} tokens of {own.text.corpus} at a rate of "
             f"{own.train.learning_rate:g}, the same for every arm, and is measured on the same "
@@ -175,61 +172,26 @@ class HopeAblation(Study):
             f"Recall: {own.recall.steps:,} steps of {own.recall.batch_size} sequences with "
             f"{task.config.keys} pairs of {task.config.values} values, asked for at least "
             f"{2 * task.config.period} tokens later; share of right answers, chance "
-            f"{task.chance:.3g}. {changed}."
+            f"{task.chance:.3g}."
         )
-
-
-def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Paired]:
-    """The loss of each arm minus that of unchanged Hope, paired by common seeds."""
-    whole, found = runs.get(WHOLE, {}), {}
-    for arm, own in runs.items():
-        both = sorted(own.keys() & whole.keys())
-        if arm != WHOLE and both:
-            found[arm] = paired([loss_of(own[s]) for s in both], [loss_of(whole[s]) for s in both])
-    return found
 
 
 def answer(losses: Mapping[str, Paired], arms: int) -> str:
     """Which parts of Hope its loss depends on, among those that were run."""
     if not losses:
-        return "No part of Hope has been taken away yet in a run that can be compared."
+        return "Open: no part of Hope has been changed yet in a run that can be compared."
     above, below, alike = grouped(losses)
     parts = [
-        f"{words} {listed(names)}"
-        for words, names in (
-            ("held-out loss rises with", above),
-            ("held-out loss falls with", below),
-            ("not told apart from the whole:", alike),
+        f"with {listed(names)} the loss {verb}"
+        for verb, names in (
+            ("rises significantly", above),
+            ("falls significantly", below),
+            ("is not significantly different", alike),
         )
         if names
     ]
-    run = "1 was" if len(losses) == 1 else f"{len(losses)} were"
-    return f"Of {arms} changes to Hope, one at a time, {run} run; {'; '.join(parts)}."
-
-
-def verdict(losses: Mapping[str, Paired]) -> str:
-    """Which arms are worse, better, and not significantly different, after Holm."""
-    tests = {arm: found for arm, found in losses.items() if found.p_t is not None}
-    raised = dict(
-        zip(tests, holm([t.p_t for t in tests.values() if t.p_t is not None]), strict=True)
-    )
-    signed = {arm: f"{arm} ({tests[arm].difference.mean:+.3f})" for arm in tests}
-    worse = [a for a, p in raised.items() if p < 0.05 and tests[a].difference.mean > 0]
-    better = [a for a, p in raised.items() if p < 0.05 and tests[a].difference.mean < 0]
-    same = [a for a, p in raised.items() if p >= 0.05]
-    said = [
-        f"{words}: {', '.join(signed[arm] for arm in arms)}."
-        for words, arms in (
-            ("Loss rises, in nats a token, with", worse),
-            ("Loss falls with", better),
-            ("Not told apart from Hope as it is at 5 %", same),
-        )
-        if arms
-    ]
-    left = [arm for arm in losses if arm not in tests]
-    if left or not said:
-        said.append(f"For want of seeds nothing can be said of {', '.join(left) or 'any arm'}.")
-    return " ".join(said)
+    run = f"{len(losses)} of {arms} changes {'has' if len(losses) == 1 else 'have'} been run"
+    return f"{'Open: ' if len(losses) < arms else ''}{run}; {', '.join(parts)}."
 
 
 def _val_loss(metrics: Mapping[str, Any]) -> float:

@@ -61,7 +61,7 @@ class LadderSmoke(Study):
         metrics = {
             "diverged": [family for family, figures in found.items() if figures["diverged"]],
             "families": {
-                family: {key: figures.get(key) for key in (*COLUMNS.values(), "diverged")}
+                family: {key: figures.get(key) for key in KEPT}
                 | {"val_perplexity": perplexity_of(figures)}
                 for family, figures in found.items()
             },
@@ -69,17 +69,17 @@ class LadderSmoke(Study):
         rows = [
             (
                 family,
-                "diverged" if figures["diverged"] else "trained",
-                perplexity_of(figures),
+                "diverged" if figures["diverged"] else perplexity_of(figures),
                 *(figures.get(key) for key in COLUMNS.values()),
             )
             for family, figures in found.items()
         ]
-        table = Table(columns=("system", "run", "held-out perplexity", *COLUMNS), rows=rows)
+        table = Table(columns=("system", "held-out perplexity", *COLUMNS), rows=rows)
         return Finding(
             metrics,
-            [Section("What was asked", self._about()), Section("Every run", tables=[table])],
+            [Section("Method", self._about())],
             answer(found, len(self.config.families)),
+            Section("In short", tables=[table] if rows else []),
         )
 
     def _about(self) -> str:
@@ -101,9 +101,11 @@ COLUMNS = {
     "first loss": "first_loss",
     "last loss": "last_loss",
     "parameters": "num_parameters",
-    "non-embedding": "num_non_embedding",
     "tokens/s": "tokens_per_second",
 }
+
+
+KEPT = (*COLUMNS.values(), "num_non_embedding", "diverged")
 
 
 def answer(found: Mapping[str, Mapping[str, Any]], families: int) -> str:
@@ -111,10 +113,11 @@ def answer(found: Mapping[str, Mapping[str, Any]], families: int) -> str:
     if not found:
         return NOTHING
     lost = [family for family, figures in found.items() if figures["diverged"]]
-    told = f"Of {len(found)} systems that were run {len(found) - len(lost)} reached a finite loss"
-    told += f"; {listed(lost)} diverged" if lost else ""
     left = families - len(found)
-    return told + (f"; {left} have not been run yet." if left else ".")
+    rest = f"; {left} have not been run yet." if left else "."
+    if lost:
+        return f"No: of {len(found)} systems {len(lost)} diverged ({listed(lost)}){rest}"
+    return f"{'So far' if left else 'Yes'}: all {len(found)} systems reach a finite loss{rest}"
 
 
 def perplexity_of(figures: Mapping[str, Any]) -> float | None:

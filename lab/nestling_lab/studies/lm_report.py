@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nestling.core.result import Result
-from nestling.core.statistics import holm, interval_text, paired
+from nestling.core.statistics import Paired, interval_text, paired
 from nestling.report import Section, Table
 from nestling.report.plots import loss_curves, perplexity_by_position
 from nestling.train.evaluate import perplexity
-from nestling_lab.studies.answers import NOTHING, beside
+from nestling_lab.studies.answers import NOTHING, TESTED, beside, differences, grouped
 from nestling_lab.studies.diverged import over, sound, titled
 from nestling_lab.studies.study import Cell
+from nestling_lab.studies.tuned import rate_text
 
 HOPE = "hope"
 COMMONSENSE = (
@@ -19,6 +20,7 @@ COMMONSENSE = (
     "likeliest choice for each of its characters is the answer, as lm-eval's acc_norm. Models of "
     "this size are not expected to be above chance."
 )
+SHOWN = f"Mean and 95 % interval over seeds. {TESTED.format(pairs='seeds')}"
 COST = (
     "Seconds are those of runs beside others on shared cores; what a step costs beside another "
     "model's is measured by `nestling bench train`, in turns on a quiet machine."
@@ -34,130 +36,118 @@ def loss_of(result: Result) -> float:
     return math.inf if result.metrics["diverged"] else result.metrics["val_loss"]
 
 
-def compared(runs: Mapping[str, Mapping[int, Result]]) -> dict[str, Any]:
-    """The loss of each other model minus Hope's, paired by common seeds."""
-    hope, found = runs.get(HOPE, {}), {}
-    for model, own in runs.items():
-        both = sorted(own.keys() & hope.keys())
-        if model != HOPE and both:
-            found[model] = paired(
-                [loss_of(own[seed]) for seed in both], [loss_of(hope[seed]) for seed in both]
-            )
-    return found
+def compared(runs: Mapping[str, Mapping[int, Result]], reference: str = HOPE) -> dict[str, Paired]:
+    """The loss of each other model minus that of the reference, paired by common seeds."""
+    base = runs.get(reference, {})
+    found = {model: gap(own, base) for model, own in runs.items() if model != reference}
+    return {model: test for model, test in found.items() if test.difference.every}
 
 
-def answered(figures: Mapping[str, Any], against: Mapping[str, Any]) -> str:
-    """Which system has the lowest perplexity, and how Hope compares."""
+def gap(one: Mapping[int, Result], other: Mapping[int, Result]) -> Paired:
+    """The loss of runs minus that of others, paired by common seeds."""
+    both = sorted(one.keys() & other.keys())
+    return paired([loss_of(one[seed]) for seed in both], [loss_of(other[seed]) for seed in both])
+
+
+def answered(figures: Mapping[str, Any], against: Mapping[str, Paired]) -> str:
+    """Which system has the lowest perplexity, and how Hope compares with it."""
     known = {
         model: found["val_perplexity"]
         for model, found in figures.items()
-        if found["val_perplexity"] and found["val_perplexity"]["mean"] is not None
+        if found["val_perplexity"]["mean"] is not None
     }
     if not known:
         return NOTHING
     best = min(known, key=lambda model: known[model]["mean"])
-    told = (
-        f"Of {len(known)} systems {best} has the lowest held-out perplexity, "
-        f"{interval_text(known[best])}"
-    )
+    told = f"{best} has the lowest held-out perplexity of {len(known)} systems"
     if HOPE not in known:
-        return f"{told}; Hope has not been run yet."
-    own = "" if best == HOPE else f" is {interval_text(known[HOPE])}, its loss"
-    return f"{told}; {'its loss is' if best == HOPE else 'that of Hope' + own} {beside(against)}."
+        return f"{told[0].upper()}{told[1:]}; Hope has not been run yet."
+    if best == HOPE:
+        return f"Hope's held-out loss is the lowest of {len(known)} systems, {beside(against)}."
+    own = f"{known[best]['mean']:.4g} against Hope's {known[HOPE]['mean']:.4g}"
+    sure = "significantly lower" if best in grouped(against)[1] else "not significantly different"
+    return f"No: {told}, {own}, which is {sure}."
 
 
-def verdict(against: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-    """Sentences that compare Hope with each other model."""
-    tests = {model: found for model, found in against.items() if found.p_t is not None}
-    raised = dict(zip(tests, holm([found.p_t for found in tests.values()]), strict=True))
-    below = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean > 0]
-    above = [m for m, p in raised.items() if p < 0.05 and tests[m].difference.mean < 0]
-    open_ = [m for m, p in raised.items() if p >= 0.05]
-    parts = [
-        f"{one} diverged in {count} of {found.difference.every} runs in which {other} did not."
-        for model, found in against.items()
-        for one, other, count in ((model, "Hope", found.worse), ("Hope", model, found.better))
-        if count
-    ]
-    if below:
-        parts.append(f"Hope's held-out loss is lower than that of {', '.join(below)}.")
-    if above:
-        parts.append(f"Hope's held-out loss is higher than that of {', '.join(above)}.")
-    if open_:
-        signed = ", ".join(
-            f"{m} ({tests[m].difference.mean:+.3g}, p = {raised[m]:.2g})" for m in open_
-        )
-        parts.append(f"Not told apart at 5 % (their loss above Hope's in brackets): {signed}.")
-    known = {*raised, HOPE, *(m for m, found in against.items() if found.worse or found.better)}
-    rest = [model for model in figures if model not in known]
-    if rest or not parts:
-        parts.append(f"Not yet compared, for want of seeds: {', '.join(rest) or 'any'}.")
-    return " ".join(parts)
-
-
-def curves(runs: Mapping[str, Mapping[int, Result]]) -> list[Section]:
-    """The loss during training, and the perplexity along documents."""
-    left = {
-        titled(model, [r.metrics for r in found.values()]): sound(found).values()
+def training_curves(runs: Mapping[str, Mapping[int, Result]]) -> Section:
+    """The loss during training."""
+    curves: dict[str, list[Mapping[float, float]]] = {
+        titled(model, [r.metrics for r in found.values()]): [
+            dict(map(tuple, r.metrics["loss_curve"])) for r in sound(found).values()
+        ]
         for model, found in runs.items()
     }
-    trained: dict[str, Sequence[Mapping[float, float] | Mapping[int, float]]] = {
-        model: [dict(map(tuple, r.metrics["loss_curve"])) for r in found]
-        for model, found in left.items()
-    }
-    by_place = {
-        model: [
-            [part for part in result.metrics["val_by_position"] if part["tokens"]]
-            for result in found
+    text = "Loss of the batch of a step; the mean over seeds with its 95 % interval."
+    return Section("As it is trained", text, figures=[loss_curves(curves)])
+
+
+def by_position(runs: Mapping[str, Mapping[int, Result]], titles: Mapping[str, str]) -> Section:
+    """Perplexity along held-out documents, the mean over seeds in each range of positions."""
+    stretches = {
+        titled(titles.get(model, model), [r.metrics for r in found.values()]): [
+            [part for part in r.metrics["val_by_position"] if part["tokens"]]
+            for r in sound(found).values()
         ]
-        for model, found in left.items()
+        for model, found in runs.items()
     }
-    return [
-        Section(
-            "As it is trained",
-            "Loss of the batch of a step; the mean over seeds with its 95 % interval.",
-            figures=[loss_curves(trained)],
-        ),
-        Section(
-            "As a document is read",
-            "Perplexity of held-out documents by the place in the document; a point is a stretch "
-            "of positions, drawn at its middle.",
-            figures=[perplexity_by_position(by_place)],
-        ),
-    ]
+    text = (
+        "Perplexity of held-out documents by the place in the document. Every memory reads on "
+        "from the document's start; a point is a stretch of positions, drawn at its middle."
+    )
+    return Section("As a document is read", text, figures=[perplexity_by_position(stretches)])
 
 
 def notes(figures: Mapping[str, Any]) -> str:
-    """The legend of the marks in the table."""
-    edge = any(found["rate_at_edge_of_grid"] for found in figures.values())
+    """The legend of the marks in the table of sizes and rates."""
     if not figures:
         return "No model has finished its grid of learning rates yet."
-    return (
-        "* the best rate is at the edge of the grid: a better one may lie beyond." if edge else ""
-    )
+    edge = any(found["rate_at_edge_of_grid"] for found in figures.values())
+    return "* at the edge of the grid: a better rate may lie beyond." if edge else ""
 
 
-def text_table(figures: Mapping[str, Any], against: Mapping[str, Any]) -> Table:
-    """A table of sizes, rates and figures on held-out text."""
-    rows = [
+def text_tables(
+    figures: Mapping[str, Any], against: Mapping[str, Paired], titles: Mapping[str, str]
+) -> tuple[Table, Table]:
+    """A table of the figures on held-out text, lowest loss first, and one of sizes and rates."""
+    ranked = sorted(figures, key=lambda model: _rank(figures[model]["val_loss"]))
+    gaps = differences(against)
+    results = [
         (
-            model,
+            titles.get(model, model),
+            interval_text(figures[model]["val_perplexity"]),
+            interval_text(figures[model]["val_loss"]),
+            gaps.get(model, "-"),
+        )
+        for model in ranked
+    ]
+    sizes = [
+        (
+            titles.get(model, model),
             found["num_parameters"],
             found["num_non_embedding"],
-            f"{found['learning_rate']:g}" + (" *" if found["rate_at_edge_of_grid"] else ""),
+            rate_text(found["learning_rate"], found["rate_at_edge_of_grid"]),
             len(found["seeds"]),
-            interval_text(found["val_perplexity"]),
-            interval_text(found["word_perplexity"]),
-            interval_text(found["bits_per_byte"]),
-            str(against[model]) if model in against else "-",
+            found["tokens_per_second"] and round(found["tokens_per_second"]),
         )
         for model, found in figures.items()
     ]
-    columns = (
-        "model", "parameters", "non-embedding", "rate", "seeds", "perplexity",
-        "by word", "bits a byte", "loss above Hope",
-    )  # fmt: skip
-    return Table(columns=columns, rows=rows)
+    return (
+        Table(columns=("model", "perplexity", "loss (nats)", "loss less Hope's"), rows=results),
+        Table(
+            columns=("model", "parameters", "non-embedding", "rate", "seeds", "tokens/s"),
+            rows=sizes,
+        ),
+    )
+
+
+def _rank(loss: Mapping[str, Any]) -> float:
+    return math.inf if loss["mean"] is None else loss["mean"]
+
+
+def bits_table(figures: Mapping[str, Any]) -> Table:
+    """A table of the bits per byte, which do not depend on the tokenizer."""
+    rows = [(model, interval_text(found["bits_per_byte"])) for model, found in figures.items()]
+    return Table(columns=("model", "bits a byte"), rows=rows)
 
 
 def cost_table(figures: Mapping[str, Any]) -> Table:
@@ -169,14 +159,11 @@ def cost_table(figures: Mapping[str, Any]) -> Table:
             found["flops_per_token"] / 1e6,
             found["flops_per_token"] * found["tokens"] / 1e12,
             found["tokens"] / found["tokens_per_second"],
-            round(found["tokens_per_second"]),
         )
         for model, found in figures.items()
         if found["tokens"]  # empty if every run diverged
     ]
-    columns = (
-        "model", "tokens", "Mflop a token", "Tflop", "seconds of training", "tokens/s",
-    )  # fmt: skip
+    columns = ("model", "tokens", "Mflop a token", "Tflop", "seconds of training")
     return Table(columns=columns, rows=rows)
 
 

@@ -21,7 +21,7 @@ from nestling.report import Section, Table
 from nestling.tasks import Examples
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
-from nestling_lab.studies.answers import NOTHING, grouped
+from nestling_lab.studies.answers import NOTHING, grouped, share
 from nestling_lab.studies.in_text import InText
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -213,14 +213,16 @@ class RecallAfterText(Study):
         }
         alive = list(zip(metrics["seeds"], metrics["least_reach"], strict=True))
         read_columns = [f"after {n:,}" for n in marks]
+        shown = Section(
+            "In short",
+            "Share of fresh pairs that are recalled, by the tokens of text read before them.",
+            [Table(columns=("trained on", *read_columns), rows=means)] if means else [],
+        )
         sections = [
-            Section("What was asked", self._about()),
+            Section("Method", self._about()),
             Section(
-                "Recall of fresh pairs",
-                tables=[
-                    Table(columns=("trained on", *read_columns), rows=means),
-                    Table(columns=("trained on", "seed", *read_columns), rows=rows),
-                ],
+                "Seed by seed",
+                tables=[Table(columns=("trained on", "seed", *read_columns), rows=rows)],
             ),
             Section(
                 "Are the memories alive?",
@@ -229,7 +231,7 @@ class RecallAfterText(Study):
                 [Table(columns=("seed", "least share"), rows=alive)],
             ),
         ]
-        return Finding(metrics, sections, answer(metrics, marks[-1]))
+        return Finding(metrics, sections, answer(metrics, marks[-1]), shown)
 
     def _about(self) -> str:
         config, task = self.config, Recall(self.config.task)
@@ -252,14 +254,14 @@ def answer(metrics: Mapping[str, Any], tokens: int) -> str:
     before, after = metrics["accuracy_before"], metrics["accuracy_after"]
     if not after:
         return NOTHING
-    told = (
-        f"After {tokens:,} tokens of text a Hope trained in text recalls {interval(after)} of "
-        f"fresh pairs, {interval(before)} before it"
-    )
+    now, then = (share(interval(values).mean) for values in (after, before))
+    told = f"after {tokens:,} tokens a Hope that was trained within text recalls {now} of new pairs"
     if after == before:
-        return f"{told}: nothing is lost."
+        return f"Yes: {told}, as many as before."
     _, below, _ = grouped({"after": paired(after, before)})
-    return f"{told}: {'less than before' if below else 'the two are not told apart'}."
+    if below:
+        return f"Less: {told}, significantly fewer than before ({then})."
+    return f"Yes: {told}, not significantly different from before ({then})."
 
 
 def accuracies(stage: Mapping[str, Any] | None, marks: Sequence[int]) -> list[float]:

@@ -11,7 +11,7 @@ from nestling.models import create
 from nestling.report import Section, Table
 from nestling.tasks.recall import Recall
 from nestling.train import NotFinite, TrainConfig, train, train_config
-from nestling_lab.studies.answers import NOTHING, apart, listed
+from nestling_lab.studies.answers import NOTHING, apart, listed, share
 from nestling_lab.studies.diverged import over
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -102,12 +102,12 @@ class RecallSmoke(Study):
             "chance": task.chance,
         }
         columns = ("model", "seeds", "accuracy, mean and 95 % interval", "chance")
+        shown = Section("In short", tables=[Table(columns=columns, rows=means)] if done else [])
         sections = [
-            Section("What was asked", self._about(task)),
-            Section("Answers", tables=[Table(columns=columns, rows=means)]),
+            Section("Method", self._about(task)),
             Section("Every run", tables=[Table(columns=("model", "seed", "accuracy"), rows=rows)]),
         ]
-        return Finding(metrics, sections, answer(found, task.chance))
+        return Finding(metrics, sections, answer(found, task.chance), shown)
 
     def _about(self, task: Recall) -> str:
         config, train = self.config, self.config.train
@@ -122,7 +122,7 @@ class RecallSmoke(Study):
 
 
 def answer(found: Mapping[str, Mapping[int, Mapping[str, Any]]], chance: float) -> str:
-    """Whether pairs are recalled, and whether that is due to the writes."""
+    """Whether pairs are recalled, and whether that is due to the writes (95 % intervals apart)."""
     known = {
         arm: over(by_seed.values(), lambda run: run["accuracy"])
         for arm, by_seed in found.items()
@@ -130,14 +130,16 @@ def answer(found: Mapping[str, Mapping[int, Mapping[str, Any]]], chance: float) 
     }
     if not known:
         return NOTHING
-    told = listed(f"{figure} with writes {arm}" for arm, figure in known.items())
-    told = f"The share of pairs that are recalled after one reading is {told} (chance {chance:.2g})"
+    told = listed(
+        f"{share(figure.mean) if figure.count else 'nothing (all runs diverged)'} with writes {arm}"
+        for arm, figure in known.items()
+    )
+    told = f"after one reading Hope recalls {told} (chance {share(chance)})"
     if len(known) < len(ARMS):
-        return f"{told}; the other arm has not been run yet."
+        return f"Open: {told}; the other arm has not been run yet."
     if not apart(known["on"], known["off"]):
-        return f"{told}: the two are not told apart."
-    more = "recall more" if known["on"].mean > known["off"].mean else "recall less"
-    return f"{told}: models with their writes on {more}."
+        return f"Open: {told}, not significantly different."
+    return f"{'Yes' if known['on'].mean > known['off'].mean else 'No'}: {told}."
 
 
 def accuracies(by_seed: Mapping[int, Mapping[str, Any]]) -> list[float | None]:

@@ -11,7 +11,6 @@ from nestling.report import Section, write_page
 from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Finding, Study
 
-ASKED = "What was asked"  # the section that says how it was done
 NAMED = 10  # pending cells to list by name
 
 
@@ -34,13 +33,16 @@ class Status:
         return "; ".join(parts) + "."
 
     @property
+    def question(self) -> str:
+        """The question of the study as a sentence."""
+        asked = self.study.question
+        return f"{asked[0].upper()}{asked[1:]}?"
+
+    @property
     def sections(self) -> list[Section]:
-        """The sections, with the findings before the method."""
-        asked = [one for one in self.finding.sections if one.title == ASKED]
-        others = [one for one in self.finding.sections if one.title != ASKED]
-        shown = (n for n, one in enumerate(others, 1) if one.tables or one.figures)
-        place = next(shown, len(others))
-        return [*others[:place], *asked, *others[place:]]
+        """What shows the answer, if anything does, and the sections of the findings."""
+        shown = self.finding.shown
+        return [*([shown] if shown.tables else []), *self.finding.sections]
 
     def origin(self) -> dict[str, Any]:
         """Provenance of all cells: each value, with the number of cells that have it."""
@@ -72,7 +74,7 @@ class Status:
 
     def text(self) -> str:
         """The sections as plain text, without figures."""
-        blocks = [f"{self.study.name}: {self.study.question}", self.finding.answer, self.progress]
+        blocks = [f"{self.study.name}: {self.question}", self.finding.answer, self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
         for section in self.sections:
             blocks.append(section.title.upper())
@@ -82,11 +84,14 @@ class Status:
 
     def markdown(self, figures: Sequence[str] = ()) -> str:
         """The sections as Markdown; ``figures`` are the files of all figures, in order."""
+        shown = self.finding.shown
         blocks = [f"# {self.study.name}", f"**{self.finding.answer}**"]
-        blocks += [f"The question: {self.study.question}.", self.progress]
+        blocks += [table.markdown() for table in shown.tables]
+        blocks += [shown.text] if shown.text and shown.tables else []
+        blocks += [f"Question: {self.question}", self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
         files = iter(figures)
-        for section in self.sections:
+        for section in self.finding.sections:
             blocks.append(f"## {section.title}")
             blocks += [section.text] if section.text else []
             blocks += [table.markdown() for table in section.tables]
@@ -99,7 +104,7 @@ class Status:
         """The tables for LaTeX, each under a comment with the title of its section."""
         tables = [
             f"% {section.title}\n{table.latex()}"
-            for section in self.finding.sections
+            for section in self.sections
             for table in section.tables
         ]
         head = f"% {self.study.name}: {self.progress} Needs the package booktabs."
@@ -121,7 +126,7 @@ class Status:
             path,
             f"Study: {self.study.name}",
             [*self.sections, head],
-            lead=f"{self.finding.answer} The question: {self.study.question}.",
+            lead=f"{self.finding.answer} {self.question}",
             provenance=self.origin(),
         )
 

@@ -23,11 +23,12 @@ class Cell(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The findings of a study so far: figures for programs, sections for readers, and an answer."""
+    """The findings so far: figures for programs, and a page that opens with the answer."""
 
     metrics: dict[str, Any]
     sections: list[Section]
     answer: str  # one sentence that answers the question, or says that it is open
+    shown: Section = Section("In short")  # tables right below the answer, and how to read them
 
 
 class Study(ABC):

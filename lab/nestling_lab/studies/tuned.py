@@ -26,6 +26,15 @@ def is_edge(value: float | None, grid: Sequence[float]) -> bool:
     return len(grid) > 1 and value in (min(grid), max(grid))
 
 
+def rate_text(rate: float | None, edge: bool) -> str:
+    """A chosen rate, with a star if it is at the edge of its grid.
+
+    >>> rate_text(0.003, True), rate_text(None, False)
+    ('0.003 *', '-')
+    """
+    return "-" if rate is None else f"{rate:g}" + " *" * edge
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Generic[Setting]):
     """The cells of a study with tuning.

@@ -168,4 +168,4 @@ def test_diverged_setting_is_not_chosen():
 
 
 def test_empty_study_has_a_page():
-    assert Facts().find({}).sections[0].title == "What was asked"
+    assert Facts().find({}).sections[0].title == "Method"

@@ -20,11 +20,12 @@ from nestling.train.flops import flops_per_token
 from nestling_lab.studies import Shard, Store, run_study
 from nestling_lab.studies import figure_lm as figure_lm_study
 from nestling_lab.studies import figure_niah as figure_niah_study
+from nestling_lab.studies.answers import differences
 from nestling_lab.studies.figure_lm import MODELS as LM_MODELS
 from nestling_lab.studies.figure_lm import FigureLm
 from nestling_lab.studies.figure_niah import MODELS as NIAH_MODELS
 from nestling_lab.studies.figure_niah import FigureNiah
-from nestling_lab.studies.lm_report import compared, verdict
+from nestling_lab.studies.lm_report import compared
 from nestling_lab.studies.needles import Bare, Course, Lesson, Mixed
 from nestling_lab.studies.status import status
 from nestling_lab.studies.text import Text
@@ -83,7 +84,7 @@ def test_small_figure_lm(corpus, questions, narrow, counted, tmp_path):
     assert "No model has finished its grid" in nothing and "To do: hope-lr0.001-seed0" in nothing
     run_study(whole, cells="hope-*", quiet=True)
     part = status(whole)
-    assert "transformer-lr0.001-seed0" in part.missing and "Not yet compared" in part.text()
+    assert "transformer-lr0.001-seed0" in part.missing and "hope" in part.text()
     # the rest in two shares and a last call
     for index in (1, 2, 1, 2):
         run_study(whole, shard=Shard(index, 2), quiet=True)
@@ -99,7 +100,7 @@ def test_small_figure_lm(corpus, questions, narrow, counted, tmp_path):
     assert result.metrics["commonsense"]["social_iqa"]["questions"] == 2
     text = found.text()
     assert "arXiv 2512.24695v1, Table 2" in text and "+/-" in text
-    assert found.latex().count(r"\begin{tabular}") == 5
+    assert found.latex().count(r"\begin{tabular}") == 7
 
 
 DIVERGED = {
@@ -133,10 +134,10 @@ def test_diverged_seed_is_named_and_not_averaged(corpus, seeds):
     above = finding.metrics["above_hope"]["transformer"]
     assert (above["worse"], above["better"]) == (0, len(seeds))
     said = {section.title: section for section in finding.sections}
-    held = f"Hope diverged in {len(seeds)} of 2 runs in which transformer did not."
-    assert said["What held"].text == held
+    rows = {row[0]: row[1:] for row in finding.shown.tables[0].rows}
+    assert f"the other diverged in {len(seeds)} of 2" in rows["transformer"][2]
     told = "diverged" if len(seeds) == 2 else "148.4 (1 of 2 diverged)"
-    assert said["Held-out text"].tables[0].rows[0][5] == told
+    assert rows["hope"][0] == told
     assert ["diverged"] * len(seeds) == [
         row[1] for row in said["Every run"].tables[0].rows if row[1] != "finished"
     ]
@@ -152,15 +153,13 @@ def made(losses):
 
 
 def test_two_diverged_seeds_of_three_are_not_a_tie():
-    seeds = {"seeds": [0, 1, 2]}
     for losses in ([4.9, None, None], [4.9, 5.0, None]):
         runs = {"hope": made([5.0, 5.1, 5.05]), "mamba2": made(losses)}
-        text = verdict(compared(runs), dict.fromkeys(runs, seeds))
-        lost = losses.count(None)
-        assert text == f"mamba2 diverged in {lost} of 3 runs in which Hope did not."
+        told = differences(compared(runs))["mamba2"]
+        assert told.endswith(f"(diverged in {losses.count(None)} of 3)")
 
 
-def test_sentences_state_only_supported_findings():
+def test_table_states_only_supported_findings():
     runs = {
         "hope": made([5.0, 5.1, 5.05]),
         "transformer": made([5.5, 5.61, 5.54]),
@@ -168,12 +167,10 @@ def test_sentences_state_only_supported_findings():
         "mamba2": made([5.0, 5.3, 4.9]),
         "ttt-mlp": made([6.0]),
     }
-    text = verdict(compared(runs), runs)
-    assert "Hope's held-out loss is lower than that of transformer." in text
-    assert "Hope's held-out loss is higher than that of samba." in text
-    assert "Not told apart at 5 % (their loss above Hope's in brackets): mamba2" in text
-    assert text.endswith("Not yet compared, for want of seeds: ttt-mlp.")
-    assert verdict({}, {}) == "Not yet compared, for want of seeds: any."
+    told = differences(compared(runs))
+    assert "(higher, p = " in told["transformer"] and "(lower, p = " in told["samba"]
+    assert "(n.s., p = " in told["mamba2"] and told["ttt-mlp"] == "+1 (one pair)"
+    assert differences({}) == {}
 
 
 def test_small_figure_niah(corpus, narrow, counted, tmp_path):

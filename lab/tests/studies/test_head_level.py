@@ -36,12 +36,12 @@ def test_run_gives_the_table_metrics(corpus):
     assert head["num_parameters"] == plain["num_parameters"] + 1
     assert head["read_strength"] != 1 and not plain["read_strength"]
     gap = head["val_loss"] - plain["val_loss"]
-    assert f"mamba2-roles-head less mamba2-roles {gap:.4g}" in finding.sections[0].text
+    assert finding.shown.tables[0].rows[0][-1] == f"{gap:+.3g} (one pair)"
     assert [row[:3] for row in finding.sections[1].tables[0].rows] == [
-        ("mamba2-roles", 0, "trained"),
-        ("mamba2-roles-head", 0, "trained"),
+        ("mamba2-roles", 0, plain["val_loss"]),
+        ("mamba2-roles-head", 0, head["val_loss"]),
     ]
     bad = Result(name="x", config={}, metrics={"diverged": True, "num_parameters": 1}, seed=0)
-    lost = study.find({"hope": bad}).sections
-    assert lost[1].tables[0].rows[0][:4] == ("hope", 0, "diverged", None)
-    assert "No two systems" in lost[0].text
+    lost = study.find({"hope": bad})
+    assert lost.sections[1].tables[0].rows[0][:4] == ("hope", 0, "diverged", None)
+    assert "no two systems" in lost.answer

@@ -8,7 +8,7 @@ from nestling.core.result import Result
 from nestling.models import create
 from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
-from nestling_lab.studies.hope_ablation import ARMS, WHOLE, HopeAblation, verdict
+from nestling_lab.studies.hope_ablation import ARMS, WHOLE, HopeAblation, answer
 from nestling_lab.studies.text import Text
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "cms.intermediate_size": 16}
@@ -53,7 +53,7 @@ def test_runs_give_the_table_metrics(corpus):
     finding = study.find(done)
     assert [len(v) for v in finding.metrics["loss"].values()] == [1, 1]
     assert all(0 <= a <= 1 for v in finding.metrics["recall"].values() for a in v)
-    assert [row[0] for row in finding.sections[1].tables[0].rows] == [WHOLE, "dot objective"]
+    assert [row[0] for row in finding.shown.tables[0].rows] == [WHOLE, "dot objective"]
 
 
 def test_verdict_names_worse_better_and_inconclusive():
@@ -74,8 +74,12 @@ def test_verdict_names_worse_better_and_inconclusive():
         for arm, by_seed in losses.items()
         for seed, loss in enumerate(by_seed)
     }
-    assert study.find(done).sections[0].text == (
-        "Loss rises, in nats a token, with: no decay (+0.500). Loss falls with: writes off "
-        "(-0.500). Not told apart from Hope as it is at 5 %: long start (+0.000)."
+    finding = study.find(done)
+    assert finding.answer == (
+        "3 of 3 changes have been run; with no decay the loss rises significantly, with writes "
+        "off the loss falls significantly, with long start the loss is not significantly different."
     )
-    assert "For want of seeds" in verdict({})
+    told = {row[0]: row[3] for row in finding.shown.tables[0].rows}
+    assert told["no decay"].startswith("+0.5 +/- ") and "(higher, p = " in told["no decay"]
+    assert "(lower, p = " in told["writes off"] and "(n.s., p = 1)" in told["long start"]
+    assert answer({}, 3).startswith("Open: no part")

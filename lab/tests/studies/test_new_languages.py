@@ -142,4 +142,4 @@ def test_missing_cells_are_left_out(small):
             done[cell.name] = small.run(cell)
     found = small.find(done).metrics
     assert set(found) == {"frozen"} and found["frozen"]["bits invented alone"]["count"] == 2
-    assert NewLanguages().find({}).sections[0].title == "What was asked"
+    assert NewLanguages().find({}).sections[0].title == "Method"

@@ -61,8 +61,8 @@ def test_every_study_page_renders_on_a_phone(name, store, tmp_path):
     found = status(store if name == "counting" else Store("results", load_study(name)))
     page = found.write_page(tmp_path / "page.html")
     shown = open_page(page, tmp_path, width=390)
-    figures = sum(len(section.figures) for section in found.finding.sections)
-    tables = sum(len(section.tables) for section in found.finding.sections)
+    figures = sum(len(section.figures) for section in found.sections)
+    tables = sum(len(section.tables) for section in found.sections)
     assert shown.complaints == [] and shown.title == f"Study: {found.study.name}"
     assert (shown.figures, shown.tables) == (figures, tables)
     assert shown.width <= 390 and shown.smallest >= 13

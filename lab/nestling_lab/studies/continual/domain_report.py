@@ -68,7 +68,7 @@ def report(config: Any, found: Sequence[Journeys]) -> Finding:
             parts = (f"{100 * s:.0f} %" if s == s else "diverged" for s in own["shares"])
             shares.append((one.title, *parts, _both(own)))
     sections = [
-        Section("What was asked", about(config)),
+        Section("Method", about(config)),
         Section("After the last domain", tables=[Table(columns=COLUMNS, rows=rows)]),
     ]
     if len(config.seeds) > 1 and whole:

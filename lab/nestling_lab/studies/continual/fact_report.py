@@ -91,7 +91,7 @@ def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
             "strangers": strangers(runs).record(),
             "setting": runs[0].config["setting"],
         }
-    sections = [Section("What was asked", about(config))]
+    sections = [Section("Method", about(config))]
     if found:
         sections += [
             Section("What came out", " ".join(verdicts(config, found))),

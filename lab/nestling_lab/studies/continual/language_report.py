@@ -52,7 +52,7 @@ def report(config: Any, found: Found) -> Finding:
         reader: {"setting": found[reader][0], **{k: v.record() for k, v in values.items()}}
         for reader, values in own.items()
     }
-    sections = [Section("What was asked", about(config))]
+    sections = [Section("Method", about(config))]
     if own:
         sections += [
             Section("What came out", " ".join(verdicts(config, own))),

@@ -87,7 +87,7 @@ def report(model: str, runs: Runs) -> Finding:
             "By text and reader",
             tables=[_by_text(half, own, found) for half, own in halves.items() if own],
         ),
-        Section("What was asked", about(model)),
+        Section("Method", about(model)),
         Section("Every reply", REPLIES, [t for name in runs for t in _replies(name, runs[name])]),
     ]
     whole = answer(halves["set aside"], found)

@@ -83,7 +83,7 @@ class ToldStudy(Study):
         metrics = {"texts": len(runs), "asked": asked, "right": total}
         sections = [
             Section("What came out", outcome(runs), [_table(runs)] if runs else []),
-            Section("What was asked", self._about()),
+            Section("Method", self._about()),
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
         ]
         return Finding(metrics, sections, short_answer(len(runs), total, asked))

@@ -56,7 +56,7 @@ class ToldCheckedStudy(ToldStudy):
         tables = [_ways_table(runs), Table(columns=_COLUMNS, rows=text_rows(runs))] if runs else []
         sections = [
             Section("What came out", outcome(runs), tables),
-            Section("What was asked", self._about()),
+            Section("Method", self._about()),
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
             Section("What the texts do not answer", tables=[_others(runs)] if runs else []),
         ]

@@ -20,6 +20,10 @@ from nestling_lab.studies.tuned import least
 
 CONTENDERS = ("gd", "momentum", "adamw", "delta-scalar", "delta-row", "m3")
 REFERENCE = "momentum"
+STEPS = (
+    "Mean and 95 % interval over the starts; a walk that never arrives counts as one of the most "
+    "steps tried."
+)
 
 
 class Curvature(Study):
@@ -112,17 +116,15 @@ class Curvature(Study):
             f"steps at momentum's best rate ({shared})",
             "runs that arrive",
         )
-        sections = [
-            Section("What was asked", self._about()),
-            Section("Steps to the bottom", tables=[Table(columns=columns, rows=rows)]),
-        ]
+        shown = Section("In short", STEPS, [Table(columns=columns, rows=rows)] if rows else [])
+        sections = [Section("Method", self._about())]
         if curves:
             figure = lines(
                 curves, x_label="learning rate", y_label="steps (median)", log_x=True, log_y=True
             )
             sections.append(Section("Over the rates", figures=[figure]))
         figures = {"shared_rate": shared, "optimizers": metrics}
-        return Finding(figures, sections, self._answer(tables))
+        return Finding(figures, sections, self._answer(tables), shown)
 
     def _answer(self, tables: Mapping[str, Mapping[str, list[int | None]]]) -> str:
         """Delta momentum compared with momentum, each at its best rate, from the same starts."""
@@ -133,17 +135,15 @@ class Curvature(Study):
             for name, steps in tables.items()
         }
         deltas = [name for name in tables if name.startswith("delta")]
-        own = f"momentum takes {interval(best[REFERENCE])} steps to the bottom"
+        own = f"at its best rate momentum takes {interval(best[REFERENCE]).mean:.0f} steps"
         if not deltas:
-            return f"{own[0].upper()}{own[1:]}; delta momentum has not been run yet."
-        tests = {name: paired(best[name], best[REFERENCE]) for name in deltas}
-        told = zip(("more", "fewer", "a number not told apart"), grouped(tests), strict=True)
-        said = [
-            listed(f"{ENTRANTS[name].title} {interval(best[name])} ({words})" for name in names)
-            for words, names in told
-            if names
+            return f"Open: {own}; delta momentum has not been run yet."
+        more, fewer, _ = grouped({n: paired(best[n], best[REFERENCE]) for n in deltas})
+        word = "significantly fewer" if fewer else "significantly more" if more else "no fewer"
+        each = [
+            f"{ENTRANTS[n].title} {interval(best[n]).mean:.0f}" for n in fewer or more or deltas
         ]
-        return f"At its best rate {own}, {', '.join(said)}."
+        return f"{'Yes' if fewer else 'No'}: {own}, {listed(each)} ({word})."
 
     def _counted(self, walks: list[int | None]) -> list[float]:
         return [float(self.config.limit if w is None else w) for w in walks]

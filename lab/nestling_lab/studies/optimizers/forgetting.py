@@ -15,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval
-from nestling.report import Section, Table
-from nestling_lab.studies.answers import NOTHING, listed
+from nestling.report import Section
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
-from nestling_lab.studies.optimizers.tuned import Figures, interval_text, over_seeds, tuned
+from nestling_lab.studies.optimizers.forgetting_report import (
+    SHOWN,
+    answer,
+    carried_table,
+    effect_of,
+    effect_table,
+)
+from nestling_lab.studies.optimizers.tuned import Figures, tuned
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 CONTENDERS = (
@@ -92,65 +97,21 @@ class Forgetting(Study):
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """The final loss, forgetting, and the part of it that fresh states avoid."""
-        sections = [Section("What was asked", self._about())]
-        metrics: dict[str, Any] = {}
-        for overlap in self.config.overlaps:
-            rows = []
-            for contender in self.config.contenders:
-                cell = self.cell(overlap, contender)
-                if cell.name not in done:
-                    continue
-                record = done[cell.name].metrics
-                carried, fresh = record["carried"], record["fresh"]
-                own = [
-                    None if a is None or b is None else a - b
-                    for a, b in zip(
-                        over_seeds(carried, "forgetting"),
-                        over_seeds(fresh, "forgetting"),
-                        strict=True,
-                    )
-                ]
-                metrics[cell.name] = {"carried": carried, "own_memory": own}
-                rows.append(
-                    (
-                        ENTRANTS[contender].title,
-                        f"{carried['rate']:g}" + (" *" if carried["rate_at_edge_of_grid"] else ""),
-                        interval_text(over_seeds(carried, "final_loss")),
-                        interval_text(over_seeds(carried, "forgetting")),
-                        interval_text(own),
-                        interval_text(over_seeds(carried, "pull")),
-                        interval_text(over_seeds(carried, "recovery")),
-                    )
-                )
-            columns = (
-                "optimizer", "rate", "loss over all tasks at the end", "forgetting",
-                "of it by the optimizer's state", "pull of the last task", "steps to recover",
-            )  # fmt: skip
-            table = Table(columns=columns, rows=rows)
-            sections.append(Section(f"Directions with cosine {overlap:g}", tables=[table]))
-        return Finding(metrics, sections, self._answer(metrics))
-
-    def _answer(self, metrics: Mapping[str, Any]) -> str:
-        """For which optimizers the state increases forgetting, and for which it reduces it."""
-        parts = []
-        for overlap in self.config.overlaps:
-            found = {
-                ENTRANTS[c].title: interval(
-                    [math.nan if x is None else x for x in metrics[name]["own_memory"]]
-                )
+        found = {
+            overlap: {
+                c: effect_of(done[name].metrics)
                 for c in self.config.contenders
-                if (name := self.cell(overlap, c).name) in metrics
+                if (name := self.cell(overlap, c).name) in done
             }
-            more = [f"{name} ({own.mean:.2g})" for name, own in found.items() if own.low > 0]
-            less = [f"{name} ({own.mean:.2g})" for name, own in found.items() if own.high < 0]
-            alike = len(found) - len(more) - len(less)
-            if found:
-                parts.append(
-                    f"at cosine {overlap:g} it adds to forgetting with {listed(more)}, takes some "
-                    f"away with {listed(less)}, and is not told apart from no effect with {alike} "
-                    "others"
-                )
-        return f"What an optimizer remembers matters: {'; '.join(parts)}." if parts else NOTHING
+            for overlap in self.config.overlaps
+        }
+        sections = [
+            Section("Method", self._about()),
+            *(Section(f"Cosine {o:g}", tables=[carried_table(own)]) for o, own in found.items()),
+        ]
+        shown = Section("In short", SHOWN, [effect_table(found)] if done else [])
+        metrics = {self.cell(o, c).name: one for o, own in found.items() for c, one in own.items()}
+        return Finding(metrics, sections, answer(found), shown)
 
     def _about(self) -> str:
         c = self.config

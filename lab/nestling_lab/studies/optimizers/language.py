@@ -11,7 +11,7 @@ from torch import nn
 from nestling.core.result import Result, provenance
 from nestling.data import IGNORED, Loader, evaluation_batches
 from nestling.models import create
-from nestling.report import Section, Table
+from nestling.report import Section
 from nestling.train import evaluate
 from nestling.train.schedule import rate as schedule
 from nestling.train.step import read_batch, token_losses
@@ -19,17 +19,18 @@ from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, clear_all, step_all
 from nestling_lab.studies.optimizers.messy import mean
 from nestling_lab.studies.optimizers.tuned import (
+    COMPARED,
     Figures,
-    against,
-    interval_text,
-    over_seeds,
+    against_each,
     place_of,
+    table_of,
     tuned,
 )
 from nestling_lab.studies.optimizers.vision import OLD
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text
 
+FIGURES = {"training loss": "train_loss", "held-out loss": "val_loss"}
 CONTENDERS = ("adamw", "muon", "m3", "delta-row")
 SIZE = {"hidden_size": 128, "num_hidden_layers": 2, "num_heads": 4}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -104,41 +105,19 @@ class Language(Study):
 
     def find(self, done: Mapping[str, Result]) -> Finding:
         """The held-out losses, and comparisons of each optimizer with AdamW and Muon."""
-        sections = [Section("What was asked", self._about())]
-        metrics = {}
+        metrics, tables, parts = {}, [], []
         for model in self.config.models:
             cells = {c: self.cell(model, c).name for c in self.config.contenders}
             found = {c: done[name].metrics for c, name in cells.items() if name in done}
-            verdicts = {
-                c: {
-                    o: against(found[c], found[o], "val_loss") for o in OLD if o in found and o != c
-                }
-                for c in found
-            }
+            verdicts = against_each(found, OLD, "val_loss")
             metrics[model] = {"verdicts": verdicts, "records": found}
-            rows = [
-                (
-                    ENTRANTS[c].title,
-                    f"{record['rate']:g}" + (" *" if record["rate_at_edge_of_grid"] else ""),
-                    interval_text(over_seeds(record, "train_loss")),
-                    interval_text(over_seeds(record, "val_loss")),
-                    *(verdicts[c].get(o, {}).get("verdict") or "-" for o in OLD),
-                )
-                for c, record in found.items()
-            ]
-            columns = (
-                "optimizer", "rate", "training loss", "held-out loss",
-                *(f"against {ENTRANTS[o].title}" for o in OLD),
-            )  # fmt: skip
-            sections.append(Section(model, tables=[Table(columns=columns, rows=rows)]))
-        titles = {name: entrant.title for name, entrant in ENTRANTS.items()}
-        places = {
-            model: place_of(found["records"], found["verdicts"], "m3", "val_loss", titles)
-            for model, found in metrics.items()
-        }
-        parts = [f"{place} on {model}" for model, place in places.items() if place]
-        answer = f"M3's held-out loss is {'; '.join(parts)}." if parts else NOTHING
-        return Finding(metrics, sections, answer)
+            tables += [table_of(found, verdicts, FIGURES, OLD)] if found else []
+            if place := place_of(found, verdicts, "m3", "val_loss"):
+                parts.append(f"{place} on {model}" if len(self.config.models) > 1 else place)
+        sections = [Section("Method", self._about())]
+        shown = Section("In short", COMPARED.format(loss="held-out loss"), tables)
+        answer = f"M3's held-out loss {'; '.join(parts)}." if parts else NOTHING
+        return Finding(metrics, sections, answer, shown)
 
     def _about(self) -> str:
         c = self.config
@@ -148,10 +127,9 @@ class Language(Study):
             f"{SIZE['hidden_size']} on {c.text.corpus}: {c.steps} steps of {c.batch_size} x "
             f"{c.sequence_length} tokens, {tokens:,} in all, the same for all; warm-up and cosine, "
             f"gradients clipped to {c.max_norm:g}, no weight decay. Five rates with one seed; the "
-            "one of lowest held-out loss goes on with the others (* at the edge of the grid; the "
-            "rate is chosen on the text that is reported, for every optimizer alike). Training "
-            "loss: mean of the last tenth of the steps. Mean and 95 % interval over seeds; "
-            "against: paired by seed, on the held-out loss."
+            "one of lowest held-out loss goes on with the others (the rate is chosen on the text "
+            "that is reported, for every optimizer alike). Training loss: mean of the last tenth "
+            "of the steps."
         )
 
 

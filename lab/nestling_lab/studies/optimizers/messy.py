@@ -13,10 +13,10 @@ from torch.nn import functional
 from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
 from nestling.data.fashion import CLASSES, Pictures, pictures
-from nestling.report import Section, Table
-from nestling_lab.studies.answers import NOTHING, listed
+from nestling.report import Section
 from nestling_lab.studies.optimizers.entrants import ENTRANTS, SIZE, around, clear_all, step_all
-from nestling_lab.studies.optimizers.tuned import Figures, against, interval_text, over_seeds, tuned
+from nestling_lab.studies.optimizers.messy_report import OLD, TALLIED, answer, compare, tally_table
+from nestling_lab.studies.optimizers.tuned import COMPARED, Figures, table_of, tuned
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 MESS = {
@@ -30,8 +30,6 @@ CONTENDERS = (
     "momentum", "adamw", "muon", "delta-scalar", "delta-row", "delta-matrix", "deep", "delta-gd",
     "m3",
 )  # fmt: skip
-NEW = ("delta-scalar", "delta-row", "delta-matrix", "deep", "delta-gd", "m3")
-OLD = ("momentum", "adamw", "muon")
 DIVERGED: Figures = {"validation_loss": math.nan, "test_loss": math.nan, "test_accuracy": math.nan}
 
 
@@ -119,24 +117,19 @@ class Messy(Study):
             for mess in self.config.messes
         }
         verdicts = {mess: compare(found) for mess, found in records.items()}
-        sections = [Section("What was asked", self._about())]
-        for mess, found in records.items():
-            rows = [
-                (
-                    ENTRANTS[c].title,
-                    f"{record['rate']:g}" + (" *" if record["rate_at_edge_of_grid"] else ""),
-                    interval_text(over_seeds(record, "test_loss")),
-                    interval_text(over_seeds(record, "test_accuracy")),
-                    *(verdicts[mess].get(c, {}).get(o, "-") for o in OLD),
-                )
-                for c, record in found.items()
-            ]
-            columns = ("optimizer", "rate", "loss", "accuracy", *(f"against {o}" for o in OLD))
-            sections.append(
-                Section(mess, MESS[mess].capitalize() + ".", [Table(columns=columns, rows=rows)])
+        figures = {"loss": "test_loss", "accuracy": "test_accuracy"}
+        each = [
+            Section(
+                mess,
+                MESS[mess].capitalize() + ".",
+                [table_of(found, verdicts[mess], figures, OLD)],
             )
-        figures = {"verdicts": verdicts, "records": records}
-        return Finding(figures, sections, answer(verdicts))
+            for mess, found in records.items()
+        ]
+        sections = [Section("Method", self._about()), *each]
+        shown = Section("In short", TALLIED, [tally_table(verdicts)] if done else [])
+        metrics = {"verdicts": verdicts, "records": records}
+        return Finding(metrics, sections, answer(verdicts), shown)
 
     def _about(self) -> str:
         config = self.config
@@ -145,45 +138,10 @@ class Messy(Study):
             f"{config.steps} steps of {config.batch_size} pictures at a constant rate. For every "
             f"mess each optimizer tries {SIZE + config.lower} learning rates with one seed; the "
             f"one of lowest loss on {config.validation:,} clean training pictures kept aside goes "
-            f"on with the other of {len(config.seeds)} seeds (* it is at the edge of the grid). "
-            "Loss and accuracy are of the clean test pictures, mean and 95 % interval; with drift, "
-            "of each batch of the stream before it is learned. Against: paired by seed; wins or "
-            "loses where the 95 % interval of the difference in loss leaves out zero."
+            f"on with the other of {len(config.seeds)} seeds. Loss and accuracy are of the clean "
+            "test pictures; with drift, of each batch of the stream before it is learned. "
+            + COMPARED.format(loss="loss")
         )
-
-
-def answer(verdicts: Mapping[str, Mapping[str, Mapping[str, str]]]) -> str:
-    """How often each new optimizer wins, ties and loses, over all messes and old optimizers."""
-    told: dict[str, list[str]] = {}
-    for found in verdicts.values():
-        for new, others in found.items():
-            told.setdefault(new, []).extend(word for word in others.values() if word != "-")
-    parts = [
-        f"{ENTRANTS[new].title} {words.count('wins')} ({words.count('loses')} lost, "
-        f"{words.count('ties')} not told apart)"
-        for new, words in told.items()
-        if words
-    ]
-    if not parts:
-        return NOTHING
-    every = max(map(len, told.values()))
-    return (
-        f"Of at most {every} comparisons with {listed(ENTRANTS[o].title for o in OLD)} on messy "
-        f"data these are won: {', '.join(parts)}."
-    )
-
-
-def compare(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Whether each new optimizer wins, ties or loses against each old one."""
-    return {
-        new: {
-            old: str(against(found[new], found[old], "test_loss")["verdict"] or "-")
-            for old in OLD
-            if old in found
-        }
-        for new in NEW
-        if new in found
-    }
 
 
 def network(hidden: int, seed: int, features: int = 784) -> nn.Module:

@@ -4,9 +4,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nestling.core.statistics import interval, paired
-from nestling_lab.studies.tuned import is_edge, least
+from nestling.core.statistics import Interval, interval, paired
+from nestling.report import Table
+from nestling_lab.studies.answers import ALIKE
+from nestling_lab.studies.optimizers.entrants import ENTRANTS
+from nestling_lab.studies.tuned import is_edge, least, rate_text
 
+WORDS = {"wins": "lower", "loses": "higher", "ties": ALIKE}
+COMPARED = (
+    "Mean and 95 % interval over seeds. Against: its {loss} is significantly lower or higher, or "
+    "not significantly different (n.s.), by the 95 % interval of the difference, paired by seed. "
+    "* at the edge of the grid: a better rate may lie beyond."
+)
 Figures = dict[str, float]
 Attempt = Callable[[float, int], Figures]  # (learning rate, seed) -> figures; lower is better
 
@@ -43,9 +52,51 @@ def over_seeds(record: Mapping[str, Any], figure: str) -> list[float | None]:
     return [None if None in run.values() else run[figure] for run in record["runs"].values()]
 
 
+def interval_of(values: Sequence[float | None]) -> Interval:
+    """The mean with its 95 % interval; None is a run that diverged."""
+    return interval([math.nan if value is None else value for value in values])
+
+
 def interval_text(values: Sequence[float | None]) -> str:
-    """The mean with its 95 % interval, and the number of diverged runs, as text."""
-    return str(interval([math.nan if value is None else value for value in values]))
+    """``interval_of`` as text."""
+    return str(interval_of(values))
+
+
+def against_each(
+    found: Mapping[str, Mapping[str, Any]], others: Sequence[str], figure: str
+) -> dict[str, dict[str, Any]]:
+    """``against`` for every optimizer and each of some others."""
+    return {
+        name: {
+            o: against(found[name], found[o], figure) for o in others if o in found and o != name
+        }
+        for name in found
+    }
+
+
+def table_of(
+    found: Mapping[str, Mapping[str, Any]],
+    verdicts: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, str],
+    others: Sequence[str],
+) -> Table:
+    """A row per optimizer: its rate, its figures (by column), and how it compares with others."""
+    rows = [
+        (
+            ENTRANTS[name].title,
+            rate_text(record["rate"], record["rate_at_edge_of_grid"]),
+            *(interval_text(over_seeds(record, figure)) for figure in figures.values()),
+            *(word_of(verdicts.get(name, {}).get(o)) for o in others),
+        )
+        for name, record in found.items()
+    ]
+    heads = (f"against {ENTRANTS[o].title}" for o in others)
+    return Table(columns=("optimizer", "rate", *figures, *heads), rows=rows)
+
+
+def word_of(found: Mapping[str, Any] | None) -> str:
+    """The outcome of a comparison in a table."""
+    return WORDS.get(found["verdict"], "-") if found else "-"
 
 
 def place_of(
@@ -53,19 +104,21 @@ def place_of(
     verdicts: Mapping[str, Mapping[str, Any]],
     name: str,
     figure: str,
-    titles: Mapping[str, str],
 ) -> str:
-    """How the figure of an optimizer compares with old ones, by ``against``; "" if it has none."""
+    """How the mean of an optimizer compares with others, by ``against``; "" if it has none."""
     if name not in records:
         return ""
-    words = {"wins": "lower than", "loses": "higher than", "ties": "not told apart from"}
+    words = {word: f"significantly {word} than" for word in ("lower", "higher")}
+    words |= {ALIKE: "not significantly different from", "-": "for want of seeds not compared with"}
     parts = [
-        f"{words.get(found['verdict'], 'for want of seeds not compared with')} that of "
-        f"{titles[old]} ({interval_text(over_seeds(records[old], figure))})"
+        f"{words[word_of(found)]} {ENTRANTS[old].title}'s ({_mean(records[old], figure)})"
         for old, found in verdicts.get(name, {}).items()
     ]
-    own = interval_text(over_seeds(records[name], figure))
-    return f"{own}, {' and '.join(parts) or 'not compared yet'}"
+    return f"({_mean(records[name], figure)}) is {' and '.join(parts) or 'not compared yet'}"
+
+
+def _mean(record: Mapping[str, Any], figure: str) -> str:
+    return f"{interval_of(over_seeds(record, figure)).mean:.4g}"
 
 
 def against(
