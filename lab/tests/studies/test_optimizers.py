@@ -217,7 +217,7 @@ def test_messy_and_vision_are_deterministic_and_paired_by_seed():
         lower = study.config.lower if isinstance(study, Messy) else 0
         assert len(result.metrics["grid"]) == SIZE + lower
         finding = study.find({cell.name: result})
-        assert "momentum" in str(finding.shown.tables)
+        assert "momentum" in str((finding.shown, finding.sections))
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,9 @@ class Messy(Study):
             for mess, found in records.items()
         ]
         sections = [Section("Method", self._about()), *each]
-        shown = Section("In short", TALLIED, [tally_table(verdicts)] if done else [])
+        shown = Section(
+            "In short", TALLIED, [tally_table(verdicts)] if any(verdicts.values()) else []
+        )
         metrics = {"verdicts": verdicts, "records": records}
         return Finding(metrics, sections, answer(verdicts), shown)
 
