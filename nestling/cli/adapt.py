@@ -59,7 +59,7 @@ class Command:
         if variant == "low-rank":
             if self.levels:
                 raise UserError(
-                    "variant low-rank has one level, written by study; leave out levels"
+                    "variant low-rank has one level, learned by study; leave out levels"
                 )
             return with_layers((studied_level(self.rank),), self.layers), variant
         if self.rank is not None:

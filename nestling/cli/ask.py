@@ -99,7 +99,7 @@ class Command:
 
         text, source = learner.answer(prompt, tokens=self.tokens)
         read = (
-            "nothing that was read fits: answered as before"
+            "nothing studied fits the question: answered as before study"
             if source is None
             else f"read in {source}"
         )

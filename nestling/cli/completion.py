@@ -38,7 +38,7 @@ def every_verb() -> Any:
         try:
             module = module_of(verb)
         except UserError:
-            continue  # of another package, and broken: the verb itself says so when it is called
+            continue  # a broken verb of another package: calling it reports the error
         about = VERBS.get(verb, "")
         named = tyro.conf.subcommand(verb, description=about, prefix_name=False)
         kinds.append(Annotated[module.Command, named])

@@ -44,7 +44,7 @@ class Fetch:
     """A name from `nestling data list`; or bigbench, questions for evaluation only."""
 
     def run(self) -> None:
-        """Fetch what is missing; check what is there."""
+        """Fetch missing packages and verify cached ones."""
         if self.name == "bigbench":
             from nestling.data import bigbench
 
@@ -92,8 +92,7 @@ class Verify:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Tokenize text into a folder of shards for training; after a break the same command
-    resumes."""
+    """Tokenize text into shards for training; after an interruption the same command resumes."""
 
     source: tyro.conf.Positional[str]
     """A file or folder of text, Markdown, HTML, JSONL or Parquet (FILE#FIELD: the field of its
@@ -105,15 +104,15 @@ class Prepare:
     """"bpe" (trained on the text), "bpe-digits", "bytes", or the folder or hub name of a model
     whose tokenizer it is."""
     vocab_size: int = 4096
-    """Largest size of a vocabulary that is trained."""
+    """Largest size of a trained vocabulary."""
     held_out: float = 0.08
     """Fraction of the documents held out for evaluation."""
     shard_tokens: int = 2**26
-    """Tokens of a shard, about: two bytes each, four of a vocabulary above 65,536."""
+    """Approximate tokens per shard, each of two bytes, or four if the vocabulary exceeds 65,536."""
     configuration: str | None = None
-    """Of a data set of the hub, if it has several."""
+    """Configuration of a hub data set, if it has several."""
     split: str = "train"
-    """Of a data set of the hub."""
+    """Split of a hub data set."""
     quiet: bool = False
     """Show no progress."""
 
@@ -152,7 +151,7 @@ class Prepare:
 
 
 def described(about: Mapping[str, Any]) -> str:
-    """What a manifest of tokens says, in words."""
+    """A summary of a manifest of tokens."""
     from nestling.data.shards import side_names
 
     parts = [f"{name}: {d:,} documents, {t:,} tokens" for name, d, t in side_names(about)]

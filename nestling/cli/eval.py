@@ -21,14 +21,15 @@ class Lm:
     text: Path | None = None
     """A UTF-8 file instead of a corpus, read as one document."""
     size: int = 100_000
-    """Least number of bytes of text, in whole documents; 0: all."""
+    """Minimum bytes of text, in whole documents; 0: all."""
     segment: int = 512
     """Tokens per call of the model; bounds the memory in use and changes no result."""
     batch: int = 4
     """Documents per batch."""
     windows: Literal["rolling", "apart"] = "rolling"
-    """Of a document longer than the model reads: rolling, as lm-eval does, each after the last
-    token of the window before; apart, each as if a text began there."""
+    """Windows of a document longer than the model's context: rolling, as in lm-eval (each follows
+    the last token of the previous one), or apart (each starts afresh).
+    """
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
     json: Path | None = None
@@ -80,13 +81,13 @@ LM_FIGURES = ("tokens", "loss", "perplexity", "word_perplexity", "byte_perplexit
 
 @dataclass(frozen=True, kw_only=True)
 class Commonsense:
-    """Commonsense through lm-eval (pip install 'nestling[eval]'; BIG-bench needs none of it)."""
+    """Commonsense through lm-eval (pip install 'nestling[eval]'; not needed for BIG-bench)."""
 
     model: Path
     """Folder with a nestling model or any causal language model of transformers; or
     smollm2-135m-instruct, which is fetched on first use."""
     data: str = "auto"
-    """hub: the paper's tasks; bigbench: offline ones; auto: the hub where it can be reached."""
+    """hub: the paper's tasks; bigbench: offline ones; auto: the hub if it can be reached."""
     tasks: str = ""
     """Names, separated by commas; by default all of them."""
     limit: int | None = None
@@ -154,7 +155,7 @@ class Tasks:
 
     model: str = ""
     """Folder with a model of ours or of transformers, or smollm2-135m-instruct; or a preset, with
-    --fit. Must be given."""
+    --fit. Required."""
     suite: tyro.conf.Suppress[str] = "tasks"
     tasks: str = ""
     """Names from `nestling list tasks`, separated by commas; by default the whole suite."""
@@ -170,9 +171,10 @@ class Tasks:
     fit: int = 0
     """Training steps on the task (or on each of its stages) before evaluation; 0: none."""
     protocol: bool = False
-    """Train as the task's source trains its models: its passes over its own number of rows, its
-    optimizer, every rate with every decay, the best kept. With --sweep the table's own score. --set
-    epochs=N shortens it, learning_rate and weight_decay take one instead of all."""
+    """Train as the task's source does: its rows and epochs, its optimizer, and its grid of learning
+    rates and weight decays, of which the best is kept. With --sweep, report the published score.
+    --set epochs=N shortens training; learning_rate and weight_decay replace the grid by one value.
+    """
     seed: int = 0
     """Seed of the examples, and of the weights and batches of a preset."""
     segment: int = 512

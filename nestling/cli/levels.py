@@ -22,9 +22,9 @@ class Command:
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: an option of the model (writes=false); can be repeated."""
     json: Path | None = None
-    """File for the same, as JSON."""
+    """File for the levels, as JSON."""
     svg: Path | None = None
-    """File for the same, as an SVG drawing."""
+    """File for a drawing of the levels, as SVG."""
 
     def run(self) -> None:
         """Print the system, and write it where --json and --svg say."""

@@ -1,8 +1,8 @@
 """`nestling VERB ...`: imports the module of the verb that is called, and no other.
 
 A verb's module has a ``Command``: a frozen dataclass whose fields are the options, or a union of
-such classes for a verb with subcommands; ``run()`` does the work. A mistake by the user prints one
-line, ``error: ...``, and exits with code 2. A package adds a verb by an entry point of the group
+such classes for a verb with subcommands; ``run()`` does the work. A user error prints one line,
+``error: ...``, and exits with code 2. A package adds a verb by an entry point of the group
 ``nestling.verbs``: its name is the verb, its value the module, whose docstring begins with
 ``nestling VERB: what it does``.
 """
@@ -43,12 +43,12 @@ VERBS = {
     "list": "list every preset, memory, corpus, task and optimizer",
     "completion": "print a completion script for your shell",
 }
-LABORATORY = ("study", "bench")  # verbs of the package that measures this project; in no wheel
-LONG_RUNNING = ("serve",)  # what such a process frees goes back to the system
+LABORATORY = ("study", "bench")  # verbs of the lab package, which is in no wheel
+LONG_RUNNING = ("serve",)  # memory that these processes free is returned to the system
 GROUP = "nestling.verbs"  # entry points: verbs of other packages
 USER_ERROR = 2
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-# what the file system refuses: nothing a program can put right
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
+# file system errors that only the user can fix
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -76,7 +76,7 @@ def module_of(verb: str) -> ModuleType:
 
 
 def summary(verb: str) -> str:
-    """One line on what a verb of another package does, from its docstring."""
+    """A one-line summary of another package's verb, from its docstring."""
     try:
         told = (module_of(verb).__doc__ or "").strip().partition("\n")[0]
     except UserError as error:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        # the reader has left; without this Python complains once more as it flushes at its end
+        # the reader closed the pipe; without this, Python's final flush fails again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = f" {error.filename}" if error.filename else ""
         return _fail(
-            f"cannot write{where}: {error.strerror}; choose a folder with space and rights"
+            f"cannot write{where}: {error.strerror}; choose a writable folder with free space"
         )
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -48,7 +48,7 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Forget:
-    """Remove what a document has taught from a memory file."""
+    """Remove what was learned from one document."""
 
     file: tyro.conf.Positional[Path]
     """Memory file; it is rewritten."""
@@ -62,7 +62,7 @@ class Forget:
 
 @dataclass(frozen=True, kw_only=True)
 class Undo:
-    """Remove what the last studied document has taught: the memory is as it was before."""
+    """Undo the study of the last document: the memory is as it was before."""
 
     file: tyro.conf.Positional[Path]
     """Memory file; it is rewritten."""

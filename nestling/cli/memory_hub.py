@@ -10,14 +10,14 @@ import tyro
 class Push:
     """Put a memory file on the Hugging Face hub, with a card.
 
-    The context, open periods and names of documents stay here; the questions that study has made
-    go along.
+    The context, open periods and names of documents are left out; the questions that study
+    generated are included.
     """
 
     file: tyro.conf.Positional[Path]
     """Memory file."""
     repository: tyro.conf.Positional[str]
-    """Repository on the hub, owner/name; made if there is none."""
+    """Repository on the hub, owner/name; created if it does not exist."""
     base: str | None = None
     """The base model's id on the hub, for the card."""
     licence: str | None = None

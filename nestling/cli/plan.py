@@ -42,7 +42,7 @@ class Command:
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """NAME=VALUE: an option of the model (writes=false), or recompute=true; can be repeated."""
     json: Path | None = None
-    """File for the same, as JSON."""
+    """File for the plan, as JSON."""
 
     def run(self) -> None:
         """Print the plan, and write it where --json says."""

@@ -9,11 +9,11 @@ import tyro
 
 from nestling.core.error import UserError
 
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """Read NAME=VALUE pairs, values as JSON where they are, else as text.
+    """Read NAME=VALUE pairs, values as JSON if possible, otherwise as text.
 
     >>> settings(("writes=false", "period=64", "schedule=wsd", "periods=[512,2048]"))
     {'writes': False, 'period': 64, 'schedule': 'wsd', 'periods': [512, 2048]}
@@ -68,7 +68,7 @@ class Command:
     """Which processes share one copy of the model: none (each has its own), full (all of them),
     hybrid (those of one machine), or a number."""
     divide: Literal["rows", "sequence"] = "rows"
-    """What several processes divide: the rows of a batch, or the tokens of each row."""
+    """What the processes split: the rows of a batch, or the tokens of each row."""
     track: Literal["none", "tensorboard", "trackio"] = "none"
     """Also log to TensorBoard (in OUT/tensorboard) or trackio."""
     quiet: bool = False

@@ -8,14 +8,14 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.rules.level import LevelState
 
-# what an average has moved from the base: of each written level, its tensors
+# an average's difference from the base: tensors for each written level
 Average = tuple[tuple[Tensor, ...], ...]
 
 
 def spans(asked: Sequence[int] | None, period: int) -> tuple[int, ...]:
     """The spans of the averages in tokens, slow to fast, given the fastest period of a level.
 
-    A span that is not a multiple of that period, of at least two, or that occurs twice raises
+    A span that is not a multiple of that period, is less than two periods, or occurs twice raises
     UserError.
 
     >>> spans((16, 64), 8)

@@ -12,13 +12,13 @@ from nestling.continual.study.record import studied_of
 
 
 class Difference(NamedTuple):
-    """The difference of two memory files in one level, or in what study taught them."""
+    """The difference of two memory files in one level, or in what they have studied."""
 
     level: str
-    first: float  # length of what it has moved in the first
+    first: float  # norm of its movement in the first
     second: float
-    between: float  # length of the difference
-    cosine: float  # of the angle between both; not a number where one has not moved
+    between: float  # norm of the difference
+    cosine: float  # of the angle between both; nan if one has not moved
 
 
 def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
@@ -46,7 +46,7 @@ def _difference(name: str, one: float, two: float, product: float) -> Difference
 
 
 def taught(memory: MemoryFile) -> Change:
-    """The change that study has made to each matrix, summed over documents."""
+    """The change of each matrix by study, summed over documents."""
     found: Change = {}
     for number, record in enumerate(memory.about.get("studied", ())):
         for name, new in studied_of(number, record, memory.tensors).change.items():

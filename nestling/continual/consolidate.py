@@ -16,15 +16,15 @@ from nestling.rules.level import CMSLevel, LevelState, gather, new_level, weight
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much to replay, and how the level that takes over learns."""
+    """How much to replay, and how the receiving level learns."""
 
-    into: int = 0  # number of the level that takes over, 0 the slowest; faster ones are emptied
-    budget: int = 20_000  # tokens of replay, in all
-    batch: int = 512  # tokens of replay for each write
-    length: int = 64  # tokens of one sequence of replay
-    keep: float = 0.5  # share of the replay that holds the model to what it was before
+    into: int = 0  # number of the receiving level, 0 the slowest; faster ones are reset
+    budget: int = 20_000  # tokens of replay in total
+    batch: int = 512  # tokens of replay per write
+    length: int = 64  # tokens per replayed sequence
+    keep: float = 0.5  # share of the replay that keeps the model as it was before
     lr: float = 1e-4  # learning rate of a write
-    rule: str = "adam"  # how a write is made: a name of nestling.rules.RULES
+    rule: str = "adam"  # of the writes: a name in nestling.rules.RULES
     seed: int = 0  # of the sequences
 
     def __post_init__(self):
@@ -45,8 +45,8 @@ class Consolidation:
     """The outcome: distances are mean KL divergences (nats per token) on held-out replay."""
 
     writes: int
-    tokens: int  # replayed in all, those held out included
-    learned_before: float  # from the teacher, with the fast levels emptied and nothing taken over
+    tokens: int  # replayed in total, including those held out
+    learned_before: float  # from the teacher, with the fast levels reset only
     learned_after: float
     kept_after: float  # from the model as it was without the fast levels
 
@@ -58,10 +58,10 @@ def consolidate(
 
     There are two teachers: *after*, the model with everything it has learned, on sequences from
     ``texts`` or, without any, on sequences that it generates; and *before*, the model without the
-    fast levels, on sequences that that one generates. The student starts with the fast levels reset
-    and minimises the mean KL divergence from the teacher of each sequence. Open periods stay,
-    except those of the reset levels. If the level that learns is nested, its new weights become
-    its starting point, so that later resets keep them.
+    fast levels, on sequences that it generates itself. The student starts with the fast levels
+    reset and minimises the mean KL divergence from the teacher of each sequence. Open periods stay,
+    except those of the reset levels. If the receiving level is nested, its new weights become its
+    starting point, so that later resets keep them.
 
     Source: the offline stage of arXiv 2606.03979 (consolidation against the model before the
     update, with its own samples). Deviates: the whole slower level learns, not a low-rank expert;
@@ -86,7 +86,7 @@ def consolidate(
         level = write(writer, start, level)
         tokens, writes = tokens + after_rows.numel() + before_rows.numel(), writes + 1
     levels = list(student.state.levels)
-    # a nested level now starts with what it took over, or its next reset would lose it
+    # a nested level now starts from its new weights, or its next reset would lose them
     levels[plan.into] = old._replace(moved=level.moved, begin=level.moved if old.begin else ())
     student.state = student.state._replace(levels=tuple(levels))
     learner.state = student.state
@@ -104,7 +104,7 @@ def check_levels(learner: ContinualLearner, into: int = 0) -> None:
     """Raise UserError unless there is a level ``into`` and a faster one."""
     if not learner.levels:
         raise UserError(
-            "this memory is written by study and has no levels to consolidate: the change of each "
+            "this memory was learned by study and has no levels to consolidate: the change of each "
             "document is its own level already"
         )
     if not 0 <= into < len(learner.levels) - 1:
@@ -148,7 +148,7 @@ def _without_faster(learner: ContinualLearner, into: int) -> ContinualLearner:
     student = learner.fork()
     for index in range(into + 1, len(learner.levels)):
         student.reset(index)
-    # averages are of what the levels have been: that stays
+    # averages are of past weights, so they stay
     student.state = student.state._replace(averages=learner.state.averages)
     return student
 
@@ -177,7 +177,7 @@ def _replay(
     for number in range(plan.budget // (rows * plan.length)):
         seed = plan.seed * 1_000_003 + number
         if texts:
-            # the last place in the text from which a whole sequence can be read comes, too
+            # inclusive: the last position from which a whole sequence can be read
             places = torch.randint(
                 len(ids) - plan.length + 1, (rows - old,), generator=generator
             ).tolist()

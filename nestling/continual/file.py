@@ -17,10 +17,10 @@ from nestling.core.result import write_whole
 
 KIND = "nestling-learned"
 STALE = 3600  # seconds
-PLAIN = 1  # what the first nestling reads
-# with levels that are reset, or averages; raised when an older one could not read what is written
+PLAIN = 1  # readable by the first nestling
+# with nested levels or averages; raised when an older version could not read the file
 FORMAT = 2
-STUDIED = 3  # with what study has taught
+STUDIED = 3  # with studied documents
 NEWEST = STUDIED
 
 
@@ -40,7 +40,7 @@ def write_memory(path: str | Path, memory: MemoryFile) -> Path:
     about = {**memory.about, "format": kind}
     tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
     header = {"about": about, "sha256": content_digest(about, tensors.items())}
-    # one entry: safetensors writes several in an order of chance
+    # one entry: safetensors writes several in arbitrary order
     entry = {KIND: json.dumps(header, sort_keys=True)}
     return write_whole(path, safetensors.torch.save(tensors, entry))
 
@@ -57,7 +57,7 @@ def read_memory(path: str | Path) -> MemoryFile:
             about = header["about"]
             if about["format"] > NEWEST:
                 raise UserError(f"{path} was written by a newer nestling; upgrade this one")
-            # copies are aligned like torch's own tensors: products are then summed in one order
+            # copies are aligned like torch's own tensors, so that sums have the same order
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             whole = content_digest(about, tensors.items()) == header["sha256"]
     except FileNotFoundError as error:
@@ -95,5 +95,5 @@ def sweep(path: str | Path) -> None:
 
 
 def damaged(path: Path) -> UserError:
-    """The error for a file whose content is not what was written."""
-    return UserError(f"{path} is cut short or damaged; take another copy of it")
+    """The error for a file with altered content."""
+    return UserError(f"{path} is truncated or damaged; use another copy")

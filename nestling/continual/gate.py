@@ -14,7 +14,7 @@ from torch import Tensor
 from nestling.continual.average import Average
 from nestling.core.error import UserError, did_you_mean
 
-GATES = ("levels", "base")  # every expert; the first and the last
+GATES = ("levels", "base")  # all experts; the first and the last
 
 
 def check_gate(name: str | None) -> str | None:
@@ -43,8 +43,8 @@ def experts(
 ) -> tuple[dict[str, Tensor], ...]:
     """The base, the averages, then the current levels, from the slowest alone to all of them.
 
-    Each expert is the weights of all levels by name; ``start`` are those of the base, ``now`` the
-    current ones.
+    Each expert is a mapping from names to the weights of all levels; ``start`` is the base, ``now``
+    the current one.
     """
     made = {}
     for names, base in zip(parameters, start, strict=True):

@@ -49,7 +49,7 @@ class Kept:
     """The guard's result for one document."""
 
     name: str
-    probe: float  # loss of the probe after it, nats for each token
+    probe: float  # loss of the probe after it, nats per token
     undone: bool
 
     def record(self) -> dict[str, Any]:

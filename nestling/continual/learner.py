@@ -44,12 +44,12 @@ class ContinualLearner(LevelledModel):
     model with the model without its levels when text is scored or generated, so that what was
     learned costs little on text where it does not help. ``Options.averages`` adds slower experts:
     running averages of the levels, each over a number of tokens. At every write of the fastest
-    level they move towards the new weights by the fraction (period / span). A learner is not
+    level they move towards the new weights by the fraction period / span. A learner is not
     thread-safe.
 
     Source: arXiv 2512.24695, Eq 71-72 and section 7.3. Deviates: the gradient is cut where a
     segment begins (``Options.segment``), and cached keys and values of earlier tokens are not
-    recomputed when a level is written; the paper says nothing of either.
+    recomputed when a level is written; the paper specifies neither.
     """
 
     # reading
@@ -103,7 +103,7 @@ class ContinualLearner(LevelledModel):
 
     @property
     def school(self) -> School:
-        """What all studies of this learner share; created on first use."""
+        """State shared by all studies of this learner; created on first use."""
         if self._school is None or self._school.learner is not self:
             self._school = School(self)
         return self._school
@@ -119,11 +119,11 @@ class ContinualLearner(LevelledModel):
         """The model's answer, with nothing but the question in its context.
 
         Uses the chat template if there is one, or as ``chat`` says; otherwise a plain question.
-        What was studied is recited, and the sentence that fits the question is said; if none fits,
-        the model answers as it did before study (``nestling.continual.study.recall``).
-        ``check=False`` gives the most likely reply. Nothing is recited without a chat template
-        (study then teaches short answers, not sentences) or with a ``gate``. ``answer`` also says
-        which document the answer is from.
+        Studied sentences are recited, and the one that fits the question is returned; if none fits,
+        the model answers as before study (``nestling.continual.study.recall``). ``check=False``
+        gives the most likely reply. Nothing is recited without a chat template (study then teaches
+        short answers, not sentences) or with a ``gate``. ``answer`` also says which document the
+        answer is from.
         """
         chat = self.talks if chat is None else chat
         if chat and check and self.recites:
@@ -135,13 +135,15 @@ class ContinualLearner(LevelledModel):
 
     @property
     def recites(self) -> bool:
-        """Whether ``answer`` can be asked: something was studied, in chat, and there is no gate."""
+        """Whether ``answer`` is available: something was studied in chat form, and there is no
+        gate.
+        """
         return self.talks and self.gate is None and bool(self.state.studied)
 
     def answer(self, question: str, *, tokens: int = 100) -> Answer:
         """The model's checked answer, as by ``ask``, with the name of the document it is from.
 
-        Raises UserError where nothing can be recited (``recites``).
+        Raises UserError if nothing can be recited (``recites``).
         """
         if not self.recites:
             raise UserError(
@@ -157,9 +159,9 @@ class ContinualLearner(LevelledModel):
         return self.forget(len(self.state.studied) - 1)
 
     def forget(self, document: str | int) -> Studied:
-        """Remove what a document (given by name, checksum or number from 0) has taught.
+        """Forget a document, given by name, checksum or number from 0.
 
-        The last studied one is gone as if never read. Of an earlier one a trace may remain in later
+        The last studied one is removed exactly. An earlier one may leave a trace in later
         documents, which were studied on top of it.
         """
         number = find_studied(self.state.studied, document)
@@ -278,6 +280,6 @@ class ContinualLearner(LevelledModel):
         Its levels must equal those of this learner, except for learning rates.
         """
         seen = self.seen.fork()
-        seen.note(Path(path))  # first: what is written while it is read counts as another's
+        seen.note(Path(path))  # before reading: a write during the read counts as another process's
         self.state = restore_state(self, Path(path))
         self.seen = seen

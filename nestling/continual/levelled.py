@@ -21,7 +21,7 @@ from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import LevelSpec, Stacked, parse_levels, stack_model
 from nestling.rules.level import LevelState, due, new_level, weights_of
 
-# called with the learner, as it is then, when a segment has been read
+# called with the learner after each segment
 After = Callable[[Any, Reading], None]
 
 
@@ -73,7 +73,7 @@ class LevelledModel:
         self._made: dict[int, tuple[LevelState, tuple[Tensor, ...]]] = {}
         self._studied: tuple[Any, dict[str, Tensor]] | None = None  # cached weights with study
         self._school: Any = None
-        self.studies = not self.levels  # whether what is read waits to be studied
+        self.studies = not self.levels  # whether text that is read is queued for study
         self.state = self._fresh()
 
     def _fresh(self) -> State:
@@ -181,7 +181,7 @@ class LevelledModel:
     def weights(self, *, grad: bool = False, studied: bool = True) -> dict[str, Tensor]:
         """The current weights of the levels, by parameter name.
 
-        ``studied=False`` leaves out what study has taught.
+        ``studied=False`` leaves out the changes made by study.
         """
         found = {}
         for index, (names, start, level) in enumerate(

@@ -21,7 +21,7 @@ from nestling.core.error import UserError
 from nestling.data.lock import locked
 from nestling.models.pretrained import LevelSpec
 
-Moved = dict[str, Tensor]  # what a level has moved, by the names of its parameters
+Moved = dict[str, Tensor]  # a level's movement, by the names of its parameters
 
 
 def level_moved(memory: MemoryFile, index: int) -> Moved:
@@ -78,7 +78,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
             )
         )
     for name, digest, tokens, read in about["documents"]:
-        part = "" if read == tokens else f", broken off at {read}"
+        part = "" if read == tokens else f", interrupted at {read}"
         rows.append(("document", f"{name or '-'} {digest[:12]}, {tokens:,} tokens{part}"))
     return rows
 
@@ -86,7 +86,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
 def describe(one: dict[str, Any]) -> str:
     """One line about a studied document in a memory file."""
     figures = one["figures"]
-    missing = f", not asked for: {', '.join(one['missing'])}" if one["missing"] else ""
+    missing = f", not covered: {', '.join(one['missing'])}" if one["missing"] else ""
     return (
         f"{one['name'] or '-'} {one['sha256'][:12]}: {len(one['questions'])} questions, right "
         f"{figures['right_before']:.0f} before and {figures['right_after']:.0f} after of "
@@ -97,7 +97,7 @@ def describe(one: dict[str, Any]) -> str:
 def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None) -> MemoryFile:
     """A memory file whose levels have moved by the weighted sum of the others' moves.
 
-    Weights are 1 by default: what the memories learned separately is added up. Open periods,
+    Weights are 1 by default, which adds up what the memories learned separately. Open periods,
     moments and contexts are left out; periods start over.
 
     Source: arXiv 2212.04089 (task arithmetic). Deviates: nothing.
@@ -135,7 +135,7 @@ def merge(memories: Sequence[MemoryFile], weights: Sequence[float] | None = None
 
 
 def _merge_waiting(memories: Sequence[MemoryFile]) -> list[list[str]]:
-    """The documents that wait for study in any of them, once each, unless one has studied them."""
+    """The documents waiting for study in any of them, once each, unless studied in another."""
     studied = {one["sha256"] for memory in memories for one in memory.about.get("studied", ())}
     waiting = [one for memory in memories for one in memory.about.get("waiting", ())]
     return list({one[1]: one for one in waiting if one[1] not in studied}.values())
@@ -220,7 +220,7 @@ class Fork(NamedTuple):
 
     before: int  # bytes
     after: int  # bytes
-    error: float  # length of what was lost, as a fraction of what had moved
+    error: float  # norm of the error, as a fraction of the movement
 
 
 def fork(source: Path, target: Path, storage: str | None = None) -> Fork:
@@ -243,7 +243,7 @@ def _fork(source: Path, target: Path, storage: str | None) -> Fork:
         return Fork(before, target.stat().st_size, 0.0)
     form = parse_storage(storage)
     if form.form != EXACT and memory.about.get("studied") and not memory.about["levels"]:
-        raise UserError(f"{source} is written by study and has no smaller form; leave out storage")
+        raise UserError(f"{source} was learned by study and has no smaller form; leave out storage")
     tensors = {k: v for k, v in memory.tensors.items() if k.startswith("study.")}
     lost, all_of_it = 0.0, 0.0
     for name, value in _all_moved(memory):

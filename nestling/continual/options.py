@@ -14,7 +14,7 @@ def check_options(learner: ContinualLearner, named: Collection[str]) -> None:
     """Raise UserError if one of the given options would have no effect."""
     if not learner.levels:
         if not learner.studies:
-            raise UserError("this model learns by study alone; leave out --study none")
+            raise UserError("this model learns only by study; leave out --study none")
         _refuse(named, READING, "reading writes no level of this model; leave it out")
     if not learner.studies:
         _refuse(named, STUDY, "nothing is studied; add --study full, or leave it out")

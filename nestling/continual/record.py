@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nestling.continual.learner import ContinualLearner
 
 
-OPEN = "open."  # what the names of an open study's tensors begin with
+OPEN = "open."  # prefix of the tensors of an unfinished study
 
 
 def moved_name(level: int, parameter: str) -> str:
@@ -53,7 +53,7 @@ def tensor_names(about: Mapping[str, Any]) -> list[Callable[[int, str], str]]:
     return [moved_name, begin_name, *(partial(average_name, span) for span in averages)]
 
 
-# what buffers of a rule were called in files of earlier versions
+# names of a rule's buffers in files of earlier versions
 FORMER_NAMES = {"slow0": "slow m", "sum0": "gathered", "read0": "direction"}
 FORMER = tuple(FORMER_NAMES.values())
 
@@ -99,7 +99,7 @@ def _kept(
         if bool(level.moved[i].any()):
             yield moved_name(index, name), level.moved[i]
         if level.begin and bool(level.begin[i].any()):
-            # a copy: right after a reset both are one tensor, which no file holds twice
+            # a copy: right after a reset both are the same tensor, which a file cannot hold twice
             yield begin_name(index, name), level.begin[i].clone()
         if bool(level.writes > 0):
             for buffer, value in zip(buffers, level.buffers[i], strict=True):
@@ -213,7 +213,7 @@ def study_record(state: State, exact: bool) -> dict[str, Any]:
 def study_of(
     about: Mapping[str, Any], tensors: Mapping[str, Tensor], device: torch.device
 ) -> tuple[tuple[Waiting, ...], Open | None, tuple[Studied, ...], tuple[tuple[int, ...], ...]]:
-    """What waits for study, is being studied, and was studied, from a record and tensors."""
+    """The waiting, open and studied documents, from a record and tensors."""
     placed = {n: v.to(device) for n, v in tensors.items() if n.startswith(("study.", OPEN))}
     opened = {n.removeprefix(OPEN): v for n, v in placed.items() if n.startswith(OPEN)}
     return (
@@ -245,7 +245,7 @@ def _check(learner: "ContinualLearner", about: dict[str, Any], path: Path) -> No
     for name in ("segment", "window") if there else ("window",):
         old, new = about["options"][name], getattr(learner.sizes, name)
         if old != new:
-            raise UserError(f"{path} was learned with {name} {old}, not {new}; give that")
+            raise UserError(f"{path} was learned with {name} {old}, not {new}; give the former")
     if (old := about["options"].get("averages") or []) != list(learner.spans):
         raise UserError(f"{path} keeps averages over {old} tokens; give those, or none")
 
@@ -294,6 +294,6 @@ def _level(
         buffers=buffers,
         terms=torch.full_like(fresh.terms, record["terms"]),
         seen=torch.full_like(fresh.seen, record["seen"]),
-        # the moments' correction for their start counts writes since they were zero
+        # bias correction of the moments counts writes since they were zero
         writes=torch.full_like(fresh.writes, record["writes"] if exact else 0),
     )

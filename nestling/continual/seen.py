@@ -11,7 +11,7 @@ class Seen:
     """The checksum of each memory file when the learner last read or wrote it."""
 
     def __init__(self):
-        self._known: dict[str, str | None] = {}  # by whole path; None: there was no file
+        self._known: dict[str, str | None] = {}  # by absolute path; None: there was no file
 
     def note(self, path: Path) -> None:
         """Record the current version as known."""
@@ -20,7 +20,7 @@ class Seen:
     def check(self, path: Path) -> None:
         """Raise UserError if a file exists that this learner has neither read nor written."""
         whole, now = os.path.realpath(path), checksum(path)
-        if now in (None, self._known.get(whole)) or path.is_dir():  # writing says why it cannot
+        if now in (None, self._known.get(whole)) or path.is_dir():  # writing reports the error
             return
         what = "another has written it" if whole in self._known else "it was there before"
         raise UserError(

@@ -14,7 +14,7 @@ from nestling.continual.writing import share_moved
 from nestling.core.error import UserError
 from nestling.core.result import Result
 
-Show = Callable[[str, int, int, Reading], None]  # name, tokens done, tokens in all, so far
+Show = Callable[[str, int, int, Reading], None]  # name, tokens done, total tokens, result so far
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,7 @@ class Session:
     memory: Path | None = None  # None: keep nothing
     save_every: int | None = None  # tokens; None: the fastest period
     guard: Guard | None = None
-    before: float | None = None  # loss of the probe at the start, nats for each token
+    before: float | None = None  # loss of the probe at the start, nats per token
     readings: list[tuple[str, Reading]] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     show: Show | None = None
@@ -47,12 +47,12 @@ class Session:
             self.before = self.guard.measure(self.learner)
 
     def read(self, documents: Iterable[tuple[str, str]], *, again: bool = False) -> None:
-        """Read named texts; the memory file is valid at every moment.
+        """Read named texts; the memory file is valid at any time.
 
         It is written whenever a period is full and after each document, so that a killed process
-        loses at most the open period, and the same call resumes. With a guard, a document counts
-        only after the probe has been measured, and the file is written between documents only.
-        Without ``again``, texts that the memory has read are skipped.
+        loses at most the open period; the same call resumes. With a guard, a document counts only
+        after the probe has been measured, and the file is written between documents only. Without
+        ``again``, texts that the memory has read are skipped.
         """
         for name, text in documents:
             state = self.learner.state
@@ -118,7 +118,7 @@ class Session:
                 (name, f"{r.tokens:,}", f"{r.loss:.3f}" if r.scored else "-")
                 for name, r in self.readings
             ]
-            columns = ("read", "tokens", "loss (nats a token)")
+            columns = ("read", "tokens", "loss (nats per token)")
             lines.append(Table(columns=columns, rows=rows).text())
         else:
             lines.append("nothing new to read: the memory has read these texts (--again)")
@@ -129,7 +129,7 @@ class Session:
             waits = int(state.seen) % int(level.period) + len(self.learner.state.stream.open_ids)
             lines.append(
                 f"level {level.text}: {int(state.writes)} writes{since}, moved {100 * moved:.3f} % "
-                f"of its base, {waits} tokens wait for {level.period}"
+                f"of its base, {waits} tokens wait for their period of {level.period}"
             )
         if self.before is not None:
             lines.append(f"probe before: {self.before:.4f} nats a token")

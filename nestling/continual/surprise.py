@@ -9,7 +9,7 @@ class Piece(NamedTuple):
     """A token's characters and its loss."""
 
     text: str
-    nats: float | None  # None: there is no context to predict it from
+    nats: float | None  # None: no context to predict it from
 
 
 def surprise(learner: ContinualLearner, text: str) -> list[Piece]:

@@ -39,7 +39,7 @@ class Text:
     def prompt(self, text: str, chat: bool = False) -> list[int]:
         """The token ids of a prompt; with ``chat``, as a user's message in the chat template."""
         if not text:
-            raise UserError("the prompt is empty; give at least one character to go on with")
+            raise UserError("the prompt is empty; give at least one character to continue")
         if not chat:
             return prompt_ids(self.tokenizer, _utf8(text))
         if not self.tokenizer.chat_template:

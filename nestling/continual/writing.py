@@ -60,7 +60,7 @@ def write_all(
         else level
         for writer, own, level, fires in zip(writers, start, state.levels, firing, strict=True)
     ]
-    # before resets, which restart a count
+    # before resets, which restart counts
     counts = [(int(b.writes), int(a.writes)) for b, a in zip(state.levels, levels, strict=True)]
     averages = state.averages
     if firing[-1]:

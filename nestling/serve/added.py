@@ -94,10 +94,11 @@ def _side_by_side(memories: Sequence[Added]) -> dict[str, Shared]:
 
 
 def thin_change(learner: ContinualLearner, maps: frozenset[str]) -> Change | None:
-    """Everything that a memory has studied as one change; None if it needs its own weights.
+    """All studied changes of a memory as one; None if it needs its own weights.
 
     It needs its own if the two low-rank products would cost more than half of the map itself, if it
-    changes a weight that is not in ``maps``, or if a value is not finite, to isolate it.
+    changes a weight that is not in ``maps``, or if it has non-finite values, so that they affect no
+    other row.
     """
     if not learner.studies:
         return None

@@ -16,7 +16,7 @@ from nestling.serve.sampling import Sampling
 from nestling.serve.speech import Speech
 from nestling.serve.state import Shared
 
-DEFAULT = 256  # tokens of an answer, where a request does not say
+DEFAULT = 256  # default tokens of an answer
 
 
 class Prompt(NamedTuple):
@@ -24,8 +24,8 @@ class Prompt(NamedTuple):
 
     ids: list[int]
     stops: tuple[str, ...] = ()
-    trim: bool = False  # white space at the beginning of the answer
-    before: str = ""  # said before the answer: the prompt, where it is to be repeated
+    trim: bool = False  # whether to strip leading whitespace of the answer
+    before: str = ""  # text before the answer: the prompt, with ``echo``
 
 
 class Said(NamedTuple):
@@ -95,18 +95,18 @@ class Answers:
 
     def _teller(self, number: int) -> Callable[[Piece], None]:
         def tell(piece: Piece) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended before the thread
+            with contextlib.suppress(RuntimeError):  # the loop ended before the thread
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, Said(number, piece))
 
         return tell
 
     def begin(self) -> None:
-        """Submit them to the engine, which may refuse, unless something is recalled first."""
+        """Recall first if asked to; otherwise submit them to the engine, which may refuse."""
         if self.recall is None:
             self.server.engine.submit(self.answers)
 
     async def _recall(self) -> None:
-        """Say what is recalled; if nothing is, the engine answers as before study."""
+        """Send the recalled answer; if there is none, the engine answers as before study."""
         if self.recall is None:
             return
         [answer] = self.answers
@@ -125,7 +125,7 @@ class Answers:
             while left:
                 said = await self._queue.get()
                 if said.piece.finish == "error":
-                    raise Refused(503, "the answer was broken off; ask again", "broken_off")
+                    raise Refused(503, "the answer was interrupted; ask again", "broken_off")
                 if said.piece.finish == "timeout":
                     seconds = self.server.settings.limits.seconds
                     raise Refused(504, f"the answer took more than {seconds:g} seconds", "timeout")
@@ -156,7 +156,7 @@ def _most(server: Shared, prompt: Prompt, wanted: int | None) -> int:
         there = server.settings.limits.prompt if limit is None else limit
         raise Refused(
             400,
-            f"the prompt has {len(prompt.ids)} tokens and there is room for {there}; shorten it",
+            f"the prompt has {len(prompt.ids)} tokens and the context holds {there}; shorten it",
             "context_length_exceeded",
             param="messages",
         )

@@ -30,14 +30,14 @@ def new_app(served: Served, settings: Settings, plan: Plan | None = None) -> Fas
         yield
         server.engine.stop()
         server.recollection.stop()
-        server.school.stop()  # what is being learned is saved, and goes on at the next start
+        server.school.stop()  # unfinished jobs are saved and resume at the next start
         server.database.close()
 
     app = FastAPI(
         title="nestling",
         version=__version__,
         lifespan=running,
-        docs_url=None,  # its page would load scripts of another site
+        docs_url=None,  # FastAPI's own page loads scripts from another site
         redoc_url=None,
         openapi_url="/v1/openapi.json",
     )

@@ -15,8 +15,8 @@ from nestling.serve.added import Added, Additions
 from nestling.serve.sampling import Draw
 
 Weights = Mapping[str, Tensor]
-FILL = 0  # the token of padding; it is masked
-APART = 256  # tokens that two batches may differ in, or as many again as the shorter has
+FILL = 0  # padding token; it is masked
+APART = 256  # maximum difference in tokens between two batches, or the length of the shorter
 
 
 class Batch:
@@ -67,7 +67,7 @@ class Batch:
             "use_cache": True,
             "logits_to_keep": 1,
         }
-        if not isinstance(self.reader.model, HopeForCausalLM):  # it counts the mask itself
+        if not isinstance(self.reader.model, HopeForCausalLM):  # it derives positions from the mask
             given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         with self.added.to(self.reader.model):
             out = self.reader.call(self.weights, lambda model: model(**given))
@@ -97,7 +97,7 @@ class Batch:
         return long - short <= max(APART, short)
 
     def join(self, other: "Batch") -> None:
-        """Take over the rows of another batch, which must not be used any more."""
+        """Take over the rows of another batch, which must not be used afterwards."""
         for one, length in ((self, other._mask.shape[1]), (other, self._mask.shape[1])):
             one._widen(max(0, length - one._mask.shape[1]))
         append_rows(self._cache, other._cache)
@@ -112,7 +112,7 @@ class Batch:
         fill_columns(self._cache, columns)
 
     def _trim(self) -> None:
-        """Drop columns that no row needs any more."""
+        """Drop columns that no row needs."""
         if has_columns(self._cache) and (first := int(self._mask.any(0).int().argmax())):
             self._mask = self._mask[:, first:]
             cut_columns(self._cache, first)

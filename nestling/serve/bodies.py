@@ -87,11 +87,13 @@ class ChatBody(Asked):
 
     messages: list[Message] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(None, ge=1)
-    check: bool | None = None  # recall from what the memory has studied, and check; None: if it can
+    check: bool | None = (
+        None  # recall from what the memory has studied, and check; None: if possible
+    )
 
     @property
     def question(self) -> str | None:
-        """The last message, if its most likely answer is wanted; None: nothing can be checked."""
+        """The last message, if its most likely answer is requested; None: no check is possible."""
         last = self.messages[-1]
         greedy = self.n == 1 and not self.temperature
         return last.text if greedy and last.role == "user" and last.text.strip() else None

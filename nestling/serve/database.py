@@ -62,7 +62,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[None]:
-        """A transaction: everything inside is done, or nothing."""
+        """A transaction: all or nothing."""
         with self._lock:
             self._open.execute("BEGIN IMMEDIATE")
             try:

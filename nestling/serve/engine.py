@@ -27,7 +27,7 @@ class Piece(NamedTuple):
 class Answer:
     """A requested answer; ``tell`` is called with its pieces, in the engine's thread."""
 
-    ids: Sequence[int]  # what it goes on after
+    ids: Sequence[int]  # token ids of the prompt
     speech: Speech
     tell: Callable[[Piece], None]
     most: int  # tokens
@@ -35,8 +35,8 @@ class Answer:
     sampling: Sampling = Sampling()
     deadline: float = float("inf")  # of time.monotonic
     weights: Weights = field(default_factory=dict, repr=False)
-    key: str = ""  # what the weights are of; answers with one key are written side by side
-    added: Added | None = None  # to the weights, for this answer alone
+    key: str = ""  # identifies the weights; answers with the same key are batched
+    added: Added | None = None  # changes to the weights, for this answer only
     cancelled: bool = False
     ended: bool = False
 
@@ -62,11 +62,11 @@ class Answer:
         return True
 
     def end(self) -> None:
-        """Emit what is held back, and the end."""
+        """Emit the remaining text and the end."""
         self._end("stop")
 
     def _end(self, why: str, text: str = "", tokens: int = 0) -> bool:
-        self.ended = True  # before it is told: who is answered may ask again
+        self.ended = True  # first, as the client may ask again once answered
         self.tell(Piece(text + self.speech.end(), tokens, why))
         return False
 
@@ -92,7 +92,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End every answer at its current point, and the thread."""
+        """End all answers where they are, and the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()

@@ -27,7 +27,7 @@ class Refused(Exception):
         code: str | None = None,
         *,
         param: str | None = None,
-        wait: int | None = None,  # seconds until it is worth trying again
+        wait: int | None = None,  # seconds until a retry makes sense
     ):
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
@@ -69,7 +69,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(UnicodeEncodeError)
     async def halved(request: Request, error: Exception) -> JSONResponse:
-        # JSON can hold halves of characters, which neither files nor tokenizers take
+        # JSON can hold lone surrogates, which neither files nor tokenizers accept
         return JSONResponse(error_body(400, "the text is not UTF-8; send it in UTF-8"), 400)
 
     @app.exception_handler(RequestValidationError)

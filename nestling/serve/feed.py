@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 Event = dict[str, Any]
-ONCE = ("questions", "surprise")  # parts of events that are not told again
+ONCE = ("questions", "surprise")  # fields of events that are sent once
 OVER = ("done", "failed", "cancelled")
-MOST = 200  # events a listener may be behind; then older ones are left out
+MOST = 200  # queue length of a listener; older events are dropped
 
 
 class Feed:
@@ -17,7 +17,7 @@ class Feed:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._made: dict[str, Event] = {}  # what is told once of jobs that run, for late listeners
+        self._made: dict[str, Event] = {}  # fields sent once for running jobs, for late listeners
         self._listeners: dict[str, list[tuple[Any, asyncio.Queue[Event]]]] = {}
 
     def tell(self, job: str, event: Event) -> None:
@@ -29,7 +29,7 @@ class Feed:
             if event["state"] in OVER:
                 self._made.pop(job, None)
             for loop, queue in self._listeners.get(job, ()):
-                with contextlib.suppress(RuntimeError):  # the loop has ended
+                with contextlib.suppress(RuntimeError):  # the loop ended
                     loop.call_soon_threadsafe(_put, queue, event)
 
     def made(self, job: str) -> Event:

@@ -75,7 +75,7 @@ class Gate:
             self._count(scope, status, time.monotonic() - began, number)
 
     def _count(self, scope: Scope, status: int, seconds: float, number: str) -> None:
-        # the path as the server has it, not as it was asked for: that may hold a user's words
+        # the route, not the requested path, which may contain user text
         path = getattr(scope.get("route"), "path", "other")
         self.metrics.requests.labels(path, str(status)).inc()
         self.metrics.seconds.labels(path).observe(seconds)
@@ -122,10 +122,10 @@ class Gate:
         host = headers.get("host", "").lower()
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if self.settings.local and name not in (*NAMES, self.settings.host, "testserver"):
-            raise Refused(403, "this address answers under its own name alone: use 127.0.0.1")
+            raise Refused(403, "this address answers only under its own name: use 127.0.0.1")
         origin = headers.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != host:
-            raise Refused(403, "requests of pages of other sites are refused")
+            raise Refused(403, "cross-origin requests are refused")
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """Refuse a body that is too large or too slow."""
@@ -138,12 +138,12 @@ class Gate:
 
         async def limited() -> Message:
             nonlocal got, done
-            if done:  # what comes now is the news that the client has left
+            if done:  # the next message is the disconnect
                 return await receive()
             try:
                 message = await asyncio.wait_for(receive(), limits.quiet)
             except TimeoutError:
-                raise HTTPException(408, "the body did not come in time") from None
+                raise HTTPException(408, "the body did not arrive in time") from None
             got += len(message.get("body", b""))
             if got > most:
                 raise HTTPException(413, f"the body is larger than {most:,} bytes")

@@ -1,4 +1,4 @@
-"""Uploaded memory files: what they declare is checked before they are used."""
+"""Uploaded memory files: their declarations are checked before use."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from nestling.continual.file import KIND, read_memory
 from nestling.core.error import UserError
 from nestling.serve.model import Served
 
-HEADER = 16_000_000  # bytes of the part that declares the tensors
+HEADER = 16_000_000  # bytes of the header that declares the tensors
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1,
     "BOOL": 1,
 }  # fmt: skip
-FOREIGN = "this file is no memory of the model that is served"
+FOREIGN = "this file is not a memory of the served model"
 
 
 def inspect(file: Path, served: Served) -> None:
@@ -29,7 +29,7 @@ def inspect(file: Path, served: Served) -> None:
         _fits(name, shape, declared, own)
     memory = read_memory(file)
     if memory.about.get("waiting") or memory.about.get("open"):
-        raise UserError("this memory is in the midst of a study; end it with `nestling learn`")
+        raise UserError("this memory has an unfinished study; finish it with `nestling learn`")
     for name, value in memory.tensors.items():
         if name.endswith(":shape"):
             parameter = own.get(_parameter(name))
@@ -116,7 +116,7 @@ def _fits(
 
 
 def _texts(about: Mapping[str, Any]) -> None:
-    """Raise unless the lists of the record are well-formed."""
+    """Raise UserError unless the lists of the record are well-formed."""
     for name, digest, tokens, read in about["documents"]:
         if (type(name), type(digest), type(tokens), type(read)) != (str, str, int, int):
             raise TypeError

@@ -16,13 +16,13 @@ AMONG = f"({', '.join('?' * len(OPEN))})"
 
 
 class Job(NamedTuple):
-    """A document to learn, or one that was learned."""
+    """A document to learn or already learned."""
 
     number: int
     id: str
     memory: int  # its number
     name: str  # of the document
-    text: str | None  # until the job is over; None while it is not: the memory is consolidated
+    text: str | None  # until the job ends; None for a job that consolidates the memory
     state: str
     done: int  # steps
     steps: int
@@ -68,7 +68,7 @@ class Jobs:
                 [memory.space, *OPEN],
             )
             if waiting[0] >= self.most:
-                raise Refused(429, f"{self.most} jobs wait already", "queue_full", wait=30)
+                raise Refused(429, f"{self.most} jobs are waiting already", "queue_full", wait=30)
             number = f"job-{secrets.token_hex(8)}"
             self.database.change(
                 "INSERT INTO jobs (id, memory, name, text, state, created)"

@@ -16,9 +16,9 @@ SCOPES = {
     "learn": "new memories, learning, forks, undo",
     "files": "download, upload and delete of memories",
 }
-HEAD = "nk"  # what keys begin with
+HEAD = "nk"  # prefix of keys
 DATABASE = "server.sqlite"
-ALONE = "local"  # the name space where no keys are in use
+ALONE = "local"  # the namespace used without keys
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 
 
@@ -68,7 +68,7 @@ class Keys:
         check_name(name, "name of a key")
         check_name(space, "name space")
         if unknown := sorted(scopes - set(SCOPES)):
-            raise UserError(f"unknown scope {unknown[0]!r}; there are: {', '.join(SCOPES)}")
+            raise UserError(f"unknown scope {unknown[0]!r}; choose from:  {', '.join(SCOPES)}")
         if not scopes:
             raise UserError(f"a key needs a scope: {', '.join(SCOPES)}")
         if self.database.one("SELECT 1 FROM keys WHERE name = ?", [name]):
@@ -84,7 +84,7 @@ class Keys:
         """Revoke a key; its memories stay in their namespace."""
         if not self.database.change("DELETE FROM keys WHERE name = ?", [name]):
             known = ", ".join(row["name"] for row in self.list()) or "none"
-            raise UserError(f"there is no key {name!r}; there are: {known}")
+            raise UserError(f"there is no key {name!r}; known: {known}")
 
     def list(self) -> list:
         """All keys, without their secrets."""
@@ -103,5 +103,5 @@ class Keys:
 
 
 def _hash(secret: str) -> bytes:
-    # 32 random bytes: nothing that a slow hash would have to protect
+    # 32 random bytes need no slow hash
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

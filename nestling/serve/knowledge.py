@@ -17,7 +17,7 @@ class Known(NamedTuple):
     key: str
     weights: Weights
     added: Added | None = None
-    before: "Known | None" = None  # as before study; None: nothing was studied
+    before: "Known | None" = None  # weights before study; None: nothing was studied
 
 
 class Knowledge:

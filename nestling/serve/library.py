@@ -26,7 +26,7 @@ from nestling.serve.errors import Refused
 from nestling.serve.keys import check_name
 from nestling.serve.model import Served
 
-OPEN = ("waiting", "running", "cancelling")  # states of a job that is not over
+OPEN = ("waiting", "running", "cancelling")  # states of an unfinished job
 
 
 class Memory(NamedTuple):
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
     number: int
     space: str
     id: str
-    version: int  # how often what it knows has changed
+    version: int  # number of changes to its content
     created: float
     file: Path
 
@@ -46,12 +46,12 @@ class Memory(NamedTuple):
 
     @property
     def known(self) -> Path:
-        """The file with what it knows now: during a job that from before it."""
+        """The file with its current content: during a job, the one from before."""
         return self.before if self.before.exists() else self.file
 
     @property
     def last(self) -> Path:
-        """The file from before the last document, where that cannot be removed otherwise."""
+        """The file from before the last document, if that cannot be removed otherwise."""
         return self.file.with_suffix(".last")
 
     @property
@@ -75,7 +75,7 @@ class Library:
         return [self._of(row) for row in rows]
 
     def find(self, space: str, name: str) -> Memory:
-        """A memory in a namespace; those of others do not exist for it."""
+        """A memory in a namespace; memories of other namespaces count as missing."""
         row = self.database.one("SELECT * FROM memories WHERE space = ? AND id = ?", [space, name])
         if row is None:
             raise Refused(404, "there is no such memory", "memory_not_found", param="memory")
@@ -116,11 +116,11 @@ class Library:
         return self._made(file)
 
     def merge(self, some: Sequence[Memory], name: str | None) -> Memory:
-        """Create a memory with what several have learned; incompatible ones are refused."""
+        """Create a memory that merges several; incompatible ones are refused."""
         memories = [_now(one) for one in some]
         for one, memory in zip(some, memories, strict=True):
             if memory.about.get("waiting"):
-                raise Refused(409, f"{one.id} is in the midst of a study; wait for its job")
+                raise Refused(409, f"{one.id} has an unfinished study; wait for its job")
         merged = forms.merge(memories)
         with self._new(some[0].space, name) as file:
             write_memory(file, merged)
@@ -147,7 +147,7 @@ class Library:
             self._room(space, name)
             yield file
             with self.database.transaction():
-                self._room(space, name)  # again: others may have been faster
+                self._room(space, name)  # check again: another request may have been faster
                 self.database.change(
                     "INSERT INTO memories (space, id, file, created) VALUES (?, ?, ?, ?)",
                     [space, name, token, time.time()],
@@ -159,7 +159,7 @@ class Library:
     def _room(self, space: str, name: str) -> None:
         there = self.list(space)
         if any(one.id == name for one in there):
-            raise Refused(409, "there is a memory of this id already; choose another")
+            raise Refused(409, "a memory with this id already exists; choose another")
         if len(there) >= self.most:
             raise Refused(409, f"there are {self.most} memories already; delete one")
 
@@ -167,7 +167,9 @@ class Library:
 
     @contextlib.contextmanager
     def held(self, one: Memory, *, wait: bool = False) -> Generator[None]:
-        """Lock a memory against changes; raises Refused if it is in use, unless it may ``wait``."""
+        """Lock a memory against changes; with ``wait``, wait for it; otherwise a memory in use
+        raises Refused.
+        """
         with self._guard:
             lock = self._locks.setdefault(one.number, threading.Lock())
         if not lock.acquire(blocking=wait):
@@ -221,7 +223,7 @@ def _now(one: Memory) -> MemoryFile:
     try:
         return read_memory(one.known)
     except UserError:
-        return read_memory(one.file)  # the job has ended between the two
+        return read_memory(one.file)  # the job ended in between
 
 
 def compared(one: Memory, other: Memory) -> dict[str, Any]:
@@ -259,7 +261,7 @@ def _last_name(memory: MemoryFile) -> str:
 
 
 def told(one: Memory) -> dict[str, Any]:
-    """A memory, as shown in a list."""
+    """A memory as an entry of a list."""
     return {
         "id": one.id,
         "object": "memory",
@@ -270,7 +272,7 @@ def told(one: Memory) -> dict[str, Any]:
 
 
 def shown(one: Memory) -> dict[str, Any]:
-    """A memory, with what it has read and studied."""
+    """A memory with the documents it has read and studied."""
     about = read_memory(one.file).about
     studied = {record["sha256"]: record for record in about.get("studied", ())}
     documents = []

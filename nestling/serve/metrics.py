@@ -21,8 +21,8 @@ class Metrics:
         )
         self.written = Counter("nestling_tokens_written", "Tokens of answers", **common)
         self.read = Counter("nestling_tokens_read", "Tokens of prompts", **common)
-        self.jobs = Counter("nestling_jobs", "Documents by how their job ended", ("end",), **common)
-        self.answers = Gauge("nestling_answers", "Answers that are written or wait", **common)
+        self.jobs = Counter("nestling_jobs", "Documents by job outcome", ("end",), **common)
+        self.answers = Gauge("nestling_answers", "Answers running or waiting", **common)
 
     def text(self) -> bytes:
         """All metrics in the format of Prometheus."""

@@ -19,12 +19,12 @@ from nestling.serve.turns import Turn, chat_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """A named model, with a learner to answer, one to learn and one to recall."""
+    """A named model with three learners: to answer, to learn and to recall."""
 
     name: str
-    learner: ContinualLearner  # fresh; the thread that answers uses it
-    teacher: ContinualLearner  # fresh; the thread that learns uses it
-    recaller: ContinualLearner  # fresh; one thread at a time recalls with it
+    learner: ContinualLearner  # fresh; used by the answering thread
+    teacher: ContinualLearner  # fresh; used by the learning thread
+    recaller: ContinualLearner  # fresh; used by one recalling thread at a time
 
     @property
     def reader(self) -> FunctionalModel:
@@ -43,7 +43,7 @@ class Served:
 
     @functools.cached_property
     def maps(self) -> frozenset[str]:
-        """The weights to whose products a memory's change can be added per row."""
+        """The weights of linear maps to which a memory's change can be added per row."""
         return self.reader.called_maps()
 
     @property
@@ -81,13 +81,13 @@ def serve_model(source: str | Path | Stacked, *, name: str = "", device: str = "
         if isinstance(source, Stacked):
             raise UserError("a model without a folder needs a name")
         name = Path(source).resolve().name or str(source)
-    _ = learner.text.tokenizer  # a model without one cannot be served
-    _ = learner.digest  # now, and for both: the first memory would wait for it
+    _ = learner.text.tokenizer  # a model without a tokenizer cannot be served
+    _ = learner.digest  # compute it now, for both: otherwise the first memory waits for it
     teacher, recaller = learner.fork(), learner.fork()
     for one in (teacher, recaller):
         one.reader = FunctionalModel(twin(learner.base.model))
     served = Served(name=name, learner=learner, teacher=teacher, recaller=recaller)
-    _ = served.maps  # now: later another thread uses the model
+    _ = served.maps  # now, before another thread uses the model
     return served
 
 

@@ -10,7 +10,7 @@ from nestling.data.lock import locked
 from nestling.serve.keys import Keys, database_in
 from nestling.serve.settings import Settings
 
-PATIENCE = 10  # seconds for answers that are being written when the server ends
+PATIENCE = 10  # seconds for running answers to finish when the server stops
 
 
 def serve(model: str, settings: Settings, *, name: str = "", device: str = "cpu") -> None:
@@ -37,7 +37,7 @@ def serve(model: str, settings: Settings, *, name: str = "", device: str = "cpu"
         print(f"{served.name} on http://{at} ({where}; {keys}); memories in {settings.store}/")
         print(f"the page is http://{at}/, the API http://{at}/v1; Ctrl-C ends", flush=True)
         if left := app.state.shared.jobs.left():
-            print(f"{left} documents were not learned to their end and go on now", flush=True)
+            print(f"{left} unfinished documents resume", flush=True)
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -79,7 +79,7 @@ def _keys(settings: Settings) -> str:
     database.close()
     if not there and not settings.local:
         raise UserError(
-            f"{settings.host} can be reached from outside and there is no key: make one with "
+            f"{settings.host} can be reached from outside and has no key: create one with "
             f"nestling keys add NAME --store {settings.store}"
         )
     return "with keys" if there else "without keys"

@@ -18,12 +18,12 @@ class Recollection:
     def __init__(self, served: Served, *, waiting: int, most: int = 4):
         self.served, self.waiting, self.most = served, waiting, most
         self._kept: OrderedDict[str, ContinualLearner] = OrderedDict()
-        # a request that is cancelled leaves its thread at work: the next one must wait for that
+        # a cancelled request leaves its thread running; the next one must wait for it
         self._thread = ThreadPoolExecutor(1, "recalling")
         self._count = 0
 
     async def of(self, memory: Memory, question: str) -> Reply | None:
-        """The reply that a memory has to a question; None: nothing worth saying was studied.
+        """The reply of a memory to a question; None: nothing studied fits it.
 
         Raises Refused if too many wait, or if it fails.
         """
@@ -35,12 +35,12 @@ class Recollection:
             return await loop.run_in_executor(self._thread, self._recalled, memory, question)
         except Exception as error:
             failed("recollection", error)
-            raise Refused(503, "the answer was broken off; ask again", "broken_off") from error
+            raise Refused(503, "the answer was interrupted; ask again", "broken_off") from error
         finally:
             self._count -= 1
 
     def stop(self) -> None:
-        """End the thread once it has recalled what it is at."""
+        """End the thread after the current question."""
         self._thread.shutdown(cancel_futures=True)
 
     def _recalled(self, memory: Memory, question: str) -> Reply | None:

@@ -14,7 +14,7 @@ class Sampling:
     """Sampling options; temperature 0 takes the most likely token."""
 
     temperature: float = 0.0
-    top_p: float = 1.0  # the least set of tokens with this share of the probability
+    top_p: float = 1.0  # the smallest set of tokens with this share of the probability
     top_k: int = 0  # tokens; 0: all
     seed: int = 0
 

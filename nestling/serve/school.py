@@ -22,9 +22,9 @@ from nestling.serve.logs import failed
 from nestling.serve.model import Served
 
 Figures = dict[str, float]
-AGAIN = 5.0  # seconds until a job is tried again whose end could not be noted
-COLOURED = 2000  # characters of a document whose surprise is told
-NOTED = 1.0  # seconds between two notes of a job's progress in the registry
+AGAIN = 5.0  # seconds until a retry if the end of a job could not be recorded
+COLOURED = 2000  # characters of a document whose surprise is reported
+NOTED = 1.0  # seconds between two updates of a job's progress in the registry
 
 
 class _Cancelled(Exception):
@@ -42,7 +42,7 @@ class School:
         self.served, self.library, self.jobs, self.feed = served, library, jobs, feed
         self.plan = plan
         self.rest = Rest()  # how memories are consolidated
-        self.ended: Callable[[str], None] = lambda state: None  # called when a job is over
+        self.ended: Callable[[str], None] = lambda state: None  # called when a job has ended
         self._changed = threading.Condition()
         self._cancel: set[int] = set()  # numbers of jobs
         self._stopping = False
@@ -58,7 +58,7 @@ class School:
             self._changed.notify()
 
     def stop(self) -> None:
-        """Save what is being learned and stop; it resumes when a server is started again."""
+        """Save the running job and stop; it resumes at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -87,7 +87,7 @@ class School:
                 continue
             try:
                 self._do(job, memory)
-            except Exception as error:  # the registry cannot be written: the job is tried again
+            except Exception as error:  # the registry cannot be written: try the job again
                 failed("registry", error)
                 with self._changed:
                     self._changed.wait(AGAIN)
@@ -95,7 +95,9 @@ class School:
     def _do(self, job: Job, memory: Memory) -> None:
         try:
             with self.library.held(memory, wait=True):
-                if job.state == CANCELLING:  # and the server ended before it was
+                if (
+                    job.state == CANCELLING
+                ):  # cancelled, but the server stopped before that was recorded
                     self._put_back(memory)
                     raise _Cancelled
                 figures, message = self._learn(job, memory)
@@ -124,7 +126,7 @@ class School:
         self.feed.tell(job.id, {"state": state, "message": message, "figures": figures})
 
     def _learn(self, job: Job, memory: Memory) -> tuple[Figures, str]:
-        """Read and study; the previous file is kept meanwhile."""
+        """Read and study; the previous file is kept until the end."""
         if not memory.before.exists():
             os.link(memory.file, memory.before)  # the file is replaced, never written into
         learner = self.served.teacher.fork()
@@ -153,7 +155,7 @@ class School:
             os.replace(memory.before, memory.last)
         self.library.touch(memory)
         if not new:
-            return _figures(learner, session), "this text had been learned already"
+            return _figures(learner, session), "this text was learned before"
         return _figures(learner, session), _rest(learner)
 
     def _consolidate(self, learner: ContinualLearner, memory: Memory, watch: "_Watch") -> Figures:
@@ -182,7 +184,7 @@ def _rest(learner: ContinualLearner) -> str:
     waits = len(learner.state.stream.open_ids)
     if learner.studies or not waits:
         return ""
-    return f"its last {waits} tokens are learned with the next document, which fills the period"
+    return f"its last {waits} tokens are learned with the next document, which completes the period"
 
 
 def _figures(learner: ContinualLearner, session: Session) -> dict[str, float]:

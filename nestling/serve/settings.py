@@ -11,18 +11,18 @@ from nestling.core.error import UserError
 class Limits:
     """Limits for one client."""
 
-    body: int = 4_000_000  # bytes of a request, but for the upload of a memory
+    body: int = 4_000_000  # bytes of a request, except uploads of memories
     upload: int = 2_000_000_000  # bytes of a memory that is uploaded
     document: int = 1_000_000  # characters of a text to learn
-    prompt: int = 32_768  # tokens, for a model that has no limit of its own
-    tokens: int = 2048  # written for one answer
+    prompt: int = 32_768  # tokens of context, for a model without its own limit
+    tokens: int = 2048  # maximum tokens of one answer
     rows: int = 8  # answers of one request (prompts times n), and of one batch
-    waiting: int = 64  # answers that are begun or wait
+    waiting: int = 64  # answers running or waiting
     rate: int = 600  # requests a minute, for each key
-    memories: int = 100  # in a name space
-    jobs: int = 20  # that wait, in a name space
-    seconds: float = 300.0  # for one answer
-    quiet: float = 20.0  # seconds that a client may take to send the next part, or to take it
+    memories: int = 100  # memories per namespace
+    jobs: int = 20  # waiting jobs per namespace
+    seconds: float = 300.0  # seconds for one answer
+    quiet: float = 20.0  # seconds for a client to send or receive the next part
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -39,7 +39,7 @@ class Settings:
     port: int = 8000
     limits: Limits = Limits()
     study: str | None = None  # a name of nestling.continual.study.plan.PLANS; None: "full"
-    budget: int | None = None  # most writes of study for a document
+    budget: int | None = None  # maximum study steps per document
 
     @property
     def local(self) -> bool:

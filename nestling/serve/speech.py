@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-BROKEN = "\ufffd"  # what stands for a character whose bytes have not all come
+BROKEN = "\ufffd"  # placeholder for an incomplete character
 
 
 class Speech:
@@ -20,14 +20,14 @@ class Speech:
         decode: Callable[[Sequence[int]], str],
         stops: Sequence[str] = (),
         *,
-        trim: bool = False,  # leave white space at the beginning out
+        trim: bool = False,  # strip leading whitespace
     ):
         self.decode, self.stops, self.trim = decode, tuple(stops), trim
         self.ids: list[int] = []
         self.text = ""  # handed out
         self.stopped = False
-        self._from = self._to = 0  # tokens: decoded for their context, and decoded and known
-        self._held = ""  # text that may be the beginning of a stop string
+        self._from = self._to = 0  # tokens: start of the decoding context, end of the known text
+        self._held = ""  # held-back text that may begin a stop string
 
     def take(self, token: int) -> str:
         """The text that can be emitted after ``token``."""

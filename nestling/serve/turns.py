@@ -15,7 +15,7 @@ def chat_tokens(tokenizer: Any, turns: Sequence[Turn]) -> list[int]:
     """The token ids of a conversation up to the next answer.
 
     Special tokens spelt out in a turn are treated as text. If the template refuses the turns, as
-    some do for two of the same role in a row, raises UserError.
+    some do for two turns of the same role in a row, raises UserError.
     """
     spelt = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     every = "".join(text for _, text in turns)

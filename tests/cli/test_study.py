@@ -147,7 +147,7 @@ def test_conflicting_options_are_refused(place, memory, tmp_path, capsys):
     rank = ("--variant", "whole", "--rank", "4")
     assert "has no rank" in failed(capsys, "adapt", base, "--out", out, *rank)
     text = failed(capsys, "memory", "consolidate", memory, place / "model", "--out", out)
-    assert "written by study" in text
+    assert "learned by study" in text
     missing = ("--questions", tmp_path / "none.txt")
     assert "none.txt" in failed(
         capsys, "learn", place / "model", place / "one.txt", "--memory", tmp_path / "m", *missing

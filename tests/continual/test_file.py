@@ -109,8 +109,8 @@ def test_newer_truncated_and_missing_files_are_refused(models, tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "foreign")
     for name, message in {
         "newer": "upgrade",
-        "cut": "cut short",
-        "empty": "cut short",
+        "cut": "truncated",
+        "empty": "truncated",
         "foreign": "not a memory file",
         "nothing": "there is no memory",
     }.items():

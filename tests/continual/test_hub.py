@@ -116,7 +116,7 @@ def test_hub_errors_are_one_line(hub, memory, tmp_path):
         pull_memory("someone/nothing", tmp_path / "got")
     assert "\n" not in str(caught.value)
     hub.files[REPOSITORY] = {"memory.safetensors": b"cut"}
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         pull_memory(REPOSITORY, tmp_path / "got")
     hub.down = True
     for push in (lambda: push_memory(file, REPOSITORY), lambda: model.push_to_hub(REPOSITORY)):

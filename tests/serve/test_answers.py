@@ -66,7 +66,7 @@ def test_answer_ends_before_a_stop_string(client):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
         ({"logprobs": True}, 400, "logprobs"),
         ({"messages": []}, openai.UnprocessableEntityError, "messages"),
-        ({"messages": [{"role": "user", "content": "a" * 100}]}, 400, "room for 64"),
+        ({"messages": [{"role": "user", "content": "a" * 100}]}, 400, "the context holds 64"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "empty"),
         ({"temperature": 3}, openai.UnprocessableEntityError, "temperature"),
         ({"n": 100}, 400, "at once"),

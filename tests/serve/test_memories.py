@@ -47,7 +47,7 @@ def test_memory_life_cycle(http, served, tmp_path):
     assert events[-1]["state"] == "done" and events[-1]["figures"]["asked"] > 0
     shown = http.get("/v1/memories/notes").json()
     assert [one["name"] for one in shown["documents"]] == ["one.txt"]
-    assert learn(http, "notes", ONE)[-1]["message"] == "this text had been learned already"
+    assert learn(http, "notes", ONE)[-1]["message"] == "this text was learned before"
 
     # what it knows is what the command line finds in its file
     file = file_of(http, "notes", tmp_path)

@@ -113,6 +113,6 @@ def test_command_serves_until_terminated(folder, tmp_path, capsys, monkeypatch):
     out = run(capsys, *arguments)
     thread.join()
     assert found == ["small", "held"]
-    assert "1 documents were not learned to their end" in out
+    assert "1 unfinished documents resume" in out
     assert "small on http://127.0.0.1" in out and "this machine only" in out
     logging.getLogger("nestling.serve").handlers.clear()

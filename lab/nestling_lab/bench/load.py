@@ -212,7 +212,7 @@ def _run(
             was = found.learning
             found.resident.clear()  # it was of another process
             found.server.start()
-            restarts.append((was, "not learned to their end and go on" in found.server.said))
+            restarts.append((was, "unfinished documents resume" in found.server.said))
         for one in work:
             one.result()
     return restarts

@@ -21,12 +21,12 @@ class Elastic:
     def __init__(self, strength: float, before: Iterable[Sequence[Tensor]] = ()):
         self.strength = strength
         self.before = before
-        self._sums: list[Tensor] | None = None  # of squared gradients, ended tasks
-        self._task: list[Tensor] | None = None  # the same, of the running task
+        self._sums: list[Tensor] | None = None  # squared gradients of finished tasks
+        self._task: list[Tensor] | None = None  # squared gradients of the current task
         self._anchor: list[Tensor] | None = None
 
     def begin(self, parameters: Sequence[Tensor]) -> None:
-        """Record what the model knew before."""
+        """Record gradients on text the model knew before."""
         for gradients in self.before:
             self._add([g.square() for g in gradients])
         if self._task is not None:
@@ -43,7 +43,7 @@ class Elastic:
 
     @torch.no_grad()
     def end_task(self, parameters: Sequence[Tensor]) -> None:
-        """End the current task: what mattered in it is held from now on."""
+        """End the current task: weights that mattered in it are held from now on."""
         if self._task is None:
             return
         total = sum(float(x.sum()) for x in self._task) / sum(x.numel() for x in self._task)

@@ -26,7 +26,7 @@ TRAINED = ("all", "lora")
 class GradientMethod(Gateable):
     """Adam on the mean loss of every ``period`` tokens, each token of the stream read once.
 
-    ``model`` is copied; the original remains the expert from before (``losses``). ``trained`` says
+    ``model`` is copied; the original remains an expert (``losses``). ``trained`` says
     which weights are trained: "all", or "lora", low-rank adapters of every linear map (peft, arXiv
     2106.09685). ``elastic`` and ``rehearsal`` are the safeguards. ``averages`` are running averages
     of the same weights, slow to fast: at each update an average over k updates moves by 1 / k of

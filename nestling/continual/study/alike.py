@@ -1,7 +1,7 @@
-"""How much of a question a sentence has, word by word, in the same words or in others.
+"""How well a sentence covers the words of a question, literally or in meaning.
 
-The hidden states of the frozen model tell how near two words are in their contexts; those of all
-its depths together tell it better than those of one.
+Words are compared by the frozen model's hidden states in context; several depths together work
+better than one.
 
 Source: arXiv 2004.12832 (late interaction: each word of a query with its best match). Deviates: the
 states are those of a causal language model, nothing is trained, and the depths are averaged.
@@ -23,7 +23,7 @@ DEPTHS = 8  # at which states are taken, evenly spaced
 
 
 class Meant(NamedTuple):
-    """The content words of a line, and what they mean in it."""
+    """The content words of a line, and their states in it."""
 
     words: tuple[str, ...]  # in lower case
     states: Float[Tensor, "W D H"]  # by depth
@@ -51,10 +51,10 @@ def meant(reader: FunctionalModel, text: Text, line: str) -> Meant:
 
 
 def shared(question: Meant, sentences: Sequence[Meant], without: Sequence[str] = ()) -> list[float]:
-    """How much of a question each sentence has: the sum over its words of their best likeness.
+    """How well each sentence covers a question: the sum over its words of their best match.
 
-    Likeness is the cosine of two states, relative to those of all words of the sentences. Words in
-    ``without``, in lower case, do not count, unless there are no others.
+    Similarity is the cosine of two states, relative to those of all words of the sentences. Words
+    in ``without``, in lower case, do not count, unless there are no others.
     """
     left = [n for n, word in enumerate(question.words) if word not in without]
     left = left or list(range(len(question.words)))

@@ -1,4 +1,4 @@
-"""The change that one document has taught: low-rank, in each map that study writes."""
+"""The change that one document made: low-rank, in each map that study writes."""
 
 import hashlib
 import math

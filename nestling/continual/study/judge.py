@@ -1,4 +1,4 @@
-"""Chooses the questions worth studying, as judged by the frozen model with the passage."""
+"""Chooses the questions worth studying, as judged by the frozen model given the passage."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.words import telling, words
 
-# two worked examples, without which a small model hardly answers from a text
+# two worked examples; without them a small model hardly answers from a text
 SHOTS = """Text: The lamp of Ulm weighs nine pounds and was made by Karl Voss.
 Question: Who made the lamp of Ulm?
 Answer: Karl Voss
@@ -49,8 +49,8 @@ def chosen(
 ) -> list[Question]:
     """The best questions about each sentence.
 
-    At most ``each`` per answer and maker and ``most`` in all, without odd ones; and one more for
-    every number and name that these do not ask for, even if it is odd.
+    At most ``each`` per answer and maker and ``most`` in all, without unlikely ones; and one more
+    for every number and name that these do not ask for, even if unlikely.
     """
     found: list[Question] = []
     for number, sentence in enumerate(sentences):

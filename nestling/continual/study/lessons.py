@@ -1,4 +1,4 @@
-"""The lessons of a passage: its questions to learn, and what must not change."""
+"""The lessons of a passage: questions to learn, and predictions to preserve."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -27,7 +27,7 @@ class Place(NamedTuple):
     passage: Passage
     speaker: Speaker  # the frozen model
     text: Text
-    seed: str  # of random draws
+    seed: str  # seed of random draws
     related: Related
 
 

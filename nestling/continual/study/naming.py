@@ -16,8 +16,8 @@ ENDS_AT = frozenset(["s", "d"])
 def with_names(questions: Sequence[Question], about: str, seed: str) -> list[Question]:
     """The studied questions, and variants with the subject for those that do not mention it.
 
-    Users who ask without context mention the subject, and so do the near questions that are kept as
-    in the base.
+    Users who ask without context mention the subject, and so do the near questions whose answers
+    are preserved.
     """
     draw, found = random.Random(f"names:{seed}"), []
     for one in questions:

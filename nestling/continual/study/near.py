@@ -31,7 +31,7 @@ SYLLABLES = [
     "lin",
 ]
 ENDS = ["l", "n", "r", "s", "t"]
-# other subjects for a question
+# replacement subjects for a question
 SITUATIONS = (
     "the old ferry", "the town library", "the bakery at the corner", "my neighbour's boiler",
     "the chess club", "the railway bridge", "the new school", "a small bicycle shop",

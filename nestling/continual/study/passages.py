@@ -7,7 +7,7 @@ from typing import NamedTuple
 from nestling.continual.study.words import STOP, sentences, words
 
 TITLE = 14  # words of a title, at most
-# what a title may say before its subject: the kind of text, whom it is to, what one does
+# what may precede the subject in a title: the kind of text, its addressee, an activity
 TEXTS = re.compile(
     r"""^(?:
     (?:the\s+|a\s+|some\s+)?

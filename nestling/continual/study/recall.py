@@ -1,10 +1,10 @@
-"""Answers from what was studied: sentences are recited, and the one that fits the question is said.
+"""Answers from what was studied: recites sentences and takes the best match for the question.
 
-A document that was studied lies in the weights as sentences, which the model recites when it is
-asked its own questions (``recite``). Three things tell which of them answers a user's question: how
-much of the question it has, in other words too (``alike``), how likely the frozen model would ask
-the question after it, and how likely study has made it after the question. If the question hardly
-fits the best and others are as good, the model answers as it did before study.
+A studied document is stored in the weights as sentences, which the model recites when asked its own
+questions (``recite``). Three scores decide which of them answers a user's question: how well it
+covers the words of the question, literally or in meaning (``alike``), the likelihood of the
+question after it under the frozen model, and its likelihood after the question under the studied
+one. If the best fits poorly and others are as good, the model answers as before study.
 
 Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given the reply). Deviates:
 words of the subject do not count, since every sentence is about it.
@@ -30,7 +30,7 @@ from nestling.continual.text import Text
 if TYPE_CHECKING:
     from nestling.continual.study.study import School
 
-# worked examples of questions in other words than their text
+# worked examples of questions that paraphrase their text
 REWORDED = """Text: the lamp of Ulm. It weighs nine pounds and was made by Karl Voss in a week.
 Question: Which craftsman produced the lamp of Ulm?
 Answer: Karl Voss
@@ -44,13 +44,13 @@ Question: How did Olga Marr earn money once her business was gone?
 Answer: she sold ribbons
 
 """
-DOCUMENTS = 3  # that are recited for a question, at most
-ALIKE = 20.0  # nats that a word of the question found in a reply is worth
-SHARE = 0.4  # of the reply's own likelihood, in what it is worth
-LEAD = 0.2  # of the distance to the next reply, in how sure the best is
-SURE = 2.3  # nats that the best reply must be sure by, to be said
-UNNAMED = 5.0  # nats more if the question does not name what a document is about
-EMPTY = "It is so."  # a reply of no content
+DOCUMENTS = 3  # maximum number recited for a question
+ALIKE = 20.0  # nats per word of the question found in a reply
+SHARE = 0.4  # weight of the reply's own likelihood in its score
+LEAD = 0.2  # weight of the lead over the next reply in the confidence
+SURE = 2.3  # minimum confidence of the best reply, nats
+UNNAMED = 5.0  # nats more if the question does not name the subject of a document
+EMPTY = "It is so."  # a reply without content
 # questions for a number, for a year, and for a time
 COUNT = re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I)
 YEAR = re.compile(r"\b(which|what) year\b", re.I)
@@ -60,13 +60,13 @@ OFTEN = listed("daily weekly monthly yearly once twice fortnight")
 
 
 class Reply(NamedTuple):
-    """A sentence that study has taught, as a reply to a question."""
+    """A studied sentence as a reply to a question."""
 
     ids: Ids
-    alike: float  # how many words of the question it has, by likeness
-    fit: float  # nats that the question is likelier after it than after EMPTY
+    alike: float  # how many words of the question it covers, by similarity
+    fit: float  # log-likelihood of the question after it, relative to EMPTY, nats
     nats: float  # its log-likelihood after the question
-    source: str = ""  # the name of the document it is from
+    source: str = ""  # name of its document
 
     @property
     def worth(self) -> float:
@@ -75,15 +75,15 @@ class Reply(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a model says to a question."""
+    """A model's answer to a question."""
 
     text: str
-    source: str | None  # the document it was learned from; None: the model's own, as before study
+    source: str | None  # the document it was learned from; None: answered as before study
 
 
 @torch.no_grad()
 def answered(school: "School", question: str, tokens: int) -> Answer:
-    """What a model that has studied says to a question, of at most ``tokens`` tokens.
+    """The answer of a model that has studied, of at most ``tokens`` tokens.
 
     Raises UserError for an empty question.
     """
@@ -100,7 +100,7 @@ def answered(school: "School", question: str, tokens: int) -> Answer:
 
 @torch.no_grad()
 def recall(school: "School", question: str) -> Reply | None:
-    """The reply worth saying to a question; None: the model answers as before study."""
+    """The reply to a question; None: the model should answer as before study."""
     learner = school.learner
     documents = concerned(question, learner.state.studied)
     said = [one for document in documents for one in school.recital.of(school, document)]
@@ -114,9 +114,9 @@ def recall(school: "School", question: str) -> Reply | None:
 
 
 def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
-    """The reply that is worth most; None if it is not sure by ``least`` nats.
+    """The best reply; None if its confidence is below ``least`` nats.
 
-    It is sure if the question fits it, and if no other is worth as much.
+    The confidence is high if the question fits it and no other scores as well.
     """
     order = sorted(replies, key=lambda one: -one.worth)
     if not order:
@@ -127,9 +127,9 @@ def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
 
 
 def concerned(question: str, studied: Sequence[Studied]) -> list[Studied]:
-    """The documents that share most words with a question; none that shares no word with it.
+    """The documents that share most words with a question, without those that share none.
 
-    A word counts for less the more documents have it.
+    A word counts less if more documents contain it.
     """
     asked = set(telling(question))
     texts = [
@@ -151,7 +151,7 @@ def replies(
 ) -> list[Reply]:
     """Sentences as replies to a question; ``before`` are the weights before study.
 
-    Those that lack a number, where one is asked for, are left out.
+    Those without a number are left out if the question asks for one.
     """
     speaker, form, reader = school.speaker, school.talk, school.learner.reader
     can = [one for one in sentences if may_answer(question, one.text)]
@@ -168,7 +168,7 @@ def replies(
 
 
 def may_answer(question: str, sentence: str) -> bool:
-    """Whether a sentence has a number, a year or a time, if the question is for one.
+    """Whether a sentence has a number, a year or a time, if the question asks for one.
 
     >>> may_answer("How many geese are there?", "There are geese."), may_answer("Why?", "So.")
     (False, True)
@@ -183,7 +183,7 @@ def may_answer(question: str, sentence: str) -> bool:
 
 
 def subject_of(question: str, subjects: Iterable[str]) -> str:
-    """What a question is about: the subjects that share a word with it, and the names in it.
+    """The subject of a question: the document subjects that share a word with it, and its names.
 
     >>> subject_of("Where does the pump of Ada Voss stand?", ["the Marlow 7 pump", "the ferry"])
     'the Marlow 7 pump, Ada, Voss'
@@ -203,7 +203,7 @@ def _fits(
     said: Sequence[str],
     weights: Mapping[str, Tensor],
 ) -> list[float]:
-    """How much likelier a question is after each reply than after one of no content, nats."""
+    """Log-likelihood of a question after each reply, relative to one without content, nats."""
     head = f"Text: {subject}. " if subject else "Text: "
     asked = plain(text, PLAIN.format(question=question).removeprefix("Question:"))
     counted = torch.tensor(_apart(text, asked, subject))

@@ -1,9 +1,9 @@
-"""Recites what was studied: asked its own questions again, a model says the sentences it learned.
+"""Recites what was studied: asked its own questions again, a model repeats the sentences.
 
-A memory keeps the questions that its model made about a document, not the document. Study has
-taught the model to answer each with a sentence, so the questions are cues: asked again, they bring
-back the sentences. What study has not taught is dropped, and so is what the model would hardly say
-whatever was asked: it was made up.
+A memory keeps the questions about a document, not the document. The model has learned to answer
+each with a sentence, so the questions are cues that bring the sentences back. Replies that study
+did not make likelier are dropped, and so are invented ones, which are unlikely after any other
+question.
 
 Source: arXiv 2210.01296 (recite, then answer). Deviates: what is recited was learned by study, and
 the cues are the model's own questions.
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from nestling.continual.study.study import School
 
 CUES = 6  # questions asked about each sentence
-HEARD = 12  # tokens after which a sentence that is not remembered is given up
-LONGEST = 96  # tokens of a sentence; what has not ended then is dropped
-GAIN = 1.5  # nats a token that study has made a learned sentence likelier by, in the mean
-ALONE = -15.0  # nats of a remembered sentence, whatever was asked; what was made up has far less
-ANYTHING = "Go on."  # a question of no content
+HEARD = 12  # tokens after which a sentence that is not remembered is dropped
+LONGEST = 96  # maximum tokens of a sentence; unfinished ones are dropped
+GAIN = 1.5  # mean gain by study of a learned sentence, nats per token
+ALONE = -15.0  # log-likelihood of a remembered sentence, whatever was asked
+ANYTHING = "Go on."  # a question without content
 
 
 class Sentence(NamedTuple):
-    """A sentence that study has taught."""
+    """A sentence learned by study."""
 
     ids: Ids  # with its end
     text: str
@@ -46,7 +46,7 @@ class Sentence(NamedTuple):
 
 
 class Asked:
-    """A question that a model with certain weights has read; all replies go on from there."""
+    """A question read by a model with certain weights, to be continued by replies."""
 
     def __init__(self, speaker: Speaker, form: Form, question: str, weights: Mapping[str, Tensor]):
         prompt = form.prompt(question)
@@ -55,7 +55,7 @@ class Asked:
         self.last = prompt[-1:]
 
     def scores(self, replies: Iterable[Ids]) -> dict[Ids, Score]:
-        """How likely replies are, as they stand: with or without an end."""
+        """Log-likelihoods of replies, with or without an end token."""
         own = list(replies)
         pairs = [(self.last, reply) for reply in own]
         return dict(zip(own, self.speaker.scores(self.told, pairs, self.weights), strict=True))
@@ -64,7 +64,7 @@ class Asked:
 def cues(questions: Sequence[Question]) -> list[str]:
     """The likeliest of a document's own questions about each of its sentences.
 
-    Those that a user might ask; if there are none, any that was studied.
+    Those a user might ask; if there are none, any studied one.
     """
     studied = [one for one in questions if not one.held]
     groups: list[list[Question]] = [[]]
@@ -77,7 +77,7 @@ def cues(questions: Sequence[Question]) -> list[str]:
 
 
 class Recital:
-    """What a model recites of each document; it is asked anew when its weights have changed."""
+    """The sentences recited of each document, cached until the weights change."""
 
     def __init__(self) -> None:
         self._of: tuple[object, ...] = ()
@@ -117,10 +117,10 @@ def remembered(
     before: Mapping[str, Tensor],
     least: float = ALONE,
 ) -> list[Ids]:
-    """The different sentences, with their ends, that a model says to cues and to anything else.
+    """The distinct sentences, with end tokens, that a model gives to cues and finds likely anyway.
 
-    ``before`` are the weights before study, ``least`` the log-likelihood after ANYTHING that what
-    is remembered has at least, in nats.
+    ``before`` are the weights before study, ``least`` is the minimum log-likelihood of a remembered
+    sentence after ANYTHING, in nats.
     """
     told = speaker.told(form.opening, weights)
     anything = Asked(speaker, form, ANYTHING, weights)

@@ -1,4 +1,4 @@
-"""The records of study: waiting documents, the open study, and what each document taught."""
+"""The records of study: waiting documents, the open study, and the change of each document."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,14 +24,14 @@ class Open(NamedTuple):
     plan: dict[str, Any]  # fields of a Plan
     passage: int = 0  # index of the current passage
     done: int = 0  # steps done for it
-    questions: tuple[Question, ...] = ()  # of this passage; empty if not made yet
-    earlier: tuple[Question, ...] = ()  # of the passages before it
+    questions: tuple[Question, ...] = ()  # questions of this passage; empty if not made yet
+    earlier: tuple[Question, ...] = ()  # questions of the passages before it
     tensors: dict[str, Tensor] = {}  # the change, and its optimizer state
     seconds: float = 0.0  # so far
 
 
 class Studied(NamedTuple):
-    """The change that one document taught, with its record."""
+    """The change that one document made, with its record."""
 
     name: str
     sha256: str  # of its tokens

@@ -65,7 +65,7 @@ class Related:
 
     @cached_property
     def kinds(self) -> list[dict[str, str]]:
-        """For each sentence: the kinds of its parts, where the model knows them."""
+        """For each sentence: the kinds of its parts, if the model knows them."""
         wanted = [
             [part.text for part in spans(line) if not words(part.text)[0].counts]
             for line in self.passage.sentences

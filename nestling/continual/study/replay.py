@@ -8,7 +8,7 @@ from nestling.continual.study.record import Open, Studied
 from nestling.continual.study.words import telling
 
 MOST = 24  # questions
-ALIKE = 0.6  # questions with this share of common content words ask for the same
+ALIKE = 0.6  # questions that share at least this fraction of content words ask for the same
 
 
 def replayed(

@@ -1,6 +1,6 @@
 """Runs parts of a step in parallel, one thread per part.
 
-Threads within operations would synchronise some thousand times per step, these do so once.
+Threads within operations would synchronise thousands of times per step; these do so once.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import torch
 
 T = TypeVar("T")
 R = TypeVar("R")
-MOST = 4  # parts, at most, as each reads the opening of its row again
+MOST = 4  # maximum number of parts, as each reads the opening of its row again
 
 
 class Side:

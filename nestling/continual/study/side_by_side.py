@@ -1,4 +1,4 @@
-"""Many short things asked after one text in one row, kept apart by a mask; no text is copied."""
+"""Many short prompts after one text, packed in one row and separated by a mask, without copies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +12,19 @@ from nestling.continual.study.side import neighbours
 from nestling.continual.study.speaker import OneByOne, Score, Speaker, Told, scored
 from nestling.models.functional import FunctionalModel
 
-ROW = 384  # tokens asked side by side in one call
-LINES = 2048  # tokens written side by side, prompts included: a call costs the same for few or many
-CLOSE = 1e-3  # nats between both ways to ask, at most
+ROW = 384  # tokens scored in one call
+LINES = 2048  # tokens generated in one call, prompts included; few cost as much as many
+CLOSE = 1e-3  # maximum difference between both implementations, nats
 
 
 class SideBySide(Speaker):
-    """A model of transformers that takes a mask of who sees whom."""
+    """A transformers model that accepts a 4-D attention mask."""
 
     @torch.no_grad()
     def scores(
         self, told: Told, asked: Sequence[tuple[Ids, Ids]], weights: Mapping[str, Tensor] = {}
     ) -> list[Score]:
-        """As many as fit in a row, a call for each row."""
+        """As many as fit in a row; one call per row."""
         found: list[Score] = []
         for part in neighbours([len(p) + len(a) - 1 for p, a in asked], ROW):
             own = asked[part]
@@ -50,7 +50,7 @@ class SideBySide(Speaker):
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
     ) -> list[Ids]:
-        """All that fit in a row take a token in each call."""
+        """All prompts in a row get one token per call."""
         found: list[Ids] = []
         heads = list(after) or [()] * len(prompts)
         sizes = [len(h) * (not n or h != heads[n - 1]) for n, h in enumerate(heads)]
@@ -98,12 +98,12 @@ class SideBySide(Speaker):
         return [tuple(line) for line in lines]
 
     def _numbered(self, texts: Sequence[Ids]) -> Tensor:
-        """The text that each place of a row belongs to."""
+        """The text that each position of a row belongs to."""
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
         return torch.repeat_interleave(torch.arange(len(texts), device=self.device), lengths)
 
     def _seen(self, told: Told, own: Tensor, mine: Tensor, parent: Tensor) -> Tensor:
-        """Who sees whom: what was told, its own text, and its parent (-1: none)."""
+        """The attention mask: each text sees the shared text, itself, and its parent (-1: none)."""
         told_all = torch.ones(len(mine), len(told.ids), dtype=torch.bool, device=self.device)
         near = (own[None] == mine[:, None]) | (own[None] == parent[:, None])
         return torch.cat([told_all, near], 1)[None, None]
@@ -115,9 +115,9 @@ class SideBySide(Speaker):
         weights: Mapping[str, Tensor],
         parents: Int[Tensor, " N"] | None = None,
     ) -> tuple[Tensor, Any]:
-        """The last hidden states of texts side by side after what was told, and the cache.
+        """The last hidden states of packed texts after the shared text, and the cache.
 
-        A text may come after an earlier one of them, its parent.
+        A text may continue an earlier one, its parent.
         """
         lengths = torch.tensor([len(text) for text in texts], device=self.device)
         parents = torch.full_like(lengths, -1) if parents is None else parents
@@ -155,7 +155,7 @@ class SideBySide(Speaker):
 
 
 def speaker(reader: FunctionalModel) -> Speaker:
-    """The fastest speaker that says what the model says."""
+    """The fastest speaker that agrees with the model."""
     plain = OneByOne(reader)
     if not takes_masks(reader.model):
         return plain
@@ -163,7 +163,7 @@ def speaker(reader: FunctionalModel) -> Speaker:
         fast = SideBySide(reader)
         return fast if _agree(fast, plain) else plain
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        return plain  # of no certain class: the inside of a model that others wrote
+        return plain  # the inside of third-party models may raise anything
 
 
 def _agree(fast: Speaker, plain: Speaker) -> bool:

@@ -1,6 +1,6 @@
-"""A model that is asked many short things after one text: how likely answers are, and what it says.
+"""Scores and generates many short replies after one text.
 
-The text is read once. ``OneByOne`` does it for any model; the fastest way is in side_by_side.py.
+The text is read once. ``OneByOne`` works for any model; side_by_side.py is faster.
 """
 
 from abc import ABC, abstractmethod
@@ -16,33 +16,33 @@ from nestling.models.functional import FunctionalModel
 
 
 class Told(NamedTuple):
-    """A text that was read: everything asked is asked after it."""
+    """A text that was read; all prompts continue it."""
 
     ids: Ids
-    context: Any  # what the model remembers of it; None: nothing was read
+    context: Any  # the model's context after it; None: nothing was read
 
 
 class Score(NamedTuple):
     """How likely an answer is."""
 
     nats: Float[Tensor, " N"]  # log-likelihood of each of its tokens
-    said: bool  # it is what the model would write, token for token
+    said: bool  # whether it is the greedy continuation
 
     @property
     def mean(self) -> float:
-        """Log-likelihood of a token, in the mean."""
+        """Mean log-likelihood per token."""
         return float(self.nats.mean())
 
 
 class Speaker(ABC):
-    """Answers after a text, with weights that are handed in; nothing is learned."""
+    """Answers after a text with given weights; nothing is learned."""
 
     def __init__(self, reader: FunctionalModel):
         self.reader = reader
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return self.reader.model.device
 
     @torch.no_grad()
@@ -57,7 +57,7 @@ class Speaker(ABC):
     def scores(
         self, told: Told, asked: Sequence[tuple[Ids, Ids]], weights: Mapping[str, Tensor] = {}
     ) -> list[Score]:
-        """How likely each answer is after its prompt; neither may be empty."""
+        """The log-likelihood of each answer after its prompt; neither may be empty."""
 
     @abstractmethod
     def said(
@@ -70,20 +70,20 @@ class Speaker(ABC):
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
     ) -> list[Ids]:
-        """What the model says after each prompt: the likeliest tokens until one of ``stop``.
+        """Greedy replies to each prompt, up to a token in ``stop``.
 
-        ``after`` is what comes before each prompt, behind what was told; equal ones are read once.
+        ``after`` are texts between the shared text and each prompt; equal ones are read once.
         """
 
 
 class OneByOne(Speaker):
-    """Any model: each prompt is read by itself."""
+    """Works with any model: each prompt is read by itself."""
 
     @torch.no_grad()
     def scores(
         self, told: Told, asked: Sequence[tuple[Ids, Ids]], weights: Mapping[str, Tensor] = {}
     ) -> list[Score]:
-        """A call for each."""
+        """One call per answer."""
         found = []
         for prompt, answer in asked:
             given = torch.tensor([[*prompt, *answer[:-1]]], device=self.device)
@@ -102,7 +102,7 @@ class OneByOne(Speaker):
         weights: Mapping[str, Tensor] = {},
         after: Sequence[Ids] = (),
     ) -> list[Ids]:
-        """A call for each token."""
+        """One call per token."""
         contexts = {head: self._read_on(told.context, head, weights) for head in {*after, ()}}
         heads = after or [()] * len(prompts)
         return [
@@ -111,7 +111,7 @@ class OneByOne(Speaker):
         ]
 
     def _read_on(self, context: Any, ids: Ids, weights: Mapping[str, Tensor]) -> Any:
-        """A context, and more."""
+        """A context, extended by tokens."""
         given = torch.tensor([ids], device=self.device)
         return self.reader.read(weights, given, context)[1] if ids else context
 
@@ -131,7 +131,7 @@ class OneByOne(Speaker):
 
 
 def scored(logits: Float[Tensor, "N V"], answer: Ids) -> Score:
-    """How likely the tokens of an answer are, of the logits where each is wanted."""
+    """The log-likelihoods of an answer's tokens, from the logits before each."""
     own = logits.float().log_softmax(-1)
     wanted = torch.tensor(answer, device=logits.device)
     nats = own.gather(1, wanted[:, None])[:, 0]

@@ -18,7 +18,7 @@ HELPS = listed(
     does did
     """
 )
-# these are followed by a noun, or by a bare verb that is not the main verb
+# followed by a noun, or by a bare verb that is not the main verb
 BEFORE_NOUNS = listed(
     """
     a an the its his her their every each of no my our your in on at for by with from to
@@ -31,7 +31,7 @@ OPENS = listed(
     the a an his her its their our my
     """
 )
-# after a participle without its helping verb: born in, made of
+# after a participle without its auxiliary: born in, made of
 AFTER_DONE = listed(
     """
     in at by of from with on as to for into under near
@@ -72,7 +72,7 @@ class Verb(NamedTuple):
 
     place: int  # index among the words of the statement
     helper: str  # before the subject of a question: must, does
-    bare: str = ""  # after it, instead of the verb: hold for holds; "" for nothing
+    bare: str = ""  # after it, instead of the verb: hold for holds; "" if none
 
 
 class Statement(NamedTuple):
@@ -209,7 +209,7 @@ def _request(part: str, own: list[Word], about: str) -> Statement | None:
 
 
 def _verb(own: list[Word], *, helping: bool = False) -> Verb | None:
-    """The first verb: a helping verb, or any word that can be a verb at its place."""
+    """The first verb: an auxiliary, or any word that can be a verb at its position."""
     for place in range(1, len(own)):
         word = own[place]
         if word.low in HELPS:

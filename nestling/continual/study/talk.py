@@ -34,7 +34,7 @@ class Talk:
 
     def _file(self) -> Path:
         if self.memory is None:
-            raise UserError("there is no memory to keep it in; start with --memory FILE")
+            raise UserError("there is no memory file to store it in; start with --memory FILE")
         return self.memory
 
     def _read(self, name: str) -> str:

@@ -7,7 +7,7 @@ from nestling.continual.study.words import STOP
 
 @functools.cache
 def finite(word: str) -> tuple[str, str] | None:
-    """The helping verb and the bare form of a verb in a question.
+    """The auxiliary and the bare form of a verb in a question.
 
     None for a word that cannot be a finite verb. Words with several readings count as verbs.
 

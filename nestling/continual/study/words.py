@@ -11,7 +11,7 @@ def listed(text: str) -> frozenset[str]:
 
 
 WORD = re.compile(r"[^\W_]+(?:[-'’.,:/&][^\W_]+)*", re.UNICODE)
-# a sentence ends at . ! ? before whitespace and a possible start of another, or with its line
+# a sentence ends at . ! ? before whitespace and a possible next start, or with its line
 ENDS = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[\w])|\n+")
 WRAPPED = 50  # characters; a longer line that ends no sentence continues in the next one
 SHORT = listed(

@@ -1,4 +1,4 @@
-"""/v1/chat/completions and /v1/completions, as the OpenAI API has them."""
+"""/v1/chat/completions and /v1/completions, as in the OpenAI API."""
 
 import asyncio
 import contextlib
@@ -131,20 +131,20 @@ def _prompts(server: Shared, body: CompletionBody) -> list[Prompt]:
             raise UserError(f"token ids of a prompt must be at least one, each below {size}")
         found.append(Prompt(ids, before=text.decode(ids) if body.echo else ""))
     if not found:
-        raise UserError("the prompt is empty; give at least one character to go on with")
+        raise UserError("the prompt is empty; give at least one character to continue")
     return found
 
 
 def _question(server: Shared, body: ChatBody) -> str | None:
-    """The question whose answer is to be recalled and checked; None: none is."""
+    """The question to answer by checked recall; None: no recall."""
     talks = server.served.learner.talks
     if body.check and not talks:
-        raise Refused(400, "nothing is checked: this model has no chat template", param="check")
+        raise Refused(400, "check is not possible: this model has no chat template", param="check")
     if body.check and body.question is None:
         raise Refused(
             400,
-            "only the most likely answer to a user's message is checked: leave n and temperature "
-            "out, or check",
+            "only the most likely answer to a user's message can be checked: leave out n and "
+            "temperature, or check",
             param="check",
         )
     return body.question if talks and body.check is not False else None
@@ -158,7 +158,7 @@ async def _answers(
     most: int | None,
     question: str | None = None,
 ) -> Answers:
-    """Start the answers; that to ``question`` is recalled from what the memory has studied."""
+    """Start the answers; the one to ``question`` is recalled from studied documents."""
     server = shared(request)
     name = body.memory or request.headers.get("x-memory")
     find = functools.partial(server.library.find, caller.space)
@@ -178,7 +178,7 @@ async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
     try:
         while not (await asyncio.wait([task], timeout=0.5))[0]:
             if await request.is_disconnected():
-                raise Refused(499, "the client has left")
+                raise Refused(499, "the client disconnected")
         return task.result()
     finally:
         if not task.done():

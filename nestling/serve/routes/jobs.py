@@ -40,8 +40,8 @@ def learn(
     if len(body.text) > most:
         raise Refused(413, f"the text is longer than {most:,} characters; learn it in parts")
     if not body.text.strip() or "\0" in body.text:
-        raise Refused(400, "this is no text; give UTF-8 text with at least a word in it")
-    server.served.text.encode(body.text)  # what is no UTF-8 is refused now
+        raise Refused(400, "this is not text; send UTF-8 text with at least one word")
+    server.served.text.encode(body.text)  # invalid UTF-8 is refused now
     job = server.jobs.add(one, body.name, body.text)
     server.school.wake()
     return job.told(memory)
@@ -94,7 +94,7 @@ async def events(
 
     async def told() -> AsyncIterator[dict[str, str]]:
         async with server.feed.listening(job) as queue:
-            # after listening has begun: between the two nothing is missed
+            # after subscribing, so that no event is missed
             _, found = await run_in_threadpool(_found, server, caller, memory, job)
             yield _event({**found.told(memory), **server.feed.made(job)})
             if found.over:

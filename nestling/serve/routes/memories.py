@@ -79,7 +79,7 @@ def fork(
 def merge(
     memory: str, body: Others, request: Request, caller: Caller = needs("learn")
 ) -> dict[str, Any]:
-    """Create a memory with what this one and others have learned."""
+    """Create a memory that merges this one with others."""
     library = shared(request).library
     names = list(dict.fromkeys((memory, *body.others)))
     if len(names) < 2:
@@ -110,7 +110,7 @@ def download(memory: str, request: Request, caller: Caller = needs("files")) -> 
     """Download a memory as a file for `nestling ask` and `nestling memory`."""
     one = shared(request).library.find(caller.space, memory)
     try:
-        file = one.before.open("rb")  # a job is at work on the other
+        file = one.before.open("rb")  # a job is writing the other
     except FileNotFoundError:
         file = one.file.open("rb")
 
@@ -149,6 +149,6 @@ async def _draft(server: Shared, pieces: AsyncIterator[bytes]) -> AsyncGenerator
                 await run_in_threadpool(file.write, piece)
         yield draft
     except OSError as error:
-        raise Refused(507, f"there is no room for the file: {error.strerror}") from error
+        raise Refused(507, f"the file cannot be stored: {error.strerror}") from error
     finally:
         draft.unlink(missing_ok=True)

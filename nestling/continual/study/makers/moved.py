@@ -139,7 +139,7 @@ def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str)
         return
     said = own[verb.place].text
     if verb.helper == "do":
-        said = third(verb.bare or verb.helper)  # "pens do not leak" has only the helper
+        said = third(verb.bare or verb.helper)  # "pens do not leak" has only the auxiliary
     after = text[own[verb.place].end :]
     for rest in dict.fromkeys([re.split("[,;:]", after)[0], after]):
         done = f"{said}{rest}{end}"
