@@ -86,6 +86,6 @@ def write_whole(path: str | Path, content: bytes) -> Path:
             raise
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; choose a folder with space and permission"
+            f"cannot write {path}: {error.strerror}; choose a writable folder with free space"
         ) from error
     return path

@@ -1,4 +1,4 @@
-"""Multiple-choice questions of BIG-bench: for measuring only, never for training.
+"""Multiple-choice questions of BIG-bench: for evaluation only, never for training.
 
 Every BIG-bench file carries a canary string that asks to keep it out of training data. The
 questions stay in the cache, are not offered as a corpus, and are never printed.
@@ -70,12 +70,12 @@ def choice(example: dict[str, Any]) -> Choice:
 def fetch(report: Callable[[str], None] = print) -> None:
     """Fetch the archive with pip, keep the task files, and delete the rest."""
     if all(place(name).exists() for name in TASKS):
-        report("bigbench is here")
+        report("bigbench is already fetched")
         return
     report(f"fetching {RELEASE} (358 MB), of which a few files are kept ...")
     with pypi.archive(RELEASE, SHA256, wheel=False) as path:
         unpack(path)
-    report(f"{len(TASKS)} tasks are here, for measuring only")
+    report(f"{len(TASKS)} tasks fetched, for evaluation only")
 
 
 def unpack(archive: Path) -> None:

@@ -28,16 +28,16 @@ CORPORA = Registry(
     former={"web": "world-english-bible"},
 )
 FORMAT = 2  # of the cached file; increased whenever reading, normalising or splitting changes
-HELD_OUT = 0.08  # share of the documents kept for measuring
+HELD_OUT = 0.08  # share of the documents held out for evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Documents to train on and documents to measure on."""
+    """Documents for training and for evaluation."""
 
     name: str
     documents: list[str]  # for training, in the order of the source
-    held_out: list[str]  # for measuring, without near-duplicates of training documents
+    held_out: list[str]  # for evaluation, without near-duplicates of training documents
     sha256: str  # over all documents and the split
     licence: str
 
@@ -90,7 +90,7 @@ def _read_cached(path: Path, found: Source) -> Corpus:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(path, error) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its rights") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     if sha256 != about.get("sha256"):
         raise damaged(path, "its hash does not match its text")
     return Corpus(
@@ -103,7 +103,7 @@ def _read_cached(path: Path, found: Source) -> Corpus:
 
 
 def load_corpus(name: str, *, held_out: float = HELD_OUT) -> Corpus:
-    """Read a corpus, by name or from your own path, split for training and measuring.
+    """Read a corpus, by name or from your own path, split for training and evaluation.
 
     The first call reads the source and caches the result for later calls. ``held_out`` is the
     share of documents to hold out. Raises UserError for an unknown name, text that is empty,

@@ -12,10 +12,10 @@ from pathlib import Path
 from nestling.core.error import UserError
 from nestling.data.sets import Labelled, Pair, Report, TextSet
 
-HELPER = "/usr/lib/apt/apt-helper"  # reads lists whatever compression apt has used
+HELPER = "/usr/lib/apt/apt-helper"  # reads lists in any compression that apt uses
 PATIENCE = 600  # seconds
-LEAST, MOST = 150, 400  # a section with fewer texts is dropped, one with more is cut
-PAIRS = 4000  # at most, for each language
+LEAST, MOST = 150, 400  # a section with fewer texts is dropped, one with more is truncated
+PAIRS = 4000  # maximum number per language
 LICENCE = "those of the packages (free in Debian's sense)"
 
 

@@ -18,7 +18,7 @@ _FACTORS = np.random.Generator(np.random.PCG64(0)).integers(
 def shingles(text: str) -> np.ndarray:
     """The distinct hashes of every run of 8 words in a text, sorted (uint64).
 
-    Case, punctuation and spacing do not count. A text of fewer than 8 words is one shingle.
+    Case, punctuation and spacing are ignored. A text of fewer than 8 words is one shingle.
     """
     words = [crc32(word.encode()) for word in _WORD.findall(text.lower())]
     words += [0] * (WORDS - len(words))

@@ -79,7 +79,7 @@ def _rows(stream: Iterable[Mapping[str, Any]], field: str, repository: str) -> I
             row = next(rows, None)
         except Exception as error:  # the hub and the network raise many kinds
             raise UserError(
-                f"reading {repository} broke off ({reason_of(error)}); run the same command again "
+                f"reading {repository} was interrupted ({reason_of(error)}); run the command again "
                 "to continue"
             ) from error
         if row is None:

@@ -1,4 +1,4 @@
-"""Lock files: one process at a time writes a file, and others are told which."""
+"""Lock files: one process at a time writes a file, and others learn which one."""
 
 import contextlib
 import datetime
@@ -13,7 +13,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from nestling.core.error import UserError
 
-TRIES = 20  # to take a lock that does not say who holds it
+TRIES = 20  # attempts to take a lock that names no holder
 MOMENT = 0.05  # seconds between them
 
 
@@ -33,7 +33,7 @@ def locked(path: str | Path, what: str = "a program") -> Generator[None]:
         _acquire(lock, path, place)
     except OSError as error:
         raise UserError(
-            f"cannot lock {path}: {error.strerror}; choose a folder with space and permission"
+            f"cannot lock {path}: {error.strerror}; choose a writable folder with free space"
         ) from error
     # on a file system without locks, the file itself is the lock, and filelock writes its content
     own = not isinstance(lock, SoftFileLock)
@@ -50,10 +50,10 @@ def locked(path: str | Path, what: str = "a program") -> Generator[None]:
 
 
 def _acquire(lock: BaseFileLock, path: str | Path, place: Path) -> None:
-    """Take a lock, or raise UserError and say who holds it.
+    """Take a lock, or raise UserError that names its holder.
 
-    A process that has just taken it has not signed it yet, and one that is about to release it has
-    removed its name: both take a moment.
+    A process that has just taken the lock may not have signed it yet, and one about to release it
+    has removed its name; so unsigned locks are tried again for a moment.
     """
     for left in reversed(range(TRIES)):
         try:
@@ -83,7 +83,7 @@ def _sign(place: Path, what: str) -> None:
 
 
 def _holder(place: Path) -> str | None:
-    """Who holds a lock; None if it does not say."""
+    """The holder of a lock; None if it is unsigned."""
     try:
         about = json.loads(place.read_text(encoding="utf-8"))
         host = "" if about["host"] == platform.node() else f" on {about['host']}"

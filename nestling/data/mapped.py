@@ -55,4 +55,4 @@ def _map(file: Path, dtype: str, mode: Literal["r", "c"]) -> np.ndarray:
         return np.memmap(file, dtype=dtype, mode=mode)
     except (OSError, ValueError) as error:  # ValueError: numpy, if the size does not fit the dtype
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {file}: {reason}; check its rights") from error
+        raise UserError(f"cannot read {file}: {reason}; check its permissions") from error

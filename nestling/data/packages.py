@@ -146,7 +146,7 @@ def fetch(name: str, report: Callable[[str], None] = print) -> Package:
     """
     if fetched(name):
         package = check(name)
-        report(f"{name} {package.version} is already here")
+        report(f"{name} {package.version} is already fetched")
         return package
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):

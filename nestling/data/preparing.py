@@ -1,4 +1,4 @@
-"""The tokens of a run, by the name of a corpus or of a prepared folder."""
+"""The tokens of a run, given the name of a corpus or a prepared folder."""
 
 from pathlib import Path
 

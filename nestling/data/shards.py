@@ -109,7 +109,7 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
             f"cannot read {path}: {error.strerror}; check its rights, or prepare the text again"
         ) from error
     if not same:
-        said = "has changed" if size == record["bytes"] else "is cut short or longer"
+        said = "has changed" if size == record["bytes"] else "is truncated or longer"
         raise UserError(f"{path} {said}; copy it again, or prepare the text in another folder")
 
 

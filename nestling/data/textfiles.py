@@ -68,7 +68,9 @@ def _opened(path: Path) -> Generator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check path and rights") from error
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check path and permissions"
+        ) from error
 
 
 def named_field(text: str | Path) -> tuple[Path, str]:

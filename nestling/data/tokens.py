@@ -103,7 +103,7 @@ def _read(path: Path, pad_id: int) -> dict[str, Documents]:
     except (SafetensorError, KeyError) as error:
         raise damaged(path, error) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its rights") from error
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
 
 
 def load_tokens(

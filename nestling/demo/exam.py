@@ -33,8 +33,8 @@ class Found(NamedTuple):
 
     asked: list[str]  # answers
     general: list[str]
-    read: list[list[tuple[str, float | None]]]  # of each text its pieces, with nats
-    kept: float  # nats a token
+    read: list[list[tuple[str, float | None]]]  # pieces of each text, with nats
+    kept: float  # nats per token
 
 
 def examine(learner: ContinualLearner, exam: Exam) -> Found:

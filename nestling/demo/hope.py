@@ -38,10 +38,10 @@ class Trial:
     )
     text_steps: int = 60
     text_rows: int = 8  # streams side by side
-    text_length: int = 256  # tokens of each stream for a step
+    text_length: int = 256  # tokens per stream and step
     corpus: str = "stdlib"  # a name of nestling.data.CORPORA, or a path
-    vocab_size: int = 2048  # tokens of the vocabulary, at most
-    measured: int = 16384  # held-out tokens, about
+    vocab_size: int = 2048  # maximum vocabulary size
+    measured: int = 16384  # approximate held-out tokens
     seed: int = 0
     device: str = "cpu"
 
@@ -51,7 +51,7 @@ class Trial:
 
 
 def recall_pairs(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
-    """Train on pairs that are read once; accuracy with the writes on and off, and chance."""
+    """Train on pairs that are read once; returns accuracy with writes on and off, and chance."""
     task = Recall(PAIRS)
     config = TrainConfig(
         steps=trial.pairs_steps,
@@ -81,7 +81,7 @@ def recall_pairs(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def read_text(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
-    """Train on text; held-out perplexity by position with the writes on and off."""
+    """Train on text; returns held-out perplexity by position with writes on and off."""
     text = prepare(trial.corpus, vocab_size=trial.vocab_size)
     ids = {f"{name}_token_id": getattr(text.tokenizer, f"{name}_token_id") for name in IDS}
     made: dict[str, Any] = {"vocab_size": len(text.tokenizer), "seed": trial.seed, **ids}

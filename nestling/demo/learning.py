@@ -197,7 +197,7 @@ def _what_was_studied(job: Learning, learner: ContinualLearner, spent: _Spent) -
     """Figures of each document, and some of the questions that were made."""
     done: tuple[Studied, ...] = learner.state.studied
     every = [q for one in done for q in one.questions if q.answer and natural(q)]
-    # first those held out from training
+    # held-out ones first
     chosen = sorted(every, key=lambda q: not q.held)[:OWN_QUESTIONS]
     return {
         "figures": [{"name": one.name, **one.figures} for one in done],
@@ -209,7 +209,7 @@ def _what_was_studied(job: Learning, learner: ContinualLearner, spent: _Spent) -
 
 
 def _tell_answers(asked: tuple[Asked, ...], said: list[str], tell: Told) -> None:
-    """Tell each question, its answer and whether that is right."""
+    """Print each question, its answer and whether it is right."""
     for one, answer in zip(asked, said, strict=True):
         mark = "" if not one.answers else "right: " if one.right(answer) else "wrong: "
         tell(f"  {one.question}\n    {mark}{' '.join(answer.split())}")

@@ -98,9 +98,8 @@ def surprises(found: Found) -> Section:
             parts.append(f"<h3>{_escaped(name)}, {title}: {mean:.2f} nats per token</h3>")
             parts.append(coloured_html([(text, loss) for text, loss in pieces]))
     said = (
-        "The stronger the colour of a word, the less the model expected it. At the second reading, "
-        "too, its context holds only the words before; the better predictions come from its "
-        "weights."
+        "The stronger the colour of a word, the less the model expected it. In both readings its "
+        "context holds only the preceding words; better predictions come from its weights."
     )
     return Section("How surprising the text is", said, html=parts)
 

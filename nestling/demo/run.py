@@ -69,7 +69,7 @@ def run_demo(
     )
     page = report(out / PAGE, result)
     result.write(json or out / RESULT)
-    tell(f"\n{headline(metrics)}\n{metrics['seconds']:,.0f} s in all; the report: {page.resolve()}")
+    tell(f"\n{headline(metrics)}\n{metrics['seconds']:,.0f} s in total; report: {page.resolve()}")
     if "learning" in metrics:
         found = metrics["learning"]
         tell(f'ask more: nestling ask {found["model"]} "..." --memory {found["memory"]}')

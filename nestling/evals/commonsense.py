@@ -56,8 +56,8 @@ def commonsense(
     the figures) or "auto" (the hub if it can be reached). ``tasks`` selects some of them, and
     ``limit`` the first questions of each. ``batch`` requests are read side by side; ``chat`` uses
     the tokenizer's chat template and needs lm-eval. BIG-bench works without lm-eval too;
-    ``harness`` in the result is the version of lm-eval, or None. ``say`` is told what is measured,
-    ``tell`` the number of answers so far.
+    ``harness`` in the result is the version of lm-eval, or None. ``say`` is called with what is
+    being measured, ``tell`` with the number of answers so far.
     """
     if data not in SOURCES:
         raise UserError(f"unknown data {data!r}: {did_you_mean(data, SOURCES)}")

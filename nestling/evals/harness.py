@@ -33,7 +33,7 @@ def adapter(reader: Reader, *, carry: bool = False, batch: int = 1, tell: Tell =
     tokens that the tokenizer puts before a text. Options of ``generate`` have the names that
     lm-eval's HF model accepts (``max_gen_toks`` and its aliases, ``do_sample``, ``temperature``,
     ``top_p``...). Special tokens spelt out in a text are ordinary text, unless lm-eval has applied
-    the chat template. ``tell`` is told the number of answered requests of one kind.
+    the chat template. ``tell`` is called with the number of answered requests of one kind.
     """
     template: Any = library("lm_eval.api.model").TemplateLM
     plain: Any = library("lm_eval.models.utils").normalize_gen_kwargs

@@ -54,7 +54,7 @@ def lm(
     e^(L / bytes)``, ``bits_per_byte = L / (bytes ln 2)``; the last three do not depend on the
     tokenizer. ``by_position`` is the loss by the number of tokens read before, in ranges of growing
     length. ``kind`` is how to cut documents longer than the model can read (see ``windows``).
-    ``tell`` is told the number of tokens read.
+    ``tell`` is called with the number of tokens read.
 
     Source: word, byte and bit figures as in ``loglikelihood_rolling`` of lm-eval, but with one
     memory along the whole document instead of windows if the model can read it whole.

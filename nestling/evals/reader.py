@@ -18,7 +18,7 @@ from nestling.models.hf import HopeForCausalLM
 from nestling.models.pieces import Pieces
 
 SEGMENT = 512  # tokens per call
-# text used once to find out whether a transformers model can read in segments
+# text used once to test whether a transformers model can read in segments
 PROSE = (
     "The keeper of the light wrote down what came: three ships before noon, a storm at 17:40, and "
     "then, for the first time in that year, nothing at all. Who was to read it, he never asked."
@@ -208,7 +208,7 @@ class Reader:
     ) -> list[str]:
         """``write`` for many texts at once, each with an empty memory, padded on the left.
 
-        A model that padding would disturb (see ``pads``) writes one after another.
+        A model affected by padding (see ``pads``) generates them one after another.
         """
         if not self.pads:
             options: dict[str, Any] = {"tokens": tokens, "stops": stops, **generation}

@@ -70,7 +70,7 @@ class Memory:
     def score(self, asks: Sequence[Ask], tell: Tell = silent) -> list[tuple[float, bool]]:
         """The log-probability of each continuation, and whether greedy decoding would give it.
 
-        ``tell`` is told the number of answers so far.
+        ``tell`` is called with the number of answers so far.
         """
         if self.batch > 1 and self.cache is None:
             return self._score_rows(asks, tell)

@@ -122,9 +122,8 @@ def measure(
     tell: Tell = silent,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """The figures of a model on a task; ``own``: the model has the task's vocabulary.
-
-    ``tell`` is told the number of answers so far. Unless ``quiet``, training progress is shown.
+    """The figures of a model on a task; ``own``: the model has the task's vocabulary. ``tell`` is
+    called with the number of answers so far. Unless ``quiet``, training progress is shown.
     """
     begin = time.monotonic()
     if isinstance(task, TokenTask) and task.readout == "last":
@@ -202,8 +201,8 @@ def run_tasks(
     ``model`` is a folder (or anything else that ``load_causal_lm`` reads), or the name of a preset,
     which is then trained from scratch on each task, as given by the plan. If one of several tasks
     does not suit the model, it has a note instead of a score. A model from a folder is copied
-    before it is fitted. ``say`` is told each measurement, ``tell`` the number of answers so far.
-    Unless ``quiet``, training progress is shown.
+    before it is fitted. ``say`` is called with each measurement, ``tell`` with the number of
+    answers so far. Unless ``quiet``, training progress is shown.
     """
     here = Path(model).exists() or lies_outside(model)
     if not here and model not in preset_names():

@@ -47,7 +47,7 @@ def _lm(results: Mapping[str, Result]) -> list[Section]:
     ]
     table = Table(columns=("model", "text", *LM), rows=rows)
     curves = {name: [result.metrics["by_position"]] for name, result in results.items()}
-    text = "Perplexity by the place in the document; a point is a stretch, drawn at its middle."
+    text = "Perplexity by position in the document; a point is a range, drawn at its middle."
     return [Section("Perplexity", text, [table], [perplexity_by_position(curves)])]
 
 

@@ -26,7 +26,7 @@ class Learned:
     def __init__(self, reader: Reader):
         self.reader = reader
         self.ids: list[int] = list(reader.start)  # all lessons
-        self.seen: list[int] = []  # the end of them that the memory has read
+        self.seen: list[int] = []  # the last part of them, which the memory has read
         self.cache: Any = None
 
     def read(self, lessons: Sequence[Question]) -> None:

@@ -90,8 +90,8 @@ def read(
 ) -> tuple[Float[Tensor, "B T D"], list[Any]]:
     """Map embedded tokens to the output of the last block, and advance every memory.
 
-    Masked positions may be anywhere in a row: for the memories they are moved to the end of their
-    document, and back afterwards.
+    Masked positions may be anywhere in a row: they are moved to the end of their document for the
+    memories, and back afterwards.
     """
     order = None
     if flow.mask is not None and x.shape[1] > 1:

@@ -1,4 +1,4 @@
-"""The memory of a model as a value that can be kept, copied, saved and loaded."""
+"""The memory of a model as a value that can be copied, saved and loaded."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -36,4 +36,4 @@ def scale_html() -> str:
         "</span>"
         for name, nats in marks
     )
-    return f'<p class="scale">nats of surprise a token: {steps}</p>'
+    return f'<p class="scale">nats of surprise per token: {steps}</p>'

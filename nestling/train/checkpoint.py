@@ -200,8 +200,8 @@ def read_newest(
 ) -> tuple[Path, dict[str, Any]] | None:
     """The newest complete checkpoint in a folder, with its parts; None if there are none.
 
-    ``tell`` is told about each one that is skipped because it is truncated or changed. Raises
-    UserError if none is complete, or if the newest has another format.
+    ``tell`` is called with a message for each one that is skipped because it is truncated or
+    changed. Raises UserError if none is complete, or if the newest has another format.
     """
     found = checkpoints(folder)
     for path in reversed(found):

@@ -1,4 +1,4 @@
-"""Measures the speed, utilisation and memory of a run."""
+"""Measures speed, utilisation and memory of a run."""
 
 import sys
 import time

@@ -41,7 +41,7 @@ def test_needed_files_of_the_pinned_archive_are_kept(tmp_path, monkeypatch):
     assert len(list(bigbench.place("social_iqa").parent.iterdir())) == len(bigbench.TASKS)
     said = []
     bigbench.fetch(said.append)
-    assert said == ["bigbench is here"]
+    assert said == ["bigbench is already fetched"]
 
 
 def test_mistakes_are_user_errors():

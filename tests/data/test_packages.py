@@ -63,7 +63,7 @@ def test_fetched_once_then_read_and_verified(archive, capsys):
     assert main(["data", "fetch", "anarchism"]) == 0
     assert main(["data", "fetch", "anarchism"]) == 0
     assert archive.read_text() == "run\n"
-    assert "already here" in capsys.readouterr().out
+    assert "already fetched" in capsys.readouterr().out
     corpus = load_corpus("anarchism")
     assert len(corpus.documents) + len(corpus.held_out) == 30
     assert verify("anarchism") == corpus

@@ -188,7 +188,7 @@ def test_damaged_shard_is_named(lines, tmp_path, file, capsys):
         prepare(str(folder))
     (folder / file).write_bytes(content[:-1])
     assert main(["data", "verify", str(folder)]) == 2
-    assert f"{file} is cut short" in capsys.readouterr().err
+    assert f"{file} is truncated" in capsys.readouterr().err
     (folder / file).unlink()
     with pytest.raises(UserError, match=f"cannot read .*{file}"):
         prepare(str(folder))

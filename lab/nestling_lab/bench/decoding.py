@@ -164,8 +164,8 @@ def batched(
 ) -> dict[str, Any]:
     """The speed of requests of different lengths in one batch, also relative to a single one.
 
-    Prompts are padded on the left. Raises UserError if the logits of a row differ from those it has
-    alone.
+    Prompts are padded on the left. Raises UserError if the logits of a row differ from those of the
+    row by itself.
     """
     model = create(name, vocab_size=vocab_size).to(device)
     lengths = torch.linspace(shortest, longest, rows).long().tolist()

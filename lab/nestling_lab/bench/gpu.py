@@ -138,7 +138,7 @@ def run_apart(name: str, device: str, dry: bool) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return {"ratio": None, "reason": f"took more than {limit} s"}
         if done.returncode or not file.exists():
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
             return {"ratio": None, "reason": last}
         return Result.read(file).metrics[name]
 

@@ -67,7 +67,7 @@ def kills(
             if (one := _kill(run, draw, out)) is not None:
                 killed.append(one)
                 broken = True
-                say(f"killed after step {one.step}, going on from {one.saved}", quiet)
+                say(f"killed after step {one.step}, resuming from {one.saved}", quiet)
                 continue
         _finish(run, told)
         ended.append(difference(whole, out))

@@ -38,7 +38,7 @@ class Load:
 
     server: Server
     until: float = 0.0  # time.monotonic
-    stop: threading.Event = field(default_factory=threading.Event)  # ends it before its time
+    stop: threading.Event = field(default_factory=threading.Event)  # ends it early
     answers: list[Answered] = field(default_factory=list)
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     broken: int = 0  # requests interrupted by a kill
@@ -171,7 +171,7 @@ def load(
         finally:
             status = server.end() if server.up.is_set() else server.end(signal.SIGKILL)
     if stop.is_set():
-        raise UserError("stopped before its time, so nothing was measured; the server has ended")
+        raise UserError("stopped early, so nothing was measured; the server has ended")
     return summary(found, seconds) | {
         "killed": kills,
         "documents_open_when_killed": sum(was for was, _ in restarts),
@@ -210,7 +210,7 @@ def _run(
                 break
             found.server.end(signal.SIGKILL)
             was = found.learning
-            found.resident.clear()  # it was of another process
+            found.resident.clear()  # it belonged to another process
             found.server.start()
             restarts.append((was, "unfinished documents resume" in found.server.said))
         for one in work:

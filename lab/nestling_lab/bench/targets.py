@@ -11,7 +11,7 @@ from nestling.core.result import Result
 
 RESULTS = Path("benchmarks/results")
 TRAIN = "nestling bench train --threads 2 --presets {} --shapes {}"
-NO_GPU = "needs a GPU, and none was at hand"
+NO_GPU = "needs a GPU, and none was available"
 
 
 @dataclass(frozen=True, kw_only=True)

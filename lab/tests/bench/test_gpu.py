@@ -59,7 +59,7 @@ def test_silent_failure_is_reported(monkeypatch):
     monkeypatch.setattr(gpu.sys, "executable", "false")
     assert gpu.run_apart("kernel", "cpu", dry=True) == {
         "ratio": None,
-        "reason": "it said nothing",
+        "reason": "it printed nothing",
     }
 
 

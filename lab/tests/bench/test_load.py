@@ -60,7 +60,7 @@ def test_stopped_load_ends_its_server(tmp_path, monkeypatch):
         "watch",
         lambda one: processes.append(one.server._process) or os.kill(os.getpid(), signal.SIGTERM),
     )
-    with pytest.raises(UserError, match="stopped before its time"):
+    with pytest.raises(UserError, match="stopped early"):
         load(tmp_path, clients=1, seconds=3600.0, tokens=4, memories=0, learning=False, quiet=True)
     assert processes[0].poll() is not None
 

@@ -24,7 +24,7 @@ class LevelSpec:
     # nested: whenever the next slower level is written, the start of this one moves towards it by
     # this fraction, and it is reset to its start (``nestling.rules.level.rewind``); None: never
     share: float | None = None
-    # studied: what each document teaches is a change of this rank (``nestling.continual.study``)
+    # studied: each document makes a change of this rank (``nestling.continual.study``)
     rank: int | None = None
 
     def __post_init__(self):

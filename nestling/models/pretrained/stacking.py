@@ -126,7 +126,7 @@ def studied_level(rank: int | None = None, layers: tuple[int, ...] | None = None
 def upper_layers(levels: Sequence[LevelSpec], count: int) -> tuple[LevelSpec, ...]:
     """The levels; one that names no layers of a model's ``count`` gets the upper three eighths.
 
-    They store what study teaches nearly as well as the upper half, at five sixths of the cost.
+    They learn by study nearly as well as the upper half, at five sixths of the cost.
     """
     upper = tuple(range(count - max(1, round(3 * count / 8)), count))
     return tuple(replace(one, layers=one.layers or upper) for one in levels)

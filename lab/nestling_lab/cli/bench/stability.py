@@ -43,7 +43,7 @@ class Stability:
             row = "".join(f"{error:>10.1e}" for error in found["errors"].values())
             rate = found["exponent"]
             print(f"{name:<28}{row}{'-' if rate is None else f'{rate:.4f}':>12}", flush=True)
-        print("exponent: nats in 32 tokens, of two states that hardly differ; below 0 they meet")
+        print("exponent: nats per 32 tokens, of two nearby states; below 0 they converge")
         if self.json is not None:
             config = {"models": self.models, "piece": self.piece, "set": self.set}
             Result(
