@@ -18,7 +18,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo docs test test-slow test-gpu test-kernels test-anywhere lint format clean
 
-# ARGS="notes.txt --questions asked.tsv --out mine" for a text of your own; Ctrl-C, and it goes on
+# ARGS="notes.txt --questions asked.tsv --out mine" for your own text; resumes after Ctrl-C
 demo: $(VENV)/.run
 	$(BIN)/nestling demo --out demo $(ARGS)
 

@@ -42,7 +42,7 @@ class Command:
         tokens = self.tokens_per_step or TrainConfig().tokens_per_step
         system = nested_system(model, self.optimizer, tokens)
         count = model.num_parameters()
-        title = f"{self.preset} trained by {self.optimizer}, {tokens:,} tokens of a stream a step"
+        title = f"{self.preset} trained by {self.optimizer}, {tokens:,} tokens per stream and step"
         print(f"{title}; {count:,} parameters\n")
         print(levels_text(system))
         if self.json is not None:

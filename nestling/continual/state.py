@@ -35,7 +35,7 @@ def no_level(level: int, count: int) -> UserError:
     """The error for the number of a level that does not exist, of ``count`` levels."""
     if count == 0:
         return UserError(
-            f"there is no level {level}: this memory was learned by study and has none; forget "
+            f"there is no level {level}: this memory has no levels (it studies); forget "
             "a document, or reset without a level to take everything back"
         )
     there = "level 0 is the only one" if count == 1 else f"levels are 0 to {count - 1}"

@@ -16,12 +16,12 @@ class Kind(NamedTuple):
 # of the outer optimizer does flow through a recurrence into the projections; the state has no
 # parameters of its own there.
 KINDS = {
-    "direct": Kind("24-26", False, "one answers with the other's weights or answer"),
-    "non-parametric": Kind("27", False, "one answers with what the other has read, kept as it is"),
-    "back-propagation": Kind("section 3.3", True, "one flow of gradients, written at two clocks"),
-    "initialisation": Kind("28", True, "one learns where the other starts"),
-    "weight generation": Kind("section 3.3", True, "one makes the other's weights"),
-    "context generation": Kind("22-23", False, "one makes what the other is written from"),
+    "direct": Kind("24-26", False, "one uses the other's weights or output"),
+    "non-parametric": Kind("27", False, "one uses what the other has read, stored verbatim"),
+    "back-propagation": Kind("section 3.3", True, "one flow of gradients, written at two periods"),
+    "initialisation": Kind("28", True, "one learns the other's initial state"),
+    "weight generation": Kind("section 3.3", True, "one generates the other's weights"),
+    "context generation": Kind("22-23", False, "one generates the other's context"),
 }
 
 
@@ -51,15 +51,15 @@ class Transfer:
 
 
 # shared by all in-context memories: the layers before and after them are trained weights
-READ = Transfer(kind="direct", partner="weights", what="a query made by projections reads it")
+READ = Transfer(kind="direct", partner="weights", what="read by a query from projections")
 MADE = Transfer(
-    kind="context generation", partner="weights", what="projections make its keys and values"
+    kind="context generation", partner="weights", what="projections compute its keys and values"
 )
 LEARNED = Transfer(
-    kind="initialisation", partner="weights", what="its first state, learned through all writes"
+    kind="initialisation", partner="weights", what="its initial state, learned through all writes"
 )
 
 
 def added_to(name: str) -> Transfer:
     """The transfer of a momentum, which is the step of the box of this name."""
-    return Transfer(kind="direct", partner=name, what="it is the step")
+    return Transfer(kind="direct", partner=name, what="its value is the step")

@@ -115,7 +115,7 @@ class AdaTransformer(Memory):
     def levels(self) -> list[Level]:
         """Attention, and the matrix that is written at every token."""
         given = (
-            Transfer(kind="direct", partner="attention", what="what that answers is its query"),
+            Transfer(kind="direct", partner="attention", what="its query is that output"),
             Transfer(kind="context generation", partner="attention", what="its keys and values"),
             LEARNED,
         )

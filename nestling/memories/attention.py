@@ -298,7 +298,7 @@ class Attention(Memory):
                 context="the keys and values of the document so far",
                 transfer=(
                     Transfer(
-                        kind="non-parametric", partner="weights", what="the pairs themselves answer"
+                        kind="non-parametric", partner="weights", what="reads the stored pairs"
                     ),
                     MADE,
                 ),

@@ -140,7 +140,9 @@ class LSTM(Memory):
                 transfer=(
                     Transfer(kind="direct", partner="weights", what="the output gate reads it"),
                     Transfer(
-                        kind="context generation", partner="weights", what="weights make the gates"
+                        kind="context generation",
+                        partner="weights",
+                        what="weights compute the gates",
                     ),
                 ),
             )

@@ -100,7 +100,9 @@ class MLP(Memory):
                 context="the training data",
                 transfer=(
                     Transfer(
-                        kind="back-propagation", partner="weights", what="trained with them at once"
+                        kind="back-propagation",
+                        partner="weights",
+                        what="trained together with them",
                     ),
                 ),
             )

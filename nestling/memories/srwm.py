@@ -160,7 +160,7 @@ class SRWM(Memory):
                 rule="delta rule; keys, values and rates are made by the matrix itself",
                 context="the inputs of the document so far",
                 transfer=(
-                    Transfer(kind="direct", partner="weights", what="the input itself reads it"),
+                    Transfer(kind="direct", partner="weights", what="the input is the query"),
                     LEARNED,
                 ),
             )

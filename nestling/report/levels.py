@@ -44,7 +44,7 @@ def frequency(level: Level) -> str:
 
 def rows(level: Level) -> list[tuple[str, str]]:
     """The non-empty properties of a box."""
-    size = f"{level.parameters:,}" + (" a sequence" if level.per_sequence else "")
+    size = f"{level.parameters:,}" + (" per sequence" if level.per_sequence else "")
     told = [
         ("numbers", size if level.parameters else ""),
         ("objective", level.objective),

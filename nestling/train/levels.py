@@ -16,8 +16,8 @@ from nestling.train.config import TrainConfig
 WEIGHTS = "weights"
 # the counterparts, for the weights, of transfers that name them as partner
 MIRRORED = {
-    "initialisation": "they learn where it starts",
-    "back-propagation": "the same gradients write both",
+    "initialisation": "they learn its initial state",
+    "back-propagation": "the same gradients update both",
 }
 
 

@@ -24,7 +24,7 @@ def test_text_lists_boxes_fast_to_slow():
         "level 3: frequency 1/512 (every 512 tokens)",
         "level 4: frequency 0 (never)",
     ]
-    assert "1,234,567" in text and "10 a sequence" in text and "after      m" in text
+    assert "1,234,567" in text and "10 per sequence" in text and "after      m" in text
 
 
 def shapes(levels):

@@ -122,13 +122,15 @@ class CMS(Memory):
     def _transfer(self, index: int) -> tuple[Transfer, ...]:
         """One gradient flow along the chain; a slower level also sets a nested one's start."""
         if index + 1 == len(self.chain):
-            what = "it is read with them, and written less often"
+            what = "used together with them, written less often"
             return (Transfer(kind="back-propagation", partner="weights", what=what),)
         slower = f"cms.{index + 1}"
-        flow = Transfer(kind="back-propagation", partner=slower, what="it is read through that")
+        flow = Transfer(
+            kind="back-propagation", partner=slower, what="its output passes through that level"
+        )
         if self.shares()[index] is None:
             return (flow,)
-        what = "its start is moved and it is reset to it when that one is written"
+        what = "at its writes this start moves, and this level is reset to it"
         return flow, Transfer(kind="initialisation", partner=slower, what=what)
 
     def _level(self, index: int) -> Level:

@@ -72,6 +72,6 @@ class CMSHeadwise(ContextMemory):
     def levels(self) -> list[Level]:
         """The levels, fast to slow, each after the memories of its rule."""
         mixed = Transfer(
-            kind="direct", partner="weights", what="weights mix what the levels answer"
+            kind="direct", partner="weights", what="weights mix the outputs of the levels"
         )
         return self.boxes("cms_headwise", [(LEARNED, mixed)] * len(self.chain))

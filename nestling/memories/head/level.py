@@ -183,12 +183,12 @@ class HeadLevel(nn.Module):
             context=f"{keys} and the errors of the predictions made from them",
             transfer=(
                 Transfer(
-                    kind="direct", partner="weights", what="its answer is added to the head's"
+                    kind="direct", partner="weights", what="its output is added to the head's"
                 ),
                 Transfer(
                     kind="context generation",
                     partner="weights",
-                    what="the model makes its keys and its errors",
+                    what="the model computes its keys and errors",
                 ),
             ),
         )

@@ -12,9 +12,9 @@ STEPS = {"energy": "", "proximal": ", proximal steps", "raw": ", steps as they a
 # what a memory gives to all others, the output memory among them
 GIVES = {
     "k": ("context generation", "the keys of all memories"),
-    "v": ("context generation", "the values that all memories make targets of"),
+    "v": ("context generation", "the values from which all memories compute targets"),
     "eta": ("direct", "the rate of all memories' writes"),
-    "alpha": ("direct", "what all memories keep"),
+    "alpha": ("direct", "how much all memories retain"),
     "q": ("direct", "the query that reads it"),
 }
 
@@ -106,7 +106,7 @@ def context_of(config: SelfTitansOptions, name: str) -> str:
     target = f"v_hat = M_{name}(v)" if config.detach_target else f"M_{name}(v)"
     adaptive = config.adaptive()
     if "k" in adaptive and "v" in adaptive:
-        return f"pairs (k, {target}) that the memories make of each token"
+        return f"pairs (k, {target}) that the memories compute from each token"
     made = [part for part in ("k", "v") if part in adaptive]
     by = f"{made[0]} by a memory, the other by the projection" if made else "by the projection"
     return f"pairs (k, {target}) made of each token, {by}"

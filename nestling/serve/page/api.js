@@ -1,4 +1,4 @@
-// How the page talks to its server: JSON, and server-sent events read with the key.
+// Requests to the server: JSON, and server-sent events with the API key.
 
 let secret = sessionStorage.getItem("key") || "";
 
@@ -22,7 +22,7 @@ export async function call(method, path, body) {
 
 export const json = async (...asked) => (await call(...asked)).json();
 
-// every event of a stream; ends with it
+// yields every event of a stream
 export async function* events(method, path, body) {
   const found = await call(method, path, body);
   const reader = found.body.pipeThrough(new TextDecoderStream()).getReader();

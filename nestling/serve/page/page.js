@@ -1,5 +1,5 @@
-// The page: memories, a document that is being learned, and questions. Text of others only ever
-// becomes text: nothing is put together as HTML.
+// The page: memories, a document that is being learned, and questions. User text is always inserted
+// as text, never as HTML.
 
 import { call, events, json, useKey } from "./api.js";
 
@@ -7,7 +7,7 @@ const at = (id) => document.getElementById(id);
 const place = (memory, rest = "") => `/v1/memories/${encodeURIComponent(memory)}${rest}`;
 let model = "";
 let chosen = sessionStorage.getItem("memory") || "";
-const picked = {}; // values of the selects that somebody chose
+const picked = {}; // chosen values of the selects
 let watched = ""; // the job whose events are shown
 
 function element(name, text, kind) {
@@ -23,7 +23,7 @@ function complain(error) {
   if (error?.status === 401) at("key").hidden = false;
 }
 
-// what runs and says what went wrong
+// runs an action and shows its error
 const tried = (work) => async (event) => {
   event?.preventDefault();
   complain(null);
@@ -59,7 +59,7 @@ async function list() {
   await show();
 }
 
-// what was chosen stays chosen as long as it is there; else the first
+// keep the chosen option while it exists; otherwise the first
 function options(id, pairs) {
   const before = picked[id];
   at(id).replaceChildren(...pairs.map(([value, text]) => {
@@ -95,7 +95,7 @@ async function show() {
   if (open && open.id !== watched) tried(() => watch(memory, open))();
 }
 
-// boxes in boxes, slow outside
+// nested boxes, slowest outside
 function nest(boxes) {
   let outer = at("levels");
   boxes.forEach((one, number) => {
@@ -192,7 +192,7 @@ function progress(name, event, losses) {
   }
   if (event.questions) {
     at("made").hidden = false;
-    at("made").firstElementChild.textContent = `${event.questions.length} questions made of it`;
+    at("made").firstElementChild.textContent = `${event.questions.length} questions generated`;
     at("made").lastElementChild.replaceWith(questions(event.questions));
   }
 }
@@ -294,7 +294,7 @@ async function take(file) {
   try {
     at("text").value = text.decode(await file.arrayBuffer());
   } catch {
-    throw new Error(`${file.name} is no UTF-8 text; save it as text first`);
+    throw new Error(`${file.name} is not UTF-8 text; save it as text first`);
   }
   at("title").value = file.name;
 }
