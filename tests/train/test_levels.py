@@ -147,7 +147,7 @@ def test_record_is_plain_json():
     assert attention["transfer"][0] == {
         "kind": "non-parametric",
         "partner": "weights",
-        "what": "the pairs themselves answer",
+        "what": "reads the stored pairs",
         "equations": "27",
         "gradient": False,
     }
