@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from nestling.core.statistics import Interval, Paired, holm
+from nestling.core.statistics import NOISE, Interval, Paired, holm
 
 NOTHING = "Nothing has been run yet."
 LEVEL = 0.05  # significance level
@@ -41,6 +41,13 @@ def grouped(tests: Mapping[str, Paired]) -> tuple[list[str], list[str], list[str
     return above, below, [name for name in tests if name not in sure]
 
 
+def outcomes(tests: Mapping[str, Paired]) -> dict[str, str]:
+    """The outcome of every test that has one, for a table; ``TESTED`` says what it means."""
+    above, below, _ = grouped(tests)
+    words = {**dict.fromkeys(above, "higher"), **dict.fromkeys(below, "lower")}
+    return {name: f"{words.get(name, ALIKE)}, p = {p:.2g}" for name, p in corrected(tests).items()}
+
+
 def differences(tests: Mapping[str, Paired]) -> dict[str, str]:
     """Every difference with its interval and the outcome of its test, for a table.
 
@@ -49,25 +56,24 @@ def differences(tests: Mapping[str, Paired]) -> dict[str, str]:
     >>> differences(tests)
     {'a': '+1.97 +/- 0.14 (higher, p = 0.00029)', 'b': '-1 (one pair)'}
     """
-    above, below, _ = grouped(tests)
-    raised = corrected(tests)
-    told = {}
+    told = {name: str(test) for name, test in tests.items()}
     for name, test in tests.items():
-        if name not in raised:
-            told[name] = f"{test.difference.mean:+.3g} (one pair)" if _single(test) else str(test)
-            continue
-        word = "higher" if name in above else "lower" if name in below else ALIKE
-        told[name] = f"{signed(test.difference)} ({word}, p = {raised[name]:.2g})"
-    return told
-
-
-def _single(test: Paired) -> bool:
-    return test.difference.every == test.difference.count == 1
+        if test.difference.every == test.difference.count == 1:
+            told[name] = f"{test.difference.mean:+.3g} (one pair)"
+    return told | {
+        name: f"{signed(tests[name].difference)} ({outcome})"
+        for name, outcome in outcomes(tests).items()
+    }
 
 
 def signed(found: Interval) -> str:
-    """A difference with its sign and interval."""
-    return f"{found.mean:+.3g} +/- {found.half:.2g}"
+    """A difference with its sign and interval.
+
+    >>> signed(Interval(0.25, 0.125, 3)), signed(Interval(-1e-18, 0.5, 3))
+    ('+0.25 +/- 0.12', '+0 +/- 0.5')
+    """
+    mean = 0.0 if abs(found.mean) <= NOISE * found.half else found.mean
+    return f"{mean:+.3g} +/- {found.half:.2g}"
 
 
 def beside(tests: Mapping[str, Paired]) -> str:

@@ -216,7 +216,7 @@ class FigureNiah(Study):
             *report.sections(rates, edges),
             Section("Every run", tables=[every_run(self.cells(done), done, lengths[0])]),
         ]
-        return Finding({"models": metrics}, sections, report.answer())
+        return Finding({"models": metrics}, sections, report.answer(), report.shown)
 
     def _about(self) -> str:
         config = self.config

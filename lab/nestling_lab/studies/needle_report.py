@@ -10,10 +10,11 @@ from nestling.core.statistics import Interval, interval, paired
 from nestling.report import Section, Table
 from nestling.report.plots import accuracy_by_length
 from nestling_lab.published import published
-from nestling_lab.studies.answers import NOTHING, apart, listed
+from nestling_lab.studies.answers import NOTHING, TESTED, listed, outcomes, share
 from nestling_lab.studies.diverged import over, titled
 from nestling_lab.studies.needles import Lesson
 from nestling_lab.studies.study import Cell
+from nestling_lab.studies.tuned import rate_text
 
 FULL = "transformer"
 WINDOWED = "transformer-window"  # the same weights with a window of the training length
@@ -51,14 +52,13 @@ class Report:
     def sections(
         self, rates: Mapping[str, float | None], edges: Mapping[str, bool]
     ) -> list[Section]:
-        """The conclusions, each task, costs, and the paper's numbers."""
-        columns = tuple(f"S-NIAH-{i} {length}" for i in (1, 2, 3) for length in ("4K", "8K", "16K"))
+        """Each task, costs, and the paper's numbers."""
+        columns = tuple(f"S-NIAH-{i} {length}" for i in (1, 2, 3) for length in ("4K", "16K"))
         paper = Section("What the paper prints", PAPER, [published("niah", columns=columns)])
         if not self.runs:
             none = "No model has finished its grid of learning rates yet."
-            return [Section("What held", none), paper]
+            return [Section("Scores", none), paper]
         return [
-            Section("What held", self.verdict()),
             *(self.task(task) for task in self.tasks),
             Section("Cost of a run", tables=[self.cost(rates, edges)]),
             paper,
@@ -81,45 +81,46 @@ class Report:
         ]
 
     def answer(self) -> str:
-        """The best model of each task at the longest texts, and those not significantly worse."""
+        """The best model of each task at the longest texts."""
         if not self.runs:
             return NOTHING
-        first, last = self.lengths[0], self.lengths[-1]
-        parts = []
+        last, parts = self.lengths[-1], []
         for task in self.tasks:
             found = {m: self._by_length(task, m, "score")[last] for m in self.runs}
             found = {m: score for m, score in found.items() if score.count}
+            name = TITLES[task].partition(" ")[0]
             if not found:
-                parts.append(f"{TITLES[task]}: every run diverged")
+                parts.append(f"in {name} every run diverged")
                 continue
             best = min(found, key=lambda m, f=found: f[m].rank(larger_is_better=True))
-            if not found[best].mean:
-                parts.append(f"{TITLES[task]}: none by any model")
-                continue
-            alike = [m for m in found if m != best and not apart(found[m], found[best])]
-            also = f", not told apart from {listed(alike)}" if alike else ""
-            parts.append(f"{TITLES[task]}: most by {best}, {found[best]}{also}")
-        times = last // first
-        return f"Needles found at {times} times the length of training: {'; '.join(parts)}."
+            most = found[best].mean
+            own = f"{best} finds {share(most)}" if most else "nothing is found"
+            parts.append(f"{own} in {name}")
+        times = last // self.lengths[0]
+        return f"At {times} times the length of training {listed(parts)}."
 
-    def verdict(self) -> str:
+    @property
+    def shown(self) -> Section:
         """The change of the score from the training length to the longest, by model."""
         first, last = self.lengths[0], self.lengths[-1]
-        sentences = []
+        columns = {}
         for task in self.tasks:
-            parts = []
-            for model in self.runs:
-                starts, ends = (self._values(task, model, n, "score") for n in (first, last))
-                start, end = interval(starts), interval(ends)
-                if not start.count:
-                    parts.append(f"{model} diverged")
-                    continue
-                gap = paired(ends, starts, larger_is_better=True)
-                note = "" if gap.p_t is None else f", p = {gap.p_t:.2g}"
-                note += f" ({start.diverged} of {len(starts)} diverged)" if start.diverged else ""
-                parts.append(f"{model} {start.mean:.2f} to {end.mean:.2f}{note}")
-            sentences.append(f"{TITLES[task]}, from {first} to {last} tokens: {'; '.join(parts)}.")
-        return "\n\n".join(sentences)
+            ends = {
+                m: [self._values(task, m, n, "score") for n in (first, last)] for m in self.runs
+            }
+            tests = {m: paired(b, a, larger_is_better=True) for m, (a, b) in ends.items()}
+            told = outcomes(tests)
+            columns[TITLES[task]] = {
+                m: _change(*map(interval, pair), told.get(m)) for m, pair in ends.items()
+            }
+        rows = [(model, *(column[model] for column in columns.values())) for model in self.runs]
+        text = (
+            f"Share of needles found at {first} tokens, the length of training, and at {last:,}. "
+            + TESTED.format(pairs="seeds")
+        )
+        return Section(
+            "In short", text, [Table(columns=("model", *columns), rows=rows)] if rows else []
+        )
 
     def task(self, task: str) -> Section:
         """Scores and losses of one task by length."""
@@ -156,7 +157,7 @@ class Report:
                     model,
                     one["num_parameters"],
                     one["num_non_embedding"],
-                    "-" if rates[model] is None else f"{rates[model]:g}" + " *" * edges[model],
+                    rate_text(rates[model], edges[model]),
                     len(found),
                     one["flops_per_token"] / 1e6,
                     over(found.values(), lambda run: run["seconds_fit"]).record()["mean"],
@@ -168,6 +169,14 @@ class Report:
             "Mflop a token", "seconds of training", "seconds in all",
         )  # fmt: skip
         return Table(columns=columns, rows=rows)
+
+
+def _change(start: Interval, end: Interval, outcome: str | None) -> str:
+    if not start.count:
+        return "diverged"
+    lost = f" ({start.diverged} of {start.every} diverged)" if start.diverged else ""
+    said = f" ({outcome})" if outcome else lost
+    return f"{start.mean:.2f} to {end.mean:.2f}{said}"
 
 
 def every_run(cells: Sequence[Cell], done: Mapping[str, Result], length: int) -> Table:

@@ -15,8 +15,9 @@ from nestling.tasks.facts import document
 from nestling_lab.studies.continual import facts
 from nestling_lab.studies.continual.asking import FILL, Asked, View, answers, view
 from nestling_lab.studies.continual.contenders import Place
+from nestling_lab.studies.continual.fact_figures import by_document
 from nestling_lab.studies.continual.fact_readers import READERS
-from nestling_lab.studies.continual.fact_report import by_document, report
+from nestling_lab.studies.continual.fact_report import report
 from nestling_lab.studies.continual.facts import Facts, told_documents
 
 
@@ -128,12 +129,13 @@ def test_small_study_is_deterministic_and_reported(small):
     assert read["replies"]["0"] != control["replies"]["0"]
     finding = small.find(done)
     assert set(finding.metrics) == set(READERS)
-    words = finding.sections[1].text
-    assert "1 documents later" in words and "full fine-tuning" in words
+    [table] = finding.shown.tables
+    assert table.columns[3] == "1 documents later"
+    assert [row[0] for row in table.rows] == [reader.title for reader in READERS.values()]
     assert len(by_document([done["frozen-seed0"], done["frozen-seed1"]], 1, 0)) == 2
 
 
-def test_diverged_reader_is_named_and_never_best():
+def test_diverged_reader_is_named():
     nan = float("nan")
 
     def runs(*means):
@@ -150,12 +152,12 @@ def test_diverged_reader_is_named_and_never_best():
     config = Facts.Config(readers=tuple(readers), targets=3, distances=(0, 2))
     finding = report(config, readers, {"fine-tuning": [({"rate": 1.0}, nan)]})
     json.dumps(finding.metrics, allow_nan=False)
-    text = finding.sections[1].text
+    rows = {row[0]: row for row in finding.shown.tables[0].rows}
     levels = READERS["levels-2"].title
-    assert f"with pairs that diverged: {levels} 0.75 (diverged in 2 of 3)." in text
-    assert "the best 2 documents later is full fine-tuning, 0.5 +/- 0." in text
+    assert rows[levels][3:] == ["1 (2 of 3 diverged)", "0.75 (diverged in 2 of 3)"]
+    assert rows["full fine-tuning"][3] == "0.5 +/- 0"
     assert finding.sections[-1].tables[0].text().endswith("diverged")
-    assert f"{levels} (in part diverged)" in finding.sections[2].figures[0]
+    assert f"{levels} (in part diverged)" in finding.sections[1].figures[0]
 
 
 def test_diverged_setting_is_not_chosen():

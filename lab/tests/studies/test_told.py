@@ -49,8 +49,9 @@ def test_page_opens_with_findings():
         "asked": 12,
         "right": {"studied": 11, "nothing": 0, "chat": 11, "shots": 11},
     }
-    text = found.sections[0].text
-    assert found.answer.startswith("Of 12 questions about 2 texts 11 are answered right")
+    text = found.sections[1].text
+    assert found.answer.startswith("Of 12 questions 11 are answered right")
+    assert [row[1] for row in found.shown.tables[0].rows] == [f"{n} of 12" for n in (11, 0, 11, 11)]
     assert "for 2 of 2 texts" in text and "for 1 of 2" in text
 
 
@@ -77,6 +78,7 @@ def test_checked_page_reports_the_gain_of_the_check():
     assert found.metrics["right"]["studied"] == 12 and found.metrics["right"]["unchecked"] == 8
     assert found.metrics["quiet"] == {"studied": 6, "unchecked": 0, "nothing": 6}
     assert found.metrics["general"]["studied"] == 12
-    assert "12 are answered right" in found.answer
-    assert "8 where replies are not checked" in found.answer
-    assert "right for 2 of 2 texts" in found.sections[0].text
+    assert "Of 12 questions 12 are answered right" in found.answer
+    rows = found.shown.tables[0].rows
+    assert [row[1] for row in rows[:2]] == ["12 of 12", "8 of 12"]
+    assert "right for 2 of 2 texts" in found.sections[1].text

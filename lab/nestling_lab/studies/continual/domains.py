@@ -8,7 +8,8 @@ from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
 from nestling_lab.studies.continual.base import Pretraining
 from nestling_lab.studies.continual.contenders import CONTENDERS, EVERY, LARGE, NONE
-from nestling_lab.studies.continual.domain_report import Journeys, report
+from nestling_lab.studies.continual.domain_figures import Journeys
+from nestling_lab.studies.continual.domain_report import report
 from nestling_lab.studies.continual.journey import OLD, travel
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned
@@ -118,7 +119,7 @@ class LargeDomains(Domains):
     """The same with SmolLM2-135M, whose training text is not available: it must retain prose."""
 
     name = "continual-domains-smollm2"
-    question = "is it so of a large pretrained model, as far as few tokens show"
+    question = "does that hold for a large pretrained model, as far as few tokens show"
 
     def __init__(self, config: Domains.Config | None = None):
         super().__init__(

@@ -1,82 +1,29 @@
 """The report of the study of facts: tables, figures and sentences from the replies."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nestling.core.result import Result
-from nestling.core.statistics import Interval, holm, interval, paired
+from nestling.core.statistics import interval
 from nestling.report import Section, Table
 from nestling.report.figure import Curve, lines
 from nestling.tasks.facts import CHOICES
-from nestling_lab.studies.answers import LEVEL, NOTHING
+from nestling_lab.studies.answers import NOTHING, TESTED, differences, grouped, listed
+from nestling_lab.studies.continual.fact_figures import (
+    CONTROL,
+    FULL,
+    MARGIN,
+    RIGHT,
+    SAID,
+    STORING,
+    Runs,
+    above,
+    bound,
+    over,
+    strangers,
+)
 from nestling_lab.studies.continual.fact_readers import READERS
 from nestling_lab.studies.study import Finding
-
-RIGHT, MARGIN, SAID = 0, 1, 3  # places in a reply
-CONTROL, BOUND = "frozen", "document"
-STORING = (BOUND, "in-context", "retrieval", "replay")
-Runs = Mapping[str, Sequence[Result]]
-Key = tuple[int, int]  # seed, target document
-
-
-def by_document(runs: Sequence[Result], distance: int, place: int) -> dict[Key, float]:
-    """The mean over the questions of each target document.
-
-    Readers that read nothing have only one distance. NaN if the reader diverged.
-    """
-    found = {}
-    for run in runs:
-        replies = run.metrics["replies"]
-        for number, one in enumerate(replies.get(str(distance), replies["0"])):
-            found[int(run.seed or 0), number] = _mean(one, place)
-    return found
-
-
-def _mean(replies: Sequence[Sequence[float]], place: int) -> float:
-    sound = all(math.isfinite(number) for reply in replies for number in reply)
-    return sum(reply[place] for reply in replies) / len(replies) if sound else math.nan
-
-
-def over(runs: Sequence[Result], distance: int, place: int) -> Interval:
-    """The mean and interval over documents."""
-    return interval(list(by_document(runs, distance, place).values()))
-
-
-def strangers(runs: Sequence[Result]) -> Interval:
-    """The accuracy on the same questions about people who occur in no document."""
-    return interval([_mean(one, RIGHT) for run in runs for one in run.metrics["strangers"]])
-
-
-def above(found: Runs, distance: int, base: str, place: int = RIGHT) -> dict[str, Any]:
-    """The gap of each reader to a base reader, paired by document, with Holm-corrected p-values."""
-    other = by_document(found[base], distance, place)
-    names = [name for name in found if name not in (base, CONTROL, BOUND)]
-    return _tested({name: (by_document(found[name], distance, place), other) for name in names})
-
-
-def bound(found: Runs) -> dict[str, Any]:
-    """The gap of each reader to its own answers about strangers, just after each document."""
-    pairs = {}
-    for name, runs in found.items():
-        other = {
-            (int(run.seed or 0), number): _mean(one, RIGHT)
-            for run in runs
-            for number, one in enumerate(run.metrics["strangers"])
-        }
-        pairs[name] = (by_document(runs, 0, RIGHT), other)
-    return _tested({name: pair for name, pair in pairs.items() if name != CONTROL})
-
-
-def _tested(pairs: Mapping[str, tuple[dict[Key, float], dict[Key, float]]]) -> dict[str, Any]:
-    tests = {}
-    for name, (one, other) in pairs.items():
-        both = sorted(one.keys() & other.keys())
-        values = [one[key] for key in both], [other[key] for key in both]
-        tests[name] = paired(*values, larger_is_better=True)
-    known = {name: p for name, test in tests.items() if (p := test.p_t) is not None}
-    raised = dict(zip(known, holm(list(known.values())), strict=True))
-    return {n: {"test": test, "p": raised.get(n)} for n, test in tests.items()}
 
 
 def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
@@ -94,7 +41,6 @@ def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
     sections = [Section("Method", about(config))]
     if found:
         sections += [
-            Section("What came out", " ".join(verdicts(config, found))),
             Section(
                 "Accuracy over the distance",
                 f"Share of questions whose right answer is the likeliest of {CHOICES}; chance "
@@ -109,13 +55,24 @@ def report(config: Any, found: Runs, trials: Mapping[str, Any]) -> Finding:
                 tables=[by_distance(found, distances, MARGIN)],
                 figures=[curves(found, distances, MARGIN, "margin (nats)")],
             ),
+            Section("Against each other", AGAINST, tables=[compared(found, max(distances))]),
             Section("Besides", BESIDES, tables=[besides(found, max(distances))]),
         ]
     if any(trials.values()):
         sections.append(Section("Settings", TRIED, tables=[settings(trials)]))
-    return Finding(metrics, sections, answer(config, found))
+    shown = Section("In short", SHOWN, [gaps(found, max(distances))] if CONTROL in found else [])
+    return Finding(metrics, sections, answer(config, found), shown)
 
 
+SHOWN = (
+    f"Share of questions whose right answer is the likeliest of {CHOICES}, and how much that is "
+    f"above the control, which read nothing. {TESTED.format(pairs='documents')}"
+)
+AGAINST = (
+    "The margin is the safer measure of the two (see the method). Strangers: accuracy just after "
+    "the document, less that on the same questions about a name that was never read. "
+    + TESTED.format(pairs="documents")
+)
 BESIDES = (
     "Strangers: the same questions just after the document, about a name that was never read; what "
     "is right there is not bound to the name. Said: share of questions whose answer is what the "
@@ -186,73 +143,54 @@ def settings(trials: Mapping[str, Any]) -> Table:
 
 
 def answer(config: Any, found: Runs) -> str:
-    """Which readers know more than the control, just after a document and many documents later."""
+    """How many readers know more than the control, just after a document and long after."""
     if not found:
         return NOTHING
     if CONTROL not in found or len(found) == 1:
-        return "Nothing can be said yet: the control or every reader beside it is to be run."
-    far, parts = max(config.distances), []
-    for distance, when in ((0, "just after a document"), (far, f"{far} documents later")):
-        tests = above(found, distance, CONTROL)
-        sure = [
-            READERS[name].title
-            for name, one in tests.items()
-            if one["p"] is not None and one["p"] < LEVEL and one["test"].difference.mean > 0
-        ]
-        parts.append(f"{when} {len(sure)} of {len(tests)} ({'; '.join(sure) or 'none'})")
+        return "Open: the control or every reader beside it is to be run."
+    far = max(config.distances)
+    near, later = (
+        [READERS[name].title for name in grouped(above(found, distance, CONTROL))[0]]
+        for distance in (0, far)
+    )
+    names = f" ({listed(later)})" if 0 < len(later) < 3 else ""
     return (
-        f"More is known than by a model that read nothing, {' and '.join(parts)}; the others are "
-        "not told apart from it or know less."
+        f"Just after a document {len(near)} of {len(above(found, 0, CONTROL))} readers know "
+        f"significantly more than one that read nothing, {far} documents later "
+        f"{len(later) or 'none'}{names}."
     )
 
 
-def verdicts(config: Any, found: Runs) -> list[str]:
-    """Sentences that compare the readers, just after a document and many documents later."""
-    far, said = max(config.distances), []
-    for distance, when in ((0, "Just after the document"), (far, f"{far} documents later")):
-        if CONTROL in found:
-            for place, what in ((RIGHT, "accuracy"), (MARGIN, "margin")):
-                tests = above(found, distance, CONTROL, place)
-                said.append(f"{when}, {what} against the control: " + _gaps(tests))
-    said.append("Asked about the name that was read, against a stranger's: " + _gaps(bound(found)))
-    without = [n for n in found if n not in (*STORING, CONTROL)]
-    if without:
-        best = min(without, key=lambda n: over(found[n], far, RIGHT).rank(larger_is_better=True))
-        said.append(
-            f"Of those that store no text the best {far} documents later is "
-            f"{READERS[best].title}, {over(found[best], far, RIGHT)}."
-        )
-    levels = [n for n in without if n.startswith("levels")]
-    if levels and "fine-tuning" in found:
-        tests = above({n: found[n] for n in (*levels, "fine-tuning")}, far, "fine-tuning")
-        said.append(f"Levels {far} documents later, against full fine-tuning: " + _gaps(tests))
-    if BOUND in found:
-        said.append(f"With the document in context: {over(found[BOUND], 0, RIGHT)}.")
-    return said
+def gaps(found: Runs, far: int) -> Table:
+    """A row per reader: its accuracy and the gap to the control, just after and later."""
+    columns = ["reader"]
+    told = {name: [READERS[name].title] for name in found}
+    for distance, when in ((0, "just after"), (far, f"{far} documents later")):
+        columns += [when, f"above the control, {when}"]
+        tests = differences(above(found, distance, CONTROL))
+        for name, runs in found.items():
+            told[name] += [str(over(runs, distance, RIGHT)), tests.get(name, "-")]
+    return Table(columns=columns, rows=list(told.values()))
 
 
-def _gaps(tests: Mapping[str, Any]) -> str:
-    """Which readers are above, below, not significantly different at 5 %, and diverged."""
-    wild = [name for name, t in tests.items() if t["test"].difference.diverged]
-
-    def those(rule: Callable[[float, float | None], bool]) -> str:
-        chosen = [
-            f"{READERS[n].title} ({t['test'].difference.mean:+.2f})"
-            for n, t in tests.items()
-            if n not in wild and rule(t["test"].difference.mean, t["p"])
-        ]
-        return ", ".join(chosen) or "none"
-
-    def sure(p: float | None) -> bool:
-        return p is not None and p < 0.05
-
-    diverged = ", ".join(f"{READERS[n].title} {tests[n]['test']}" for n in wild)
-    return (
-        f"above {those(lambda gap, p: sure(p) and gap > 0)}; "
-        f"below {those(lambda gap, p: sure(p) and gap < 0)}; "
-        f"not told apart {those(lambda gap, p: not sure(p))}"
-        + (f"; with pairs that diverged: {diverged}." if diverged else ".")
-    )
+def compared(found: Runs, far: int) -> Table:
+    """A row per reader: its gaps to the control, to full fine-tuning and to strangers."""
+    columns: dict[str, dict[str, str]] = {}
+    if CONTROL in found:
+        for distance, when in ((0, "just after"), (far, f"{far} documents later")):
+            tests = above(found, distance, CONTROL, MARGIN)
+            columns[f"margin above the control, {when}"] = differences(tests)
+    if FULL in found:
+        levels = {n: runs for n, runs in found.items() if n == FULL or n.startswith("levels")}
+        title = f"accuracy above full fine-tuning, {far} documents later"
+        columns[title] = differences(above(levels, far, FULL))
+    columns["accuracy above strangers"] = differences(bound(found))
+    rows = [
+        (READERS[name].title, *(told.get(name, "-") for told in columns.values()))
+        for name in found
+        if name != CONTROL
+    ]
+    return Table(columns=("reader", *columns), rows=rows)
 
 
 def about(config: Any) -> str:

@@ -1,6 +1,5 @@
 """The report of the study of new languages: tables, a figure and sentences."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from nestling.core.statistics import Interval, interval
 from nestling.report import Section, Table
 from nestling.report.figure import bars
-from nestling_lab.studies.answers import NOTHING, apart
+from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.continual.contenders import CONTENDERS
 from nestling_lab.studies.continual.journey import OLD
 from nestling_lab.studies.continual.languages import CHOICES
@@ -55,58 +54,75 @@ def report(config: Any, found: Found) -> Finding:
     sections = [Section("Method", about(config))]
     if own:
         sections += [
-            Section("What came out", " ".join(verdicts(config, own))),
-            Section(
-                "Bits a byte",
-                "Smaller is better. Alone: that language read by a model that had read no other.",
-                tables=[_table(config, own, found, "bits")],
-            ),
+            Section("Lost while the second language is read", LOST, figures=[_lost_figure(own)]),
+            Section("Bits a byte", BITS, tables=_tables(config, own, "bits")),
             Section(
                 "Cloze",
                 f"Share of verses whose last word is the likeliest of {CHOICES}; chance "
                 f"{1 / CHOICES:g}.",
-                tables=[_table(config, own, found, "cloze")],
-            ),
-            Section(
-                "What the second language takes away",
-                "Rise of the bits a byte of the first language while the second is read.",
-                figures=[
-                    bars(
-                        {
-                            CONTENDERS[reader].title
-                            + " (in part diverged)" * bool(values["lost"].diverged): (
-                                values["lost"].mean,
-                                values["lost"].half,
-                            )
-                            for reader, values in own.items()
-                        },
-                        x_label="bits a byte lost of the first language",
-                    )
-                ],
+                tables=_tables(config, own, "cloze"),
             ),
         ]
-    return Finding(metrics, sections, answer(config, own))
+    shown = Section("In short", SHOWN, [_lost_table(config, own, found)] if own else [])
+    return Finding(metrics, sections, answer(config, own), shown)
 
 
-def _table(config: Any, own: Mapping[str, Any], found: Found, kind: str) -> Table:
-    first, second = config.languages
-    rows = []
-    for reader, values in own.items():
-        setting = ", ".join(f"{k} {v:g}" for k, v in found[reader][0].items())
-        row = [CONTENDERS[reader].title, setting]
-        row += [
-            _say(values[f"{kind} {name} {when}"])
-            for name in (first, second)
-            for when in ("before", "alone", "both")
-        ]
-        if kind == "bits":
-            row += [f"{values['kept']} %" if "kept" in values else "-", f"{values['old']} %"]
-        rows.append(tuple(row))
-    columns = ["reader", "setting"]
-    columns += [f"{n}, {w}" for n in (first, second) for w in ("before", "alone", "after both")]
-    if kind == "bits":
-        columns += [f"kept of {first}'s gain", "English, rise"]
-    return Table(columns=tuple(columns), rows=rows)
+BITS = "Smaller is better. Alone: that language read by a model that had read no other."
+LOST = "Rise of the bits a byte of the first language while the second is read."
+SHOWN = (
+    "Bits a byte (smaller is better): lost is the rise while the second language is read; kept is "
+    "the share of the gain that is left. Mean and 95 % interval over seeds."
+)
+
+
+def _lost_figure(own: Mapping[str, Mapping[str, Interval]]) -> str:
+    lost = {
+        CONTENDERS[reader].title + " (in part diverged)" * bool(values["lost"].diverged): (
+            values["lost"].mean,
+            values["lost"].half,
+        )
+        for reader, values in own.items()
+    }
+    return bars(lost, x_label="bits a byte lost of the first language")
+
+
+def _lost_table(config: Any, own: Mapping[str, Mapping[str, Interval]], found: Found) -> Table:
+    first = config.languages[0]
+    rows = [
+        (
+            CONTENDERS[reader].title,
+            ", ".join(f"{k} {v:g}" for k, v in found[reader][0].items()),
+            _say(values[f"bits {first} alone"]),
+            _say(values[f"bits {first} both"]),
+            _say(values["lost"]),
+            f"{values['kept']} %" if "kept" in values else "-",
+            f"{values['old']} %",
+        )
+        for reader, values in own.items()
+    ]
+    columns = (
+        "reader", "setting", f"{first.capitalize()} alone", "after both", "lost", "kept",
+        "rise of English",
+    )  # fmt: skip
+    return Table(columns=columns, rows=rows)
+
+
+def _tables(config: Any, own: Mapping[str, Mapping[str, Interval]], kind: str) -> list[Table]:
+    """A table per language: before anything was read, after it alone, and after both."""
+    stages = {"before": "before", "alone": "alone", "after both": "both"}
+    return [
+        Table(
+            columns=(f"{name.capitalize()}, reader", *stages),
+            rows=[
+                (
+                    CONTENDERS[reader].title,
+                    *(_say(values[f"{kind} {name} {when}"]) for when in stages.values()),
+                )
+                for reader, values in own.items()
+            ],
+        )
+        for name in config.languages
+    ]
 
 
 def _say(found: Interval) -> str:
@@ -114,67 +130,21 @@ def _say(found: Interval) -> str:
 
 
 def answer(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> str:
-    """How many readers forget some of the first language, and how much."""
-    first, second = config.languages
+    """How many readers significantly forget some of the first language, and how much."""
+    first = config.languages[0].capitalize()
     lost = {r: own[r]["lost"] for r in own if r not in ("frozen", "in-context")}
     if not lost:
         return NOTHING
-    sure = sorted((r for r in lost if lost[r].low > 0), key=lambda r: lost[r].mean)
-    said = (
-        f"Of {len(lost)} ways of writing weights {len(sure)} are seen to lose of {first} while "
-        f"{second} is read"
-    )
+    sure = sorted((r for r in lost if lost[r].low > 0), key=lambda r: -lost[r].mean)
     if not sure:
-        return f"{said}; the others are not told apart from no loss."
-    least, most = sure[0], sure[-1]
-    said += f": {CONTENDERS[most].title} {lost[most]} bits a byte"
-    if least != most:
-        alike = "" if apart(lost[least], lost[most]) else " (not told apart)"
-        said += f", {CONTENDERS[least].title} {lost[least]}{alike}"
-    return f"{said}."
-
-
-def verdicts(config: Any, own: Mapping[str, Mapping[str, Interval]]) -> list[str]:
-    """Sentences about both setups."""
-    first, second = config.languages
-    said = []
-    writers = [r for r in own if r not in ("frozen", "in-context")]
-    for name in (first, second):
-        for when, words in (("alone", "alone"), ("both", "after both")):
-            key = f"bits {name} {when}"
-            there = [reader for reader in own if own[reader][key].every]
-            if len(there) < len(own):
-                continue
-            best = min(there, key=lambda r, k=key: own[r][k].rank())
-            said.append(
-                f"{name.capitalize()} {words}: least bits a byte with {CONTENDERS[best].title}, "
-                f"{own[best][key]}."
-            )
-    for reader in writers + [r for r in own if r == "in-context"]:
-        lost = own[reader]["lost"]
-        word = "loses" if lost.low > 0 else "is not seen to lose"
-        word = word if lost.every > 1 else "loses (one seed, no interval)"
-        word = "diverged in part; it loses" if lost.diverged else word
-        kept = (
-            f", {own[reader]['kept'].mean:.0f} % of its gain kept" if "kept" in own[reader] else ""
-        )
-        said.append(
-            f"{CONTENDERS[reader].title.capitalize()} {word} of {first} while it reads {second}: "
-            f"{lost} bits a byte{kept}."
-        )
-    levels = [r for r in ("levels-1", "levels-2", "levels-3") if r in own]
-    if len(levels) == 3:
-        lost = [own[r]["lost"] for r in levels]
-        # intervals of a single seed are NaN and overlap with all
-        apart = not any(one.diverged for one in lost) and all(
-            more.low > less.high for more, less in itertools.pairwise(lost)
-        )
-        said.append(
-            f"With one, two and three levels the loss of {first} is "
-            f"{', '.join(str(one) for one in lost)}: "
-            + ("it falls with every level." if apart else "intervals overlap, no order is claimed.")
-        )
-    return said
+        return f"No loss of {first} while the second language is read is significant."
+    ways = "all" if len(sure) == len(lost) else f"{len(sure)} of"
+    ends = dict.fromkeys((sure[0], sure[-1]))
+    told = " to ".join(f"{lost[r].mean:.2g} ({CONTENDERS[r].title})" for r in ends)
+    return (
+        f"Yes: {ways} {len(lost)} ways of writing weights lose {first} while they read the second "
+        f"language, by {told} bits a byte."
+    )
 
 
 def about(config: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nestling.core.statistics import interval
+from nestling.core.statistics import Interval, interval
 from nestling.report import Section, Table
 from nestling_lab.studies.continual.manual_texts import Manual, manual_texts
 from nestling_lab.studies.study import Finding
@@ -75,25 +75,20 @@ def report(model: str, runs: Runs) -> Finding:
         for half, own in halves.items()
     }
     metrics["targets"] = {half: reached(own, found) for half, own in halves.items() if own}
+    aside = halves["set aside"]
     sections = [
-        Section("What came out", answer(halves["set aside"], found), _targets(metrics["targets"])),
-        Section(
-            "By reader",
-            "Replies as they should be, and the mean share of a text with its 95 % interval over "
-            "texts (Student's t): four texts in each half, of which two are corrected.",
-            [_by_reader(half, own, found) for half, own in halves.items() if own],
-        ),
-        Section(
-            "By text and reader",
-            tables=[_by_text(half, own, found) for half, own in halves.items() if own],
-        ),
         Section("Method", about(model)),
+        Section("The targets", tables=_targets(metrics["targets"])),
+        *(_half(half, own, found) for half, own in halves.items() if own),
         Section("Every reply", REPLIES, [t for name in runs for t in _replies(name, runs[name])]),
     ]
-    whole = answer(halves["set aside"], found)
-    return Finding(metrics, sections, whole.partition(" Of the questions")[0])
+    shown = Section("In short", SHOWN, [_by_reader(aside, found)] if aside else [])
+    return Finding(metrics, sections, answer(aside, found), shown)
 
 
+SHOWN = (
+    "Replies as they should be, of the four texts that were set aside, two of which are corrected."
+)
 REPLIES = (
     "+ is a reply as it should be, - another. A question that the text does not answer has none "
     "of the text's own values of that kind in its reply; before the correction, what is changed "
@@ -101,7 +96,7 @@ REPLIES = (
 )
 
 
-def shares(found: Sequence[Marks], kind: str) -> Any:
+def shares(found: Sequence[Marks], kind: str) -> Interval:
     """The mean share of replies that are as they should be, over texts."""
     return interval([sum(one[kind]) / len(one[kind]) for one in found if one.get(kind)])
 
@@ -165,57 +160,55 @@ def _targets(found: Mapping[str, Mapping[str, float]]) -> list[Table]:
 
 
 def answer(aside: Runs, found: Mapping[str, Mapping[str, Marks]]) -> str:
-    """The answer of the study in sentences, from the held-out texts."""
+    """How many questions about the texts set aside are answered right, and otherwise."""
     if not aside:
         return "None of the texts that were set aside was run yet."
 
-    def told(way: str, kind: str) -> str:
-        right, of = count([found[name][way] for name in aside], kind)
-        return f"{right} of {of}"
+    def told(way: str) -> str:
+        right, of = count([found[name][way] for name in aside], "answered")
+        return f"Of {of} questions {right}" if way == "studied" else f"{right or 'none'}"
 
-    said = (
-        f"With the text gone {told('studied', 'answered')} questions about {len(aside)} texts that "
-        f"were set aside are answered right; {told('nothing', 'answered')} where nothing was read, "
-        f"{told('chat', 'answered')} with the text in chat, {told('shots', 'answered')} with it "
-        f"and two worked examples, {told('found', 'answered')} with three sentences found by BM25 "
-        f"and two worked examples. Of the questions that the text does not answer "
-        f"{told('studied', 'unanswerable')} get no value of the text."
+    return (
+        f"{told('studied')} about {len(aside)} texts that were set aside are answered right once "
+        f"the text was studied and is gone, {told('chat')} with the text in chat and "
+        f"{told('nothing')} if nothing was read."
     )
-    if count([found[name]["studied"] for name in aside], "changed")[1]:
-        said += (
-            f" After a correction {told('studied', 'changed')} changed facts are told as they are "
-            f"now and {told('studied', 'unchanged')} others as they were."
-        )
-    return said
 
 
-def _by_reader(half: str, runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> Table:
+def _by_reader(runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> Table:
     rows = []
     for way, title in SHORT.items():
-        own = [found[name][way] for name in runs]
-        row = [title]
-        for kind in COUNTS:
-            right, of = count(own, kind)
-            row.append(f"{right} of {of}: {shares(own, kind)}" if of else "-")
-        rows.append(row)
-    return Table(columns=("reader", *COUNTS.values()), rows=rows, title=half)
+        counts = (count([found[name][way] for name in runs], kind) for kind in COUNTS)
+        rows.append((title, *(f"{right} of {of}" if of else "-" for right, of in counts)))
+    return Table(columns=("reader", *COUNTS.values()), rows=rows)
 
 
-def _by_text(half: str, runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> Table:
+def _half(half: str, runs: Runs, found: Mapping[str, Mapping[str, Marks]]) -> Section:
+    """Shares by reader, replies by text, and what learning costs."""
+    shared = [
+        (title, *(_share(shares([found[name][way] for name in runs], kind)) for kind in COUNTS))
+        for way, title in SHORT.items()
+    ]
     rows = []
-    for name, run in runs.items():
+    for name in runs:
         for way, title in SHORT.items():
             counts = (count([found[name][way]], kind) for kind in COUNTS)
-            rows.append(
-                (
-                    f"{name}, {run['words']} words",
-                    title,
-                    *(f"{right} of {of}" if of else "-" for right, of in counts),
-                    *(_costs(run) if way == "studied" else ("-",) * 3),
-                )
-            )
-    columns = ("text", "reader", *COUNTS.values(), "known text", "CPU s", "MB")
-    return Table(columns=columns, rows=rows, title=half)
+            rows.append((name, title, *(f"{right} of {of}" if of else "-" for right, of in counts)))
+    costs = [(name, run["words"], *_costs(run)) for name, run in runs.items()]
+    text = (
+        "Mean share of a text with its 95 % interval over texts (Student's t), the replies text by "
+        "text, and what learning costs."
+    )
+    tables = [
+        Table(columns=("reader", *COUNTS.values()), rows=shared),
+        Table(columns=("text", "reader", *COUNTS.values()), rows=rows),
+        Table(columns=("text", "words", "known text", "CPU s", "MB"), rows=costs),
+    ]
+    return Section(f"Texts: {half}", text, tables)
+
+
+def _share(found: Interval) -> str:
+    return str(found) if found.every else "-"
 
 
 def _costs(run: Run) -> tuple[str, str, str]:

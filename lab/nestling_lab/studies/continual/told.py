@@ -1,7 +1,7 @@
 """How much of a short text that was read once is known in a new process."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ WAYS = {
     "chat": "the text before the question, in chat",
     "shots": "the text before the question, with two worked examples",
 }
+TITLES = {
+    "studied": "studied",
+    "unchecked": "unchecked",
+    "nothing": "nothing read",
+    "chat": "in chat",
+    "shots": "two examples",
+}
 LIMIT = 0.02  # maximum relative increase of the loss of known text
 
 
@@ -28,7 +35,6 @@ class ToldStudy(Study):
     name = "told"
     question = "how many of six plain questions about a short text are answered once it was read"
     source = "told.toml"
-    ways: Mapping[str, str] = WAYS
     after = (
         "after it nothing was changed but a fault that had ended `learn` for one of them. Later "
         "forms of study knew which replies were wrong here: `told-again` has texts that they did "
@@ -81,19 +87,21 @@ class ToldStudy(Study):
         total = {way: sum(run["right"][way] for run in runs.values()) for way in WAYS}
         asked = sum(run["of"] for run in runs.values())
         metrics = {"texts": len(runs), "asked": asked, "right": total}
+        rows = [(what, f"{total[way]} of {asked}") for way, what in WAYS.items()]
+        table = Table(columns=("way", "answered right"), rows=rows)
         sections = [
-            Section("What came out", outcome(runs), [_table(runs)] if runs else []),
             Section("Method", self._about()),
+            Section("Text by text", outcome(runs), text_tables(runs) if runs else []),
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
         ]
-        return Finding(metrics, sections, short_answer(len(runs), total, asked))
+        shown = Section("In short", tables=[table] if runs else [])
+        return Finding(metrics, sections, answer(total, asked), shown)
 
     def _about(self) -> str:
-        ways = "; ".join(self.ways.values())
         return (
             f"{self.config.model} reads each text by `nestling adapt` and `nestling learn` without "
             "further options, and six questions in other words are asked, greedy, at most 40 "
-            f"tokens. A reply is right if it holds one of the accepted values. Compared: {ways}. "
+            "tokens. A reply is right if it holds one of the accepted values. "
             f"Texts and questions (`lab/nestling_lab/studies/continual/{self.source}`) were "
             f"written before the first run; {self.after} One seed, one run each: a question more "
             "or less says nothing."
@@ -108,15 +116,14 @@ class ToldAgainStudy(ToldStudy):
     after = "after it nothing was changed. Replies were not checked yet: see `told-checked`."
 
 
-def short_answer(texts: int, total: Mapping[str, int], asked: int) -> str:
-    """How many questions are answered right, by the way the text is given."""
-    if not texts:
+def answer(total: Mapping[str, int], asked: int) -> str:
+    """How many questions are answered right once the text was read, and otherwise."""
+    if not asked:
         return NOTHING
     return (
-        f"Of {asked} questions about {texts} texts {total['studied']} are answered right by a "
-        f"new process with the text gone; {total['nothing']} where nothing was read, "
-        f"{total['chat']} with the text before the question in chat, {total['shots']} with it and "
-        "two worked examples."
+        f"Of {asked} questions {total['studied']} are answered right once the text was studied "
+        f"and is gone, {total['chat']} with the text in chat and {total['nothing'] or 'none'} if "
+        "nothing was read."
     )
 
 
@@ -136,13 +143,16 @@ def outcome(runs: Mapping[str, Any]) -> str:
     )
 
 
-def text_rows(runs: Mapping[str, Any]) -> list[Sequence[Any]]:
-    """The rows of the table: right answers of each text by way, and the cost."""
-    return [
+def text_tables(runs: Mapping[str, Any]) -> list[Table]:
+    """The right answers of each text by way, and what learning it cost and changed."""
+    ways = [way for way in TITLES if any(way in run["right"] for run in runs.values())]
+    rights = [
+        (name, run["words"], *(f"{run['right'][way]} of {run['of']}" for way in ways))
+        for name, run in runs.items()
+    ]
+    costs = [
         (
             name,
-            run["words"],
-            *(f"{run['right'][way]} of {run['of']}" for way in _ways(run)),
             f"{run['study']['right_after']:.0f} of {run['study']['asked']:.0f}",
             f"{run['known']:+.1%}",
             round(run["cpu_seconds"]),
@@ -150,19 +160,11 @@ def text_rows(runs: Mapping[str, Any]) -> list[Sequence[Any]]:
         )
         for name, run in runs.items()
     ]
-
-
-def _ways(run: Mapping[str, Any]) -> list[str]:
-    first = [way for way in ("studied", "unchecked") if way in run["right"]]
-    return first + [way for way in WAYS if way not in first]
-
-
-def _table(runs: Mapping[str, Any]) -> Table:
-    columns = (
-        "text", "words", "studied", "nothing", "in chat", "two examples",
-        "its own questions", "known text", "CPU s", "MB",
-    )  # fmt: skip
-    return Table(columns=columns, rows=text_rows(runs))
+    heads = (TITLES[way] for way in ways)
+    return [
+        Table(columns=("text", "words", *heads), rows=rights),
+        Table(columns=("text", "its own questions", "known text", "CPU s", "MB"), rows=costs),
+    ]
 
 
 def replies_table(runs: Mapping[str, Any]) -> Table:

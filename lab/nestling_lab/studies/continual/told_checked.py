@@ -7,9 +7,15 @@ from typing import Any
 
 from nestling.core.result import Result
 from nestling.report import Section, Table
-from nestling_lab.studies.answers import NOTHING
 from nestling_lab.studies.continual.commands import adapted, ask, learn
-from nestling_lab.studies.continual.told import WAYS, ToldStudy, outcome, replies_table, text_rows
+from nestling_lab.studies.continual.told import (
+    WAYS,
+    ToldStudy,
+    answer,
+    outcome,
+    replies_table,
+    text_tables,
+)
 from nestling_lab.studies.continual.told_texts import GENERAL, Told, right, told_texts
 from nestling_lab.studies.study import Cell, Finding, Tell, silent
 
@@ -26,7 +32,6 @@ class ToldCheckedStudy(ToldStudy):
 
     name = "told-checked"
     source = "told_checked.toml"
-    ways = ALL_WAYS
     after = (
         "their writer knew nothing of how they are studied. After it nothing was changed. Later "
         "forms knew which replies were wrong here: `told-fresh` has texts that they did not."
@@ -52,15 +57,16 @@ class ToldCheckedStudy(ToldStudy):
     def find(self, done: Mapping[str, Result]) -> Finding:
         """The right answers by text and by way, what is retained, and the costs."""
         runs = {name: done[name].metrics for name in self.config.texts if name in done}
-        metrics = {"texts": len(runs), **_totals(runs)}
-        tables = [_ways_table(runs), Table(columns=_COLUMNS, rows=text_rows(runs))] if runs else []
+        total = _totals(runs)
+        metrics = {"texts": len(runs), **total}
         sections = [
-            Section("What came out", outcome(runs), tables),
             Section("Method", self._about()),
+            Section("Text by text", outcome(runs), text_tables(runs) if runs else []),
             Section("Every reply after study", tables=[replies_table(runs)] if runs else []),
             Section("What the texts do not answer", tables=[_others(runs)] if runs else []),
         ]
-        return Finding(metrics, sections, _short(runs))
+        shown = Section("In short", tables=[_ways_table(runs)] if runs else [])
+        return Finding(metrics, sections, answer(total["right"], total["asked"]), shown)
 
 
 class ToldFreshStudy(ToldCheckedStudy):
@@ -72,10 +78,6 @@ class ToldFreshStudy(ToldCheckedStudy):
         "their writer knew nothing of how they are studied. After it, with the replies seen, one "
         "rule was changed, which is not in these figures: how sure a sentence must be to be said."
     )
-
-
-_COLUMNS = ("text", "words", "studied", "unchecked", "nothing", "in chat", "two examples",
-            "its own questions", "known text", "CPU s", "MB")  # fmt: skip
 
 
 def counted(
@@ -107,17 +109,6 @@ def _totals(runs: Mapping[str, Any]) -> dict[str, Any]:
         "general": {w: sum(run["general"]["right"][w] for run in runs.values()) for w in OWN},
         "general_asked": sum(run["general"]["of"] for run in runs.values()),
     }
-
-
-def _short(runs: Mapping[str, Any]) -> str:
-    if not runs:
-        return NOTHING
-    total = _totals(runs)
-    return (
-        f"Of {total['asked']} questions about {len(runs)} texts {total['right']['studied']} are "
-        f"answered right by a new process with the text gone, {total['right']['unchecked']} where "
-        f"replies are not checked, and {total['right']['nothing']} where nothing was read."
-    )
 
 
 def _ways_table(runs: Mapping[str, Any]) -> Table:
