@@ -1,4 +1,4 @@
-"""Models small enough that a test of what is counted takes a second."""
+"""Models small enough for tests of counts to take a second."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The paper's numbers: labelled, whole, and consistent but for the slips that are noted."""
+"""The paper's numbers: labelled, complete, and consistent except for noted errors."""
 
 import pytest
 

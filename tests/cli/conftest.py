@@ -1,4 +1,4 @@
-"""One model trained through the command line, shared by the tests of the verbs that use it."""
+"""A model trained through the command line, shared by the tests that use it."""
 
 import json
 

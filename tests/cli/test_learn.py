@@ -1,4 +1,4 @@
-"""adapt, learn, ask and memory, on a tiny model with a tokenizer of bytes."""
+"""adapt, learn, ask and memory, on a tiny model with a byte tokenizer."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def adapted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def by_study(adapted):
-    """The same base, which learns by study alone."""
+    """The same base, which learns only by study."""
     arguments = ["adapt", str(adapted.parent / "base"), "--out", str(adapted.parent / "study")]
     assert main(arguments) == 0
     return adapted.parent / "study"

@@ -1,4 +1,4 @@
-"""nestling list names what the tables hold."""
+"""nestling list shows the entries of the tables."""
 
 import json
 import subprocess

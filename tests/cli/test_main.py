@@ -1,4 +1,4 @@
-"""The program: exit codes, one-line errors, and that only one verb is imported."""
+"""The program: exit codes, one-line errors, and imports of one verb only."""
 
 import errno
 import io
@@ -56,7 +56,7 @@ ERRORS = {
 
 @pytest.fixture(autouse=True)
 def verb(monkeypatch):
-    """A verb `say`, so that the tests need none of the real ones."""
+    """A verb `say`, so that tests need no real verb."""
     module = types.ModuleType("nestling.cli.say")
     module.Command = Say
     both = types.ModuleType("nestling.cli.both")

@@ -1,4 +1,4 @@
-"""adapt, learn, ask and memory with study, all as they come, on a small model."""
+"""adapt, learn, ask and memory with study and default options, on a small model."""
 
 import io
 import sys

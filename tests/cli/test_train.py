@@ -1,4 +1,4 @@
-"""nestling train, generate, levels and bench, as a user types them."""
+"""nestling train, generate, levels and bench, as typed by a user."""
 
 import json
 import math
@@ -51,7 +51,7 @@ def run(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """The one line of an error that the user can put right."""
+    """The single line of a user error."""
     code, out, err = run(capsys, *arguments)
     assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1, err
     return err
@@ -111,7 +111,7 @@ def test_damaged_checkpoint_is_refused(tmp_path, capsys):
 
 
 def test_ctrl_c_saves_and_the_run_resumes(tmp_path, capsys):
-    """The real thing: a process of its own, the signal from outside."""
+    """End to end: a separate process, with the signal sent from outside."""
     arguments = train_arguments(tmp_path / "out", "--steps", "100000")
     command = [sys.executable, "-m", "nestling", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -152,7 +152,7 @@ def test_generation_repeats_with_the_same_seed(trained, capsys):
 
 
 def test_saved_memory_resumes_identically(trained, tmp_path, capsys):
-    """Greedy writing in two processes' worth of calls equals writing in one."""
+    """Greedy generation in two calls through a file equals one call."""
     from nestling.models.folder import load_model
     from nestling.train.inference import continue_text
 

@@ -1,4 +1,4 @@
-"""Laws of models of every family whose head is a level: `head_period`."""
+"""Conformance of models of every family with a head level (`head_period`)."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ every_tiny = pytest.mark.parametrize("name", TINY)
 
 
 def levelled(name: str, **overrides) -> HopeForCausalLM:
-    """One layer, and a head that is written every few tokens and read twice as strongly."""
+    """One layer, and a head written every few tokens with doubled strength."""
     name, _, keys = name.partition(" ")
     options = {"head_period": PERIOD, "head_keys": keys or "hidden"}
     model = create(name, **OPTIONS | WIDE | options | overrides)

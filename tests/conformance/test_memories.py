@@ -1,4 +1,4 @@
-"""Laws that every memory of the registry obeys, whatever it remembers."""
+"""Conformance tests for every registered memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ KEPT: dict[tuple[str, ...], Any] = {}
 
 
 def in_pieces(memory: Memory, x: torch.Tensor, cuts: list[int], flow: Flow = Flow()):
-    """Run [B, T, D] cut at these places, handing the state on."""
+    """Run [B, T, D] split at these positions, carrying the state."""
     state, outputs = None, []
     edges = [0, *sorted(cuts), x.shape[1]]
     for begin, end in zip(edges[:-1], edges[1:], strict=True):
@@ -56,7 +56,7 @@ def assert_any_split_equals_the_whole(name, options, cuts):
 
 
 def once(name: str, options: dict, make: Callable) -> Any:
-    """What is made of a memory, for all that is drawn in one test."""
+    """A memory built once for all draws of a test."""
     case = (name, repr(options), make.__name__)
     if case not in KEPT:
         for other in [other for other in KEPT if other[:2] != case[:2]]:
@@ -74,7 +74,7 @@ def test_token_by_token_equals_the_whole_in_float32(name, options):
 
 @every_memory
 def test_causality(name, options):
-    """Each row is another from another place on."""
+    """Each row is changed from a different position on."""
     memory, x = build(name, options), draw(4, 33, WIDTH)
     later = torch.arange(33) >= torch.tensor([1, 7, 16, 30])[:, None]
     other = torch.where(later[..., None], 100 * draw(4, 33, WIDTH, seed=2), x)
@@ -84,7 +84,7 @@ def test_causality(name, options):
 
 @every_name
 def test_only_stateful_memories_depend_on_the_past(name, options):
-    """The counterpart of blindness: a memory with a state does read what came before."""
+    """The counterpart of causality: a stateful memory depends on earlier inputs."""
     memory, x = build(name, options), draw(1, 20, WIDTH)
     other = x.clone()
     other[:, 17] = draw(1, WIDTH, seed=3)
@@ -105,7 +105,7 @@ def test_rows_are_independent(name, options):
 
 @st.composite
 def layouts(draw):
-    """Rows of documents: (valid tokens, fill after them), all rows of one length, and cuts."""
+    """Rows of documents as (valid tokens, padding after), of equal length, and split points."""
     rows = draw(
         st.lists(
             st.lists(st.tuples(st.integers(1, 14), st.integers(0, 4)), min_size=1, max_size=3),
@@ -265,7 +265,7 @@ def test_an_unknown_option_is_refused(name, options):
 
 @every_memory
 def test_second_derivatives_match_finite_differences(name, options):
-    """The slope of <gradient for x, d> along a way through x and all parameters."""
+    """The derivative of <gradient of x, d> along a direction through x and all parameters."""
     # of the first order the gradients of levels in context are none of the map's
     options = options | {"through": "full"} if name.startswith("cms_") else options
     memory, x, d = build(name, options), draw(1, 9, WIDTH), draw(1, 9, WIDTH, seed=2)
@@ -308,7 +308,7 @@ def test_levels_are_sorted_and_described(name, options):
 
 @every_memory
 def test_lora_on_every_linear_map_trains_and_merges(name, options):
-    """LoRA wraps a linear map: one whose weights are used without calling it would not be heard."""
+    """LoRA wraps a linear map: it has no effect if a weight is used without calling the map."""
     memory, x = build(name, options), draw(2, 20, WIDTH)
     maps = [n for n, m in memory.named_modules() if isinstance(m, nn.Linear)]
     config = peft.LoraConfig(target_modules=maps, r=2, init_lora_weights=False)

@@ -1,4 +1,4 @@
-"""What every optimizer of the table keeps to, in the forms of CASES."""
+"""Conformance tests for every registered optimizer, in the variants of CASES."""
 
 import copy
 import io
@@ -134,7 +134,7 @@ SCALING = {
 
 @pytest.fixture(autouse=True)
 def form(request, monkeypatch):
-    """Cases that say so go without the compiled forms."""
+    """Cases marked so run without compiled code."""
     if IN_TORCH in request.node.name:
         monkeypatch.setenv(native.SWITCH, "0")
 
@@ -357,7 +357,7 @@ def test_works_with_grad_scaler(case):
 
 @every_case
 def test_bfloat16_parameters_keep_float32_state(case):
-    """Fed the same gradients they are float32 parameters, but for their own rounding."""
+    """With the same gradients they match float32 parameters up to rounding."""
     narrow, wide = Network(torch.bfloat16), Network(torch.bfloat16).float()
     optimizers = made(case, narrow), made(case, wide)
     generator = torch.Generator().manual_seed(0)
@@ -439,7 +439,7 @@ SCHEDULES = {
 
 
 def scheduled(case, schedule, **more):
-    """Weights after six steps under a schedule, and what it had set before each."""
+    """Weights after six steps under a schedule, and the values it set before each."""
     module, told = MixedShapes(), []
     optimizer = made(case, module)
     scheduler = SCHEDULES[schedule](optimizer, **more)
@@ -455,7 +455,7 @@ def scheduled(case, schedule, **more):
 @every_case
 @pytest.mark.filterwarnings("ignore:.*has no momentum")
 def test_momentum_schedulers_set_the_momentum_option(case, schedule):
-    """The same as setting the rate and the option by hand."""
+    """Equal to setting the rate and the option by hand."""
     found, told = scheduled(case, schedule)
     assert all(momentum is not None for _, momentum in told)
     module = MixedShapes()

@@ -1,4 +1,4 @@
-"""The law of options: each changes a result or is refused, alone and beside every switch."""
+"""Every option changes a result or is refused, alone and with every switch."""
 
 import dataclasses
 import functools
@@ -123,7 +123,7 @@ def is_switch(value: Any) -> bool:
 
 
 def result(name: str, options: dict[str, Any]) -> list[torch.Tensor] | None:
-    """Answers, the state after, and gradients; None where the options are refused."""
+    """Outputs, the final state, and gradients; None if the options are refused."""
     kind = MEMORIES.load(name)
     if options.get("objective") in ("ntp", "teach"):
         return result_of_model(name, options)
@@ -153,7 +153,7 @@ def result(name: str, options: dict[str, Any]) -> list[torch.Tensor] | None:
 
 
 def result_of_model(name: str, options: dict[str, Any]) -> list[torch.Tensor] | None:
-    """The same of a model, for levels that wait for the head."""
+    """The same for a model, for levels that need the head."""
     values = {f"{name}.{key}": value for key, value in {**BASE[name], **options}.items()}
     shape = {"hidden_size": WIDTH, "num_heads": HEADS, "num_hidden_layers": 1, "vocab_size": 19}
     try:
@@ -173,7 +173,7 @@ def result_of_model(name: str, options: dict[str, Any]) -> list[torch.Tensor] | 
 
 
 def alike(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Whether two results are the same but for rounding."""
+    """Whether two results are equal up to rounding."""
     if [x.shape for x in one] != [x.shape for x in other]:
         return False
     return all(
@@ -184,14 +184,14 @@ def alike(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("third", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 @pytest.mark.parametrize("name", MEMORIES.names())
 def test_every_option_of_a_memory_changes_a_result_or_is_refused(name, third):
-    """Alone, and a third of them beside each switch."""
+    """Each alone, and a third of them with each switch."""
     with checks.at_rest():
         wrong = judged(name, third)
     assert not wrong, "\n".join(wrong)
 
 
 def judged(name: str, third: int) -> list[str]:
-    """What is wrong with the options of a memory."""
+    """The problems of a memory's options."""
     fields = dataclasses.fields(MEMORIES.load(name).Config)
     choices = [(f.name, value) for f in fields for value in others(name, f)]
     # two switches meet twice: each beside the other
@@ -224,5 +224,5 @@ def judged(name: str, third: int) -> list[str]:
 
 
 def third_of(*names: Any) -> int:
-    """In which third an option beside another is; the same for both orders."""
+    """The third that a pair of options belongs to, in either order."""
     return zlib.crc32(repr(sorted(map(str, names))).encode()) % 3

@@ -1,4 +1,4 @@
-"""Laws that every preset obeys: size, first loss, gradients, streaming, causality."""
+"""Conformance tests for every preset: size, initial loss, gradients, streaming, causality."""
 
 import functools
 import itertools
@@ -66,7 +66,7 @@ def test_parameters_match_the_transformer_of_the_size_within_two_percent(family,
 
 
 def fitting_width(name: str, found: int, reference: int) -> str:
-    """What to write into ``feed_forward`` of the family so that the parameters match."""
+    """The ``feed_forward`` width of the family at which the parameters match."""
     last = preset(name)["pattern"][-1]
     width = preset(name)["memories"].get(last, {}).get("intermediate_size")
     if width is None:
@@ -84,7 +84,7 @@ def test_parameter_counts_match_size_names_at_32k_vocabulary(size, millions):
 
 @torch.no_grad()
 def assert_streamed(model: HopeForCausalLM, ids: torch.Tensor, *splits: list[int]) -> None:
-    """Read in pieces it says what it says at once."""
+    """Reading in pieces gives the same logits as reading at once."""
     whole = model(ids).logits
     for cuts in splits:
         cache, outputs = None, []

@@ -1,4 +1,4 @@
-"""The law of options for rules and optimizers: each changes a result or is refused."""
+"""Every option of a rule or optimizer changes a result or is refused."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ Option = tuple[str, Any]
 
 
 class Layers(nn.Module):
-    """A layer of each kind, with inputs of its own; gradients that no weight changes."""
+    """A layer of each kind with its own inputs; gradients do not depend on the weights."""
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
@@ -85,7 +85,7 @@ class Layers(nn.Module):
             p.data = draw(*p.shape, seed=seed).to(dtype)
 
     def forward(self, step: int) -> torch.Tensor:
-        """A loss that is linear in the weights; its gradients go on from step to step."""
+        """A loss that is linear in the weights; its gradients vary from step to step."""
         dtype = self.linear.weight.dtype
         x, series = 0.5 * draw(6, 3, seed=step), 0.5 * draw(2, 2, 4, seed=step)
         looked_up = self.table(torch.tensor([step % 4, 1]))
@@ -102,14 +102,14 @@ def draw(*shape: int, seed: int) -> torch.Tensor:
 
 @functools.cache
 def gradients(dtype: torch.dtype) -> list[list[torch.Tensor]]:
-    """Of every step, those of all parameters."""
+    """The gradients of all parameters at every step."""
     module = Layers(dtype)
     weights = list(module.parameters())
     return [list(torch.autograd.grad(module(step), weights)) for step in range(STEPS)]
 
 
 def trained(make: Any, options: dict[str, Any], dtype: torch.dtype) -> list[torch.Tensor] | None:
-    """Parameters after some steps; None where the options are refused."""
+    """Parameters after some steps; None if the options are refused."""
     module = Layers(dtype)
     for name in options:
         options = BESIDE.get(name, {}) | options
@@ -136,7 +136,7 @@ def is_switch(option: Option) -> bool:
 
 @checks.at_rest()
 def check(make: Any, names: list[str]) -> None:
-    """Every other value of the options, alone and beside every switch."""
+    """Every other value of the options, alone and with every switch."""
     options = [(name, value) for name in names for value in CONSTANTS[name]]
     found = functools.cache(lambda chosen, dtype: trained(make, dict(chosen), dtype))
     refused, wrong = set(options), []
@@ -155,7 +155,7 @@ def check(make: Any, names: list[str]) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trainings led to the same but for rounding."""
+    """Whether two trainings ended equal up to rounding."""
     rtol = 1e-5 if one[0].dtype == torch.float32 else 1e-10
     return all(
         torch.allclose(a, b, rtol=rtol, atol=0.1 * rtol) for a, b in zip(one, other, strict=True)

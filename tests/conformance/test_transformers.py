@@ -1,4 +1,4 @@
-"""Laws of every family as a model of transformers and of PEFT."""
+"""Conformance of every family as a transformers and PEFT model."""
 
 import peft
 import pytest

@@ -1,4 +1,4 @@
-"""Learners for the tests: of a tiny random model of another library, and of one of ours."""
+"""Learners for the tests: of a tiny transformers model and of one of ours."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ MODELS = {"llama": of_llama, "hope": of_hope}
 
 @pytest.fixture(scope="session")
 def models():
-    """Each model once: a learner never changes it."""
+    """Models, created once because a learner never changes them."""
     return {name: make() for name, make in MODELS.items()}
 
 
@@ -64,7 +64,7 @@ def ids():
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A tiny llama with a tokenizer of bytes, as transformers saves one."""
+    """A tiny llama with a byte tokenizer, saved by transformers."""
     place = tmp_path_factory.mktemp("base") / "llama"
     tiny_base("llama", vocab_size=258).save_pretrained(place)
     byte_tokenizer().save_pretrained(place)

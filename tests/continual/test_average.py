@@ -1,4 +1,4 @@
-"""Running averages of what levels write: slower levels that no gradient writes."""
+"""Running averages of the levels: slower levels without gradients."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ only_llama = pytest.mark.parametrize("kind", ["llama"])
 
 
 def moved(learner):
-    """What each level has moved, without the row."""
+    """The movement of each level, without the row dimension."""
     return [[m[0] for m in level.moved] for level in learner.state.levels]
 
 
@@ -31,7 +31,7 @@ def same(one, other):
 
 
 def test_averages_move_only_at_fastest_level_writes(new_learner, ids):
-    """Token by token, in loops; the levels are as they are without averages."""
+    """Against a token-by-token loop; averages do not change the levels."""
     learner, plain = new_learner(options=KEPT), new_learner()
     assert learner.spans == (64, 16)
     expected = [[[torch.zeros_like(m) for m in level] for level in moved(learner)] for _ in "ab"]
@@ -56,7 +56,7 @@ def test_averages_move_only_at_fastest_level_writes(new_learner, ids):
 
 
 def test_averages_match_fine_tuning(models, ids):
-    """One level of all weights under Adam is full fine-tuning, its averages those of that."""
+    """One level of all weights under Adam is full fine-tuning, and so are its averages."""
     levels = (LevelSpec(period=8, lr=1e-2, trust=None),)
     learner = ContinualLearner(models["llama"], levels=levels, variant="whole", options=KEPT)
     method = GradientMethod(models["llama"], lr=1e-2, sizes=learner.sizes, averages=(8, 2))
@@ -116,7 +116,7 @@ def test_save_load_and_fork_are_bitwise(new_learner, ids, tmp_path, at):
 
 
 def test_nested_reset_happens_after_averaging(new_learner, ids):
-    """What the fast level learned is taken up before it is forgotten."""
+    """The average includes what the fast level learned before its reset."""
     levels = "8:1e-2:adam:0,32:1e-2:momentum"
     nested, never = new_learner(levels, options=KEPT), new_learner(options=KEPT)
     for one in (nested, never):

@@ -1,4 +1,4 @@
-"""What fast levels know moves into a slower one."""
+"""Consolidation of fast levels into a slower one."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ TEXT = "abcabdabcabdabcabe" * 12
 
 @pytest.fixture(scope="module")
 def learned():
-    """A learner whose fast level alone has learned a text."""
+    """A learner whose fast level has learned a text."""
     model = tiny_base("llama", vocab_size=258)
     with torch.no_grad():
         model.lm_head.weight.mul_(10)  # so that what is learned shows in the predictions
@@ -38,7 +38,7 @@ def learned():
 
 @pytest.mark.parametrize("texts", [(TEXT,), ()])
 def test_slow_level_absorbs_the_fast_one(learned, texts):
-    """With the text, and without it: the model replays what it writes itself."""
+    """With the text, and without it, replaying text that the model generates."""
     learner = learned.fork()
     done = consolidate(learner, PLAN, texts)
     assert done.learned_after < 0.5 * done.learned_before
@@ -62,7 +62,7 @@ def test_consolidation_is_bitwise_deterministic(learned):
 
 
 def test_consolidated_content_survives_nested_resets(learned):
-    """With share 0 a write of the slowest level takes it back to where it begins."""
+    """With share 0 a write of the slowest level resets it to its start."""
     levels = (
         LevelSpec(period=64, lr=0.0),
         LevelSpec(period=32, lr=0.0, share=0.0),
@@ -95,7 +95,7 @@ def test_invalid_plans_are_refused(learned):
 
 
 def test_dgd_erases_along_what_the_student_reads(learned, monkeypatch):
-    """At the mean of x x^T over the replay of a write; what its teachers read is not erased."""
+    """With the mean of x x^T over the replay of a write; inputs of the teachers are excluded."""
     learner, read, writes = learned.fork(), [], []
     names = learner.parameters[0]
     place = next(i for i, name in enumerate(names) if name.endswith("down_proj.weight"))

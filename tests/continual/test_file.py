@@ -1,4 +1,4 @@
-"""Memory files: exact, small, and never taken for what they are not."""
+"""Memory files: exact, small, and never misread."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from nestling.models.pretrained import parse_levels
 
 @pytest.mark.parametrize(("at", "end"), [(5, 40), (32, 72), (77, 100)])
 def test_save_and_load_resumes_identically(new_learner, ids, tmp_path, at, end):
-    """To the bit, also in the middle of periods and segments."""
+    """Bitwise, also within periods and segments."""
     whole, first, then = new_learner(), new_learner(), new_learner()
     whole.read_tokens(ids[:at])
     first.read_tokens(ids[:at])
@@ -121,7 +121,7 @@ def test_newer_truncated_and_missing_files_are_refused(models, tmp_path):
 
 @pytest.mark.parametrize("count", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_damaged_files_are_refused_or_read_unchanged(models, ids, tmp_path, count):
-    """One to three bytes changed, or a cut; never another memory than the one written."""
+    """With one to three changed bytes or a truncation, another memory is never loaded."""
     learner = ContinualLearner(models["llama"], levels=parse_levels("8,32"))
     learner.read_tokens(ids[:50])
     file = learner.save(tmp_path / "memory")

@@ -1,4 +1,4 @@
-"""The gate over levels: a learner that speaks as its base where what it learned does not help."""
+"""The gate over levels: a learner falls back to its base where its levels do not help."""
 
 from dataclasses import replace
 
@@ -82,7 +82,7 @@ class Letters:
 
 @every_gate
 def test_greedy_generation_matches_scoring(models, ids, kind, gate):
-    """Greedy tokens against a loop that reads the whole text anew for each expert and token."""
+    """Greedy tokens against a loop that rereads the text for each expert and token."""
     learner = ContinualLearner(
         models[kind], Letters(), levels=parse_levels("8:3e-2,32:3e-2"), gate=gate
     )

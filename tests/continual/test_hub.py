@@ -1,4 +1,4 @@
-"""Models and memory files on the hub: pushed with a card, pulled, refused where they must be."""
+"""Models and memory files on the hub: push with a card, pull, refusals."""
 
 import httpx2
 import huggingface_hub
@@ -30,7 +30,7 @@ SECRET = "a-private-name.txt"
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The stand-in, in the place of the network."""
+    """The stand-in for the network."""
     found = Hub()
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     huggingface_hub.set_client_factory(
@@ -42,7 +42,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def memory(models, ids, tmp_path):
-    """A memory in the midst of a period, of a document with a name."""
+    """A memory within a period, of a named document."""
     learner = ContinualLearner(models["llama"], levels=parse_levels("8:1e-2,32:1e-2"))
     learner.read_tokens(ids[:100])
     named = Document(SECRET, "0" * 64, 100, 100)
@@ -87,7 +87,7 @@ def test_pushed_memory_omits_names_by_default_and_recent_text_always(hub, memory
 
 
 def read_memory_of(hub, folder):
-    """What is in the memory file on the hub."""
+    """The memory file on the hub."""
     (folder / "stored").write_bytes(hub.files[REPOSITORY]["memory.safetensors"])
     return read_memory(folder / "stored")
 

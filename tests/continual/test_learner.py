@@ -1,4 +1,4 @@
-"""Laws of learning from a stream, for a model of transformers and for one of ours."""
+"""Learning from a stream, with a transformers model and one of ours."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_any_split_equals_the_whole(new_learner, ids, pieces):
 
 
 def test_losses_are_causal(new_learner, ids):
-    """Losses of the tokens before one that is changed stay the same to the bit."""
+    """Losses before a changed token stay bitwise equal."""
     other = [*ids[:61], 63 - ids[61], *ids[62:]]
     one, two = new_learner(), new_learner()
     pairs = [one.read_tokens(ids[:56]).nats, two.read_tokens(other[:56]).nats]
@@ -74,7 +74,7 @@ def test_losses_are_causal(new_learner, ids):
 
 @only_llama
 def test_documents_share_weights_but_not_context(new_learner, ids):
-    """At rate zero the losses of documents in one stream are those of each by itself."""
+    """At rate zero the losses in a stream equal those of separate documents."""
     learner = new_learner("8:0,32:0:momentum")
     parts = [ids[:13], ids[13:90], ids[90:91], ids[91:200]]
     total = sum(learner.read_tokens(part).nats for part in parts) + learner.finish().nats
@@ -83,7 +83,7 @@ def test_documents_share_weights_but_not_context(new_learner, ids):
 
 
 def test_write_applies_the_rule_to_the_mean_gradient(models, ids):
-    """Two writes in loops: plain gradient of the next-token loss at the period's weights."""
+    """Two writes against a loop: the gradient of the next-token loss at the period's weights."""
     level = LevelSpec(period=8, lr=0.5, rule="gradient", clip=None, trust=None)
     learner = ContinualLearner(models["llama"], levels=(level,))
     learner.read_tokens(ids[:16])
@@ -117,7 +117,7 @@ def test_write_applies_the_rule_to_the_mean_gradient(models, ids):
 @only_llama
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_writes_and_resumes_from_file(new_learner, ids, tmp_path, rule):
-    """In the middle of a period, to the bit."""
+    """Within a period, bitwise."""
     levels = f"8:1e-2:{rule},16:1e-2:{rule}"
     whole, then = new_learner(levels), new_learner(levels)
     whole.read_tokens(ids[:43])
@@ -130,7 +130,7 @@ def test_every_rule_writes_and_resumes_from_file(new_learner, ids, tmp_path, rul
 
 
 def test_dgd_erases_along_the_inputs(models, ids):
-    """The first write: moved (I + eta X^T X / n) = - eta g, where the plain gradient moves."""
+    """The first write: moved (I + eta X^T X / n) = - eta g."""
     place, moved, seen = "model.layers.3.mlp.down_proj", {}, []
     module = models["llama"].get_submodule(place)
     for rule in ("gradient", "dgd"):
@@ -201,7 +201,7 @@ def test_finish_writes_open_periods_and_restarts_them(new_learner, ids):
 
 @only_llama
 def test_loss_falls_on_repeated_text(new_learner, ids):
-    """Learning learns: the loss of a text falls by reading it."""
+    """The loss of a text falls by reading it."""
     learner = new_learner()
     before = learner.score(ids[:100]).loss
     for _ in range(3):
@@ -210,7 +210,7 @@ def test_loss_falls_on_repeated_text(new_learner, ids):
 
 
 def test_long_document_is_read_in_windows(models, ids):
-    """Within a window as the model itself; past its end the last quarter comes again."""
+    """Within a window as in the model; at its end the last quarter is read again."""
     learner = ContinualLearner(models["llama"], levels=parse_levels("8:0"))
     assert learner.sizes.window == 64 and learner.sizes.overlap == 16
     learner.read_tokens(ids[:160])

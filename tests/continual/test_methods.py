@@ -1,4 +1,4 @@
-"""Ways to go on learning: each does what its name says, and none touches the model it is given."""
+"""Continual-learning methods; none changes the model it is given."""
 
 import copy
 import math
@@ -55,7 +55,7 @@ LEARNING = ("all", "lora", "elastic", "rehearsal", "levels")
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_starts_as_the_base_model(model, document, name):
-    """In a window as long as the document all score what one forward gives."""
+    """With a window as long as the document, all scores equal one forward pass."""
     short = document[:16]
     with torch.no_grad():
         logits = model(torch.tensor([short])).logits[0, :-1].float()
@@ -79,7 +79,7 @@ def test_loss_falls_on_repeated_text_and_base_is_unchanged(model, document, name
 
 
 def test_fine_tuning_matches_adam_on_segment_means(model, document):
-    """Against a plain loop, for a document of two segments that fit one window."""
+    """Against a plain loop, for a document of two segments within one window."""
     method = GradientMethod(model, lr=1e-3, sizes=SIZES, clip=math.inf)
     method.read(document[:16])
     plain = copy.deepcopy(model)
@@ -98,7 +98,7 @@ def test_fine_tuning_matches_adam_on_segment_means(model, document):
 
 
 def test_averages_track_the_current_weights(model, document):
-    """Each update moves an average over k by 1 / k; they speak between the base and now."""
+    """Each update moves an average over k by 1 / k; they are experts between base and current."""
     method = GradientMethod(model, lr=1e-2, sizes=SIZES, averages=(4, 2))
     name = "model.layers.0.mlp.down_proj.weight"
     now = dict(method.model.named_parameters())[name]

@@ -36,7 +36,7 @@ def same(one, other):
 
 
 def unreset(learner, levels, make):
-    """A learner in the same state whose levels are never reset: what one more segment writes."""
+    """A learner in the same state whose levels are never reset."""
     twin = make(levels)
     twin.state = learner.state._replace(
         levels=tuple(level._replace(begin=()) for level in learner.state.levels)
@@ -58,7 +58,7 @@ def unreset(learner, levels, make):
     ],
 )
 def test_level_resets_when_the_next_slower_is_written(new_learner, ids, nested, plain, ends):
-    """Token by token: at multiples of that period alone, to the value stated, after its write."""
+    """Token by token: only at multiples of that period, to the specified value, after its write."""
     learner = new_learner(nested)
     resets = dict.fromkeys(ends, 0)
     for count, token in enumerate(ids[:72], start=1):
@@ -145,7 +145,7 @@ def test_finish_writes_the_slower_level_and_resets(new_learner, ids):
 
 @only_llama
 def test_without_a_write_of_the_slower_level_nothing_is_reset(new_learner, ids):
-    """A surprise that no token reaches: no write, so no reset either."""
+    """With a surprise threshold that no token reaches, there is no write and no reset."""
     learner = new_learner(NESTED)
     learner.read_tokens(ids[:24])
     gated = new_learner(NESTED, options=Options(surprise=1e9))
@@ -187,7 +187,7 @@ def test_small_and_merged_files_keep_level_starts(new_learner, ids, tmp_path):
 
 @only_llama
 def test_file_records_nested_levels(new_learner, tmp_path, folder):
-    """Older versions refuse what they would read without its resets; plain files stay theirs."""
+    """Older versions refuse files with resets; plain files keep the old format."""
     nested, plain = new_learner(NESTED), new_learner(PLAIN_TWO)
     assert read_memory(nested.save(tmp_path / "nested")).about["format"] == FORMAT
     assert read_memory(plain.save(tmp_path / "plain")).about["format"] == PLAIN

@@ -1,4 +1,4 @@
-"""Reading files: saved as it goes, gone on with, guarded."""
+"""Reading files: saving, resuming, and the guard."""
 
 import os
 
@@ -65,9 +65,8 @@ def test_known_texts_are_skipped_unless_forced(learner):
 
 
 def test_document_over_the_guard_limit_is_undone(folder, monkeypatch):
-    """The guard measures by itself; what is undone has left no trace.
-
-    Which way an untrained model's loss goes is luck: each loss that is found stands for one.
+    """An undone document leaves no trace. The loss of an untrained model moves at random, so
+    measured losses are replaced by given ones.
     """
     probe = ("0123456789" * 10,)
     measured = Session(learner=open_learner(folder, levels="8:3e-1"), guard=Guard(probe=probe))

@@ -1,4 +1,4 @@
-"""Text of a tokenizer that ends every text: a document ends, a prompt goes on."""
+"""With a tokenizer that appends an end token: documents get one, prompts do not."""
 
 from ending import ending_tokenizer
 

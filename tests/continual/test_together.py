@@ -1,4 +1,4 @@
-"""Several that write one memory file: one at a time, and nothing is overwritten unseen."""
+"""Several writers of one memory file: one at a time, and nothing unread is overwritten."""
 
 import pytest
 from apart import process
@@ -30,7 +30,7 @@ def test_concurrent_learners_lose_nothing(folder, tmp_path):
 
 @pytest.fixture
 def open_both(folder, tmp_path):
-    """Two learners of one file, both opened before either writes; with ``first`` it is there."""
+    """Two learners of one file, both opened before either writes; with ``first`` it exists."""
 
     def make(first: bool):
         if first:

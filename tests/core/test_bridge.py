@@ -1,4 +1,4 @@
-"""Structs of compiled code: as the sources have them, and never filled with what does not fit."""
+"""Structs of compiled code match the sources and are filled with checked values only."""
 
 import re
 from pathlib import Path

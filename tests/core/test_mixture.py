@@ -1,4 +1,4 @@
-"""The mixture that follows its experts: against a loop over probabilities, and within its bound."""
+"""The fixed-share mixture against a loop over probabilities, and its regret bound."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_any_split_equals_the_whole(share):
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.3])
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_is_within_the_regret_bound(seed, share):
-    """Of every single expert, and of the best sequence of experts with so many changes."""
+    """The bound for every expert and for the best sequence with a given number of changes."""
     log_p = given(4, 80, seed, spread=8.0)
     log_p[seed, :50] += 2.0
     loss = -float(followed(log_p, share)[0].sum())
@@ -85,7 +85,7 @@ def _from_another(ends):
 
 
 def test_regret_bound_is_tight():
-    """One expert is right and the others give nothing: the loss is what the bound allows."""
+    """With one good expert and useless others, the loss equals the bound."""
     log_p = torch.full((3, 30), -60.0, dtype=torch.float64)
     log_p[1] = -0.5
     loss = -float(followed(log_p, 0.1)[0].sum())

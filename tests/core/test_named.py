@@ -1,4 +1,4 @@
-"""Every state of a memory can be followed by torch.compile."""
+"""torch.compile can trace every memory state."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Compiled sources: they compile where a compiler is, for any processor it knows."""
+"""C++ sources compile for every processor that the compiler supports."""
 
 import shutil
 import subprocess
@@ -16,7 +16,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compil
 @pytest.mark.skipif(not native.allowed(), reason="compiled forms are switched off")
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_source_compiles_here(source):
-    """Where one does not, the form in torch takes its place and other tests are skipped."""
+    """If one does not compile, the torch form replaces it and other tests are skipped."""
     assert native.library(source.parent, source.name) is not None
 
 

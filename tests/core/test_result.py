@@ -1,4 +1,4 @@
-"""Where a Result says it comes from."""
+"""The provenance of a Result."""
 
 import subprocess
 

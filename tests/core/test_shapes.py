@@ -1,4 +1,4 @@
-"""Arguments compared with annotations: what is said of a wrong one, and that right ones pass."""
+"""Checking arguments against annotations."""
 
 from typing import NamedTuple
 

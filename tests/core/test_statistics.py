@@ -1,4 +1,4 @@
-"""Intervals of few values."""
+"""Intervals and tests for few values."""
 
 import json
 import math

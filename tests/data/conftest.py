@@ -1,4 +1,4 @@
-"""A cache of its own for the tests, and text to make small corpora of."""
+"""A separate cache for the tests, and text for small corpora."""
 
 import pytest
 
@@ -15,13 +15,13 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def stdlib_cache(tmp_path_factory):
-    """A cache that tests reading the standard library share."""
+    """A cache shared by tests that read the standard library."""
     return tmp_path_factory.mktemp("stdlib")
 
 
 @pytest.fixture
 def stdlib(stdlib_cache, monkeypatch) -> Corpus:
-    """The topics and docstrings of the Python that runs the tests."""
+    """The topics and docstrings of the running Python."""
     monkeypatch.setenv("NESTLING_DATA", str(stdlib_cache))
     return load_corpus("stdlib")
 

@@ -1,4 +1,4 @@
-"""BIG-bench's questions: read from the cache, from nowhere else."""
+"""BIG-bench questions are read only from the cache."""
 
 import io
 import json
@@ -18,7 +18,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def archive(path):
-    """An archive laid out as BIG-bench's, with made questions in it."""
+    """An archive with the layout of BIG-bench and generated questions."""
     content = json.dumps({"examples": EXAMPLES}).encode()
     with tarfile.open(path, "w:gz") as target:
         for name in [*bigbench.TASKS.values(), "other"]:

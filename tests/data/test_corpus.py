@@ -1,4 +1,4 @@
-"""Corpora: the same text everywhere, nothing of the held-out side in training, clear errors."""
+"""Corpora: reproducible text, no held-out text in training, clear errors."""
 
 import errno
 import json

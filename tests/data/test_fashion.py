@@ -1,4 +1,4 @@
-"""Pictures out of IDX files, without a network."""
+"""Pictures from IDX files, without a network."""
 
 import gzip
 import struct

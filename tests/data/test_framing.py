@@ -1,4 +1,4 @@
-"""What a tokenizer puts around a text, and the start of one that goes on."""
+"""Special tokens around a text, and prompts without an end token."""
 
 import pytest
 from ending import ending_tokenizer

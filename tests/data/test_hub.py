@@ -1,4 +1,4 @@
-"""Sets of the hub, read by its library from files laid out as the hub's are."""
+"""Hub data sets, read by ``datasets`` from files with the layout of the hub."""
 
 import importlib.util
 from collections import Counter
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not HERE, reason="datasets is not installed (nes
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Nothing is kept outside the test's own folder."""
+    """Nothing is stored outside the test's folder."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return datasets

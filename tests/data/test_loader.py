@@ -1,4 +1,4 @@
-"""Packing and loading: nothing lost, nothing doubled, starts aligned, position exact."""
+"""Packing and loading: every token once, aligned starts, exact positions."""
 
 import json
 
@@ -25,7 +25,7 @@ def made(lengths: list[int]) -> Documents:
 
 
 def texts_of_rows(batches) -> list[list[list[tuple[int, int]]]]:
-    """For each row the documents read in it, as (input, label) pairs."""
+    """For each row its documents, as (input, label) pairs."""
     rows = [[] for _ in range(len(batches[0].mask))]
     for batch in batches:
         for row, read in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Locks: one process at a time, which is named, and none that a dead one holds."""
+"""Locks: one named holder at a time, and none after a process has died."""
 
 import threading
 
@@ -66,7 +66,7 @@ def test_unwritable_path_is_one_line(tmp_path):
 
 
 def test_unsigned_lock_is_waited_for(tmp_path, monkeypatch):
-    """Between taking a lock and signing it, and between removing the name and releasing it."""
+    """Between taking and signing a lock, and between removing the name and releasing it."""
     place, waits = tmp_path / "m.lock", []
     with held(tmp_path / "m") as child:
         signed = place.read_text()

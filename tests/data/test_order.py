@@ -1,4 +1,4 @@
-"""The order of documents: a permutation, drawn as a list or number by number."""
+"""The order of documents: a permutation, as a list or computed by index."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fetching without a network: a script in the place of apt-get gives made packages."""
+"""Fetching without a network: a script replaces apt-get and builds packages."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def script(folder: Path, name: str, body: str) -> None:
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """A folder at the head of PATH."""
+    """A folder at the start of PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -35,7 +35,7 @@ def tools(tmp_path, monkeypatch):
 
 @pytest.fixture
 def archive(tmp_path, tools):
-    """An apt-get that builds anarchism 0.1 out of thirty pages, and says when it ran."""
+    """An apt-get that builds anarchism 0.1 from thirty pages, and records its calls."""
     tree = tmp_path / "tree"
     pages = tree / "usr/share/doc/anarchism/html"
     pages.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Sets of records: fetched by their makers, kept whole, checked when read."""
+"""Sets of records: fetching, caching, and checks on reading."""
 
 import io
 import json
@@ -167,7 +167,7 @@ def test_parallel_verses_are_aligned():
 
 
 def mo(pairs: dict[str, str], order: str) -> bytes:
-    """A gettext catalogue, in the layout of the manual of gettext."""
+    """A gettext catalogue, in the layout of the gettext manual."""
     head, count = 28, len(pairs)
     texts = [part.encode() for half in (pairs, pairs.values()) for part in half]
     place, table, body = head + 16 * count, b"", b""
@@ -201,13 +201,13 @@ def test_gettext_catalogue(order):
 
 
 class Feature:
-    """As the library says which number is which class."""
+    """Class names by number, as in ``datasets``."""
 
     names = ("oos", "book_flight", "balance")
 
 
 def test_hub_schemas():
-    """Columns as on the hub: CLINC150 by numbers, Banking77 by texts, DBpedia by levels."""
+    """Columns as on the hub: numbers for CLINC150, texts for Banking77, levels for DBpedia."""
 
     class Split(list):
         features = {"intent": Feature}

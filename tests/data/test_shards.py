@@ -1,4 +1,4 @@
-"""Token shards: the same tokens from every form of a text, resumable, checked, mapped."""
+"""Token shards: equal for every text format, resumable, verified, memory-mapped."""
 
 import dataclasses
 import errno
@@ -88,7 +88,7 @@ def test_tokens_and_split_match_the_corpus(lines, tmp_path):
 
 
 class Killed(BaseException):
-    """As a process that is killed: nobody tidies up."""
+    """Like a killed process: nothing is cleaned up."""
 
 
 def test_interrupted_preparation_resumes_to_the_same_bytes(lines, tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_mapped_ids_span_all_files(tmp_path):
 
 
 class Stream:
-    """As much of a stream of ``datasets`` as is used; one that ``breaks`` does so at its end."""
+    """A minimal stream of ``datasets``; with ``breaks`` it fails at its end."""
 
     def __init__(self, rows, breaks=False):
         self.rows, self.breaks = rows, breaks

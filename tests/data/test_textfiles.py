@@ -1,4 +1,4 @@
-"""One reader of texts of one's own: the same documents for learning and for training."""
+"""Reading users' texts: the same documents for learn and train."""
 
 import html
 import importlib
@@ -188,7 +188,7 @@ def test_code_in_markdown_is_unchanged(lines):
 
 
 class Stand(ModuleType):
-    """What of pyarrow is used, over a dict of columns."""
+    """A stand-in for pyarrow over a dict of columns."""
 
     def __init__(self, columns):
         super().__init__("pyarrow")

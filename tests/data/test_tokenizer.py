@@ -1,4 +1,4 @@
-"""Tokenizers give every text back unchanged; tokens are cached; mismatches are named."""
+"""Tokenizers round-trip every text; tokens are cached; mismatches are named."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The demonstration on a small model: wrong before, right after in a new process, and a page."""
+"""The demo on a small model: wrong before, right after in a new process, and the page."""
 
 import dataclasses
 import re
@@ -30,7 +30,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2}
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a model, a text, and text to train on; the cache is its own."""
+    """A folder with a model, a text, training text, and its own cache."""
     folder = tmp_path_factory.mktemp("demo")
     model, tokenizer = student()
     model.save_pretrained(folder / "base")
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
 
 
 def small(place):
-    """A demonstration of seconds."""
+    """A demo that takes seconds."""
     trial = Trial(
         pairs=SMALL, pairs_steps=2, text={**SMALL, "head_period": 32}, text_steps=2, text_rows=2,
         text_length=64, corpus=str(place / "pages"), vocab_size=400, measured=500,
@@ -57,7 +57,7 @@ def small(place):
 
 @pytest.fixture(scope="module")
 def shown(place):
-    """What a demonstration has left that was broken off in the midst of study, and gone on with."""
+    """The folder of a demo that was interrupted during study and resumed."""
     out, steps = place / "out", []
 
     class Halting(learning.Progress):

@@ -1,4 +1,4 @@
-"""Nested Learning (arXiv 2512.24695v1), learning rules and optimizers, each equation in loops."""
+"""Nested Learning (arXiv 2512.24695v1): learning rules and optimizers, against reference loops."""
 
 import math
 
@@ -139,7 +139,7 @@ def test_v1_eq38_41_46_47_51_preconditioned_momentum_of_features(exponent):
 
 
 def test_v1_eq46_objective_of_preconditioned_momentum():
-    """min over m of <m G^T, P>: its gradient is P G, and momentum goes down it."""
+    """min over m of <m G^T, P>: its gradient is P G, and momentum descends it."""
     m, G, P = drawn(3, 4), drawn(3, 4, seed=1), drawn(3, 3, seed=2)
     assert_close(torch.func.grad(lambda m: ((m @ G.T) * P).sum())(m), P @ G)
 
@@ -283,7 +283,7 @@ def test_v1_eq50_deep_momentum(inner):
 
 @pytest.mark.parametrize("skip", [0.0, 0.5, 1.0])
 def test_v1_eq50_first_step_of_deep_momentum(skip):
-    """It has learned from the gradient that it makes a step of: longer than ``skip`` says."""
+    """The network has already learned from the gradient, so the step is longer than ``skip``."""
     weight, eta = nn.Parameter(torch.zeros(8, dtype=torch.float64)), 0.7
     optimizer = DeepMomentum([weight], lr=1.0, skip=skip, eta=eta, width=8, hidden=5)
     gradient = drawn(8)
@@ -349,7 +349,7 @@ def test_cr_eq27_29_is_another_rule():
 
 @pytest.mark.parametrize("target", ["root", "square"])
 def test_v1_eq100_105_adam_is_the_best_elementwise_memory(target):
-    """The closed form against the weighted normal equations, number by number."""
+    """The closed form against the weighted normal equations, element by element."""
     beta, ridge, lr = 0.8, 1e-3, 0.1
     weight = nn.Parameter(drawn(2, 3))
     W, gradients = weight.detach().clone(), [drawn(2, 3, seed=s) for s in range(1, 6)]

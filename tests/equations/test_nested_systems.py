@@ -1,4 +1,4 @@
-"""Nested Learning (arXiv 2512.24695v1), what it starts from and its definitions, in loops."""
+"""Nested Learning (arXiv 2512.24695v1): preliminaries and definitions, against reference loops."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def tokens(seed):
 
 
 def by_kernel(q, k, w, alpha=None):
-    """What one head reads, from [T, D] each; alpha [T], None keeps all."""
+    """The reads of one head, from [T, D] each; alpha [T], None: no decay."""
     alpha = torch.ones(TOKENS, dtype=torch.float64) if alpha is None else alpha
     rows = (x[None, :, None] for x in (q, k, w))
     y, state = momentum_gated_delta_rule(*rows, alpha=alpha[None, :, None])
@@ -78,7 +78,7 @@ def test_v1_eq14_18_61_linear_attention_is_gradient_descent_on_a_dot_product():
 @pytest.mark.parametrize("eta", [0.2, 3.0])
 @pytest.mark.parametrize("objective", ["dot", "l2"])
 def test_v1_eq59_60_gradient_descent_and_dgd_are_generalised_gradient_descent(objective, eta):
-    """argmin of L(W; x, u) + Ret(W, W_t) with u = f(x) = -g of the memory's own answer; Ret is the
+    """argmin of L(W; x, u) + Ret(W, W_t) with u = f(x) = -g of the memory's own output; Ret is the
     squared distance. Slip: printed without W in L, and u is called a key."""
     W, x, y = drawn(3, 4), drawn(4, seed=1), drawn(3, seed=2)
     g = torch.tanh(W @ x) - y  # of any loss of the answer: u depends on W

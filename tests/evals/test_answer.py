@@ -1,4 +1,4 @@
-"""Models asked, and what they answer handed to the task: one that knows scores 1."""
+"""Asking models and scoring their answers: an oracle scores 1."""
 
 import math
 
@@ -23,7 +23,7 @@ TEXTS = [name for name in NAMES if issubclass(TASKS.load(name), QuestionTask)]
 
 
 class Knowing:
-    """In the place of a reader's call: the oracle's answers, in the model's spelling."""
+    """Replaces a reader's call by the oracle's answers, in the model's tokens."""
 
     def __init__(self, found, task, names, lead):
         self.task, self.names, self.lead, self.size = task, names, lead, len(found.tokenizer)

@@ -1,4 +1,4 @@
-"""Commonsense: which tasks are taken, and what is said of them."""
+"""Commonsense: the choice of tasks and their metrics."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ needs_it = pytest.mark.skipif(not HERE, reason="lm-eval is not installed (nestli
 
 @pytest.fixture(autouse=True)
 def made(tmp_path, monkeypatch):
-    """Made questions in the place of BIG-bench's, and no hub."""
+    """Generated questions instead of BIG-bench's, and no hub."""
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path))
     monkeypatch.setattr(room, "hub_is_reachable", lambda: False)
     for name in bigbench.TASKS:

@@ -1,4 +1,4 @@
-"""Scores with their intervals, of single examples and of all together."""
+"""Scores with intervals, of single examples and pooled."""
 
 import pytest
 import torch

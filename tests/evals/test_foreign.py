@@ -1,4 +1,4 @@
-"""Models of transformers of every kind: read in pieces as at once, or refused in a line."""
+"""Transformers models of every kind: read in pieces as at once, or refused in one line."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def reader_of():
 
 
 def whole(found, ids):
-    """Log-probabilities of what comes after each token of a text that is read in one call."""
+    """Log-probabilities of the next token at each position, in one call."""
     with torch.no_grad():
         return found.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
 

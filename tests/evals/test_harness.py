@@ -1,4 +1,4 @@
-"""The adapter inside lm-eval itself; where it is not installed, a line that says so."""
+"""The adapter inside lm-eval; without it, an error in one line."""
 
 import importlib.util
 import math

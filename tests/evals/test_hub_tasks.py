@@ -1,4 +1,4 @@
-"""The paper's tasks as lm-eval defines them, on rows laid out as the hub's data sets are."""
+"""The paper's tasks as defined in lm-eval, on rows with the layout of the hub's data sets."""
 
 import importlib.util
 from math import exp
@@ -74,7 +74,7 @@ LAID_OUT = {
 
 @pytest.fixture
 def fetched(monkeypatch):
-    """What was asked of the hub, answered by made rows."""
+    """Requests to the hub, answered by generated rows."""
     datasets = importlib.import_module("datasets")
     asked = []
 

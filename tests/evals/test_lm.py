@@ -1,4 +1,4 @@
-"""Perplexity for each token, word and byte."""
+"""Perplexity per token, word and byte."""
 
 import math
 
@@ -16,7 +16,7 @@ TEXTS = ["one two  three", "a\nb", "x" * 90, "the last and the longest of all th
 
 
 def total(found, texts):
-    """Nats of all texts, each read at once after the start of a text."""
+    """Nats of all texts, each read at once after the start tokens."""
     nats = 0.0
     for text in texts:
         ids = torch.tensor([found.start + found.encode(text)])

@@ -1,4 +1,4 @@
-"""Training as a published table does it."""
+"""Training by a published protocol."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ def test_epoch_covers_the_rows_with_a_smaller_last_batch():
 
 
 def watch_of(protocol, answers):
-    """What a watch keeps where the model answers one row after another right."""
+    """The result kept by a watch whose model gets one more row right each epoch."""
     task = TASKS.load("formal-parity").tiny()
     watch = Watch(task, protocol, rows=10, seed=0, steps=2)
     labels = {len(one.input_ids[0]): one.labels for one in watch.examples.values()}

@@ -1,4 +1,4 @@
-"""One way to read, whatever the model: in segments as at once, from a fork as from the start."""
+"""One reader for all models: segments equal one call, and forks continue."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a harness asks, answered from a fresh memory or from one that goes on."""
+"""Requests of a harness, answered from a fresh or a carried memory."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ ASKS = [
 
 
 def alone(model, context, continuation):
-    """Log-probability of a continuation, all of it read at once."""
+    """Log-probability of a continuation, read at once."""
     ids = torch.tensor([[*context, *continuation]])
     with torch.no_grad():
         words = model(ids[:, :-1]).logits[0].log_softmax(-1)

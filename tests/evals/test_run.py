@@ -1,4 +1,4 @@
-"""A model and a task by name: what is taken for which, and what the record says."""
+"""Running a model on a task by name, and the record of it."""
 
 import pytest
 import torch

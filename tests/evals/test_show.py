@@ -1,4 +1,4 @@
-"""Results side by side on a page, as a browser shows it."""
+"""Results side by side on a page."""
 
 import pytest
 from browser import open_page

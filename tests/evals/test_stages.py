@@ -1,4 +1,4 @@
-"""Learning stage after stage: what is asked when, what is forgotten, and by which means."""
+"""Learning stage by stage: the questions, and forgetting, by reading and by training."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""AdaTransformer against its equations in loops, and what it is without writes."""
+"""AdaTransformer against a reference loop, and without writes."""
 
 import math
 
@@ -67,7 +67,7 @@ def in_loops(memory, x):
 
 @pytest.mark.parametrize("matrices", [None, 1])
 def test_v1_eq21_69_matches_equations_token_by_token(matrices):
-    """Outputs and every gradient, over a document's start."""
+    """Outputs and every gradient, across a document start."""
     memory, x = build(matrices=matrices), text(2, 13, WIDTH).requires_grad_()
     reset = torch.zeros(2, 13, dtype=torch.bool)
     reset[1, 5] = True
@@ -85,7 +85,7 @@ def test_v1_eq21_69_matches_equations_token_by_token(matrices):
 
 @torch.no_grad()
 def test_without_writes_equals_transformer_block_with_linear_mlp():
-    """The two blocks of Figure 3: the same formula, and a level more in one of them."""
+    """The two blocks of Figure 3: the same formula, with one more level in one of them."""
     memory, x = build(matrices=1), text(2, 9, WIDTH)
     memory.rate.zero_()
     plain = Attention(Attention.Config(head_size=SIZE), hidden_size=WIDTH, num_heads=HEADS).double()

@@ -1,4 +1,4 @@
-"""Atlas: equal to its loops, and to the Omega rule with momentum but for Newton-Schulz."""
+"""Atlas: against a reference loop, and the Omega rule with momentum without Newton-Schulz."""
 
 import naive_deep as naive
 import pytest
@@ -91,12 +91,12 @@ def test_without_newton_schulz_reduces_to_omega_with_momentum(monkeypatch):
 
 
 def layer_scale(x):
-    """Undoes the division of hidden layers' steps: their inputs are 8 wide, the first's 4."""
+    """Undoes the scaling of hidden layers' steps: their inputs are 8 wide, the first's 4."""
     return 8**0.5 if x.shape[-1] == 8 else 1.0
 
 
 def test_step_size_is_independent_of_error_size():
-    """What Muon is: scaling all weights gamma changes nothing."""
+    """As in Muon, scaling all weights gamma changes nothing."""
     module, x = build(Atlas, window=3), sequence(9)
     with torch.no_grad():
         module.gamma_weight.zero_()

@@ -1,4 +1,4 @@
-"""Attention against the sum it stands for, and what its options mean."""
+"""Attention against an explicit sum, and its options."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The CMS in context: equal to its loop, learned through its writes, bounded; static at rate 0."""
+"""The CMS in context: reference loop, meta-gradients, bounds, and the static chain at rate 0."""
 
 import naive_cms
 import pytest
@@ -106,7 +106,7 @@ def test_meta_gradients_match_finite_differences(rule):
 
 
 def test_first_order_detaches_inner_gradients():
-    """The same outputs; the initial state still learns, the targets do not."""
+    """The same outputs; the initial state still gets gradients, the targets do not."""
     full, first = build(periods=(2,)), build(periods=(2,), through="first")
     x = draw(1, 9, WIDTH)
     assert torch.equal(full(x)[0], first(x)[0])
@@ -117,7 +117,7 @@ def test_first_order_detaches_inner_gradients():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_one_document_cannot_blow_up_the_weights(rule):
-    """However adversarial the input, a level stays within its trust and answers are finite."""
+    """For adversarial inputs a level stays within its trust region and outputs are finite."""
     memory = build(periods=(1, 4), rule=rule, learning_rate=100.0, trust=0.5)
     x = draw(2, 200, WIDTH) * 10.0 ** (torch.arange(200) % 13 - 4)[:, None]
     x[:, 50:150] = x[:, 50:51]
@@ -130,7 +130,7 @@ def test_one_document_cannot_blow_up_the_weights(rule):
 
 
 def test_loss_falls_on_repeated_text():
-    """A period repeated: the level comes to answer a token with what followed it."""
+    """For a repeated period the level learns to map a token to its successor."""
     memory = build(periods=(8,), learning_rate=0.3, trust=None, loss="l2")
     x = draw(1, 8, WIDTH).repeat(1, 60, 1)
     _, state = memory(x)

@@ -1,4 +1,4 @@
-"""Nested and head-wise CMS in context: their loops, their resets, and what they reduce to."""
+"""Nested and head-wise CMS in context: reference loops, resets, and reductions."""
 
 import math
 

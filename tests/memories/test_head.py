@@ -1,4 +1,4 @@
-"""The head as a level: the loops of its equations, in every form, with every gradient."""
+"""The head as a level against a reference loop, in every form, with every gradient."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ ROWS, LENGTH, WIDTH, WORDS, PERIOD = 3, 23, 5, 7, 4
 
 
 class Text:
-    """Hidden states and tokens, rows of which begin documents and have padding where they like."""
+    """Hidden states and tokens; rows have document starts and padding at random positions."""
 
     def __init__(self, keys: str = "hidden"):
         generator = torch.Generator().manual_seed(0)
@@ -120,7 +120,7 @@ def test_matches_reference_loop_in_any_split_with_gradients(cuts, keys, kept, mo
 
 @each_keys
 def test_aligned_rows_take_whole_periods(keys):
-    """The fast path: no padding, all rows aligned; and states that were given are left alone."""
+    """The fast path (no padding, aligned rows); given states are not modified."""
     text = Text(keys)
     text.reset[:], text.mask[:] = False, True
     for cuts in ((LENGTH,), (8, 15)):

@@ -1,4 +1,4 @@
-"""The linear and delta family: equal to loops over tokens, to transformers, and to each other."""
+"""The linear and delta family: against reference loops, transformers, and each other."""
 
 import math
 
@@ -26,7 +26,7 @@ every_member = pytest.mark.parametrize("name", FAMILY)
 
 
 def build(kind, width=8, heads=2, strong=True, seed=0, **options):
-    """A small float64 memory; ``strong``: gates and reads are far from where they start."""
+    """A small float64 memory; ``strong``: gates and reads are far from their initial values."""
     kind = MEMORIES.load(kind) if isinstance(kind, str) else kind
     memory = kind(kind.Config(**options), hidden_size=width, num_heads=heads).double()
     generator = torch.Generator().manual_seed(seed)
@@ -183,13 +183,13 @@ def test_matches_equations_token_by_token(name, options, length, naive):
 
 @pytest.fixture
 def exact_units(monkeypatch):
-    """Unit length without the small number that keeps it finite at zero."""
+    """Normalisation without epsilon."""
     monkeypatch.setattr(delta_frame, "UNIT_EPS", 0.0)
 
 
 @torch.no_grad()
 def test_comba_corrects_query_before_normalising(exact_units):
-    """As its public code does; the lengths that q and k have before decide how much."""
+    """As in the public code; the effect depends on the norms of q and k."""
     comba, x = build(Comba), sequence(5)
     q, k, v = (heads_of(m, x, 2) for m in (comba.query, comba.key, comba.value))
     b, d = torch.sigmoid(comba.erase_logit)[:, None], comba.correction[:, None]
@@ -272,7 +272,7 @@ def with_weights_of(layer):
 
 @torch.no_grad()
 def test_gated_delta_net_matches_qwen3_next():
-    """Weights copied: prefill past a chunk, then token by token with a cache."""
+    """With copied weights: prefill past a chunk, then token by token with a cache."""
     config, layer = qwen3_next()
     memory = with_weights_of(layer)
     x = sequence(75, width=24).float()
@@ -366,7 +366,7 @@ def test_comba_without_feedback_and_decay_only_adds():
 
 
 class Given(nn.Module):
-    """In place of a map: what it would give."""
+    """A stand-in for a map with a given output."""
 
     def __init__(self, value):
         super().__init__()
@@ -377,7 +377,7 @@ class Given(nn.Module):
 
 
 def self_titans(rule, objective, period, alpha_is_one):
-    """Matrix memories that start at zero, those that make k, v and the rates at rest."""
+    """Matrix memories that start at zero, with constant memories for k, v and the rates."""
     config = SelfTitans.Config(
         period=period,
         projection_period=32,
@@ -454,7 +454,7 @@ def test_self_titans_gd_dot_without_decay_is_linear_attention():
 
 @torch.no_grad()
 def test_self_titans_gd_l2_at_every_token_is_delta_net(exact_units):
-    """Its value is the target it makes for itself, less the key that M(k) = k + W k begins with."""
+    """Its value is its own target minus the key, since M(k) = k + W k."""
     module, x = self_titans("gd", "l2", 1, alpha_is_one=True), sequence(20)
     k, v, _, eta = made(module, x)
     expected = states(module, x)
@@ -476,7 +476,7 @@ def test_self_titans_dgd_dot_without_decay_is_delta_net(exact_units):
 
 @torch.no_grad()
 def test_self_titans_dgd_dot_is_comba_and_gated_delta_net(exact_units):
-    """Of Gated DeltaNet the rate is eta / alpha and the value alpha v: its decay comes first."""
+    """Gated DeltaNet decays first, so its rate is eta / alpha and its value alpha v."""
     module, x = self_titans("dgd", "dot", 32, alpha_is_one=False), sequence(20)
     module.alpha_bias.fill_(2.0)
     module.eta_bias.fill_(-2.0)
@@ -534,7 +534,7 @@ def test_matrix_state_stays_float32_in_bfloat16_and_autocast(name):
 )
 @torch.no_grad()
 def test_equal_keys_at_the_largest_rate_stay_bounded(name, options):
-    """One key for ever, values at random, beta at its limit and no decay."""
+    """One repeated key, random values, beta at its limit and no decay."""
     memory = build(name, **options).float()
     if name != "delta_net":
         keep_all(memory)

@@ -1,4 +1,4 @@
-"""After a long text every memory still is more than the identity, and can be written."""
+"""After a long text every memory still differs from the identity and can be written."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The LSTM against torch's own, and against its equations token by token."""
+"""The LSTM against torch and against its equations token by token."""
 
 import pytest
 import torch

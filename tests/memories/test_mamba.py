@@ -1,4 +1,4 @@
-"""Mamba: equal to the loops of its equations, and to the Mamba of transformers."""
+"""Mamba: against a reference loop and transformers."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mamba-2: equal to the loops of its equations, and to the Mamba-2 of transformers."""
+"""Mamba-2: against a reference loop and transformers."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Memora: equal to its loops, with softmax and logarithm at every token."""
+"""Memora: against a reference loop with softmax and logarithm at every token."""
 
 import naive_deep as naive
 import pytest
@@ -17,7 +17,7 @@ def mass(layer, inputs):
 
 
 class Head(naive.Head):
-    """The printed rule: W <- c Softmax(alpha log(W / c) - eta grad), the initial A aside."""
+    """The printed rule: W <- c Softmax(alpha log(W / c) - eta grad), apart from the initial A."""
 
     def network(self, weights, x):
         parts = self.module.inner_scale, self.module.inner_shift

@@ -1,4 +1,4 @@
-"""The Omega rule: equal to its loops, to Titans with a window of one, and to the kernel."""
+"""The Omega rule: against a reference loop, Titans (window of one), and the kernel."""
 
 import naive_deep as naive
 import pytest
@@ -61,7 +61,7 @@ def test_matches_equations_token_by_token(name):
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("momentum", [False, True])
 def test_window_of_one_reduces_to_titans(layers, momentum):
-    """With v - k for v, since Titans' network has no residual."""
+    """With v - k instead of v, since Titans' network has no residual."""
     module = build(Omega, window=1, layers=layers, momentum=momentum)
     narrow = {"expansion": 2} if layers > 1 else {}
     config = MemoryOptions(layers=layers, period=4, persistent=0, momentum=momentum, **narrow)
@@ -103,7 +103,7 @@ def test_linear_memory_with_period_one_is_the_delta_rule_kernel():
 
 
 def test_window_rewrites_last_period_at_the_new_anchor():
-    """Its value changes what the new period's first token writes."""
+    """Its value affects the write of the new period's first token."""
     module, x = build(Omega, window=3, period=4), sequence(5)
     _, state = module(x[:, :4])
     other = state._replace(values=state.values + 1)

@@ -1,4 +1,4 @@
-"""The engine of periods: which rows start anew, and which anchors move, told row by row."""
+"""Periods: which rows restart, and which anchors move, row by row."""
 
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ def state_of(memories: int | None, value: float = 0.0) -> State:
 @pytest.mark.parametrize("periods", [(4,), (4, 4, 8)])
 @pytest.mark.parametrize("lengths", [None, (1, 0, 3, 1), (0, 1, 3, 1), (4, 1, 3, 1)])
 def test_anchors_move_at_period_ends(periods, lengths):
-    """No matter whether the host may ask, and never in a row that read nothing."""
+    """Whether or not the host knows the ends, and never in a row that read nothing."""
     old = state_of(len(periods) if len(periods) > 1 else None)
     new = state_of(len(periods) if len(periods) > 1 else None, 1.0)
     valid = None
@@ -49,7 +49,7 @@ def test_anchors_move_at_period_ends(periods, lengths):
 
 
 def test_anchor_is_the_running_weights_when_all_rows_end_a_period():
-    """The same tensors: what opens the next period is then read and handed on at once."""
+    """The same tensor objects, so that the next period needs no copy."""
     old, new = state_of(None)._replace(count=torch.full((4,), 4)), state_of(None, 1.0)
     assert advance(old, new.weight, (), (4,), None, 4, None).anchor is new.weight
     assert advance(old, new.weight, (), (4,), None, 3, None).anchor is old.anchor

@@ -30,7 +30,7 @@ def text(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def token(m: RWKV7, x, before, states):
-    """One token of one row: with the paper's letters; rows are vectors."""
+    """One token of one row, with the paper's letters; vectors are rows."""
 
     def lerp(name):
         return x + (before - x) * m.mix[name]
@@ -61,7 +61,7 @@ def token(m: RWKV7, x, before, states):
 
 
 def in_loops(memory: RWKV7, x: torch.Tensor, reset: torch.Tensor, mask: torch.Tensor):
-    """Outputs of every row, and the matrices it ends with."""
+    """Outputs of every row, and the final matrices."""
     rows, ends = [], []
     for b in range(len(x)):
         empty = torch.zeros(SIZE, SIZE, dtype=x.dtype)
@@ -81,7 +81,7 @@ def in_loops(memory: RWKV7, x: torch.Tensor, reset: torch.Tensor, mask: torch.Te
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_matches_equations_token_by_token(masked):
-    """Outputs, state and every gradient, past the end of a chunk, with documents and fill."""
+    """Outputs, state and every gradient, across chunks, with documents and padding."""
     memory, x = build(), text(2, 37, WIDTH).requires_grad_()
     reset = torch.zeros(2, 37, dtype=torch.bool)
     reset[0, [5, 20]] = reset[1, [16]] = True

@@ -1,4 +1,4 @@
-"""Self-modifying Titans: equal to the loops of its equations, learned whole, bounded, alive."""
+"""Self-modifying Titans: reference loop, meta-gradients, and bounds."""
 
 import pytest
 import torch
@@ -179,7 +179,7 @@ def test_token_by_token_equals_the_whole(name):
 )
 @pytest.mark.parametrize(("width", "hidden"), [(8, None), (10, 7), (64, 33)])
 def test_decoding_after_prefill_equals_the_whole(options, width, hidden):
-    """Without gradients a token goes by a compiled step, where there is a compiler."""
+    """Without gradients a token uses the compiled step if there is a compiler."""
     module = build(hidden_size=width, memory_hidden=hidden, **options)
     x = sequence(13, width=width)
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_every_memory_trains_within_five_steps():
 
 
 def test_periods_count_from_document_start():
-    """A packed row equals its documents read alone, wherever the cuts fall."""
+    """A packed row equals its documents read separately, for any split."""
     module = build()
     x = sequence(17)
     reset = torch.zeros(2, 17, dtype=torch.bool)
@@ -355,7 +355,7 @@ def test_state_dtype_is_float32_for_a_bfloat16_model():
 @pytest.mark.parametrize("period", [16, 64])
 @pytest.mark.parametrize("strong", [False, True])
 def test_one_token_repeated_stays_bounded(period, strong):
-    """10,000 times the same input: all keys equal, the worst case of the frozen gradient."""
+    """The same input 10,000 times: equal keys, the worst case of the frozen gradient."""
     module = build(hidden_size=32, period=period, projection_period=period, strong=strong).float()
     x = sequence(1, batch=1, width=32).float().expand(1, 100, 32)
     state, norms = None, []
@@ -371,7 +371,7 @@ def test_one_token_repeated_stays_bounded(period, strong):
 
 @pytest.mark.parametrize("eta_max", [1.0, 2.0])
 def test_equal_keys_at_the_largest_rate_stay_bounded(eta_max):
-    """Keys all equal, values random, eta at its limit and no decay to speak of."""
+    """Equal keys, random values, eta at its limit and almost no decay."""
     module = build(hidden_size=32, eta_max=eta_max, period=16, projection_period=16).float()
     with torch.no_grad():
         module.eta_weight.zero_()
@@ -390,7 +390,7 @@ def test_equal_keys_at_the_largest_rate_stay_bounded(eta_max):
 @torch.no_grad()
 @pytest.mark.parametrize("period", [1, 5, 32])
 def test_linear_dot_product_base_reduces_to_gated_delta_rule(period):
-    """Nothing is read of an anchor then, so the period is none: Eq 76-78 with Eq 88."""
+    """Nothing is read from an anchor then, so the period has no effect: Eq 76-78 with Eq 88."""
     options = {"network": "matrix", "objective": "dot", "momentum": False, "period": period}
     module, x = build(**BASE, **options), sequence(13)
     projected, _ = module.convolution(module.projection(x), module.convolution.init_tail(2))

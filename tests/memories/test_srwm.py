@@ -28,7 +28,7 @@ def text(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def in_loops(memory: SRWM, x: torch.Tensor, reset: torch.Tensor, mask: torch.Tensor):
-    """One row, head, token and part of the matrix at a time, as the paper writes it."""
+    """One row, head, token and part of the matrix at a time, as in the paper."""
     size = WIDTH // HEADS
     rows, ends = [], []
     for b in range(len(x)):
@@ -59,7 +59,7 @@ def in_loops(memory: SRWM, x: torch.Tensor, reset: torch.Tensor, mask: torch.Ten
 
 @pytest.mark.parametrize(("kept", "input_softmax"), [(1.0, True), (0.7, True), (0.7, False)])
 def test_matches_equations_token_by_token(kept, input_softmax):
-    """Outputs, state and every gradient, past the end of a stretch."""
+    """Outputs, state and every gradient, across recomputed stretches."""
     length = STRETCH + 7
     memory, x = build(input_softmax=input_softmax), text(2, length, WIDTH).requires_grad_()
     generator = torch.Generator().manual_seed(4)

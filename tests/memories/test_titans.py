@@ -1,4 +1,4 @@
-"""Titans: equal to the loops of its equations, reductions, bounded on long inputs."""
+"""Titans: reference loop, reductions, and bounds on long inputs."""
 
 import naive_titans as naive
 import pytest
@@ -140,9 +140,8 @@ def test_linear_memory_with_period_one_is_the_delta_rule_kernel():
 
 
 def test_gated_delta_rule_up_to_decay_placement():
-    """Gated DeltaNet erases what has decayed, a (M - b (M k) k^T) + b v' k^T; Titans what has not.
-
-    They are one rule with a = 1 - alpha, b = theta / a and v' = a v.
+    """Gated DeltaNet erases after the decay, a (M - b (M k) k^T) + b v' k^T; Titans before it. They
+    are equal with a = 1 - alpha, b = theta / a and v' = a v.
     """
     options = {"layers": 1, "momentum": False, "period": 1, "decay_to": "zero", "persistent": 0}
     module, x = build(clip=1e6, **options), sequence(13)
@@ -160,7 +159,7 @@ def test_gated_delta_rule_up_to_decay_placement():
 
 
 def test_linear_memory_within_a_period_is_the_momentum_kernel():
-    """The gradient is that of the anchor: the write is - theta (M_0 k - v)."""
+    """The gradient is taken at the anchor: the write is - theta (M_0 k - v)."""
     options = {"layers": 1, "period": 16, "decay_to": "zero", "persistent": 0}
     module, x = build(clip=1e6, **options), sequence(13)
     q, k, v, theta, alpha, start = kernel_inputs(module, x)
@@ -173,7 +172,7 @@ def test_linear_memory_within_a_period_is_the_momentum_kernel():
 
 
 def test_persistent_tokens_are_visible_to_the_first_token():
-    """Changing one changes the first output of every document, and of nothing read before it."""
+    """Changing one changes the first output of every document, and no earlier output."""
     module, x = build(), sequence(9)
     reset = torch.zeros(2, 9, dtype=torch.bool)
     reset[:, 5] = True
@@ -263,7 +262,7 @@ def test_repeated_key_moves_output_to_its_value_without_overshoot():
 
 @pytest.mark.parametrize("recall_start", [True, False])
 def test_untrained_memory_recalls_next_tokens_with_tied_keys_and_queries(recall_start):
-    """The query of a token against the key of the token after it, where it stood before."""
+    """Compares the query of a token with the key of its earlier successor."""
     module = build(strong=False, hidden_size=64, recall_start=recall_start)
     x = sequence(12, batch=4, width=64)
     x[:, 9] = x[:, 4]
@@ -274,7 +273,7 @@ def test_untrained_memory_recalls_next_tokens_with_tied_keys_and_queries(recall_
 
 
 def test_decay_to_zero_kills_a_deep_memory_and_decay_to_start_does_not():
-    """Why ``decay_to`` is "init": with all layers near zero no gradient is left to write with."""
+    """Why ``decay_to`` is "init": with all layers near zero the gradients vanish."""
     alive = {}
     for decay_to in ("init", "zero"):
         module = build(

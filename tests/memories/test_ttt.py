@@ -1,4 +1,4 @@
-"""Test-time training layers: equal to the loops of their equations, learned whole."""
+"""Test-time training layers: reference loop and meta-gradients."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ KINDS = {"linear": TTTLinear, "mlp": TTTMLP}
 
 
 def build(kind, seed=0, **options):
-    """A small float64 layer whose writes change a lot and whose every parameter is off zero."""
+    """A small float64 layer with strong writes and no parameter at zero."""
     options = {"mini_batch": 4, "eta_base": 1.0, **options}
     module = KINDS[kind](KINDS[kind].Config(**options), hidden_size=WIDTH, num_heads=HEADS).double()
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +110,7 @@ def test_meta_gradient_of_the_initial_model_matches_finite_differences(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [[5, 6, 14], [1] * 25, [4, 17, 4]])
 def test_open_mini_batch_is_kept_in_the_state(kind, cuts):
-    """Cut anywhere, rows at different places: the outputs, the state, and the gradients."""
+    """Outputs, state and gradients for any split, with rows at different positions."""
     module, x = build(kind), sequence(25)
     reset = torch.zeros(2, 25, dtype=torch.bool)
     reset[0, 6] = reset[1, 15] = True
@@ -131,7 +131,7 @@ def test_open_mini_batch_is_kept_in_the_state(kind, cuts):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_mini_batches_count_from_document_start(kind):
-    """A packed row equals its documents read alone, masked fill between them or not."""
+    """A packed row equals its documents read separately, with or without padding between."""
     module, x = build(kind), sequence(17)
     reset = torch.zeros(2, 17, dtype=torch.bool)
     mask = torch.ones(2, 17, dtype=torch.bool)
@@ -145,7 +145,7 @@ def test_mini_batches_count_from_document_start(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_repeated_mini_batch_has_lower_loss(kind):
-    """What the inner training is for: its loss falls, by the measure of the equations."""
+    """The inner training lowers its loss."""
     module = build(kind, backbone="transformer")
     with torch.no_grad():
         module.token_scale.zero_()
@@ -198,7 +198,7 @@ def test_invalid_options_are_refused(options, message):
 
 
 def test_open_mini_batch_stores_one_slot_per_token():
-    """Decoding works on as many rows as there are tokens, wherever they stand."""
+    """Decoding allocates one slot per token, at any position of the mini-batch."""
     count = torch.tensor([5, 12, 0])
     places = grid(count, Flow(), length=1, period=16)
     assert places.shape == (1, 1) and places.position[:, 0].tolist() == [5, 12, 0]

@@ -1,4 +1,4 @@
-"""Adapters of peft: a model that has one goes on learning as the base merged with it."""
+"""PEFT adapters: a model with one learns like the base merged with it."""
 
 import copy
 import json
@@ -41,7 +41,7 @@ def ids():
 
 
 def stirred(model):
-    """The model with all that may be trained moved: adapters begin as nothing."""
+    """The model with its trainable parameters perturbed, because adapters start at zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -150,7 +150,7 @@ def test_prompt_tuning_is_refused():
 
 @pytest.fixture
 def folders(tmp_path):
-    """A base with levels named, and beside it an adapter alone that names the base."""
+    """A base with named levels, and an adapter folder that names the base."""
     tiny_base("llama", vocab_size=258).save_pretrained(tmp_path / "plain")
     byte_tokenizer().save_pretrained(tmp_path / "plain")
     base = tmp_path / "base"

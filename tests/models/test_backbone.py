@@ -46,7 +46,7 @@ def test_masked_positions_inside_a_document_are_skipped(model, ids):
 
 
 def test_packed_documents_equal_separate_ones(model, ids):
-    """Fill at the end of a document, and padding before the first one of a row."""
+    """Padding at the end of a document, and before the first one of a row."""
     reset = torch.zeros(3, 37, dtype=torch.bool)
     mask = torch.ones(3, 37, dtype=torch.long)
     places = [(0, 0, 10), (0, 16, 37), (1, 4, 30), (1, 30, 37), (2, 0, 37)]

@@ -1,4 +1,4 @@
-"""A memory as a value: streamed, forked, cut from its past, saved, loaded, reordered."""
+"""The cache as a value: streamed, forked, detached, saved, loaded, reordered."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_reorder_repeat_and_select_rows(model, ids):
 
 
 def test_separately_read_rows_can_be_joined(model, ids):
-    """Also where one row has forgotten more positions than another."""
+    """Also if one row has dropped more positions than another."""
     reset = torch.zeros(3, 37, dtype=torch.bool)
     reset[0, 8] = True
     whole = model(ids, reset=reset).logits[:, 12:]

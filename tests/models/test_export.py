@@ -1,4 +1,4 @@
-"""What was learned as a model of transformers' own: the same logits, without this library."""
+"""Exported models: plain transformers models with the same logits."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def logits(model, ids):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parallel_levels_export_to_one_wider_mlp(family, ids, tmp_path):
-    """Whatever they have become, their weights and biases included; of every family."""
+    """For every family, with arbitrary weights and biases."""
     base = stack_model(tiny_base(family), None, parse_levels("8,32,inf"), "independent")
     own = dict(base.model.named_parameters())
     generator = torch.Generator().manual_seed(1)
@@ -65,7 +65,7 @@ def test_parallel_levels_export_to_one_wider_mlp(family, ids, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
 def test_wider_mlp_equals_the_sum_in_float64(family, ids):
-    """What differs in float32 is rounding alone."""
+    """The difference in float32 is rounding."""
     base = stack_model(tiny_base(family).double(), None, parse_levels("8,32,inf"), "independent")
     own = dict(base.model.named_parameters())
     generator = torch.Generator().manual_seed(1)
@@ -81,7 +81,7 @@ def test_wider_mlp_equals_the_sum_in_float64(family, ids):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("variant", sorted({*VARIANTS} - {"chain", "low-rank"}))
 def test_exported_model_matches_the_learner(family, variant, ids, tmp_path):
-    """What study wrote (low-rank) is exported in tests/cli/test_study.py."""
+    """Export after study (low-rank) is tested in tests/cli/test_study.py."""
     levels = parse_levels("8:3e-2,32:3e-2:momentum")
     learner = ContinualLearner(tiny_base(family), levels=levels, variant=variant)
     learner.read_tokens(ids[0].tolist())
@@ -95,7 +95,7 @@ def test_exported_model_matches_the_learner(family, variant, ids, tmp_path):
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_chain_exports_only_with_empty_fast_levels(family, ids, tmp_path):
-    """And refused with the reason once one is written; nothing is left in the folder then."""
+    """Once one is written, export is refused with the reason and leaves no files."""
     model = tiny_base(family, vocab_size=258)
     levels = parse_levels("8:3e-2,64:3e-2")
     learner = ContinualLearner(model, byte_tokenizer(), levels=levels, variant="chain")

@@ -1,4 +1,4 @@
-"""Presets with overrides, and the help with those that do not exist."""
+"""Presets with overrides, and hints for unknown ones."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_unknown_names_suggest_the_nearest(name, options, hint):
 
 
 def test_saved_model_keeps_its_training_options(tmp_path):
-    """What a preset sets by now is no default of the memory, which old folders rely on."""
+    """Values set by a preset are not defaults of the memory, which old folders rely on."""
     preset = configure("hope-tiny").memory_configs()["self_titans"]
     assert preset.projection_clip == 0.25
     old = HopeConfig(pattern=("self_titans", "cms"), memories={"cms": {"periods": (256, 1024)}})
@@ -82,7 +82,7 @@ def test_saved_model_keeps_its_training_options(tmp_path):
 
 
 def test_saved_option_without_effect_is_dropped(tmp_path):
-    """Earlier versions took what is refused by now."""
+    """Earlier versions accepted options that are now refused."""
     shape = {"hidden_size": 16, "num_heads": 2, "num_hidden_layers": 1, "vocab_size": 19}
     dead = {"layers": 1, "expansion": 2, "epsilon": 0.5, "momentum": False, "momentum_init": 0.3}
     with pytest.raises(UserError, match="expansion has no effect with layers=1: leave it out"):

@@ -1,4 +1,4 @@
-"""transformers' generate through the model's own cache."""
+"""transformers' generate with the model's cache."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def generated(model, ids, mask=None, **options):
 
 
 def by_hand(model, ids: torch.Tensor, count: int) -> torch.Tensor:
-    """Greedy decoding that reads the whole text again for every token."""
+    """Greedy decoding that rereads the whole text for every token."""
     for _ in range(count):
         ids = torch.cat((ids, model(ids).logits[:, -1:].argmax(-1)), dim=1)
     return ids

@@ -1,4 +1,4 @@
-"""A GGUF file becomes a model that can be saved, with the weights that are in it."""
+"""A GGUF file loads as a model with its weights, which can be saved."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ OUTER = {
 
 
 def write(model, path):
-    """A llama as the format has it: halves of the rotary pairs side by side, not apart."""
+    """A llama in the format's layout: rotary pairs interleaved, not in halves."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(SIZES["max_position_embeddings"])
     writer.add_embedding_length(SIZES["hidden_size"])

@@ -1,4 +1,4 @@
-"""Replayed steps are the model's own, one token at a time."""
+"""Replayed steps match the model, one token at a time."""
 
 import pytest
 import torch

@@ -22,7 +22,7 @@ def ids_of(*shape: int, words: int = 97) -> torch.Tensor:
 
 
 def names_in_documents(count: int, seed: int) -> torch.Tensor:
-    """Rows that each say the same few rare words, drawn for the row, over and over."""
+    """Rows that repeat a few rare words, drawn per row."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(count):
@@ -49,7 +49,7 @@ def loss_after_training(**options) -> float:
 
 
 def test_repeated_rare_words_have_lower_loss():
-    """What a window of four tokens does not see, the head has learned."""
+    """The head has learned what a window of four tokens cannot see."""
     plain = loss_after_training(head_period=8)
     assert plain < loss_after_training() - 0.2
     assert loss_after_training(head_period=8, head_keys="context") < plain

@@ -1,4 +1,4 @@
-"""Saved and loaded, trained by transformers' Trainer, used in its pipeline."""
+"""Saving, loading, Trainer and pipelines of transformers."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def test_loading_uses_no_random_numbers(hope, tmp_path):
 
 
 def test_missing_weight_is_initialised_and_others_are_kept(hope, tmp_path):
-    """from_pretrained builds on the meta device: what is not in the file must be set anew."""
+    """from_pretrained builds on the meta device: values not in the file must be initialised."""
     hope.save_pretrained(tmp_path)
     weights = {k: v for k, v in hope.state_dict().items() if k != "lm_head.weight"}
     gone = [k for k in weights if k.endswith(("initial_first", "alpha_bias", "norm.weight"))]
@@ -70,7 +70,7 @@ def test_bfloat16_keeps_initial_states_and_gates_in_float32(hope, ids, tmp_path)
 
 
 def test_each_memory_declares_its_float32_parameters(tmp_path):
-    """Of this block alone: another memory has a map called ``rate`` that is of lower precision."""
+    """Only in this block: another memory has a low-precision map called ``rate``."""
     sizes = {"hidden_size": 16, "num_heads": 2, "vocab_size": 16}
     pattern = ("ada_transformer", "rwkv7", "titans", "cms_context")
     model = HopeForCausalLM(HopeConfig(pattern=pattern, num_hidden_layers=2, **sizes))
@@ -167,7 +167,7 @@ def in_a_new_process(code):
 
 
 def after_nestling(code):
-    """Where nestling was imported first."""
+    """If nestling was imported first."""
     return run_apart(told, code)
 
 

@@ -1,4 +1,4 @@
-"""CMS levels written from the loss of the next token: the reference loop, and its laws."""
+"""CMS levels written from the next-token loss: reference loop and conformance."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def build(objective: str = "ntp", **options) -> HopeForCausalLM:
 
 
 def static(model: HopeForCausalLM) -> HopeForCausalLM:
-    """The same weights, with levels that nothing writes."""
+    """The same weights, with levels that are never written."""
     other = create("transformer-tiny", pattern=("attention", "cms"), **SHAPE, **LEVELS).double()
     other.load_state_dict(model.state_dict(), strict=False)
     return other.train()
@@ -53,7 +53,7 @@ MATRICES = ("gate", "up", "output")
 
 
 def reference(model: HopeForCausalLM, ids: torch.Tensor, objective: str) -> torch.Tensor:
-    """One row [T], segment by segment, every token's gradient by itself."""
+    """One row [T], segment by segment, with a separate gradient for every token."""
     plain, config = static(model), model.backbone.blocks[1].memory.config
     own = dict(model.named_parameters())
     names = {
@@ -130,7 +130,7 @@ def written(theta, start, gradients, inputs, config, rate):
 @OUTSIDE
 @pytest.mark.parametrize("rule", ["gradient", "dgd"])
 def test_matches_reference_loop(objective, rule):
-    """SPEC of the regime: outputs, and outer gradients through all writes."""
+    """Outputs, and outer gradients through all writes."""
     model, ids = build(objective, rule=rule), tokens(2, 11)
     logits = logits_of(model, ids)
     with sdpa_kernel(SDPBackend.MATH):
@@ -206,7 +206,7 @@ def test_nested_reset_happens_at_slow_level_writes():
 
 @OUTSIDE
 def test_causality(objective):
-    """Each row is another from another place on."""
+    """Each row is changed from a different position on."""
     model, ids = build(objective).eval(), tokens(4, 12)
     later = torch.arange(12) >= torch.tensor([1, 4, 5, 9])[:, None]
     other = torch.where(later, tokens(4, 12, seed=2), ids)
@@ -217,7 +217,7 @@ def test_causality(objective):
 
 @OUTSIDE
 def test_rows_of_any_phase_are_independent(objective):
-    """Documents that start anywhere, padding on the left and fill between, cut anywhere."""
+    """Documents starting anywhere, with padding on the left and between, for any split."""
     model = build(objective).eval()
     ids = tokens(3, 15)
     mask = torch.ones(3, 15, dtype=torch.bool)
@@ -289,7 +289,7 @@ def test_meta_gradients_match_finite_differences():
 
 
 def test_meta_gradients_flow_through_self_modifying_titans():
-    """The inner gradients go through the memory below the levels: its own are of second order."""
+    """The inner gradients flow through the memory below the levels, whose own are second order."""
     model = over(through="full")
     ids, generator = tokens(2, 9), torch.Generator().manual_seed(5)
     weight = torch.randn(2, 9, 19, generator=generator).double()

@@ -1,4 +1,4 @@
-"""The keywords that other libraries call a model with: hidden states, packing, labels, the rest."""
+"""Keywords with which other libraries call a model: hidden states, packing, labels and others."""
 
 import pytest
 import torch
@@ -139,7 +139,7 @@ def test_position_zero_resets_the_cache(model, ids):
 
 
 def test_position_zero_of_padding_is_ignored(model, ids):
-    """Libraries count positions along the mask and fill the rest with 0."""
+    """Libraries count positions along the mask and set the rest to 0."""
     mask = torch.ones_like(ids)
     mask[0, :5] = mask[1, 20:24] = mask[2, 30:] = 0
     positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 0)
@@ -202,7 +202,7 @@ def test_shift_labels_give_the_same_loss(model, ids):
 
 
 def test_trainer_evaluation_finds_the_labels(hope, ids, tmp_path):
-    """A second name with `label` in it would make Trainer wait for labels of that name too."""
+    """A second argument name containing `label` would make Trainer expect those labels too."""
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     rows = [{"input_ids": row, "labels": row} for row in ids]
     trainer = Trainer(model=hope, args=arguments, eval_dataset=rows)
@@ -226,7 +226,7 @@ def test_generation_accepts_tokenizer_outputs(model, ids):
 
 
 def test_generation_from_a_cache_works_with_any_mask(model, ids):
-    """generate counts positions along the mask; where it hides the past, new text begins at 0."""
+    """generate counts positions along the mask; if that hides the past, new text starts at 0."""
     options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     sequences = []
     for hidden in (0, 28):

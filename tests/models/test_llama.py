@@ -1,4 +1,4 @@
-"""Transformer++ with the weights of a Llama, or Mistral, gives the logits of that model."""
+"""Transformer++ with the weights of a Llama or Mistral has its logits."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A memory of another model, of other rows or tampered with is refused before anything is read."""
+"""A cache of another model or batch size, or a modified one, is refused before reading."""
 
 import pytest
 import safetensors.torch
@@ -117,7 +117,7 @@ def test_file_with_resized_tensor_is_refused(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("how", CHANGES)
 def test_changed_cached_sum_is_refused(how):
-    """Of self-modifying Titans: the weights that opened the period, summed when first needed."""
+    """In self-modifying Titans: the opening weights of the period, summed when first needed."""
     model = small("hope")
     cache = memory_of(model)
     for place in range(2):

@@ -1,4 +1,4 @@
-"""A vocabulary padded to a multiple: read as it is, and no row of the padding is ever written."""
+"""A vocabulary padded to a multiple: loaded unchanged, and padding rows are never generated."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ TOKENS, PADDED = 258, 320
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A model, and the same with a padding that it would write at once if it might."""
+    """A model, and the same with padding rows that have the largest logits."""
     model = tiny_model("hope-attention-tiny", tie_word_embeddings=False)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models of every family become levels, and compute what they did before."""
+"""Models of every family are divided into levels without changing their outputs."""
 
 import json
 
@@ -27,7 +27,7 @@ LEVELS = parse_levels("8,32,inf")
 
 
 def levels_of(variant, levels=LEVELS):
-    """Levels that the variant takes: its own one, where only study writes it."""
+    """Levels for a variant; low-rank has its own."""
     return [studied_level()] if variant == "low-rank" else levels
 
 
@@ -50,7 +50,7 @@ def in_parts(model, ids):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_converts_and_matches(family, variant, ids):
-    """Whole, and read in parts with a context that went through tensors."""
+    """Read whole, and in parts with a context converted to tensors and back."""
     model = tiny_base(family)
     with torch.no_grad():
         expected = model(ids).logits
@@ -71,7 +71,7 @@ def test_every_family_converts_and_matches(family, variant, ids):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_every_level_has_a_gradient(family, variant, ids):
-    """But in a chain, whose added levels begin with an output map of zero: that one alone."""
+    """In a chain, whose added levels start with a zero output map, only that map has one."""
     model = tiny_base(family)
     levels = stack_model(model, None, levels_of(variant, parse_levels("8,32")), variant)
     loss = model(ids, labels=ids).loss
@@ -94,7 +94,7 @@ def test_layers_are_assigned_to_levels_slow_to_fast():
 
 
 def test_parallel_levels_split_the_mlp_weights():
-    """Eq 74: of two MLPs with weights, the sum; each weight is its level's and has a gradient."""
+    """Eq 74: the weighted sum of two MLPs; each weight belongs to its level and has a gradient."""
     model = tiny_base("llama").double()
     shared = stack_model(model, None, parse_levels("8,32"), "independent")
     place = model.get_submodule("model.layers.1.mlp")
@@ -125,7 +125,7 @@ def test_whole_layers_include_embedding_and_head():
 
 
 def test_own_transformer_is_partitioned():
-    """One with CMS levels keeps them; one with neither cannot learn."""
+    """A model with CMS levels keeps them; one with neither cannot learn."""
     model = small("transformer")
     levels = stack_model(model, None, parse_levels("8,32"))
     groups = [sorted({name.split(".")[2] for name in group}) for group in levels.parameters]

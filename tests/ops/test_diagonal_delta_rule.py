@@ -126,7 +126,7 @@ def test_masked_positions_change_nothing():
 
 @pytest.mark.parametrize("floor", [-0.6, -5.0])
 def test_float32_over_4096_tokens_with_equal_keys(floor):
-    """Nothing grows, and the strongest decay taken loses no digits."""
+    """States stay bounded, and the strongest decay loses no precision."""
     tokens = OP.inputs(4, length=4096, heads=1, floor=floor)
     tokens |= {n: tokens[n][:, :1].expand_as(tokens[n]) for n in ("k", "erase_key", "eraser")}
     exact, end = diagonal_delta_rule(**tokens)

@@ -1,4 +1,4 @@
-"""Which form of the recurrence computes what, also where Triton is missing."""
+"""The choice of the recurrence's form, also without Triton."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_triton_coverage(tokens, flags, reason):
 
 
 def test_uncovered_calls_fall_back_to_chunk(monkeypatch):
-    """With kernels on every device, a reset to an initial weight still goes by the chunk form."""
+    """With kernels on every device, a reset to an initial weight still uses the chunk form."""
     monkeypatch.setattr(cover, "here", lambda device: True)
     tokens = tokens_of()
     y, end = momentum_gated_delta_rule(**tokens, **FLAGS)

@@ -1,4 +1,4 @@
-"""Whatever the shapes: compiled code neither ends the process nor gives non-finite values."""
+"""For any shapes, compiled code neither crashes nor returns non-finite values."""
 
 import pytest
 from apart import run_apart

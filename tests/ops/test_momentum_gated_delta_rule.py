@@ -101,7 +101,7 @@ def test_every_option_with_resets_and_masks(read, momentum, erase_key, chunk_siz
 @pytest.mark.parametrize("momentum", [True, False])
 @pytest.mark.parametrize("length", [0, 1, 6, 7, 8, 37])
 def test_without_an_eraser(read, momentum, length):
-    """beta=None: no system, all chunks at once; resets, masks and one key for all heads."""
+    """beta=None: no triangular system, all chunks at once; resets, masks and a shared key."""
     tokens = OP.inputs(3, length=length, momentum=momentum)
     zero = tokens | {"beta": torch.zeros_like(tokens["beta"])}
     del tokens["beta"]

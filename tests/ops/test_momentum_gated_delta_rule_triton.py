@@ -30,7 +30,7 @@ def state_of(tokens, dtype, seed=9):
 
 
 def results(form, tokens, *, dtype, device, chunk_size=16, read="post", flags=None):
-    """Output, closing state and the gradient of everything, for the same cotangents."""
+    """Output, final state and every gradient, for the same cotangents."""
     wide = torch.promote_types(dtype, torch.float32)
     leaves = {n: x.to(device, dtype).requires_grad_() for n, x in tokens.items()}
     state = DeltaState(*(x.to(device).requires_grad_() for x in state_of(tokens, wide)))
@@ -148,7 +148,7 @@ def test_output_dtypes_and_empty_sequence(device):
 
 @pytest.mark.gpu
 def test_kernels_are_chosen_on_cuda(monkeypatch):
-    """form=None is the kernels where they cover, and the chunk form where they do not."""
+    """form=None uses the kernels where they are supported, otherwise the chunk form."""
     tokens = {n: x.float().cuda() for n, x in OP.inputs(1, length=40).items()}
     y, _ = momentum_gated_delta_rule(**tokens)
     assert torch.equal(y, OP.triton(**tokens)[0])
@@ -159,7 +159,7 @@ def test_kernels_are_chosen_on_cuda(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("momentum", [True, False])
 def test_forward_and_backward_in_a_cuda_graph(momentum):
-    """After one call that tunes, nothing asks the device: a captured graph replays new inputs."""
+    """After one tuning call nothing synchronises: a captured graph replays new inputs."""
     drawn = [OP.inputs(seed, length=130, momentum=momentum, key=32, value=32) for seed in (0, 1)]
     drawn = [{n: x.float().cuda() for n, x in tokens.items()} for tokens in drawn]
     static = {n: x.clone().requires_grad_() for n, x in drawn[0].items()}

@@ -1,4 +1,4 @@
-"""Gradients of gradients: right, or refused with an error, never silently incomplete."""
+"""Second-order gradients are correct or refused with an error, never silently incomplete."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_gradgradcheck(name):
 
 @pytest.mark.parametrize("name", FOUND)
 def test_gradient_penalty_of_a_sum(name):
-    """As that of a sum: the gradient that comes back is ones."""
+    """As for a sum, whose incoming gradient is ones without history."""
     function, inputs = FOUND[name]()
     inputs = tuple(x.detach().requires_grad_() for x in inputs)
 

@@ -119,7 +119,7 @@ def test_masked_nans_change_nothing():
 
 
 def test_float32_long_sequences_with_strong_and_weak_decay():
-    """Sixteen rates, steps from 0.001 to 20: what one chunk decays by spans 10^-2000 to 1."""
+    """Sixteen rates, steps from 0.001 to 20: the decay of one chunk spans 10^-2000 to 1."""
     tokens = OP.inputs(4, batch=1, length=4096, channels=3, states=16)
     tokens["delta"] = 0.001 * 20000 ** torch.rand(1, 4096, 3).double()
     rate = rates(channels=3, states=16)
@@ -140,7 +140,7 @@ def test_bfloat16_inputs_keep_a_float32_state_under_autocast():
 
 
 def test_peak_memory_holds_one_chunk_of_states():
-    """Of all tensors that are made, forward and backward, none holds more than a chunk's states."""
+    """No tensor created in either pass holds more than one chunk's states."""
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

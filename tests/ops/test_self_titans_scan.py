@@ -1,4 +1,4 @@
-"""The compiled scan of self-modifying Titans equals the segments in torch, gradients included."""
+"""The compiled scan of self-modifying Titans against the torch segments, with gradients."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def build(width, dtype=torch.float64, heads=2, **options):
 
 
 def everything(module, x, flow, split):
-    """Output, state, and gradients of all of them for the input and every parameter."""
+    """Output, state, and their gradients for the input and every parameter."""
     x = x.clone().requires_grad_()
     pieces, state = [], None
     for here in (slice(0, split), slice(split, None)) if split else (slice(None),):
@@ -87,7 +87,7 @@ def test_matches_torch_segments(name, width, monkeypatch):
 
 @needs_kernel
 def test_masked_positions_and_empty_documents(monkeypatch):
-    """Row 0: 5 valid tokens, then a document of none; row 1: a document that ends masked."""
+    """Row 0: 5 valid tokens, then an empty document; row 1: a document with masked end."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 12, 16, generator=generator, dtype=torch.float64)
     mask = torch.ones(2, 12, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The compiled short convolution equals the one in torch, gradients included."""
+"""The compiled short convolution against torch, with gradients."""
 
 import pytest
 import torch

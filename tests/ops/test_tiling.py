@@ -1,4 +1,4 @@
-"""The cost model that chooses a chunk: its laws, and that what is asked for is taken."""
+"""The cost model for chunk sizes: its properties, and explicit sizes."""
 
 import importlib
 import itertools

@@ -1,4 +1,4 @@
-"""The compiled scan of test-time training equals the mini-batches in torch, gradients included."""
+"""The compiled scan of test-time training against the torch mini-batches, with gradients."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(KERNEL.library() is None, reason="no C++ compile
 
 
 def build(kind, width, dtype=torch.float64, heads=2, **options):
-    """A layer whose writes change a lot and whose every parameter is off its start."""
+    """A layer with strong writes and every parameter off its initial value."""
     config = KINDS[kind].Config(**{"eta_base": 1.0, **options})
     module = KINDS[kind](config, hidden_size=heads * width, num_heads=heads)
     generator = torch.Generator().manual_seed(0)
@@ -29,7 +29,7 @@ def build(kind, width, dtype=torch.float64, heads=2, **options):
 
 
 def carried(module, batch):
-    """A state in the midst of a mini-batch, at a place of its own in every row."""
+    """A state within a mini-batch, at a different position in every row."""
     generator = torch.Generator().manual_seed(3)
 
     def drawn(x):
@@ -51,7 +51,7 @@ def parts_of(state):
 
 
 def everything(module, x, flow=Flow(), split=None, state=None):
-    """Output, state, and gradients of all of them for input, state and every parameter."""
+    """Output, state, and their gradients for input, state and every parameter."""
     x = x.clone().requires_grad_()
     given = [] if state is None else [part.requires_grad_() for part in parts_of(state)]
     pieces = []
@@ -73,7 +73,7 @@ def everything(module, x, flow=Flow(), split=None, state=None):
 
 
 def errors(monkeypatch, run):
-    """Relative errors of what ``run`` gives compiled, by its form in torch."""
+    """Relative errors of the compiled results against torch."""
     results = []
     for switch in ("1", "0"):
         monkeypatch.setenv(native.SWITCH, switch)
@@ -113,7 +113,7 @@ def test_matches_torch_mini_batches(kind, width, length, carries, monkeypatch):
     [{"mini_batch": 1}, {"mini_batch": 7}, {"mini_batch": 40}, {"backbone": "transformer"}],
 )
 def test_random_mini_batches_documents_and_splits(kind, options, monkeypatch):
-    """Mini-batches of more tokens than a vector as well; documents that end within one."""
+    """Also mini-batches longer than a vector, and documents that end within one."""
     module, x = build(kind, 8, **options), tokens(90, 8)
     reset = torch.zeros(2, 90, dtype=torch.bool)
     reset[0, 3] = reset[1, 71] = reset[1, 72] = True
@@ -124,7 +124,7 @@ def test_random_mini_batches_documents_and_splits(kind, options, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_positions_and_empty_documents(kind, monkeypatch):
-    """Row 0: 5 valid tokens, then a document of none; row 1: a document that ends masked."""
+    """Row 0: 5 valid tokens, then an empty document; row 1: a document with masked end."""
     module, x = build(kind, 8, mini_batch=4), tokens(12, 8)
     mask = torch.ones(2, 12, dtype=torch.bool)
     reset = torch.zeros(2, 12, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What all optimizers share: which gradients are numbers, pieces of tensors, kinds of groups."""
+"""Shared code of optimizers: finite gradients, batches of tensors, parameter groups."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Delta gradient descent: where it goes, and which inputs it sees."""
+"""Delta gradient descent: where it converges, and which inputs it captures."""
 
 import copy
 
@@ -52,7 +52,7 @@ def test_network_converges_where_decay_balances_gradient():
 
 
 class Tied(nn.Module):
-    """A table that is the head too."""
+    """An embedding tied to the head."""
 
     def __init__(self):
         super().__init__()

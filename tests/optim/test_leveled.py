@@ -1,4 +1,4 @@
-"""The clock of levels around an optimizer: CMS regime R2."""
+"""Leveled: an optimizer with a period per group (CMS regime R2)."""
 
 import copy
 import pickle
@@ -32,7 +32,7 @@ def leveled(fast, slow, *, period=24, tokens_per_step=8, max_norm=None, inner=to
 
 
 def drive(optimizer, fast, slow, steps):
-    """Feed gradients as a training loop would; what fired at each step."""
+    """Feed gradients as in a training loop; returns the groups that fired at each step."""
     fired = []
     for gradient in steps:
         optimizer.zero_grad()
@@ -187,7 +187,7 @@ def test_zero_tokens_per_step_is_refused():
 
 
 def test_deepcopy_mid_period_continues_identically():
-    """Copied or pickled with its parameters, gathered gradients, clocks and starts included."""
+    """Copied or pickled with its parameters, accumulated gradients, clocks and starts."""
     for take in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
         fast, slow = two_parameters()
         groups = [

@@ -25,7 +25,7 @@ class Chain(nn.Module):
             nn.init.normal_(parameter, std=0.5, generator=generator)
 
     def gradients(self, step):
-        """Those of one batch."""
+        """The gradients of one batch."""
         generator = torch.Generator().manual_seed(step)
         x, y = torch.randn(2, 16, 4, generator=generator, dtype=torch.float64)
         for module in self.maps:
@@ -58,7 +58,9 @@ def drive(chain, optimizer, steps):
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_resets_match_reference_loop(name):
-    """A level by itself until the slower one is written; then new moments, from the start moved."""
+    """Each level separately until the slower one is written; then fresh moments from the moved
+    start.
+    """
     chain, twin = Chain(), Chain()
     optimizer = leveled(chain, name=name)
 
@@ -89,7 +91,7 @@ def test_resets_match_reference_loop(name):
 
 
 def test_resets_only_at_multiples_of_the_slower_period():
-    """Against the same optimizer without shares, put in its place before every step."""
+    """Against the same optimizer without shares, loaded with its state before every step."""
     chain = Chain()
     optimizer = leveled(chain)
     for step in range(1, 14):
@@ -157,7 +159,7 @@ def test_weights_loaded_before_the_first_step_are_the_start():
 
 
 def test_start_of_bfloat16_weights_is_float32():
-    """A share of a small way would be lost in sixteen bits."""
+    """A share of a small movement would be lost in bfloat16."""
     weight, slow = (nn.Parameter(torch.ones(4, dtype=torch.bfloat16)) for _ in range(2))
     groups = [
         {"params": [weight], "period": 8, "share": 0.1},

@@ -1,4 +1,4 @@
-"""Arguments with which an optimizer of the table is one of torch's, or another of the table."""
+"""Arguments with which an optimizer equals one of torch's or another of ours."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_reduction(name):
 
 
 def test_rmsprop_up_to_bias_correction():
-    """torch's RMSprop does not divide by what it has seen: the steps differ by that factor."""
+    """torch's RMSprop has no bias correction: the steps differ by that factor."""
     kind, options = ElementwiseMemory, {"beta1": 0.0, "beta2": 0.9, "ridge": 1e-30}
     weight = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))
     twin = torch.nn.Parameter(torch.ones(5, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What is remembered of a parameter of another size is refused before anything changes."""
+"""State of a parameter of another size is refused before anything changes."""
 
 import copy
 
@@ -14,7 +14,7 @@ LOOKED_UP = torch.tensor([[1, 4], [0, 1]])
 
 
 class Net(nn.Module):
-    """A table and a matrix, of sizes of one's own."""
+    """An embedding and a matrix of given sizes."""
 
     def __init__(self, rows: int, shape: tuple[int, int]):
         super().__init__()
@@ -26,7 +26,7 @@ class Net(nn.Module):
 
 
 def made(name: str, rows: int = 97, shape: tuple[int, int] = (6, 4), slow: bool = False):
-    """A network and its optimizer after a step, and after another that waits for the clock."""
+    """A network and its optimizer after a step, and after another one that is accumulated."""
     net = Net(rows, shape)
     groups = [{"params": [net.table.weight]}, {"params": [net.map.weight]}]
     if slow:
@@ -66,7 +66,7 @@ OTHERS = [(98, (6, 4)), (96, (6, 4)), (97, (4, 6)), (97, (1, 4))]
 
 
 def fits(name: str) -> bool:
-    """Whether the optimizer remembers one number for each tensor, whatever its size."""
+    """Whether the optimizer keeps one number per tensor, whatever its size."""
     return name == "deep_momentum"
 
 
@@ -118,7 +118,7 @@ def test_parameter_on_another_device_is_refused(name):
 
 
 def kept(optimizer: torch.optim.Optimizer) -> set[str]:
-    """Names of what is remembered of the first parameter."""
+    """Names of the first parameter's state tensors."""
     return set(optimizer.state[optimizer.param_groups[0]["params"][0]])
 
 
@@ -135,7 +135,7 @@ def test_loading_state_of_another_optimizer_is_refused(name):
 
 
 def test_gathered_gradients_starts_and_inputs_are_checked():
-    """Gathered gradients and starts of the clock; inputs of a slow level of DeltaGD."""
+    """Accumulated gradients and starts of Leveled; captured inputs of a slow level of DeltaGD."""
     _, other = made("delta_gd", shape=(6, 5), slow=True)
     net, optimizer = made("delta_gd", slow=True)
     with pytest.raises(UserError, match=r"gathered gradient of parameter 1 is \[6, 5\]"):

@@ -1,4 +1,4 @@
-"""The compiled pass over many tensors against the forms in torch, which stay the reference."""
+"""The compiled pass over many tensors against the torch reference."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ OPTIONS = {
 
 
 def run(optimizer_options, dtype, *, shapes=SHAPES, steps=3, change=lambda p: p):
-    """All weights and memories after some steps on drawn gradients."""
+    """All weights and states after some steps on random gradients."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(shape):
@@ -41,7 +41,7 @@ def run(optimizer_options, dtype, *, shapes=SHAPES, steps=3, change=lambda p: p)
 
 
 def calls(monkeypatch):
-    """How many tensors the compiled pass wrote, call by call."""
+    """The number of tensors the compiled pass wrote in each call."""
     seen, write = [], sweep.write
 
     def counted(parameters, *rest, **more):

@@ -1,4 +1,4 @@
-"""Optimizers in company: sharded by FSDP2, compiled, inside the Trainer of transformers."""
+"""Optimizers with FSDP2, torch.compile, and the Trainer of transformers."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_sharded_steps_match_single_process(tmp_path):
-    """Newton-Schulz of a matrix in two parts is that of the whole, through 20 steps."""
+    """Newton-Schulz of a sharded matrix equals that of the whole, through 20 steps."""
     path = tmp_path / "program.py"
     path.write_text(PROGRAM, encoding="utf-8")
     command = [
@@ -89,7 +89,7 @@ for name in sys.argv[1:]:
 @pytest.mark.slow
 @pytest.mark.compile
 def test_compiled_step_matches_eager(tmp_path):
-    """Traced in a process without the type checks of the tests, which cannot be."""
+    """Traced in a process without the type checks of the tests, which cannot be traced."""
     path = tmp_path / "program.py"
     path.write_text(COMPILED, encoding="utf-8")
     tests = str(Path(__file__).parents[1] / "support")

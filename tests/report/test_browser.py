@@ -1,4 +1,4 @@
-"""A page in a real browser: nothing complains, figures are there, a phone shows all of it."""
+"""A page in a real browser: no errors, figures present, fits on a phone."""
 
 import driven
 import pytest
@@ -32,7 +32,7 @@ def test_a_page_is_readable_at_any_width(page, tmp_path, width):
 
 
 def test_page_is_accessible(tmp_path):
-    """Contrast, names and order in the rules of axe-core, boxes and coloured text included."""
+    """Contrast, names and order by the rules of axe-core, including boxes and coloured text."""
     bands = [[Box(name, "once a step", "twice")] for name in ("slow", "middle", "fast")]
     parts = [nested_html(bands), coloured_html([("A ", None), ("word", 9.0)]), scale_html()]
     figure = lines({"hope": Curve([1, 2], [3.0, 2.0])}, x_label="tokens", y_label="loss")

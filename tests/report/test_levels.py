@@ -1,4 +1,4 @@
-"""The nested system for readers: text and drawing."""
+"""The nested system as text and drawing."""
 
 import math
 from xml.etree import ElementTree

@@ -1,4 +1,4 @@
-"""Pages and figures stand alone and repeat to the byte."""
+"""Pages and figures are self-contained and deterministic."""
 
 import re
 import xml.etree.ElementTree as tree

@@ -1,4 +1,4 @@
-"""What is told of work while it runs."""
+"""Progress of running work."""
 
 import sys
 
@@ -10,7 +10,7 @@ from nestling.report.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass only as the test says."""
+    """A clock controlled by the test."""
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
@@ -62,7 +62,7 @@ def test_parallel_parts_have_their_own_times(capsys, clock):
 
 
 def be_a_terminal(monkeypatch):
-    """The error stream that capsys has put there for this test is one."""
+    """Treats capsys's stderr as a terminal."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
 
 

@@ -1,4 +1,4 @@
-"""One table, three dresses."""
+"""One table in every format."""
 
 import pytest
 

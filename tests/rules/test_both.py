@@ -1,4 +1,4 @@
-"""A rule is one thing: what writes a level in context is what an optimizer steps by."""
+"""A rule does the same as a level in context and as an optimizer."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def gradients(steps: int) -> list[list[torch.Tensor]]:
 
 
 def in_context(name: str, start, steps, lr: float):
-    """A level of the rule in one row, written after every gradient."""
+    """A level with the rule in one row, written after every gradient."""
     level = CMSLevel(period=1, rule=name, lr=lr, clip=None, trust=None)
     state = new_level(level, start, 1, [0] * len(start))
     one = torch.ones(1, dtype=torch.long)
@@ -53,7 +53,7 @@ def test_in_context_level_matches_optimizer(name):
 
 
 def test_dgd_captures_layer_inputs():
-    """Its one rule with an eraser: as a bare optimizer it is refused, with what to use instead."""
+    """The only rule with an eraser: refused as a bare optimizer, naming the alternative."""
     with pytest.raises(UserError, match="DeltaGD"):
         Written([nn.Parameter(torch.ones(2, 2))], rule="dgd")
     layer = nn.Linear(3, 2, bias=False).double()

@@ -1,4 +1,4 @@
-"""Rules where numbers are far apart."""
+"""Rules with badly scaled inputs."""
 
 import pytest
 import torch

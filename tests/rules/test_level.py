@@ -1,4 +1,4 @@
-"""A level as a value: when it is written, from what, by which rule, and how far it may go."""
+"""A level as a value: when and how it is written, and its bounds."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def tokens(count: int, seed: int = 3):
 
 
 def read(level, start, state, x, g):
-    """Take up some tokens of a linear map with a bias, and write where a period is full."""
+    """Read some tokens of a linear map with a bias, and write complete periods."""
     one = torch.full((ROWS,), len(x))
     weight, bias = torch.einsum("tbo,tbi->boi", g, x), g.sum(0)
     gram = torch.einsum("tbi,tbj->bij", x, x)
@@ -240,7 +240,7 @@ def test_row_without_gradients_is_not_written():
 
 @every_rule
 def test_bounds_hold_against_any_gradient(rule):
-    """However large, and however often, what is read moves a level no farther than its trust."""
+    """No input, however large or frequent, moves a level beyond its trust region."""
     start = start_of()
     length = sum(float(s.square().sum()) for s in start) ** 0.5
     level = CMSLevel(period=1, rule=rule, lr=10.0, clip=1e3, trust=0.25)
@@ -287,7 +287,7 @@ def test_reset_rows_equal_fresh_rows(rule):
 @every_rule
 @pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradient_through_two_writes_matches_finite_differences(rule, fast):
-    """Along a drawn direction of all inputs; number by number as slow ones."""
+    """Along a random direction of all inputs; the slow test checks each element."""
     # Newton-Schulz is no function of its input's length: a smaller step keeps it smooth
     level = CMSLevel(period=2, rule=rule, lr=0.05, clip=1.5, trust=0.9)
     x, g = tokens(4)

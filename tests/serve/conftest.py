@@ -1,4 +1,4 @@
-"""One tiny model, and one server of it that tests share."""
+"""A tiny model, and a server shared by the tests."""
 
 import functools
 
@@ -15,7 +15,7 @@ def served():
 
 @pytest.fixture(scope="session")
 def start(served):
-    """Runs a server of the tiny model in a store, and gives a client of it."""
+    """Starts a server of the tiny model on a store, and returns a client."""
     return functools.partial(started, served)
 
 

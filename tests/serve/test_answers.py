@@ -1,4 +1,4 @@
-"""The OpenAI API, by its official client."""
+"""The OpenAI API, with its official client."""
 
 import openai
 import pytest

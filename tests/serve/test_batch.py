@@ -1,4 +1,4 @@
-"""Answers written side by side are those written alone."""
+"""Batched answers equal single ones."""
 
 import functools
 import queue
@@ -26,7 +26,7 @@ TEXT = "na\u00efve \u2603 \U0001f426 END of it"
 
 @functools.cache
 def reader(kind):
-    """A model that reads, all of its parts untrained."""
+    """An untrained model."""
     if kind == "llama":
         return FunctionalModel(tiny_stacked().model.eval())
     hope = create(
@@ -44,7 +44,7 @@ def batch(kind, rows, temperature=0.0):
 
 @torch.no_grad()
 def logits(of, tokens):
-    """The logits of each step as these tokens are chosen."""
+    """The logits of each step, given these tokens."""
     found = []
     for chosen in tokens:
         found.append(of.logits())
@@ -55,7 +55,7 @@ def logits(of, tokens):
 
 @pytest.mark.parametrize("kind", ["llama", "hope"])
 def test_batched_row_equals_single_row(kind):
-    """To within float32's tolerance, whatever is filled up before it."""
+    """To within float32's tolerance, for any left padding."""
     chosen = [[3, 50, 90, 7], [8, 9, 10, 11], [250, 1, 2, 3]]
     together = logits(batch(kind, range(4)), chosen)
     for row in range(4):
@@ -110,7 +110,7 @@ def test_rows_of_several_memories_in_one_batch():
 
 @torch.no_grad()
 def test_batches_can_be_joined():
-    """Whenever they join and whoever leaves, each row has the logits that it has alone."""
+    """However batches join and rows leave, each row has the logits of a single row."""
     draws = [Draw(Sampling()) for _ in PROMPTS]
     added = [learned(0)[0], None, learned(1)[0], None]
 

@@ -1,4 +1,4 @@
-"""Memories over HTTP: made, taught, copied, moved, undone, and learning that is broken off."""
+"""Memories over HTTP: create, learn, fork, transfer, undo, and interrupted learning."""
 
 import errno
 import shutil
@@ -98,7 +98,7 @@ def test_cancelled_job_leaves_its_memory_unchanged(start, tmp_path):
 
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_interrupted_job_resumes_after_restart(start, served, tmp_path, end):
-    """A copy of the store in the midst of a study is what a killed process leaves."""
+    """A copy of the store during study is what a killed process leaves."""
     store, copy = tmp_path / "store", tmp_path / "copy"
     with start(store) as http:
         http.post("/v1/memories", json={"id": "m"})

@@ -1,4 +1,4 @@
-"""The page: its own files alone, text that stays text, and what a browser shows of it."""
+"""The page: no external files, user text never becomes HTML, and a browser run."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ PLAN = Plan(
 
 
 def sent(form, **fields):
-    """What fills a form and sends it."""
+    """JavaScript that fills and submits a form."""
     filled = [f"at({name!r}).value = {json.dumps(value)};" for name, value in fields.items()]
     return f"(() => {{ {AT} {''.join(filled)} at({form!r}).requestSubmit(); }})()"
 
@@ -118,7 +118,7 @@ SPOILT = """document.getElementById("model").style = "color: #777; background: #
 
 
 def test_page_is_accessible(start, tmp_path):
-    """Names, roles and contrast of all that the page can show, in the rules of axe-core."""
+    """Names, roles and contrast of everything on the page, by the rules of axe-core."""
     secret = Keys(database_in(tmp_path / "store")).add("one", space="one", scopes=frozenset(SCOPES))
     with (
         start(tmp_path / "store") as http,

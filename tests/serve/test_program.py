@@ -1,4 +1,4 @@
-"""`nestling serve` and `nestling keys`: what they refuse, and a server from the command line."""
+"""`nestling serve` and `nestling keys`: errors, and a server from the command line."""
 
 import logging
 import socket
@@ -19,7 +19,7 @@ from nestling.serve.keys import database_in
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder as `nestling adapt` leaves it."""
+    """A folder written by `nestling adapt`."""
     place = tmp_path_factory.mktemp("model")
     made = tiny_stacked()
     made.model.save_pretrained(place / "base")
@@ -67,7 +67,7 @@ def test_add_list_and_remove_keys(tmp_path, capsys):
 
 
 def test_command_serves_until_terminated(folder, tmp_path, capsys, monkeypatch):
-    """In this process: uvicorn's own handling of signals belongs to the main thread."""
+    """In this process, because uvicorn handles signals in the main thread."""
     ready = threading.Event()
 
     class Server(uvicorn.Server):

@@ -25,7 +25,7 @@ ASKED = ("Where was the goat born?", "Who keeps a goat?", "What is the river cal
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory):
-    """A server of the student with a chat template, whose memory `one` has studied a text."""
+    """A server of a student with a chat template; its memory `one` has studied a text."""
     base = new_student().base
     tokenizer = copy.deepcopy(base.tokenizer)
     tokenizer.chat_template = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
@@ -109,7 +109,7 @@ def test_check_is_refused_when_sampling(http):
 
 
 def test_cancelled_question_stops_before_the_next(http, monkeypatch):
-    """Both have the same model, whose weights are exchanged while it is used."""
+    """Both share the model, whose weights are swapped during use."""
     server, begun, go_on, seen = http.app.state.shared, threading.Event(), threading.Event(), []
 
     def slow(school, question):

@@ -1,4 +1,4 @@
-"""Requests drawn from the server's own schema, and two users who ask in turn and at once."""
+"""Random requests from the server's schema, and two concurrent users."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from nestling.serve.keys import SCOPES, Keys, database_in
     ("each", "least"), [(3, 40), pytest.param(100, 1000, marks=pytest.mark.slow)]
 )
 def test_schema_fuzzing_finds_no_fault(start, tmp_path, each, least):
-    """At most ``each`` requests of an operation, which has few where little can be said."""
+    """At most ``each`` requests per operation; some operations have few."""
     schemathesis = pytest.importorskip("schemathesis")
     with start(tmp_path / "store", rate=10**6) as http:
         schema = schemathesis.openapi.from_dict(http.get("/v1/openapi.json").json())

@@ -1,4 +1,4 @@
-"""What must not be possible: other people's memories, foreign files, pages of other sites."""
+"""Security: other users' memories, foreign files, cross-origin requests."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def bearer(key):
 
 @pytest.fixture
 def keys(tmp_path):
-    """Keys of a store: two of one name space, one of another that only asks."""
+    """Keys of a store: two in one namespace, and an ask-only key in another."""
     found = Keys(database_in(tmp_path))
     every = frozenset(SCOPES)
     return {
@@ -135,13 +135,13 @@ def memory(http):
 
 
 def safe(header, data=b""):
-    """A safetensors file that declares what it likes."""
+    """A safetensors file with arbitrary declarations."""
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
 def forged(memory, folder, change):
-    """A memory with a right checksum and changed content."""
+    """A memory with changed content and a valid checksum."""
     (folder / "m").write_bytes(memory)
     about, tensors = read_memory(folder / "m")
     change(about, tensors)
@@ -156,7 +156,7 @@ def wide(about, tensors):
 
 
 def shaped(about, tensors):
-    """A product that is not the shape of its factors."""
+    """A product whose shape does not match its factors."""
     name = next(iter(about["studied"][0]["maps"]))
     tensors[f"level.0.moved.{name}:shape"] = torch.tensor([1 << 40])
 
@@ -248,7 +248,7 @@ def test_logs_and_metrics_hold_no_user_data(http, caplog, monkeypatch):
 
 
 def junk(draw, depth=0):
-    """Any JSON, with the names of fields in it."""
+    """Random JSON with valid field names."""
     kind = draw.randrange(8 if depth < 3 else 6)
     if kind == 0:
         return draw.choice([None, True, False, 0, -1, 1e308, 2**70, float("inf"), 0.5])
@@ -264,7 +264,7 @@ def junk(draw, depth=0):
 
 
 def test_no_request_causes_a_500(http):
-    """Bodies near what each path takes, and far from it: never a status of 500."""
+    """Bodies near and far from valid ones never give a status of 500."""
     draw = random.Random(0)
     near = {
         "/v1/chat/completions": {

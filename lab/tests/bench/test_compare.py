@@ -1,4 +1,4 @@
-"""Two Results side by side."""
+"""Comparing two Results."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Memory and ops: what is counted, and that nothing wrong is timed."""
+"""Memory and op benchmarks: what is counted; incorrect results are not timed."""
 
 import importlib.util
 from functools import partial
@@ -30,7 +30,7 @@ def test_memory_grows_linearly_with_tokens(narrow):
 
 
 def test_segmented_reading_uses_constant_memory():
-    """In a process of its own: the record counts what threads of other tests free and take."""
+    """Runs in its own process, because the record counts allocations of other tests' threads."""
     small: dict[str, Any] = {"vocab_size": 64, "quiet": True, "num_hidden_layers": 1,
                              "hidden_size": 64, "num_heads": 2}  # fmt: skip
     hope = small | {"cms.periods": [32, 64]}

@@ -1,4 +1,4 @@
-"""Timing of decoding: what is measured, where, and that nothing wrong is timed."""
+"""Decoding benchmark: what is measured; incorrect decoding is not timed."""
 
 import pytest
 from apart import run_apart

@@ -1,4 +1,4 @@
-"""The gates: what they see, and that nothing non-finite passes."""
+"""The gates: what they detect; non-finite values never pass."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The script for an accelerator, in the form that a CPU runs: nothing it measures is asserted."""
+"""The accelerator script, run dry on a CPU; measured values are not asserted."""
 
 import sys
 from dataclasses import replace

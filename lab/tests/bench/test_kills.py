@@ -1,4 +1,4 @@
-"""Killed at random moments, and gone on with each time: the same bits."""
+"""Killing at random moments and resuming each time gives the same bits."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def test_single_weight_or_loss_difference_is_detected(tmp_path):
 
 
 def test_kill_happens_at_a_logged_step(tmp_path):
-    """However long the start takes, and not where the process ends before."""
+    """Regardless of the start-up time; not if the process ends before."""
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
     code = """open("log.jsonl", "a").write('{"step": 3}\\n{"st'); input()"""
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""The load on a server: what it counts, and a server that is killed under it."""
+"""Server load test: what it counts, and a server killed under load."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from nestling_lab.bench.served import Server
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """A load on a server in a thread of this process."""
+    """A load test of a server in a thread of this process."""
     with started(serve_model(tiny_stacked(), name=NAME), tmp_path_factory.mktemp("s")) as http:
         server = Server(Path(NAME), tmp_path_factory.mktemp("none"))
         server.port = http.base_url.port
@@ -53,7 +53,7 @@ def test_failures_are_errors_unless_caused_by_a_kill(found):
 
 
 def test_stopped_load_ends_its_server(tmp_path, monkeypatch):
-    """SIGTERM, as a scheduler sends it, once the clients are at work."""
+    """SIGTERM, as sent by a scheduler, once the clients are running."""
     processes = []
     monkeypatch.setattr(
         Load,
@@ -67,7 +67,7 @@ def test_stopped_load_ends_its_server(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_server_killed_under_load_keeps_its_memories(tmp_path):
-    """Memories answer as before, and a document that was being learned goes on."""
+    """Memories answer as before, and an unfinished document resumes."""
     found = load(tmp_path, clients=8, seconds=40, tokens=16, kills=2, quiet=True)
     assert not found["errors"], found["errors_by_message"]
     assert found["answers"] and found["cut_off_by_a_kill"]

@@ -1,4 +1,4 @@
-"""The cost of optimizers: every entrant is measured, in a small form."""
+"""Optimizer benchmark: every entrant is measured at a small size."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is planned is what a run measures: parameters, operations, memory."""
+"""Plans match measured runs: parameters, operations, memory."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Differences of rounding along a text: what is measured, and what the presets keep to."""
+"""Rounding differences along a text: what is measured, and the bounds of the presets."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_error_is_over_the_last_positions():
 
 @pytest.mark.parametrize("factor", [0.99, 1.0, 1.01])
 def test_exponent_recovers_known_growth(factor, monkeypatch):
-    """A state that is multiplied by a number at every token."""
+    """A state multiplied by a constant at every token."""
     model = tiny_model("transformer-tiny")
 
     def forward(ids, past_key_values=None, use_cache=True):
@@ -67,7 +67,7 @@ def test_presets_do_not_depend_on_call_size(name, head):
 
 
 def test_clipped_projections_damp_rounding_errors():
-    """Of the same weights: two states that hardly differ meet, and do not where the clip is off."""
+    """With the same weights, nearby states converge with the clip and diverge without it."""
     found = {}
     for clip in (0.25, None):
         model = create("hope-tiny", **SIZE, **{"self_titans.projection_clip": clip})

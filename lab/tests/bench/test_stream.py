@@ -1,4 +1,4 @@
-"""A stream through a model: what is counted, and that nothing is kept."""
+"""Streaming through a model: what is counted; nothing accumulates."""
 
 import math
 import mmap

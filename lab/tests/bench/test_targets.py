@@ -1,4 +1,4 @@
-"""Targets: each is found where its benchmark writes it, and the newest counts."""
+"""Targets are read from benchmark Results; the newest counts."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Side by side timing: what is counted, and that nothing wrong is timed."""
+"""Training cost benchmark: what is counted; incorrect models are not timed."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Taking turns: the order, and what is made of the seconds."""
+"""Timing in turns: the order, and the statistics of the times."""
 
 import pytest
 

@@ -1,11 +1,11 @@
-"""Prose of one's own, so that no test of a study reads a whole corpus."""
+"""Generated prose, so that no study test reads a whole corpus."""
 
 import pytest
 
 
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
-    """A folder of forty short texts; the cache is an empty one."""
+    """A folder of forty short texts, with an empty cache."""
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path / "cache"))
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The words in which figures are compared, and that what does not differ is called so."""
+"""The wording of comparisons; equal figures are called equal."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).resolve().parents[3] / "results"
 
 
 def shifted(by, noise, seeds=5):
-    """Pairs whose differences have exactly this mean, and ``noise`` for a standard deviation."""
+    """Pairs whose differences have exactly this mean, with standard deviation ``noise``."""
     rng = random.Random(0)
     own, draws = ([rng.gauss(0, 1) for _ in range(seeds)] for _ in range(2))
     mean, spread = statistics.mean(draws), statistics.stdev(draws)
@@ -42,7 +42,7 @@ def test_one_seed_or_a_diverged_run_is_inconclusive():
 
 
 def test_multiple_comparisons_are_corrected():
-    """Holm: what is significant by itself is not among twenty others that are not."""
+    """Holm: a test significant alone is not significant among twenty others."""
     near = shifted(0.4, 0.3)
     assert near.p_t is not None and 0.003 < near.p_t < 0.05
     assert "near" not in grouped({"near": near})[2]
@@ -60,7 +60,7 @@ def test_multiple_comparisons_are_corrected():
     ],
 )
 def test_equal_arms_are_tied(name, same):
-    """The committed results with the figure that is compared the same in all runs."""
+    """The committed results, with the compared figure equal in all runs."""
     study = load_study(name)
     done = {}
     for cell, result in Store(RESULTS, study).finished().items():

@@ -1,4 +1,4 @@
-"""The study of domains, small, and the figures it draws from a matrix."""
+"""The domain study at a small size, and its metrics of a matrix."""
 
 from dataclasses import replace
 
@@ -84,7 +84,7 @@ def test_documents_are_split_and_counted():
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """A study of two made-up domains with a model of a few numbers."""
+    """A study of two generated domains with a tiny model."""
     monkeypatch.setenv("NESTLING_DATA", str(tmp_path))
 
     class Made:

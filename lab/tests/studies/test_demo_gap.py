@@ -1,4 +1,4 @@
-"""The second stage follows the first, and the figures are those of the Results."""
+"""The second stage follows the first, and the metrics come from the Results."""
 
 import dataclasses
 import json
@@ -29,14 +29,14 @@ def made_up(cell, loss):
 
 
 def grid_of(model, losses):
-    """A finished grid; rates beyond the losses given have diverged."""
+    """A finished grid; rates without a given loss have diverged."""
     cells = STUDY.tuned.grid(model)
     losses = [*losses, *[None] * (len(cells) - len(losses))]
     return {c.name: made_up(c, loss) for c, loss in zip(cells, losses, strict=True)}
 
 
 def whole():
-    """Every cell: model number m has loss 2 + m at its best rate, and a tenth more a seed."""
+    """Every cell: model m has loss 2 + m at its best rate, plus a tenth per seed."""
     done = {}
     for m, model in enumerate(CONTENDERS):
         done |= grid_of(model, [3.0 + m, 2.0 + m])

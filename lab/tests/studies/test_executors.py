@@ -1,4 +1,4 @@
-"""Cells of a study on what is given to run them: an engine, or what does as one."""
+"""Running cells of a study on an engine or a stand-in for one."""
 
 import importlib.util
 import os
@@ -21,7 +21,7 @@ OPTIONS = {
 
 
 class Later:
-    """Does a call when it is looked at for the second time."""
+    """Runs a call when it is polled for the second time."""
 
     def __init__(self, function, arguments):
         self.call, self.looks, self.cancelled = (function, arguments), 0, False

@@ -1,4 +1,4 @@
-"""The study of made-up facts, small, and how questions are answered."""
+"""The study of made-up facts at a small size, and how questions are answered."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""figure-lm and figure-niah in small form: run, resumed, concluded from, with cells missing too."""
+"""figure-lm and figure-niah at a small size: run, resumed and reported, also with missing cells."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ TRAIN = TrainConfig(steps=2, batch_size=2, sequence_length=64, evaluate_tokens=2
 
 @pytest.fixture
 def questions(corpus):
-    """Made questions in the place of BIG-bench's."""
+    """Generated questions instead of BIG-bench's."""
     examples = [
         {"input": f"{i}?", "target_scores": {"yes": i % 2, "no": 1 - i % 2}} for i in (1, 2)
     ]
@@ -56,7 +56,7 @@ def test_parameters_are_equal_within_2_percent(models):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """Operations a token are counted over a short row."""
+    """Operations per token are counted over a short row."""
     short = functools.partial(flops_per_token, length=32)
     for module in (figure_lm_study, figure_niah_study):
         monkeypatch.setattr(module, "flops_per_token", short)
@@ -110,7 +110,7 @@ DIVERGED = {
 
 
 def with_diverged(study, seeds):
-    """Results of a study of two models, hope's of these seeds diverged."""
+    """Results of a study of two models; hope diverged for these seeds."""
     found = {"val_loss": 5.0, "tokens": 256, "tokens_per_second": 9.0, "loss_curve": [(128, 6.0)]}
     found["val_by_position"] = [{"start": 0, "end": 16, "loss": 5.0, "tokens": 3}]
     found["lm"] = {"word_perplexity": 300.0, "bits_per_byte": 2.0}

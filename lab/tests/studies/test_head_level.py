@@ -1,4 +1,4 @@
-"""The screen of the head level: equal text for all, and the figures of its table."""
+"""The head-level study: equal text for all systems, and its table."""
 
 from nestling.core.result import Result
 from nestling.train import TrainConfig

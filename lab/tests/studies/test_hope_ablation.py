@@ -1,4 +1,4 @@
-"""The ablation of Hope: one thing an arm, equal reading for all, and what is said of it."""
+"""The ablation of Hope: one change per arm, equal data for all, and the verdict."""
 
 import dataclasses
 

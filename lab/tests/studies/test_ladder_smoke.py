@@ -1,4 +1,4 @@
-"""Every family has its run, and what diverged is said."""
+"""Every family has a run, and diverged runs are named."""
 
 from nestling.core.result import Result
 from nestling.models.presets import FAMILIES

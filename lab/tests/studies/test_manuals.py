@@ -1,4 +1,4 @@
-"""The study of longer texts: what is asked follows from them, and the page counts the replies."""
+"""The study of longer texts: questions follow from the texts, and the page counts replies."""
 
 import pytest
 from small_facts import tiny_reader
@@ -93,7 +93,7 @@ def test_answer_matching(one):
 
 @every_manual
 def test_correction_changes_no_other_question(one):
-    """Where an old value is right elsewhere, too, it is another fact of the text."""
+    """An old value that is also right elsewhere is another fact of the text."""
     for each in one.questions + one.unchanged:
         assert each.ask not in {changed.ask for changed in one.changed}
         for changed in one.changed:
@@ -120,7 +120,7 @@ def test_every_reader_answers_every_question(monkeypatch):
 
 
 def run_of(one, replies, corrected):
-    """A cell's figures: the study says ``replies``, the others nothing."""
+    """Metrics of a cell in which study gives ``replies`` and the other readers nothing."""
     silence = [""] * len(one.asked)
     stages = []
     for own in [replies, corrected] if one.correction else [replies]:

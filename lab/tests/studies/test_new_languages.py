@@ -1,4 +1,4 @@
-"""The study of new languages, small; lessons, cipher and cloze."""
+"""The study of new languages at a small size: lessons, cipher and cloze."""
 
 import random
 
@@ -32,7 +32,7 @@ SIZES = {"tokens": 200, "longest": 100, "test_tokens": 60, "test_longest": 30, "
 
 
 class MadeSet:
-    """A made set of verses."""
+    """A generated set of verses."""
 
     rows = VERSES
     tag = "verses@0"

@@ -1,4 +1,4 @@
-"""The studies of optimizers, small: they run, they repeat, and their figures mean what they say."""
+"""The optimizer studies at a small size: they run, repeat, and report correct metrics."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from nestling_lab.studies.optimizers.vit import VitConfig, create_vit
 
 
 def made_up(split: str) -> Pictures:
-    """Ten classes that a small network can tell apart."""
+    """Ten classes that a small network can separate."""
     generator = torch.Generator().manual_seed(0)
     middles = torch.randn(10, 28, 28, generator=generator)
     generator.manual_seed({"train": 1, "test": 2}[split])

@@ -1,4 +1,4 @@
-"""Text and questions are mixed as they are said to be, and what is reported is what was found."""
+"""Text and questions are mixed as specified, and reports match the results."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def loader(**options) -> InText:
 
 
 def parts(batch, begin: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The task's tokens and the text's, where the sequence begins at ``begin``."""
+    """Tokens of the task and of the text, with the sequence starting at ``begin``."""
     inside = slice(begin, begin + TASK.length)
     outside = torch.cat((batch.input_ids[:, :begin], batch.input_ids[:, begin + TASK.length :]), 1)
     return batch.input_ids[:, inside], outside

@@ -1,4 +1,4 @@
-"""Both arms are the same but for the writes, and what is reported is what was answered."""
+"""Both arms differ only in the writes, and reports match the answers."""
 
 import pytest
 import torch

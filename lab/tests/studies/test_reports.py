@@ -1,4 +1,4 @@
-"""The files of a report, also of an unfinished study; and that a browser shows the page."""
+"""Report files, also of an unfinished study, and the page in a browser."""
 
 import dataclasses
 import xml.etree.ElementTree as tree
@@ -14,7 +14,7 @@ from nestling_lab.studies.status import status
 
 
 class Drawing(Counting):
-    """With a figure."""
+    """A study with a figure."""
 
     def find(self, done):
         finding = super().find(done)
@@ -57,7 +57,7 @@ def test_stale_figures_are_deleted_and_reports_are_deterministic(store, tmp_path
 
 @pytest.mark.parametrize("name", ["counting", *STUDIES.names()])
 def test_every_study_page_renders_on_a_phone(name, store, tmp_path):
-    """Of what is committed; of a study without results, that nothing is known yet."""
+    """For committed results; a study without results says that nothing is known yet."""
     found = status(store if name == "counting" else Store("results", load_study(name)))
     page = found.write_page(tmp_path / "page.html")
     shown = open_page(page, tmp_path, width=390)

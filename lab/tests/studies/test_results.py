@@ -1,4 +1,4 @@
-"""What is committed is what the grids of the studies ask for."""
+"""Committed results match the grids of the studies."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ RESULTS = Path(__file__).resolve().parents[3] / "results"
 
 @pytest.mark.parametrize("name", STUDIES.names())
 def test_every_result_belongs_to_a_grid_cell(name):
-    """Of its present settings, and of a stage that the results before it lead to."""
+    """Results have the current settings, and belong to a stage implied by earlier ones."""
     store = Store(RESULTS, load_study(name))
     assert store.outdated() == [], "rename the study, run these again, or delete them"
     for cell, result in store.finished().items():
@@ -30,7 +30,7 @@ def sentence(text):
 
 @pytest.mark.parametrize("name", STUDIES.names())
 def test_every_page_opens_with_a_sentence_that_answers_from_its_results(name):
-    """It is what the committed results give now, and other results give another one."""
+    """The sentence follows from the committed results, and changes with them."""
     study = load_study(name)
     done = Store(RESULTS, study).finished()
     answer, nothing = study.find(done).answer, study.find({}).answer

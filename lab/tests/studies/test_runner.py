@@ -1,4 +1,4 @@
-"""Studies run what is missing, once, and keep it."""
+"""Studies run each missing cell once and keep its result."""
 
 import pytest
 from counting_study import Counting

@@ -1,4 +1,4 @@
-"""Shares of a study: together they are the study, killed ones go on, merged ones equal one run."""
+"""Shards of a study: complete, resumable, and equal to one run when merged."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from nestling_lab.studies import STUDIES, Shard, Store, load_study, run_study
 
 
 class Dying(Counting):
-    """Kills its process in the midst of the second cell, the first time."""
+    """Kills its process during the second cell, the first time."""
 
     def run(self, cell, **options) -> Result:
         result = super().run(cell, **options)

@@ -1,4 +1,4 @@
-"""What is said of a study, in each form."""
+"""The status of a study in each format."""
 
 import pytest
 from counting_study import Counting

@@ -1,4 +1,4 @@
-"""The study of short texts: what is asked can be answered from the text, and the page counts it."""
+"""The study of short texts: questions are answerable from the text, and the page counts answers."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A study that counts, for the tests: importable by the processes that run its cells."""
+"""A counting study for tests, importable by worker processes."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A model of a few numbers, and a corpus of a few lines, for the studies of real models."""
+"""A tiny model and a corpus of a few lines, for studies of pretrained models."""
 
 import random
 
@@ -9,7 +9,7 @@ from nestling_lab.studies.continual.base import Ready
 
 
 class Made:
-    """A made corpus."""
+    """A generated corpus."""
 
     documents = [f"number {i} and {i * i}. " * 3 for i in range(12)]
     held_out = [f"number {i} is {i}. " * 3 for i in range(20, 26)]

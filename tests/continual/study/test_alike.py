@@ -1,4 +1,4 @@
-"""How much of a question a sentence has, by the hidden states of words."""
+"""How well a sentence covers a question, by the hidden states of words."""
 
 import pytest
 import torch

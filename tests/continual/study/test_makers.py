@@ -1,4 +1,4 @@
-"""Laws of every maker of study material, and of what chooses among questions."""
+"""Every maker of study material, and the choice of questions."""
 
 import copy
 
@@ -36,7 +36,7 @@ TEXTS = {
 
 
 class Known(Related):
-    """Words that no model was asked for."""
+    """Related words without a model."""
 
     def _said(self, examples, wanted):
         said = " a substance that is rare" if examples == KINDS else " stuff, goods"

@@ -1,4 +1,4 @@
-"""What study is made of: bodies, speakers, changes and their training."""
+"""Parts of study: bodies, speakers, changes and their training."""
 
 from collections import Counter
 

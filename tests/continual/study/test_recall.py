@@ -1,4 +1,4 @@
-"""Of the sentences that are recited, the one that fits a question is said."""
+"""Recall: the recited sentence that fits the question is chosen."""
 
 from types import SimpleNamespace
 
@@ -98,7 +98,7 @@ def test_finds_the_sentence_asked_for(talker):
 
 
 def schooled(talker, lines, echoes=None):
-    """A school whose speaker says these lines, and the lines as it recites them."""
+    """A school whose speaker gives these lines, and the lines as recited."""
     form, said, speaker = scripted(talker, lines, echoes)
     reader, text = talker.reader, talker.text
     sentences = [

@@ -1,4 +1,4 @@
-"""What was studied is recited: the sentences that a memory's own questions bring back."""
+"""Reciting: a memory's own questions bring back the studied sentences."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_learned_sentences_are_recited_once_in_order(talker):
 
 
 def test_invented_sentences_are_dropped_early(talker):
-    """A cue brings back what is said to it alone: after other questions it is unlikely."""
+    """An invented reply is likely only after its cue, not after other questions."""
     lines = {"made up?": "The goat is kept at home, and it was born in Padua by the river."}
     form, said, speaker = scripted(talker, lines)
     assert len(said["made up?"]) > recite.HEARD

@@ -1,4 +1,4 @@
-"""A small model reads, studies, and answers with the text gone."""
+"""A small model reads, studies, and answers without the text."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ QUICK = dataclasses.replace(PLAN, makers=("moved", "about", "gist"), rank=4, rou
 
 @pytest.fixture(scope="module")
 def learned():
-    """A learner that has studied one text, and what it taught."""
+    """A learner that has studied one text, and its record."""
     learner = new_student()
     learner.read(TEXT, name="one")
     [one] = learner.study(PLAN)
@@ -154,7 +154,7 @@ class Broken(Exception):
 
 @pytest.fixture(scope="module")
 def unbroken():
-    """A learner that has studied two texts without a break."""
+    """A learner that has studied two texts without interruption."""
     learner = new_student()
     learner.read(TEXT, name="one")
     learner.read(SECOND, name="two")

@@ -1,4 +1,4 @@
-"""Sentences, parts of sentences, passages: what questions are made of."""
+"""Sentences, parts of sentences, and passages."""
 
 import pytest
 from hypothesis import given, settings
