@@ -46,7 +46,7 @@ def sections() -> dict[str, list[str]]:
 
 
 def placed(root: Path, block: str) -> bool:
-    """Put a block where its first line says; False if it says nothing."""
+    """Put a block where its first line says; False if it names no file."""
     where = WHERE.match(block)
     if where is None:
         return False
@@ -74,7 +74,7 @@ def placed(root: Path, block: str) -> bool:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory) -> Path:
-    """A copy of the library with everything that the page adds."""
+    """A copy of the library with all additions of the page."""
     root = tmp_path_factory.mktemp("library")
     for name in COPIED:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -86,7 +86,7 @@ def library(tmp_path_factory) -> Path:
 
 
 def run(library: Path, code: str) -> str:
-    """What a new process prints that has only this library."""
+    """The output of a new process with this library only."""
     paths = [library, library / "lab", library / "tests" / "support"]
     done = subprocess.run(
         [sys.executable, "-c", f"import torch\ntorch.set_num_threads(1)\n{code}"],

@@ -1,4 +1,4 @@
-"""What is said of arguments and answers is compared in tests, also when a call is like another."""
+"""Annotations are checked in tests, also for repeated similar calls."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The documentation names what is there, and its examples run."""
+"""Names in the documentation exist, and its examples run."""
 
 import ast
 import dataclasses
@@ -65,7 +65,7 @@ def commands(*pages: Path) -> list[str]:
 def test_every_path_and_name_exists(page):
     """`nestling/room/file.py:Name` and `tests/file.py::test_name`; <...> stands for a new name.
 
-    So does what a block of code is the whole of.
+    Files that a code block shows in full may be new.
     """
     pattern = r"(?<![\w/])((?:nestling|lab|tests)/[\w./<>-]*)(:{1,2}[A-Za-z_][\w.]*)?"
     text = re.sub(r"^```python\n# \S+\.py\n", "", read(page), flags=re.MULTILINE)
@@ -179,7 +179,7 @@ def test_makefile_has_the_targets_shown():
 
 
 def test_the_examples_run(tmp_path):
-    """Page by page, in the order they stand in, in one process, each in an empty folder."""
+    """Page by page, in order, in one process, each in an empty folder."""
     pages = [README, ROOT / "docs" / "models.md"]
     code = {tmp_path / page.stem: "\n".join(blocks(page, "python")) for page in pages}
     told = run_apart(run_examples, code)

@@ -1,4 +1,4 @@
-"""Every block of Python in the documentation runs: here those that need files beside them."""
+"""Every Python block in the documentation runs: here those that need files."""
 
 import random
 import re

@@ -1,4 +1,4 @@
-"""A room imports only rooms of a lower floor; nothing of the library imports the laboratory."""
+"""A package imports only lower layers, and the library never imports the lab."""
 
 import ast
 import sys
@@ -75,7 +75,7 @@ def test_library_does_not_import_lab():
 
 
 def test_lab_imports_library_and_installed_packages_only():
-    """Nothing of the tests, and nothing that lies beside it by chance."""
+    """No tests, and no stray files."""
     known = {*sys.stdlib_module_names, *packages_distributions(), "nestling", "nestling_lab"}
     known |= {"fla", "mambapy", "titans_pytorch", "pytorch_optimizer"}  # of extras
     for path in LABORATORY.rglob("*.py"):
@@ -83,7 +83,7 @@ def test_lab_imports_library_and_installed_packages_only():
 
 
 def at_import(path: Path, files: dict[str, Path]) -> set[str]:
-    """The modules of ours that a file imports when it is imported: not those inside functions."""
+    """Our modules that a file imports at import time, not within functions."""
     found = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import):

@@ -19,7 +19,7 @@ def cells(file):
 
 
 def named(tree):
-    """What it imports by name, and what it takes from this library by a dotted name."""
+    """Imported names, and dotted names of this library."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             yield from ((node.module, alias.name) for alias in node.names)

@@ -1,4 +1,4 @@
-"""What is built of the library: a wheel and an sdist that work outside the checkout."""
+"""The wheel and sdist work outside the checkout."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The switch of `make test-anywhere` for other seeds, and the parts it runs the suite in."""
+"""The seed shift of `make test-anywhere`, and the parts of its suite."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The suite as other machines would run it: seeds, processors, threads, releases, no compiler.
+"""The suite under other conditions: seeds, processors, threads, releases, no compiler.
 
     python tests/support/anywhere.py                 # everything that is not done yet; hours
     python tests/support/anywhere.py seeds-1 loaded  # these variations
@@ -48,7 +48,7 @@ class Variation:
 
 
 def seeds(by: int) -> Variation:
-    """Every seed another."""
+    """Every seed shifted."""
     return Variation(about=f"every seed {by} further on", env={variation.SEED: str(by)})
 
 
@@ -100,7 +100,7 @@ def named(name: str) -> Variation:
 
 
 class Counts(NamedTuple):
-    """What a part of the suite came to."""
+    """The outcome of a part of the suite."""
 
     passed: int
     failed: int
@@ -122,7 +122,7 @@ def parts() -> dict[str, list[str]]:
 
 
 def source() -> str:
-    """A digest of all that is tested, committed or not."""
+    """A digest of all tested files, committed or not."""
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "--", "*.py", "*.h", "*.cpp", "*.toml"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -135,7 +135,7 @@ def source() -> str:
 
 
 def run(name: str, part: str, file: Path, through: list[str], workers: int) -> None:
-    """Run one part; what pytest says goes to ``file`` with .log, its figures to .xml."""
+    """Run one part; pytest's output goes to ``file`` with .log, its counts to .xml."""
     how, paths = named(name), parts()[part]
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
@@ -160,7 +160,7 @@ def run(name: str, part: str, file: Path, through: list[str], workers: int) -> N
 
 
 def environment(how: Variation, cache: Path) -> dict[str, str]:
-    """The environment of a variation: one thread, caches of its own, this checkout."""
+    """The environment of a variation: one thread, separate caches, this checkout."""
     one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     caches = {"XDG_CACHE_HOME": str(cache), "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor")}
     checkout = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "lab")])}
@@ -169,7 +169,7 @@ def environment(how: Variation, cache: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def path_without_compilers() -> Iterator[str]:
-    """A folder with links to every program on the PATH that does not compile C++."""
+    """A folder with links to every program on the PATH except C++ compilers."""
     with tempfile.TemporaryDirectory() as folder:
         for place in os.environ["PATH"].split(os.pathsep):
             for program in sorted(Path(place).glob("*")):
@@ -182,7 +182,7 @@ def path_without_compilers() -> Iterator[str]:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that do nothing but take time."""
+    """Processes that keep the CPU busy."""
     command = [sys.executable, "-c", "while True: pass"]
     children = [subprocess.Popen(command) for _ in range(count)]
     try:
@@ -194,7 +194,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def counts(file: Path) -> Counts | None:
-    """The figures of a part, None for one that has not come to its end."""
+    """The counts of a part; None if it did not finish."""
     if not file.exists():
         return None
     (suite,) = ElementTree.parse(file).getroot().iter("testsuite")
@@ -227,7 +227,7 @@ def table(found: dict[str, list[Counts | None]]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is asked for; 0 where every part of it has passed."""
+    """Run the requested variations; returns 0 if every part passed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="variations; all where none is named")
     parser.add_argument("--parts", nargs="*", help="parts of the suite; all where none is named")
@@ -262,7 +262,7 @@ def main(arguments: list[str]) -> int:
 
 
 def told(one: Counts | None) -> str:
-    """In words."""
+    """As text."""
     if one is None:
         return "did not come to its end (see its .log)"
     return f"{one.passed} passed, {one.failed} failed, {one.skipped} skipped"

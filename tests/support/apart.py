@@ -1,4 +1,4 @@
-"""Functions run in processes of their own, without the checks and whatever else tests have changed.
+"""Run functions in separate processes, without the type checks and other changes by tests.
 
 The processes are forks of one that has imported what takes seconds to import, and that computes
 nothing itself: autograd does not work in a fork of a process that has used it.
@@ -20,18 +20,18 @@ _context.set_forkserver_preload(IMPORTED)
 
 
 def process(function: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """A process that will call ``function`` of some module with these arguments."""
+    """A process that will call ``function`` of a module with these arguments."""
     return _context.Process(target=_called, args=(dict(os.environ), function, arguments))
 
 
 def run_apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``function`` of some module gives in a process of its own; its error is an error."""
+    """The result of ``function`` of a module in a separate process; errors are raised."""
     with ProcessPoolExecutor(1, _context) as pool:
         return pool.submit(_called, dict(os.environ), function, arguments).result()
 
 
 def _called(environment: Mapping[str, str], function: Callable[..., Any], arguments: Any) -> Any:
-    """Call it in the environment of the test, which may differ from that of the first."""
+    """Call it in the environment of the test, which may differ from the first one's."""
     import torch
 
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""Numbers drawn, and minima found, to hold a closed form to."""
+"""Random numbers and numerical minima, to check closed forms."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A page opened in a real headless browser, for tests: what it says and how wide it is."""
+"""Open a page in a headless browser: its console messages and width."""
 
 import json
 import re
@@ -36,7 +36,7 @@ frame.srcdoc = %(page)s;
 
 
 class Opened(NamedTuple):
-    """What a browser found."""
+    """The observations of a browser."""
 
     width: int  # pixels that the page takes
     figures: int  # drawn, with an area
@@ -47,7 +47,7 @@ class Opened(NamedTuple):
 
 
 def browser() -> str:
-    """The browser's program; without one the test is skipped."""
+    """The browser's executable; without one the test is skipped."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(f"no browser is installed ({', '.join(NAMES)})")

@@ -1,4 +1,4 @@
-"""Every function of the packages under test compares arguments and answers with its annotations.
+"""Check arguments and results of every function of the tested packages against annotations.
 
 As the hook of jaxtyping does (`--jaxtyping-packages`), and jaxtyping and beartype do the comparing.
 Theirs costs half of a test's time: it looks at each tensor of each call anew, and makes two more
@@ -32,11 +32,11 @@ Look = Callable[[Any], Hashable]
 
 
 class TooLong(TypeError):
-    """A container with more items than are looked at."""
+    """A container with more items than are checked."""
 
 
 def look(x: Any) -> Hashable:
-    """All of a value that an annotation can speak of."""
+    """The properties of a value that an annotation can refer to."""
     kind = type(x)
     if kind is torch.Tensor:
         return x.shape, x.dtype
@@ -47,7 +47,7 @@ _looks: dict[type, Look] = {}
 
 
 def _look_at(kind: type) -> Look:
-    """How to look at values of a type."""
+    """How to inspect values of a type."""
     if kind in ATOMS:
         return type
     if issubclass(kind, tuple | list):
@@ -81,7 +81,7 @@ def _refused(x: Any) -> Any:
 
 
 def way(annotation: Any) -> Look:
-    """How to look at a value: where an annotation names a class, its type is all."""
+    """How to inspect a value; for a class annotation, only its type."""
     if isinstance(annotation, types.UnionType):
         return type if all(way(part) is type for part in annotation.__args__) else look
     if isinstance(annotation, str):  # a class that was not yet there
@@ -126,7 +126,7 @@ class Known:
             _running.stack.pop()
 
     def look(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
-        """At the arguments of one call."""
+        """Check the arguments of one call."""
         seen = [
             (x.shape, x.dtype) if type(x) is torch.Tensor else see(x)
             for see, x in zip(self.ways, args, strict=False)
@@ -139,7 +139,7 @@ class Known:
 
 
 class Running(threading.local):
-    """The functions that are compared, one inside the other."""
+    """The checked functions, nested ones included."""
 
     def __init__(self) -> None:
         self.stack: list[Callable[..., Any]] = []
@@ -152,7 +152,7 @@ _resting: list[bool] = []  # one for each that is at rest
 
 
 def begin() -> None:
-    """A test begins: every function is looked at again."""
+    """Start of a test: every function is checked again."""
     for one in _counted:
         one.calls = 0
     _counted.clear()
@@ -160,7 +160,7 @@ def begin() -> None:
 
 @contextlib.contextmanager
 def at_rest() -> Iterator[None]:
-    """Nothing is compared in here: for thousands of calls of what others are tests of."""
+    """No checks within this context: for thousands of calls of code tested elsewhere."""
     _resting.append(True)
     try:
         yield
@@ -169,7 +169,7 @@ def at_rest() -> Iterator[None]:
 
 
 def compared(function: Any) -> Any:
-    """The function, the property or the dataclass, compared with its annotations when called."""
+    """The function, property or dataclass with checks of its annotations."""
     if isinstance(function, classmethod | staticmethod):
         return type(function)(compared(function.__func__))
     if isinstance(function, property):
@@ -255,7 +255,7 @@ def _arguments(args: ast.arguments) -> list[ast.arg]:
 
 
 class Loader(SourceFileLoader):
-    """Loads a module with the decorator at its functions; its byte code is not kept."""
+    """Loads a module with its functions decorated; byte code is not cached."""
 
     def get_code(self, fullname: str) -> types.CodeType:
         path = self.get_filename(fullname)
@@ -269,13 +269,13 @@ class Loader(SourceFileLoader):
 
 
 class Finder:
-    """Finds modules of the packages, and has them loaded so."""
+    """Finds modules of the packages and loads them with the decorator."""
 
     def __init__(self, packages: tuple[str, ...]):
         self.packages = packages
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """As the finder of paths does."""
+        """Like the path finder."""
         if name.partition(".")[0] not in self.packages:
             return None
         spec = PathFinder.find_spec(name, path, target)
@@ -285,5 +285,5 @@ class Finder:
 
 
 def install(*packages: str) -> None:
-    """From here on the modules of these packages are loaded so."""
+    """From now on load modules of these packages with checks."""
     sys.meta_path.insert(0, Finder(packages))

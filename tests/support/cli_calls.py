@@ -1,17 +1,17 @@
-"""A command of `nestling` called in this process."""
+"""Call a command of `nestling` in this process."""
 
 from nestling.cli.main import main
 
 
 def run(capsys, *arguments) -> str:
-    """What a command prints that ends well."""
+    """The output of a successful command."""
     capsys.readouterr()
     assert main(list(map(str, arguments))) == 0
     return capsys.readouterr().out
 
 
 def failed(capsys, *arguments) -> str:
-    """The one line of a command that is refused."""
+    """The error line of a failing command."""
     capsys.readouterr()
     assert main(list(map(str, arguments))) == 2
     printed = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Decoding by the compiled step equals the model's own, in one graph at every length.
+"""Decoding with the compiled step equals the model, in one graph for every length.
 
 To be run in a process of its own: the tests check every annotated call, and torch.compile cannot
 trace the checks.
@@ -15,7 +15,7 @@ LENGTH, FIRST = 20, 5  # tokens in all, and of these read before the step is com
 
 @torch.no_grad()
 def main(backend: str) -> None:
-    """Read, then go on token by token in both ways; a graph made anew for a length is an error."""
+    """Read, then decode token by token in both ways; recompiling for a length is an error."""
     model = create(
         "hope-tiny", vocab_size=64, num_hidden_layers=1, hidden_size=32, num_heads=2,
         period=4, projection_period=4, head_period=4,

@@ -29,7 +29,7 @@ def narrow(family: str) -> HopeForCausalLM:
 
 
 def text(rows: int, length: int) -> torch.Tensor:
-    """Tokens, always the same."""
+    """Fixed tokens."""
     return torch.randint(32, (rows, length), generator=torch.Generator().manual_seed(1))
 
 

@@ -1,4 +1,4 @@
-"""Children that learn and are killed at random places, of a process that only loads the model."""
+"""Forked children that learn and are killed at random points."""
 
 import os
 import random
@@ -63,7 +63,7 @@ def wait_for(pid: int, log: Path, lines: int) -> float:
 
 
 def main(folder: Path, place: Path, kills: int) -> int:
-    """How many of the readings that were killed had gone on from another.
+    """The number of killed readings that had resumed from another.
 
     The file was whole after each kill and held every period that had closed, and the memory in the
     end equals that of a reading without a break.

@@ -1,4 +1,4 @@
-"""Processes that learn into one memory file at once."""
+"""Processes that learn into one memory file concurrently."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from nestling.cli.main import main
 
 
 def learn(model: Path, memory: Path, number: int) -> None:
-    """Learn a text of one's own by `nestling learn`, again whenever another holds the file."""
+    """Learn a separate text with `nestling learn`, retrying while the file is locked."""
     text, code = f"the text of number {number}, " + "and on. " * 3, 1
     while code:
         told = io.StringIO()

@@ -41,7 +41,7 @@ def assert_same(module, fast, slow, x):
 
 
 def assert_same_state(module, state, rows):
-    """Weights, anchors, momenta and counts of the loops, to 1e-9."""
+    """Weights, anchors, momenta and counts against the reference loops, to 1e-9."""
     base = module.base()
     for row, heads in enumerate(rows):
         for h, head in enumerate(heads):

@@ -1,4 +1,4 @@
-"""What the host reads from a device, counted without a device: a model on "meta" computes nothing.
+"""Count what the host reads from a device, without one: a model on "meta" computes nothing.
 
 Its code takes the ways of an accelerator, and every value that Python wants of it passes here.
 """

@@ -1,4 +1,4 @@
-"""A page in a real headless browser that a test drives: it looks, types and waits."""
+"""A page in a headless browser driven by a test."""
 
 import base64
 import contextlib
@@ -19,7 +19,7 @@ PATIENCE = 120.0  # seconds; against what hangs
 
 
 class Page:
-    """A page of the browser, spoken to in its DevTools protocol."""
+    """A page of the browser, controlled by the DevTools protocol."""
 
     def __init__(self, told: Any, heard: Any):
         self._told, self._heard = told, heard
@@ -27,7 +27,7 @@ class Page:
         self.complaints: list[str] = []  # of the console
 
     def call(self, method: str, **given: Any) -> Any:
-        """What the browser answers."""
+        """The browser's response."""
         self._number += 1
         asked = {"id": self._number, "method": method, "params": given}
         if self._session is not None:
@@ -50,7 +50,7 @@ class Page:
         return json.loads(parts)
 
     def open(self, address: str) -> None:
-        """Open an address in a page of its own."""
+        """Open an address in a new page."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -84,7 +84,7 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def faults(self) -> list[str]:
-        """What axe-core finds that keeps people from the page: rule, impact, and where it is."""
+        """Accessibility violations found by axe-core: rule, impact, and element."""
         axe = pytest.importorskip("axe_core_python.base")
         if not self("typeof axe === 'object'"):
             self(f"{axe.AXE_SCRIPT}; true")
@@ -98,14 +98,14 @@ class Page:
         ]
 
     def picture(self, file: Path) -> None:
-        """Write what is seen of all the page."""
+        """Write a screenshot of the whole page."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         file.write_bytes(base64.b64decode(found["data"]))
 
 
 @contextlib.contextmanager
 def opened(address: str, folder: Path) -> Generator[Page]:
-    """An address, open in a browser of its own; without one the test is skipped."""
+    """An address opened in a new browser; without one the test is skipped."""
     program = browser.browser()
     pipes = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (*os.pipe(), *os.pipe())]
     hears, told, heard, tells = pipes

@@ -1,4 +1,4 @@
-"""A tokenizer that puts an end after every text, and maybe a beginning before it."""
+"""A tokenizer that appends an end token to every text, and optionally prepends a start token."""
 
 from tokenizers import processors
 

@@ -1,4 +1,4 @@
-"""Tiny random models of transformers of many architectures, recurrent and hybrid ones above all."""
+"""Tiny random transformers models of many architectures, mostly recurrent and hybrid."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""A command where the disk is full, to be run in a process of its own."""
+"""A command with a full disk, to be run in a separate process."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ from nestling.cli.main import main
 
 
 def on_a_full_disk(arguments: list[str]) -> tuple[int, str]:
-    """Its exit code and what it says; a limit on the size of files stands in for the disk."""
+    """Its exit code and output; a file size limit simulates the full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
     told = io.StringIO()
     with contextlib.redirect_stderr(told):

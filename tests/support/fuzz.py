@@ -1,4 +1,4 @@
-"""Drawn calls of what reaches compiled code: right ones are finite, wrong ones a UserError.
+"""Random calls into compiled code: valid ones are finite, invalid ones raise UserError.
 
 To be run in a process of its own: a shape that is not compared could end the process.
 """
@@ -54,19 +54,19 @@ told: Counter[str] = Counter()
 
 
 def changed(x: Tensor, how: str, at: int) -> Tensor:
-    """A tensor changed in a way; as it is where that cannot be."""
+    """A tensor changed in the given way, if possible."""
     if how != "none" and (not x.ndim or 0 in x.shape):
         return x
     return CHANGES[how](x, at)
 
 
 def same(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors cannot be told apart by what is compared."""
+    """Whether two tensors are equal in all checked properties."""
     return (x.shape, x.dtype, x.device) == (y.shape, y.dtype, y.device)
 
 
 def finite(tensors: Iterable[Any]) -> bool:
-    """Whether all floating numbers are."""
+    """Whether all floating-point numbers are finite."""
     return all(
         bool(x.isfinite().all())
         for x in tensors
@@ -75,7 +75,7 @@ def finite(tensors: Iterable[Any]) -> bool:
 
 
 def tried(call: Callable[[], Iterable[Any]], *, right: bool) -> None:
-    """Make a call: a right one must be finite; a wrong one may be refused, and in no other way."""
+    """Make a call: a valid one must be finite; an invalid one may only raise UserError."""
     try:
         found = list(call())
     except UserError as error:
@@ -95,7 +95,7 @@ def leaves(x: Any) -> list[Tensor]:
 
 @st.composite
 def op_calls(draw: Any) -> tuple[Any, dict[str, Any], str, str, int]:
-    """An op, right arguments, and what is to be changed of one of them."""
+    """An op, valid arguments, and a change to one of them."""
     sizes = {"batch": draw(SIZES), "length": draw(st.integers(1, 20)), "dtype": draw(DTYPES)}
     name = draw(st.sampled_from(["delta", "diagonal", "scan"]))
     if name == "scan":
@@ -153,7 +153,7 @@ def fuzz_op(drawn: tuple[Any, dict[str, Any], str, str, int]) -> None:
 
 @st.composite
 def optimizer_calls(draw: Any) -> tuple[Any, ...]:
-    """An optimizer by its name, two sizes of a table and a matrix, the clock, and what happens."""
+    """An optimizer by name, two sizes of an embedding and a matrix, periods, and an event."""
     sizes = st.tuples(st.integers(2, 6), SIZES, SIZES)
     first = draw(sizes)
     return (
@@ -166,7 +166,7 @@ def optimizer_calls(draw: Any) -> tuple[Any, ...]:
 
 
 def fuzz_optimizer(drawn: tuple[Any, ...]) -> None:
-    """A state of one size loaded into another; a parameter that is given another size."""
+    """Loading a state of another size, or resizing a parameter."""
     name, first, second, slow, how = drawn
     net, optimizer = trained(name, first, slow)
     if how == "loaded":
@@ -188,7 +188,7 @@ def fuzz_optimizer(drawn: tuple[Any, ...]) -> None:
 
 
 def trained(name: str, size: tuple[int, int, int], slow: bool) -> tuple[nn.Sequential, Any]:
-    """A table and a matrix of a size, and their optimizer after three steps."""
+    """An embedding and a matrix of a size, and their optimizer after three steps."""
     torch.manual_seed(0)
     rows, width, out = size
     net = nn.Sequential(nn.Embedding(rows, width), nn.Linear(width, out))
@@ -212,7 +212,7 @@ def stepped(net: nn.Sequential, optimizer: Any) -> list[Tensor]:
 
 @st.composite
 def cache_calls(draw: Any) -> tuple[Any, ...]:
-    """Two models, rows and tokens, and what is to be changed of the cache of the first."""
+    """Two models, rows and tokens, and a change to the cache of the first."""
 
     def model() -> tuple[str, int, int]:
         sizes = (draw(st.sampled_from(MADE[size])) for size in MADE)
@@ -230,7 +230,7 @@ KEPT: dict[Any, Any] = {}
 
 
 def model_of(key: tuple[str, int, int]) -> Any:
-    """A model by its family and sizes, made once."""
+    """A cached model by family and sizes."""
     if key not in KEPT:
         more = {"num_heads": key[1], "hidden_size": key[2]}
         KEPT[key] = create(f"{key[0]}-tiny", vocab_size=32, num_hidden_layers=1, **more).eval()
@@ -239,7 +239,7 @@ def model_of(key: tuple[str, int, int]) -> Any:
 
 @torch.no_grad()
 def fuzz_cache(drawn: tuple[Any, ...]) -> None:
-    """A cache of one model, with a tensor changed, handed to another."""
+    """A modified cache of one model, passed to another."""
     first, second, (rows, batch, read, more), place, how, at = drawn
     cache = model_of(first)(torch.zeros(rows, read, dtype=torch.long)).past_key_values
     tensors = leaves(cache.states)

@@ -1,4 +1,4 @@
-"""Files that another process holds; as a program it holds those it is given until input ends."""
+"""Files locked by another process; as a program, locks the given files until stdin closes."""
 
 import contextlib
 import os

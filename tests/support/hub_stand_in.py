@@ -1,4 +1,4 @@
-"""The Hugging Face hub without a network: what its library sends is answered from a dictionary."""
+"""A stand-in for the Hugging Face hub that answers requests from a dictionary."""
 
 import base64
 import hashlib

@@ -1,10 +1,10 @@
-"""When two learners are the same."""
+"""Comparison of learners."""
 
 import torch
 
 
 def equal(a, b):
-    """Whether two learners are the same to the bit: weights, open period, moments, context."""
+    """Whether two learners are bitwise equal: weights, open period, moments, context."""
     mine, other = a.state, b.state
     same = all(
         torch.equal(x, y)

@@ -1,4 +1,4 @@
-"""The in-context continuum memory system token by token, its gradients by torch.func.
+"""The in-context continuum memory system token by token, with gradients from torch.func.
 
 One row, no chunks, no closed forms: every token's gradient is that of a loss written out, and a
 level is written where its period ends.
@@ -26,7 +26,7 @@ def normalised(level, x):
 
 
 def written(theta, initial, gradients, config, rate):
-    """Plain gradient descent on the mean, clipped, then within the trust of the initial state."""
+    """Clipped gradient descent on the mean, projected to the trust region of the initial state."""
     mean = [torch.stack(g).mean(0) for g in zip(*gradients, strict=True)]
     norm = sum(g.square().sum() for g in mean).sqrt()
     if config.clip is not None and norm > config.clip:
@@ -67,7 +67,7 @@ class Naive:
         return answer
 
     def close(self):
-        """Write if the period is full; whether it was."""
+        """Write if the period is full; returns whether it was."""
         full = self.count % self.period == 0
         if full and self.gradients:
             self.theta = written(self.theta, self.initial, self.gradients, self.config, self.rate)
@@ -122,7 +122,7 @@ def restart(level, share, config):
 
 
 def headwise(memory, x):
-    """The levels side by side on [T, D], mixed in each head."""
+    """The parallel levels on [T, D], mixed in each head."""
     levels = [Naive(level, memory.config) for level in memory.chain]
     heads = memory.mixture.shape[1]
     outputs = []

@@ -1,4 +1,4 @@
-"""The deep memories token by token, as the equations read: slow, and nothing shared.
+"""The deep memories token by token, as in the equations; shares no code with the library.
 
 One row and one head at a time; gradients come from torch.func.grad of the loss.
 """
@@ -39,7 +39,7 @@ def polynomial(module):
     scales = module.features.degree_weight / module.features.degree_weight.norm()
 
     def phi(x):
-        """Every monomial as often as it is in the tensor power, its copies folded into one."""
+        """The distinct monomials of the tensor power, with multiplicities."""
         found = [scales[0][None]]
         power = torch.ones(1, dtype=x.dtype)
         for degree, scale in enumerate(scales[1:], 1):
@@ -133,13 +133,13 @@ class Head:
 
 
 class DotHead(Head):
-    """Whose loss is a dot product."""
+    """Deep linear attention: the loss is a dot product."""
 
     dot = True
 
 
 def deep(module, x, step, strength, reset=None, kind=Head):
-    """The whole memory for x [B, T, D]: outputs, and the heads as they are at the end."""
+    """The whole memory for x [B, T, D]: outputs, and the final heads."""
     reset = torch.zeros(x.shape[:2], dtype=torch.bool) if reset is None else reset
     rows, states = [], []
     for b in range(len(x)):

@@ -1,4 +1,4 @@
-"""Self-modifying Titans token by token, as the equations read: slow, and nothing shared.
+"""Self-modifying Titans token by token, as in the equations; shares no code with the library.
 
 Eq numbers of arXiv 2512.24695. One row, one head, one memory at a time; the inner gradient comes
 from torch.func.grad of the printed objective, never from a formula of ours.
@@ -19,7 +19,7 @@ def inputs_of_layers(weights, x):
 
 
 def divisor(config, layer, eta, u):
-    """What the step of a layer is divided by."""
+    """The divisor of a layer's step."""
     power = u.square().sum()
     if config.step == "proximal":
         return 1 + eta * power
@@ -27,7 +27,7 @@ def divisor(config, layer, eta, u):
 
 
 def rows_of(config, rate, layer, weights):
-    """A rate as what multiplies a weight of the layer: a number, or a column."""
+    """A rate, shaped to multiply a weight of the layer: a number, or a column."""
     if config.rates == "head":
         return rate
     first = weights[0].shape[0]

@@ -1,4 +1,4 @@
-"""Titans token by token, as the equations of arXiv 2501.00663 read: slow, and nothing shared.
+"""Titans token by token, as in arXiv 2501.00663; shares no code with the library.
 
 One row and one head at a time; the inner gradient comes from torch.func.grad of the loss for the
 weights themselves, never from a formula of ours.
@@ -24,7 +24,7 @@ def inputs_of_layers(weights, x):
 
 
 def surprise(weights, k, v, clip):
-    """Gradient of |M(k) - v|^2 / 2 for each weight, the error cut to a length."""
+    """Gradient of |M(k) - v|^2 / 2 for each weight, with the error clipped."""
 
     def loss(layers):
         error = network(layers, k) - v
@@ -53,7 +53,7 @@ class Head:
         return torch.sigmoid(weight[self.head] @ x + bias[self.head])
 
     def token(self, x, q, k, v):
-        """Write (k, v) with the gates of x; the read at q after it."""
+        """Write (k, v) with the gates of x; returns the read at q afterwards."""
         config = self.config
         eta = self.gate("eta", x) if config.momentum else torch.zeros((), dtype=x.dtype)
         theta = (1 - eta) * config.theta_max / config.period * self.gate("theta", x)
@@ -75,7 +75,7 @@ class Head:
 
 
 def heads_of(memory, persistent):
-    """The heads as a document finds them, and what they answered to the persistent tokens."""
+    """The heads at the start of a document, and their outputs for the persistent tokens."""
     heads = [Head(memory, h) for h in range(memory.num_heads)]
     reads = []
     if persistent is not None:
@@ -86,7 +86,7 @@ def heads_of(memory, persistent):
 
 
 def read(memory, heads, x):
-    """Write and read x [T, D] of one document; the raw reads, a list of [D]."""
+    """Write and read x [T, D] of one document; returns the raw reads, a list of [D]."""
     rows = convolve(memory, x, None).view(len(x), 3, len(heads), -1)
     return [
         torch.cat([head.token(x[t], *rows[t, :, h]) for h, head in enumerate(heads)])
@@ -175,7 +175,7 @@ def placed(persistent):
 
 
 def mal(module, x):
-    """One document of x [T, D]: section 4.3, the answers to P and x one sequence for attention."""
+    """One document of x [T, D]: section 4.3, attention over the outputs for P and x."""
     lmm = module.memory
     heads, first = heads_of(lmm.memory, lmm.persistent())
     inputs = x if lmm.persistent() is None else torch.cat([lmm.persistent(), x])

@@ -1,4 +1,4 @@
-"""Test-time training layers token by token, as the equations read: slow, and nothing shared.
+"""Test-time training layers token by token, as in the equations; shares no library code.
 
 One row and one head at a time; the inner gradient comes from torch.func.grad of the inner loss for
 every token by itself, never from a formula of ours.

@@ -1,4 +1,4 @@
-"""Constraints for pip: what the package needs in its oldest allowed releases.
+"""Constraints for pip: the oldest allowed releases of all requirements.
 
 python tests/support/oldest.py > constraints-oldest.txt
 """
@@ -21,7 +21,7 @@ def oldest(requirements: list[str]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print one constraint a line."""
+    """Print one constraint per line."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = oldest(project["dependencies"])
     assert len(bounds) == len(project["dependencies"]), "a dependency has no lower bound"

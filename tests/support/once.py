@@ -1,4 +1,4 @@
-"""What is made once in a run of the tests, whichever of its workers needs it first."""
+"""Resources created once per test run, by whichever worker needs them first."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ place: Path | None = None  # a folder of this run that all its workers see; set 
 
 
 def made_once(name: str, make: Callable[[Path], None]) -> Path:
-    """The folder that ``make`` has filled; who comes while another makes it waits."""
+    """The folder filled by ``make``; other workers wait meanwhile."""
     assert place is not None, "no test is running"
     folder = place / name
     with FileLock(place / f"{name}.lock"):

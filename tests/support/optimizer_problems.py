@@ -1,4 +1,4 @@
-"""Small problems that every optimizer of the table is tried on."""
+"""Small problems for every registered optimizer."""
 
 import math
 
@@ -69,7 +69,7 @@ class Scale(nn.Module):
 
 
 class Network(nn.Module):
-    """Which of four corners an embedded pair is in: a table, a hidden layer, a head."""
+    """Classify an embedded pair by quadrant: an embedding, a hidden layer, a head."""
 
     def __init__(self, dtype=torch.float64):
         super().__init__()
@@ -95,13 +95,13 @@ PROBLEMS = {
 
 
 def build(name, module, **options):
-    """An optimizer of the table for all parameters of a module."""
+    """A registered optimizer for all parameters of a module."""
     kind = OPTIMIZERS.load(name)
     return kind(module if name == "delta_gd" else module.parameters(), **options)
 
 
 def descend(optimizer, module, steps, *, falling=True, until=0.0):
-    """Losses along some steps, the rate falling to zero in a half cosine.
+    """Losses along some steps, with the rate decaying to zero as a half cosine.
 
     Ends early at a loss below the fraction ``until`` of the first.
     """

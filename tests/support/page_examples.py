@@ -1,4 +1,4 @@
-"""The examples of pages, to be run in a process of their own."""
+"""The examples of documentation pages, to be run in a separate process."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def run_examples(pages: dict[Path, str]) -> str:
-    """What the code of each page prints that is run in a folder of its own, page by page."""
+    """The output of each page's code, run page by page in separate folders."""
     warnings.simplefilter("error", FutureWarning)
     return "".join(_in_a_folder(folder, code) for folder, code in pages.items())
 
@@ -20,7 +20,7 @@ def _in_a_folder(folder: Path, code: str) -> str:
 
 
 def told(code: str, name: str = "example") -> str:
-    """What a piece of code prints."""
+    """The output of a piece of code."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(code, name, "exec"), {"__name__": name})

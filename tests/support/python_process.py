@@ -1,4 +1,4 @@
-"""Another Python process that runs a file of this folder, or a module."""
+"""Run a file of this folder, or a module, in another Python process."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ ROOT = SUPPORT.parents[1]
 
 
 def run_python(*command):
-    """Run it, with one thread a process; an error in it is an error."""
+    """Run it with one thread per process; errors are raised."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -13,7 +13,7 @@ TEXT = "Whoever reads on writes on: a memory is what reading leaves."
 
 
 def sharpened(model):
-    """Larger weights at the head, so that what comes next depends on what came before."""
+    """Larger head weights, so that predictions depend on the context."""
     torch.manual_seed(1)
     torch.nn.init.normal_(model.get_output_embeddings().weight)
     return model.eval()

@@ -1,4 +1,4 @@
-"""A small model that has studied in chat, and speakers that follow a script."""
+"""A small model that has studied in chat form, and scripted speakers."""
 
 import copy
 import dataclasses
@@ -32,7 +32,7 @@ def new_talker():
 
 
 class Scripted(Speaker):
-    """Answers cues with sentences, and says every sentence as often whatever else was asked.
+    """Answers cues with sentences, and finds every sentence equally likely after anything else.
 
     With weights it has learned them; without, every token is as likely as any other. ``echoes``
     gives the log-likelihood of a question after a text.
@@ -84,7 +84,7 @@ def document(about, *questions, name="one"):
 
 
 def scripted(talker, lines, echoes=None):
-    """The form, the tokens of sentences with their ends, and a speaker that says them to cues."""
+    """The form, the tokens of sentences with end tokens, and a speaker that gives them to cues."""
     text, form = talker.text, talker.school.talk
     assert isinstance(form, Form) and form.chat
     end = form.answer("")[-1:]

@@ -1,4 +1,4 @@
-"""Checkpoints that two processes write while they train."""
+"""Checkpoints written by two processes during training."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def a_run(ranks):
 
 
 def held(write):
-    """``write`` as a thread does it that stands still until the event is set."""
+    """``write`` in a thread that waits for the event."""
     going_on = threading.Event()
 
     def later(*arguments):
@@ -36,7 +36,7 @@ def held(write):
 
 
 def saves(place, ranks):
-    """A save at once, one that goes on through a step, one that waits for it, one that fails."""
+    """A save that ends at once, one that lasts a step, one that waits for it, one that fails."""
     run, write = a_run(ranks), together.write_apart
     parts = {"model": model_tensors(run.model), "optimizer": run.optimizer.state_dict()}
     if ranks.first:
@@ -63,7 +63,7 @@ def saves(place, ranks):
 
 
 def killed(place, ranks):
-    """A training of which the first process is killed as it saves step 4, in step 5 or later."""
+    """A training whose first process is killed while saving step 4, in step 5 or later."""
     settle, later = together.settle, threading.Event()
 
     def kill(draft, path):

@@ -1,4 +1,4 @@
-"""A sequence divided among processes, beside the same in each of them."""
+"""A sequence divided among processes, compared with the whole in each of them."""
 
 from contextlib import nullcontext
 
@@ -14,7 +14,7 @@ LENGTH, ROWS, WORDS = 72, 2, 50
 
 
 def texts():
-    """Two calls: ids and where documents begin, at the middle of the second row among others."""
+    """Two calls: ids and document starts, including one in the middle of the second row."""
     draw = torch.Generator().manual_seed(0)
     for places in ([0, 41], [7, LENGTH // 2]):
         ids = torch.randint(WORDS, (ROWS, LENGTH), generator=draw)
@@ -24,7 +24,7 @@ def texts():
 
 
 def read(model, chain=None):
-    """Logits of the second call, gradients of all parameters, and the memory behind it."""
+    """Logits of the second call, gradients of all parameters, and the final memory."""
     part = chain.segment if chain else lambda x: x
     cache, logits = model.new_cache(), None
     model.zero_grad()

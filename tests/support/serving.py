@@ -1,4 +1,4 @@
-"""A server of a tiny model on a loopback port, and what talks to it."""
+"""A server of a tiny model on a loopback port, and its clients."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ QUICK = Plan(
 
 
 def tiny_stacked(levels=None):
-    """A random llama of two layers that reads bytes, made to study or with ``levels``."""
+    """A random two-layer byte-level llama, for study or with ``levels``."""
     sizes = {"hidden_size": 16, "intermediate_size": 24, "layers": 2, "heads": 2, "length": 64}
     model = new_llama(vocab_size=258, seed=0, **sizes).requires_grad_(False).eval()
     if levels is not None:
@@ -32,7 +32,7 @@ def tiny_stacked(levels=None):
 
 @contextlib.contextmanager
 def running(app):
-    """The address of an app that runs in a thread of its own."""
+    """The address of an app running in a separate thread."""
     config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -57,19 +57,19 @@ def started(served, store, plan=QUICK, **limits):
 
 
 def official(http, key="none"):
-    """The official client of the server that a plain one talks to."""
+    """The official client for the server of a plain client."""
     return OpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0)
 
 
 def put(http, memory, text, name="text"):
-    """Put a document in the queue; the job's id."""
+    """Queue a document; returns the job's id."""
     job = http.post(f"/v1/memories/{memory}/jobs", json={"text": text, "name": name})
     assert job.status_code == 202, job.text
     return job.json()["id"]
 
 
 def told(http, memory, job):
-    """The events of a job until it is over."""
+    """The events of a job until it ends."""
     with http.stream("GET", f"/v1/memories/{memory}/jobs/{job}/events") as stream:
         assert stream.status_code == 200
         for line in stream.iter_lines():
@@ -78,12 +78,12 @@ def told(http, memory, job):
 
 
 def learn(http, memory, text, name="text"):
-    """Learn a document; what was told meanwhile."""
+    """Learn a document; returns the events."""
     return list(told(http, memory, put(http, memory, text, name)))
 
 
 def say(http, memory=None, prompt="hello", **options):
-    """What the model goes on with."""
+    """The model's continuation."""
     asked = {"model": NAME, "prompt": prompt, "max_tokens": 12, "memory": memory, **options}
     found = http.post("/v1/completions", json=asked)
     assert found.status_code == 200, found.text

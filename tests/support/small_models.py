@@ -18,9 +18,8 @@ OPTIONS = {
 
 
 def small(family: str, **overrides) -> HopeForCausalLM:
-    """A model of a family with two layers of width 32 and larger weights than at the start.
-
-    Larger, so that what a token predicts depends on what came before it.
+    """A model of a family with two layers of width 32 and enlarged weights, so that predictions
+    depend on the context.
     """
     options = {**SMALL, "intermediate_size": 24, **OPTIONS[family], **overrides}
     model = create(f"{family}-tiny", **options)

@@ -1,4 +1,4 @@
-"""A small model that has learned, in seconds, to read short documents and to answer about them."""
+"""A small model, trained in seconds to read short documents and answer questions about them."""
 
 import functools
 import random
@@ -17,7 +17,7 @@ STEPS, ROWS = 120, 12
 
 
 def lesson(rng):
-    """A document of made-up facts and a question about it, with the answer."""
+    """A document of made-up facts, and a question about it with the answer."""
     made = document(rng)
     asked = rng.choice(made.questions)
     return f"Text: {made.text}\n{asked.prompt} {asked.answers[0]}\n\n"
@@ -25,7 +25,7 @@ def lesson(rng):
 
 @functools.cache
 def student():
-    """The model and its tokenizer; the same in every call and every worker."""
+    """The model and its tokenizer, the same for every call and worker."""
     folder = made_once("student", trained)
     model = LlamaForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
     return model, read_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""Tiny random models of every family that can be adapted, made by transformers itself."""
+"""Tiny random transformers models of every family that can be adapted."""
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""Every memory of the registry, small, with the options that laws are tested for."""
+"""Every registered memory at a small size, with the options to test."""
 
 import pytest
 import torch

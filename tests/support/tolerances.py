@@ -1,4 +1,4 @@
-"""The one place that says how close is equal."""
+"""The tolerances of all tests."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ BFLOAT16_RELATIVE_RMS = 2e-2
 
 
 def relative_rms(actual: Tensor, expected: Tensor) -> float:
-    """Root mean square of the difference over that of what is expected; 0 for empty tensors."""
+    """Root mean square of the difference relative to the expected values; 0 for empty tensors."""
     assert actual.shape == expected.shape, f"shapes {actual.shape} and {expected.shape}"
     if expected.numel() == 0:
         return 0.0
@@ -35,7 +35,7 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def same_by_threads(module: nn.Module, one: dict[str, Tensor], other: dict[str, Tensor]) -> str:
-    """The first name whose values differ, "" if none does, by the bit.
+    """The first name whose values differ bitwise, "" if none does.
 
     But for weights of maps: how torch's own products sum their gradients may depend on the number
     of threads, which is as rounding.

@@ -18,7 +18,7 @@ from nestling.train.ranks import joined
 
 
 def runs(wanted, ranks):
-    """Of each run the losses of its steps, its gradient norms and its metrics, or its error.
+    """For each run its losses, gradient norms and metrics, or its error.
 
     A run is {"model", "optimizer", "folder", "resume", "until", settings...}.
     """
@@ -62,14 +62,14 @@ def runs(wanted, ranks):
 
 
 def rank(number, world, port, function, arguments):
-    """Call it in the place of one process that torchrun has started."""
+    """Call it as one process started by torchrun."""
     told = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in told.items()}
     function(*arguments)
 
 
 def launch(world, function, *arguments):
-    """Call it in that many processes; an error in one is an error."""
+    """Call it in this many processes; errors are raised."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,13 +82,13 @@ def launch(world, function, *arguments):
 
 
 def stage(place, world, wanted, work=runs):
-    """What ``work(wanted, ranks)`` gives on that many processes, said by the first of them."""
+    """The result of ``work(wanted, ranks)`` on this many processes, from the first one."""
     launch(world, staged, place / f"{world}.json", wanted, work)
     return json.loads((place / f"{world}.json").read_text())
 
 
 def staged(file, wanted, work):
-    """What one process does of a stage."""
+    """The part of a stage done by one process."""
     with joined() as ranks:
         found = work(wanted, ranks)
         if ranks.first:
@@ -96,7 +96,7 @@ def staged(file, wanted, work):
 
 
 def commanded(place, arguments):
-    """A command of `nestling`; what it prints goes to a file named after the rank."""
+    """A command of `nestling` whose output goes to a file named after the rank."""
     file = place / f"told.{os.environ['RANK']}"
     with file.open("w") as out, contextlib.redirect_stdout(out):
         assert main(list(map(str, arguments))) == 0

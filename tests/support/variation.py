@@ -1,4 +1,4 @@
-"""What `make test-anywhere` changes inside the processes that run the tests.
+"""Changes by `make test-anywhere` within the test processes.
 
 Children that a test starts are not changed: they have the seeds and threads they ask for.
 """
@@ -21,7 +21,7 @@ as_written = pytest.mark.skipif(
 
 
 def unshifted(seed: int) -> torch.Generator:
-    """torch's generator as it is without a shift: for a problem whose options are tuned to it."""
+    """torch's generator without the shift: for a problem whose options are tuned to it."""
     return PLAIN[1]().manual_seed(seed)
 
 
@@ -31,12 +31,12 @@ def seed_unshifted(seed: int) -> None:
 
 
 def seed() -> int:
-    """What is added to every seed; 0: the tests as they are written."""
+    """The offset added to every seed; 0: unchanged tests."""
     return int(os.environ.get(SEED, "0"))
 
 
 def threads() -> int:
-    """The threads that torch has in a test."""
+    """The number of torch threads in a test."""
     return int(os.environ.get(THREADS, "1"))
 
 

@@ -1,4 +1,4 @@
-"""A reader of the facts, made apart from the stories, finds every answer in the long text."""
+"""An independent parser of the facts finds every answer in the long text."""
 
 import re
 from random import Random
@@ -78,7 +78,7 @@ def test_text_search_finds_the_answer(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_roughly_uniform(name):
-    """Who has not read, and guesses the commonest answer, gains nothing to speak of."""
+    """Guessing the most common answer gains almost nothing."""
     number = int(name[-1])
     rng, counts = Random(0), {}
     stories = [STORIES[number](rng) for _ in range(700)]
@@ -122,7 +122,7 @@ def test_a_million_bytes_are_generated_quickly():
 
 
 def test_answer_matching():
-    """The answer in the first sentence, and no other room that the question does not name."""
+    """The first sentence has the answer, and no other room except those in the question."""
     task = TASKS.load("babilong-3").tiny()
     question = next(
         q for q in task.stream(0) if "before the garden" in q.prompt and q.answers == ("office",)

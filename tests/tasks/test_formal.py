@@ -1,4 +1,4 @@
-"""Labels of formal languages agree with recognisers that know nothing of how they are made."""
+"""Labels of formal languages agree with independent recognisers."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ MOST = 24  # symbols of the longest word in the tiny form
 
 
 def words(task, seed: int, count: int = 60) -> list[tuple[str, list[int]]]:
-    """Words and classes out of the rows."""
+    """Words and classes of the rows."""
     found = []
     for row, label in zip(*(part.tolist() for part in task.examples(seed, count)), strict=True):
         size = sum(token < len(task.symbols) for token in row)
@@ -44,7 +44,7 @@ def test_regular_languages_match_their_expression(name, pattern):
 
 @pytest.mark.parametrize("kind", [AnBn, AnBnCn])
 def test_counter_classes_are_allowed_next_symbols(kind):
-    """Found by looking through all words up to twice the length of those measured."""
+    """By enumerating all words up to twice the tested length."""
     task = kind.tiny()
     language = ["".join(s * n for s in task.symbols) for n in range(1, MOST)]
     seen: dict[frozenset[str], set[int]] = {}
@@ -59,7 +59,7 @@ def test_counter_classes_are_allowed_next_symbols(kind):
 
 
 def stripped(word: str, brackets: str) -> str:
-    """What is left of one kind of brackets when matching ones are taken out."""
+    """The unmatched brackets of one kind."""
     word = "".join(symbol for symbol in word if symbol in brackets)
     while brackets in word:
         word = word.replace(brackets, "")
@@ -119,7 +119,9 @@ def test_invalid_lengths_are_refused():
 
 
 def test_training_matches_the_published_table():
-    """Adam (0.9, 0.995), at most 300 passes, ended when both bins are right, the best pass kept."""
+    """Adam (0.9, 0.995), at most 300 epochs, stopping once both bins are right; the best epoch is
+    kept.
+    """
     for name in (n for n in TASKS.names() if n.startswith("formal-")):
         protocol = TASKS.load(name).protocol
         assert protocol.betas == (0.9, 0.995) and protocol.epochs == 300

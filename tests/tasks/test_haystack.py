@@ -1,4 +1,4 @@
-"""Texts are filled to a length whatever it is counted in."""
+"""Texts are filled to a length in any unit."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""MAD's tasks have the published shapes and are what their names say."""
+"""MAD's tasks: published shapes and definitions."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_every_difficulty_is_available(name):
 
 
 def brute_recall(row: list[int], label: list[int], keys: int, top: int) -> None:
-    """Labels stand where, and only where, a key comes that was there before."""
+    """Labels are exactly at repeated keys."""
     told = {}
     for t in range(0, len(row), 2):
         if row[t] >= top:
@@ -81,7 +81,7 @@ def test_training_learns_from_every_token():
 
 
 def test_motifs():
-    """In what is measured keys have three tokens, values one to three; none repeats a token."""
+    """In test rows keys have three tokens, values one to three, without repeated tokens."""
     task = FuzzyRecall()
     lengths = set()
     for row, label in zip(*(part.tolist() for part in task.examples(UNSEEN, 50)), strict=True):
@@ -139,7 +139,7 @@ def test_sizes_that_do_not_fit_are_refused():
 
 
 def test_score_is_published_accuracy_with_token_share():
-    """The mean over classes, of 128 rows together, as torchmetrics takes it; told by loops."""
+    """The mean over classes per 128 rows, as in torchmetrics, against a loop."""
     task = InContextRecall(InContextRecall.Config(vocab_size=8, length=24))
     _, labels = task.examples(UNSEEN, 300)
     answers = torch.where(torch.arange(300)[:, None] % 3 > 0, labels, 5)

@@ -1,4 +1,4 @@
-"""The texts of ``manuals``: each is whole, and its questions can be answered from it alone."""
+"""The texts of ``manuals``: complete, with questions answerable from the text alone."""
 
 import pytest
 

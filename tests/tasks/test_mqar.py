@@ -1,4 +1,4 @@
-"""MQAR is what Zoology draws."""
+"""MQAR follows Zoology."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def test_every_pair_is_queried_once(config):
 
 
 def test_query_gaps_follow_a_power_law():
-    """By the law of gaps half of a single question's come in the first three of 60 places."""
+    """By the power law half of a single query's gaps are among the first three of 60."""
     task = Mqar(Mqar.Config(pairs=1, length=122, vocab_size=64))
     labels = task.examples(0, 4000).labels
     gaps = (labels != IGNORED).nonzero()[:, 1] // 2 - 1

@@ -1,4 +1,4 @@
-"""Needles: worded as in RULER, found by a search of the text, in texts as long as asked for."""
+"""Needles: RULER's wording, found by text search, in texts of the requested length."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""In-context recall is what its docstring draws."""
+"""In-context recall matches its docstring."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tasks in stages: classes, languages and documents that come one after another."""
+"""Stage tasks: classes, languages and documents in sequence."""
 
 import re
 from random import Random
@@ -98,7 +98,7 @@ def thing(pair: list[str], language: Language, english: dict[str, str]) -> tuple
 
 
 def test_an_invented_language_can_be_read_with_its_glossary():
-    """A reader who knows only the list of words and the order of the language is always right."""
+    """A reader with the word list and word order of the language is always right."""
     task = Invented()
     for stage in task.stages(UNSEEN):
         language = Language(stage.name)
@@ -130,7 +130,7 @@ def test_an_invented_language_can_be_read_with_its_glossary():
 
 
 def longest_common(one: list[str], other: list[str]) -> int:
-    """Words of the longest run that both have."""
+    """The number of words in the longest common run."""
     joined = " " + " ".join(other) + " "
     runs = (one[i:j] for i in range(len(one)) for j in range(i + 1, len(one) + 1))
     return max((len(run) for run in runs if " " + " ".join(run) + " " in joined), default=0)

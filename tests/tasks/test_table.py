@@ -1,4 +1,4 @@
-"""Laws of every task of the table, in its tiny form."""
+"""Conformance tests for every registered task, at its tiny size."""
 
 import functools
 import hashlib
@@ -35,7 +35,7 @@ def drawn(task, seed: int, count: int = COUNT):
 
 
 def printed(name: str, seed: int) -> str:
-    """All that a seed gives, as text."""
+    """All examples of a seed, as text."""
     task = tiny(name)
     if isinstance(task, TokenTask):
         return str([part.tolist() for part in task.examples(seed, 5)])
@@ -94,14 +94,14 @@ def test_guesses_score_chance(name):
 
 @functools.cache
 def digests() -> str:
-    """A line for each task: its name and the hash of what a seed gives."""
+    """A line for each task: its name and the hash of a seed's examples."""
     names = TASKS.names()
     return "\n".join(f"{n} {hashlib.sha256(printed(n, 3).encode()).hexdigest()}" for n in names)
 
 
 @as_written
 def test_version_pins_the_bytes():
-    """What a seed gives is on record; when it changes, raise the version and record it anew."""
+    """Examples of a seed are recorded; if they change, raise the version and record them again."""
     recorded = json.loads(RECORD.read_text())
     found = {}
     for line in digests().splitlines():

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, and refused in one line when damaged."""
+"""Checkpoints: complete or absent, and refused in one line if damaged."""
 
 import errno
 import json
@@ -84,7 +84,7 @@ def test_newer_format_is_refused(tmp_path):
 
 
 def test_newest_intact_checkpoint_is_read(tmp_path):
-    """Flipped, cut and missing at 200 places drawn over all files: passed over, or identical."""
+    """Bit flips, truncations and deletions at 200 random places are detected or harmless."""
     draw = random.Random(0)
     before = write_checkpoint(checkpoint_path(tmp_path, 3), TREE | {"memory": "before"})
     path = write_checkpoint(checkpoint_path(tmp_path, 4), TREE)
@@ -129,7 +129,7 @@ def test_full_disk_keeps_only_the_earlier_checkpoint(tmp_path, monkeypatch, numb
 
 
 def test_full_device_is_reported(tmp_path):
-    """A file where the folder should be: the system's own refusal, not a simulated one."""
+    """A file in place of the folder: a real error of the system."""
     (tmp_path / "checkpoints").write_text("in the way")
     with pytest.raises(UserError, match="cannot save"):
         write_checkpoint(checkpoint_path(tmp_path / "checkpoints", 1), TREE)

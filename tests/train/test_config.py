@@ -1,4 +1,4 @@
-"""Settings: their kinds and bounds, and hints for the mistyped."""
+"""Settings: types, bounds, and hints for misspelled names."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Training on an accelerator is the training on a CPU."""
+"""Training on an accelerator matches a CPU."""
 
 import pytest
 from small_models import SMALL
@@ -11,7 +11,7 @@ from nestling_lab.bench.training_cost import RandomText
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", ["hope", "gated-delta-net"])
 def test_losses_match_between_cuda_and_cpu(family):
-    """Three steps, so that gradients of every memory have been at work."""
+    """Three steps, so that gradients of every memory take effect."""
     losses = {}
     for device in ("cpu", "cuda"):
         model = create(f"{family}-tiny", seed=0, **SMALL).to(device)

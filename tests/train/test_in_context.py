@@ -1,4 +1,4 @@
-"""Training models whose levels are written in context: they learn, and resume to the bit."""
+"""Training models with in-context levels: they learn, and resume bitwise."""
 
 import pytest
 import torch

@@ -105,7 +105,7 @@ def kinds(preset, box, **options):
 
 
 def test_v1_eq22_28_the_papers_examples_of_transfer():
-    """Linear attention, softmax attention, CMS, learned first states, optimizers (section 3.3)."""
+    """Linear and softmax attention, CMS, learned initial states, optimizers (section 3.3)."""
     assert ("direct", "weights") in kinds("linear-attention-tiny", "linear attention")
     assert ("non-parametric", "weights") in kinds("transformer-tiny", "attention")
     chain = kinds("hope-tiny", "cms.0", periods=[128, 512])

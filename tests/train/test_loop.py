@@ -1,4 +1,4 @@
-"""A run: it learns, resumes to the bit, carries memory, stops when told and when it must."""
+"""A run: learning, bitwise resuming, carried memory, and stopping."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def start(
     model=None,
     **settings,
 ):
-    """Train a tiny model, made with some options; the model and its metrics."""
+    """Train a tiny model with some options; returns the model and its metrics."""
     model, text, config = tiny_model(name, **model or {}), tiny_text(), tiny_config(**settings)
     loader = loader_of(text, model, config)
     metrics = train(
@@ -141,7 +141,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_carries_over_to_the_next_batch(name):
-    """Two batches of a run give the loss of one of twice the length, gradients cut between."""
+    """Two batches give the loss of one of twice the length, with gradients cut between."""
     model, config = tiny_model(name), tiny_config()
     # one document a row: rows that take new documents do so in another order for longer batches
     text = encode([f"{i} and {i + 1} " * 30 for i in range(4)], byte_tokenizer())
@@ -227,7 +227,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
 
 
 def test_sigterm_finishes_the_step_and_saves(tmp_path, capsys):
-    """As a scheduler sends it; the run goes on to the same bits."""
+    """As sent by a scheduler; the run resumes bitwise."""
 
     def terminate(run):
         if run.totals.step == 2:
@@ -279,7 +279,7 @@ def test_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 
 def test_run_started_with_an_unused_option_resumes(tmp_path):
-    """Earlier versions took what is refused by now."""
+    """Earlier versions accepted options that are now refused."""
     off = {"writes": False}
     start("hope-tiny", tmp_path, after_step=lambda run: run.totals.step == 1, model=off)
     path = checkpoints(tmp_path / "checkpoints")[-1]
@@ -297,7 +297,7 @@ def test_training_does_not_change_the_text_of_other_loaders():
 
 
 def test_row_of_padding_only_contributes_nothing():
-    """A text shorter than a batch: rows without labels give no loss and no gradient of nan."""
+    """A text shorter than a batch: rows without labels give no loss and no nan gradients."""
     model, config = tiny_model(), tiny_config(steps=2)
     text = tiny_text(4)
     loader = Loader(text, batch_size=4, sequence_length=64, align=16)

@@ -1,4 +1,4 @@
-"""Every optimizer that can be named trains a model, and goes on from a checkpoint to the bit."""
+"""Every optimizer by name trains a model and resumes bitwise."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ def test_trains_and_resumes(name, tmp_path):
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_rate_factor_scales_the_rate(name):
-    """Each parameter moves as in a run of the rate that is its own, whatever the optimizer."""
+    """Each parameter moves as in a run at its own rate, for every optimizer."""
     torch.manual_seed(0)
     start = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3))
     x, lr, factor = torch.randn(6, 5), default_lr(name), 0.25

@@ -1,4 +1,4 @@
-"""A plan: longer rows and more layers than are read, shares of ranks, and what cannot be."""
+"""Plans: extrapolation over length and layers, shares of ranks, and errors."""
 
 import pytest
 from cli_calls import run
@@ -28,7 +28,7 @@ def test_extrapolated_cost_matches_measured_cost(name, monkeypatch):
 
 
 def test_recomputed_activations_are_not_kept():
-    """A block's first pass is done twice, but for its last product, which nothing needs again."""
+    """The forward pass of a block runs twice, except for its last product."""
     config = tiny(num_hidden_layers=6)
     kept, again = cost(config, 64), cost(config, 64, recompute=True)
     blocks = kept.flops - 6 * 64 * 32 * 300  # without the head
@@ -37,7 +37,7 @@ def test_recomputed_activations_are_not_kept():
 
 
 def test_gradients_at_the_peak_are_not_extrapolated(monkeypatch):
-    """Nor is a bend seen where operations have none."""
+    """No curvature is assumed if operations have none."""
     read = {128: Cost(128, 1300, 300, 8), 256: Cost(256, 2560, 40, 8), 384: Cost(384, 3840, 7, 8)}
     monkeypatch.setattr(sketch, "_at", lambda config, length, recompute, first: read[length])
     monkeypatch.setattr(sketch, "_measure", lambda config, layers, words, n, recompute: read[n])

@@ -31,7 +31,7 @@ SETTINGS = {"steps": 4, "batch_size": 4, "sequence_length": 32}
 
 
 def written_by_each_process(path):
-    """Each of two has written its file of a checkpoint, and a change in any is found."""
+    """Both processes write a file of the checkpoint, and a change in either is detected."""
     files = sorted(path.iterdir())
     assert [file.name[:11] for file in files] == ["record.json", "shard-00001", "shard-00002"]
     for file in files:
@@ -97,7 +97,7 @@ def test_two_then_four_processes_match_one(tmp_path):
 
 @as_written
 def test_sharded_model_is_saved_during_training(tmp_path):
-    """The bytes of a save that stops training; errors are raised; a kill leaves the one before."""
+    """Equal to a save that stops training; errors are raised; a kill leaves the previous one."""
     found = stage(tmp_path, 2, tmp_path, saves)
     with pytest.raises(AssertionError):
         stage(tmp_path, 2, tmp_path, killed)
@@ -122,7 +122,7 @@ def test_sharded_model_is_saved_during_training(tmp_path):
 
 @pytest.mark.slow
 def test_every_sharded_optimizer_and_family_matches_one_process(tmp_path):
-    """On two processes whole and in parts, on four in two copies of two parts."""
+    """On two processes replicated and sharded, on four as two replicas of two shards."""
     names = [kind["model"] for kind in KINDS]
     wanted = [
         {"model": name, "optimizer": optimizer, "steps": 20, "batch_size": 4}
@@ -143,7 +143,7 @@ def _end(run):
 
 
 def under_torchrun(place, command):
-    """What the command prints that torchrun starts in two processes."""
+    """The output of the command started by torchrun in two processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
     return run_python(*launcher, "-m", "nestling", *command).stdout
 

@@ -1,4 +1,4 @@
-"""What a step of training reads from its device, for which the device has to be waited for."""
+"""Device reads of a training step, each of which waits for the device."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ from nestling.train import Run
 
 
 class Text:
-    """The same batch again: documents end in the midst of rows, one row ends with fill."""
+    """The same batch again: documents end within rows, and one row ends with padding."""
 
     def __init__(self, rows=4, length=64):
         ids = torch.arange(rows * length).view(rows, length) % 250
@@ -37,7 +37,7 @@ class Text:
 
 @pytest.mark.parametrize("name, optimizer", [("mamba2-tiny", "adamw"), ("transformer-tiny", "m3")])
 def test_step_syncs_loss_and_norm_once(name, optimizer, monkeypatch):
-    """Besides what attention reads to drop columns, once a layer and batch."""
+    """Apart from reads by attention to drop columns, once per layer and batch."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     config = configure(name, vocab_size=258, **SIZE | FAMILIES[name])
     with torch.device("meta"):

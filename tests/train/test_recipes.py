@@ -1,4 +1,4 @@
-"""Recipes: their command lines are read by the real parsers, and every size can be divided."""
+"""Recipes: command lines parse, and every size can be sharded."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ SAMPLE = [("hope", size) for size in SIZES] + [("transformer", "760m"), ("mamba2
 
 
 def words(place, *command, **variables):
-    """What a recipe starts: the words after LAUNCH's, or torchrun's."""
+    """The command started by a recipe: the words after LAUNCH's, or torchrun's."""
     place.mkdir(exist_ok=True)
     for name, does in (
         ("python", 'echo "$@"'),

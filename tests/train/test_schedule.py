@@ -1,4 +1,4 @@
-"""Learning rates along a run."""
+"""Learning-rate schedules."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A sequence divided among processes: outputs, memory and gradients of one process."""
+"""A sequence divided among processes has the outputs, memory and gradients of one process."""
 
 import pytest
 from sequence_ranks import errors
@@ -20,7 +20,7 @@ BOUND = {"float64": 1e-9, "float32": 1e-5}
 
 
 def test_sequence_parallel_equals_the_whole(tmp_path):
-    """Documents begin inside of segments and at the border of two; a second call goes on."""
+    """Documents start within segments and at a border; a second call continues."""
     for found in stage(tmp_path, 2, KINDS, errors):
         for kind, worst in zip(KINDS, found, strict=True):
             bound = BOUND[kind["dtype"]]

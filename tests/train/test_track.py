@@ -1,4 +1,4 @@
-"""A run's figures: in its log, and where --track sends them."""
+"""Metrics of a run in its log and in trackers."""
 
 import json
 import sys
