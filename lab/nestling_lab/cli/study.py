@@ -129,7 +129,7 @@ class Merge:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Write the page of a study, README.md, and its figures, beside its Results."""
+    """Write the page of a study, README.md, with its figures, and the list of all pages."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """Names of studies; default: every study with Results."""
@@ -139,7 +139,7 @@ class Report:
     def run(self) -> None:
         """Write the pages, and print which cells are missing."""
         from nestling_lab.studies import STUDIES, Store, load_study
-        from nestling_lab.studies.reports import write_report
+        from nestling_lab.studies.reports import write_index, write_report
         from nestling_lab.studies.status import status
 
         for name in self.names or STUDIES.names():
@@ -150,6 +150,8 @@ class Report:
             files = write_report(found, store.folder)
             left = f" To do: {found.missing}." if found.pending else ""
             print(f"{files[0]}: {len(files) - 1} figures. {found.progress}{left}")
+        if self.out.exists():
+            write_index(self.out, STUDIES.names())
 
 
 Command = (

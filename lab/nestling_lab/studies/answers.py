@@ -82,15 +82,16 @@ def beside(tests: Mapping[str, Paired]) -> str:
     >>> from nestling.core.statistics import paired
     >>> tests = {"a": paired([3.0, 3.1, 2.9], [1.0, 1.1, 1.0]), "b": paired([1.0], [2.0])}
     >>> beside(tests)
-    'significantly lower than that of a, not significantly different from that of b'
+    'significantly lower than that of a, but not significantly different from that of b'
     """
     above, below, alike = grouped(tests)
+    but = "but " if above or below else ""
     parts = [
         f"{words} that of {listed(names)}"
         for words, names in (
             ("significantly lower than", above),
             ("significantly higher than", below),
-            ("not significantly different from", alike),
+            (f"{but}not significantly different from", alike),
         )
         if names
     ]

@@ -1,12 +1,23 @@
-"""Writes the report of a study as files beside its Results: a page and its figures."""
+"""Writes the report of a study as files beside its Results, and the index of all reports."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from nestling.core.result import write_whole
-from nestling_lab.studies.status import Status
+from nestling.report import Table
+from nestling_lab.studies.status import ASKED, Status
 
 PAGE = "README.md"
+INDEX = """# Results
+
+One folder for each study: a Result for each of its cells (JSON, with provenance), and the page that
+`nestling study report` writes from them. A page opens with the answer and the table that shows it;
+the method, further figures and what is still to do follow. `nestling study report` writes this list
+too. The studies of optimizers together: [optimizers.md](optimizers.md). Which command makes which
+table or figure of the paper: [experiments.md](../docs/experiments.md).
+
+"""
 
 
 def write_report(found: Status, folder: str | Path) -> list[Path]:
@@ -25,6 +36,25 @@ def write_report(found: Status, folder: str | Path) -> list[Path]:
         for file, figure in zip(names, figures, strict=True)
     ]
     return [write_whole(folder / PAGE, found.markdown(names).encode()), *drawn]
+
+
+def write_index(root: str | Path, names: Iterable[str]) -> Path:
+    """Write ``README.md`` of all results: the studies that have a page, with their answers."""
+    pages = {name: Path(root) / name / PAGE for name in names}
+    rows = [
+        (f"[{name}]({name}/{PAGE})", *asked_and_answered(page.read_text(encoding="utf-8")))
+        for name, page in pages.items()
+        if page.exists()
+    ]
+    table = Table(columns=("study", "question", "answer"), rows=rows).markdown()
+    return write_whole(Path(root) / PAGE, f"{INDEX}{table}\n".encode())
+
+
+def asked_and_answered(page: str) -> tuple[str, str]:
+    """The question and the answer on a page."""
+    blocks = page.split("\n\n")
+    asked = next(block for block in blocks if block.startswith(ASKED))
+    return asked.removeprefix(ASKED), blocks[1].strip("*")
 
 
 def standing(svg: str) -> str:

@@ -11,6 +11,7 @@ from nestling.report import Section, write_page
 from nestling_lab.studies.store import Store
 from nestling_lab.studies.study import Finding, Study
 
+ASKED = "Question: "
 NAMED = 10  # pending cells to list by name
 
 
@@ -88,7 +89,7 @@ class Status:
         blocks = [f"# {self.study.name}", f"**{self.finding.answer}**"]
         blocks += [table.markdown() for table in shown.tables]
         blocks += [shown.text] if shown.text and shown.tables else []
-        blocks += [f"Question: {self.question}", self.progress]
+        blocks += [ASKED + self.question, self.progress]
         blocks += [f"To do: {self.missing}."] if self.pending else []
         files = iter(figures)
         for section in self.finding.sections:

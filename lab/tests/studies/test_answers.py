@@ -31,7 +31,7 @@ def test_ranks_better_worse_and_tied():
     assert grouped(tests) == (["a"], ["b"], ["c"])
     assert beside(tests) == (
         "significantly lower than that of a, significantly higher than that of b, "
-        "not significantly different from that of c"
+        "but not significantly different from that of c"
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nestling_lab.studies import STUDIES, Store, load_study
+from nestling_lab.studies.reports import write_index
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 
@@ -22,6 +23,15 @@ def test_every_result_belongs_to_a_grid_cell(name):
 def test_every_results_folder_belongs_to_a_study():
     folders = {path.name for path in RESULTS.iterdir() if path.is_dir()}
     assert folders <= set(STUDIES.names())
+
+
+def test_list_of_results_has_the_answer_of_every_page(tmp_path):
+    for page in RESULTS.glob("*/README.md"):
+        copy = tmp_path / page.relative_to(RESULTS)
+        copy.parent.mkdir()
+        copy.write_bytes(page.read_bytes())
+    written = write_index(tmp_path, STUDIES.names())
+    assert written.read_text() == (RESULTS / "README.md").read_text()
 
 
 def sentence(text):

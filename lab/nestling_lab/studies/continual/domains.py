@@ -119,7 +119,7 @@ class LargeDomains(Domains):
     """The same with SmolLM2-135M, whose training text is not available: it must retain prose."""
 
     name = "continual-domains-smollm2"
-    question = "does that hold for a large pretrained model, as far as few tokens show"
+    question = "does a pretrained model of levels do so too, as far as few tokens show"
 
     def __init__(self, config: Domains.Config | None = None):
         super().__init__(

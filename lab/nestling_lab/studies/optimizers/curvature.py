@@ -141,9 +141,9 @@ class Curvature(Study):
         more, fewer, _ = grouped({n: paired(best[n], best[REFERENCE]) for n in deltas})
         word = "significantly fewer" if fewer else "significantly more" if more else "no fewer"
         each = [
-            f"{ENTRANTS[n].title} {interval(best[n]).mean:.0f}" for n in fewer or more or deltas
+            f"{interval(best[n]).mean:.0f} ({ENTRANTS[n].title})" for n in fewer or more or deltas
         ]
-        return f"{'Yes' if fewer else 'No'}: {own}, {listed(each)} ({word})."
+        return f"{'Yes' if fewer else 'No'}: {own}; {word}: {listed(each)}."
 
     def _counted(self, walks: list[int | None]) -> list[float]:
         return [float(self.config.limit if w is None else w) for w in walks]

@@ -51,10 +51,10 @@ def answer(verdicts: Verdicts) -> str:
     best = max(found, key=lambda new: found[new]["lower"] - found[new]["higher"])
     counts = found[best]
     return (
-        f"{'In part' if counts['lower'] else 'No'}: the best of {len(found)}, "
-        f"{ENTRANTS[best].title}, has a significantly lower loss in {counts['lower']} and a higher "
-        f"one in {counts['higher']} of {sum(counts.values())} comparisons with "
-        f"{listed(ENTRANTS[o].title for o in OLD)}."
+        f"{'In part' if counts['lower'] else 'No'}: of {sum(counts.values())} comparisons with "
+        f"{listed(ENTRANTS[o].title for o in OLD)}, {ENTRANTS[best].title}, the best of "
+        f"{len(found)} new ones, has a significantly lower loss in {counts['lower']} and a higher "
+        f"one in {counts['higher']}."
     )
 
 
