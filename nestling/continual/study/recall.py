@@ -10,7 +10,6 @@ Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given t
 words of the subject do not count, since every sentence is about it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,13 +17,13 @@ import torch
 from torch import Tensor
 
 from nestling.continual.study.alike import meant, shared
+from nestling.continual.study.answer_type import may_answer
 from nestling.continual.study.body import Ids
-from nestling.continual.study.english import DATES, TIMES
 from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.recite import Asked, Sentence
 from nestling.continual.study.record import Studied
 from nestling.continual.study.speaker import Speaker
-from nestling.continual.study.words import listed, telling, words
+from nestling.continual.study.words import telling, words
 from nestling.continual.text import Text
 
 if TYPE_CHECKING:
@@ -51,12 +50,6 @@ LEAD = 0.2  # weight of the lead over the next reply in the confidence
 SURE = 2.3  # minimum confidence of the best reply, nats
 UNNAMED = 5.0  # nats more if the question does not name the subject of a document
 EMPTY = "It is so."  # a reply without content
-# questions for a number, for a year, and for a time
-COUNT = re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I)
-YEAR = re.compile(r"\b(which|what) year\b", re.I)
-TIME = re.compile(r"^when\b|\bhow (long|often|soon)\b|\b(which|what) (time|day|date|month)\b", re.I)
-A_YEAR = re.compile(r"1\d{3}|20\d{2}")
-OFTEN = listed("daily weekly monthly yearly once twice fortnight")
 
 
 class Reply(NamedTuple):
@@ -165,21 +158,6 @@ def replies(
         Reply(one.ids[:-1], *found, float(own[one.ids].nats.sum()), one.source)
         for one, *found in zip(can, alike, fits, strict=True)
     ]
-
-
-def may_answer(question: str, sentence: str) -> bool:
-    """Whether a sentence has a number, a year or a time, if the question asks for one.
-
-    >>> may_answer("How many geese are there?", "There are geese."), may_answer("Why?", "So.")
-    (False, True)
-    """
-    own = words(sentence)
-    if YEAR.search(question):
-        return any(A_YEAR.fullmatch(word.text) for word in own)
-    if COUNT.search(question):
-        return any(word.counts for word in own)
-    times = DATES | TIMES | OFTEN
-    return not TIME.search(question) or any(word.counts or word.low in times for word in own)
 
 
 def subject_of(question: str, subjects: Iterable[str]) -> str:

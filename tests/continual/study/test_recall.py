@@ -11,7 +11,7 @@ from nestling.continual import learner
 from nestling.continual.study import recall
 from nestling.continual.study.alike import meant
 from nestling.continual.study.form import plain
-from nestling.continual.study.recall import Answer, Reply, best, concerned, may_answer, replies
+from nestling.continual.study.recall import Answer, Reply, best, concerned, replies
 from nestling.continual.study.recite import Sentence
 from nestling.core.error import UserError
 
@@ -134,22 +134,6 @@ def test_number_questions_need_a_number(talker):
     assert talker.text.decode(found.ids) == "It has two horns."
     assert replies(school, "In which year was it born?", "", *given) == []
     assert len(replies(school, "Why is it kept?", "", *given)) == 2
-
-
-@pytest.mark.parametrize(
-    ("question", "sentence", "may"),
-    [
-        ("When is it shut?", "It is shut on Mondays.", True),
-        ("When is it shut?", "It is shut to dogs.", False),
-        ("How often is it cleaned?", "It is rinsed every fortnight.", True),
-        ("In which year was it built?", "It was built in 1774.", True),
-        ("In which year was it built?", "It was built by two men.", False),
-        ("How old is he?", "He is old.", False),
-        ("How does it work?", "It turns.", True),
-    ],
-)
-def test_may_answer(question, sentence, may):
-    assert may_answer(question, sentence) is may
 
 
 def test_base_answers_when_nothing_fits(talker, monkeypatch):

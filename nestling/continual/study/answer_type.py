@@ -1,0 +1,104 @@
+"""What an English question asks for, and whether a sentence has something of the kind.
+
+Source: the types of answers of question answering (Li and Roth 2002, "Learning question
+classifiers"). Deviates: a few rules in place of a classifier; what no rule knows, any sentence has.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from nestling.continual.study.english import DATES, MONEY, TIMES
+from nestling.continual.study.words import Word, listed, words
+
+A_YEAR = re.compile(r"1\d{3}|20\d{2}")
+OFTEN = listed("daily weekly monthly yearly once twice fortnight")
+PAID = MONEY | listed(
+    """
+    shilling shillings penny pennies yen cost costs price prices priced paid pay pays fee fees
+    charge charged charges sold worth free nothing
+    """
+)
+WEIGHTS = listed(
+    """
+    gram grams kilogram kilograms kilo kilos kg pound pounds ounce ounces ton tons tonne tonnes
+    stone weigh weighs weighed weighing weight light heavy
+    """
+)
+ORDINALS = listed("first second third")
+AGES = (TIMES - ORDINALS) | listed("old age aged born since birthday")
+
+
+class Asked(NamedTuple):
+    """A kind of question, and what tells that a sentence may answer it."""
+
+    question: re.Pattern[str]
+    fits: Callable[[Sequence[Word], frozenset[str]], bool]  # (sentence, words of the question)
+
+
+def _bare(word: Word) -> str:
+    """A word without the ending of a genitive."""
+    return re.sub("['’]s?$", "", word.low)
+
+
+def _has(some: frozenset[str]) -> Callable[[Sequence[Word], frozenset[str]], bool]:
+    return lambda own, asked: any(word.low in some for word in own)
+
+
+def _age(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    """A word of age, or a number at the end: "over sixteen"."""
+    return any(word.low in AGES for word in own) or own[-1].counts
+
+
+def _counts(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    """A number; neither an ordinal nor the first word of "One evening"."""
+    once = own[0].low == "one" and any(word.low in DATES | TIMES for word in own[1:3])
+    return any(word.counts and word.low not in ORDINALS for word in own[1 if once else 0 :])
+
+
+def _year(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    return any(A_YEAR.fullmatch(word.text) for word in own)
+
+
+def _time(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    return any(word.counts or word.low in DATES | TIMES | OFTEN for word in own)
+
+
+def _name(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    """A name that the question does not have; the first word of a sentence may be one."""
+    return any(word.named and word.tells and _bare(word) not in asked for word in own)
+
+
+KINDS = (
+    Asked(re.compile(r"\b(which|what) year\b", re.I), _year),
+    Asked(re.compile(r"\bhow (heavy|much\b.*\bweigh)\b", re.I), _has(WEIGHTS)),
+    Asked(re.compile(r"\bhow old\b", re.I), _age),
+    Asked(
+        re.compile(r"\b(what|how much)\b.*\b(costs?|price|fee|pays?|paid|charged?)\b", re.I),
+        _has(PAID),
+    ),
+    Asked(
+        re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I),
+        _counts,
+    ),
+    Asked(
+        re.compile(
+            r"^when\b|\bhow (long|often|soon)\b|\b(which|what) (time|day|date|month)\b", re.I
+        ),
+        _time,
+    ),
+    Asked(re.compile(r"\bnames? of\b|\bwhat (is|was|are|were) .* (called|named)\b", re.I), _name),
+)
+
+
+def may_answer(question: str, sentence: str) -> bool:
+    """Whether a sentence has what a question asks for, as far as that is known.
+
+    >>> may_answer("How many geese are there?", "There are geese."), may_answer("Why?", "So.")
+    (False, True)
+    """
+    own = words(sentence)
+    if not own:
+        return False
+    asked = frozenset(_bare(word) for word in words(question))
+    return all(kind.fits(own, asked) for kind in KINDS if kind.question.search(question))
