@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "adding.md"
 COPIED = ("nestling", "lab/nestling_lab", "tests/support", "tests/conformance", "tests/equations")
 WHERE = re.compile(r"# ([\w/]+\.py)(?:, (in|above) (\w+))?\n")
-# after the blocks: laws that hold for every entry of a table, and the examples in docstrings
+# after the blocks: conformance tests of the tables, and docstring examples
 LAWS = """
 import doctest, importlib, sys
 import pytest
@@ -111,7 +111,7 @@ def test_the_page_shows_one_of_each_kind():
 
 def test_examples_work_and_pass_conformance(library):
     blocks = [b for found in sections().values() for b in found if WHERE.match(b) is None]
-    # each on its own: a reader starts anywhere
+    # each separately, because readers start anywhere
     code = "\n".join(f"exec({block!r}, {{}})" for block in blocks)
     expected = re.findall(r"^(?:print|main)\(.*\)  # (.*)$", "\n".join(blocks), flags=re.MULTILINE)
     printed, laws = run(library, f"{code}\nprint('the laws', flush=True)\n{LAWS}").split(

@@ -84,7 +84,7 @@ def test_large_data(tmp_path, monkeypatch, capsys):
         words = " ".join("".join(rng.sample("abcdefghijklm", 5)) for _ in range(200))
         (folder / f"{number}.txt").write_text(f"{words}\n")
     assert main(["data", "prepare", str(folder), "--out", "runs/tokens"]) == 0
-    with socket.socket() as free:  # what torchrun tells a process that is alone
+    with socket.socket() as free:  # torchrun's variables for a single process
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     told = {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

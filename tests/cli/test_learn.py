@@ -76,8 +76,8 @@ def test_learn_continues_and_reports(adapted, tmp_path, capsys):
     assert len(read_memory(memory).about["documents"]) == 3
 
 
-# options of `nestling learn`, and what they do nothing for: a model that learns by study alone, or
-# one whose levels are written by reading, with nothing studied
+# options of `nestling learn`, and where they have no effect: for a model that only studies, or one
+# whose levels are written by reading, without study
 NEEDS_LEVELS = {
     "passes": ["2"], "finish": [], "surprise": ["1"], "averages": ["16"], "segment": ["8"],
     "save_every": ["8"],
@@ -147,9 +147,9 @@ def test_no_verb_overwrites_an_unrelated_file(adapted, trained, learned, tmp_pat
     ):
         assert "name" in failed(capsys, *arguments)
     assert there.read_bytes() == before
-    run(capsys, "memory", "merge", there, other, "--out", other)  # one of those that it reads
+    run(capsys, "memory", "merge", there, other, "--out", other)  # the output is also an input
     assert learner.save(there, overwrite=True).read_bytes() != before
-    assert learner.save(there)  # it is its own now
+    assert learner.save(there)  # now it knows this version
 
 
 def test_ask_answers_from_the_levels(adapted, learned, capsys):

@@ -10,9 +10,9 @@ from nestling.models.presets import FAMILIES
 
 PERIOD, LENGTH = 4, 22
 OPTIONS = {"vocab_size": 64, "num_hidden_layers": 1, "hidden_size": 64, "num_heads": 2}
-# widths that are made for the width of the preset
+# widths that depend on the preset's width
 WIDE = {"hidden_size": 256, "num_heads": 4}
-# a name may be followed by what the keys are made of
+# a name may be followed by the kind of keys
 FEW = pytest.mark.parametrize("name", ["hope-tiny", "mamba2-tiny context"])
 TINY = [*(f"{family}-tiny" for family in FAMILIES), "hope-tiny context"]
 every_tiny = pytest.mark.parametrize("name", TINY)
@@ -57,7 +57,7 @@ def test_streaming_in_any_split_equals_the_full_forward(name):
 def test_causality_is_bitwise(name):
     model, ids = levelled(name), text(2, LENGTH)
     other = ids.clone()
-    # the token that ends a period is part of what is written, its successor not
+    # the token that ends a period belongs to the write, its successor does not
     other[0, 13:], other[1, 16:] = (other[0, 13:] + 7) % 64, (other[1, 16:] + 7) % 64
     one, two = model(ids).logits, model(other).logits
     for row, known in enumerate((13, 16)):
@@ -74,7 +74,7 @@ def test_packed_documents_equal_separate_ones(name):
     apart = [model(ids[:, a:b]).logits for a, b in zip(ends[:-1], ends[1:], strict=True)]
     packed = model(ids, cu_seqlens=torch.tensor(ends)).logits
     assert_close(packed, torch.cat(apart, 1))
-    # the same with a document's start in a call of its own, and holes
+    # the same with a document start in a separate call, and masked positions
     reset = torch.zeros_like(ids, dtype=torch.bool)
     reset[:, [9, 15]] = True
     wide = torch.zeros(1, LENGTH + 4, dtype=torch.long)
@@ -139,7 +139,7 @@ def test_cache_reorders_repeats_and_saves(name, tmp_path):
 def test_beams_keep_their_own_memory(name):
     model, ids = levelled(name), text(1, 7)
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids),  # a token may be that of padding
+        ids, attention_mask=torch.ones_like(ids),  # a token may be the padding token
         num_beams=3, num_return_sequences=3, max_new_tokens=9, do_sample=False,
         return_dict_in_generate=True, output_scores=True, pad_token_id=0, length_penalty=0.0,
     )  # fmt: skip

@@ -132,9 +132,9 @@ def flow_of(rows: list, length: int) -> tuple[Flow, list]:
     return Flow(reset, mask), places
 
 
-# fill inside and at the end, documents of one token, cuts in documents, in fill and at an edge
+# padding inside and at the end, one-token documents, splits in documents, padding and at an edge
 LAYOUT = [[(5, 2), (9, 0), (1, 3)], [(1, 0), (12, 7)], [(3, 4), (13, 0)]], 20, [4, 6, 16]
-# and from the first token to the last, uncut
+# and the whole sequence without splits
 WHOLE = [[(8, 0), (7, 0)], [(15, 0)]], 15, []
 
 
@@ -156,7 +156,7 @@ def assert_packed_documents_equal_separate_ones(name, options, layout):
     rows, length, cuts = layout
     memory, x = once(name, options, build), draw(len(rows), length, WIDTH)
     flow, places = flow_of(rows, length)
-    # what stands at a masked position must not matter, however large
+    # values at masked positions must not matter, however large
     x = torch.where(flow.mask[..., None], x, 1e3 * x)
     packed, _ = in_pieces(memory, x, cuts, flow)
     assert packed.isfinite().all()
@@ -167,7 +167,7 @@ def assert_packed_documents_equal_separate_ones(name, options, layout):
 @every_memory
 def test_masked_positions_leave_the_state_alone(name, options):
     memory, x = build(name, options), draw(2, 30, WIDTH)
-    # the row of full length comes first: what it reads shows that rows stay apart
+    # the full-length row comes first, to show that rows are independent
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[1, 7:] = False
     _, state = memory(x[:, :12], None, Flow(mask=mask))
@@ -266,7 +266,7 @@ def test_an_unknown_option_is_refused(name, options):
 @every_memory
 def test_second_derivatives_match_finite_differences(name, options):
     """The derivative of <gradient of x, d> along a direction through x and all parameters."""
-    # of the first order the gradients of levels in context are none of the map's
+    # with first order, gradients of in-context levels are not those of the map
     options = options | {"through": "full"} if name.startswith("cms_") else options
     memory, x, d = build(name, options), draw(1, 9, WIDTH), draw(1, 9, WIDTH, seed=2)
     values = [x.requires_grad_(), *memory.parameters()]
@@ -274,7 +274,7 @@ def test_second_derivatives_match_finite_differences(name, options):
     way = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in values]
 
     def slope() -> torch.Tensor:
-        # the map is bent, so that memories that are linear in x have second derivatives as well
+        # a nonlinear function of the output, so that linear memories have second derivatives too
         grad = torch.autograd.grad(memory(x)[0].sin().sum(), x, create_graph=True)[0]
         return (grad * d).sum()
 
@@ -290,7 +290,7 @@ def test_second_derivatives_match_finite_differences(name, options):
 
     with twice():
         grads = torch.autograd.grad(slope(), values, allow_unused=True)
-        # where the map is much bent, the wider steps leave its neighbourhood
+        # with strong curvature the larger steps are too large
         numeric = [
             (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h) for h in (3e-7, 3e-8, 3e-9)
         ]

@@ -66,7 +66,7 @@ CASES = {
     "delta_gd": ("delta_gd", {}, {}),
     "delta_gd, explicit": ("delta_gd", {"form": "explicit"}, {}),
     "delta_gd, cr": ("delta_gd", {"form": "cr"}, {}),
-    # with a decay it goes elsewhere: tests/optim/test_delta_gd.py
+    # with a decay it converges elsewhere: tests/optim/test_delta_gd.py
     "delta_gd, no decay": (
         "delta_gd",
         {"decay_scale": 0.0},
@@ -100,8 +100,8 @@ CASES = {
         {},
     ),
 }
-# how many times as long the steps are when all gradients are times c, of matrices and of vectors;
-# None: by no one law
+# factor on the steps of matrices and vectors if all gradients are multiplied by c; None: no single
+# law
 SAME, LINEAR, INVERSE = (lambda c: 1.0), (lambda c: c), (lambda c: 1 / c)
 SCALING = {
     "m3": (SAME, SAME),
@@ -371,7 +371,7 @@ def test_bfloat16_parameters_keep_float32_state(case):
         for optimizer in optimizers:
             optimizer.step()
         for limit, (_, w), old in zip(allowed, pairs, before, strict=True):
-            # rounding to 8 bits: once of the move, once of the sum
+            # rounding to 8 bits: of the step, and of the sum
             limit += 2**-8 * (w.detach().abs() + (w.detach() - old).abs() + limit)
     for limit, (n, w) in zip(allowed, pairs, strict=True):
         assert ((n - w).detach().abs() <= limit).all()

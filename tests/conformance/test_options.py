@@ -19,7 +19,7 @@ from nestling.models.config import memory_config
 
 WIDTH, HEADS, TOKENS = 16, 2, 7
 
-# what each memory starts from, so that it fits into the few tokens read
+# base options of each memory, to fit the few tokens read
 CONTEXT = {"objective": "local", "periods": (2, 4), "intermediate_size": 6}
 TITANS = {"period": 4, "persistent": 2}
 BASE: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ BASE: dict[str, dict[str, Any]] = {
     "cms_nested": CONTEXT,
     "cms_headwise": CONTEXT,
 }
-# other values of options: of a name everywhere, or in one memory; numbers have the half else
+# other values of options, by name or for one memory; numbers are halved otherwise
 OTHERS: dict[str, tuple] = {
     "adaptive_q": (True,),
     "allow_neg_eigval": (True,),
@@ -93,9 +93,9 @@ OTHERS: dict[str, tuple] = {
     "values": ("shared",),
     "window": (2,),
 }
-# what may change nothing beside another, and why
+# options that may have no effect with another one, and why
 EXCEPT = {
-    # where documents begin and the count in the state go by the periods; presets set them
+    # document starts and the count in the state depend on the periods; presets set them
     ("self_titans", "period", "writes"),
     ("self_titans", "projection_period", "writes"),
     ("self_titans", "projection_clip", "writes"),
@@ -133,7 +133,7 @@ def result(name: str, options: dict[str, Any]) -> list[torch.Tensor] | None:
     except UserError:
         return None
     memory.init_weights(torch.Generator().manual_seed(0))
-    # away from the start, at which much is zero
+    # away from the initial values, many of which are zero
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in memory.parameters():
@@ -144,9 +144,9 @@ def result(name: str, options: dict[str, Any]) -> list[torch.Tensor] | None:
         y, state = memory(x)
     found = [y]
     map_state(lambda tensor: found.append(tensor) or tensor, state)
-    if outer:  # an option of the gradients alone
+    if outer:  # an option that affects only gradients
         found += torch.autograd.grad(y.sin().sum(), x)
-    if hasattr(memory, "trained_levels"):  # written by an optimizer, which goes by these
+    if hasattr(memory, "trained_levels"):  # written by an optimizer that uses these
         levels = [(level.period, level.share or 0.0) for level in memory.trained_levels()]
         found.append(torch.tensor(levels))
     return [tensor.detach().double() for tensor in found]
@@ -194,7 +194,7 @@ def judged(name: str, third: int) -> list[str]:
     """The problems of a memory's options."""
     fields = dataclasses.fields(MEMORIES.load(name).Config)
     choices = [(f.name, value) for f in fields for value in others(name, f)]
-    # two switches meet twice: each beside the other
+    # two switches meet twice, once in each order
     found_of = functools.cache(lambda options: result(name, dict(options)))
     alone = result(name, {})
     assert alone is not None

@@ -97,7 +97,7 @@ def assert_streamed(model: HopeForCausalLM, ids: torch.Tensor, *splits: list[int
 
 @pytest.mark.parametrize("name", TINY)
 def test_streaming_in_any_split_equals_the_full_forward(name):
-    # token by token at the start and over the ends of periods, of 16 and of 32 tokens
+    # token by token at the start and across period ends, of 16 and of 32 tokens
     singles = [*[1] * 4, 10, *[1] * 4, 12, *[1] * 4, 3]
     model, ids = create(name, **ONE_LAYER), text(2, sum(singles))
     assert_streamed(model, ids, singles, [3, 14, 1, 19])
@@ -157,7 +157,7 @@ def test_generation_from_padded_prompts_matches_full_forward(name, options):
         with torch.no_grad():
             logits = model(alone).logits[0, length - 1 : -1]
         chosen = logits.gather(1, alone[0, length:, None])[:, 0]
-        # two tokens that are equally likely may change places
+        # two equally likely tokens may swap
         assert (logits.amax(1) - chosen < 1e-4).all()
 
 

@@ -63,12 +63,12 @@ CONSTANTS: dict[str, tuple] = {
     "weighting": ("sum",),
     "width": (4,),
 }
-# never changes a result of finite gradients: what is done about others
+# no effect for finite gradients: handling of non-finite ones
 NO_RESULT = ("nonfinite",)
-NARROW = ("ns_dtype", "ns_precision")  # float64 is multiplied as it is
-# what "auto" stands for beside another option
+NARROW = ("ns_dtype", "ns_precision")  # float64 is multiplied in float64
+# what "auto" means with another option
 SAME = {("decay_norm", "soft", "layout", "scalar"), ("layout", "scalar", "decay_norm", "soft")}
-# so that it counts within a few steps, what an option that is there is given besides
+# additional settings of an option, so that it takes effect within a few steps
 BESIDE = {"preconditioner": {"preconditioner_every": 3}}
 
 Option = tuple[str, Any]
@@ -176,7 +176,7 @@ def test_every_option_of_an_optimizer_changes_a_result_or_is_refused(name, monke
     check(lambda module, options: build(name, module, **{"lr": 0.01} | options), names)
 
 
-# others have an optimizer with their constants
+# the others have an optimizer with their constants
 @pytest.mark.parametrize("name", [n for n in RULES if is_bare(n)])
 def test_every_constant_of_a_rule_changes_a_result_or_is_refused(name):
     kind = RULES[name]
@@ -186,7 +186,7 @@ def test_every_constant_of_a_rule_changes_a_result_or_is_refused(name):
     )
 
 
-# so that a slow momentum is read within a few writes
+# so that a slow momentum takes effect within a few writes
 SLOW = {"slow_momentum": {"slow_period": 2}, "slow_weight": {"slow_period": 2}}
 
 

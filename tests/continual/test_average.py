@@ -84,7 +84,7 @@ def test_experts_are_base_averages_and_levels(new_learner, ids):
         assert torch.equal(row, other.losses(ids[:40])[0])
     assert torch.equal(learner.losses(ids[:40], "base"), rows[[0, 4]])
     assert not torch.equal(rows[1], rows[2]) and not torch.equal(rows[2], rows[4])
-    # without a gate they say nothing
+    # without a gate they have no effect
     assert torch.equal(learner.losses(ids[:40]), plain.losses(ids[:40]))
 
 

@@ -133,7 +133,7 @@ def test_damaged_files_are_refused_or_read_unchanged(models, ids, tmp_path, coun
         if number % 10 == 0:
             changed = changed[: draw.randrange(len(changed))]
         for _ in range(draw.randint(1, 3)):
-            # the header is short and decides most: half of the changes fall there
+            # the header is short but matters most, so half of the changes are there
             end = min(header, len(changed)) if draw.random() < 0.5 else len(changed)
             if end:
                 changed[draw.randrange(end)] ^= draw.randint(1, 255)

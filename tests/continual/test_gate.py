@@ -111,7 +111,7 @@ def test_greedy_generation_matches_scoring(models, ids, kind, gate):
 
 @only_llama
 def test_sampling_through_a_gate_changes_the_text(models, ids, kind):
-    # the weights of a random model are short: within a trust bound nothing can be learned
+    # random weights have small norms: within the trust bound nothing can be learned
     free = tuple(replace(level, trust=None) for level in parse_levels("8:3e-2,32:3e-2"))
     learner = ContinualLearner(models[kind], Letters(), levels=free)
     learner.read_tokens(ids)

@@ -13,7 +13,7 @@ from nestling.core.error import UserError
 from nestling.models.pretrained import LevelSpec, parse_levels
 from nestling.rules import RULES
 
-# laws that do not depend on the model; the other is slower
+# properties that do not depend on the model; the other one is slower
 only_llama = pytest.mark.parametrize("kind", ["llama"])
 
 
@@ -110,7 +110,7 @@ def test_write_applies_the_rule_to_the_mean_gradient(models, ids):
     one.read_tokens(ids[:8])
     for name in names:
         torch.testing.assert_close(one.weights()[name], after[name], rtol=1e-5, atol=1e-7)
-        # the second gradient passes through keys of the first period, which were kept as they were
+        # the second gradient flows through cached keys of the first period
         assert not torch.equal(written[name], after[name])
 
 

@@ -36,7 +36,7 @@ def weights(model):
 
 
 def methods(model):
-    # the weights of a random model are short: within a trust bound nothing can be learned
+    # random weights have small norms: within the trust bound nothing can be learned
     free = tuple(replace(level, trust=None) for level in parse_levels("8:1e-2,16:1e-2"))
     return {
         "all": GradientMethod(model, lr=1e-3, sizes=SIZES),

@@ -151,7 +151,7 @@ def test_without_a_write_of_the_slower_level_nothing_is_reset(new_learner, ids):
     gated = new_learner(NESTED, options=Options(surprise=1e9))
     gated.state = learner.state
     before = weights(gated, 1)
-    # the eight tokens of before 32 write nothing, the twenty-four gathered by the slow level do
+    # the eight tokens before 32 write nothing; the twenty-four accumulated by the slow level do
     assert gated.read_tokens(ids[24:32], begins=False).writes == (1, 0)
     assert not same(weights(gated, 1), before)
     before = weights(gated, 1)

@@ -22,7 +22,7 @@ def learner(folder):
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_loses_at_most_the_open_period(folder, tmp_path, kills):
-    assert run_apart(main, folder, tmp_path, kills) > kills / 4  # they fell in the midst of texts
+    assert run_apart(main, folder, tmp_path, kills) > kills / 4  # kills happened within texts
 
 
 def test_file_is_written_when_periods_close(learner, tmp_path):

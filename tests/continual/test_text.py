@@ -20,5 +20,5 @@ def test_special_tokens_in_documents_are_plain_text():
         ids = text.encode(spelt)
         assert [i for i in ids if i < 2] == around
         assert text.decode(ids) == spelt
-        # and the tokenizer is left as it was: prompts take control tokens
+        # the tokenizer is unchanged: prompts still accept control tokens
         assert text.prompt("<|endoftext|>")[-1] == 0

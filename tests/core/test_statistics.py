@@ -73,7 +73,7 @@ def test_paired_test_has_five_percent_false_positives():
     found = [paired(one, other) for one, other in draws]
     wrong = sum(one.p_t < 0.05 for one in found) / len(found)
     assert 0.035 < wrong < 0.065
-    # the exact test with four pairs can only say 2/16, 4/16 ...
+    # the exact test with four pairs has p-values 2/16, 4/16 ...
     assert min(one.p_sign for one in found) == 0.125
     small = sum(one.p_sign <= 0.125 for one in found) / len(found)
     assert 0.1 < small < 0.15
@@ -111,7 +111,7 @@ def test_diverged_values_are_counted_but_not_averaged(bad):
 def test_diverged_run_ranks_last(bad):
     assert gap(bad, 1.0) == math.inf and gap(1.0, bad) == -math.inf
     assert gap(bad, 1.0, -math.inf) == -math.inf and math.isnan(gap(bad, math.inf))
-    # a mean of the finite pairs alone would say that the one is better
+    # the mean of the finite pairs alone would favour ``one``
     one, other = [1.0, bad, bad], [2.0, 2.0, 2.0]
     found, turned = paired(one, other), paired(other, one)
     assert (found.worse, found.better) == (2, 0) == (turned.better, turned.worse)
@@ -119,8 +119,8 @@ def test_diverged_run_ranks_last(bad):
     assert found.difference.mean == -1 and str(found) == "-1 (diverged in 2 of 3)"
     assert str(turned) == "1 (the other diverged in 2 of 3)"
     assert found.record() | {"worse": 2, "better": 0, "diverged": 2} == found.record()
-    # of eight ways to flip the signs those two in which both that diverged lie on one side
-    # and the third, as here, on the other, and those in which it lies there too
+    # of eight sign flips, the two with both diverged pairs on one side and the third on the other,
+    # as observed, and the two with all on the same side
     assert found.p_sign == 4 / 8
     assert paired([bad] * 6, [1.0] * 6).p_sign == 2 / 64
     scores = paired([0.0, bad], [0.5, 0.5], larger_is_better=True)

@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_clinc150_schema(tmp_path, cache):
-    names = ["oil_change_how", "oos", "w2", "time"]  # a few, in an order that says nothing
+    names = ["oil_change_how", "oos", "w2", "time"]  # a few, in arbitrary order
     features = cache.Features(
         {"text": cache.Value("string"), "intent": cache.ClassLabel(names=names)}
     )

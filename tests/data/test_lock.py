@@ -15,7 +15,7 @@ def test_lock_of_another_process_is_refused_until_it_ends(tmp_path):
     real.write_text("")
     link.symlink_to(real)
     with held(file, link) as child:
-        # a link is the file it leads to
+        # a link is treated as its target
         for name in (file, tmp_path / "." / "notes.memory", real):
             with pytest.raises(UserError, match="in use") as raised, locked(name):
                 pass

@@ -114,7 +114,7 @@ def test_interrupted_preparation_resumes_to_the_same_bytes(lines, tmp_path, monk
         with pytest.raises(UserError, match="cannot be read"):
             open_shards(folder)
         assert written(lines, folder) == whole
-    # while tokens are written, a file half there
+    # while tokens are written, with a partial file
     add = SideWriter.add
 
     def dying(self, ids, after):
@@ -137,7 +137,7 @@ def test_interrupted_preparation_resumes_to_the_same_bytes(lines, tmp_path, monk
 
     again = dataclasses.replace(plain, read=watched)
     write_shards(again, tmp_path / "half", SHAPING)
-    assert tokens(tmp_path / "half") == whole and len(read) == 90  # no pass but that of tokens
+    assert tokens(tmp_path / "half") == whole and len(read) == 90  # only the pass over the tokens
     assert not list((tmp_path / "half").glob(".*"))
 
 

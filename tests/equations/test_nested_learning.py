@@ -171,7 +171,7 @@ def test_v1_eq42_newton_schulz_brings_singular_values_to_one(shape):
     U, s, V = torch.linalg.svd(drawn(*shape), full_matrices=False)
     x = (
         U * torch.linspace(0.3, 1, s.shape[-1], dtype=s.dtype) @ V
-    )  # five steps lift no speck to one
+    )  # five steps cannot lift a tiny singular value to one
     found = ours(x)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.65 and values.max() < 1.25

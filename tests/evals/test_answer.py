@@ -72,7 +72,7 @@ def test_tokens_of_a_task_are_distinct_plain_tokens_of_the_model():
 def test_every_text_task_runs_with_a_model(name):
     task = TASKS.load(name).tiny()
     found = ask_texts(reader("transformer-tiny", segment=512), task, count=1)
-    # worse than the uniform guess of bytes is below 0
+    # worse than uniform bytes scores below 0
     assert found["score"] <= 1 and found["count"] == 1 and found["tokens"] >= 1
 
 
@@ -113,10 +113,10 @@ def test_wilson_interval_for_binary_scores_and_student_otherwise():
     four = figures([0.4, 0.5, 0.5, 0.6], 0.0)
     half = 3.18244631 * math.sqrt(0.02 / 3 / 4)
     assert four["low_95"] == pytest.approx(0.5 - half) and four["score"] == 0.5
-    # shares end at 0 and 1; what may be below 0 has no such end
+    # shares are within 0 and 1; scores that may be negative are not
     assert figures([0.25, 0.75], 0.0)["low_95"] == 0.0
     assert figures([-1.0, 0.0], 0.0)["low_95"] == pytest.approx(-0.5 - 12.7062047 * 0.5)
     assert figures([0.5], 0.0)["low_95"] is None
-    # a few that are equal by chance: as of two right and two wrong
+    # a few equal values: the interval of two right and two wrong
     equal, mixed = figures([0.5] * 4, 0.0), figures([0.0, 1.0, 0.0, 1.0], 0.0)
     assert equal == mixed and equal["low_95"] < 0.2

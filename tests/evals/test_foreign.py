@@ -13,7 +13,7 @@ from nestling.models.held import Held
 from nestling.models.pieces import Pieces, Way
 
 REFUSED = ("reformer", "bert", "xlnet")  # they look ahead
-# one of each way to be read, and what is read often; the others are slow only by their number
+# one per way of reading, and common models; the others are marked slow because they are many
 OFTEN = (
     "llama", "gpt2", "openai-gpt", "mamba", "mamba2", "rwkv", "recurrent_gemma", "jamba", "bamba",
     "minimax", "qwen3_next", "zamba2", "lfm2",

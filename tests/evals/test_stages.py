@@ -120,7 +120,7 @@ def test_shared_lesson_prefix_equals_rereading(kind, asked, monkeypatch):
     for stage in stages:
         learned.read(stage.learn)
         answers = list(learned.ask(task, questions))
-    # all questions twice, once a stage, and no lesson twice
+    # all questions twice, once per stage, and no lesson twice
     prompts = sum(len(found.encode(question.prompt)) for question in questions)
     assert sum(sizes) <= len(learned.ids) + 2 * prompts
     afresh = [
@@ -141,7 +141,7 @@ def test_over_long_lessons_are_truncated_at_the_start(asked):
     for stage in stages:
         learned.read(stage.learn)
         answers = list(learned.ask(task, questions))
-        # the same end of the lessons at the longest question and at the others
+        # the same end of the lessons for the longest question and for the others
         end = learned.ids[room - 48 :]
         assert learned.seen == end
         assert answers == [

@@ -102,7 +102,7 @@ def test_step_size_is_independent_of_error_size():
         module.gamma_weight.zero_()
         module.gamma_bias.fill_(0.0)
         y, _ = module(x)
-        # not so small that the length below which a matrix counts as none is felt
+        # large enough that the zero threshold of Newton-Schulz has no effect
         module.gamma_bias.fill_(-2.0)
         assert (module(x)[0] - y).norm() <= 1e-9 * y.norm()
 

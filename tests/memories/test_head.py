@@ -146,7 +146,7 @@ def test_second_order_gradients(kept, monkeypatch):
         text.level.read_strength = strength
         return text.read((11, 12))[0]
 
-    # what is written takes no part in gradients, so that differences of outputs would not do
+    # writes are constants for gradients, so finite differences of outputs do not apply
     def loops(hidden, weight, strength):
         text.hidden, text.weight = hidden, weight
         return nn.utils.rnn.pad_sequence([y for y, _ in text.loops()], batch_first=True)

@@ -289,7 +289,7 @@ def test_gated_delta_net_matches_qwen3_next():
     assert_close(state.weight.mT, cache.layers[0].recurrent_states[0])
 
 
-# one member with some numbers set is another
+# reductions: one memory with some constants set is another
 
 
 def copy_shared(target, source):
@@ -362,7 +362,7 @@ def test_comba_without_feedback_and_decay_only_adds():
     assert_close(weight, torch.einsum("bth,bthv,bthk->bhvk", beta, v, k))
 
 
-# and the matrix memory of self_titans is each of them
+# reductions of self_titans with a matrix
 
 
 class Given(nn.Module):

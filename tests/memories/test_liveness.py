@@ -29,5 +29,5 @@ def test_memory_still_responds_after_100000_tokens():
     assert all(after[name] > 0.1 * before[name] for name in before), (before, after)
     assert max(norms[12:]) < 1.5 * max(norms[:12])
     assert torch.isfinite(again).all()
-    # what the text wrote is there to be read
+    # writes of the text can be read
     assert (again - fresh).norm() > 0.05 * fresh.norm()

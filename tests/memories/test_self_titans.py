@@ -36,7 +36,7 @@ def sequence(length, seed=1, batch=2, width=8):
     return torch.randn(batch, length, width, generator=generator, dtype=torch.float64)
 
 
-# all that memories make is projected (Eq 76): there is no period of others
+# keys, values and rates are projected (Eq 76), so there is no second period
 BASE = {f"adaptive_{name}": False for name in ("k", "v", "eta", "alpha")}
 BASE |= {"values": "shared", "projection_period": 32}
 VARIANTS = {
@@ -365,7 +365,7 @@ def test_one_token_repeated_stays_bounded(period, strong):
             assert torch.isfinite(y).all()
             norms.append(max(float(w.norm()) for w in state.weight))
     initial = max(float(p.detach().norm()) for p in (module.initial_first, module.initial_second))
-    # the orbit is chaotic and comes in bursts: which half has the higher ones is luck
+    # the orbit is chaotic with bursts: either half may have the larger ones
     assert max(norms) < 2 * initial
 
 

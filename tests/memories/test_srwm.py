@@ -89,7 +89,7 @@ def test_each_part_has_its_own_write_rate():
             memory.initial_weight[:, -4 + index] = 1e4
             written = memory(x)[1].deviation.abs().amax((0, 1, 3)) > 0
             memory.initial_weight[:, -4 + index] = -1e4
-            # rows of equal entries answer q and k alike: nothing to write for the rates
+            # rows of equal entries give the same output for q and k, so the rates write nothing
             expected = torch.zeros(16, dtype=torch.bool)
             expected[rows] = index < 3
             assert torch.equal(written, expected)

@@ -195,7 +195,7 @@ LONG = {
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        # every memory and every text in the suite, and each with each as slow ones
+        # every memory and every text in the suite; all combinations are slow tests
         pytest.param(
             options, name, marks=[pytest.mark.slow] if slow else [], id=f"{options}-{name}"
         )
@@ -223,7 +223,7 @@ def test_reads_and_weights_stay_bounded(options, name):
     assert max(reads) < 2 * values
     half = len(norms) // 2
     if options["strong"]:
-        # gates this wide open make it wander; what grows does not come back to where it was
+        # with gates this wide open the norm fluctuates; a growing one would not return
         assert min(norms[-half // 2 :]) < 1.3 * max(norms[:half])
     else:
         assert max(norms[half:]) < 1.3 * max(norms[:half])
@@ -232,7 +232,7 @@ def test_reads_and_weights_stay_bounded(options, name):
 @pytest.mark.parametrize("kind", [TitansMAC, TitansMAG, TitansMAL])
 @pytest.mark.parametrize("repeated", [True, False])
 def test_outputs_do_not_grow_along_a_text(kind, repeated):
-    # half-lives far shorter than the text: what is written and what is forgotten have met
+    # half-lives far shorter than the text, so that writes and decay are balanced
     options = {"hidden_size": 16, "period": 16, "half_life": (16.0, 64.0)}
     module = build(kind, strong=False, dtype=torch.float32, **options)
     x = sequence(1 if repeated else 600, batch=1, width=16).float().expand(1, 600, 16)

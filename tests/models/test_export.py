@@ -58,7 +58,7 @@ def test_parallel_levels_export_to_one_wider_mlp(family, ids, tmp_path):
     assert (expected - logits(base.model, ids)).abs().max() > 1e-2
     after = base.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    # it is as any other model: it can be divided into levels again
+    # like any other model, it can be divided into levels again
     again = load_stacked(tmp_path, parse_levels("8,32"))
     torch.testing.assert_close(logits(again.model, ids), expected, rtol=0, atol=1e-5)
 

@@ -83,7 +83,7 @@ def test_training_carries_the_head_memory():
     restored = memory_of(model, memory_state(run.memory))
     for one, other in zip(run.memory.states[-1], restored.states[-1], strict=True):
         assert torch.equal(one, other)
-    # documents begin where a period of the head may
+    # documents start where a period of the head can
     transformer = tiny_model("transformer-tiny", head_period=32)
     assert loader_of(tiny_text(), transformer, config).packer.align == 32
 

@@ -311,7 +311,7 @@ def test_meta_gradients_flow_through_self_modifying_titans():
     numeric = (8 * (found[1] - found[-1]) - (found[2] - found[-2])) / (12 * step)
     analytic = sum(float((g * d).sum()) for g, d in zip(grads, way, strict=True))
     assert abs(analytic - numeric) <= 1e-6 * abs(numeric)
-    # and the second order is a part of it that is seen
+    # and the second-order part is not negligible
     first = over(through="first")
     same = dict(first.named_parameters())
     lesser = torch.autograd.grad(loss(first), [same[name] for name in values])

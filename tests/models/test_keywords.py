@@ -157,7 +157,7 @@ COLLATORS = ({}, {"return_position_ids": False, "return_seq_idx": True},
 @pytest.mark.parametrize(
     ("family", "options"),
     [
-        # every family and every form of the collator, and each with each as slow ones
+        # every family and every form of the collator; all combinations are slow tests
         pytest.param(family, options, marks=[] if i == j else [pytest.mark.slow])
         for i, family in enumerate(FAMILIES)
         for j, options in enumerate(COLLATORS)
@@ -197,7 +197,7 @@ def test_shift_labels_give_the_same_loss(model, ids):
     expected = model(ids, labels=ids, reset=reset).loss
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     assert_close(model(ids, shift_labels=shifted, reset=reset).loss, expected)
-    # as Trainer does it where rows lie on several devices
+    # as Trainer does with rows on several devices
     assert_close(model(ids, labels=ids, shift_labels=shifted, reset=reset).loss, expected)
 
 

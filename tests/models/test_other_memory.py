@@ -92,7 +92,7 @@ def test_changed_tensor_is_refused(family, how, tmp_path):
         if how == "a row longer" and not tensor.shape[-1]:
             continue  # a part that this model does not have cannot be longer
         wrong = tampered(cache, place, CHANGES[how])
-        # of two that disagree about a size that grows, the later is named
+        # of two tensors that disagree about a growing size, the later one is named
         with pytest.raises(UserError, match="state"):
             model(IDS, past_key_values=wrong)
 

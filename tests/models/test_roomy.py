@@ -56,7 +56,7 @@ def test_appends_in_place_and_forks_are_independent():
     assert cache.layers[0].keys.data_ptr() == place != first.layers[0].keys.data_ptr()
     for now, before in zip(contents(cache), kept, strict=True):
         assert torch.equal(now[..., :21, :], before)
-    # one that was cut and goes on otherwise leaves those that share with it alone
+    # cropping and continuing differently does not affect caches that share the buffer
     shared = fork(cache)
     before = contents(shared)
     cache.crop(-3)

@@ -35,7 +35,7 @@ def arguments(path, **more) -> TrainingArguments:
 @pytest.mark.parametrize(
     ("family", "adapted"),
     [
-        # every family, with and without an adapter, and the others as slow ones
+        # every family, with and without an adapter; other combinations are slow tests
         pytest.param(family, adapted, marks=[] if adapted == place % 2 else [pytest.mark.slow])
         for place, family in enumerate(SMALL_FAMILIES)
         for adapted in (False, True)
@@ -67,7 +67,7 @@ def test_classes_are_in_the_auto_model_tables():
     }
     tables = {k: v for k, v in vars(modeling_auto).items() if k.endswith("_MAPPING_NAMES")}
     assert {k: v["hope"] for k, v in tables.items() if "hope" in v} == ours
-    # a table says how a model of attention and feed-forward networks is used: so are ours
+    # tables for models of attention and feed-forward networks apply to ours too
     llama = {
         k for k, v in tables.items() if "llama" in v and "QUESTION" not in k and "CONFIG" not in k
     }

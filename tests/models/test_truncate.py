@@ -22,7 +22,7 @@ def block(name: str, options: dict, truncate: int | None) -> Block:
 @every_name
 def test_truncation_cuts_gradients_and_keeps_outputs(name, options):
     if name.startswith("cms_"):
-        options = options | {"through": "full"}  # else nothing crosses a write anyhow
+        options = options | {"through": "full"}  # otherwise no gradient crosses a write anyway
     x = draw(2, 14, WIDTH).requires_grad_()
     whole, state = block(name, options, None)(x, None, Flow())
     free = torch.autograd.grad(whole[:, 12:].sin().sum(), x)[0]
@@ -33,7 +33,7 @@ def test_truncation_cuts_gradients_and_keeps_outputs(name, options):
     grad = torch.autograd.grad(y[:, 12:].sin().sum(), x)[0]
     assert not grad[:, :10].any()
     assert grad[:, 12:].any()
-    # what is left is the gradient of the last stretch from a given state
+    # the remaining gradient is that of the last stretch from a given state
     with torch.no_grad():
         _, state = cut(x[:, :10], None, Flow())
     rest = x[:, 10:].detach().requires_grad_()

@@ -248,7 +248,7 @@ def test_compiled_form_equals_fold_of_step(length, eraser, one_key, flags):
         batch = tokens["w"].shape[:2]
         reset = torch.rand(batch, generator=generator) < 0.1
         mask = torch.rand(batch, generator=generator) < 0.8
-    # no size of a chunk is asked for: the compiled form chooses its own
+    # no chunk size given: the compiled form uses its own
     assert_equal(*both(tokens, None, state=state_of(tokens), reset=reset, mask=mask))
 
 

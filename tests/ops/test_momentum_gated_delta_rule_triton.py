@@ -17,7 +17,7 @@ DEVICES = [
     pytest.param("cpu", marks=pytest.mark.skipif(CUDA, reason="compiled here: pytest -m gpu")),
     pytest.param("cuda", marks=pytest.mark.gpu),
 ]
-# every option is a kernel of its own to compile: minutes
+# every option compiles a separate kernel, which takes minutes
 EVERY_DEVICE = [DEVICES[0], pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.slow])]
 LIMIT = {torch.float32: FLOAT32_RELATIVE_RMS, torch.bfloat16: BFLOAT16_RELATIVE_RMS}
 

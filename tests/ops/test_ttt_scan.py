@@ -155,7 +155,7 @@ def test_bitwise_equal_for_any_thread_count(kind):
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
         found = everything(module, tokens(40, 16, batch=3, dtype=torch.float32))[0]
-        # torch sums those of the norm by thread
+        # torch sums the norm's gradients per thread
         results.append({k: v for k, v in found.items() if not k.startswith("output_norm")})
     torch.set_num_threads(before)
     assert all(same_by_threads(module, results[0], other) == "" for other in results)

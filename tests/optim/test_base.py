@@ -94,7 +94,7 @@ def test_unused_options_are_refused_and_old_states_load():
     # one group that reads it is enough
     groups = [{"params": weights[:1], "preconditioner": "covariance"}, {"params": weights[1:]}]
     DeltaMomentum(groups, preconditioner_beta=0.5)
-    # what all groups were given is no option of one of them, when they are added again
+    # options given to all groups are not checked per group when groups are added again
     given = [{"params": weights[:1]}, {"params": weights[1:], "orthogonal": False}]
     assert len(Leveled(M3(given, ns_precision="float32"), tokens_per_step=1).param_groups) == 2
     optimizer = DeltaMomentum(weights)

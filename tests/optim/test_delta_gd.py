@@ -47,7 +47,7 @@ def test_network_converges_where_decay_balances_gradient():
     for layer, x in ((first, X), (second, torch.tanh(first(X)).detach())):
         decay = scale * layer.weight.detach() @ (x.mT @ x) / len(x)
         assert decay.norm() > 0.1
-        # on its way still, by a hundredth after these steps
+        # not converged yet: within a hundredth after these steps
         assert (layer.weight.grad + decay).norm() < 2e-2 * decay.norm()
 
 

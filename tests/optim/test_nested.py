@@ -171,7 +171,7 @@ def test_start_of_bfloat16_weights_is_float32():
         optimizer.step()
     (start,) = optimizer.state_dict()["starts"].values()
     assert start.dtype == torch.float32
-    # a bfloat16 below one has steps of 2^-8: two writes went 2^-7
+    # bfloat16 below one has steps of 2^-8: two writes moved it by 2^-7
     torch.testing.assert_close(start, torch.full((4,), 1 - 0.1 * 2.0**-7))
 
 

@@ -14,7 +14,7 @@ from nestling.optim import (
     NonlinearMomentum,
 )
 
-# ours, its options, the same as, its options; torch's eps is where ours has none, or none is meant
+# ours with options, and its equal with options; torch's eps is set where ours has none
 REDUCTIONS = {
     "delta momentum without its decay is SGD with momentum": (
         (DeltaMomentum, {"alpha": 0.9, "eta_decay": 0.0}),

@@ -61,7 +61,7 @@ def unchanged(net: Net, before: list[torch.Tensor]) -> bool:
 
 
 REMEMBERING = [name for name in optimizer_names() if name not in ("sgd", "gradient", "delta_gd")]
-# of another number of rows, turned round, and of sizes that torch would broadcast
+# another number of rows, transposed, and sizes that torch would broadcast
 OTHERS = [(98, (6, 4)), (96, (6, 4)), (97, (4, 6)), (97, (1, 4))]
 
 

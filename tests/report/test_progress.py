@@ -86,7 +86,7 @@ def test_terminal_shows_one_bar_per_part(capsys, monkeypatch):
         progress.end("[a]")
         assert [task.description for task in progress._bars.tasks] == ["b"]
         progress.note("[a]: finished")
-        # another display may draw once a new heading is said
+        # another display may start once a new heading is printed
         progress.say("next")
         assert progress._bars is None
     printed = capsys.readouterr().err

@@ -15,7 +15,7 @@ def test_dgd_with_very_long_inputs():
     assert torch.linalg.cholesky_ex(torch.eye(40) + gram)[1].any()  # float32 alone cannot
     found = dgd_rows(W, G, gram, 1.0)
     assert found.dtype == torch.float32
-    # along the inputs all is taken away, and nothing grows anywhere
+    # everything along the inputs is erased, and nothing grows
     inside = torch.linalg.svd(x, full_matrices=False).Vh
     assert (found @ inside.mT).norm() < 1e-3 * (W - G).norm()
     assert found.norm() <= (W - G).norm() * 1.001

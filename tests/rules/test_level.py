@@ -136,7 +136,7 @@ def test_rules_descend(rule):
         error = torch.einsum("tbi,boi->tbo", x, weight) + bias - target
         losses.append(float(error.square().sum() / 2))
         state = read(level, start, state, x, error)
-    # dgd settles between its start and the minimum, as derived
+    # dgd converges between its start and the minimum, as derived
     assert losses[-1] < (0.6 if rule == "dgd" else 0.2) * losses[0]
 
 
@@ -268,7 +268,7 @@ def test_nonfinite_gradient_changes_nothing():
     state = read(level, start, state, x[:4], g[:4])
     assert state.writes.tolist() == [0, 1]
     assert not state.moved[0][0].any() and state.moved[0][1].any()
-    # and the next period is a new one
+    # and the next period starts fresh
     state = read(level, start, state, x[4:], g[4:])
     assert state.writes.tolist() == [1, 2] and state.moved[0].isfinite().all()
 
@@ -288,7 +288,7 @@ def test_reset_rows_equal_fresh_rows(rule):
 @pytest.mark.parametrize("fast", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_gradient_through_two_writes_matches_finite_differences(rule, fast):
     """Along a random direction of all inputs; the slow test checks each element."""
-    # Newton-Schulz is no function of its input's length: a smaller step keeps it smooth
+    # Newton-Schulz does not depend on its input's norm: a smaller step keeps it smooth
     level = CMSLevel(period=2, rule=rule, lr=0.05, clip=1.5, trust=0.9)
     x, g = tokens(4)
 

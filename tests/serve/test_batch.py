@@ -129,13 +129,13 @@ def test_batches_can_be_joined():
     first._next = torch.tensor([[tokens[2][0]], [tokens[2][1]], [tokens[1][2]], [tokens[1][3]]])
     first._mask = torch.cat((first._mask, first._mask.new_ones(4, 1)), 1)
     first.keep([1, 3])
-    assert first._mask.shape[1] == len(PROMPTS[3]) + 2  # no column is left that nobody has
+    assert first._mask.shape[1] == len(PROMPTS[3]) + 2  # no unused column is left
     assert_close(first.logits(), torch.stack([alone[1][3], alone[3][2]]))
 
 
 def test_nonfinite_logits_affect_only_their_row():
     change = {n: Factors(1e30 * f.left, 1e30 * f.right) for n, f in learned(1)[0].change.items()}
-    wild = Added("wild", change)  # finite, but not what it makes of a text
+    wild = Added("wild", change)  # finite, but its outputs are not
     engine, found = Engine(reader("llama"), rows=3, waiting=9), queue.Queue()
     engine.start()
     for rows in ([None], [wild, None]):

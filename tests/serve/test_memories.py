@@ -49,7 +49,7 @@ def test_memory_life_cycle(http, served, tmp_path):
     assert [one["name"] for one in shown["documents"]] == ["one.txt"]
     assert learn(http, "notes", ONE)[-1]["message"] == "this text was learned before"
 
-    # what it knows is what the command line finds in its file
+    # the command line finds the same content in its file
     file = file_of(http, "notes", tmp_path)
     learner = open_learner(served.learner.base, file)
     assert say(http, "notes") == learner.generate("hello", tokens=12) != plain
@@ -83,17 +83,17 @@ def test_cancelled_job_leaves_its_memory_unchanged(start, tmp_path):
         events = told(http, "m", first)
         while not (asked := next(events).get("questions")):
             pass
-        assert next(told(http, "m", first))["questions"] == asked  # whoever comes later sees them
+        assert next(told(http, "m", first))["questions"] == asked  # late listeners see them
         for refused in (http.delete("/v1/memories/m"), http.post("/v1/memories/m/undo")):
             assert refused.status_code == 409
-        assert say(http, "m") == say(http)  # it answers meanwhile, as before
+        assert say(http, "m") == say(http)  # meanwhile it answers as before
         assert http.delete(f"/v1/memories/m/jobs/{first}").status_code == 200
         assert list(events)[-1]["state"] == "cancelled"
         assert file_of(http, "m", tmp_path).read_bytes() == before
         jobs = http.get("/v1/memories/m/jobs").json()["data"]
         assert [job["state"] for job in jobs] == ["cancelled", "cancelled"]
         [left] = http.app.state.shared.database.all("SELECT count(text) FROM jobs")[0]
-        assert left == 0  # no document stays in the registry once its job is over
+        assert left == 0  # no document stays in the registry after its job
 
 
 @pytest.mark.parametrize("end", ["killed", "stopped"])
@@ -157,7 +157,7 @@ def test_full_disk_fails_the_job_without_loss(start, tmp_path, monkeypatch):
             patch.setattr(Jobs, "end", lambda *_: full())
             patch.setattr("nestling.serve.school.AGAIN", 0.01)
             job = put(http, "m", ONE)
-        # the thread that learns is still there
+        # the learning thread is still alive
         assert list(told(http, "m", job))[-1]["state"] in ("failed", "done")
         assert learn(http, "m", TWO)[-1]["state"] == "done"
 
@@ -184,7 +184,7 @@ def test_compare_and_merge_two_memories(http, served, tmp_path):
     merged = http.post("/v1/memories/left/merge", json={"others": ["right"], "id": "both"})
     assert merged.status_code == 201
     assert [one["name"] for one in merged.json()["documents"]] == ["left.txt", "right.txt"]
-    # what it knows is the sum of what both know
+    # its content is the sum of both
     base = served.learner.weights()
     parts = [
         open_learner(served.learner.base, file_of(http, m, tmp_path)) for m in ("left", "right")
@@ -201,7 +201,7 @@ def test_compare_and_merge_two_memories(http, served, tmp_path):
     read = len(ONE) + len(TWO) + 2  # bytes are tokens here, and one begins each text
     assert [one["written"] for one in told][:2] == ["never here", "2 times"]
     assert told[2]["written"] == f"{read} tokens, then emptied"
-    # each document's change is a level of its own: there is nothing to consolidate
+    # each document's change is a separate level: there is nothing to consolidate
     refused = http.post("/v1/memories/both/jobs/consolidate")
     assert refused.status_code == 400 and "no levels" in refused.json()["error"]["message"]
 

@@ -107,7 +107,7 @@ def test_document_learned_on_the_page_is_known(tmp_path):
         assert not page.complaints
 
 
-# shows what is seen only where something went wrong, and what is folded
+# shows parts visible only after errors, and folded ones
 EVERYTHING = """for (const id of ["notice", "key", "cancel"])
     document.getElementById(id).hidden = false;
   document.getElementById("notice").textContent = "there is no such memory";

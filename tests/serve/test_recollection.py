@@ -59,7 +59,7 @@ def chat(http, question, memory="one", tokens=16, **extra):
 def test_answer_matches_ask(http, learner, question, tokens):
     for check in (True, False):
         said = chat(http, question, tokens=tokens, check=check).message.content
-        # a stream cannot take back the white space before its last token
+        # a stream cannot retract whitespace before its last token
         assert said.rstrip() == learner.ask(question, tokens=tokens, check=check)
 
 

@@ -23,13 +23,13 @@ def test_schema_fuzzing_finds_no_fault(start, tmp_path, each, least):
         assert len(operations) >= 20
         codes = []
         for operation in operations:
-            http.post("/v1/memories", json={"id": "m"})  # one before may have deleted it
+            http.post("/v1/memories", json={"id": "m"})  # an earlier request may have deleted it
 
             @given(operation.as_strategy())
             @settings(max_examples=each, deadline=None, suppress_health_check=list(HealthCheck))
             def called(case):
                 if "memory" in (case.path_parameters or {}):
-                    case.path_parameters["memory"] = "m"  # one that is there
+                    case.path_parameters["memory"] = "m"  # an existing one
                 found = case.call(base_url=str(http.base_url))
                 codes.append(found.status_code)
                 assert found.status_code < 500, (case.as_curl_command(), found.text)

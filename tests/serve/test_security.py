@@ -77,7 +77,7 @@ def test_key_is_limited_to_its_namespace_and_scopes(start, tmp_path, keys):
         stolen = http.post("/v1/completions", json={**asked, "memory": "m"}, headers=other)
         assert stolen.status_code == 404
         assert http.get("/v1/memories", headers=other).json()["data"] == []
-        # the same id in another name space is another memory
+        # the same id in another namespace is another memory
         assert http.post("/v1/memories", json={"id": "m"}, headers=other).status_code == 201
         assert http.get(f"/v1/memories/m/jobs/{job}", headers=other).status_code == 404
         assert official(http, keys["two"]).models.list().data[0].id == NAME
@@ -104,7 +104,7 @@ def test_ids_cannot_be_paths(http, name, tmp_path):
     assert http.post("/v1/memories", json={"id": name or "-"}).status_code in (400, 422)
     for method, path in [("GET", ""), ("DELETE", ""), ("GET", "/file"), ("POST", "/undo")]:
         found = http.request(method, f"/v1/memories/{name}{path}")
-        # an empty one is the list itself, which cannot be deleted
+        # an empty id is the list itself, which cannot be deleted
         assert found.status_code in (404, 405) or (name == "" and path == "")
     with pytest.raises(UserError, match="1 to 64"):
         check_name(name, "id")

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / ".anywhere"
 OLDEST = ROOT / ".venv-oldest" / "bin" / "python"
 COMPILER = re.compile(r"(\w+-)*((c|g|clang)\+\+|gcc|cc|clang|cpp|c[89]9|nvcc)(-[\d.]+)?")
-HANGING = 6 * 3600  # seconds; a test on a loaded machine has as long as it takes
+HANGING = 6 * 3600  # seconds; generous for a loaded machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Variation:
     about: str
     env: dict[str, str] = field(default_factory=dict)
     python: Path = Path(sys.executable)
-    loaded: bool = False  # busy processes beside it, two for each processor
+    loaded: bool = False  # busy processes beside it, two per processor
     compiler: bool = True
 
 

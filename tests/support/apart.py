@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-# of the library alone: what lies beside the tests is not on that process's path
+# only of the library: the tests' folder is not on that process's path
 IMPORTED = ["nestling.cli.learn", "nestling.cli.train", "nestling.continual.session"]
 IMPORTED += ["nestling.models.pretrained", "nestling.train.sequence", "nestling.train.sharding"]
 IMPORTED += ["transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"]

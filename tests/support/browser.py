@@ -38,7 +38,7 @@ frame.srcdoc = %(page)s;
 class Opened(NamedTuple):
     """The observations of a browser."""
 
-    width: int  # pixels that the page takes
+    width: int  # width of the page in pixels
     figures: int  # drawn, with an area
     tables: int
     smallest: float  # font size of running text, pixels

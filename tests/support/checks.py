@@ -25,8 +25,8 @@ import torch
 from beartype import beartype
 
 NAME = "_compared_with_annotations"  # what the decorator is called in the modules
-OFTEN, SPARSE = 24, 8  # calls of a function in one test that are all looked at; one in so many
-LONGEST = 64  # items of a container that are looked at; calls with longer ones are always compared
+OFTEN, SPARSE = 24, 8  # calls of a function per test that are all checked; beyond, one in this many
+LONGEST = 64  # items of a container that are inspected; calls with longer ones are always checked
 ATOMS = frozenset({int, float, bool, str, types.NoneType, torch.dtype, torch.device})
 Look = Callable[[Any], Hashable]
 
@@ -100,7 +100,7 @@ class Known:
 
     def __init__(self, function: types.FunctionType):
         self.first = function
-        # compares, and calls what runs in the place of any of them: made once, for it takes long
+        # checks and calls any of them: created once, because that is slow
         self.strict: Callable[..., Any] | None = None
         said = function.__annotations__
         code = function.__code__
@@ -109,8 +109,10 @@ class Known:
         self.rest = look if code.co_flags & inspect.CO_VARARGS else None
         self.plain = not any(isinstance(x, str) or way(x) is look for x in said.values())
         self.answered = way(said["return"]) if "return" in said else type
-        self.calls = 0  # in the test that runs
-        self.passed: dict[Hashable, set[Hashable]] = {}  # looks at arguments -> at answers
+        self.calls = 0  # in the current test
+        self.passed: dict[
+            Hashable, set[Hashable]
+        ] = {}  # look of the arguments -> look of the result
 
     def compare(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call ``function``, compared; jaxtyping is for what may hold a shape."""
@@ -147,7 +149,7 @@ class Running(threading.local):
 
 _running = Running()
 known: dict[Hashable, Known] = {}
-_counted: list[Known] = []  # called in the test that runs
+_counted: list[Known] = []  # called in the current test
 _resting: list[bool] = []  # one for each that is at rest
 
 

@@ -10,7 +10,7 @@ import torch._dynamo
 from nestling.models import create
 from nestling.models.decode import compiled_step
 
-LENGTH, FIRST = 20, 5  # tokens in all, and of these read before the step is compiled
+LENGTH, FIRST = 20, 5  # total tokens, and those read before the step is compiled
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def main(backend: str) -> None:
     cache = model(ids[:, :FIRST], use_cache=True).past_key_values
     plain = cache.fork()
     for index, token in enumerate(ids[:, FIRST:].split(1, dim=1)):
-        # what the first token leaves None is made by it, so the second is compiled too
+        # the first token creates parts that are None, so the second one compiles too
         torch._dynamo.config.error_on_recompile = index >= 2
         logits = step(token, cache)
         expected = model(token, past_key_values=plain, use_cache=True).logits[:, -1]

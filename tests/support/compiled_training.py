@@ -14,7 +14,7 @@ import torch._dynamo
 from nestling.models import HopeForCausalLM, create
 
 SHAPE: dict[str, Any] = {"vocab_size": 32, "hidden_size": 16, "num_heads": 2}
-# a level, and of the memories that make something that of keys
+# a level, and of the self-modifying memories the one for keys
 FEW: dict[str, Any] = {"cms.periods": (4,), "cms.intermediate_size": 8}
 FEW |= {f"self_titans.adaptive_{name}": False for name in ("v", "eta", "alpha")}
 PERIODS = dict.fromkeys(("self_titans.period", "self_titans.projection_period"), 4)
@@ -72,7 +72,7 @@ def main(length: int, families: list[str]) -> None:
     `trainer` is transformers' Trainer, which compiles hope, and `together` one model of what
     Transformer++ and Hope are made of.
     """
-    torch._logging.set_logs(dynamo=logging.ERROR)  # no word of graphs that are broken
+    torch._logging.set_logs(dynamo=logging.ERROR)  # no messages about graph breaks
     for family in families:
         torch._dynamo.reset()
         trainer(length) if family == "trainer" else step(family, length)

@@ -78,7 +78,7 @@ def main(folder: Path, place: Path, kills: int) -> int:
         log.unlink(missing_ok=True)
         before = check(memory, log)
         pid = child(base, memory, log)
-        # anywhere in the period after the second to the fourth, on a machine of any speed
+        # anywhere after the second to fourth period, at any machine speed
         time.sleep(draw.random() * wait_for(pid, log, draw.randint(2, 4)))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)

@@ -15,7 +15,7 @@ import browser
 import pytest
 
 FLAGS = [flag for flag in browser.FLAGS if "virtual-time" not in flag and "logging" not in flag]
-PATIENCE = 120.0  # seconds; against what hangs
+PATIENCE = 120.0  # seconds; timeout
 
 
 class Page:

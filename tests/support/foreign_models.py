@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 VOCABULARY = 258  # of bytes
-# what an architecture takes of these by its own names
+# names of these options in an architecture
 SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -31,7 +31,7 @@ DELTA = {
     "layer_types": ["linear_attention", "full_attention"],
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-# what it needs besides
+# its additional options
 OPTIONS = {
     "llama": {},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
@@ -115,7 +115,7 @@ def tiny_model_of(kind: str, *, seed: int = 0):
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
-    # weights far enough from zero that what was read before is told from what was not
+    # weights large enough that earlier text affects predictions
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)

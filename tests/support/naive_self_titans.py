@@ -126,7 +126,7 @@ def one_head(module, head, x, qs, ks, vs, reset):
                 longest = config.projection_clip
             key, given = k, config.values == "shared"
             if given and n != "memory":
-                # Eq 80: under what the memory makes itself; Eq 81: the output memory under k
+                # Eq 80: the key is the memory's own output; Eq 81: k for the output memory
                 key = {"k": k, "v": v, "q": q}[n] if n in "kvq" else unit(made[n])
             # Eq 84: each memory's own target
             at_k, at_v = gradients_of_outputs(anchor[n], key, v, config.objective, longest, given)

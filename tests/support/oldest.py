@@ -26,7 +26,7 @@ def main() -> None:
     bounds = oldest(project["dependencies"])
     assert len(bounds) == len(project["dependencies"]), "a dependency has no lower bound"
     print("\n".join(f"{name}=={version}" for name, version in bounds.items()))
-    # what tests with it is as pinned; what these need in their turn is as they ask for it
+    # test tools stay pinned; their dependencies are resolved freely
     tools = oldest(project["optional-dependencies"]["dev"])
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
     print("\n".join(line for line in pinned if line.split("==")[0].lower() in tools))

@@ -14,7 +14,7 @@ from nestling.continual.study.record import Studied
 from nestling.continual.study.speaker import Score, Speaker, Told
 
 NONE: dict[str, torch.Tensor] = {}
-LIKELY = 0.9  # of the token that goes on with a sentence
+LIKELY = 0.9  # of the token that continues a sentence
 
 
 def new_talker():

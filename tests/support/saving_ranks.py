@@ -44,7 +44,7 @@ def saves(place, ranks):
     write(place / "at-once", *together.apart(parts))
     going_on, together.write_apart = held(write)
     run.writer.begin(place / "beside", parts, lambda: None)
-    run.step()  # which writes into the same tensors
+    run.step()  # it writes into the same tensors
     begun = (place / "beside").exists()
     threading.Timer(0.05, going_on.set).start()
     run.writer.begin(place / "second", parts, lambda: None)

@@ -8,7 +8,7 @@ from nestling.models import HopeForCausalLM, create
 
 FAMILIES = ("hope", "hope-attention", "transformer")
 SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 2}
-# an embedding that is the head as well makes a model say the last token again and again
+# with a tied head an untrained model repeats the last token
 SMALL["tie_word_embeddings"] = False
 OPTIONS = {
     "hope": {"self_titans.period": 8, "self_titans.projection_period": 4},

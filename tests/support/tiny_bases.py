@@ -17,7 +17,7 @@ SIZES = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-# what a family calls otherwise, or needs besides
+# other names and additional options of a family
 OPTIONS = {
     "gpt2": {
         "vocab_size": VOCABULARY,

@@ -120,7 +120,7 @@ def every_memory_with(others: list[pytest.Mark | pytest.MarkDecorator]) -> pytes
 
 
 every_memory = every_memory_with([])
-# for laws that hardly hang on options: with others than the first they are slow tests
+# for tests that hardly depend on options: only the first set is not marked slow
 every_name = every_memory_with([pytest.mark.slow])
 
 

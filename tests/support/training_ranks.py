@@ -30,7 +30,7 @@ def runs(wanted, ranks):
         until, options = settings.pop("until", 0), settings.pop("options", {})
         divided = settings.pop("divide", "rows") == "sequence"
         here = dataclasses.replace(ranks, sequence=divided).over(settings.pop("shard", "none"))
-        # in float64, for Newton-Schulz makes much of roundings
+        # in float64, because Newton-Schulz amplifies rounding errors
         model, text = tiny_model(name, **options).double(), tiny_text()
         config = tiny_config(**settings)
         steps = []

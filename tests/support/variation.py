@@ -14,7 +14,7 @@ THREADS = "NESTLING_TEST_THREADS"  # environment; torch's threads in a test, 1 w
 
 
 PLAIN = torch.manual_seed, torch.Generator  # before any shift
-# for what is on record of a seed, or set against a process that knows of no shift
+# for recorded results of a seed, or comparison with a process without the shift
 as_written = pytest.mark.skipif(
     os.environ.get(SEED, "0") != "0", reason=f"{SEED} shifts the seed it is about"
 )

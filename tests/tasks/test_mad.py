@@ -98,7 +98,7 @@ def test_motifs():
         asked = [t for t, one in enumerate(label) if one != IGNORED]
         last = len(row) - 1
         assert asked[-1] == last
-        # the first token of the last value is asked for at the end of its key
+        # the first token of the last value is queried at the end of its key
         key = next(run for run in reversed(runs) if run[0] < task.keys)
         assert runs.index(key) < len(runs) - 1, "the last key was there before"
     assert lengths == {1, 2, 3}
@@ -143,7 +143,7 @@ def test_score_is_published_accuracy_with_token_share():
     task = InContextRecall(InContextRecall.Config(vocab_size=8, length=24))
     _, labels = task.examples(UNSEEN, 300)
     answers = torch.where(torch.arange(300)[:, None] % 3 > 0, labels, 5)
-    answers[0, 0] = 2  # a class that is no label: it has a share of 0 where it is answered
+    answers[0, 0] = 2  # a class that is no label has accuracy 0 if it is answered
     labels[0, 0] = 4
     means = []
     for begin, end in ((0, 128), (128, 256), (256, 300)):

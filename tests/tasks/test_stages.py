@@ -76,7 +76,7 @@ def test_long_texts_are_cut_at_word_boundaries():
     rows = [Labelled(f"{'word ' * 30}{i}", "a") for i in range(30)]
     rows += [Labelled(f"{i} {'word ' * 30}", "b") for i in range(30)]
     config = Incremental.Config(stages=1, classes=2, lessons=1, questions=1, longest=22)
-    with pytest.raises(UserError, match="only 1 classes"):  # those of "a" are all alike now
+    with pytest.raises(UserError, match="only 1 classes"):  # the texts of "a" are all equal now
         Intents(config, material=records(rows)).stages(0)
 
 
@@ -172,7 +172,7 @@ def test_chrf_is_pooled_with_mean_reported():
     task = Invented.tiny()
     asked = task.stages(0)[0].ask
     right = [question.answers[0] for question in asked]
-    # one goes on and on: most of all n-grams are its own, and it is one of the mean
+    # one very long output dominates the pooled n-grams, but not the mean
     said = [
         text + " on and on" * 50 * (number == 0) + "\nrest" for number, text in enumerate(right)
     ]

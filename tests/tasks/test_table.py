@@ -85,7 +85,7 @@ def test_guesses_score_chance(name):
     else:
         scores = torch.as_tensor(task.scores(answers, examples)).double()
         scores = scores[~scores.isnan()]
-    # at least the spread that scores of this mean have when they are 0 or 1
+    # at least the spread of 0/1 scores with this mean
     least = 0.0 if task.pooled else math.sqrt(task.chance * (1 - task.chance))
     spread = max(scores.std().item(), least, 1e-3)
     mean = scores.mean().item()

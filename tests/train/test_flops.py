@@ -13,10 +13,10 @@ def test_transformer_flops_are_six_per_weight_plus_attention():
     model = tiny_model("transformer-tiny", window=None)
     found = flops_per_token(model, length=128)
     matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
-    # the embedding is a look-up where it is not the head as well
+    # the embedding is a look-up unless it is also the head
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     used = matrices - (0 if tied else model.get_input_embeddings().weight.numel())
-    # two products with every key, and twice that (and the scores again) backward
+    # two products with every key, and twice that (plus the scores) backward
     attention = 128 * 32 * (2 * 2 + 2 * 5)
     assert found == pytest.approx(6 * used + attention, rel=0.02)
 

@@ -90,7 +90,7 @@ def test_every_transfer_refers_to_a_box(family):
     moves = [move for box in system for move in box.transfer]
     assert {move.partner for move in moves} <= names
     assert all(box.transfer for box in system if box.name != "weights")
-    # what is learned of a box is told of both
+    # a transfer is listed for both boxes
     starts = {box.name for box in system for m in box.transfer if m.partner == "weights"
               and m.kind == "initialisation"}  # fmt: skip
     (weights,) = (box for box in system if box.name == "weights")
@@ -117,7 +117,7 @@ def test_v1_eq22_28_the_papers_examples_of_transfer():
         ("context generation", "weights"),
         ("direct", "weights"),
     }
-    # what makes the keys of all makes the context of the output memory
+    # the memory for keys generates the context of the output memory
     assert ("context generation", "M_memory") in kinds("hope-tiny", "M_k")
 
 

@@ -143,7 +143,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 def test_memory_carries_over_to_the_next_batch(name):
     """Two batches give the loss of one of twice the length, with gradients cut between."""
     model, config = tiny_model(name), tiny_config()
-    # one document a row: rows that take new documents do so in another order for longer batches
+    # one document per row, because longer batches take new documents in another order
     text = encode([f"{i} and {i + 1} " * 30 for i in range(4)], byte_tokenizer())
     halves = Run(model, loader_of(text, model, config), config)
     losses = []
@@ -218,7 +218,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, capsys):
     assert [p.name for p in checkpoints(tmp_path / "checkpoints")] == ["step-00000002"]
     assert "stopping after this step" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
-    # where nobody could go on, whoever called must not take it for trained
+    # if the run cannot be resumed, the caller must not take the model for trained
     with pytest.raises(KeyboardInterrupt):
         start(after_step=interrupt)
     assert signal.getsignal(signal.SIGINT) is before

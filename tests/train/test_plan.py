@@ -54,7 +54,7 @@ def test_ranks_share_rows_and_weights():
     assert rows.speed == 4 * alone.speed
     assert (rows.weights, rows.optimizer) == (alone.weights, 2 * alone.weights)
     assert parts.gradients == alone.weights // 4
-    # M3: two numbers a weight, and of each slow memory three, one of them half as wide
+    # M3: two numbers per weight, and three per slow memory, one of them of half width
     assert 4 < parts.optimizer / parts.gradients < 5
     with pytest.raises(UserError, match="3 rows cannot be shared equally by 2 GPUs"):
         plan(tiny(), batch=3, gpus=2)

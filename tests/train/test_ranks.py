@@ -19,7 +19,7 @@ from nestling.train.checkpoint import flatten, read_checkpoint, read_newest
 from nestling.train.job import loader_of
 from nestling.train.ranks import ALONE, Ranks, joined
 
-# every family once, and every optimizer of which the issue is what it does to whole matrices
+# every family once, and every optimizer that works on whole matrices
 KINDS = [
     {"model": "hope-tiny", "optimizer": "m3"},
     {"model": "hope-attention-tiny", "optimizer": "adamw", "accumulation": 2},
@@ -60,7 +60,7 @@ def test_two_then_four_processes_match_one(tmp_path):
     """
     kinds = [*KINDS[:2], *(kind | {"shard": "full"} for kind in (*KINDS, MUON))]
     kinds += [KINDS[n] | {"divide": "sequence"} for n in (0, 2)]
-    kinds[1] |= {"recompute": True}  # which one process does not do
+    kinds[1] |= {"recompute": True}  # a single process does not do that
     kinds[5] |= {"recompute": True}
     whole = [SETTINGS | kind for kind in kinds]
     alone = {kind["optimizer"] + kind["model"]: kind | {"recompute": False} for kind in whole}
@@ -77,7 +77,7 @@ def test_two_then_four_processes_match_one(tmp_path):
     ]
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "checkpoints").write_text("a file where a folder should be")
-    # some of them go on with four processes, the others with one
+    # some continue with four processes, the others with one
     started, four = stage(tmp_path, 2, cut + faults), stage(tmp_path, 4, on[1:4])
     started, (refused, broken, taken) = started[: len(cut)], started[len(cut) :]
     assert "DeepMomentum has state shared by many parameters" in refused["error"]
@@ -112,7 +112,7 @@ def test_sharded_model_is_saved_during_training(tmp_path):
     left = sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir())
     assert left == [".step-00000004.together", "step-00000002"]
     lines = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] >= 4  # which went on beside the save
+    assert json.loads(lines[-1])["step"] >= 4  # it continued during the save
     alone = {"model": "transformer-tiny", "optimizer": "m3", "batch_size": 4, "steps": 6}
     on = alone | {"folder": str(tmp_path / "killed"), "resume": True}
     whole, resumed = runs([alone, on], ALONE)

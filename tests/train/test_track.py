@@ -41,7 +41,7 @@ def test_log_records_speed_and_memory(tmp_path, monkeypatch):
         used = operations * line["tokens_per_second"] / 1e12
         assert line["utilisation"] == pytest.approx(used)
         tokens, seconds, waited = line["tokens"], line["seconds"], line["waited"]
-    # without a peak nothing is measured that takes time itself until the run has lasted
+    # without a given peak, costly measurements wait until the run has lasted a while
     go(tmp_path / "short")
     assert all("utilisation" not in line for line in lines(tmp_path / "short"))
     monkeypatch.setattr(meter, "PATIENCE", 0)

@@ -25,7 +25,7 @@ def test_memory_grows_linearly_with_tokens(narrow):
     first, ours = found["presets"].values()
     assert first["over_reference"] == first["tokens_over_reference"] == 1
     assert ours["over_reference"] == ours["peak_mib"] / first["peak_mib"]
-    # the backward pass needs at least the stream of both blocks and what the gate multiplies
+    # the backward pass needs at least the stream of both blocks and the factors of the gate
     assert first["bytes_per_token"] > 4 * (2 * 64 + 2 * 768)
 
 
@@ -43,9 +43,9 @@ def test_segmented_reading_uses_constant_memory():
     found |= peaks("transformer-tiny", [2048, 64], 32, **small)
     assert list(found["hope-tiny"]) == ["64", "2048"]
     assert found["hope-tiny"]["64"]["over_shortest"] == 1
-    # one block that a process frees of before is a tenth of so little, at any length
+    # a single freed block from before would be a tenth of this small total
     assert found["hope-tiny"]["2048"]["over_shortest"] < 1.2
-    # what attention keeps of a document grows with it, and so does what is read at once
+    # attention's state grows with the document, and so does reading it at once
     assert found["transformer-tiny"]["2048"]["over_shortest"] > 2.5
     whole = peaks("hope-tiny", [512], 512, **hope)["hope-tiny"]["512"]
     assert whole["peak_mib"] > 4 * found["hope-tiny"]["2048"]["peak_mib"]

@@ -49,7 +49,7 @@ def test_hanging_part_is_reported(monkeypatch):
 
 
 def test_each_part_runs_in_its_own_process(monkeypatch):
-    # on a loaded machine too: what it may take is for an accelerator
+    # also on a loaded machine: the time limits are for an accelerator
     monkeypatch.setitem(gpu.PARTS, "kernel", replace(gpu.PARTS["kernel"], seconds=3600))
     found = gpu.run_apart("kernel", "cpu", dry=True)
     assert found["form"] == "chunk" and found["milliseconds"]["chunk"]["median"] > 0

@@ -24,7 +24,7 @@ def test_metrics_of_every_entrant():
         assert 0 < figures["fastest"] <= figures["seconds"] <= figures["slowest"]
         own = found[figures["reference"]]
         assert own["over_reference"] == 1 and own["reference"] == figures["reference"]
-    # beside the counts of steps, which a tiny model does not hide
+    # plus the step counters, which matter for a tiny model
     assert found["m3 (matrices)"]["bytes_per_parameter"] == pytest.approx(18, abs=0.2)
     assert found["delta_momentum, row"]["bytes_per_parameter"] == pytest.approx(4, abs=0.2)
     assert found["torch AdamW"]["bytes_per_parameter"] == pytest.approx(8, abs=0.2)

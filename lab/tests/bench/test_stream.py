@@ -48,7 +48,7 @@ def test_nonfinite_losses_are_counted():
 
 
 def test_memory_use_is_measured():
-    # of its own, since torch may hand out again what others have given back
+    # its own allocation, since torch may reuse freed memory
     kept = mmap.mmap(-1, 32 * 2**20)
     before = resident_mib()
     for place in range(0, len(kept), 4096):

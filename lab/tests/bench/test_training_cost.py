@@ -22,7 +22,7 @@ def test_every_preset_is_measured_against_the_first(narrow):
     for row in found["presets"].values():
         assert 0 < row["slowest"] <= row["tokens_per_second"] <= row["fastest"]
         assert row["num_non_embedding"] < row["num_parameters"]
-        # the gradients of the blocks are among what a step takes
+        # a step includes the gradients of the blocks
         assert row["peak_mib"] * 2**20 > 4 * row["num_non_embedding"]
 
 
@@ -40,7 +40,7 @@ def test_garbage_is_collected_before_measuring():
     def leave_behind() -> None:
         circle = [torch.ones(2**21)]
         circle.append(circle)
-        gc.collect()  # it has grown old before nobody has it any more
+        gc.collect()  # it is in an old generation before it becomes garbage
 
     def work() -> None:
         gc.collect()
@@ -55,7 +55,7 @@ def test_garbage_is_collected_before_measuring():
 def test_state_size_counts_every_tensor():
     model = create("transformer-tiny", vocab_size=64, num_hidden_layers=1)
     grown = state_bytes(model, 20) - state_bytes(model, 10)
-    # keys and values of half the heads, and two numbers of eight bytes for the place
+    # keys and values of half the heads, and two 8-byte position counters
     assert grown == 10 * (2 * 128 * 4 + 16)
 
 

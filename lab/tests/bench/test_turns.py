@@ -16,7 +16,7 @@ def test_rounds_rotate_the_order():
 def test_ratios_are_per_round():
     ours = Contestant(name="ours", work=int, seconds=[1.0, 10.0, 2.0])
     theirs = Contestant(name="theirs", work=int, seconds=[2.0, 20.0, 6.0])
-    # a load that slows a whole round down leaves the ratio alone
+    # a load that slows down a whole round does not change the ratio
     assert over(ours, theirs) == (2.0, 2.0, 3.0)
     assert spread([5.0]) == (5.0, 5.0, 5.0)
     with pytest.raises(ValueError):

@@ -120,7 +120,7 @@ def tiny(monkeypatch, tmp_path):
     )
     tuned = CONTENDERS["fine-tuning"]
     monkeypatch.setitem(EVERY, "fine-tuning", replace(tuned, settings=tuned.settings[:2]))
-    # periods of 64 tokens would never come
+    # periods of 64 tokens would never end
     for name, periods in (("levels-2", (8, 16)),):
         built = CONTENDERS[name]
         text = ",".join(f"{p}:0.01" for p in periods)
@@ -148,7 +148,7 @@ def test_small_study_is_deterministic_and_reported(tiny):
     while pending := [cell for cell in tiny.cells(done) if cell.name not in done]:
         for cell in pending:
             done[cell.name] = tiny.run(cell)
-    # of fine-tuning one setting goes on, or one for each gate
+    # of fine-tuning one setting is used further, or one per gate
     tried = len(EVERY["fine-tuning"].settings)
     assert len(done) in (2 + (tried + 1) + 2, 2 + (tried + 2) + 2)
     assert tiny.run(tiny.cell("levels-2", 0, 1)).metrics == done["levels-2-0-seed1"].metrics

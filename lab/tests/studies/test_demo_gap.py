@@ -88,7 +88,7 @@ def test_means_intervals_and_paired_differences():
     assert hope["val_loss"]["mean"] == pytest.approx(2.1)
     assert hope["val_loss"]["half_width_95"] == pytest.approx(4.30265273 * 0.1 / math.sqrt(3))
     assert hope["val_perplexity"]["mean"] == pytest.approx(sum(map(math.exp, losses)) / 3)
-    # each seed adds the same to both models: paired, the difference has no spread
+    # each seed adds the same to both models, so paired differences have no spread
     assert frozen["loss_above_hope"]["mean"] == pytest.approx(1.0)
     assert frozen["loss_above_hope"]["half_width_95"] == pytest.approx(0.0, abs=1e-9)
     assert hope["loss_above_hope"] is None

@@ -115,7 +115,7 @@ def small(monkeypatch, base):
 
 def test_small_study_is_deterministic_and_reported(small):
     done = {}
-    for _ in range(2):  # the trials, then the runs they make known
+    for _ in range(2):  # the trials, then the runs that follow from them
         for cell in small.cells(done):
             if cell.name not in done:
                 done[cell.name] = small.run(cell)

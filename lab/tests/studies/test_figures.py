@@ -85,7 +85,7 @@ def test_small_figure_lm(corpus, questions, narrow, counted, tmp_path):
     run_study(whole, cells="hope-*", quiet=True)
     part = status(whole)
     assert "transformer-lr0.001-seed0" in part.missing and "hope" in part.text()
-    # the rest in two shares and a last call
+    # the rest in two shards and a final call
     for index in (1, 2, 1, 2):
         run_study(whole, shard=Shard(index, 2), quiet=True)
     found = status(whole)

@@ -14,7 +14,7 @@ from nestling_lab.studies.continual.manual_report import COUNTS, WAYS
 from nestling_lab.studies.continual.manual_texts import manual_texts
 from nestling_lab.studies.continual.manuals import Manuals
 
-# accepted values that are others' spelling of a value in the text
+# accepted values that are other spellings of a value in the text
 SPELT = {
     "2": "two",
     "3": "three",
@@ -144,7 +144,7 @@ def test_page_opens_with_findings_per_half():
             asked.others[0] if asked in one.changed else reply
             for asked, reply in zip(one.asked, new, strict=True)
         ]
-        if one.tuning:  # knows nothing but the values of the text, in the wrong places
+        if one.tuning:  # gives values of the text in the wrong places
             new = old = [asked.others[0] if asked.others else "No." for asked in one.asked]
         name = f"manuals/{cell.name}"
         done[cell.name] = Result(name=name, config=cell.config, metrics=run_of(one, old, new))

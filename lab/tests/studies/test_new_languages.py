@@ -99,7 +99,7 @@ def small(monkeypatch, base):
 
 def test_small_study_is_deterministic_and_reported(small):
     done = {}
-    for _ in range(2):  # the grid, then what it makes known
+    for _ in range(2):  # the grid, then the runs that follow from it
         for cell in small.cells(done):
             if cell.name not in done:
                 done[cell.name] = small.run(cell)

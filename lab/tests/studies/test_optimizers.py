@@ -98,7 +98,7 @@ def test_more_divergences_lose_and_are_shown():
     assert against(lost, lost, "loss")["verdict"] is None
     assert interval_text(over_seeds(lost, "right")) == "0.5 (2 of 3 diverged)"
     assert interval_text(over_seeds(record([None]), "loss")) == "diverged"
-    # an accuracy of 0 beside a loss that is none is no accuracy
+    # an accuracy of 0 with a non-finite loss does not count
     assert over_seeds({"runs": {"0": {"loss": None, "right": 0.0}}}, "right") == [None]
 
 

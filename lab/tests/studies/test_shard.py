@@ -59,7 +59,7 @@ def test_two_merged_shards_equal_one_run(tmp_path, trace):
     assert merged.take_in(tmp_path / "b") == ["n1", "n3"]
     assert merged.take_in(tmp_path / "c") == ["n2"]
     assert merged.take_in(tmp_path / "c") == []
-    # what follows from all of them is left to the share of its name
+    # a cell that depends on all others belongs to the shard of its name's hash
     for index in (1, 2):
         run_study(merged, shard=Shard(index, 2), quiet=True)
     assert figures(merged) == figures(whole)

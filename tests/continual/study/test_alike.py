@@ -61,7 +61,7 @@ def test_subject_words_are_ignored(student):
     lines = [states(student, "Zikipot sings."), states(student, "The goat was born in Padua.")]
     every, without = shared(asked, lines), shared(asked, lines, ["zikipot"])
     assert without[0] < every[0]
-    # where nothing else is left they count
+    # they count if there are no others
     alone = states(student, "Zikipot?")
     assert shared(alone, lines, ["zikipot"]) == shared(alone, lines)
 

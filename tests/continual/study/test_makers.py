@@ -172,7 +172,7 @@ def test_lessons_use_one_form_and_cues_start_replies():
         found = [told.decode(draft.tokens).strip() for draft in (*short, *said)]
         assert found == wanted
         begin = told.decode(key.tokens).strip()
-        assert reply.startswith(begin) and "The door is" < begin < reply  # which of the two is said
+        assert reply.startswith(begin) and "The door is" < begin < reply  # which of the two is used
         heads = [told.decode(draft.ids) for draft in (*short, *said)]
         assert all(("Question:" in head) == (each[1] is None) for head in heads)
 

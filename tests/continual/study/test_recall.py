@@ -39,7 +39,7 @@ def test_best_reply_is_returned_if_confident():
     assert best(twins) is twins[0]
     assert best([reply(fit=recall.SURE - 0.1)] * 2) is None
     assert best(twins, least=recall.SURE + 0.1) is None
-    # what fits better is not said in its place
+    # a better fit is not used instead
     assert best([reply(alike=3.0, fit=-9.0), fitting]) is None
 
 
@@ -48,7 +48,7 @@ def test_large_lead_makes_a_reply_confident():
     behind = reply(alike=poor.alike - 1.1 / recall.LEAD / recall.ALIKE, fit=poor.fit)
     assert best([poor, poor]) is None
     assert best([poor, behind]) is poor
-    # alone it is compared with nothing
+    # a single reply has no competitor
     assert best([poor]) is (poor if poor.fit + recall.LEAD * poor.worth >= recall.SURE else None)
 
 
@@ -74,7 +74,7 @@ def test_documents_without_shared_words_are_skipped(monkeypatch):
     studied = [pump, ferry, both]
     assert concerned("How old is the Marlow?", studied) == [pump]
     assert concerned("Which planet do we live on?", studied) == []
-    # a word of one document counts for more than a word of two, and a later one for more
+    # a word of one document counts more than a word of two, and a later document more
     assert concerned("Who built the pump?", studied) == [ferry, both, pump]
     monkeypatch.setattr(recall, "DOCUMENTS", 1)
     assert concerned("Who built the pump?", studied) == [ferry]

@@ -19,11 +19,11 @@ def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
     asked = [
         own("a", 0, sure=-1.0), own("b", 0, sure=-3.0), own("c", 0, sure=-2.0),
         own("d", 1, sure=-9.0), own("no answer", 1, answer=""), own("held out", 1, held=True),
-        own("e", 0, sure=-5.0),  # of the next passage, whose sentences are numbered anew
+        own("e", 0, sure=-5.0),  # of the next passage, whose sentence numbers restart
     ]  # fmt: skip
     assert cues(asked) == ["a", "c", "d", "e"]
     assert cues([]) == []
-    # where no question has an answer of a few words
+    # if no question has a short answer
     assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == ["a"]
 
 
