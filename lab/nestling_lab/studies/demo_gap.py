@@ -159,15 +159,15 @@ class DemoGap(Study):
         return (
             f"Each model reads the same tokens of {text.corpus} in the same order: {train.steps:,} "
             f"steps of {train.batch_size} x {train.sequence_length} positions, {tokens:,} in all. "
-            f"Learning rates {', '.join(f'{rate:g}' for rate in self.config.learning_rates)} with "
-            f"seed {self.config.seeds[0]}; the best of each model by held-out loss goes on with "
-            f"seeds {', '.join(map(str, self.config.seeds[1:])) or 'none'}. Intervals are 95 %, "
-            "by Student's t over the seeds; differences are paired by seed. The rate is chosen on "
-            "the text that is reported, for every model alike; every figure is over all of the "
-            "held-out text. With writes off only the output memory is read, so the "
-            "initial states of the other memories count among the parameters but are not used. "
-            "Every model carries its memory along a document from row to row: Transformer++ sees "
-            f"the last {TRANSFORMER_SIZE['attention.window']:,} tokens of it."
+            "With writes off only the output memory is read, so the initial states of the other "
+            "memories count among the parameters but are not used. Every model carries its memory "
+            "along a document from row to row: Transformer++ sees the last "
+            f"{TRANSFORMER_SIZE['attention.window']:,} tokens of it.\n\n"
+            f"Learning rates {', '.join(f'{rate:g}' for rate in self.config.learning_rates)} are "
+            f"tried with seed {self.config.seeds[0]}; the best of each model by held-out loss goes "
+            f"on with seeds {', '.join(map(str, self.config.seeds[1:])) or 'none'}. The rate is "
+            "chosen on the text that is reported, for every model alike; every figure is over all "
+            "of the held-out text. Intervals are 95 %, by Student's t over the seeds."
         )
 
     def _rates(self, done: Mapping[str, Result]) -> dict[str, dict[str, float | None]]:

@@ -223,20 +223,19 @@ class FigureNiah(Study):
         rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
         return (
             f"One model learns {', '.join(TITLES[task] for task in config.tasks)} together: "
-            f"{lessons_told(config.lessons)} A BPE of {config.vocab_size:,} on {config.corpus}, "
-            "each digit a token of its own; the haystack is its training documents; only the "
-            "answer is a label. Then the model is asked "
-            f"{config.count} unseen questions of each task at {config.length} tokens and at up to "
-            f"{max(config.times)} times as many, from held-out documents; a text is read in "
-            "segments with the memory carried along, and the answer generated. A score is the "
-            "share of answers that hold the value. "
-            f"Every model is tuned alike: learning rates {rates} with seed {config.seeds[0]}, the "
-            "best by the loss of the right answers to unseen questions at the length of training "
-            "goes on with the other seeds. "
-            "Intervals are 95 %, by Student's t over the seeds. Transformer++ is there twice, with "
-            f"the same weights: seeing all of the text, and through a window of {config.length} "
-            f"tokens, which in training are one. Width {SIZE['hidden_size']}, "
-            f"{SIZE['num_hidden_layers']} layers."
+            f"{lessons_told(config.lessons)} The tokenizer is a BPE of {config.vocab_size:,} on "
+            f"{config.corpus} in which each digit is a token; the haystack is the training "
+            "documents of that corpus; only the answer is a label. Every model is tuned alike: "
+            f"learning rates {rates} with seed {config.seeds[0]}; the best by the loss of the "
+            "right answers to unseen questions at the length of training goes on with the other "
+            f"seeds. Width {SIZE['hidden_size']}, {SIZE['num_hidden_layers']} layers.\n\n"
+            f"Then the model is asked {config.count} unseen questions of each task at "
+            f"{config.length} tokens and at up to {max(config.times)} times as many, from held-out "
+            "documents. A text is read in segments with the memory carried along, and the answer "
+            "is generated; a score is the share of answers that hold the value. Intervals are "
+            "95 %, by Student's t over the seeds. Transformer++ is there twice, with the same "
+            f"weights: seeing all of the text, and through a window of {config.length} tokens, "
+            "which in training are the same."
         )
 
 

@@ -238,14 +238,14 @@ class RecallAfterText(Study):
         return (
             f"A two-layer Hope first learns to recall {task.config.keys} pairs that it reads once "
             f"({config.alone.steps:,} steps of {config.alone.batch_size} sequences, each from a "
-            f"fresh memory), then to read {config.corpus}, byte by byte, and to recall pairs told "
-            f"in the midst of it ({config.in_text.steps:,} steps of "
-            f"{config.in_text.batch_size} x {config.in_text.sequence_length} tokens; the memory "
-            f"goes on for up to {max(config.spans) * config.in_text.sequence_length:,} tokens). "
-            "Then it reads held-out text without a reset. At each of several lengths copies of its "
-            f"memory are told {config.test_count} unseen sequences of pairs and asked for them; "
-            f"chance is {task.chance:g}. Intervals are 95 % over the seeds. After the first stage "
-            "the bytes of the text have been in no training."
+            f"fresh memory); after this stage it has seen no text. Then it learns to read "
+            f"{config.corpus}, byte by byte, and to recall pairs within it "
+            f"({config.in_text.steps:,} steps of {config.in_text.batch_size} x "
+            f"{config.in_text.sequence_length} tokens; the memory goes on for up to "
+            f"{max(config.spans) * config.in_text.sequence_length:,} tokens).\n\n"
+            "After each stage it reads held-out text without a reset. At each of several lengths, "
+            f"copies of its memory read {config.test_count} unseen sequences of pairs and are "
+            f"asked for them; chance is {task.chance:g}. Intervals are 95 % over the seeds."
         )
 
 

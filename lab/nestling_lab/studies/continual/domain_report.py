@@ -162,28 +162,28 @@ def about(config: Any) -> str:
     """The description of the method."""
     tried = len(EVERY[config.contenders[-1]].settings)
     return (
-        f"{_model(config.base)}; it then reads "
-        f"{config.tokens:,} tokens each of {', '.join(config.domains)}, every token once, weights "
-        f"written every {config.segment} tokens at the fastest, window {config.window}. Held-out "
+        f"{_model(config.base)}; it then reads {config.tokens:,} tokens each of "
+        f"{', '.join(config.domains)}, every token once. Weights are written every "
+        f"{config.segment} tokens at the fastest; the window is {config.window} tokens. Held-out "
         "text of every domain is scored before and after each; bits a byte, smaller is better. "
-        f"Every method tries {tried} settings with one seed; that "
-        "of least average over all domains at the end, on other held-out text than is "
-        "reported, is taken and goes on with the other seeds, for each gate by itself. Gated: "
-        "where text is scored, the model of now is mixed with the model before anything was "
-        "read, or with that and its slower levels alone, by what each gave "
-        "to the text so far; reading is the same. Old domain: "
-        "rise of its loss from first to last. Gain: fall of a domain's loss while it is read. "
-        "Backward transfer: rise of a domain's loss from its own end to the end of all "
-        "(positive: forgotten). Forward: fall before it is read. Mean and 95 % interval over "
-        "seeds, which differ in the model and in the documents. Elastic weight consolidation "
-        f"and rehearsal are given {KNOWN} documents of the old domain; rehearsal reads a "
-        "stored segment for every new one, twice the reading of the others."
+        "Seeds differ in the model and in the documents.\n\n"
+        f"Every method tries {tried} settings with one seed. The one with the lowest average over "
+        "all domains at the end, on other held-out text than is reported, goes on with the other "
+        "seeds; each gate chooses for itself. A gate mixes, where text is scored, the current "
+        "model with the model before anything was read, or with that and its slower levels, by "
+        "how well each predicted the text so far; it does not change the reading. Elastic weight "
+        f"consolidation and rehearsal are given {KNOWN} documents of the old domain; rehearsal "
+        "reads a stored segment for every new one, twice as much as the others.\n\n"
+        "Old domain: rise of its loss from first to last. Gain: fall of a domain's loss while it "
+        "is read. Backward transfer: rise of a domain's loss from its own end to the end of all "
+        "(positive: forgotten). Forward transfer: fall of its loss before it is read. Mean and "
+        "95 % interval over seeds."
     )
 
 
 def _model(base: Pretraining | str) -> str:
     if isinstance(base, str):
-        return f"{base} is as its makers left it, and {OLD} a text that it never reads here"
+        return f"{base} is used as published, and {OLD} is a text that it never reads here"
     return (
         f"A Llama of {base.layers} layers of {base.hidden_size} learns {OLD} ({base.steps} steps "
         f"of {base.batch_size} x {base.length} tokens)"

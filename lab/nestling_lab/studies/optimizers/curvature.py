@@ -162,10 +162,9 @@ class Curvature(Study):
             f"psi(r, theta) = r^2 + k (r - theta + a sin(omega r))^2 with k = {c.stiffness:g}, "
             f"a = {c.amplitude:g}, omega = {c.frequency:g} (the paper prints none of the three), "
             f"from ({c.start[0]:g}, {c.start[1]:g}) and {c.starts - 1} starts drawn within "
-            f"{c.spread:g} of it, {len(c.rates)} rates from {c.rates[0]:g} to {c.rates[-1]:g}; "
-            f"a walk arrives when psi is below {c.bottom:g}, and counts {c.limit:,} steps if it "
-            "never does. Each optimizer at the rate of its own fewest steps (tuned), and at that "
-            "of momentum (shared). Intervals are 95 % over the starts."
+            f"{c.spread:g} of it, at {len(c.rates)} rates from {c.rates[0]:g} to {c.rates[-1]:g}. "
+            f"A walk arrives when psi is below {c.bottom:g}; it counts {c.limit:,} steps if it "
+            "never does. The best rate is that of the fewest steps."
         )
 
 

@@ -119,14 +119,14 @@ class Forgetting(Study):
             f"{c.tasks} tasks of {c.steps} steps of {c.batch_size} examples, one after the other: "
             f"x = s u_i + noise in {c.inputs} dimensions, targets from a linear map of the task's "
             f"own, {c.outputs} outputs, one matrix learned; losses are squared errors without "
-            "noise. Forgetting: the rise of the loss of all but the last task from its end to the "
-            "end of all. The same with the optimizer made anew at every switch: the difference is "
-            "what its own memory forgets. Pull: cosine of the first step after a switch with the "
-            "task left behind. Recovery: steps on the first task, at the end, until its loss is "
-            f"below one and a half times what it was at its own end (at most {c.steps}). Rate by "
-            "loss at the end, five rates, first seed (* at the edge); intervals 95 % over the "
-            "seeds. Every output direction of a task is its own: at cosine 0 gradients of two "
-            "tasks meet in the noise only."
+            "noise. Every output direction of a task is its own: at cosine 0 gradients of two "
+            "tasks meet in the noise only. Each optimizer tries five rates with the first seed "
+            "and takes the one of lowest loss at the end (* at the edge of the grid); intervals "
+            "are 95 % over the seeds.\n\n"
+            "Forgetting: the rise of the loss of all but the last task from its end to the end of "
+            "all. Pull: cosine of the first step after a switch with the task left behind. "
+            "Recovery: steps on the first task, at the end, until its loss is below one and a half "
+            f"times what it was at its own end (at most {c.steps})."
         )
 
 
