@@ -1,6 +1,7 @@
 """Short runs of every system on the same real text: does each of them train?"""
 
 import dataclasses
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,9 +78,9 @@ class LadderSmoke(Study):
         table = Table(columns=("system", "held-out perplexity", *COLUMNS), rows=rows)
         return Finding(
             metrics,
-            [Section("Method", self._about())],
+            [Section("Method", self._about()), Section("Every run", tables=[table])],
             answer(found, len(self.config.families)),
-            Section("In short", tables=[table] if rows else []),
+            Section("In short", tables=[spread(found)] if rows else []),
         )
 
     def _about(self) -> str:
@@ -103,6 +104,17 @@ COLUMNS = {
     "parameters": "num_parameters",
     "tokens/s": "tokens_per_second",
 }
+
+
+def spread(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The lowest, median and highest loss of the systems that did not diverge."""
+    sound = [figures for figures in found.values() if not figures["diverged"]]
+    rows = []
+    for title in ("first loss", "last loss", "held-out loss"):
+        losses = [figures[COLUMNS[title]] for figures in sound]
+        ends = (min(losses), statistics.median(losses), max(losses)) if losses else (None,) * 3
+        rows.append((title, *ends))
+    return Table(columns=(f"of {len(sound)} systems", "lowest", "median", "highest"), rows=rows)
 
 
 KEPT = (*COLUMNS.values(), "num_non_embedding", "diverged")

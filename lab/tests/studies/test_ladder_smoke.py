@@ -34,7 +34,7 @@ def test_run_gives_the_table_metrics(corpus):
     assert finding.metrics["diverged"] == []
     row = finding.metrics["families"]["hope"]
     assert row["val_perplexity"] > 1 and row["num_parameters"] > row["num_non_embedding"]
-    assert len(finding.shown.tables[0].rows) == 1
+    assert len(finding.sections[1].tables[0].rows) == 1
 
 
 def test_diverged_run_is_named():
@@ -43,5 +43,5 @@ def test_diverged_run_is_named():
     result = Result(name=cell.name, config=cell.config, metrics=metrics, seed=cell.seed)
     finding = STUDY.find({"hope": result})
     assert finding.metrics["diverged"] == ["hope"]
-    assert finding.shown.tables[0].rows[0][:3] == ("hope", "diverged", None)
+    assert finding.sections[1].tables[0].rows[0][:3] == ("hope", "diverged", None)
     assert finding.answer.startswith("No: of 1 systems 1 diverged (hope)")

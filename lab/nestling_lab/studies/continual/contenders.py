@@ -218,13 +218,13 @@ CONTENDERS = {
         gates=LEVELS,
     ),
     "averages": Contender(
-        title="full fine-tuning and its averages over 8,192, 2,048 and 512 tokens",
+        title="full fine-tuning with averages",
         build=tuned("all", (128, 32, 8)),
         settings=RATES,
         gates=LEVELS,
     ),
     "levels-1-averages": Contender(
-        title="1 level and its averages over 8,192, 2,048 and 512 tokens",
+        title="1 level with averages",
         build=levels([64], averages=(512, 2048, 8192)),
         settings=RATES,
         gates=LEVELS,

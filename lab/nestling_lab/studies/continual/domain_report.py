@@ -21,6 +21,10 @@ from nestling_lab.studies.study import Finding
 
 FULL = ("fine-tuning", "large-fine-tuning")
 AVERAGED = "averages"  # full fine-tuning with running averages
+AVERAGES = (
+    "With averages: the gate over levels also mixes in running means of the weights, over 8,192, "
+    "2,048 and 512 tokens. "
+)
 COLUMNS = {
     "bits a byte at the end": "final",
     "old domain, rise in %": "old_rise",
@@ -171,7 +175,8 @@ def about(config: Any) -> str:
         "all domains at the end, on other held-out text than is reported, goes on with the other "
         "seeds; each gate chooses for itself. A gate mixes, where text is scored, the current "
         "model with the model before anything was read, or with that and its slower levels, by "
-        "how well each predicted the text so far; it does not change the reading. Elastic weight "
+        "how well each predicted the text so far; it does not change the reading. "
+        f"{AVERAGES if AVERAGED in config.contenders else ''}Elastic weight "
         f"consolidation and rehearsal are given {KNOWN} documents of the old domain; rehearsal "
         "reads a stored segment for every new one, twice as much as the others.\n\n"
         "Old domain: rise of its loss from first to last. Gain: fall of a domain's loss while it "
