@@ -23,6 +23,7 @@ STUDIES = Registry(
         "told-checked": "nestling_lab.studies.continual.told_checked:ToldCheckedStudy",
         "told-fresh": "nestling_lab.studies.continual.told_checked:ToldFreshStudy",
         "manuals": "nestling_lab.studies.continual.manuals:Manuals",
+        "many-documents": "nestling_lab.studies.continual.many:ManyDocuments",
         "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
         "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",
         "ladder-smoke": "nestling_lab.studies.ladder_smoke:LadderSmoke",

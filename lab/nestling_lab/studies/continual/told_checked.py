@@ -75,8 +75,9 @@ class ToldFreshStudy(ToldCheckedStudy):
     name = "told-fresh"
     source = "told_fresh.toml"
     after = (
-        "their writer knew nothing of how they are studied. After it, with the replies seen, one "
-        "rule was changed, which is not in these figures: how sure a sentence must be to be said."
+        "their writer knew nothing of how they are studied. After it, with the replies seen, two "
+        "rules were changed, which are not in these figures: how sure a sentence must be to be "
+        "said, and what a question plainly asks for."
     )
 
 
