@@ -107,6 +107,39 @@ def test_document_learned_on_the_page_is_known(tmp_path):
         assert not page.complaints
 
 
+HELD_BACK = """(() => {
+  const plain = window.fetch;
+  const freed = new Promise((done) => { window.release = () => { done(); return true; }; });
+  let held = false;
+  window.fetch = async (path, given) => {
+    const found = await plain(path, given);
+    if (held || path !== "/v1/memories" || given.method !== "GET") return found;
+    held = true;
+    const old = await found.text();
+    await freed;
+    setTimeout(() => { window.late = true; }, 50);
+    return new Response(old);
+  };
+})()"""
+
+
+def test_late_list_of_memories_leaves_the_choice(http, tmp_path):
+    browser.browser()
+    with driven.opened(str(http.base_url), tmp_path) as page:
+        page.wait('document.getElementById("model")?.textContent === "tiny"')
+        page.call("Page.addScriptToEvaluateOnNewDocument", source=HELD_BACK)
+        page("location.reload()")
+        page.wait("!!window.release")
+        page.wait('document.getElementById("model")?.textContent === "tiny"')
+        page(sent("new", name="chosen"))
+        page.wait('!document.getElementById("learn").hidden')
+        page("window.release()")
+        page.wait("window.late === true")
+        pressed = '#memories [aria-pressed="true"]'
+        assert page(f"document.querySelector({pressed!r})?.textContent") == "chosen"
+        assert page('document.getElementById("learn").hidden') is False
+
+
 # shows parts visible only after errors, and folded ones
 EVERYTHING = """for (const id of ["notice", "key", "cancel"])
     document.getElementById(id).hidden = false;

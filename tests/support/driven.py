@@ -68,10 +68,11 @@ class Page:
 
     def wait(self, script: str) -> Any:
         """The value of an expression once it is true."""
-        end = time.monotonic() + PATIENCE
+        end, pause = time.monotonic() + PATIENCE, 0.02
         while not (found := self(script)):
             assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(0.2, 1.2 * pause)  # a busy page must get to its own work
         return found
 
     def look(self, width: int, *, dark: bool = False) -> None:

@@ -8,6 +8,7 @@ const place = (memory, rest = "") => `/v1/memories/${encodeURIComponent(memory)}
 let model = "";
 let chosen = sessionStorage.getItem("memory") || "";
 const picked = {}; // chosen values of the selects
+let lists = 0; // how often the memories were listed
 let watched = ""; // the job whose events are shown
 
 function element(name, text, kind) {
@@ -35,7 +36,9 @@ const tried = (work) => async (event) => {
 };
 
 async function list() {
+  const mine = ++lists;
   const { data } = await json("GET", "/v1/memories");
+  if (mine !== lists) return; // a later list is on its way, and this one is out of date
   if (!data.some((one) => one.id === chosen)) chosen = "";
   at("memories").replaceChildren(...data.map((one) => {
     const item = element("li");
