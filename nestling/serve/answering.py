@@ -69,6 +69,7 @@ class Answers:
         seed = secrets.randbits(62) if asked.seed is None else asked.seed
         deadline = time.monotonic() + limits.seconds
         self.recall = recall
+        self.source: str | None = None  # the document that the answer was recalled from
         first = known if recall is None or known.before is None else known.before
         self.answers = [
             Answer(
@@ -114,8 +115,14 @@ class Answers:
         if reply is None:
             self.server.engine.submit(self.answers)
             return
+        self.source = reply.source
         if all(answer.take(token) for token in reply.ids):
             answer.end()
+
+    @property
+    def about(self) -> dict[str, str | None]:
+        """Fields of a response beyond OpenAI's, known from the first piece on."""
+        return {} if self.recall is None else {"source": self.source}
 
     async def pieces(self) -> AsyncGenerator[Said]:
         """Yield all pieces as they are generated; leaving early cancels the answers."""

@@ -45,13 +45,17 @@ def learner(http):
     return found
 
 
-def chat(http, question, memory="one", tokens=16, **extra):
-    """The answer of the official client."""
+def whole(http, question, memory="one", tokens=16, **extra):
+    """The response to the official client."""
     asked = [{"role": "user", "content": question}]
-    said = official(http).chat.completions.create(
+    return official(http).chat.completions.create(
         model="student", messages=asked, max_tokens=tokens, extra_body={"memory": memory, **extra}
     )
-    return said.choices[0]
+
+
+def chat(http, question, memory="one", **given):
+    """The answer of the official client."""
+    return whole(http, question, memory, **given).choices[0]
 
 
 @pytest.mark.parametrize("question", ASKED)
@@ -75,6 +79,7 @@ def test_recalled_sentence_is_returned(http, learner, monkeypatch, tokens):
     assert choice.message.content.strip() == text.decode(said[:tokens]).strip()
     assert choice.finish_reason == ("length" if tokens < len(said) else "stop")
     assert learner.fork().ask(ASKED[0], tokens=tokens) == choice.message.content.strip()
+    assert whole(http, ASKED[0]).source == "text"
     http.app.state.shared.recollection._kept.clear()
 
 
@@ -87,8 +92,17 @@ def test_stream_gives_the_same_answer(http):
         "extra_body": {"memory": "one"},
     }
     stream = official(http).chat.completions.create(stream=True, **body)
-    text = "".join(c.delta.content or "" for chunk in stream for c in chunk.choices)
-    assert text == chat(http, ASKED[0]).message.content
+    chunks = list(stream)
+    text = "".join(c.delta.content or "" for chunk in chunks for c in chunk.choices)
+    said = whole(http, ASKED[0])
+    assert text == said.choices[0].message.content
+    assert {chunk.source for chunk in chunks} == {said.source}
+
+
+def test_response_names_no_source_if_nothing_fits(http, monkeypatch):
+    monkeypatch.setattr(recall, "best", lambda found, least: None)
+    assert whole(http, ASKED[0]).source is None
+    assert "source" not in whole(http, ASKED[0], memory=None).model_extra
 
 
 def test_no_recall_without_study_or_when_sampling(http, monkeypatch):

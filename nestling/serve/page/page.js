@@ -209,6 +209,9 @@ function curve(losses) {
 
 // questions
 
+const sourced = (name) => (name === null
+  ? "nothing studied fits the question: answered as before study" : `read in ${name}`);
+
 async function ask() {
   const question = at("question").value.trim();
   if (!question) return;
@@ -223,15 +226,19 @@ async function ask() {
     const card = element("div");
     const text = element("p", "");
     const whose = one ? `with ${one}` : wanted.length > 1 ? "without the memory" : model;
-    card.append(element("h4", whose), text);
+    const head = element("h4", whose);
+    card.append(head, text);
     answers.append(card);
     const body = {
       model, messages: [{ role: "user", content: question }], stream: true, max_tokens: 120,
       ...(one ? { memory: one } : {}),
     };
+    let source;
     for await (const event of events("POST", "/v1/chat/completions", body)) {
       text.textContent += event.choices[0]?.delta?.content || "";
+      if (event.source !== undefined) source = event.source;
     }
+    if (source !== undefined) head.textContent += `: ${sourced(source)}`;
     if (!text.textContent.trim()) text.textContent = "(nothing)";
   })).finally(() => answers.setAttribute("aria-busy", "false"));
 }

@@ -207,7 +207,8 @@ def _choice(number: int, text: str, finish: str | None = None) -> dict[str, Any]
 def _whole(
     answers: Answers, about: dict[str, Any], choices: list[dict[str, Any]], written: int
 ) -> Response:
-    return JSONResponse({**about, "choices": choices, "usage": usage(answers.read, written)})
+    counts = usage(answers.read, written)
+    return JSONResponse({**about, **answers.about, "choices": choices, "usage": counts})
 
 
 def _streamed(
@@ -221,7 +222,7 @@ def _streamed(
     counted = body.stream_options is not None and body.stream_options.include_usage
 
     def event(choices: list[dict[str, Any]], **more: Any) -> dict[str, str]:
-        return {"data": json.dumps({**about, "choices": choices, **more})}
+        return {"data": json.dumps({**about, **answers.about, "choices": choices, **more})}
 
     async def events() -> AsyncIterator[dict[str, str]]:
         written = 0
