@@ -108,6 +108,20 @@ class Recital:
         return self._said[document.sha256]
 
 
+def recited(
+    school: "School",
+    questions: Sequence[Question],
+    sentences: Sequence[str],
+    weights: Mapping[str, Tensor],
+    before: Mapping[str, Tensor],
+) -> int:
+    """How many sentences of a document the model recites word for word with ``weights``."""
+    least = ALONE - math.log(len(school.learner.state.studied) + 1)
+    ids = remembered(school.speaker, school.talk, cues(questions), weights, before, least=least)
+    said = {school.learner.text.decode(one[:-1]).strip().lower() for one in ids}
+    return sum(sentence.strip().lower() in said for sentence in sentences)
+
+
 @torch.no_grad()
 def remembered(
     speaker: Speaker,

@@ -130,7 +130,16 @@ class Studies:
         from nestling.report import Table
 
         rows = [study_row(one) for one in self.studied]
-        columns = ("studied", "questions", "covered", "right before", "after", "held out", "known")
+        columns = (
+            "studied",
+            "questions",
+            "covered",
+            "right before",
+            "after",
+            "held out",
+            "recited",
+            "known",
+        )
         lines = [Table(columns=columns, rows=rows).text()] if rows else []
         for one in self.studied:
             if one.missing:
@@ -172,7 +181,8 @@ def questions_shown(learner: ContinualLearner, progress: Progress) -> None:
 
 
 def study_row(one: Studied) -> tuple[str, ...]:
-    """The table row of a document: questions, coverage, right answers, loss of known text."""
+    """The table row of a document: questions, coverage, right answers, sentences that the model
+    recites, loss of known text."""
     f = one.figures
     asked, held = int(f["asked"]), int(f["held"])
     covered = 1 - len(one.missing) / max(1.0, f["telling"])
@@ -184,6 +194,7 @@ def study_row(one: Studied) -> tuple[str, ...]:
         f"{f['right_before']:.0f} of {asked}",
         f"{f['right_after']:.0f} of {asked}",
         f"{f['held_right']:.0f} of {held}" if held else "-",
+        f"{f['recited']:.0f} of {f['sentences']:.0f}" if "recited" in f else "-",
         f"{f['known_before']:.3f} -> {f['known_after']:.3f} ({rise:+.1f} %)",
     )
 

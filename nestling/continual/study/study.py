@@ -32,10 +32,11 @@ from nestling.continual.study.material import Place, Question
 from nestling.continual.study.naming import with_names
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
-from nestling.continual.study.recite import Recital
+from nestling.continual.study.recite import Recital, recited
 from nestling.continual.study.record import Open, Studied, Waiting
 from nestling.continual.study.related import Related
 from nestling.continual.study.replay import replayed
+from nestling.continual.study.sentence import replies
 from nestling.continual.study.side_by_side import speaker
 from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.training import Kind, Training
@@ -280,6 +281,11 @@ class _Lesson:
             "known_before": school.known(self.plan, self.weights),
             "known_after": school.known(self.plan, now),
         }
+        if school.forms[1] is not None:
+            whole = [reply for part in self.parts for reply in replies(part)[part.begin :]]
+            base = learner.weights(studied=False)
+            figures["sentences"] = float(len(whole))
+            figures["recited"] = float(recited(school, made, whole, now, base))
         one = Studied(
             self.waiting.name,
             self.waiting.sha256,

@@ -1,12 +1,14 @@
 """Reciting: a memory's own questions bring back the studied sentences."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from recited import new_talker, own, scripted
 
 from nestling.continual.study import recite
 from nestling.continual.study.form import plain
-from nestling.continual.study.recite import cues, remembered
+from nestling.continual.study.recite import cues, recited, remembered
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,22 @@ def test_unfinished_sentence_is_not_recited(talker, monkeypatch):
     assert len(remembered(speaker, form, ["first?"], learned, {})) == 1
     monkeypatch.setattr(recite, "LONGEST", len(said["first?"]) - 2)
     assert remembered(speaker, form, ["first?"], learned, {}) == []
+
+
+def test_sentences_recited_word_for_word_are_counted(talker):
+    lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
+    form, _, speaker = scripted(talker, lines)
+    school = SimpleNamespace(speaker=speaker, talk=form, learner=talker)
+    given = ([own(ask, n) for n, ask in enumerate(lines)], list(lines.values()))
+    learned = {"w": torch.ones(1)}
+    assert recited(school, *given, learned, {}) == 2
+    assert recited(school, given[0], ["The goat is kept at home.", "A third."], learned, {}) == 1
+    assert recited(school, *given, learned, learned) == 0
+
+
+def test_study_in_chat_form_counts_what_it_recites(talker):
+    [one] = talker.state.studied
+    assert one.figures["sentences"] == 1 and 0 <= one.figures["recited"] <= 1
 
 
 def test_recited_sentences_name_their_document(talker, monkeypatch):
