@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nestling.continual.study.pronouns import meant
+from nestling.continual.study.verbs import finite
 from nestling.continual.study.words import STOP, sentences, words
 
 TITLE = 14  # words of a title, at most
@@ -12,11 +14,12 @@ TEXTS = re.compile(
     r"""^(?:
     (?:the\s+|a\s+|some\s+)?
     (?:minutes|prices?|price\ list|list|manual|notes?|notice|report|letter|recipe|story|history|
-       biography|life|description|guide|instructions?|changelog|release\ notes|rules|news|summary)
+       biography|life|description|guide|instructions?|changelog|release\ notes|rules|news|summary|
+       correction(?:\ slip|\ to\ the\ minutes)?)
     \s+(?:of|for|from|on|about|to)
     | about | on | to(?:\s+the\s+\w+\s+(?:of|at))?
     | what(?:\s+is|\s+has|'s)\s+(?:new|changed)\s+(?:in|at|with)
-    | (?:using|visiting)(?=\s+the\b)
+    | (?:using|visiting)(?=\s+the\b) | how\s+to\s+\w+
     )\s+""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -30,6 +33,12 @@ class Passage(NamedTuple):
     about: str  # the subject of the document, as a phrase
     sentences: tuple[str, ...]
     begin: int  # index of its first sentence that is not in an earlier passage
+
+    @property
+    def subjects(self) -> list[str]:
+        """What an initial pronoun of each sentence stands for: the subject, or "" (unknown)."""
+        found = meant(self.sentences, self.about)
+        return [self.about if fits else "" for fits in found]
 
     @property
     def text(self) -> str:
@@ -93,6 +102,8 @@ def subject(title: str, body: list[str]) -> str:
         return "the " + phrase[4:]
     low = phrase[:1].lower() + phrase[1:]
     whole = " ".join(body)
+    if phrase not in whole and (short := _as_called(phrase, whole)):
+        return f"the {short}"
     for begin in ("The ", "the "):
         if begin + phrase in whole or begin + low in whole:
             return "the " + (low if low in whole and phrase not in whole else phrase)
@@ -102,6 +113,23 @@ def subject(title: str, body: list[str]) -> str:
     if title and last[0].islower() and re.search(rf"\b[Tt]he {re.escape(last[0])}\b", whole):
         return f"the {phrase}"
     return phrase
+
+
+def _as_called(phrase: str, whole: str) -> str:
+    """The names that a phrase begins with, if the text calls its subject so: "the Wren 4 stops".
+
+    "" if it does not, or if there is only one name: that may be of something else.
+    """
+    own = words(phrase)
+    count = next((n for n, word in enumerate(own) if not (word.named or word.counts)), len(own))
+    short = phrase[: own[count - 1].end] if 1 < count < len(own) else ""
+    if not short:
+        return ""
+    for match in re.finditer(rf"\b[Tt]he {re.escape(short)}\b", whole):
+        after = words(whole[match.end() :])[:1]
+        if not after or after[0].low in STOP or finite(after[0].text):
+            return short
+    return ""
 
 
 def _first_names(body: list[str]) -> str:

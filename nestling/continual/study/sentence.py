@@ -2,13 +2,13 @@
 
 from nestling.continual.study.english import named
 from nestling.continual.study.passages import Passage
-from nestling.continual.study.statement import EARLY
+from nestling.continual.study.pronouns import EARLY
 from nestling.continual.study.words import words
 
 
 def replies(passage: Passage) -> list[str]:
-    """The sentences of a passage, with initial pronouns replaced by the subject of the document."""
-    return [alone(sentence, passage.about) for sentence in passage.sentences]
+    """The sentences of a passage; an initial pronoun that means its subject is replaced by it."""
+    return [alone(*one) for one in zip(passage.sentences, passage.subjects, strict=True)]
 
 
 def alone(sentence: str, about: str) -> str:

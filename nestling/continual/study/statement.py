@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from nestling.continual.study.english import named
+from nestling.continual.study.pronouns import EARLY
 from nestling.continual.study.verbs import finite, noun, past
 from nestling.continual.study.words import ADVERBS, Word, listed, words
 
@@ -53,14 +54,6 @@ LATE_CONDITION = re.compile(r"^(.+?),?\s+(?:if|when|whenever)\s+(.+)$")
 REASON = re.compile(r"^(.+?),?\s+(?:because|since|as(?=\s(?:he|she|it|they|we|the)\s))\s+(\D.+)$")
 LEAD = re.compile(
     r"^((?:once|twice|in|on|at|after|before|every|each|during)\s[^,]+),\s+(.+)$", re.I
-)
-# "at fifteen he went", "with his wife, the painter Rosa, he had": a pronoun is the subject after a
-# few words
-EARLY = re.compile(
-    r"^((?:there|then|here|later|in|on|at|after|before|every|each|during|for|with)"
-    r"(?:\s+(?!and\b)[\w'-]+){0,4}(?:,\s(?:the|an?|his|her)(?:\s[\w'-]+){1,4}(?=,))?),?"
-    r"\s+((?:he|she|it|they|we)\s.+)$",
-    re.I,
 )
 THEN = re.compile(r"(,?\s+(?:and|but|so|while)\s+)")
 ONE = re.compile(r"^((?:the|an?)\s+[\w'-]+|this|that|another|each)\s+one\b", re.I)

@@ -40,13 +40,11 @@ class Moved(Maker):
         """The questions, shorter forms first; none contains its own answer."""
         found: dict[Question, None] = {}
         passage = place.passage
-        pairs = zip(passage.sentences, replies(passage), strict=True)
-        for number, (sentence, reply) in enumerate(pairs):
+        rows = zip(passage.sentences, passage.subjects, replies(passage), strict=True)
+        for number, (sentence, about, reply) in enumerate(rows):
             made = [
-                one
-                for told in statements(sentence, passage.about)
-                for one in questions(told, passage.about)
-            ] or in_place(sentence, passage.about)
+                one for told in statements(sentence, about) for one in questions(told, about)
+            ] or in_place(sentence, about)
             for question, answer in made:
                 begin = sentence.lower().find(answer.lower())
                 own = sentence[begin : begin + len(answer)]
