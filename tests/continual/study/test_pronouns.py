@@ -39,7 +39,8 @@ def test_pronoun_of_another_kind_or_after_another_subject_is_kept(about, sentenc
 
 TEXT = """The baker of Quillen
 
-Every night he rose at two and lit the oven. His rolls were light. She broke a tooth on one of them."""
+Every night he rose at two and lit the oven. His rolls were light.
+She broke a tooth on one of them."""
 
 
 def test_replies_and_questions_state_nothing_false():
