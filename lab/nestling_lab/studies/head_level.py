@@ -224,4 +224,5 @@ def answer(found: Mapping[str, Mapping[int, Result]]) -> str:
         for word, names in (("higher", above), ("lower", below))
         if names
     ]
-    return f"{said}: {' and '.join(parts)}{', not for the others' if alike else ''}."
+    rest = ", not for the others" if alike else ""
+    return f"In part: {said}; {' and '.join(parts)}{rest}."
