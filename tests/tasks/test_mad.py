@@ -143,7 +143,7 @@ def test_score_is_published_accuracy_with_token_share():
     task = InContextRecall(InContextRecall.Config(vocab_size=8, length=24))
     _, labels = task.examples(UNSEEN, 300)
     answers = torch.where(torch.arange(300)[:, None] % 3 > 0, labels, 5)
-    answers[0, 0] = 2  # a class that is no label has accuracy 0 if it is answered
+    answers[0, 0] = 2  # accuracy 0 for a class that is answered but not a label
     labels[0, 0] = 4
     means = []
     for begin, end in ((0, 128), (128, 256), (256, 300)):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from nestling.continual.study.pronouns import meant
+from nestling.continual.study.pronouns import refers_to_subject
 from nestling.continual.study.verbs import finite
 from nestling.continual.study.words import STOP, sentences, words
 
@@ -37,7 +37,7 @@ class Passage(NamedTuple):
     @property
     def subjects(self) -> list[str]:
         """What an initial pronoun of each sentence stands for: the subject, or "" (unknown)."""
-        found = meant(self.sentences, self.about)
+        found = refers_to_subject(self.sentences, self.about)
         return [self.about if fits else "" for fits in found]
 
     @property

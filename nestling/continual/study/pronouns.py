@@ -33,13 +33,14 @@ EMPTY = re.compile(
 )
 
 
-def meant(sentences: Sequence[str], about: str) -> list[bool]:
+def refers_to_subject(sentences: Sequence[str], about: str) -> list[bool]:
     """Whether the pronoun that begins each sentence may be the subject; True without a pronoun.
 
     It is of the kind that the subject has in these sentences, and "it" and "they" do not follow a
     sentence about something else.
 
-    >>> meant(["The kiln is new.", "It was built by Ada.", "She was paid in soap."], "the kiln")
+    >>> told = ["The kiln is new.", "It was built by Ada.", "She was paid in soap."]
+    >>> refers_to_subject(told, "the kiln")
     [True, True, False]
     """
     kinds = [_kind(sentence) for sentence in sentences]

@@ -144,7 +144,7 @@ def replies(
 ) -> list[Reply]:
     """Sentences as replies to a question; ``before`` are the weights before study.
 
-    Those without a number are left out if the question asks for one.
+    Those that lack what the question asks for, such as a number, are left out.
     """
     speaker, form, reader = school.speaker, school.talk, school.learner.reader
     can = [one for one in sentences if may_answer(question, one.text)]

@@ -91,19 +91,11 @@ class Recital:
         if len(now) != len(self._of) or any(map(is_not, now, self._of)):
             self._of, self._said = now, {}
         if document.sha256 not in self._said:
-            ids = remembered(
-                school.speaker,
-                school.talk,
-                cues(document.questions),
-                weights,
-                learner.weights(studied=False),
-                least=ALONE - math.log(len(studied)),
-            )
-            said = [learner.text.decode(one[:-1]) for one in ids]
+            said = _said(school, document.questions, weights, len(studied))
             source = document.name or document.sha256[:12]
             self._said[document.sha256] = [
                 Sentence(one, line, meant(learner.reader, learner.text, line), source)
-                for one, line in zip(ids, said, strict=True)
+                for one, line in said.items()
             ]
         return self._said[document.sha256]
 
@@ -113,13 +105,22 @@ def recited(
     questions: Sequence[Question],
     sentences: Sequence[str],
     weights: Mapping[str, Tensor],
-    before: Mapping[str, Tensor],
 ) -> int:
-    """How many sentences of a document the model recites word for word with ``weights``."""
-    least = ALONE - math.log(len(school.learner.state.studied) + 1)
-    ids = remembered(school.speaker, school.talk, cues(questions), weights, before, least=least)
-    said = {school.learner.text.decode(one[:-1]).strip().lower() for one in ids}
+    """How many sentences of one more document the model recites word for word with ``weights``."""
+    found = _said(school, questions, weights, len(school.learner.state.studied) + 1)
+    said = {text.strip().lower() for text in found.values()}
     return sum(sentence.strip().lower() in said for sentence in sentences)
+
+
+def _said(
+    school: "School", questions: Sequence[Question], weights: Mapping[str, Tensor], count: int
+) -> dict[Ids, str]:
+    """The sentences remembered of one of ``count`` documents, with their text."""
+    learner = school.learner
+    before, least = learner.weights(studied=False), ALONE - math.log(count)
+    asked = cues(questions)
+    ids = remembered(school.speaker, school.talk, asked, weights, before, least=least)
+    return {one: learner.text.decode(one[:-1]) for one in ids}
 
 
 @torch.no_grad()

@@ -283,9 +283,8 @@ class _Lesson:
         }
         if school.forms[1] is not None:
             whole = [reply for part in self.parts for reply in replies(part)[part.begin :]]
-            base = learner.weights(studied=False)
             figures["sentences"] = float(len(whole))
-            figures["recited"] = float(recited(school, made, whole, now, base))
+            figures["recited"] = float(recited(school, made, whole, now))
         one = Studied(
             self.waiting.name,
             self.waiting.sha256,

@@ -5,7 +5,7 @@ import pytest
 from nestling.continual.study.makers.moved import Moved
 from nestling.continual.study.material import Place
 from nestling.continual.study.passages import passages
-from nestling.continual.study.pronouns import meant
+from nestling.continual.study.pronouns import refers_to_subject
 from nestling.continual.study.sentence import replies
 
 
@@ -34,7 +34,9 @@ from nestling.continual.study.sentence import replies
 )
 def test_pronoun_of_another_kind_or_after_another_subject_is_kept(about, sentences):
     given = [sentence.removeprefix("!") for sentence in sentences]
-    assert meant(given, about) == [not sentence.startswith("!") for sentence in sentences]
+    assert refers_to_subject(given, about) == [
+        not sentence.startswith("!") for sentence in sentences
+    ]
 
 
 TEXT = """The baker of Quillen

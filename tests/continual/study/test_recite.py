@@ -72,9 +72,9 @@ def test_sentences_recited_word_for_word_are_counted(talker):
     school = SimpleNamespace(speaker=speaker, talk=form, learner=talker)
     given = ([own(ask, n) for n, ask in enumerate(lines)], list(lines.values()))
     learned = {"w": torch.ones(1)}
-    assert recited(school, *given, learned, {}) == 2
-    assert recited(school, given[0], ["The goat is kept at home.", "A third."], learned, {}) == 1
-    assert recited(school, *given, learned, learned) == 0
+    assert recited(school, *given, learned) == 2
+    assert recited(school, given[0], ["The goat is kept at home.", "A third."], learned) == 1
+    assert recited(school, *given, {}) == 0
 
 
 def test_study_in_chat_form_counts_what_it_recites(talker):

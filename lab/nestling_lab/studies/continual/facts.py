@@ -10,7 +10,8 @@ from nestling.continual.methods import Method
 from nestling.continual.stream import Cut
 from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
-from nestling.tasks.facts import document, name
+from nestling.tasks import Question
+from nestling.tasks.facts import Document, document, name
 from nestling_lab.studies.continual.asking import Asked, answers, encode_question, view
 from nestling_lab.studies.continual.base import Ready, encoded, real
 from nestling_lab.studies.continual.contenders import NONE, Place
@@ -122,14 +123,19 @@ class Facts(Study):
         return report(self.config, found, tried)
 
 
+def drawn(seed: int, number: int) -> tuple[Document, list[Question]]:
+    """A document of a seed, and its questions asked about a person in no document."""
+    rng = Random(f"facts:{seed}:{number}")
+    one, stranger = document(rng), name(rng)
+    person = one.text.splitlines()[0].removeprefix("About ")
+    return one, [q._replace(prompt=q.prompt.replace(person, stranger)) for q in one.questions]
+
+
 def told_documents(base: Ready, seed: int, count: int) -> list[Told]:
     """The documents of a seed; each ends with an empty line."""
     found = []
     for number in range(count):
-        rng = Random(f"facts:{seed}:{number}")
-        one, stranger = document(rng), name(rng)
-        person = one.text.splitlines()[0].removeprefix("About ")
-        others = [q._replace(prompt=q.prompt.replace(person, stranger)) for q in one.questions]
+        one, others = drawn(seed, number)
         ids = base.tokenizer(one.text + "\n\n", verbose=False)["input_ids"]
         ask = [
             [encode_question(base.tokenizer, q) for q in some] for some in (one.questions, others)

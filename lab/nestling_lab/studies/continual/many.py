@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
 from typing import Any, NamedTuple
 
 from nestling.continual.learner import ContinualLearner
@@ -15,12 +14,12 @@ from nestling.continual.study.examine import holds
 from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
 from nestling.data.cache import cache_folder, digest, keep
-from nestling.tasks.facts import document, name
+from nestling.tasks import Question
 from nestling_lab.studies.continual.commands import adapted
+from nestling_lab.studies.continual.facts import KNOWN, drawn
 from nestling_lab.studies.continual.many_report import report
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
-KNOWN = "stdlib"  # text that the model should know already: Python's documentation
 TOKENS = 40  # of an answer, at most
 
 
@@ -81,14 +80,14 @@ class ManyDocuments(Study):
 
 def facts(seed: int, number: int) -> tuple[str, list[Fact]]:
     """A document of six facts about one person, and the questions about it."""
-    rng = Random(f"facts:{seed}:{number}")
-    one, stranger = document(rng), name(rng)
-    person = one.text.splitlines()[0].removeprefix("About ")
-    found = []
-    for question in one.questions:
-        ask = question.prompt.removeprefix("Question: ").split("\n")[0]
-        found.append(Fact(ask, question.answers[0], ask.replace(person, stranger)))
-    return one.text, found
+    one, others = drawn(seed, number)
+    pairs = zip(one.questions, others, strict=True)
+    return one.text, [Fact(_bare(own), own.answers[0], _bare(other)) for own, other in pairs]
+
+
+def _bare(question: Question) -> str:
+    """A question as a user would ask it."""
+    return question.prompt.removeprefix("Question: ").split("\n")[0]
 
 
 def journey(
