@@ -65,6 +65,12 @@ class Answer:
         """Emit the remaining text and the end."""
         self._end("stop")
 
+    def fail(self) -> None:
+        """Report an error, unless it has ended."""
+        if not self.ended:
+            self.ended = True
+            self.tell(Piece("", 0, "error"))
+
     def _end(self, why: str, text: str = "", tokens: int = 0) -> bool:
         self.ended = True  # first, as the client may ask again once answered
         self.tell(Piece(text + self.speech.end(), tokens, why))
@@ -81,6 +87,7 @@ class Engine:
 
     def __init__(self, reader: FunctionalModel, *, rows: int, waiting: int):
         self.reader, self.rows, self.waiting = reader, rows, waiting
+        self._open: list[Answer] = []  # submitted and not yet seen to have ended
         self._new: list[Answer] = []
         self._running: list[_Running] = []
         self._changed = threading.Condition()
@@ -101,14 +108,16 @@ class Engine:
     @property
     def count(self) -> int:
         """The number of running and waiting answers."""
-        every = [*self._new, *(one for run in self._running for one in run.answers)]
-        return sum(not (one.ended or one.cancelled) for one in every)
+        with self._changed:
+            self._open = [one for one in self._open if not (one.ended or one.cancelled)]
+            return len(self._open)
 
     def submit(self, answers: Sequence[Answer]) -> None:
         """Accept all answers or none; too many raise Refused."""
         with self._changed:
             if self._stopping or self.count + len(answers) > self.waiting:
                 raise Refused(503, "the server is busy; ask again in a moment", "overloaded")
+            self._open.extend(answers)
             self._new.extend(answers)
             self._changed.notify()
 
@@ -123,7 +132,7 @@ class Engine:
                 self._running += [_Running(*one) for one in self._batches(new)]
             self._running = self._joined([one for one in self._running if self._step(one)])
         for answer in [*self._new, *(one for run in self._running for one in run.answers)]:
-            answer.tell(Piece("", 0, "error"))
+            answer.fail()
 
     def _batches(self, new: list[Answer]) -> list[tuple[Batch, list[Answer]]]:
         groups: dict[str, list[Answer]] = {}
@@ -172,7 +181,7 @@ class Engine:
             except Exception as error:
                 failed("answer", error)
                 for answer in answers:
-                    answer.tell(Piece("", 0, "error"))
+                    answer.fail()
                 return False
             if going:
                 batch.keep(going)

@@ -133,6 +133,39 @@ def test_batches_can_be_joined():
     assert_close(first.logits(), torch.stack([alone[1][3], alone[3][2]]))
 
 
+class _Apart(Engine):
+    """Begins a batch for each answer, and notes the count whenever batches are merged."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.noted = []
+
+    def _batches(self, new):
+        return [found for answer in new for found in super(_Apart, self)._batches([answer])]
+
+    def _fit(self, one, other):
+        self.noted.append(self.count)
+        return super()._fit(one, other)
+
+
+def test_answers_are_counted_once_while_batches_merge():
+    """Otherwise a server with as many clients as places refuses some of them."""
+    engine, done = _Apart(reader("llama"), rows=8, waiting=4), queue.Queue()
+    engine.submit(
+        [
+            Answer(ids=ids, speech=Speech(byte_tokenizer().decode), most=9, tell=done.put)
+            for ids in PROMPTS
+        ]
+    )
+    engine.start()
+    ended = 0
+    while ended < len(PROMPTS):
+        ended += done.get().finish is not None
+    engine.stop()
+    assert len(engine.noted) > 2 and max(engine.noted) <= len(PROMPTS)
+    assert engine.count == 0
+
+
 def test_nonfinite_logits_affect_only_their_row():
     change = {n: Factors(1e30 * f.left, 1e30 * f.right) for n, f in learned(1)[0].change.items()}
     wild = Added("wild", change)  # finite, but its outputs are not
