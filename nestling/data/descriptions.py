@@ -1,4 +1,4 @@
-"""Descriptions of Debian packages from apt's lists: by section, and with translations."""
+"""Descriptions of Debian packages from apt's lists: by section, by package, with translations."""
 
 import hashlib
 import os
@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nestling.core.error import UserError
-from nestling.data.sets import Labelled, Pair, Report, TextSet
+from nestling.data.sets import Described, Labelled, Pair, Report, TextSet
 
 HELPER = "/usr/lib/apt/apt-helper"  # reads lists in any compression that apt uses
 PATIENCE = 600  # seconds
 LEAST, MOST = 150, 400  # a section with fewer texts is dropped, one with more is truncated
 PAIRS = 4000  # maximum number per language
+SHORT, LONG = 50, 90  # words of a long description in the set of packages
+EACH = 24  # packages per section of that set
 LICENCE = "those of the packages (free in Debian's sense)"
 
 
@@ -114,6 +116,32 @@ def synopses(found: dict[str, list[dict[str, str]]], languages: tuple[str, ...])
             yield Pair(text, meaning, language)
 
 
+def described(found: dict[str, list[dict[str, str]]]) -> Iterator[Described]:
+    """Packages whose name is a word, with a long description in prose.
+
+    Those of sections with enough of them, ``EACH`` a section; no line occurs twice.
+    """
+    kind = {stanza["Package"]: stanza.get("Section", "") for stanza in found[""]}
+    packages: dict[str, Described] = {}
+    lines = set()
+    for stanza in sorted(found["en"], key=lambda one: _order(one["Package"])):
+        name = stanza["Package"]
+        line, _, rest = stanza.get("Description-en", "").partition("\n")
+        section = kind.get(name, "").rpartition("/")[2]
+        prose = all(row[:1].isalnum() or not row for row in rest.splitlines())
+        text = " ".join(rest.split())
+        fits = SHORT <= len(text.split()) <= LONG and len(line.split()) >= 4
+        told = line in lines or line.lower() in text.lower()
+        if section and name.isalpha() and prose and fits and not told:
+            packages.setdefault(name, Described(name, section, line, text))
+            lines.add(line)
+    counts, kept = Counter(one.section for one in packages.values()), Counter()
+    for one in packages.values():
+        kept[one.section] += 1
+        if counts[one.section] >= EACH and kept[one.section] <= EACH:
+            yield one
+
+
 SECTIONS = TextSet(
     name="sections",
     summary="descriptions of Debian packages with their section (apt's lists)",
@@ -127,4 +155,11 @@ SYNOPSES = TextSet(
     licence=LICENCE,
     record=Pair,
     make=lambda report: synopses(lists(("en", "it", "da"), report), ("it", "da")),
+)
+PACKAGES = TextSet(
+    name="packages",
+    summary="Debian packages with their descriptions, short and long (apt's lists)",
+    licence=LICENCE,
+    record=Described,
+    make=lambda report: described(lists(("en",), report)),
 )

@@ -1,4 +1,4 @@
-"""Sets of records: labelled texts, and texts with their translations."""
+"""Sets of records: labelled texts, texts with their translations, described packages."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -18,6 +18,7 @@ SETS = Registry(
         "clinc150": "nestling.data.hub:CLINC150",
         "banking77": "nestling.data.hub:BANKING77",
         "dbpedia": "nestling.data.hub:DBPEDIA",
+        "packages": "nestling.data.descriptions:PACKAGES",
         "verses": "nestling.data.verses:VERSES",
         "campaign": "nestling.data.verses:CAMPAIGNS",
         "synopses": "nestling.data.descriptions:SYNOPSES",
@@ -42,6 +43,15 @@ class Pair(NamedTuple):
     language: str  # of the text
 
 
+class Described(NamedTuple):
+    """A package with its section, a description of one line, and a long one."""
+
+    name: str
+    section: str
+    line: str
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextSet:
     """The source of a set: its name, licence, and how to make its records."""
@@ -49,7 +59,7 @@ class TextSet:
     name: str
     summary: str  # one line for `nestling data list`
     licence: str
-    record: type  # Labelled or Pair
+    record: type  # Labelled, Pair or Described
     make: Callable[[Report], Iterable[tuple[str, ...]]]  # fetches and yields the records
 
 
@@ -58,7 +68,7 @@ class Records:
     """The cached records of a set."""
 
     name: str
-    rows: list  # of Labelled or of Pair
+    rows: list  # of Labelled, of Pair or of Described
     sha256: str
     licence: str
 

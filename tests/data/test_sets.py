@@ -14,8 +14,8 @@ import pytest
 from nestling.cli.main import main
 from nestling.core.error import UserError
 from nestling.data import SETS, Labelled, Pair, fetch_set, hub, intents, load_set, pypi
-from nestling.data.descriptions import sections, synopses
-from nestling.data.sets import place
+from nestling.data.descriptions import described, sections, synopses
+from nestling.data.sets import Described, place
 from nestling.data.templates import Sampler
 from nestling.data.verses import aligned, catalogue, messages
 
@@ -50,7 +50,7 @@ def test_every_set_has_its_row(capsys):
     told = capsys.readouterr().out
     for name in SETS.names():
         found = SETS.load(name)
-        assert found.name == name and found.record in (Labelled, Pair)
+        assert found.name == name and found.record in (Labelled, Pair, Described)
         assert any(line.split()[0] == name and found.licence in line for line in told.splitlines())
 
 
@@ -142,6 +142,27 @@ def test_small_sections_and_duplicates_are_dropped():
     found = list(sections({"": rows, "en": rows}))
     assert Counter(row.label for row in found) == {"games": 400, "mail": 160}
     assert found[0].text.endswith("of a kind") and len(set(found)) == 560
+
+
+def test_described_packages_have_a_word_for_a_name_and_prose():
+    def stanza(name: str, line: str, text: str):
+        return {"Package": name, "Section": "games", "Description-en": f"{line}\n{text}"}
+
+    prose = "One plays it alone. " * 15
+    rows = [stanza("a" * n, f"game number {n} of many", prose) for n in range(1, 31)]
+    odd = [
+        stanza("b-data", "data of a game b", prose),
+        stanza("c", "short game by c", "One plays it."),
+        stanza("d", "a game with a list", f"{prose}\n * a list"),
+        stanza("e", "one plays it alone", prose),
+        stanza("f", "game number 1 of many", prose),
+        {"Package": "g", "Section": "rare", "Description-en": f"a rare game indeed\n{prose}"},
+    ]
+    found = list(described({"": rows + odd, "en": rows + odd}))
+    assert len(found) == 24 and {one.section for one in found} == {"games"}
+    assert not {"b-data", "c", "d", "e", "g"} & {one.name for one in found}
+    assert len({one.line for one in found}) == 24 and found[0].text == prose.strip()
+    assert list(described({"": odd + rows, "en": odd + rows})) == found
 
 
 def test_synopses_are_joined_by_their_hash():

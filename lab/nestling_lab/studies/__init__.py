@@ -24,6 +24,8 @@ STUDIES = Registry(
         "told-fresh": "nestling_lab.studies.continual.told_checked:ToldFreshStudy",
         "manuals": "nestling_lab.studies.continual.manuals:Manuals",
         "many-documents": "nestling_lab.studies.continual.many:ManyDocuments",
+        "study-parts": "nestling_lab.studies.continual.study_parts:StudyParts",
+        "debian-packages": "nestling_lab.studies.continual.debian:DebianPackages",
         "new-languages": "nestling_lab.studies.continual.new_languages:NewLanguages",
         "continual-domains-smollm2": "nestling_lab.studies.continual.domains:LargeDomains",
         "ladder-smoke": "nestling_lab.studies.ladder_smoke:LadderSmoke",

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from torch import Tensor
 
@@ -37,6 +38,17 @@ def asked_of(questions: Sequence[Question], seed: str, most: int = ASKED) -> lis
     others = [one for one in short if not one.held]
     count = min(most - len(held), len(others))
     return [*held, *random.Random(f"ask:{seed}").sample(others, count)]
+
+
+def by_sentence(questions: Sequence[Question]) -> list[list[Question]]:
+    """The studied questions about each sentence of a document, likeliest first.
+
+    Those a user might ask; if there are none, any.
+    """
+    studied = [one for one in questions if not one.held]
+    asked = [one for one in studied if one.answer and natural(one)] or studied
+    groups = groupby(asked, key=lambda one: one.sentence)  # passages follow one another
+    return [sorted(group, key=lambda one: -one.sure) for _, group in groups]
 
 
 def right(

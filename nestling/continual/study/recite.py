@@ -19,8 +19,8 @@ from torch import Tensor
 
 from nestling.continual.study.alike import Meant, meant
 from nestling.continual.study.body import Ids
+from nestling.continual.study.examine import by_sentence
 from nestling.continual.study.form import Form
-from nestling.continual.study.makers import natural
 from nestling.continual.study.material import Question
 from nestling.continual.study.record import Studied
 from nestling.continual.study.speaker import Score, Speaker
@@ -62,17 +62,8 @@ class Asked:
 
 
 def cues(questions: Sequence[Question]) -> list[str]:
-    """The likeliest of a document's own questions about each of its sentences.
-
-    Those a user might ask; if there are none, any studied one.
-    """
-    studied = [one for one in questions if not one.held]
-    groups: list[list[Question]] = [[]]
-    for one in [one for one in studied if one.answer and natural(one)] or studied:
-        if groups[-1] and groups[-1][-1].sentence != one.sentence:
-            groups.append([])
-        groups[-1].append(one)
-    best = [sorted(group, key=lambda one: -one.sure)[:CUES] for group in groups]
+    """The likeliest of a document's own questions about each of its sentences."""
+    best = [group[:CUES] for group in by_sentence(questions)]
     return list(dict.fromkeys(one.question for group in best for one in group))
 
 

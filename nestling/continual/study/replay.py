@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Sequence
+from itertools import zip_longest
 
+from nestling.continual.study.examine import by_sentence
 from nestling.continual.study.material import Question
 from nestling.continual.study.record import Open, Studied
 from nestling.continual.study.words import telling
 
-MOST = 24  # questions
+MOST = 32  # questions
 ALIKE = 0.6  # questions that share at least this fraction of content words ask for the same
 
 
@@ -16,14 +18,19 @@ def replayed(
 ) -> list[tuple[str, str]]:
     """Questions and answers of earlier documents, and of earlier passages of this one.
 
-    Those that the current passage answers differently are left out: the later text wins.
+    Each sentence has its likeliest question before any has a second one, as these are what the
+    model recites by. Those that the current passage answers differently are left out: the later
+    text wins.
     """
-    earlier = [one for document in studied for one in document.questions]
-    own = [one for one in now.earlier if not one.held]
-    fit = [one for one in earlier if one.answer and not corrected(one, now.questions)]
-    fit += [one for one in own if one.answer]
-    chosen = random.Random(f"replay:{seed}").sample(fit, min(most, len(fit)))
-    return [(one.question, one.answer) for one in chosen]
+    groups = [
+        [one for one in group if one.answer and not corrected(one, now.questions)]
+        for document in studied
+        for group in by_sentence(document.questions)
+    ]
+    groups += [[one for one in group if one.answer] for group in by_sentence(now.earlier)]
+    random.Random(f"replay:{seed}").shuffle(groups)
+    turns = [one for turn in zip_longest(*groups) for one in turn if one is not None]
+    return [(one.question, one.answer) for one in turns[:most]]
 
 
 def corrected(old: Question, new: Sequence[Question]) -> bool:

@@ -18,11 +18,14 @@ from nestling.core.result import Result
 
 
 @cache
-def adapted(model: str) -> str:
-    """The folder of an adapted model, created once per process and deleted at its end."""
+def adapted(model: str, *options: str) -> str:
+    """The folder of an adapted model, created once per process and deleted at its end.
+
+    ``options`` are those of `nestling adapt`.
+    """
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _python("nestling", "adapt", model, "--out", f"{folder}/model")
+    _python("nestling", "adapt", model, "--out", f"{folder}/model", *options)
     return f"{folder}/model"
 
 

@@ -123,19 +123,20 @@ class Facts(Study):
         return report(self.config, found, tried)
 
 
-def drawn(seed: int, number: int) -> tuple[Document, list[Question]]:
-    """A document of a seed, and its questions asked about a person in no document."""
+def drawn(seed: int, number: int) -> tuple[Document, list[Question], str]:
+    """A document of a seed, its questions asked about a person in no document, and their name."""
     rng = Random(f"facts:{seed}:{number}")
     one, stranger = document(rng), name(rng)
     person = one.text.splitlines()[0].removeprefix("About ")
-    return one, [q._replace(prompt=q.prompt.replace(person, stranger)) for q in one.questions]
+    others = [q._replace(prompt=q.prompt.replace(person, stranger)) for q in one.questions]
+    return one, others, stranger
 
 
 def told_documents(base: Ready, seed: int, count: int) -> list[Told]:
     """The documents of a seed; each ends with an empty line."""
     found = []
     for number in range(count):
-        one, others = drawn(seed, number)
+        one, others, _ = drawn(seed, number)
         ids = base.tokenizer(one.text + "\n\n", verbose=False)["input_ids"]
         ask = [
             [encode_question(base.tokenizer, q) for q in some] for some in (one.questions, others)

@@ -3,32 +3,29 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.opening import open_learner
-from nestling.continual.study.examine import holds
 from nestling.core.result import Result, provenance
 from nestling.data import load_corpus
 from nestling.data.cache import cache_folder, digest, keep
-from nestling.tasks import Question
 from nestling_lab.studies.continual.commands import adapted
-from nestling_lab.studies.continual.facts import KNOWN, drawn
+from nestling_lab.studies.continual.facts import KNOWN
+from nestling_lab.studies.continual.many_asked import (
+    GENERAL,
+    TOKENS,
+    bound,
+    facts,
+    known,
+    margins,
+    replies,
+)
 from nestling_lab.studies.continual.many_report import report
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
-
-TOKENS = 40  # of an answer, at most
-
-
-class Fact(NamedTuple):
-    """A question about a document, its answer, and the question about somebody in no document."""
-
-    ask: str
-    value: str
-    stranger: str
 
 
 class ManyDocuments(Study):
@@ -45,7 +42,10 @@ class ManyDocuments(Study):
         seeds: tuple[int, ...] = (0, 1, 2)  # of the documents
         targets: int = 4  # first documents that are asked about
         distances: tuple[int, ...] = (0, 8, 24)  # documents studied since
-        probe: int = 2048  # characters of held-out documentation
+        probe: int = 2048  # characters of each held-out text
+        known: tuple[str, ...] = (KNOWN, "anarchism")  # corpora of held-out text
+        general: int = len(GENERAL)  # questions of general knowledge
+        social: int = 100  # questions of social_iqa (BIG-bench)
 
     def __init__(self, config: Config | None = None):
         self.config = config or ManyDocuments.Config()
@@ -68,7 +68,7 @@ class ManyDocuments(Study):
             config=cell.config,
             metrics=metrics,
             seed=cell.seed,
-            corpus=load_corpus(KNOWN).tag,
+            corpus="; ".join(load_corpus(name).tag for name in cell.config["known"]),
             provenance=provenance(device),
         )
 
@@ -78,35 +78,30 @@ class ManyDocuments(Study):
         return report(self.config, [run.metrics for run in runs])
 
 
-def facts(seed: int, number: int) -> tuple[str, list[Fact]]:
-    """A document of six facts about one person, and the questions about it."""
-    one, others = drawn(seed, number)
-    pairs = zip(one.questions, others, strict=True)
-    return one.text, [Fact(_bare(own), own.answers[0], _bare(other)) for own, other in pairs]
-
-
-def _bare(question: Question) -> str:
-    """A question as a user would ask it."""
-    return question.prompt.removeprefix("Question: ").split("\n")[0]
-
-
 def journey(
     learner: ContinualLearner, config: Mapping[str, Any], seed: int, folder: Path, tell: Tell
 ) -> dict[str, Any]:
     """Study document after document; ``folder`` holds what is done of it."""
     memory, file = folder / "memory", folder / "found.json"
     targets, count = config["targets"], config["targets"] + max(config["distances"])
-    probe = "\n".join(load_corpus(KNOWN).held_out)[: config["probe"]]
-    found: dict[str, Any] = {
-        "known": [learner.score(probe).loss],
-        "own": [],  # the loss of text that the base wrote, before and after each document
-        "replies": {str(distance): [] for distance in config["distances"]},
-        "strangers": [],
-        "seconds": [],  # of CPU time, by document
-    }
+    found: dict[str, Any]
+    first = [facts(seed, number)[1] for number in range(targets)]
     if file.exists() and memory.exists():
         found = json.loads(file.read_text("utf-8"))
         learner.load(memory)
+    else:
+        found = {
+            "own": [],  # the loss of text that the base wrote, before and after each document
+            "replies": {str(distance): [] for distance in config["distances"]},
+            "margins": {str(distance): [] for distance in config["distances"]},
+            "strangers": [],
+            "control": [
+                [margins(learner, asked, strange) for strange in (False, True)] for asked in first
+            ],
+            "stranger_margins": [],
+            "kept": [known(learner, config)],  # before and after all documents
+            "seconds": [],  # of CPU time, by document
+        }
     for number in range(len(found["seconds"]), count):
         text, asked = facts(seed, number)
         begin = time.process_time()
@@ -117,16 +112,19 @@ def journey(
         found["seconds"].append(time.process_time() - begin)
         figures = learner.state.studied[number].figures
         found["own"].append([figures["known_before"], figures["known_after"]])
-        found["known"].append(learner.score(probe).loss)
         for distance in config["distances"]:
             if 0 <= number - distance < targets:
                 back = facts(seed, number - distance)[1]
                 found["replies"][str(distance)].append(replies(learner, back))
+                found["margins"][str(distance)].append(margins(learner, back))
         if number < targets:
             said = [learner.ask(fact.stranger, tokens=TOKENS) for fact in asked]
             found["strangers"].append([[f.value, a] for f, a in zip(asked, said, strict=True)])
+            found["stranger_margins"].append(margins(learner, asked, strange=True))
         keep(file, json.dumps(found).encode())
-        tell(number + 1, count, found["known"][-1])
+        tell(number + 1, count, figures["known_after"])
+    found["bound"] = bound(learner, first)
+    found["kept"].append(known(learner, config))
     return found
 
 
@@ -134,9 +132,3 @@ def keep_memory(learner: ContinualLearner, path: Path) -> None:
     """Write the memory where the next run finds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     learner.save(path, overwrite=True)
-
-
-def replies(learner: ContinualLearner, asked: Sequence[Fact]) -> list[list[Any]]:
-    """For each question: the value, the reply, and whether the reply holds it."""
-    said = [learner.ask(fact.ask, tokens=TOKENS) for fact in asked]
-    return [[f.value, a, holds(a, f.value)] for f, a in zip(asked, said, strict=True)]

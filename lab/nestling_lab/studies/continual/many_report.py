@@ -20,21 +20,26 @@ def report(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Finding:
     """What is still answered, by the number of documents studied since."""
     by_distance = {distance: _right(runs, distance) for distance in config.distances}
     strangers = _strangers(runs)
-    rise = {name: [_rises(run, name)[-1] for run in runs] for name in ("own", "known")}
+    rise = [_rises(run)[-1] for run in runs]
     metrics = {
         "right": {str(distance): sum(right) for distance, right in by_distance.items()},
         "asked": {str(distance): len(right) for distance, right in by_distance.items()},
+        "likeliest": {str(d): sum(_likeliest(runs, d)) for d in config.distances},
+        "bound": sum(sum(run["bound"]) for run in runs),
+        "bound_asked": sum(len(run["bound"]) for run in runs),
         "strangers_quiet": sum(strangers),
         "strangers_asked": len(strangers),
         "rise": rise,
+        "kept": {name: [list(pair) for pair in pairs] for name, pairs in _kept(runs).items()},
     }
     sections = [Section("Method", _about(config))]
     if runs:
         sections += [
-            Section("Known text, document by document", _cost(runs), [_course(config, runs)]),
+            Section("What was known before", tables=[_kept_table(runs)]),
+            Section("Text of the base, document by document", _cost(runs), [_course(config, runs)]),
             Section("Every reply", tables=[_replies(runs)]),
         ]
-    shown = Section("In short", tables=[_outcome(by_distance, strangers)] if runs else [])
+    shown = Section("In short", tables=[_outcome(config, runs)] if runs else [])
     return Finding(metrics, sections, _answer(by_distance, rise) if runs else NOTHING, shown)
 
 
@@ -49,40 +54,97 @@ def _strangers(runs: Sequence[Run]) -> list[bool]:
     return [not holds(said, value) for replies in each for value, said in replies]
 
 
-def _rises(run: Run, name: str) -> list[float]:
-    """The loss of known text after each document, relative to the beginning."""
-    losses = run[name]
-    if name == "own":
-        return [after / losses[0][0] - 1 for _, after in losses]
-    return [loss / losses[0] - 1 for loss in losses[1:]]
+def _likeliest(runs: Sequence[Run], distance: int) -> list[bool]:
+    """Whether the sentence of the text is likelier than with any of three other values."""
+    each = [one for run in runs for one in run["margins"][str(distance)]]
+    return [margin > 0 for margins in each for margin in margins]
 
 
-def _outcome(by_distance: Mapping[int, list[bool]], strangers: list[bool]) -> Table:
-    rows = [
-        (f"{distance} documents later" if distance else "just after", *_share(right))
-        for distance, right in by_distance.items()
-        if right
+def _rises(run: Run) -> list[float]:
+    """The loss of text that the base wrote after each document, relative to the beginning."""
+    losses = run["own"]
+    return [after / losses[0][0] - 1 for _, after in losses]
+
+
+def _outcome(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Table:
+    control = [pair for run in runs for pair in run["control"]]
+    strange = [margin for run in runs for one in run["stranger_margins"] for margin in one]
+    rows = [("before", "-", _share([m > 0 for own, _ in control for m in own]))]
+    rows += [
+        (
+            f"{distance} documents later" if distance else "just after",
+            _share(_right(runs, distance)),
+            _share(_likeliest(runs, distance)),
+        )
+        for distance in config.distances
+        if _right(runs, distance)
     ]
-    rows.append(("about somebody in no document: no value of the document", *_share(strangers)))
-    return Table(columns=("asked", "right", "of", "share, 95 % interval"), rows=rows)
+    rows += [
+        (
+            "its own value, not that of another document, by the name",
+            "-",
+            _share([one for run in runs for one in run["bound"]]),
+        ),
+        (
+            "about somebody in no document: no value of the document",
+            _share(_strangers(runs)),
+            "-",
+        ),
+        (
+            "about somebody in no document: the document's value likeliest, before",
+            "-",
+            _share([m > 0 for _, other in control for m in other]),
+        ),
+        ("the same, just after", "-", _share([m > 0 for m in strange])),
+    ]
+    return Table(columns=("asked", "right in chat", "likeliest of four"), rows=rows)
 
 
-def _share(right: list[bool]) -> tuple[int, int, str]:
+def _share(right: Sequence[bool]) -> str:
+    if not right:
+        return "-"
     low, high = wilson(sum(right), len(right))
-    return sum(right), len(right), f"{sum(right) / len(right):.2f} ({low:.2f} to {high:.2f})"
+    share = sum(right) / len(right)
+    return f"{sum(right)} of {len(right)}: {share:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _kept(runs: Sequence[Run]) -> dict[str, list[tuple[float, float]]]:
+    """Pairs (before, after all documents) for each measure of what was known, by memory."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        first, last = run["kept"]
+        for name in first["losses"]:
+            pair = (first["losses"][name], last["losses"][name])
+            found.setdefault(f"loss of {name}, nats a token", []).append(pair)
+        for name, title in (("general", "general questions"), ("social", "social_iqa")):
+            pair = (_count(first[name]), _count(last[name]))
+            found.setdefault(f"{title} right, of {len(first[name])}", []).append(pair)
+    return found
+
+
+def _count(outcomes: Sequence[Any]) -> float:
+    """How many are right; the last item of a record says so."""
+    return float(sum(one[-1] if isinstance(one, list) else one for one in outcomes))
+
+
+def _kept_table(runs: Sequence[Run]) -> Table:
+    rows = [
+        (
+            name,
+            interval([before for before, _ in pairs]),
+            interval([after for _, after in pairs]),
+            _over([after / before - 1 for before, after in pairs]) if "loss" in name else "-",
+        )
+        for name, pairs in _kept(runs).items()
+    ]
+    return Table(columns=("measure", "before", "after all documents", "change"), rows=rows)
 
 
 def _course(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Table:
     count = config.targets + max(config.distances)
     after = sorted({1, 2, 4, 8, 16, 24, count} & set(range(1, count + 1)))
-    rows = [
-        (number, *(_over([_rises(run, name)[number - 1] for run in runs]) for name in RISES))
-        for number in after
-    ]
-    return Table(columns=("documents", *RISES.values()), rows=rows)
-
-
-RISES = {"own": "loss of text that the base wrote", "known": "loss of Python's documentation"}
+    rows = [(number, _over([_rises(run)[number - 1] for run in runs])) for number in after]
+    return Table(columns=("documents", "loss of text that the base wrote"), rows=rows)
 
 
 def _over(rises: Sequence[float]) -> str:
@@ -113,18 +175,23 @@ def _about(config: "ManyDocuments.Config") -> str:
         "made-up person and has six facts (`nestling/tasks/facts.py`). Of the first "
         f"{config.targets} every fact is asked for in other words, in chat, with an empty context, "
         f"after {', '.join(map(str, config.distances))} further documents; a reply is right if it "
-        "holds the value. Just after a document the same is asked about a person in no document. "
-        f"Known text: {HELD} passages that the base wrote itself, which are in no lesson, and the "
-        f"first {config.probe:,} characters of held-out documentation of Python. Intervals of "
-        "shares are Wilson's, over questions, which share documents; the others are Student's, "
-        "over memories."
+        "holds the value. *Likeliest of four*: as a reply to the question, the sentence of the "
+        "text is likelier than the same with any of three other values of its kind; *by the name*: "
+        "than with the value of another document about which the same was asked, after all. "
+        "Just after a document the same is asked about a person in no document. Known before: "
+        f"{HELD} passages that the base wrote itself, which are in no lesson; the first "
+        f"{config.probe:,} characters of held-out text of {' and '.join(config.known)}; "
+        f"{config.general} general questions, asked with `nestling ask`; the first "
+        f"{config.social} questions of social_iqa (BIG-bench, by likelihood per character). "
+        "Intervals of shares are Wilson's, over questions, which share documents; the others are "
+        "Student's, over memories."
     )
 
 
-def _answer(by_distance: Mapping[int, list[bool]], rise: Mapping[str, list[float]]) -> str:
+def _answer(by_distance: Mapping[int, list[bool]], rise: Sequence[float]) -> str:
     first, last = min(by_distance), max(by_distance)
     shares = [sum(by_distance[d]) / max(1, len(by_distance[d])) for d in (first, last)]
-    mean = 100 * sum(rise["own"]) / len(rise["own"])
+    mean = 100 * sum(rise) / len(rise)
     verdict = "Yes" if shares[1] >= 0.65 and mean <= 2 else "Not as well as it should be"
     return (
         f"{verdict}: of the questions about a document {shares[0]:.0%} are answered just after it "
