@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from nestling.continual.study.precision import mixed
 from nestling.continual.study.side import Side, neighbours
 from nestling.models.functional import FunctionalModel
 from nestling.models.hf import HopeForCausalLM
@@ -37,8 +38,11 @@ class Entry(NamedTuple):
 class Body(ABC):
     """Reads texts with given weights, and predicts the next token at some places.
 
-    ``opening`` are tokens that many texts start with (of a chat template), read once per row.
+    ``opening`` are tokens that many texts start with (of a chat template), read once per row. With
+    ``fast``, products are in bfloat16 where the processor has it.
     """
+
+    fast = False
 
     def __init__(self, reader: FunctionalModel, opening: Ids = ()):
         self.reader = reader
@@ -140,7 +144,7 @@ class Cut(Body):
 
     def _read(self, part: Any, where: Layout, **given: Tensor) -> Float[Tensor, "T D"]:
         """The final hidden states of a row."""
-        with apart(self._layers):
+        with apart(self._layers), mixed(self.reader.model.device, self.fast):
             return part(
                 attention_mask=where.seen,
                 position_ids=where.places[None],
@@ -173,7 +177,8 @@ class Cut(Body):
 
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
         """The logits, from the model's head."""
-        return self.reader.model.get_output_embeddings()(features).float()
+        with mixed(self.reader.model.device, self.fast):
+            return self.reader.model.get_output_embeddings()(features).float()
 
 
 def _part(inside: Any, name: str, layers: list[nn.Module], *, closed: bool) -> Any:

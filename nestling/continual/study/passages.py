@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nestling.continual.study.outline import Line, outlined
 from nestling.continual.study.pronouns import refers_to_subject
 from nestling.continual.study.verbs import finite
 from nestling.continual.study.words import STOP, sentences, words
@@ -33,6 +34,7 @@ class Passage(NamedTuple):
     about: str  # the subject of the document, as a phrase
     sentences: tuple[str, ...]
     begin: int  # index of its first sentence that is not in an earlier passage
+    heads: tuple[str, ...] = ()  # the heading that each sentence needs, or ""; (): none needs one
 
     @property
     def subjects(self) -> list[str]:
@@ -43,7 +45,7 @@ class Passage(NamedTuple):
     @property
     def text(self) -> str:
         """The text of the passage, after the title on a separate line."""
-        body = " ".join(self.sentences)
+        body = " ".join(map(under, self.heads or [""] * len(self.sentences), self.sentences))
         return f"{self.title}\n\n{body}" if self.title else body
 
 
@@ -54,21 +56,36 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
     """
     lines = [line for whole in sentences(text) for line in _short(whole)]
     title = _title(text, lines)
-    body = lines[1:] if title else lines
+    body = outlined(lines[1:] if title else lines)
     if not body:
-        title, body = "", lines
-    about = subject(title, body)
+        title, body = "", [Line("", line) for line in lines]
+    about = subject(title, [line.text for line in body])
     found: list[Passage] = []
-    own: list[str] = []
+    own: list[Line] = []
     begin = held = 0
+
+    def passage() -> Passage:
+        heads, told = zip(*own, strict=True)
+        return Passage(title, about, told, begin, heads if any(heads) else ())
+
     for line in body:
-        if own and held + size(line) > limit:
-            found.append(Passage(title, about, tuple(own), begin))
+        here = size(under(*line))
+        if own and held + here > limit:
+            found.append(passage())
             own, begin = [own[-1]], 1
-            held = size(own[0])
+            held = size(under(*own[0]))
         own.append(line)
-        held += size(line)
-    return [*found, Passage(title, about, tuple(own), begin)] if own else found
+        held += here
+    return [*found, passage()] if own else found
+
+
+def under(head: str, sentence: str) -> str:
+    """A sentence after its heading.
+
+    >>> under("Noise", "It is loud."), under("", "It is loud.")
+    ('Noise: It is loud.', 'It is loud.')
+    """
+    return f"{head}: {sentence}" if head else sentence
 
 
 def _short(sentence: str) -> list[str]:

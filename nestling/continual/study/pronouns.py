@@ -36,8 +36,8 @@ EMPTY = re.compile(
 def refers_to_subject(sentences: Sequence[str], about: str) -> list[bool]:
     """Whether the pronoun that begins each sentence may be the subject; True without a pronoun.
 
-    It is of the kind that the subject has in these sentences, and "it" and "they" do not follow a
-    sentence about something else.
+    It is of the kind that the subject has in these sentences, the rest of the sentence does not
+    name the subject, and "it" and "they" do not follow a sentence about something else.
 
     >>> told = ["The kiln is new.", "It was built by Ada.", "She was paid in soap."]
     >>> refers_to_subject(told, "the kiln")
@@ -47,11 +47,39 @@ def refers_to_subject(sentences: Sequence[str], about: str) -> list[bool]:
     own = _of_subject(kinds, about)
     found = []
     for number, kind in enumerate(kinds):
-        fits = kind in ("", own)
+        fits = kind in ("", own) and not (kind and _named_in(sentences[number], about))
         if kind in ("it", "they") and number > 0 and _about_another(sentences[number - 1], about):
             fits = False
         found.append(fits)
     return found
+
+
+POINTS = ("this", "these", "those")
+
+
+def depends(sentences: Sequence[str], about: str) -> list[bool]:
+    """Whether each sentence begins with a word for something in the sentence before it.
+
+    >>> depends(["Removed: the tide table.", "It was wrong.", "This was known."], "the clock")
+    [False, True, True]
+    """
+    refers = refers_to_subject(sentences, about)
+    kinds = [_kind(sentence) for sentence in sentences]
+    first = [next((word.low for word in words(sentence)), "") for sentence in sentences]
+    return [
+        number > 0
+        and (
+            first[number] in POINTS
+            or (kinds[number] in ("he", "she", "it", "they") and not refers[number])
+        )
+        for number in range(len(sentences))
+    ]
+
+
+def _named_in(sentence: str, about: str) -> bool:
+    """Whether the last word of a subject is in a sentence: "She led the camel home"."""
+    own = words(about.split(" that ")[0].split(" of ")[0])
+    return bool(own) and any(word.low == own[-1].low for word in words(sentence)[1:])
 
 
 def _kind(sentence: str) -> str:
@@ -78,6 +106,8 @@ def _of_subject(kinds: Sequence[str], about: str) -> str:
 def _about_another(sentence: str, about: str) -> bool:
     """Whether a sentence begins with something other than the subject: "The roof leaks."."""
     own: list[Word] = words(sentence)
+    if own and own[0].low in ("nobody", "somebody", "someone", "everybody", "everyone"):
+        return True
     if not own or own[0].low not in ("the", "a", "an", "this", "that", "these", "those"):
         return False
     subject = {word.low for word in words(about)}

@@ -32,7 +32,9 @@ CUES = 6  # questions asked about each sentence
 HEARD = 12  # tokens after which a sentence that is not remembered is dropped
 LONGEST = 96  # maximum tokens of a sentence; unfinished ones are dropped
 GAIN = 1.5  # mean gain by study of a learned sentence, nats per token
-ALONE = -15.0  # log-likelihood of a remembered sentence, whatever was asked
+ALONE = -15.0  # log-likelihood of a remembered sentence of at most USUAL tokens, whatever was asked
+USUAL = 25
+FURTHER = -0.6  # of each further token
 ANYTHING = "Go on."  # a question without content
 
 
@@ -135,7 +137,11 @@ def remembered(
     def likely(replies: Iterable[Ids]) -> dict[Ids, float]:
         scores = anything.scores([ids for ids in dict.fromkeys(replies) if ids])
         sums = {ids: float(score.nats.sum()) for ids, score in scores.items()}
-        return {ids: nats for ids, nats in sums.items() if nats >= least}
+        return {
+            ids: nats
+            for ids, nats in sums.items()
+            if nats >= least + FURTHER * max(0, len(ids) - USUAL)
+        }
 
     def said(prompts: Sequence[Ids], most: int) -> list[Ids]:
         return speaker.said(told, prompts, most=most, stop=form.stop, weights=weights)

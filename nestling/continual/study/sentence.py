@@ -1,14 +1,29 @@
-"""Makes sentences self-contained: they name their subject."""
+"""Makes sentences self-contained: they name their subject, or come with the one before."""
 
 from nestling.continual.study.english import named
-from nestling.continual.study.passages import Passage
-from nestling.continual.study.pronouns import EARLY
+from nestling.continual.study.passages import Passage, under
+from nestling.continual.study.pronouns import EARLY, depends
 from nestling.continual.study.words import words
+
+LONGEST = 45  # words of two sentences that are said together
 
 
 def replies(passage: Passage) -> list[str]:
-    """The sentences of a passage; an initial pronoun that means its subject is replaced by it."""
-    return [alone(*one) for one in zip(passage.sentences, passage.subjects, strict=True)]
+    """What is said of each sentence of a passage.
+
+    After its heading, with the subject for an initial pronoun that means it. One that begins with
+    a word for something in the sentence before is said together with that one, for both.
+    """
+    own = [alone(*one) for one in zip(passage.sentences, passage.subjects, strict=True)]
+    heads = passage.heads or [""] * len(own)
+    found = [under(head, line) for head, line in zip(heads, own, strict=True)]
+    joint = False
+    for number, needs in enumerate(depends(passage.sentences, passage.about)):
+        pair = " ".join(found[number - 1 : number + 1])
+        joint = needs and not joint and not heads[number] and len(words(pair)) <= LONGEST
+        if joint:
+            found[number - 1 : number + 1] = pair, pair
+    return found
 
 
 def alone(sentence: str, about: str) -> str:

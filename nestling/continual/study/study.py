@@ -212,6 +212,7 @@ class _Lesson:
 
     def training(self, state: Open, part: Passage) -> Training:
         plan, school = self.plan, self.school
+        school.body.fast = plan.mixed
         seed = f"{plan.seed}:{self.waiting.sha256}:{state.passage}"
         studied = with_names(state.questions, part.about, seed)
         new = learned(plan, part, studied, school.forms)

@@ -178,7 +178,8 @@ def _adder(factors: Factors) -> Any:
     def add(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         low = functional.linear(args[0].to(factors.right), factors.right)
         if out.dtype == low.dtype:  # in place, in the output of the map
-            out.view(-1, out.shape[-1]).addmm_(low.flatten(0, -2), factors.left.T)
+            left = factors.left.T.to(out.dtype)
+            out.view(-1, out.shape[-1]).addmm_(low.flatten(0, -2), left)
             return out
         return out + functional.linear(low, factors.left).to(out.dtype)
 
