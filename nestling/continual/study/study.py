@@ -146,7 +146,7 @@ class _Lesson:
         self.waiting, self.plan, self.show = waiting, plan, show
         text = school.learner.text
         self.parts = passages(waiting.text, lambda line: len(plain(text, line)), plan.passage)
-        self.steps = plan.all_steps([len(part.sentences) for part in self.parts])
+        self.steps = plan.all_steps([len({*replies(part)}) for part in self.parts])
         self.weights = school.learner.weights()
         self.began = time.monotonic()
 
@@ -283,7 +283,8 @@ class _Lesson:
             "known_after": school.known(self.plan, now),
         }
         if school.forms[1] is not None:
-            whole = [reply for part in self.parts for reply in replies(part)[part.begin :]]
+            said = [reply for part in self.parts for reply in replies(part)[part.begin :]]
+            whole = list(dict.fromkeys(said))
             figures["sentences"] = float(len(whole))
             figures["recited"] = float(recited(school, made, whole, now))
         one = Studied(

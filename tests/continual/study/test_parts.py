@@ -13,7 +13,7 @@ from nestling.continual.study.body import Cut, Whole, body
 from nestling.continual.study.change import Factors, changed, joined, new_change, rounded
 from nestling.continual.study.side_by_side import SideBySide, speaker
 from nestling.continual.study.speaker import OneByOne
-from nestling.continual.study.training import Kind, Lesson, Training
+from nestling.continual.study.training import Kind, Lesson, Training, added
 from nestling.models.functional import FunctionalModel
 from nestling.models.pretrained import FAMILIES
 from nestling.models.pretrained.apart import layout
@@ -34,6 +34,37 @@ def test_every_body_matches_the_full_model(family):
     with torch.no_grad():
         found = features(body(reader, 2, OPENING))
         torch.testing.assert_close(found, features(Whole(reader, OPENING)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_products_in_bfloat16_are_near(family, monkeypatch):
+    """In the gradient of a change, which stays in float32; also where they are emulated."""
+    reader = FunctionalModel(tiny_base(family).eval())
+    own = body(reader, 2, OPENING)
+    assert isinstance(own, Cut)
+    entries, lessons = own.entries(TEXTS), []
+    places = [slice(0, len(ids) - 1) for ids, _ in TEXTS]
+    for entry, place in zip(entries, places, strict=True):
+        lessons.append((Lesson(entry, place, entry.ids[1:]), 1.0))
+    start = {n: p for n, p in reader.model.named_parameters() if "layers.2.mlp" in n}
+    change = {n: f._replace(left=f.left + 0.1) for n, f in new_change(start, 2, 0).items()}
+    training = Training(own, {}, change, [], rate=1e-3, steps=1)
+    exact = with_change(training, lessons)
+    monkeypatch.setattr("nestling.continual.study.precision.has_bfloat16", lambda device: False)
+    own.fast = True
+    assert torch.equal(with_change(training, lessons), exact)
+    monkeypatch.setattr("nestling.continual.study.precision.has_bfloat16", lambda device: True)
+    near = with_change(training, lessons)
+    assert near.dtype == torch.float32 and not torch.equal(near, exact)
+    assert functional.cosine_similarity(near, exact, 0) > 0.99
+    assert own.entries(TEXTS)[0].states.dtype == torch.float32
+
+
+def with_change(training, lessons):
+    """The gradient of a change, in one vector."""
+    with added(training.body.reader.model, training.change, {}):
+        _, grads = training.body.together({}, lambda: training._gradient(lessons))
+    return torch.cat([grad.flatten() for grad in grads])
 
 
 def test_supported_families_are_split():

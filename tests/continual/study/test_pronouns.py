@@ -5,7 +5,7 @@ import pytest
 from nestling.continual.study.makers.moved import Moved
 from nestling.continual.study.material import Place
 from nestling.continual.study.passages import passages
-from nestling.continual.study.pronouns import refers_to_subject
+from nestling.continual.study.pronouns import depends, refers_to_subject
 from nestling.continual.study.sentence import replies
 
 
@@ -30,6 +30,11 @@ from nestling.continual.study.sentence import replies
         ("the pump", ["It leaks.", "In frost it stops.", "Oil it.", "Its seal is red."]),
         ("the Marrow works", ["They opened in 1903.", "The owner left.", "!They closed."]),
         ("the museum", ["!They cannot be booked.", "It is free."]),
+        ("the old camel", ["She was found.", "!She took the camel home."]),
+        (
+            "the depot",
+            ["It is closed.", "Nobody was hurt by the door.", "!Its sensor was blocked."],
+        ),
     ],
 )
 def test_pronoun_of_another_kind_or_after_another_subject_is_kept(about, sentences):
@@ -37,6 +42,21 @@ def test_pronoun_of_another_kind_or_after_another_subject_is_kept(about, sentenc
     assert refers_to_subject(given, about) == [
         not sentence.startswith("!") for sentence in sentences
     ]
+
+
+@pytest.mark.parametrize(
+    ("about", "sentences"),
+    [
+        ("the clock", ["It is old.", "The key was lost.", "+It lay in a well.", "It strikes."]),
+        ("the clock", ["It is old.", "It was decided to mend it."]),
+        ("the clock", ["+Two men came.", "+These were smiths.", "The clock ran."]),
+        ("the clock", ["It is old.", "Oil it.", "We paid."]),
+    ],
+)
+def test_sentence_depends_on_the_one_before_by_its_first_word(about, sentences):
+    given = [sentence.removeprefix("+") for sentence in sentences]
+    found = [n for n, needs in enumerate(depends(given, about)) if needs]
+    assert found == [n for n, sentence in enumerate(sentences) if n and sentence[0] == "+"]
 
 
 TEXT = """The baker of Quillen
@@ -48,10 +68,11 @@ She broke a tooth on one of them."""
 def test_replies_and_questions_state_nothing_false():
     [passage] = passages(TEXT, lambda line: len(line.split()), 400)
     assert passage.subjects == ["the baker of Quillen", "the baker of Quillen", ""]
+    both = "The baker of Quillen's rolls were light. She broke a tooth on one of them."
     assert replies(passage) == [
         "Every night the baker of Quillen rose at two and lit the oven.",
-        "The baker of Quillen's rolls were light.",
-        "She broke a tooth on one of them.",
+        both,  # a sentence that needs the one before is said with it
+        both,
     ]
     made = Moved().make(Place(passage, None, None, "0", None))
     of_her = [one.question for one in made if one.sentence == 2]

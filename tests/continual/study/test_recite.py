@@ -66,6 +66,16 @@ def test_unfinished_sentence_is_not_recited(talker, monkeypatch):
     assert remembered(speaker, form, ["first?"], learned, {}) == []
 
 
+def test_a_long_sentence_may_be_less_likely(talker, monkeypatch):
+    form, said, speaker = scripted(talker, {"first?": "The goat is kept at home."})
+    learned, least = {"w": torch.ones(1)}, 0.5  # no reply is as likely as that
+    assert remembered(speaker, form, ["first?"], learned, {}, least=least) == []
+    monkeypatch.setattr(recite, "USUAL", 2)
+    assert remembered(speaker, form, ["first?"], learned, {}, least=least) == [said["first?"]]
+    monkeypatch.setattr(recite, "FURTHER", 0.0)
+    assert remembered(speaker, form, ["first?"], learned, {}, least=least) == []
+
+
 def test_sentences_recited_word_for_word_are_counted(talker):
     lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
     form, _, speaker = scripted(talker, lines)

@@ -1,0 +1,90 @@
+"""Headings and lists: what a heading is said before, and what is none."""
+
+import pytest
+
+from nestling.continual.study.outline import outlined
+from nestling.continual.study.passages import passages
+from nestling.continual.study.sentence import replies
+from nestling.continual.study.words import sentences
+
+MINUTES = """Minutes of the boat club
+
+1. Accidents. Two were reported in June. The jetty was not to blame.
+2. Paint. The hulls will be green.
+3. Fire drill. The next one is on 4 May.
+"""
+KIT = """The Osier kit
+
+The kit contains:
+- 40 g of wax
+- a brush of Danish hair
+- The lid is sold apart by Orla Fenn.
+
+Opening hours
+- Mondays from nine to one
+- Fridays from two to six
+
+Known faults
+The lid sticks in frost. This can be cured with soap.
+"""
+
+
+def told(text):
+    [one] = passages(text, lambda line: len(line.split()), 400)
+    return one, replies(one)
+
+
+def test_numbered_headings_go_to_their_first_sentence():
+    one, said = told(MINUTES)
+    assert said == [
+        "Accidents: Two were reported in June.",
+        "The jetty was not to blame.",
+        "Paint: The hulls will be green.",
+        "Fire drill: The next one is on 4 May.",
+    ]
+    assert one.sentences[0] == "Two were reported in June."  # questions are made of this
+    assert "Accidents: Two" in one.text  # and judged with this in the context
+
+
+def test_items_finish_the_clause_of_their_heading_or_stand_below_it():
+    _, said = told(KIT)
+    assert said[:3] == [
+        "The kit contains 40 g of wax",
+        "The kit contains a brush of Danish hair",
+        "The lid is sold apart by Orla Fenn.",
+    ]
+    assert said[3:5] == [
+        "Opening hours: Mondays from nine to one",
+        "Opening hours: Fridays from two to six",
+    ]
+
+
+def test_sentence_about_the_one_before_is_said_with_it():
+    one, said = told(KIT)
+    both = "Known faults: The lid sticks in frost. This can be cured with soap."
+    assert said[-2:] == [both, both] and len(one.sentences) == len(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Salt\nFlour\nWater\nMix all of it and wait.",  # rows of a list without marks
+        "Wool 12 euros\nSilk 20 euros\nAll prices hold until May.",
+        "It is late. Wait. The ferry comes at nine.",
+        "1. Open the lid.\n2. Pour the oil.\n3. Wait.",
+        "A. Smith wrote it.",
+    ],
+)
+def test_what_is_no_heading_stays_a_sentence(text):
+    lines = sentences(text)
+    kept = [line for line in lines if len(line) > 2]
+    assert [line.text for line in outlined(lines)] == kept
+    assert not any(line.head for line in outlined(lines))
+
+
+def test_last_line_is_never_a_heading():
+    assert [line.text for line in outlined(["It leaks.", "You need:"])] == [
+        "It leaks.",
+        "You need:",
+    ]
+    assert [line.text for line in outlined(["1."])] == ["1."]
