@@ -77,8 +77,17 @@ class ToldFreshStudy(ToldCheckedStudy):
     after = (
         "their writer knew nothing of how they are studied. After it, with the replies seen, two "
         "rules were changed, which are not in these figures: how sure a sentence must be to be "
-        "said, and what a question plainly asks for."
+        "said, and what a question plainly asks for. Later forms of study knew which replies were "
+        "wrong here: `told-new` has texts that they did not."
     )
+
+
+class ToldNewStudy(ToldCheckedStudy):
+    """Ten further texts, some with headings and lists, for a form that takes care of them."""
+
+    name = "told-new"
+    source = "told_new.toml"
+    after = "their writer knew nothing of how they are studied. After it nothing was changed."
 
 
 def counted(
