@@ -2,8 +2,10 @@
 
 import pytest
 
+from nestling.continual.study import near
 from nestling.core.result import Result
 from nestling_lab.studies import load_study
+from nestling_lab.studies.continual import many_asked
 from nestling_lab.studies.continual.told_checked import counted
 from nestling_lab.studies.continual.told_texts import GENERAL, told_texts
 
@@ -15,6 +17,12 @@ def test_every_text_is_short_and_holds_the_answer(one):
     for ask, accept in one.questions:
         assert any(value.lower() in one.text.lower() for value in accept), ask
         assert not any(value.lower() in ask.lower() for value in accept if len(value) > 1), ask
+
+
+def test_no_general_question_of_a_study_is_a_lesson():
+    lessons = {question.lower() for question in near.GENERAL}
+    asked = {question.lower() for question, _ in (*GENERAL, *many_asked.GENERAL)}
+    assert not lessons & asked
 
 
 def test_page_opens_with_findings():

@@ -33,7 +33,9 @@ class ToldCheckedStudy(ToldStudy):
     name = "told-checked"
     source = "told_checked.toml"
     after = (
-        "their writer knew nothing of how they are studied. After it nothing was changed. Later "
+        "their writer knew nothing of how they are studied. Three of the six general questions "
+        "were also among those that study keeps answering as the base does; later forms of study "
+        "have none of them. After it nothing was changed. Later "
         "forms knew which replies were wrong here: `told-fresh` has texts that they did not."
     )
 
@@ -75,7 +77,9 @@ class ToldFreshStudy(ToldCheckedStudy):
     name = "told-fresh"
     source = "told_fresh.toml"
     after = (
-        "their writer knew nothing of how they are studied. After it, with the replies seen, two "
+        "their writer knew nothing of how they are studied. Three of the six general questions "
+        "were also among those that study keeps answering as the base does; later forms of study "
+        "have none of them. After it, with the replies seen, two "
         "rules were changed, which are not in these figures: how sure a sentence must be to be "
         "said, and what a question plainly asks for. Later forms of study knew which replies were "
         "wrong here: `told-new` has texts that they did not."
