@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from nestling.core.statistics import NOISE, Interval, Paired, holm
+from nestling.core.statistics import NOISE, Interval, Paired, holm, wilson
 
 NOTHING = "Nothing has been run yet."
 LEVEL = 0.05  # significance level
@@ -101,6 +101,18 @@ def beside(tests: Mapping[str, Paired]) -> str:
 def apart(one: Interval, other: Interval) -> bool:
     """Whether two intervals do not overlap; that of a single value overlaps with all."""
     return bool(one.low > other.high or one.high < other.low)
+
+
+def counted(right: int, of: int) -> str:
+    """How many of some are right, with the share and Wilson's interval, for a table.
+
+    >>> counted(3, 4), counted(0, 0)
+    ('3 of 4: 0.75 (0.30 to 0.95)', '-')
+    """
+    if not of:
+        return "-"
+    low, high = wilson(right, of)
+    return f"{right} of {of}: {right / of:.2f} ({low:.2f} to {high:.2f})"
 
 
 def share(value: float) -> str:

@@ -15,10 +15,10 @@ from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.judge import SHOTS
 from nestling.continual.study.words import telling
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval, wilson
+from nestling.core.statistics import interval
 from nestling.data.sets import Described, load_set
 from nestling.report import Section, Table
-from nestling_lab.studies.answers import NOTHING
+from nestling_lab.studies.answers import NOTHING, counted
 from nestling_lab.studies.continual.commands import adapted
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -175,9 +175,8 @@ def _report(config: DebianPackages.Config, runs: Sequence[Run]) -> Finding:
     rows = []
     for way, what in WAYS.items() if runs else ():
         right, of = metrics[way]["right"], metrics[way]["of"]
-        low, high = wilson(right, of)
         words = interval([100 * x for x in metrics[way]["words"]])
-        rows.append((what, f"{right} of {of} ({low:.2f} to {high:.2f})", f"{words} %"))
+        rows.append((what, counted(right, of), f"{words} %"))
     tables = [Table(columns=("way", "own line chosen", "words of it said"), rows=rows)]
     sections = [Section("Method", _about(config))]
     if runs:

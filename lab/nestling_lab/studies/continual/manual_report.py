@@ -260,7 +260,9 @@ def about(model: str) -> str:
         f"{'; '.join(WAYS.values())}. Known text is what the base wrote itself: the rise of its "
         "loss since before the first text. Texts and questions "
         "(`lab/nestling_lab/studies/continual/manuals.toml`) were written before the first run; "
-        "methods may be developed on the half called tuning, never on the other. They are not "
+        "methods may be developed on the half called tuning, never on the other; replies about "
+        "two of the texts set aside, dehumidifier and radio_engineer, to an earlier form had "
+        "been seen before this one was made. They are not "
         "those of the task `manuals`. `nestling learn` has no seed to choose: one seed, one run "
         "each; intervals are over texts alone."
     )

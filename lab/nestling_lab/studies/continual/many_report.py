@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from nestling.continual.study.examine import holds
 from nestling.continual.study.study import HELD
-from nestling.core.statistics import interval, wilson
+from nestling.core.statistics import interval
 from nestling.report import Section, Table
-from nestling_lab.studies.answers import NOTHING
+from nestling_lab.studies.answers import NOTHING, counted
 from nestling_lab.studies.study import Finding
 
 if TYPE_CHECKING:
@@ -101,11 +101,7 @@ def _outcome(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Table:
 
 
 def _share(right: Sequence[bool]) -> str:
-    if not right:
-        return "-"
-    low, high = wilson(sum(right), len(right))
-    share = sum(right) / len(right)
-    return f"{sum(right)} of {len(right)}: {share:.2f} ({low:.2f} to {high:.2f})"
+    return counted(sum(right), len(right))
 
 
 def _kept(runs: Sequence[Run]) -> dict[str, list[tuple[float, float]]]:

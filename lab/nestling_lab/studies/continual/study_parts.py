@@ -11,10 +11,10 @@ from nestling.continual.study.examine import holds
 from nestling.continual.study.plan import Plan
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval, wilson
+from nestling.core.statistics import interval
 from nestling.data import load_corpus
 from nestling.report import Section, Table
-from nestling_lab.studies.answers import NOTHING, listed
+from nestling_lab.studies.answers import NOTHING, counted, listed
 from nestling_lab.studies.continual.commands import adapted
 from nestling_lab.studies.continual.facts import KNOWN
 from nestling_lab.studies.continual.many_asked import TOKENS, Fact, facts, margins, replies
@@ -201,16 +201,11 @@ def _figures(runs: Runs) -> dict[str, Any]:
 def _row(title: str, runs: Runs) -> tuple[str, ...]:
     found = _figures(runs)
     shares = [
-        _share(found[name], found["asked"])
+        counted(found[name], found["asked"])
         for name in ("replies", "unchecked", "likeliest", "strangers")
     ]
     rises = [f"{interval([100 * x for x in found[name]])} %" for name in ("own", "known")]
     return (title, *shares, *rises, str(interval(found["seconds"])))
-
-
-def _share(count: int, of: int) -> str:
-    low, high = wilson(count, of)
-    return f"{count} of {of} ({low:.2f} to {high:.2f})"
 
 
 _KEY = (
