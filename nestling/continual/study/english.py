@@ -110,14 +110,16 @@ def bare(text: str, kind: str = "") -> str:
 def named(text: str, the: str) -> str:
     """A text for use within a sentence, with an initial pronoun replaced by the subject.
 
-    >>> named("Its seal leaks.", "the pump"), named("A seal leaks.", "the pump")
-    ("the pump's seal leaks.", 'a seal leaks.')
+    >>> named("Its seal leaks.", "the pump"), named("A seal leaks.", "the pump"), named("I am.", "")
+    ("the pump's seal leaks.", 'a seal leaks.', 'I am.')
     """
     own = words(text)
     if not own or own[0].text.isupper() and len(own[0].text) > 1:
         return text
     if the and own[0].low in PRONOUNS:
         return PRONOUNS[own[0].low].format(the=the) + text[own[0].end :]
+    if own[0].text == "I":
+        return text
     proper = len(own) > 1 and own[1].named
     small = own[0].low in STOP or (not proper and (own[0].counts or noun(own[0].text)))
     return own[0].low + text[own[0].end :] if small else text

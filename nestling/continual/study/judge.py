@@ -21,6 +21,24 @@ ANSWERED = 0.15  # weight of the answer's likelihood relative to the question's
 UNLIKELY = -8.0  # nats per token, lower bound of the likelihood of an answer
 
 
+def told_apart(questions: Sequence[Question]) -> list[Question]:
+    """The questions that only one reply answers: "What do you need?" is none, in a list.
+
+    Of those without a short answer, which may have several, the first is kept.
+    """
+    replies: dict[str, list[str]] = {}
+    for one in questions:
+        said = replies.setdefault(one.question.lower(), [])
+        if one.reply not in said:
+            said.append(one.reply)
+    return [
+        one
+        for one in questions
+        if len(said := replies[one.question.lower()]) == 1
+        or (not one.answer and one.reply == said[0])
+    ]
+
+
 def judged(place: Place, questions: Sequence[Question]) -> list[Question]:
     """The questions with a short answer, each scored by the model.
 

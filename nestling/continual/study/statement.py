@@ -41,6 +41,7 @@ AFTER_DONE = listed(
 PLURALS = listed(
     """
     children people men women both all most some others police staff feet teeth mice geese
+    you we they i these those
     """
 )
 OBJECTS = listed(

@@ -24,7 +24,7 @@ from nestling.continual.study.body import Body, Ids, body
 from nestling.continual.study.change import Change, Factors, changed, joined, new_change, rounded
 from nestling.continual.study.examine import asked_of, hold_out, right
 from nestling.continual.study.form import Form, forms, plain
-from nestling.continual.study.judge import chosen, judged, missing
+from nestling.continual.study.judge import chosen, judged, missing, told_apart
 from nestling.continual.study.keep import near_drafts, own_drafts, replay_drafts
 from nestling.continual.study.lessons import learned, lessons
 from nestling.continual.study.makers import MAKERS, natural
@@ -190,6 +190,7 @@ class _Lesson:
         speaker, text = self.school.speaker, self.learner.text
         place = Place(part, speaker, text, seed, Related(part, speaker, text))
         made = [one for name in plan.makers for one in MAKERS.load(name)().make(place)]
+        made = told_apart(made)
         asks = [one for one in made if one.answer and natural(one)]
         others = [one for one in made if not (one.answer and natural(one))]
         if plan.judge and asks:

@@ -6,12 +6,13 @@ import pytest
 from small_student import new_student
 
 from nestling.continual.study.form import forms
-from nestling.continual.study.judge import chosen, missing
+from nestling.continual.study.judge import chosen, missing, told_apart
 from nestling.continual.study.lessons import learned
 from nestling.continual.study.makers import MAKERS, natural
+from nestling.continual.study.makers.moved import Moved
 from nestling.continual.study.material import Place, Question
 from nestling.continual.study.near import near_ones, other_name
-from nestling.continual.study.passages import passages
+from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.related import KINDS, Related
 from nestling.continual.study.replay import corrected
@@ -198,3 +199,33 @@ def test_other_name_differs(word):
     import random
 
     assert all(other_name(word, random.Random(i)) != word for i in range(5))
+
+
+def test_questions_that_several_replies_answer_are_dropped():
+    def ask(question, answer, reply):
+        return Question(question, answer, reply, "moved", 0)
+
+    salt, egg = "You need salt.", "You need an egg."
+    made = [
+        ask("What do you need?", "salt", salt),
+        ask("what do you need?", "an egg", egg),
+        ask("What do you need of salt?", "salt", salt),
+        ask("What must never be done?", "", salt),
+        ask("What must never be done?", "", egg),
+    ]
+    assert told_apart(made) == made[2:4]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("You need 260 g of raw cane sugar", "How many g do you need of raw cane sugar?"),
+        ("You turn the ivory dial to the left.", "What do you turn to the left?"),
+        ("I bought a hat in Rome.", "Where did I buy a hat?"),
+        ("These hold two litres.", "How many litres do these hold?"),
+    ],
+)
+def test_pronouns_take_verbs_in_the_plural(sentence, question):
+    passage = Passage("Soup", "the soup", (sentence,), 0)
+    made = Moved().make(Place(passage, None, None, "0", None))
+    assert question in {one.question for one in made}
