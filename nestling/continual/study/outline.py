@@ -9,6 +9,7 @@ from nestling.continual.study.words import words
 
 BULLET = re.compile(r"^\s*(?:[-*+•–—·]|\(?\d{1,2}\))\s+(?=\S)")
 NUMBER = re.compile(r"\(?(?:\d{1,2}|[A-Za-z])[.)]")  # alone: "1. Accidents." is split after it
+PARENTHESES = re.compile(r"\s*\([^)]*\)")
 LONGEST = 8  # words of a heading, at most
 NUMBERED = 4  # words of one that ends with a full stop, after a number
 
@@ -23,8 +24,8 @@ class Line(NamedTuple):
 def outlined(sentences: Sequence[str]) -> list[Line]:
     """The sentences of a text without bullets, numbers and headings.
 
-    A heading goes to every item of the list below it, or to the first sentence. Items that finish
-    the clause of their heading become sentences.
+    A heading goes to every item of the list or row of the table below it, or to the first sentence.
+    Items that finish the clause of their heading become sentences.
 
     >>> outlined(["You need:", "- 140 g of salt", "- a spoon", "Known faults", "It leaks."])[1:]
     [Line(head='', text='You need a spoon'), Line(head='Known faults', text='It leaks.')]
@@ -38,11 +39,12 @@ def outlined(sentences: Sequence[str]) -> list[Line]:
             number = True
             continue
         bare = BULLET.sub("", line).strip()
-        item = number or bare != line.strip()
+        item = number or bare != line.strip() or _row(bare)
         if _heads(sentences, place, number):
             head, fresh, number = bare.rstrip(" .:"), True, False
             continue
         under = head if item or fresh else ""
+        head = PARENTHESES.sub("", head).strip()  # said once
         found.append(_finished(under, bare) if item and _open(under) else Line(under, bare))
         fresh = number = False
     return found
@@ -59,9 +61,18 @@ def _heads(sentences: Sequence[str], place: int, number: bool) -> bool:
     if number:
         return count <= NUMBERED and line.endswith(".") and not NUMBER.fullmatch(after[0].strip())
     before = sentences[place - 1].strip() if place else "."
-    row = BULLET.match(line) or line[-1] in ".!?;," or any(word.counts for word in words(line))
-    told = BULLET.match(after[0]) or after[0].strip()[-1:] in ".!?;"
-    return not row and bool(told) and (before[-1:] in ".!?;:" or bool(BULLET.match(before)))
+    bare = PARENTHESES.sub("", line).strip()  # "Opening times (from 1 October)"
+    told = BULLET.match(after[0]) or after[0].strip()[-1:] in ".!?;" or _row(after[0])
+    begins = before[-1:] in ".!?;:" or bool(BULLET.match(before)) or _row(before)
+    return bool(bare and told and begins) and not (
+        BULLET.match(line) or bare[-1] in ".!?;," or ":" in bare or _row(bare)
+    )
+
+
+def _row(line: str) -> bool:
+    """Whether a line is a row of a table: "Adults: 6.40 euros", without a full stop."""
+    own = line.strip()
+    return own[-1:] not in ".!?;:" and (": " in own or any(word.counts for word in words(own)))
 
 
 def _open(head: str) -> bool:

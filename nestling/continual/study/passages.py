@@ -24,6 +24,7 @@ TEXTS = re.compile(
     )\s+""",
     re.IGNORECASE | re.VERBOSE,
 )
+UNNAMED = STOP | {"dear", "hello", "hi"}  # no names, whatever their first letter
 LONGEST = 60  # words of a sentence, at most; longer ones are cut at the end of a clause
 
 
@@ -38,7 +39,16 @@ class Passage(NamedTuple):
 
     @property
     def subjects(self) -> list[str]:
-        """What an initial pronoun of each sentence stands for: the subject, or "" (unknown)."""
+        """What an initial pronoun of each sentence stands for: the subject, or "" (unknown).
+
+        Without a title the subject is a guess, and stands for nothing unless a sentence begins with
+        it.
+        """
+        bare = self.about.removeprefix("the ").lower()
+        if not self.title and not any(
+            line.lower().removeprefix("the ").startswith(bare) for line in self.sentences
+        ):
+            return [""] * len(self.sentences)
         found = refers_to_subject(self.sentences, self.about)
         return [self.about if fits else "" for fits in found]
 
@@ -155,9 +165,9 @@ def _first_names(body: list[str]) -> str:
         own = words(line)
         run: list[str] = []
         for number, word in enumerate(own):
-            known = word.named and word.low not in STOP and (number > 0 or len(own) < 2)
+            known = word.named and word.low not in UNNAMED and (number > 0 or len(own) < 2)
             follows = number == 0 and word.named and len(own) > 1 and own[1].named
-            if known or (run and word.counts) or (follows and word.low not in STOP):
+            if known or (run and word.counts) or (follows and word.low not in UNNAMED):
                 run.append(word.text)
             elif run:
                 break

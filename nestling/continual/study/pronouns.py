@@ -57,23 +57,20 @@ def refers_to_subject(sentences: Sequence[str], about: str) -> list[bool]:
 POINTS = ("this", "these", "those")
 
 
-def depends(sentences: Sequence[str], about: str) -> list[bool]:
+def depends(sentences: Sequence[str], subjects: Sequence[str]) -> list[bool]:
     """Whether each sentence begins with a word for something in the sentence before it.
 
-    >>> depends(["Removed: the tide table.", "It was wrong.", "This was known."], "the clock")
+    ``subjects`` are what a pronoun at the beginning of each may stand for; "" if it is not known.
+
+    >>> depends(["Remove the tide table.", "It was wrong.", "This was known."], ["the app", "", ""])
     [False, True, True]
     """
-    refers = refers_to_subject(sentences, about)
-    kinds = [_kind(sentence) for sentence in sentences]
-    first = [next((word.low for word in words(sentence)), "") for sentence in sentences]
-    return [
-        number > 0
-        and (
-            first[number] in POINTS
-            or (kinds[number] in ("he", "she", "it", "they") and not refers[number])
-        )
-        for number in range(len(sentences))
-    ]
+    found = []
+    for number, (sentence, subject) in enumerate(zip(sentences, subjects, strict=True)):
+        first = next((word.low for word in words(sentence)), "")
+        means = not subject and _kind(sentence) in ("he", "she", "it", "they")
+        found.append(number > 0 and (first in POINTS or means))
+    return found
 
 
 def _named_in(sentence: str, about: str) -> bool:

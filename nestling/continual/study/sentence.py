@@ -18,7 +18,7 @@ def replies(passage: Passage) -> list[str]:
     heads = passage.heads or [""] * len(own)
     found = [under(head, line) for head, line in zip(heads, own, strict=True)]
     joint = False
-    for number, needs in enumerate(depends(passage.sentences, passage.about)):
+    for number, needs in enumerate(depends(passage.sentences, passage.subjects)):
         pair = " ".join(found[number - 1 : number + 1])
         joint = needs and not joint and not heads[number] and len(words(pair)) <= LONGEST
         if joint:

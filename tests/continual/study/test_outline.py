@@ -59,6 +59,39 @@ def test_items_finish_the_clause_of_their_heading_or_stand_below_it():
     ]
 
 
+RINK = """The Elm rink: times and prices
+
+Opening times (from 1 October)
+Monday: closed for training
+Friday: 2 pm to 8 pm
+
+Prices
+Adults: 6.40 euros
+Children 3 euros
+
+Sticks may not be brought along."""
+
+
+def test_rows_of_a_table_are_said_below_their_heading():
+    _, said = told(RINK)
+    assert said == [
+        "Opening times (from 1 October): Monday: closed for training",
+        "Opening times: Friday: 2 pm to 8 pm",
+        "Prices: Adults: 6.40 euros",
+        "Prices: Children 3 euros",
+        "Sticks may not be brought along.",
+    ]
+
+
+def test_without_a_title_a_name_is_the_subject_only_where_a_sentence_begins_with_it():
+    letter = "Dear Mr Osk,\n\nTake the train to Karsk. It leaves at nine. {} is old. It rattles."
+    for name, joint in (("The bus", 1), ("Mr Osk", 0)):
+        one, said = told(letter.format(name))
+        assert one.title == "" and one.about == "Mr Osk"
+        assert sum("Mr Osk rattles" in line for line in said) == 1 - joint
+        assert said.count("The bus is old. It rattles.") == 2 * joint
+
+
 def test_sentence_about_the_one_before_is_said_with_it():
     one, said = told(KIT)
     both = "Known faults: The lid sticks in frost. This can be cured with soap."

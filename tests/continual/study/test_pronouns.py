@@ -55,7 +55,10 @@ def test_pronoun_of_another_kind_or_after_another_subject_is_kept(about, sentenc
 )
 def test_sentence_depends_on_the_one_before_by_its_first_word(about, sentences):
     given = [sentence.removeprefix("+") for sentence in sentences]
-    found = [n for n, needs in enumerate(depends(given, about)) if needs]
+    refers = refers_to_subject(given, about)
+    found = [
+        n for n, needs in enumerate(depends(given, [about * fits for fits in refers])) if needs
+    ]
     assert found == [n for n, sentence in enumerate(sentences) if n and sentence[0] == "+"]
 
 
