@@ -24,17 +24,20 @@ UNLIKELY = -8.0  # nats per token, lower bound of the likelihood of an answer
 def told_apart(questions: Sequence[Question]) -> list[Question]:
     """The questions that only one reply answers: "What do you need?" is none, in a list.
 
-    Of those without a short answer, which may have several, the first is kept.
+    A reply with no other question keeps its own. Of questions without a short answer, which may
+    have several, the first is kept.
     """
     replies: dict[str, list[str]] = {}
     for one in questions:
         said = replies.setdefault(one.question.lower(), [])
         if one.reply not in said:
             said.append(one.reply)
+    apart = {one.reply for one in questions if len(replies[one.question.lower()]) == 1}
     return [
         one
         for one in questions
-        if len(said := replies[one.question.lower()]) == 1
+        if one.reply not in apart
+        or len(said := replies[one.question.lower()]) == 1
         or (not one.answer and one.reply == said[0])
     ]
 

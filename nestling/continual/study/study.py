@@ -190,9 +190,8 @@ class _Lesson:
         speaker, text = self.school.speaker, self.learner.text
         place = Place(part, speaker, text, seed, Related(part, speaker, text))
         made = [one for name in plan.makers for one in MAKERS.load(name)().make(place)]
-        made = told_apart(made)
-        asks = [one for one in made if one.answer and natural(one)]
-        others = [one for one in made if not (one.answer and natural(one))]
+        asks = told_apart([one for one in made if one.answer and natural(one)])
+        others = told_apart([one for one in made if not (one.answer and natural(one))])
         if plan.judge and asks:
             asks = judged(place, asks)
         best = chosen(asks, part.sentences, each=plan.each, most=plan.most)

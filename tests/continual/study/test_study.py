@@ -199,7 +199,8 @@ def test_saved_study_round_trip(learned, tmp_path):
 def test_long_text_is_studied_by_passages():
     plan = dataclasses.replace(QUICK, passage=40, rounds=2)
     learner = new_student()
-    text = TEXT + " " + " ".join(f"Lelidis Zikipot was seen {i} times in Turku." for i in range(3))
+    seen_in = ["once in Split", "2 times in Turku", "by a baker in Cork"]
+    text = TEXT + " " + " ".join(f"Lelidis Zikipot was seen {where}." for where in seen_in)
     learner.read(text, name="long")
     seen = []
     [one] = learner.study(plan, lambda _, progress: seen.append(progress))
