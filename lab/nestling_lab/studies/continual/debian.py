@@ -161,7 +161,7 @@ def overlap(line: str, reply: str, name: str) -> float:
     """The share of the content words of a line, without the name, that are in a reply.
 
     >>> overlap("tool to compare two files", "It compares files.", "docdiff")
-    0.3333333333333333
+    0.25
     """
     wanted = {*telling(line)} - {name.lower()}
     return len(wanted.intersection(telling(reply))) / len(wanted) if wanted else 0.0
