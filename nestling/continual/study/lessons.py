@@ -35,7 +35,7 @@ def replied(form: Form, question: str, reply: str, group: int = 0) -> Draft:
     return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer, group)
 
 
-def begun_as(form: Form, one: Question, others: Sequence[str], group: int = 0) -> Draft:
+def begun_as(form: Form, one: Question, others: Sequence[str]) -> Draft:
     """A question with the start of its reply, as far as needed to distinguish it from others.
 
     The start decides which sentence is recalled; the rest of it is learned in other lessons.
@@ -43,7 +43,7 @@ def begun_as(form: Form, one: Question, others: Sequence[str], group: int = 0) -
     prompt, answer = form.prompt(one.question), form.answer(one.reply)
     apart = [_same(answer, form.answer(other)) for other in others if other != one.reply]
     answer = answer[: max(apart, default=0) + 2]
-    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer, group)
+    return Draft((*prompt, *answer), form.chat, len(prompt) - 1, answer, one.sentence)
 
 
 def _same(one: Ids, other: Ids) -> int:
@@ -107,23 +107,22 @@ def learned(
     talk = chat or first
     others = list(dict.fromkeys(replies(passage)))
     # what is said for several sentences comes up as often as any other
-    groups: dict[str, int] = {}
-    of = [groups.setdefault(one.reply, one.sentence) for one in questions]
+    first_of: dict[str, int] = {}
+    questions = [
+        one._replace(sentence=first_of.setdefault(one.reply, one.sentence)) for one in questions
+    ]
+    studied = [one for one in questions if natural(one)]
     # one form only: learning a second one costs more and damages earlier knowledge
     said = [
-        replied(talk, one.question, one.reply, group)
-        for one, group in zip(questions, of, strict=True)
-        if natural(one) and (chat or not one.answer)
+        replied(talk, one.question, one.reply, one.sentence)
+        for one in studied
+        if chat or not one.answer
     ]
-    keys = [
-        begun_as(talk, one, others, group)
-        for one, group in zip(questions, of, strict=True)
-        if not natural(one)
-    ]
+    keys = [begun_as(talk, one, others) for one in questions if not natural(one)]
     short = [
-        replied(first, one.question, one.answer, group)
-        for one, group in zip(questions, of, strict=True)
-        if natural(one) and one.answer and not chat
+        replied(first, one.question, one.answer, one.sentence)
+        for one in studied
+        if one.answer and not chat
     ]
     own = [line(first.text, passage.title, reply) for reply in others]
     own = [draft for draft in own if draft.tokens]

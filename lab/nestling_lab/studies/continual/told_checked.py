@@ -24,6 +24,11 @@ ALL_WAYS = {
     "unchecked": "the same, by `nestling ask --no-check`",
     **{way: said for way, said in WAYS.items() if way != "studied"},
 }
+WRITER = "their writer knew nothing of how they are studied."
+KEPT = (
+    "Three of the six general questions were also among those that study keeps answering as the "
+    "base does; later forms of study have none of them."
+)
 OWN = ("studied", "unchecked", "nothing")  # ways that also get unanswerable questions
 
 
@@ -33,9 +38,7 @@ class ToldCheckedStudy(ToldStudy):
     name = "told-checked"
     source = "told_checked.toml"
     after = (
-        "their writer knew nothing of how they are studied. Three of the six general questions "
-        "were also among those that study keeps answering as the base does; later forms of study "
-        "have none of them. After it nothing was changed. Later "
+        f"{WRITER} {KEPT} After it nothing was changed. Later "
         "forms knew which replies were wrong here: `told-fresh` has texts that they did not."
     )
 
@@ -77,9 +80,7 @@ class ToldFreshStudy(ToldCheckedStudy):
     name = "told-fresh"
     source = "told_fresh.toml"
     after = (
-        "their writer knew nothing of how they are studied. Three of the six general questions "
-        "were also among those that study keeps answering as the base does; later forms of study "
-        "have none of them. After it, with the replies seen, two "
+        f"{WRITER} {KEPT} After it, with the replies seen, two "
         "rules were changed, which are not in these figures: how sure a sentence must be to be "
         "said, and what a question plainly asks for. Later forms of study knew which replies were "
         "wrong here: `told-new` has texts that they did not."
@@ -92,7 +93,7 @@ class ToldNewStudy(ToldCheckedStudy):
     name = "told-new"
     source = "told_new.toml"
     after = (
-        "their writer knew nothing of how they are studied. After it, with the replies seen, the "
+        f"{WRITER} After it, with the replies seen, the "
         "study of lists, tables and texts without a title was changed, which is not in these "
         "figures."
     )
