@@ -12,8 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from nestling.continual.study.precision import mixed
+from nestling.continual.study.precision import HEAD, LAYERS, missing, mixed
 from nestling.continual.study.side import Side, neighbours
 from nestling.models.functional import FunctionalModel
 from nestling.models.hf import HopeForCausalLM
@@ -132,10 +133,12 @@ class Cut(Body):
     def _row_below(self, head: Ids, row: Sequence[tuple[Ids, int]]) -> list[Tensor]:
         device = self.reader.model.device
         lengths = [len(ids) for ids, _ in row]
-        where = layout(len(head), lengths, [bool(b) for _, b in row], device)
-        ids = torch.tensor([[*head, *(i for text, _ in row for i in text)]], device=device)
-        out = self._read(self._below, where, input_ids=ids)[len(head) :]
-        return [part.clone() for part in out.split(lengths)]
+        ids = [*head, *(i for text, _ in row for i in text)]
+        rest = self._missing(len(ids), LAYERS)
+        where = layout(len(head), lengths, [bool(b) for _, b in row], device, rest)
+        given = torch.tensor([[*ids, *[0] * rest]], device=device)
+        out = self._read(self._below, where, input_ids=given)[len(head) :]
+        return [part.clone() for part in out.split([*lengths, rest])[: len(lengths)]]
 
     def together(self, weights: Mapping[str, Tensor], function: Callable[[], T]) -> T:
         """``Body.together``; the attention of the layers is set up once for all threads."""
@@ -168,17 +171,26 @@ class Cut(Body):
         head = 0 if opened is None else len(opened)
         states = [entry.states for entry in entries if entry.states is not None]
         lengths = [len(state) for state in states]
-        row = torch.cat([*([] if opened is None else [opened]), *states])[None]
-        where = layout(head, lengths, begins, row.device)
+        row = torch.cat([*([] if opened is None else [opened]), *states])
+        rest = self._missing(len(row), LAYERS)
+        row = functional.pad(row, (0, 0, 0, rest))[None]
+        where = layout(head, lengths, begins, row.device, rest)
         out = self.reader.call(
             weights, lambda _: self._read(self._above, where, inputs_embeds=row)[head:]
         )
-        return [part[place] for part, place in zip(out.split(lengths), places, strict=True)]
+        parts = out.split([*lengths, rest])
+        return [part[place] for part, place in zip(parts, places, strict=False)]
 
     def logits(self, features: Float[Tensor, "N F"]) -> Float[Tensor, "N V"]:
         """The logits, from the model's head."""
+        count, rest = len(features), self._missing(len(features), HEAD)
+        given = functional.pad(features, (0, 0, 0, rest)) if rest else features
         with mixed(self.reader.model.device, self.fast):
-            return self.reader.model.get_output_embeddings()(features).float()
+            found = self.reader.model.get_output_embeddings()(given)
+        return found[:count].float()
+
+    def _missing(self, count: int, size: int) -> int:
+        return missing(count, size, self.reader.model.device, self.fast)
 
 
 def _part(inside: Any, name: str, layers: list[nn.Module], *, closed: bool) -> Any:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nestling.continual.study.body import Body, Ids
+from nestling.continual.study.precision import HEAD
 
 BYTES = 31 << 20  # of logits at a time; malloc maps larger blocks anew each time
 
@@ -30,6 +31,7 @@ def losses(
     here = torch.cat([found.detach() for found in features])
     share, total, grads, first = share.to(here.device), 0.0, [], 0
     rows = max(1, BYTES // (4 * body.reader.model.config.vocab_size))
+    rows -= rows % HEAD if rows > HEAD else 0
     for part, own in zip(here.split(rows), share.split(rows), strict=True):
         loss, grad = _of_rows(body, part, _rows(wanted, sizes, first, len(part)), own[:, None])
         total, first = total + loss, first + len(part)

@@ -18,16 +18,22 @@ NAME = "nestling_apart"  # its name in transformers
 
 
 class Layout(NamedTuple):
-    """The layout of a row: an opening of ``head`` tokens, then N texts of at most L tokens."""
+    """The layout of a row: an opening of ``head`` tokens, then N texts of at most L tokens.
+
+    The last ``rest`` tokens of the row belong to no text: nothing reads them, they read nothing.
+    """
 
     head: int
     places: Int[Tensor, " T"]  # for each token of the row, its position in the opening or its text
     tokens: Int[Tensor, "N L"]  # for each token of a text, its place in the row; past its end: any
     inside: Int[Tensor, " M"]  # those of the N L places that hold a token, in the row's order
     seen: Bool[Tensor, "N 1 L K"]  # what a token sees of the opening and its text, K = head + L
+    rest: int
 
 
-def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: Any) -> Layout:
+def layout(
+    head: int, lengths: Sequence[int], begins: Sequence[bool], device: Any, rest: int = 0
+) -> Layout:
     """A layout of texts of given lengths; those with True in ``begins`` continue the opening."""
     longest = max(lengths)
     size, after = torch.tensor(lengths), torch.tensor(begins)
@@ -39,10 +45,11 @@ def layout(head: int, lengths: Sequence[int], begins: Sequence[bool], device: An
     places = (steps + head * after[:, None])[there]
     return Layout(
         head,
-        torch.cat([torch.arange(head), places]).to(device),
+        torch.cat([torch.arange(head), places, places.new_zeros(rest)]).to(device),
         torch.where(there, first[:, None] + steps, 0).to(device),
         there.flatten().nonzero()[:, 0].to(device),
         torch.cat([opened, own], 2)[:, None].to(device),
+        rest,
     )
 
 
@@ -76,8 +83,12 @@ def attend(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
-    """Attention to a token's own text and the opening, with the signature of transformers."""
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, H, D]
+    """Attention to a token's own text and the opening, with the signature of transformers.
+
+    It is in float32 under autocast, too: lengths vary, and in bfloat16 each would have kernels of
+    its own.
+    """
+    q, k, v = (x[0].transpose(0, 1).float() for x in (query, key, value))  # [T, H, D]
     count, longest = layout.tokens.shape
     head, groups, shared = layout.head, k.shape[1], q.shape[1] // k.shape[1]
     rows = layout.tokens.flatten()
@@ -92,22 +103,26 @@ def attend(
     # heads that share a key are concatenated along time, as if they were more queries
     asked = texts(q).unflatten(2, (groups, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     seen = layout.seen.repeat(1, 1, shared, 1)
-    read = functional.scaled_dot_product_attention(
-        asked, after_opening(k), after_opening(v), attn_mask=seen, scale=scaling
-    )
+    with torch.autocast(q.device.type, enabled=False):
+        read = functional.scaled_dot_product_attention(
+            asked, after_opening(k), after_opening(v), attn_mask=seen, scale=scaling
+        )
     read = read.unflatten(2, (shared, longest)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     found = read.flatten(0, 1).index_select(0, layout.inside)
     if head:
         found = torch.cat([_opening(q[:head], k[:head], v[:head], scaling), found])
-    return found[None], None
+    if layout.rest:
+        found = torch.cat([found, found.new_zeros(layout.rest, *found.shape[1:])])
+    return found[None].to(query.dtype), None
 
 
 def _opening(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Float[Tensor, "P H D"]:
     """The opening attends only to itself."""
     asked, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
-    read = functional.scaled_dot_product_attention(
-        asked, keys, values, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    with torch.autocast(q.device.type, enabled=False):
+        read = functional.scaled_dot_product_attention(
+            asked, keys, values, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
     return read[0].transpose(0, 1)
 
 

@@ -6,11 +6,13 @@ import pytest
 import torch
 from small_models import small
 from tiny_bases import tiny_base
+from torch import nn
 from torch.nn import functional
 
 from nestling.continual.study import losses
 from nestling.continual.study.body import Cut, Whole, body
 from nestling.continual.study.change import Factors, changed, joined, new_change, rounded
+from nestling.continual.study.precision import HEAD, LAYERS
 from nestling.continual.study.side_by_side import SideBySide, speaker
 from nestling.continual.study.speaker import OneByOne
 from nestling.continual.study.training import Kind, Lesson, Training, added
@@ -60,6 +62,30 @@ def test_products_in_bfloat16_are_near(family, monkeypatch):
     assert own.entries(TEXTS)[0].states.dtype == torch.float32
 
 
+@pytest.mark.parametrize("most", [9, 30, 60])
+def test_bfloat16_products_have_few_sizes(most, monkeypatch):
+    """Otherwise a server that learns grows: kernels are compiled and kept for every size."""
+    monkeypatch.setattr("nestling.continual.study.precision.has_bfloat16", lambda device: True)
+    reader = FunctionalModel(tiny_base("llama").eval())
+    texts = [(tuple(3 + i % 20 for i in range(n)), n % 2 > 0) for n in range(2, most, 7)]
+    places = [slice(0, len(ids)) for ids, _ in texts]
+    own, sizes = body(reader, 2, OPENING), set()
+    exact = own.logits(torch.cat(own.features({}, own.entries(texts), places)))
+
+    def note(module, given, out):
+        if isinstance(module, nn.Linear) and out.dtype == torch.bfloat16:
+            sizes.add((module is reader.model.get_output_embeddings(), given[0][..., 0].numel()))
+
+    own.fast = True
+    hooks = [module.register_forward_hook(note) for module in reader.model.modules()]
+    near = own.logits(torch.cat(own.features({}, own.entries(texts), places)))
+    for hook in hooks:
+        hook.remove()
+    assert near.shape == exact.shape
+    assert (near - exact).abs().max() < 0.05 * exact.abs().max()
+    assert sizes and all(count % (HEAD if head else LAYERS) == 0 for head, count in sizes)
+
+
 def with_change(training, lessons):
     """The gradient of a change, in one vector."""
     with added(training.body.reader.model, training.change, {}):
@@ -78,6 +104,9 @@ def test_packed_texts_attend_to_themselves_and_the_prefix_only():
     assert found.places.tolist() == [0, 1, 2, 3, 0]
     assert found.tokens.flatten()[found.inside].tolist() == [2, 3, 4]
     assert found.seen.int().tolist() == [[[[1, 1, 1, 0], [1, 1, 1, 1]]], [[[0, 0, 1, 0]] * 2]]
+    longer = layout(2, [2, 1], [True, False], "cpu", rest=3)
+    assert longer.places.tolist() == [0, 1, 2, 3, 0, 0, 0, 0]
+    assert longer.tokens.equal(found.tokens) and longer.inside.equal(found.inside)
 
 
 def test_attention_implementation_is_restored():
