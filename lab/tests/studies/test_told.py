@@ -6,7 +6,7 @@ from nestling.continual.study import near
 from nestling.core.result import Result
 from nestling_lab.studies import load_study
 from nestling_lab.studies.continual import many_asked
-from nestling_lab.studies.continual.told_checked import counted
+from nestling_lab.studies.continual.told_checked import tallied
 from nestling_lab.studies.continual.told_texts import GENERAL, told_texts
 
 
@@ -75,7 +75,7 @@ def test_checked_page_reports_the_gain_of_the_check():
         more = {"studied": replies, "unchecked": right[:1] * len(replies), "nothing": replies}
         metrics = {
             "words": 150,
-            **counted(one, said, more),
+            **tallied(one, said, more),
             "known": 0.01,
             "cpu_seconds": 200.0,
             "bytes": 3_000_000,

@@ -23,27 +23,37 @@ LONGEST = 512  # tokens of a stored sentence, at most
 
 STUDIED = {"studied": True, "unchecked": False}  # whether replies are checked
 
+Prompts = tuple[Ids, Form, list[Ids]]  # what is read once, the form, what follows for each question
 Replies = Callable[[ContinualLearner, str, Sequence[str]], list[str]]
 
 
 def nothing(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
     """Ask the base each question without the text."""
-    talk = base.school.talk
-    return _said(base, talk.opening, talk, [talk.prompt(ask) for ask in questions])
+    return _said(base, *in_chat(base, "", questions))
 
 
 def chat(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
     """Ask the base with the text before each question, as a user would in a chat."""
-    talk = base.school.talk
-    prompts = [talk.prompt(f"{text}\n\n{ask}") for ask in questions]
-    return _said(base, talk.opening, talk, prompts)
+    return _said(base, *in_chat(base, text, questions))
 
 
 def shots(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:
     """Ask the base with two worked examples, the text, and each question in the same form."""
+    return _said(base, *after_shots(base, text, questions))
+
+
+def in_chat(base: ContinualLearner, text: str, questions: Sequence[str]) -> Prompts:
+    """The opening and the prompts of ``chat``; an empty text asks without one."""
+    talk = base.school.talk
+    before = f"{text}\n\n" if text else ""
+    return talk.opening, talk, [talk.prompt(f"{before}{ask}") for ask in questions]
+
+
+def after_shots(base: ContinualLearner, text: str, questions: Sequence[str]) -> Prompts:
+    """The opening and the prompts of ``shots``."""
     opening = begun(base.text, f"{SHOTS}Text: {text}\n")
     prompts = [plain(base.text, PLAIN.format(question=ask)) for ask in questions]
-    return _said(base, opening, base.school.forms[0], prompts)
+    return opening, base.school.forms[0], prompts
 
 
 def found(base: ContinualLearner, text: str, questions: Sequence[str]) -> list[str]:

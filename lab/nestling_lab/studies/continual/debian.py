@@ -10,15 +10,13 @@ import torch
 
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.opening import open_learner
-from nestling.continual.study.body import Ids
-from nestling.continual.study.form import PLAIN, begun, plain
-from nestling.continual.study.judge import SHOTS
 from nestling.continual.study.words import telling
 from nestling.core.result import Result, provenance
 from nestling.core.statistics import interval
 from nestling.data.sets import Described, load_set
 from nestling.report import Section, Table
 from nestling_lab.studies.answers import NOTHING, counted
+from nestling_lab.studies.continual.asked_anew import after_shots, in_chat
 from nestling_lab.studies.continual.commands import adapted
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
@@ -135,14 +133,11 @@ def _answered(learner: ContinualLearner, one: Package, way: str) -> list[Any]:
     """[margin of its own line over the best other, nats per character; reply]."""
     school, text = learner.school, learner.text
     speaker, weights = school.speaker, learner.weights()
-    talk = school.forms[0] if way == "shots" else school.talk
-    opening: Ids
     if way == "shots":
-        told = f"{SHOTS}Text: {' '.join(one.text.split())}\n"
-        opening, prompt = begun(text, told), plain(text, PLAIN.format(question=one.question))
+        made = after_shots(learner, " ".join(one.text.split()), [one.question])
     else:
-        asked = f"{one.text}\n\n{one.question}" if way == "chat" else one.question
-        opening, prompt = talk.opening, talk.prompt(asked)
+        made = in_chat(learner, one.text if way == "chat" else "", [one.question])
+    opening, talk, [prompt] = made
     read = speaker.told(opening, weights)
     pairs = [(prompt, talk.answer(line)) for line in one.lines]
     scores = speaker.scores(read, pairs, weights)

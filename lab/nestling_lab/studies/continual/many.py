@@ -17,7 +17,6 @@ from nestling_lab.studies.continual.commands import adapted
 from nestling_lab.studies.continual.facts import KNOWN
 from nestling_lab.studies.continual.many_asked import (
     GENERAL,
-    TOKENS,
     bound,
     facts,
     known,
@@ -118,8 +117,7 @@ def journey(
                 found["replies"][str(distance)].append(replies(learner, back))
                 found["margins"][str(distance)].append(margins(learner, back))
         if number < targets:
-            said = [learner.ask(fact.stranger, tokens=TOKENS) for fact in asked]
-            found["strangers"].append([[f.value, a] for f, a in zip(asked, said, strict=True)])
+            found["strangers"].append(replies(learner, asked, strange=True))
             found["stranger_margins"].append(margins(learner, asked, strange=True))
         keep(file, json.dumps(found).encode())
         tell(number + 1, count, figures["known_after"])

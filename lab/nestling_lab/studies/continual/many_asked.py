@@ -83,9 +83,15 @@ def _bare(question: Question) -> str:
     return question.prompt.removeprefix("Question: ").split("\n")[0]
 
 
-def replies(learner: ContinualLearner, asked: Sequence[Fact]) -> list[list[Any]]:
-    """For each question: the value, the reply, and whether the reply holds it."""
-    said = [learner.ask(fact.ask, tokens=TOKENS) for fact in asked]
+def replies(
+    learner: ContinualLearner, asked: Sequence[Fact], *, strange: bool = False, check: bool = True
+) -> list[list[Any]]:
+    """For each question: the value, the reply, and whether the reply holds it.
+
+    ``strange`` asks about somebody in no document; without ``check`` it is the likeliest reply.
+    """
+    questions = [fact.stranger if strange else fact.ask for fact in asked]
+    said = [learner.ask(question, tokens=TOKENS, check=check) for question in questions]
     return [[f.value, a, holds(a, f.value)] for f, a in zip(asked, said, strict=True)]
 
 

@@ -51,7 +51,7 @@ def _right(runs: Sequence[Run], distance: int) -> list[bool]:
 def _strangers(runs: Sequence[Run]) -> list[bool]:
     """Whether the reply about somebody in no document is without the value of the document."""
     each = [one for run in runs for one in run["strangers"]]
-    return [not holds(said, value) for replies in each for value, said in replies]
+    return [not holds(said, value) for replies in each for value, said, *_ in replies]
 
 
 def _likeliest(runs: Sequence[Run], distance: int) -> list[bool]:

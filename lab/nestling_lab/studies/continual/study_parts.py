@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.opening import open_learner
-from nestling.continual.study.examine import holds
 from nestling.continual.study.plan import Plan
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.result import Result, provenance
@@ -17,7 +16,7 @@ from nestling.report import Section, Table
 from nestling_lab.studies.answers import NOTHING, counted, listed
 from nestling_lab.studies.continual.commands import adapted
 from nestling_lab.studies.continual.facts import KNOWN
-from nestling_lab.studies.continual.many_asked import TOKENS, Fact, facts, margins, replies
+from nestling_lab.studies.continual.many_asked import facts, margins, replies
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 DRAWN = 2000  # added to a seed, so that no other study asks about these documents
@@ -146,8 +145,8 @@ def measured(
     studied = learner.state.studied
     return {
         "replies": replies(learner, asked),
-        "unchecked": _unchecked(learner, asked, [fact.ask for fact in asked]),
-        "strangers": _unchecked(learner, asked, [fact.stranger for fact in asked]),
+        "unchecked": replies(learner, asked, check=False),
+        "strangers": replies(learner, asked, strange=True, check=False),
         "margins": margins(learner, asked),
         "recited": [[one.figures["recited"], one.figures["sentences"]] for one in studied]
         if learner.talks
@@ -157,14 +156,6 @@ def measured(
         "seconds": seconds,
         "questions": [len(one.questions) for one in studied],
     }
-
-
-def _unchecked(
-    learner: ContinualLearner, asked: Sequence[Fact], questions: Sequence[str]
-) -> list[list[Any]]:
-    """The value, the likeliest reply to a question, and whether it holds the value."""
-    said = [learner.ask(question, tokens=TOKENS, check=False) for question in questions]
-    return [[f.value, a, holds(a, f.value)] for f, a in zip(asked, said, strict=True)]
 
 
 Runs = Sequence[Mapping[str, Any]]

@@ -53,7 +53,7 @@ class ToldCheckedStudy(ToldStudy):
             learned = learn(model, one.text, memory, device=device)
             said = ask(model, memory, one.text, own, tuple(ALL_WAYS))
             more = ask(model, memory, one.text, further, OWN)
-        metrics = {"words": len(one.text.split()), **counted(one, said, more), **learned}
+        metrics = {"words": len(one.text.split()), **tallied(one, said, more), **learned}
         study = learned["study"]
         metrics["known"] = study["known_after"] / study["known_before"] - 1
         name = f"{self.name}/{cell.name}"
@@ -99,7 +99,7 @@ class ToldNewStudy(ToldCheckedStudy):
     )
 
 
-def counted(
+def tallied(
     one: Told, said: Mapping[str, list[str]], more: Mapping[str, list[str]]
 ) -> dict[str, Any]:
     """The replies, and how many of them are as they should be."""
