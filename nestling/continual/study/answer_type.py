@@ -25,6 +25,43 @@ WEIGHTS = listed(
     stone weigh weighs weighed weighing weight light heavy
     """
 )
+LENGTHS = listed(
+    """
+    mm cm m km metre metres meter meters centimetre centimetres centimeter centimeters millimetre
+    millimetres millimeter millimeters kilometre kilometres kilometer kilometers mile miles foot
+    feet inch inches yard yards
+    """
+)
+VOLUMES = listed(
+    """
+    l ml litre litres liter liters millilitre millilitres milliliter milliliters gallon gallons
+    pint pints cup cups spoon spoons teaspoon teaspoons tablespoon tablespoons tsp tbsp drop drops
+    """
+)
+CLOCKED = TIMES | listed("sec min mins h hr hrs fortnight quarter half winters summers")
+POWERS = listed("w kw watt watts kilowatt kilowatts")
+DEGREES = listed("degree degrees celsius fahrenheit")
+UNITS = (LENGTHS, VOLUMES, WEIGHTS | MONEY, CLOCKED, POWERS, DEGREES)  # "pound" is in two of them
+WEEKDAYS = listed(
+    """
+    monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays
+    fridays saturdays sundays weekend weekends weekday weekdays today tomorrow yesterday daily
+    """
+)
+MONTHS = listed(
+    """
+    january february march april may june july august september october november december
+    """
+)
+DAYS = MONTHS | listed("christmas easter midsummer eve")
+COLOURS = listed(
+    """
+    red blue green yellow white black brown grey gray orange purple pink violet gold golden silver
+    copper turquoise crimson scarlet beige cream amber bronze ivory indigo lilac maroon navy olive
+    ochre rust teal dark pale light colour colours color colors coloured colored colourless
+    """
+)
+LONG = 4  # digits of a telephone number, at least
 ORDINALS = listed("first second third")
 AGES = (TIMES - ORDINALS) | listed("old age aged born since birthday")
 
@@ -43,6 +80,16 @@ def _bare(word: Word) -> str:
 
 def _has(some: frozenset[str]) -> Callable[[Sequence[Word], frozenset[str]], bool]:
     return lambda own, asked: any(word.low in some for word in own)
+
+
+def _price(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    """A word of money, or a number that counts nothing: "First visit: 54"."""
+    bare = [
+        word
+        for word, after in zip(own, [*own[1:], None], strict=True)
+        if word.counts and not (after and after.tells) and not A_YEAR.fullmatch(word.text)
+    ]
+    return bool(bare) or any(word.low in PAID for word in own)
 
 
 def _age(own: Sequence[Word], asked: frozenset[str]) -> bool:
@@ -64,6 +111,21 @@ def _time(own: Sequence[Word], asked: frozenset[str]) -> bool:
     return any(word.counts or word.low in DATES | TIMES | OFTEN for word in own)
 
 
+def _day(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    """A day of the week or, unless that is asked for, a month, beside which a date has its day."""
+    return any(word.low in WEEKDAYS | (frozenset() if "week" in asked else DAYS) for word in own)
+
+
+def _digits(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    return any(sum(map(str.isdigit, word.text)) >= LONG for word in own)
+
+
+def _measured(own: Sequence[Word], asked: frozenset[str]) -> bool:
+    """A unit of the kind that the question counts: "How many minutes" may be answered in hours."""
+    wanted = [group for group in UNITS if group & asked]
+    return all(any(word.low in group for word in own) for group in wanted)
+
+
 def _name(own: Sequence[Word], asked: frozenset[str]) -> bool:
     """A name that the question does not have; the first word of a sentence may be one."""
     return any(word.named and word.tells and _bare(word) not in asked for word in own)
@@ -75,7 +137,7 @@ KINDS = (
     Asked(re.compile(r"\bhow old\b", re.I), _age),
     Asked(
         re.compile(r"\b(what|how much)\b.*\b(costs?|price|fee|pays?|paid|charged?)\b", re.I),
-        _has(PAID),
+        _price,
     ),
     Asked(
         re.compile(r"\bhow (many|much|old|far|high|tall|deep|heavy|wide|big|fast|large)\b", re.I),
@@ -86,6 +148,14 @@ KINDS = (
             r"^when\b|\bhow (long|often|soon)\b|\b(which|what) (time|day|date|month)\b", re.I
         ),
         _time,
+    ),
+    Asked(re.compile(r"\b(which|what) (day|date)\b", re.I), _day),
+    Asked(re.compile(r"\b(which|what) month\b", re.I), _has(MONTHS)),
+    Asked(re.compile(r"\b(which|what) colou?r\b", re.I), _has(COLOURS)),
+    Asked(re.compile(r"\b(tele)?phone number\b", re.I), _digits),
+    Asked(
+        re.compile(rf"\bhow many ({'|'.join(sorted(frozenset().union(*UNITS)))})\b", re.I),
+        _measured,
     ),
     Asked(re.compile(r"\bnames? of\b|\bwhat (is|was|are|were) .* (called|named)\b", re.I), _name),
 )

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nestling.continual.study.verbs import finite
-from nestling.continual.study.words import words
+from nestling.continual.study.words import BULLET, words
 
-BULLET = re.compile(r"^\s*(?:[-*+•–—·]|\(?\d{1,2}\))\s+(?=\S)")
 NUMBER = re.compile(r"\(?(?:\d{1,2}|[A-Za-z])[.)]")  # alone: "1. Accidents." is split after it
 PARENTHESES = re.compile(r"\s*\([^)]*\)")
 LONGEST = 8  # words of a heading, at most

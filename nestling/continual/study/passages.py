@@ -1,15 +1,17 @@
 """Splits a document into passages of a few sentences, each with the subject of the whole."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nestling.continual.study.outline import Line, outlined
 from nestling.continual.study.pronouns import refers_to_subject
 from nestling.continual.study.verbs import finite
-from nestling.continual.study.words import STOP, sentences, words
+from nestling.continual.study.words import STOP, sentences, telling, words
 
 TITLE = 14  # words of a title, at most
+OPENING = 2  # sentences that introduce what a text without a title is about
+LONG = 8  # sentences of such a text, at least
 # what may precede the subject in a title: the kind of text, its addressee, an activity
 TEXTS = re.compile(
     r"""^(?:
@@ -36,6 +38,7 @@ class Passage(NamedTuple):
     sentences: tuple[str, ...]
     begin: int  # index of its first sentence that is not in an earlier passage
     heads: tuple[str, ...] = ()  # the heading that each sentence needs, or ""; (): none needs one
+    topic: tuple[str, ...] = ()  # words that tell what a document without a title is about
 
     @property
     def subjects(self) -> list[str]:
@@ -70,13 +73,14 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
     if not body:
         title, body = "", [Line("", line) for line in lines]
     about = subject(title, [line.text for line in body])
+    topic = () if title else opening([line.text for line in body])
     found: list[Passage] = []
     own: list[Line] = []
     begin = held = 0
 
     def passage() -> Passage:
         heads, told = zip(*own, strict=True)
-        return Passage(title, about, told, begin, heads if any(heads) else ())
+        return Passage(title, about, told, begin, heads if any(heads) else (), topic)
 
     for line in body:
         here = size(under(*line))
@@ -87,6 +91,16 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
         own.append(line)
         held += here
     return [*found, passage()] if own else found
+
+
+def opening(sentences: Sequence[str]) -> tuple[str, ...]:
+    """The content words of the first two sentences of a longer text, after a greeting.
+
+    >>> opening(["Dear Ida,", "Thank you for the harp.", "It sounds well.", *["It rained."] * 6])
+    ('thank', 'harp', 'sounds', 'well')
+    """
+    told = [one for one in sentences if not one.rstrip().endswith(",")]
+    return tuple(telling(" ".join(told[:OPENING]))) if len(told) >= LONG else ()
 
 
 def under(head: str, sentence: str) -> str:

@@ -100,7 +100,8 @@ def recall(school: "School", question: str) -> Reply | None:
     if not said:
         return None
     own, before = learner.weights(), learner.weights(studied=False)
-    subject = subject_of(question, [one.about for one in documents])
+    topics = {word for one in documents for word in one.topic}
+    subject = subject_of(question, [one.about for one in documents], topics)
     named = {word for one in documents for word in telling(one.about)}
     least = SURE if named.intersection(telling(question)) else SURE + UNNAMED
     return best(replies(school, question, subject, said, own, before), least)
@@ -160,16 +161,25 @@ def replies(
     ]
 
 
-def subject_of(question: str, subjects: Iterable[str]) -> str:
+def subject_of(question: str, subjects: Iterable[str], topics: Iterable[str] = ()) -> str:
     """The subject of a question: the document subjects that share a word with it, and its names.
+
+    Also its words in ``topics``, which say what documents without a title are about.
 
     >>> subject_of("Where does the pump of Ada Voss stand?", ["the Marlow 7 pump", "the ferry"])
     'the Marlow 7 pump, Ada, Voss'
+    >>> subject_of("Who tuned the harp?", [], ["harp", "thank"])
+    'harp'
     """
     asked = set(telling(question))
     found = [one for one in dict.fromkeys(subjects) if asked.intersection(telling(one))]
     there = {word for one in found for word in telling(one)}
-    named = [word.text for word in words(question)[1:] if word.named and word.low not in there]
+    known = set(topics)
+    named = [
+        word.text
+        for word in words(question)[1:]
+        if (word.named or word.low in known) and word.low not in there
+    ]
     return ", ".join([*found, *named])
 
 

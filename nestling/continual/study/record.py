@@ -40,6 +40,7 @@ class Studied(NamedTuple):
     change: Change  # 16 bits per number
     figures: dict[str, float]  # made, asked, right_before, right_after, held, held_right ...
     about: str = ""  # its subject, as a phrase
+    topic: tuple[str, ...] = ()  # words that tell what it is about, if it has no title
 
 
 def find_studied(studied: Sequence[Studied], document: str | int) -> int:
@@ -77,6 +78,7 @@ def studied_record(one: Studied) -> dict[str, Any]:
         "maps": list(one.change),
         "figures": one.figures,
         "about": one.about,
+        "topic": list(one.topic),
     }
 
 
@@ -94,6 +96,7 @@ def studied_of(number: int, about: dict[str, Any], tensors: dict[str, Tensor]) -
         change,
         about["figures"],
         about.get("about", ""),
+        tuple(about.get("topic", ())),
     )
 
 

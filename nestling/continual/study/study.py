@@ -295,6 +295,7 @@ class _Lesson:
             change,
             figures,
             self.parts[0].about if self.parts else "",
+            self.parts[0].topic if self.parts else (),
         )
         self.seconds = self.spent + time.monotonic() - self.began
         old = learner.state

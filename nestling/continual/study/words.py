@@ -13,6 +13,7 @@ def listed(text: str) -> frozenset[str]:
 WORD = re.compile(r"[^\W_]+(?:[-'’.,:/&][^\W_]+)*", re.UNICODE)
 # a sentence ends at . ! ? before whitespace and a possible next start, or with its line
 ENDS = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[\"'“‘(]*[\w])|\n+")
+BULLET = re.compile(r"^\s*(?:[-*+•–—·]|\(?\d{1,2}\))\s+(?=\S)")  # of a list item
 WRAPPED = 50  # characters; a longer line that ends no sentence continues in the next one
 SHORT = listed(
     """
@@ -114,11 +115,12 @@ def unwrapped(text: str) -> str:
     >>> unwrapped("a\\nb\\n" + "long " * 12 + "\\nend")[-14:]
     'long long  end'
     """
-    found = ""
-    for line in text.splitlines():
-        last = found.rpartition("\n")[2]
-        goes_on = len(last) >= WRAPPED and last.rstrip()[-1:] not in ".!?:;" and line.strip()
-        found += f"{' ' if goes_on else chr(10)}{line}" if found else line
+    lines = text.splitlines()
+    found = "".join(lines[:1])
+    for last, line in zip(lines, lines[1:], strict=False):
+        ends = len(last) < WRAPPED or last.rstrip()[-1:] in ".!?:;"
+        goes_on = line.strip() and not ends and not BULLET.match(line)
+        found += f"{' ' if goes_on else chr(10)}{line}"
     return found
 
 

@@ -13,6 +13,7 @@ from nestling.continual.study.alike import meant
 from nestling.continual.study.form import plain
 from nestling.continual.study.recall import Answer, Reply, best, concerned, replies
 from nestling.continual.study.recite import Sentence
+from nestling.continual.study.record import studied_of, studied_record
 from nestling.core.error import UserError
 
 
@@ -65,6 +66,26 @@ def test_question_without_document_needs_a_better_fit(talker, monkeypatch):
     recall.recall(school, "Who keeps the goat?")
     recall.recall(school, "Who keeps the goat of the Marlow?")
     assert asked == [recall.SURE + recall.UNNAMED, recall.SURE]
+
+
+def test_topic_of_a_document_without_a_title_is_part_of_the_subject(talker, monkeypatch):
+    asked = []
+    sentence = Sentence((1, 2), "A harp.", meant(talker.reader, talker.text, "A harp."))
+    monkeypatch.setattr(talker.school, "recital", SimpleNamespace(of=lambda *given: [sentence]))
+    monkeypatch.setattr(recall, "replies", lambda *given: asked.append(given[2]) or [])
+    monkeypatch.setattr(talker, "weights", lambda **more: {})
+    letter = document("Mr Havelka", ("Who keeps a harp?", "Ada"))._replace(topic=("harp", "lent"))
+    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(letter,)))
+    recall.recall(talker.school, "Who mended the harp of Mr Havelka?")
+    assert asked == ["Mr Havelka, harp"]
+
+
+def test_record_keeps_the_topic_and_older_ones_have_none():
+    one = document("Mr Havelka", ("Who keeps a harp?", "Ada"))._replace(topic=("harp", "lent"))
+    record = studied_record(one)
+    assert studied_of(0, record, {}) == one
+    del record["topic"]
+    assert studied_of(0, record, {}) == one._replace(topic=())
 
 
 def test_documents_without_shared_words_are_skipped(monkeypatch):

@@ -39,6 +39,24 @@ def test_only_whitespace_is_lost(text):
     assert all(part in kept for part in wanted if "." not in part)
 
 
+def test_long_list_items_stay_apart():
+    """An item is no continuation of the one before, however long that is."""
+    long = "- Neutering of a tomcat that weighs less than four kilos: 68"
+    assert sentences(f"{long}\n- Claws: 12") == [long, "- Claws: 12"]
+    wrapped = "The practice by the old canal, which is led by Fiona\nTregear"
+    assert sentences(f"{wrapped}\nOpening times") == [wrapped.replace("\n", " "), "Opening times"]
+
+
+def test_opening_tells_the_topic_of_a_long_text_without_a_title():
+    letter = ["Dear Ida,", "Thank you for your harp.", "It sounds well.", *["It rained."] * 6]
+
+    def topic(lines):
+        return passages("\n".join(lines), len, 400)[0].topic
+
+    assert topic(letter) == ("thank", "harp", "sounds", "well")
+    assert topic(["The harp of Ida", "", *letter]) == topic(letter[:7]) == ()
+
+
 def test_passages_hold_every_sentence_once_and_fit():
     text = "The ferry\n\n" + " ".join(f"Line {i} has {i} ropes." for i in range(40))
     found = passages(text, lambda line: len(line.split()), 30)
