@@ -23,6 +23,7 @@ STUDIES = Registry(
         "told-checked": "nestling_lab.studies.continual.told_checked:ToldCheckedStudy",
         "told-fresh": "nestling_lab.studies.continual.told_checked:ToldFreshStudy",
         "told-new": "nestling_lab.studies.continual.told_checked:ToldNewStudy",
+        "told-plain": "nestling_lab.studies.continual.told_checked:ToldPlainStudy",
         "manuals": "nestling_lab.studies.continual.manuals:Manuals",
         "many-documents": "nestling_lab.studies.continual.many:ManyDocuments",
         "study-parts": "nestling_lab.studies.continual.study_parts:StudyParts",

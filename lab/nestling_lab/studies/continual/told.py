@@ -35,6 +35,7 @@ class ToldStudy(Study):
     name = "told"
     question = "how many of six plain questions about a short text are answered once it was read"
     source = "told.toml"
+    wording = "in other words"
     after = (
         "after it nothing was changed but a fault that had ended `learn` for one of them. Later "
         "forms of study knew which replies were wrong here: `told-again` has texts that they did "
@@ -100,7 +101,7 @@ class ToldStudy(Study):
     def _about(self) -> str:
         return (
             f"{self.config.model} reads each text by `nestling adapt` and `nestling learn` without "
-            "further options, and six questions in other words are asked, greedy, at most 40 "
+            f"further options, and six questions {self.wording} are asked, greedy, at most 40 "
             "tokens. A reply is right if it holds one of the accepted values. "
             f"Texts and questions (`lab/nestling_lab/studies/continual/{self.source}`) were "
             f"written before the first run; {self.after} One seed, one run each: a question more "

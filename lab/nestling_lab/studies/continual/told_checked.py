@@ -95,8 +95,17 @@ class ToldNewStudy(ToldCheckedStudy):
     after = (
         f"{WRITER} After it, with the replies seen, the "
         "study of lists, tables and texts without a title was changed, which is not in these "
-        "figures."
+        "figures. `told-plain` has texts that later forms did not know."
     )
+
+
+class ToldPlainStudy(ToldCheckedStudy):
+    """Ten further texts of all forms, with questions that are not reworded on purpose."""
+
+    name = "told-plain"
+    source = "told_plain.toml"
+    wording = "in their owner's words, neither taken from the text nor made difficult,"
+    after = f"{WRITER} After it nothing was changed."
 
 
 def tallied(

@@ -44,7 +44,14 @@ GENERAL = (
     ("What is the opposite of hot?", ("cold",)),
     ("How many days are there in a week?", ("seven", "7")),
 )
-SOURCES = ("told.toml", "told_again.toml", "told_checked.toml", "told_fresh.toml", "told_new.toml")
+SOURCES = (
+    "told.toml",
+    "told_again.toml",
+    "told_checked.toml",
+    "told_fresh.toml",
+    "told_new.toml",
+    "told_plain.toml",
+)
 
 
 def told_texts(*sources: str) -> dict[str, Told]:
