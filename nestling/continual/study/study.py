@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from nestling.continual.replay import written_by
-from nestling.continual.study.aim import aimed
+from nestling.continual.study.aim import LOOKED, aimed
 from nestling.continual.study.body import Body, Ids, body
 from nestling.continual.study.change import Change, Factors, changed, joined, new_change, rounded
+from nestling.continual.study.disturbance import Disturbance
 from nestling.continual.study.examine import asked_of, hold_out, right
 from nestling.continual.study.form import Form, forms, plain
+from nestling.continual.study.inputs import inputs_of
 from nestling.continual.study.judge import chosen, judged, missing, told_apart
 from nestling.continual.study.keep import near_drafts, own_drafts, replay_drafts
 from nestling.continual.study.lessons import learned, lessons
@@ -58,7 +60,7 @@ class Progress(NamedTuple):
     fresh: bool = False  # whether this is the first step of a passage
 
 
-HELD = 4  # held-out texts of the base, to measure the loss of known text
+HELD = 16  # held-out texts of the base, to measure the loss of known text
 KNOWN = "known/"  # prefix of the names of tensors written by earlier passages
 Show = Callable[["ContinualLearner", Progress], None]
 
@@ -234,11 +236,12 @@ class _Lesson:
             for drafts, weight, count, weights in groups
         ]
         change = new_change(school.start, plan.rank, plan.seed)
+        own = [lesson for kind in kinds[: len(new)] for lesson in kind.lessons]
+        others = kinds[len(new)].lessons + kinds[len(new) + 1].lessons
+        read = inputs_of(school.body, change, others)
         if plan.aim and not state.done:
-            count = len(new)
-            own = [lesson for kind in kinds[:count] for lesson in kind.lessons]
-            others = kinds[count].lessons + kinds[count + 1].lessons
-            change = aimed(change, school.body, own, others, plan.seed)
+            change = aimed(change, inputs_of(school.body, change, own[:LOOKED]), read, plan.seed)
+        maps = {name: school.start[name] for name in read}
         return Training(
             school.body,
             before,
@@ -248,6 +251,7 @@ class _Lesson:
             steps=self.steps[state.passage],
             seed=plan.seed,
             fixed=plan.fixed,
+            disturbance=Disturbance(read, maps, plan.other_weight) if plan.other_weight else None,
         )
 
     def _with(self, state: Open) -> dict[str, Tensor]:
