@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nestling.continual.study.english import DATES, MONEY, TIMES
+from nestling.continual.study.english import DATES, FEASTS, MONEY, MONTHS, TIMES, WEEKDAYS
 from nestling.continual.study.words import Word, listed, words
 
 A_YEAR = re.compile(r"1\d{3}|20\d{2}")
+OF_DAYS = listed("weekends weekday weekdays yesterday daily")
 OFTEN = listed("daily weekly monthly yearly once twice fortnight")
 PAID = MONEY | listed(
     """
@@ -42,18 +43,6 @@ CLOCKED = TIMES | listed("sec min mins h hr hrs fortnight quarter half winters s
 POWERS = listed("w kw watt watts kilowatt kilowatts")
 DEGREES = listed("degree degrees celsius fahrenheit")
 UNITS = (LENGTHS, VOLUMES, WEIGHTS | MONEY, CLOCKED, POWERS, DEGREES)  # "pound" is in two of them
-WEEKDAYS = listed(
-    """
-    monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays thursdays
-    fridays saturdays sundays weekend weekends weekday weekdays today tomorrow yesterday daily
-    """
-)
-MONTHS = listed(
-    """
-    january february march april may june july august september october november december
-    """
-)
-DAYS = MONTHS | listed("christmas easter midsummer eve")
 COLOURS = listed(
     """
     red blue green yellow white black brown grey gray orange purple pink violet gold golden silver
@@ -113,7 +102,8 @@ def _time(own: Sequence[Word], asked: frozenset[str]) -> bool:
 
 def _day(own: Sequence[Word], asked: frozenset[str]) -> bool:
     """A day of the week or, unless that is asked for, a month, beside which a date has its day."""
-    return any(word.low in WEEKDAYS | (frozenset() if "week" in asked else DAYS) for word in own)
+    days = WEEKDAYS | OF_DAYS
+    return any(word.low in (days if "week" in asked else days | MONTHS | FEASTS) for word in own)
 
 
 def _digits(own: Sequence[Word], asked: frozenset[str]) -> bool:

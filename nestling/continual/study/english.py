@@ -26,13 +26,20 @@ TIMES = listed(
     decade decades century centuries
     """
 )
-DATES = listed(
+MONTHS = listed(
     """
     january february march april may june july august september october november december
-    monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays
-    thursdays fridays saturdays sundays spring summer autumn winter morning evening noon
-    midnight today tomorrow christmas easter weekend
     """
+)
+WEEKDAYS = listed(
+    """
+    monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays
+    thursdays fridays saturdays sundays weekend today tomorrow
+    """
+)
+FEASTS = listed("christmas easter")
+DATES = (
+    MONTHS | WEEKDAYS | FEASTS | listed("spring summer autumn winter morning evening noon midnight")
 )
 MONEY = listed(
     """

@@ -238,8 +238,9 @@ class _Lesson:
         change = new_change(school.start, plan.rank, plan.seed)
         own = [lesson for kind in kinds[: len(new)] for lesson in kind.lessons]
         others = kinds[len(new)].lessons + kinds[len(new) + 1].lessons
-        read = inputs_of(school.body, change, others)
-        if plan.aim and not state.done:
+        aims = plan.aim and not state.done  # else the change is that of the steps done
+        read = inputs_of(school.body, change, others) if aims or plan.other_weight else {}
+        if aims:
             change = aimed(change, inputs_of(school.body, change, own[:LOOKED]), read, plan.seed)
         maps = {name: school.start[name] for name in read}
         return Training(

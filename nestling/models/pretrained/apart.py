@@ -85,10 +85,23 @@ def attend(
 ) -> tuple[Float[Tensor, "1 T H D"], None]:
     """Attention to a token's own text and the opening, with the signature of transformers.
 
-    It is in float32 under autocast, too: lengths vary, and in bfloat16 each would have kernels of
-    its own.
+    It is in float32 or better, under autocast, too: lengths vary, and in bfloat16 each would have
+    kernels of its own.
     """
-    q, k, v = (x[0].transpose(0, 1).float() for x in (query, key, value))  # [T, H, D]
+    exact = torch.promote_types(query.dtype, torch.float32)
+    q, k, v = (x[0].transpose(0, 1).to(exact) for x in (query, key, value))  # [T, H, D]
+    with torch.autocast(query.device.type, enabled=False):
+        found = _attended(q, k, v, layout, scaling)
+    return found[None].to(query.dtype), None
+
+
+def _attended(
+    q: Float[Tensor, "T H D"],
+    k: Float[Tensor, "T G D"],
+    v: Float[Tensor, "T G D"],
+    layout: Layout,
+    scaling: float | None,
+) -> Float[Tensor, "T H D"]:
     count, longest = layout.tokens.shape
     head, groups, shared = layout.head, k.shape[1], q.shape[1] // k.shape[1]
     rows = layout.tokens.flatten()
@@ -103,26 +116,24 @@ def attend(
     # heads that share a key are concatenated along time, as if they were more queries
     asked = texts(q).unflatten(2, (groups, shared)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     seen = layout.seen.repeat(1, 1, shared, 1)
-    with torch.autocast(q.device.type, enabled=False):
-        read = functional.scaled_dot_product_attention(
-            asked, after_opening(k), after_opening(v), attn_mask=seen, scale=scaling
-        )
+    read = functional.scaled_dot_product_attention(
+        asked, after_opening(k), after_opening(v), attn_mask=seen, scale=scaling
+    )
     read = read.unflatten(2, (shared, longest)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     found = read.flatten(0, 1).index_select(0, layout.inside)
     if head:
         found = torch.cat([_opening(q[:head], k[:head], v[:head], scaling), found])
     if layout.rest:
         found = torch.cat([found, found.new_zeros(layout.rest, *found.shape[1:])])
-    return found[None].to(query.dtype), None
+    return found
 
 
 def _opening(q: Tensor, k: Tensor, v: Tensor, scaling: float | None) -> Float[Tensor, "P H D"]:
     """The opening attends only to itself."""
     asked, keys, values = (x.transpose(0, 1)[None] for x in (q, k, v))
-    with torch.autocast(q.device.type, enabled=False):
-        read = functional.scaled_dot_product_attention(
-            asked, keys, values, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-        )
+    read = functional.scaled_dot_product_attention(
+        asked, keys, values, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+    )
     return read[0].transpose(0, 1)
 
 

@@ -262,7 +262,7 @@ def about(model: str) -> str:
         "(`lab/nestling_lab/studies/continual/manuals.toml`) were written before the first run; "
         "methods may be developed on the half called tuning, never on the other; replies about "
         "two of the texts set aside, dehumidifier and radio_engineer, to an earlier form had "
-        "been seen before this one was made. They are not "
-        "those of the task `manuals`. `nestling learn` has no seed to choose: one seed, one run "
-        "each; intervals are over texts alone."
+        "been seen before this one was made, and so had the text of a third, vet_fees. They "
+        "are not those of the task `manuals`. `nestling learn` has no seed to choose: one seed, "
+        "one run each; intervals are over texts alone."
     )
