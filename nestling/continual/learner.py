@@ -19,6 +19,7 @@ from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.recall import Answer, answered
 from nestling.continual.study.record import Studied, Waiting, find_studied
+from nestling.continual.study.routing import concerned, names, with_change_of
 from nestling.continual.study.study import School, Show, study_next
 from nestling.core.error import UserError
 from nestling.core.mixture import SHARE, followed
@@ -161,8 +162,7 @@ class ContinualLearner(LevelledModel):
     def forget(self, document: str | int) -> Studied:
         """Forget a document, given by name, checksum or number from 0.
 
-        The last studied one is removed exactly. An earlier one may leave a trace in later
-        documents, which were studied on top of it.
+        Nothing of it stays, as no document is studied on top of another.
         """
         number = find_studied(self.state.studied, document)
         one = self.state.studied[number]
@@ -171,29 +171,48 @@ class ContinualLearner(LevelledModel):
         self.state = self.state._replace(studied=left, documents=documents)
         return one
 
-    def experts(self) -> tuple[dict[str, Tensor], ...]:
+    def weights_of(self, document: Studied) -> dict[str, Tensor]:
+        """The weights with the change of one studied document."""
+        return self.weights(studied=with_change_of(document, self.state.studied))
+
+    def weights_for(self, text: str, *, named: bool = False) -> dict[str, Tensor]:
+        """The weights for a text: with the change of the studied document that it concerns most.
+
+        With ``named``, only if the text names the document's subject.
+        """
+        for one in concerned(text, self.state.studied, 1):
+            if not named or names(text, one):
+                return self.weights_of(one)
+        return self.weights(studied=())
+
+    def experts(self, text: str | None = None) -> tuple[dict[str, Tensor], ...]:
         """The base, the averages, and the model with its slowest level alone, with two, ..., with
         all.
 
-        Each as the weights of all levels.
+        Each as the weights of all levels. Study adds what it has for ``text``; by default all.
         """
-        found = experts(self.parameters, self.start, self.state.averages, self.weights())
-        return found if self.levels or not self.state.studied else (*found, self.weights())
+        now = self.weights() if text is None else self.weights_for(text, named=True)
+        found = experts(self.parameters, self.start, self.state.averages, now)
+        return found if self.levels or not self.state.studied else (*found, now)
 
     @torch.no_grad()
     def losses(self, ids: Sequence[int], gate: str | None = None) -> Float[Tensor, "K N"]:
-        """The losses of a single document, in nats, for each of the K experts of a gate."""
+        """The losses of a single document, in nats, for each of the K experts of a gate.
+
+        What was studied is used if the text names its subject.
+        """
         ids = tuple(map(int, ids))
+        text = self.text.decode(ids) if self.state.studied else ""
         rows = [
             read_alone(self.reader, weights, ids, self.sizes, self.device)
-            for weights in self._mixed_weights(gate)
+            for weights in self._mixed_weights(gate, text)
         ]
         return torch.stack(rows)
 
-    def _mixed_weights(self, gate: str | None) -> list[dict[str, Tensor]]:
+    def _mixed_weights(self, gate: str | None, text: str) -> list[dict[str, Tensor]]:
         if gate is None:
-            return [self.weights()]
-        every = self.experts()
+            return [self.weights_for(text, named=True)]
+        every = self.experts(text)
         return [every[index] for index in seats(gate, len(every))]
 
     @torch.no_grad()
@@ -216,6 +235,7 @@ class ContinualLearner(LevelledModel):
     ) -> str:
         """The model's continuation of ``prompt``, with nothing else in its context.
 
+        What was studied of the document that the prompt concerns most is used.
         ``temperature`` 0 takes the most likely token; ``top_k`` 0 samples from all. ``chat`` puts
         the prompt as a user's message into the tokenizer's chat template.
         """
@@ -228,9 +248,9 @@ class ContinualLearner(LevelledModel):
             torch.manual_seed(seed)
             given = torch.tensor([ids], device=self.device)
             if self.gate is None:
-                out = self.reader.generate(self.weights(), given, **options)
+                out = self.reader.generate(self.weights_for(prompt), given, **options)
             else:
-                mixed = self._mixed_weights(self.gate)
+                mixed = self._mixed_weights(self.gate, prompt)
                 out = generate_mixed(self.reader, mixed, given, SHARE, **options)
         return self.text.decode(out[0])
 

@@ -14,6 +14,7 @@ from nestling.continual.seen import Seen
 from nestling.continual.state import Options, Reading, State
 from nestling.continual.stream import cut, segment_gradients
 from nestling.continual.study.change import changed
+from nestling.continual.study.record import Studied
 from nestling.continual.text import Text
 from nestling.continual.writing import gather_all, write_all
 from nestling.core.error import UserError
@@ -178,10 +179,12 @@ class LevelledModel:
         shares = [level.share for level in self.levels]
         return write_all(self.writers, self.start, shares, self.spans, state, firing)
 
-    def weights(self, *, grad: bool = False, studied: bool = True) -> dict[str, Tensor]:
+    def weights(
+        self, *, grad: bool = False, studied: Sequence[Studied] | None = None
+    ) -> dict[str, Tensor]:
         """The current weights of the levels, by parameter name.
 
-        ``studied=False`` leaves out the changes made by study.
+        The changes of these studied documents are added; by default of all.
         """
         found = {}
         for index, (names, start, level) in enumerate(
@@ -194,19 +197,22 @@ class LevelledModel:
                 )
                 old = self._made[index] = (level, made)
             found.update(zip(names, old[1], strict=True))
-        if self.state.studied and studied:
-            found |= self._with_study(found)
+        chosen = self.state.studied if studied is None else tuple(studied)
+        if chosen:
+            found |= self._with_study(found, chosen)
         if grad:
             return {name: value.detach().requires_grad_() for name, value in found.items()}
         return found
 
-    def _with_study(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of the levels with the changes made by study added."""
-        key = (self.state.studied, *(found[name] for name in found))
+    def _with_study(
+        self, found: dict[str, Tensor], studied: Sequence[Studied]
+    ) -> dict[str, Tensor]:
+        """The weights of the levels with the changes of documents added; the last are kept."""
+        key = (*studied, *found.values())
         old = self._studied
         if old is None or len(old[0]) != len(key) or any(map(is_not, old[0], key)):
             own = dict(self.reader.model.named_parameters())
-            changes = [one.change for one in self.state.studied]
+            changes = [one.change for one in studied]
             start = {name: own[name].detach() for change in changes for name in change} | found
             old = self._studied = (key, changed(start, changes))
         return old[1]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nestling.continual.learner import ContinualLearner
 from nestling.continual.study.change import Change, Factors
+from nestling.continual.study.record import Studied
 
 
 class Added(NamedTuple):
@@ -93,10 +94,12 @@ def _side_by_side(memories: Sequence[Added]) -> dict[str, Shared]:
     return found
 
 
-def thin_change(learner: ContinualLearner, maps: frozenset[str]) -> Change | None:
-    """All studied changes of a memory as one; None if it needs its own weights.
+def thin_change(
+    learner: ContinualLearner, studied: Sequence[Studied], maps: frozenset[str]
+) -> Change | None:
+    """The changes of documents as one; None if they need their own weights.
 
-    It needs its own if the two low-rank products would cost more than half of the map itself, if it
+    They do if the two low-rank products would cost more than half of the map itself, if it
     changes a weight that is not in ``maps``, or if it has non-finite values, so that they affect no
     other row.
     """
@@ -104,7 +107,7 @@ def thin_change(learner: ContinualLearner, maps: frozenset[str]) -> Change | Non
         return None
     own = dict(learner.reader.model.named_parameters())
     parts: dict[str, list[Factors]] = {}
-    for one in learner.state.studied:
+    for one in studied:
         for name, factors in one.change.items():
             parts.setdefault(name, []).append(factors)
     found = {}

@@ -26,6 +26,7 @@ class Prompt(NamedTuple):
     stops: tuple[str, ...] = ()
     trim: bool = False  # whether to strip leading whitespace of the answer
     before: str = ""  # text before the answer: the prompt, with ``echo``
+    about: str = ""  # text that says what the answer is about, to choose what a memory knows
 
 
 class Said(NamedTuple):
@@ -43,7 +44,7 @@ class Answers:
         server: Shared,
         asked: Asked,
         prompts: Sequence[Prompt],
-        known: Known,
+        known: Sequence[Known],
         most: int | None,
         recall: Callable[[], Awaitable[Reply | None]] | None = None,
     ):
@@ -70,7 +71,11 @@ class Answers:
         deadline = time.monotonic() + limits.seconds
         self.recall = recall
         self.source: str | None = None  # the document that the answer was recalled from
-        first = known if recall is None or known.before is None else known.before
+        first = [
+            one if recall is None or one.before is None else one.before
+            for one in known
+            for _ in range(asked.n)
+        ]
         self.answers = [
             Answer(
                 ids=prompt.ids,
@@ -87,11 +92,11 @@ class Answers:
                     seed=(seed + number) % 2**63,
                 ),
                 deadline=deadline,
-                weights=first.weights,
-                key=first.key,
-                added=first.added,
+                weights=own.weights,
+                key=own.key,
+                added=own.added,
             )
-            for number, prompt in enumerate(self.prompts)
+            for number, (prompt, own) in enumerate(zip(self.prompts, first, strict=True))
         ]
 
     def _teller(self, number: int) -> Callable[[Piece], None]:

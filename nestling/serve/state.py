@@ -38,11 +38,11 @@ class Shared:
     feed: Feed
     started: int  # seconds since 1970
 
-    def known(self, memory: Memory | None) -> Known:
-        """The model's weights with a memory, or without one."""
+    def known(self, memory: Memory | None, text: str) -> Known:
+        """The model's weights with what a memory knows of a text, or without a memory."""
         if memory is None:
             return self.knowledge.base
-        return self.knowledge.of(memory)
+        return self.knowledge.of(memory, text)
 
 
 def new_server(

@@ -1,4 +1,4 @@
-"""Lessons that protect earlier knowledge: near questions, the base's text, earlier documents."""
+"""Lessons that protect earlier knowledge: near questions, the base's text, earlier passages."""
 
 from collections.abc import Mapping, Sequence
 
@@ -51,10 +51,8 @@ def replay_drafts(
     earlier: Sequence[tuple[str, str]],
     weights: Mapping[str, Tensor],
 ) -> tuple[list[Draft], list[Draft]]:
-    """Questions about earlier documents, with the model's current replies and, for models without
+    """Questions about earlier passages, with the model's current replies and, for models without
     a chat template, short answers.
-
-    The current replies are distilled, so that no text of a document has to be kept.
     """
     first, chat = forms
     talk = chat or first

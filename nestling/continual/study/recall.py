@@ -22,6 +22,7 @@ from nestling.continual.study.body import Ids
 from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.recite import Asked, Sentence
 from nestling.continual.study.record import Studied
+from nestling.continual.study.routing import concerned, related
 from nestling.continual.study.speaker import Speaker
 from nestling.continual.study.words import telling, words
 from nestling.continual.text import Text
@@ -43,12 +44,12 @@ Question: How did Olga Marr earn money once her business was gone?
 Answer: she sold ribbons
 
 """
-DOCUMENTS = 3  # maximum number recited for a question
 ALIKE = 20.0  # nats per word of the question found in a reply
 SHARE = 0.4  # weight of the reply's own likelihood in its score
 LEAD = 0.2  # weight of the lead over the next reply in the confidence
 SURE = 2.3  # minimum confidence of the best reply, nats
 UNNAMED = 5.0  # nats more if the question does not name the subject of a document
+CLOSE = 8.0  # nats within which two replies answer about as well
 EMPTY = "It is so."  # a reply without content
 
 
@@ -60,6 +61,7 @@ class Reply(NamedTuple):
     fit: float  # log-likelihood of the question after it, relative to EMPTY, nats
     nats: float  # its log-likelihood after the question
     source: str = ""  # name of its document
+    document: str = ""  # checksum of its document
 
     @property
     def worth(self) -> float:
@@ -86,7 +88,7 @@ def answered(school: "School", question: str, tokens: int) -> Answer:
     if reply is not None:
         return Answer(learner.text.decode(reply.ids[:tokens]).strip(), reply.source)
     given = torch.tensor([prompt], device=learner.device)
-    base = learner.weights(studied=False)
+    base = learner.weights(studied=())
     said = learner.reader.generate(base, given, do_sample=False, max_new_tokens=tokens)
     return Answer(learner.text.decode(said[0].tolist()).strip(), None)
 
@@ -96,15 +98,28 @@ def recall(school: "School", question: str) -> Reply | None:
     """The reply to a question; None: the model should answer as before study."""
     learner = school.learner
     documents = concerned(question, learner.state.studied)
-    said = [one for document in documents for one in school.recital.of(school, document)]
-    if not said:
-        return None
-    own, before = learner.weights(), learner.weights(studied=False)
+    before = learner.weights(studied=())
     topics = {word for one in documents for word in one.topic}
     subject = subject_of(question, [one.about for one in documents], topics)
     named = {word for one in documents for word in telling(one.about)}
     least = SURE if named.intersection(telling(question)) else SURE + UNNAMED
-    return best(replies(school, question, subject, said, own, before), least)
+    said = [pair for one in documents for pair in likely(school, question, one)]
+    found = replies(school, question, subject, said, before)
+    chosen = best(found, least)
+    return None if chosen is None else latest(chosen, found, learner.state.studied)
+
+
+def likely(school: "School", question: str, document: Studied) -> list[tuple[Sentence, float]]:
+    """The sentences of a document that may answer a question, and their log-likelihoods after it.
+
+    Those that lack what the question asks for, such as a number, are left out.
+    """
+    can = [one for one in school.recital.of(school, document) if may_answer(question, one.text)]
+    if not can:
+        return []
+    weights = school.learner.weights_of(document)
+    scores = Asked(school.speaker, school.talk, question, weights).scores(one.ids for one in can)
+    return [(one, float(scores[one.ids].nats.sum())) for one in can]
 
 
 def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
@@ -120,44 +135,39 @@ def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
     return order[0] if sure >= least else None
 
 
-def concerned(question: str, studied: Sequence[Studied]) -> list[Studied]:
-    """The documents that share most words with a question, without those that share none.
+def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) -> Reply:
+    """The reply of the latest document about the same subject that answers about as well.
 
-    A word counts less if more documents contain it.
+    So what a later text corrects wins.
     """
-    asked = set(telling(question))
-    texts = [
-        " ".join([d.about, *(f"{q.question} {q.answer}" for q in d.questions)]) for d in studied
-    ]
-    shared = [asked.intersection(telling(text)) for text in texts]
-    each = [sum(1 / sum(word in s for s in shared) for word in own) for own in shared]
-    order = sorted(range(len(studied)), key=lambda n: (-each[n], -n))
-    return [studied[n] for n in order[:DOCUMENTS] if shared[n]]
+    turn = {one.sha256: number for number, one in enumerate(studied)}
+    own = turn[chosen.document]
+    after = {one.sha256 for one in studied[own + 1 :] if related(one, studied[own])}
+    later = [r for r in replies if r.document in after and r.worth >= chosen.worth - CLOSE]
+    return max(later, key=lambda one: (turn[one.document], one.worth), default=chosen)
 
 
 def replies(
     school: "School",
     question: str,
     subject: str,
-    sentences: Sequence[Sentence],
-    weights: Mapping[str, Tensor],
+    likely: Sequence[tuple[Sentence, float]],
     before: Mapping[str, Tensor],
 ) -> list[Reply]:
-    """Sentences as replies to a question; ``before`` are the weights before study.
+    """Sentences, with their log-likelihoods after a question, as replies to it.
 
-    Those that lack what the question asks for, such as a number, are left out.
+    ``before`` are the weights before study.
     """
-    speaker, form, reader = school.speaker, school.talk, school.learner.reader
-    can = [one for one in sentences if may_answer(question, one.text)]
-    if not can:
+    if not likely:
         return []
+    sentences = [one for one, _ in likely]
+    speaker, form, reader = school.speaker, school.talk, school.learner.reader
     about = [word.low for word in words(subject)]
-    alike = shared(meant(reader, form.text, question), [one.meant for one in can], about)
-    own = Asked(speaker, form, question, weights).scores(one.ids for one in can)
-    fits = _fits(speaker, form.text, question, subject, [one.text for one in can], before)
+    alike = shared(meant(reader, form.text, question), [one.meant for one in sentences], about)
+    fits = _fits(speaker, form.text, question, subject, [one.text for one in sentences], before)
     return [
-        Reply(one.ids[:-1], *found, float(own[one.ids].nats.sum()), one.source)
-        for one, *found in zip(can, alike, fits, strict=True)
+        Reply(one.ids[:-1], same, fit, nats, one.source, one.document)
+        for (one, nats), same, fit in zip(likely, alike, fits, strict=True)
     ]
 
 

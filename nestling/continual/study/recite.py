@@ -9,7 +9,6 @@ Source: arXiv 2210.01296 (recite, then answer). Deviates: what is recited was le
 the cues are the model's own questions.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from operator import is_not
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +22,7 @@ from nestling.continual.study.examine import by_sentence
 from nestling.continual.study.form import Form
 from nestling.continual.study.material import Question
 from nestling.continual.study.record import Studied
+from nestling.continual.study.routing import with_change_of
 from nestling.continual.study.speaker import Score, Speaker
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Sentence(NamedTuple):
     text: str
     meant: Meant
     source: str = ""  # the name of its document
+    document: str = ""  # its checksum
 
 
 class Asked:
@@ -70,27 +71,28 @@ def cues(questions: Sequence[Question]) -> list[str]:
 
 
 class Recital:
-    """The sentences recited of each document, cached until the weights change."""
+    """The sentences recited of each document, cached until its weights change."""
 
     def __init__(self) -> None:
-        self._of: tuple[object, ...] = ()
-        self._said: dict[str, list[Sentence]] = {}
+        self._said: dict[str, tuple[tuple[object, ...], list[Sentence]]] = {}
 
     def of(self, school: "School", document: Studied) -> list[Sentence]:
         """The sentences of a document that the model remembers, in the order of its questions."""
         learner = school.learner
-        weights, studied = learner.weights(), learner.state.studied
-        now = (*weights.values(), *studied)
-        if len(now) != len(self._of) or any(map(is_not, now, self._of)):
-            self._of, self._said = now, {}
-        if document.sha256 not in self._said:
-            said = _said(school, document.questions, weights, len(studied))
+        base = learner.weights(studied=()).values()
+        now = (*base, *with_change_of(document, learner.state.studied))
+        old, found = self._said.get(document.sha256, ((), []))
+        if len(old) != len(now) or any(map(is_not, old, now)):
+            said = _said(school, document.questions, learner.weights_of(document))
             source = document.name or document.sha256[:12]
-            self._said[document.sha256] = [
-                Sentence(one, line, meant(learner.reader, learner.text, line), source)
+            found = [
+                Sentence(
+                    one, line, meant(learner.reader, learner.text, line), source, document.sha256
+                )
                 for one, line in said.items()
             ]
-        return self._said[document.sha256]
+            self._said[document.sha256] = now, found
+        return found
 
 
 def recited(
@@ -99,20 +101,19 @@ def recited(
     sentences: Sequence[str],
     weights: Mapping[str, Tensor],
 ) -> int:
-    """How many sentences of one more document the model recites word for word with ``weights``."""
-    found = _said(school, questions, weights, len(school.learner.state.studied) + 1)
+    """How many sentences of a document the model recites word for word with ``weights``."""
+    found = _said(school, questions, weights)
     said = {text.strip().lower() for text in found.values()}
     return sum(sentence.strip().lower() in said for sentence in sentences)
 
 
 def _said(
-    school: "School", questions: Sequence[Question], weights: Mapping[str, Tensor], count: int
+    school: "School", questions: Sequence[Question], weights: Mapping[str, Tensor]
 ) -> dict[Ids, str]:
-    """The sentences remembered of one of ``count`` documents, with their text."""
+    """The sentences of a document that are remembered, with their text."""
     learner = school.learner
-    before, least = learner.weights(studied=False), ALONE - math.log(count)
-    asked = cues(questions)
-    ids = remembered(school.speaker, school.talk, asked, weights, before, least=least)
+    before, asked = learner.weights(studied=()), cues(questions)
+    ids = remembered(school.speaker, school.talk, asked, weights, before)
     return {one: learner.text.decode(one[:-1]) for one in ids}
 
 

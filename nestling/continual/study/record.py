@@ -41,6 +41,7 @@ class Studied(NamedTuple):
     figures: dict[str, float]  # made, asked, right_before, right_after, held, held_right ...
     about: str = ""  # its subject, as a phrase
     topic: tuple[str, ...] = ()  # words that tell what it is about, if it has no title
+    alone: bool = True  # studied from the base, not on top of earlier documents
 
 
 def find_studied(studied: Sequence[Studied], document: str | int) -> int:
@@ -79,6 +80,7 @@ def studied_record(one: Studied) -> dict[str, Any]:
         "figures": one.figures,
         "about": one.about,
         "topic": list(one.topic),
+        "alone": one.alone,
     }
 
 
@@ -97,6 +99,7 @@ def studied_of(number: int, about: dict[str, Any], tensors: dict[str, Tensor]) -
         about["figures"],
         about.get("about", ""),
         tuple(about.get("topic", ())),
+        about.get("alone", False),
     )
 
 

@@ -85,8 +85,10 @@ class Studies:
         if not self.own:
             return []
         school: School = self.learner.school
-        asked = [question for question, _ in self.own]
-        return answers(school.speaker, school.talk, asked, self.learner.weights())
+        return [
+            answers(school.speaker, school.talk, [asked], self.learner.weights_for(asked))[0]
+            for asked, _ in self.own
+        ]
 
     def _shown(self, learner: ContinualLearner, progress: Progress) -> None:
         if self.made is not None and progress.what == "studying" and progress.fresh:
@@ -164,10 +166,9 @@ class Studies:
 def known_now(learner: ContinualLearner) -> list[tuple[Studied, int, int]]:
     """(document, right answers now, questions asked) for each studied document."""
     school, found = learner.school, []
-    weights = learner.weights()
     for one in learner.state.studied:
         asked = asked_of(one.questions, "show")
-        known = right(school.speaker, school.talk, asked, weights)
+        known = right(school.speaker, school.talk, asked, learner.weights_of(one))
         found.append((one, sum(known), len(asked)))
     return found
 

@@ -2,8 +2,9 @@
 
 This consolidates the fastest level, the context, into a slower one. The frozen model makes and
 judges questions about a passage in its context; then a low-rank change learns to answer them
-without it. To protect other knowledge, the model's answers to questions with similar names, the
-text it generates, and its replies about earlier documents are preserved.
+without it. To protect other knowledge, the model's answers to questions with similar names and the
+text it generates are preserved. Each document is studied from the base, and its change is used only
+for text that concerns it (``nestling.continual.study.routing``).
 
 Sources: arXiv 2506.06266 (self-study with context distillation), 2506.10943 (self-edits),
 2106.09685 (low rank). Deviates: questions are made from the words of the text by rules, and judged
@@ -22,7 +23,6 @@ from nestling.continual.replay import written_by
 from nestling.continual.study.aim import LOOKED, aimed
 from nestling.continual.study.body import Body, Ids, body
 from nestling.continual.study.change import Change, Factors, changed, joined, new_change, rounded
-from nestling.continual.study.disturbance import Disturbance
 from nestling.continual.study.examine import asked_of, hold_out, right
 from nestling.continual.study.form import Form, forms, plain
 from nestling.continual.study.inputs import inputs_of
@@ -149,7 +149,7 @@ class _Lesson:
         text = school.learner.text
         self.parts = passages(waiting.text, lambda line: len(plain(text, line)), plan.passage)
         self.steps = plan.all_steps([len({*replies(part)}) for part in self.parts])
-        self.weights = school.learner.weights()
+        self.weights = school.learner.weights(studied=())
         self.began = time.monotonic()
 
     def run(self, state: Open) -> Studied:
@@ -220,7 +220,7 @@ class _Lesson:
         new = learned(plan, part, studied, school.forms)
         asked = [one.question for one in studied if natural(one)]
         near = near_drafts(school.speaker, school.forms, asked, part.about, plan, seed)
-        earlier = replayed(self.learner.state.studied, state, seed)
+        earlier = replayed(state, seed)
         before = self._with(state)
         recalled, short = replay_drafts(school.speaker, school.forms, earlier, before)
         base: Mapping[str, Tensor] | None = None
@@ -239,10 +239,9 @@ class _Lesson:
         own = [lesson for kind in kinds[: len(new)] for lesson in kind.lessons]
         others = kinds[len(new)].lessons + kinds[len(new) + 1].lessons
         aims = plan.aim and not state.done  # else the change is that of the steps done
-        read = inputs_of(school.body, change, others) if aims or plan.other_weight else {}
         if aims:
-            change = aimed(change, inputs_of(school.body, change, own[:LOOKED]), read, plan.seed)
-        maps = {name: school.start[name] for name in read}
+            read = [inputs_of(school.body, change, some) for some in (own[:LOOKED], others)]
+            change = aimed(change, *read, plan.seed)
         return Training(
             school.body,
             before,
@@ -252,7 +251,6 @@ class _Lesson:
             steps=self.steps[state.passage],
             seed=plan.seed,
             fixed=plan.fixed,
-            disturbance=Disturbance(read, maps, plan.other_weight) if plan.other_weight else None,
         )
 
     def _with(self, state: Open) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from nestling.continual.study.body import Body, Entry, Ids
 from nestling.continual.study.change import Change, Factors
-from nestling.continual.study.disturbance import Disturbance
 from nestling.continual.study.losses import losses
 from nestling.continual.study.side import even
 
@@ -41,8 +40,7 @@ class Kind(NamedTuple):
 class Training:
     """The training of a change; ``step`` makes one write.
 
-    The change is added to ``weights``. Right factors that are ``fixed`` are not trained. The
-    penalty of ``disturbance`` is added to the loss.
+    The change is added to ``weights``. Right factors that are ``fixed`` are not trained.
     """
 
     def __init__(
@@ -57,7 +55,6 @@ class Training:
         clip: float = 1.0,
         seed: int = 0,
         fixed: bool = False,
-        disturbance: Disturbance | None = None,
     ):
         self.body, self.weights = body, weights
         self.kinds = [kind for kind in kinds if kind.lessons and kind.count > 0]
@@ -69,7 +66,6 @@ class Training:
         learned = [f[:1] if fixed else f for f in self.change.values()]
         self.values = [x.requires_grad_() for factors in learned for x in factors]
         self.adam = torch.optim.Adam(self.values, lr=rate, betas=BETAS)
-        self.disturbance = disturbance
         self.done = 0
 
     def step(self) -> float:
@@ -86,22 +82,10 @@ class Training:
             found = self.body.together(weights, lambda: self.body.side.map(self._gradient, parts))
         for number, value in enumerate(self.values):
             value.grad = torch.stack([grads[number] for _, grads in found]).sum(0)
-        penalty = self._disturb()
         nn.utils.clip_grad_norm_(self.values, self.clip)
         self.adam.step()
         self.done += 1
-        return sum(loss for loss, _ in found) + penalty
-
-    def _disturb(self) -> float:
-        """The penalty of the change; its gradients are added."""
-        if self.disturbance is None:
-            return 0.0
-        penalty, grads = self.disturbance.of(self.change)
-        for name, factors in grads.items():
-            for value, grad in zip(self.change[name], factors, strict=True):
-                if value.grad is not None:
-                    value.grad.add_(grad)
-        return penalty
+        return sum(loss for loss, _ in found)
 
     def _gradient(self, lessons: Sequence[tuple[Lesson, float]]) -> tuple[float, Sequence[Tensor]]:
         """The weighted loss of lessons, and its gradients for the trained factors."""

@@ -62,9 +62,9 @@ async def chat(body: ChatBody, request: Request, caller: Caller = needs("ask")) 
         raise Refused(400, "the messages are empty; write something", param="messages")
     ids, stops = await run_in_threadpool(server.served.chat, turns)
     most = body.max_completion_tokens or body.max_tokens
-    answers = await _answers(
-        request, caller, body, [Prompt(ids, stops, trim=True)], most, _question(server, body)
-    )
+    own = [text for role, text in turns if role == "user" and text.strip()]
+    prompt = Prompt(ids, stops, trim=True, about="\n".join(own))
+    answers = await _answers(request, caller, body, [prompt], most, _question(server, body))
     about = _about(server, body, "chatcmpl", "chat.completion")
     if body.stream:
         about["object"] = "chat.completion.chunk"
@@ -124,12 +124,14 @@ def _prompts(server: Shared, body: CompletionBody) -> list[Prompt]:
     found = []
     for one in several:
         if isinstance(one, str):
-            found.append(Prompt(text.prompt(one), before=one if body.echo else ""))
+            ids = text.prompt(one)
+            found.append(Prompt(ids, before=one if body.echo else "", about=one))
             continue
         ids = list(one) if isinstance(one, list) else []
         if not ids or not all(0 <= i < size for i in ids):
             raise UserError(f"token ids of a prompt must be at least one, each below {size}")
-        found.append(Prompt(ids, before=text.decode(ids) if body.echo else ""))
+        told = text.decode(ids)
+        found.append(Prompt(ids, before=told if body.echo else "", about=told))
     if not found:
         raise UserError("the prompt is empty; give at least one character to continue")
     return found
@@ -163,9 +165,9 @@ async def _answers(
     name = body.memory or request.headers.get("x-memory")
     find = functools.partial(server.library.find, caller.space)
     memory = await run_in_threadpool(find, name) if name else None
-    known = await run_in_threadpool(server.known, memory)
+    known = [await run_in_threadpool(server.known, memory, one.about) for one in prompts]
     recall = None
-    if memory and question and known.before is not None:
+    if memory and question and known[0].before is not None:
         recall = functools.partial(server.recollection.of, memory, question)
     answers = Answers(server, body, prompts, known, most, recall)
     answers.begin()

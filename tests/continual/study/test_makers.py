@@ -15,7 +15,6 @@ from nestling.continual.study.near import near_ones, other_name
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.related import KINDS, Related
-from nestling.continual.study.replay import corrected
 from nestling.continual.study.sentence import alone
 from nestling.continual.study.verbs import forms_of
 from nestling.continual.study.words import telling
@@ -176,14 +175,6 @@ def test_lessons_use_one_form_and_cues_start_replies():
         assert reply.startswith(begin) and "The door is" < begin < reply  # which of the two is used
         heads = [told.decode(draft.ids) for draft in (*short, *said)]
         assert all(("Question:" in head) == (each[1] is None) for head in heads)
-
-
-def test_later_answer_corrects_an_earlier_one():
-    old = ask("How often must the pump be serviced?", "nine weeks")
-    new = ask("How often must the pump now be serviced?", "ten weeks")
-    assert corrected(old, [new])
-    assert not corrected(old, [old])
-    assert not corrected(old, [ask("Who built the pump?", "Olga")])
 
 
 def test_near_questions_use_other_names():

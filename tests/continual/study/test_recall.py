@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 from recited import document, new_talker, scripted
 
 from nestling.cli.ask import Command
@@ -11,7 +10,7 @@ from nestling.continual import learner
 from nestling.continual.study import recall
 from nestling.continual.study.alike import meant
 from nestling.continual.study.form import plain
-from nestling.continual.study.recall import Answer, Reply, best, concerned, replies
+from nestling.continual.study.recall import Answer, Reply, best, latest, likely, replies
 from nestling.continual.study.recite import Sentence
 from nestling.continual.study.record import studied_of, studied_record
 from nestling.core.error import UserError
@@ -56,13 +55,11 @@ def test_large_lead_makes_a_reply_confident():
 def test_question_without_document_needs_a_better_fit(talker, monkeypatch):
     asked = []
     monkeypatch.setattr(recall, "best", lambda found, least: asked.append(least))
-    sentence = Sentence((1, 2), "A goat.", meant(talker.reader, talker.text, "A goat."))
     school = talker.school
-    monkeypatch.setattr(school, "recital", SimpleNamespace(of=lambda *given: [sentence]))
+    monkeypatch.setattr(recall, "likely", lambda *given: [])
     monkeypatch.setattr(recall, "replies", lambda *given: [])
     one = document("the Marlow 7 pump", ("Who keeps a goat?", "Ada"))
     monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one,)))
-    monkeypatch.setattr(talker, "weights", lambda **more: {})
     recall.recall(school, "Who keeps the goat?")
     recall.recall(school, "Who keeps the goat of the Marlow?")
     assert asked == [recall.SURE + recall.UNNAMED, recall.SURE]
@@ -70,10 +67,8 @@ def test_question_without_document_needs_a_better_fit(talker, monkeypatch):
 
 def test_topic_of_a_document_without_a_title_is_part_of_the_subject(talker, monkeypatch):
     asked = []
-    sentence = Sentence((1, 2), "A harp.", meant(talker.reader, talker.text, "A harp."))
-    monkeypatch.setattr(talker.school, "recital", SimpleNamespace(of=lambda *given: [sentence]))
+    monkeypatch.setattr(recall, "likely", lambda *given: [])
     monkeypatch.setattr(recall, "replies", lambda *given: asked.append(given[2]) or [])
-    monkeypatch.setattr(talker, "weights", lambda **more: {})
     letter = document("Mr Havelka", ("Who keeps a harp?", "Ada"))._replace(topic=("harp", "lent"))
     monkeypatch.setattr(talker, "state", talker.state._replace(studied=(letter,)))
     recall.recall(talker.school, "Who mended the harp of Mr Havelka?")
@@ -88,19 +83,6 @@ def test_record_keeps_the_topic_and_older_ones_have_none():
     assert studied_of(0, record, {}) == one._replace(topic=())
 
 
-def test_documents_without_shared_words_are_skipped(monkeypatch):
-    pump = document("the Marlow 7 pump", ("What holds the pump?", "a bolt"), name="pump")
-    ferry = document("the ferry", ("Who built the ferry?", "Ekel"), name="ferry")
-    both = document("the harbour", ("Where does the ferry land?", "the pump house"), name="both")
-    studied = [pump, ferry, both]
-    assert concerned("How old is the Marlow?", studied) == [pump]
-    assert concerned("Which planet do we live on?", studied) == []
-    # a word of one document counts more than a word of two, and a later document more
-    assert concerned("Who built the pump?", studied) == [ferry, both, pump]
-    monkeypatch.setattr(recall, "DOCUMENTS", 1)
-    assert concerned("Who built the pump?", studied) == [ferry]
-
-
 def test_finds_the_sentence_asked_for(talker):
     lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
     text = talker.text
@@ -111,8 +93,8 @@ def test_finds_the_sentence_asked_for(talker):
         return (-2.0 if "Padua" in told else -30.0) if told.startswith("Text:") else None
 
     school, sentences = schooled(talker, lines, echoes)
-    question, learned = "In which town was it born?", {"w": torch.ones(1)}
-    found = replies(school, question, "", sentences, learned, {})
+    question = "In which town was it born?"
+    found = replies(school, question, "", [(one, -1.0) for one in sentences], {})
     assert [one.fit for one in found] == pytest.approx([0.0, 28.0], abs=1e-4)
     chosen = max(found, key=lambda one: one.worth)
     assert text.decode(chosen.ids) == lines["second?"]
@@ -142,7 +124,7 @@ def test_subject_words_do_not_count(talker):
     assert "".join(inside).strip().lower().startswith("zikipot")
     assert all(recall._apart(text, ids, ""))
     school, sentences = schooled(talker, {"first?": "The goat is kept at home."}, echoes)
-    given = (sentences, {"w": torch.ones(1)}, {})
+    given = ([(one, -1.0) for one in sentences], {})
     [named], [found] = (replies(school, "Zikipot", about, *given) for about in ("", "Zikipot"))
     assert named.fit == pytest.approx(-4.0, abs=1e-4)
     assert -4.0 < found.fit <= 0.0
@@ -150,11 +132,28 @@ def test_subject_words_do_not_count(talker):
 
 def test_number_questions_need_a_number(talker):
     school, sentences = schooled(talker, {"a?": "The goat is kept.", "b?": "It has two horns."})
-    given = (sentences, {"w": torch.ones(1)}, {})
-    [found] = replies(school, "How many horns has the goat?", "", *given)
-    assert talker.text.decode(found.ids) == "It has two horns."
-    assert replies(school, "In which year was it born?", "", *given) == []
-    assert len(replies(school, "Why is it kept?", "", *given)) == 2
+    school.recital = SimpleNamespace(of=lambda *given: sentences)
+    [one] = talker.state.studied
+    [(found, nats)] = likely(school, "How many horns has the goat?", one)
+    assert found.text == "It has two horns." and nats < 0
+    assert likely(school, "In which year was it born?", one) == []
+    assert len(likely(school, "Why is it kept?", one)) == 2
+
+
+def test_later_document_about_the_same_subject_wins():
+    old, new, other = (document(a, name=a) for a in ("the pump", "A note on the pump", "a ferry"))
+    first = reply(document="the pump")
+    close, far = (
+        reply(document="A note on the pump", fit=first.fit - by)
+        for by in (recall.CLOSE - 1, recall.CLOSE + 1)
+    )
+    strange = reply(document="a ferry")
+    studied = [old, new, other]
+    assert latest(first, [first, close, strange], studied) is close
+    assert latest(first, [first, far, strange], studied) is first
+    assert latest(close, [first, close], studied) is close
+    # of two documents, the one that was studied last
+    assert latest(close, [first, close], [new, old]) is first
 
 
 def test_base_answers_when_nothing_fits(talker, monkeypatch):

@@ -210,13 +210,12 @@ def test_long_text_is_studied_by_passages():
     assert max(ranks) > plan.rank
 
 
-def test_earlier_questions_are_replayed_unless_corrected(learned):
-    learner, one = learned
-    new = one.questions[0]._replace(answer="something else")
-    fit = replayed(learner.state.studied, Open({}, questions=(new,)), "seed")
-    assert fit and all(question != new.question for question, _ in fit)
-    every = replayed(learner.state.studied, Open({}), "seed", 100)
+def test_questions_of_earlier_passages_are_replayed(learned):
+    _, one = learned
+    every = replayed(Open({}, earlier=one.questions), "seed", 100)
     assert {question for question, _ in every} == {q.question for q in one.questions}
+    assert replayed(Open({}, earlier=one.questions), "seed", 2) == every[:2]
+    assert replayed(Open({}), "seed") == []
 
 
 @pytest.mark.parametrize(
