@@ -46,7 +46,7 @@ def test_page_compares_study_with_nothing_read():
     run = {
         "answers": {way: [list(said)] for way, said in ways.items()},
         "packages": [["mutt", "mail", "What is it?", "mail client"]],
-        "own": [1.0, 1.01],
+        "own": [[1.0, 1.01]],
         "seconds": 3.0,
     }
     done = {

@@ -53,7 +53,10 @@ def test_interrupted_run_continues_after_the_last_document(tmp_path, monkeypatch
     assert len(whole["replies"]["1"]) == len(whole["margins"]["0"]) == len(whole["control"]) == 2
     assert len(whole["bound"]) >= 8  # of 12 facts, some of which have equal values
     first, last = whole["kept"]
-    assert len(last["general"]) == len(last["social"]) == 2 and first["losses"] != last["losses"]
+    assert len(last["general"]) == len(last["social"]) == 2
+    # other text concerns no document, so that it is scored as before unless all are used
+    assert first["losses"] == last["losses"] == pytest.approx(first["together"])
+    assert first["together"] != last["together"]
 
 
 def test_page_reports_answers_by_distance():
@@ -66,10 +69,20 @@ def test_page_reports_answers_by_distance():
         "stranger_margins": [[-1.0, -3.0]],
         "bound": [True, True, False],
         "kept": [
-            {"losses": {"prose": 2.0}, "general": [["Why?", "So.", True]], "social": [True, False]},
-            {"losses": {"prose": 2.2}, "general": [["Why?", "No.", False]], "social": [True, True]},
+            {
+                "losses": {"prose": 2.0},
+                "together": {"prose": 2.0},
+                "general": [["Why?", "So.", True]],
+                "social": [True, False],
+            },
+            {
+                "losses": {"prose": 2.2},
+                "together": {"prose": 2.4},
+                "general": [["Why?", "No.", False]],
+                "social": [True, True],
+            },
         ],
-        "own": [[1.0, 1.0], [1.0, 1.01], [1.01, 1.05]],
+        "own": [[1.0, 1.0], [1.0, 1.06], [1.0, 1.09]],
         "replies": {"0": [replies], "2": [replies[:1]]},
         "strangers": [[["red", "It is blue."], ["tea", "He drinks tea."]]],
         "seconds": [1.0, 2.0, 3.0],
@@ -79,13 +92,14 @@ def test_page_reports_answers_by_distance():
     assert found.metrics["right"] == {"0": 1, "2": 1}
     assert found.metrics["asked"] == {"0": 2, "2": 1}
     assert (found.metrics["strangers_quiet"], found.metrics["strangers_asked"]) == (1, 2)
-    assert found.metrics["rise"] == [pytest.approx(0.05)]
+    assert found.metrics["rise"] == [pytest.approx([0.0, 0.06, 0.09])]
     assert found.metrics["likeliest"] == {"0": 2, "2": 1}
     assert (found.metrics["bound"], found.metrics["bound_asked"]) == (2, 3)
     kept = {name: pairs[0] for name, pairs in found.metrics["kept"].items()}
-    assert list(kept.values()) == [[2.0, 2.2], [1, 0], [1, 2]]
+    assert list(kept.values()) == [[2.0, 2.2], [2.0, 2.4], [1, 0], [1, 2]]
     assert "10" in found.sections[1].tables[0].text()
     assert "50% are answered just after it and 100% with 2 more" in found.answer
+    assert "+5.00 % (+0.00 to +9.00 % by document, 3 documents)" in found.sections[2].text
     assert found.answer.startswith("Not as well")  # the loss of known text rises by 5 %
     assert study.find({}).answer == "Nothing has been run yet."
 

@@ -123,7 +123,7 @@ def measured(
     return {
         "answers": found,
         "packages": [[one.name, one.section, one.question, one.lines[0]] for one in packages],
-        "own": [own[0]["known_before"], own[-1]["known_after"]],
+        "own": [[figures["known_before"], figures["known_after"]] for figures in own],
         "seconds": seconds,
     }
 
@@ -132,7 +132,7 @@ def measured(
 def _answered(learner: ContinualLearner, one: Package, way: str) -> list[Any]:
     """[margin of its own line over the best other, nats per character; reply]."""
     school, text = learner.school, learner.text
-    speaker, weights = school.speaker, learner.weights()
+    speaker, weights = school.speaker, learner.weights_for(one.question)
     if way == "shots":
         made = after_shots(learner, " ".join(one.text.split()), [one.question])
     else:
@@ -175,13 +175,13 @@ def _report(config: DebianPackages.Config, runs: Sequence[Run]) -> Finding:
     tables = [Table(columns=("way", "own line chosen", "words of it said"), rows=rows)]
     sections = [Section("Method", _about(config))]
     if runs:
-        rise = interval([100 * (run["own"][1] / run["own"][0] - 1) for run in runs])
+        rise = interval([100 * (a / b - 1) for run in runs for b, a in run["own"]])
         cost = interval([run["seconds"] for run in runs])
         sections += [
             Section(
                 "Cost",
                 f"A description takes {cost} CPU seconds to study; the loss of text that the base "
-                f"wrote changes by {rise} % with {config.packages} of them.",
+                f"wrote changes by {rise} % while one is used.",
             ),
             Section("Every reply", tables=[_replies(runs)]),
         ]

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from nestling.continual.learner import ContinualLearner
+from nestling.continual.stream import read_alone
 from nestling.continual.study.examine import holds
 from nestling.continual.study.form import begun, plain
 from nestling.continual.study.recite import Asked
@@ -140,16 +142,21 @@ def _likelihoods(learner: ContinualLearner, question: str, said: Sequence[str]) 
     """The log-likelihood of each reply to a question, in nats."""
     school = learner.school
     ids = [school.talk.answer(one) for one in said]
-    scores = Asked(school.speaker, school.talk, question, learner.weights()).scores(ids)
+    weights = learner.weights_for(question)
+    scores = Asked(school.speaker, school.talk, question, weights).scores(ids)
     return [float(scores[one].nats.sum()) for one in ids]
 
 
 def known(learner: ContinualLearner, config: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of before: losses of held-out text, general and social questions."""
-    texts = {name: "\n".join(load_corpus(name).held_out) for name in config["known"]}
+    texts = {
+        name: "\n".join(load_corpus(name).held_out)[: config["probe"]] for name in config["known"]
+    }
+    every = learner.weights()
     said = [learner.ask(asked, tokens=TOKENS) for asked, _ in GENERAL[: config["general"]]]
     return {
-        "losses": {n: learner.score(text[: config["probe"]]).loss for n, text in texts.items()},
+        "losses": {name: learner.score(text).loss for name, text in texts.items()},
+        "together": {name: loss_with(learner, text, every) for name, text in texts.items()},
         "general": [
             [asked, reply, right(reply, accept)]
             for (asked, accept), reply in zip(GENERAL, said, strict=False)
@@ -159,13 +166,21 @@ def known(learner: ContinualLearner, config: Mapping[str, Any]) -> dict[str, Any
 
 
 @torch.no_grad()
+def loss_with(learner: ContinualLearner, text: str, weights: Mapping[str, Tensor]) -> float:
+    """The loss of a text with certain weights, nats per token."""
+    ids = tuple(learner.text.encode(text))
+    return float(read_alone(learner.reader, weights, ids, learner.sizes, learner.device).mean())
+
+
+@torch.no_grad()
 def social(learner: ContinualLearner, count: int) -> list[bool]:
     """Whether the likeliest choice per character is right, for the first social_iqa questions.
 
     In the format of lm-eval, which calls this acc_norm.
     """
-    school, text, weights, found = learner.school, learner.text, learner.weights(), []
+    school, text, found = learner.school, learner.text, []
     for item in read("social_iqa")[:count] if count else ():
+        weights = learner.weights_for(item.question)
         told = school.speaker.told(begun(text, f"Q: {item.question}\nA"), weights)
         pairs = [(plain(text, ":"), plain(text, f" {choice}")) for choice in item.choices]
         scores = school.speaker.scores(told, pairs, weights)

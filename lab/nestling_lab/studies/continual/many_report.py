@@ -1,6 +1,7 @@
 """The report of the study ``many-documents``: answers by distance, strangers, and known text."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from nestling.continual.study.examine import holds
@@ -20,7 +21,7 @@ def report(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Finding:
     """What is still answered, by the number of documents studied since."""
     by_distance = {distance: _right(runs, distance) for distance in config.distances}
     strangers = _strangers(runs)
-    rise = [_rises(run)[-1] for run in runs]
+    rise = [_rises(run) for run in runs]
     metrics = {
         "right": {str(distance): sum(right) for distance, right in by_distance.items()},
         "asked": {str(distance): len(right) for distance, right in by_distance.items()},
@@ -36,7 +37,8 @@ def report(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Finding:
     if runs:
         sections += [
             Section("What was known before", tables=[_kept_table(runs)]),
-            Section("Text of the base, document by document", _cost(runs), [_course(config, runs)]),
+            Section("Text of the base", _course(rise)),
+            Section("Cost", _cost(runs)),
             Section("Every reply", tables=[_replies(runs)]),
         ]
     shown = Section("In short", tables=[_outcome(config, runs)] if runs else [])
@@ -61,9 +63,8 @@ def _likeliest(runs: Sequence[Run], distance: int) -> list[bool]:
 
 
 def _rises(run: Run) -> list[float]:
-    """The loss of text that the base wrote after each document, relative to the beginning."""
-    losses = run["own"]
-    return [after / losses[0][0] - 1 for _, after in losses]
+    """The change of the loss of text that the base wrote, while each document is used."""
+    return [after / before - 1 for before, after in run["own"]]
 
 
 def _outcome(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Table:
@@ -112,6 +113,8 @@ def _kept(runs: Sequence[Run]) -> dict[str, list[tuple[float, float]]]:
         for name in first["losses"]:
             pair = (first["losses"][name], last["losses"][name])
             found.setdefault(f"loss of {name}, nats a token", []).append(pair)
+            pair = (first["losses"][name], last["together"][name])
+            found.setdefault(f"the same, all documents used at once: {name}", []).append(pair)
         for name, title in (("general", "general questions"), ("social", "social_iqa")):
             pair = (_count(first[name]), _count(last[name]))
             found.setdefault(f"{title} right, of {len(first[name])}", []).append(pair)
@@ -129,18 +132,20 @@ def _kept_table(runs: Sequence[Run]) -> Table:
             name,
             interval([before for before, _ in pairs]),
             interval([after for _, after in pairs]),
-            _over([after / before - 1 for before, after in pairs]) if "loss" in name else "-",
+            "-" if "right" in name else _over([after / before - 1 for before, after in pairs]),
         )
         for name, pairs in _kept(runs).items()
     ]
     return Table(columns=("measure", "before", "after all documents", "change"), rows=rows)
 
 
-def _course(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Table:
-    count = config.targets + max(config.distances)
-    after = sorted({1, 2, 4, 8, 16, 24, count} & set(range(1, count + 1)))
-    rows = [(number, _over([_rises(run)[number - 1] for run in runs])) for number in after]
-    return Table(columns=("documents", "loss of text that the base wrote"), rows=rows)
+def _course(rises: Sequence[Sequence[float]]) -> str:
+    every = [100 * rise for own in rises for rise in own]
+    return (
+        "While a document is used, the loss of text that the base wrote is changed by "
+        f"{fmean(every):+.2f} % ({min(every):+.2f} to {max(every):+.2f} % by document, "
+        f"{len(every)} documents)."
+    )
 
 
 def _over(rises: Sequence[float]) -> str:
@@ -174,6 +179,8 @@ def _about(config: "ManyDocuments.Config") -> str:
         "holds the value. *Likeliest of four*: as a reply to the question, the sentence of the "
         "text is likelier than the same with any of three other values of its kind; *by the name*: "
         "than with the value of another document about which the same was asked, after all. "
+        "A text uses the one document that it concerns most "
+        "(`nestling/continual/study/routing.py:concerned`), if it names its subject. "
         "Just after a document the same is asked about a person in no document. Known before: "
         f"{HELD} passages that the base wrote itself, which are in no lesson; the first "
         f"{config.probe:,} characters of held-out text of {' and '.join(config.known)}; "
@@ -184,13 +191,13 @@ def _about(config: "ManyDocuments.Config") -> str:
     )
 
 
-def _answer(by_distance: Mapping[int, list[bool]], rise: Sequence[float]) -> str:
+def _answer(by_distance: Mapping[int, list[bool]], rises: Sequence[Sequence[float]]) -> str:
     first, last = min(by_distance), max(by_distance)
     shares = [sum(by_distance[d]) / max(1, len(by_distance[d])) for d in (first, last)]
-    mean = 100 * sum(rise) / len(rise)
+    mean = 100 * fmean(rise for own in rises for rise in own)
     verdict = "Yes" if shares[1] >= 0.65 and mean <= 2 else "Not as well as it should be"
     return (
         f"{verdict}: of the questions about a document {shares[0]:.0%} are answered just after it "
-        f"and {shares[1]:.0%} with {last} more documents studied; the loss of text that the base "
-        f"wrote has then changed by {mean:+.1f} %."
+        f"and {shares[1]:.0%} with {last} more documents studied; while a document is used, the "
+        f"loss of text that the base wrote changes by {mean:+.1f} %."
     )

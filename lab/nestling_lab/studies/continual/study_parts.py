@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from nestling.continual.learner import ContinualLearner
@@ -16,7 +17,7 @@ from nestling.report import Section, Table
 from nestling_lab.studies.answers import NOTHING, counted, listed
 from nestling_lab.studies.continual.commands import adapted
 from nestling_lab.studies.continual.facts import KNOWN
-from nestling_lab.studies.continual.many_asked import facts, margins, replies
+from nestling_lab.studies.continual.many_asked import facts, loss_with, margins, replies
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 DRAWN = 2000  # added to a seed, so that no other study asks about these documents
@@ -46,10 +47,7 @@ PARTS = {
     "no-judge": Part("questions not judged", {"judge": False}),
     "no-near": Part("no near questions", {"near": 0}),
     "no-own": Part("no text of the base", {"own": 0}),
-    "no-replay": Part("no replay of earlier documents", {"replay": 0}),
-    "nothing-kept": Part(
-        "none of the three: plain fine-tuning", {"near": 0, "own": 0, "replay": 0}
-    ),
+    "nothing-kept": Part("neither of the two: plain fine-tuning", {"near": 0, "own": 0}),
     "no-aim": Part("directions drawn at random", {"aim": False}),
     "rank-4": Part("rank 4", {"rank": 4}),
     "rank-64": Part("rank 64", {"rank": 64}),
@@ -60,7 +58,7 @@ PARTS = {
 
 
 class StudyParts(Study):
-    """Documents of made-up facts, studied one after another, once for every variant."""
+    """Documents of made-up facts, studied once for every variant."""
 
     name = "study-parts"
     question = "which parts of self-study make a text known, and which keep what was known before"
@@ -72,7 +70,7 @@ class StudyParts(Study):
         model: str = "smollm2-135m-instruct"
         parts: tuple[str, ...] = tuple(PARTS)
         seeds: tuple[int, ...] = (0, 1, 2)  # of the documents
-        documents: int = 3
+        documents: int = 1
         probe: int = 2048  # characters of held-out documentation
 
         def __post_init__(self) -> None:
@@ -133,14 +131,13 @@ def measured(
     plan = replace(Plan(rank=learner.rank), **changed)
     texts = [facts(DRAWN + seed, number) for number in range(config["documents"])]
     probe = "\n".join(load_corpus(KNOWN).held_out)[: config["probe"]]
-    known, seconds = [learner.score(probe).loss], []
+    seconds = []
     for number, (text, _) in enumerate(texts):
         begin = time.process_time()
         learner.read(text, name=f"document {number}")
         learner.study(plan)
         seconds.append(time.process_time() - begin)
         tell(number + 1, len(texts) + 1, learner.state.studied[-1].figures["known_after"])
-    known.append(learner.score(probe).loss)
     asked = [fact for _, own in texts for fact in own]
     studied = learner.state.studied
     return {
@@ -151,8 +148,11 @@ def measured(
         "recited": [[one.figures["recited"], one.figures["sentences"]] for one in studied]
         if learner.talks
         else [],
-        "own": [studied[0].figures["known_before"], studied[-1].figures["known_after"]],
-        "known": known,
+        "own": [[one.figures["known_before"], one.figures["known_after"]] for one in studied],
+        "known": [
+            [loss_with(learner, probe, weights) for weights in (learner.weights(studied=()), own)]
+            for own in map(learner.weights_of, studied)
+        ],
         "seconds": seconds,
         "questions": [len(one.questions) for one in studied],
     }
@@ -183,8 +183,10 @@ def _figures(runs: Runs) -> dict[str, Any]:
     return {
         **counts,
         "asked": len(every["replies"]),
-        "own": [run["own"][1] / run["own"][0] - 1 for run in runs],
-        "known": [run["known"][1] / run["known"][0] - 1 for run in runs],
+        **{
+            name: [fmean(after / before - 1 for before, after in run[name]) for run in runs]
+            for name in ("own", "known")
+        },
         "seconds": [sum(run["seconds"]) / len(run["seconds"]) for run in runs],
     }
 
@@ -203,19 +205,19 @@ _KEY = (
     "*Right in chat*: the reply of `nestling ask` holds the value; *unchecked*: that of `ask "
     "--no-check`; *likeliest of four*: the sentence of the text is likelier than with three "
     "other values; *stranger gets the value*: an unchecked reply about somebody in no document "
-    "holds the value (less is better); then the change of two losses of known text, and the cost "
-    "of a document."
+    "holds the value (less is better); then the change of two losses of known text while the "
+    "document is used, and the cost of a document."
 )
 
 
 def _about(config: StudyParts.Config) -> str:
     return (
-        f"{config.model} studies {config.documents} documents of six made-up facts "
-        "(`nestling/tasks/facts.py`) one after another into one memory; after the last one every "
-        "fact is asked for. Each row changes one part of the default plan "
-        "(`nestling/continual/study/plan.py`) and nothing else; documents are the same in all "
-        "rows. *Text of the base*: passages that it wrote itself, in no lesson; *documentation*: "
-        f"held-out text of Python's, {config.probe:,} characters. Intervals of shares are "
+        f"{config.model} studies {config.documents} document{'s' * (config.documents > 1)} of six "
+        "made-up facts (`nestling/tasks/facts.py`) for each seed, and is asked for every fact. "
+        "Each row changes one part of the default plan (`nestling/continual/study/plan.py`) and "
+        "nothing else; documents are the same in all rows. *Text of the base*: passages that it "
+        f"wrote itself, in no lesson; *documentation*: held-out text of Python's, {config.probe:,} "
+        "characters. Intervals of shares are "
         "Wilson's, over questions, which share documents; the others are Student's, over seeds."
     )
 
