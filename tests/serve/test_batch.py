@@ -195,16 +195,14 @@ def test_nonfinite_logits_affect_only_their_row():
 def test_only_low_rank_changes_are_batched(served):
     learner = served.learner.fork()
     learner.read("The seal costs nine crowns.")
-    assert thin_change(learner, served.maps) == {}
-    learner.study(replace(QUICK, rank=1))
-    thin = thin_change(learner, served.maps)
+    assert thin_change(learner, (), served.maps) == {}
+    [one] = learner.study(replace(QUICK, rank=1))
+    thin = thin_change(learner, [one], served.maps)
     assert thin and all(len(factors.right) == 1 for factors in thin.values())
-    assert thin_change(learner, frozenset()) is None
-    [one] = learner.state.studied
+    assert thin_change(learner, [one], frozenset()) is None
     for spoilt in (torch.full_like, lambda x, _: x.repeat(9, 1) if len(x) == 1 else x.repeat(1, 9)):
         change = {n: Factors(*(spoilt(x, torch.inf) for x in f)) for n, f in one.change.items()}
-        learner.state = learner.state._replace(studied=(one._replace(change=change),))
-        assert thin_change(learner, served.maps) is None
+        assert thin_change(learner, [one._replace(change=change)], served.maps) is None
 
 
 def test_each_answer_uses_its_memory_and_ends_independently():

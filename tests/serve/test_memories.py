@@ -32,8 +32,12 @@ def file_of(http, memory, folder):
 
 
 def drawn(http, memory=None):
-    """A sampled continuation, which shows a change of the weights where the likeliest may not."""
-    return say(http, memory, temperature=1.0, seed=0, max_tokens=40)
+    """A sampled continuation, which shows a change of the weights where the likeliest may not.
+
+    Of a text that concerns both documents as much, the latest is used.
+    """
+    prompt = "The filter and the valve"
+    return say(http, memory, prompt, temperature=1.0, seed=0, max_tokens=40)
 
 
 def test_memory_life_cycle(http, served, tmp_path):
@@ -57,7 +61,8 @@ def test_memory_life_cycle(http, served, tmp_path):
     # the command line finds the same content in its file
     file = file_of(http, "notes", tmp_path)
     learner = open_learner(served.learner.base, file)
-    assert say(http, "notes") == learner.generate("hello", tokens=12)
+    for prompt in ("hello", "The filter"):
+        assert say(http, "notes", prompt) == learner.generate(prompt, tokens=12)
     before = drawn(http, "notes")
     assert before != plain
 
@@ -135,7 +140,7 @@ def test_model_with_levels_learns_and_undoes(tmp_path):
 
         def moved():
             memory = server.library.find(anyone().space, "m")
-            base, known = (server.known(one).weights for one in (None, memory))
+            base, known = (server.known(one, "hello").weights for one in (None, memory))
             return sum(float((known[name] - base[name]).abs().sum()) for name in base)
 
         assert say(http, "m") == say(http) and moved() == 0
@@ -146,6 +151,29 @@ def test_model_with_levels_learns_and_undoes(tmp_path):
         assert say(http, "m") and moved() > 0
         assert http.post("/v1/memories/m/undo").json()["forgotten"] == "one.txt"
         assert say(http, "m") and moved() == 0
+
+
+def test_prompt_uses_the_document_that_it_concerns(start, tmp_path):
+    with start(tmp_path) as http:
+        http.post("/v1/memories", json={"id": "m"})
+        for text, name in ((ONE, "one.txt"), (TWO, "two.txt")):
+            learn(http, "m", text, name)
+        server = http.app.state.shared
+        memory = server.library.find(anyone().space, "m")
+        learner = server.served.learner.fork()
+        learner.load(memory.file)
+        for text, own in zip((ONE, TWO), learner.state.studied, strict=True):
+            for prompt in (text, f"What else? {text}"):
+                known, expected = server.known(memory, prompt), learner.weights_of(own)
+                if known.added is None:
+                    found = known.weights
+                else:
+                    found = learner.weights(studied=[own._replace(change=known.added.change)])
+                assert found.keys() == expected.keys()
+                assert all(map(torch.equal, found.values(), expected.values()))
+        nothing = server.known(memory, "???")
+        assert nothing.added is None and nothing.before is not None
+        assert say(http, "m", "???") == say(http, prompt="???")
 
 
 def test_full_disk_fails_the_job_without_loss(start, tmp_path, monkeypatch):

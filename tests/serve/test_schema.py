@@ -48,7 +48,7 @@ def test_concurrent_users_get_their_own_answers(start, tmp_path, each):
     every = frozenset(SCOPES)
     secrets = {name: keys.add(name, space=name, scopes=every) for name in ("ann", "bob")}
     texts = {"ann": "The inlet filter is red.", "bob": "Padua is where Ida was born."}
-    prompts = [f"{('what', 'where')[number % 2]} {number // 2}" for number in range(each)]
+    prompts = [f"{('filter', 'Padua')[number % 2]} {number // 2}" for number in range(each)]
     with start(tmp_path / "store", rate=10**6) as http:
         users = {
             name: httpx2.Client(
