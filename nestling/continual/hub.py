@@ -18,8 +18,8 @@ def shareable(memory: MemoryFile, names: bool = False) -> MemoryFile:
     """A memory file as it can be shared: what was learned, without the text that was read.
 
     Open periods, the context and (unless ``names``) document names are removed; the questions that
-    study generated stay, because they are replayed. A memory with texts yet to be studied raises
-    UserError.
+    study generated stay, because documents are found and recited by them. A memory with texts yet
+    to be studied raises UserError.
     """
     if memory.about.get("waiting"):
         raise UserError(

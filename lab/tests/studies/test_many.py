@@ -68,6 +68,8 @@ def test_page_reports_answers_by_distance():
         "control": [[[-1.0, -2.0], [1.0, -1.0]]],
         "stranger_margins": [[-1.0, -3.0]],
         "bound": [True, True, False],
+        "unchecked": [replies],
+        "at_once": [replies[1:]],
         "kept": [
             {
                 "losses": {"prose": 2.0},
@@ -94,6 +96,7 @@ def test_page_reports_answers_by_distance():
     assert (found.metrics["strangers_quiet"], found.metrics["strangers_asked"]) == (1, 2)
     assert found.metrics["rise"] == [pytest.approx([0.0, 0.06, 0.09])]
     assert found.metrics["likeliest"] == {"0": 2, "2": 1}
+    assert (found.metrics["unchecked"], found.metrics["at_once"]) == (1, 0)
     assert (found.metrics["bound"], found.metrics["bound_asked"]) == (2, 3)
     kept = {name: pairs[0] for name, pairs in found.metrics["kept"].items()}
     assert list(kept.values()) == [[2.0, 2.2], [2.0, 2.4], [1, 0], [1, 2]]

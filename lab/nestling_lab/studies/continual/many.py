@@ -122,8 +122,18 @@ def journey(
         keep(file, json.dumps(found).encode())
         tell(number + 1, count, figures["known_after"])
     found["bound"] = bound(learner, first)
+    found["unchecked"] = [replies(learner, asked, check=False) for asked in first]
+    found["at_once"] = [replies(all_at_once(learner), asked, check=False) for asked in first]
     found["kept"].append(known(learner, config))
     return found
+
+
+def all_at_once(learner: ContinualLearner) -> ContinualLearner:
+    """A learner that uses the changes of all its documents together, as an exported model does."""
+    joint = learner.fork()
+    studied = tuple(one._replace(alone=False) for one in learner.state.studied)
+    joint.state = joint.state._replace(studied=studied)
+    return joint
 
 
 def keep_memory(learner: ContinualLearner, path: Path) -> None:

@@ -26,6 +26,8 @@ def report(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Finding:
         "right": {str(distance): sum(right) for distance, right in by_distance.items()},
         "asked": {str(distance): len(right) for distance, right in by_distance.items()},
         "likeliest": {str(d): sum(_likeliest(runs, d)) for d in config.distances},
+        "unchecked": _said(runs, "unchecked"),
+        "at_once": _said(runs, "at_once"),
         "bound": sum(sum(run["bound"]) for run in runs),
         "bound_asked": sum(len(run["bound"]) for run in runs),
         "strangers_quiet": sum(strangers),
@@ -54,6 +56,11 @@ def _strangers(runs: Sequence[Run]) -> list[bool]:
     """Whether the reply about somebody in no document is without the value of the document."""
     each = [one for run in runs for one in run["strangers"]]
     return [not holds(said, value) for replies in each for value, said, *_ in replies]
+
+
+def _said(runs: Sequence[Run], how: str) -> int:
+    """How many values are said unchecked, after all documents."""
+    return sum(right for run in runs for replies in run[how] for *_, right in replies)
 
 
 def _likeliest(runs: Sequence[Run], distance: int) -> list[bool]:
@@ -85,6 +92,13 @@ def _outcome(config: "ManyDocuments.Config", runs: Sequence[Run]) -> Table:
             "its own value, not that of another document, by the name",
             "-",
             _share([one for run in runs for one in run["bound"]]),
+        ),
+        *(
+            (what, counted(_said(runs, how), len(_right(runs, min(config.distances)))), "-")
+            for how, what in (
+                ("unchecked", "after all, the likeliest reply"),
+                ("at_once", "the same, all documents used at once"),
+            )
         ),
         (
             "about somebody in no document: no value of the document",
@@ -180,7 +194,8 @@ def _about(config: "ManyDocuments.Config") -> str:
         "text is likelier than the same with any of three other values of its kind; *by the name*: "
         "than with the value of another document about which the same was asked, after all. "
         "A text uses the one document that it concerns most "
-        "(`nestling/continual/study/routing.py:concerned`), if it names its subject. "
+        "(`nestling/continual/study/routing.py:concerned`), if it names its subject; *at once*: as "
+        "an exported model does, the changes of all documents are added. "
         "Just after a document the same is asked about a person in no document. Known before: "
         f"{HELD} passages that the base wrote itself, which are in no lesson; the first "
         f"{config.probe:,} characters of held-out text of {' and '.join(config.known)}; "
