@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from nestling.continual.study.letter import letter
 from nestling.continual.study.outline import Line, outlined
 from nestling.continual.study.pronouns import refers_to_subject
 from nestling.continual.study.verbs import finite
@@ -26,6 +27,14 @@ TEXTS = re.compile(
     )\s+""",
     re.IGNORECASE | re.VERBOSE,
 )
+# a kind of text alone, before what it is about: "Minutes: Harbour Committee, 4 March"
+ALONE = re.compile(
+    r"^(?:the\s+)?(?:minutes|notice|report|letter|recipe|story|guide|instructions?|changelog|news"
+    r"|release\s+notes|rules|summary|manual|memo|reminder|announcement|prices?|price\s+list)$",
+    re.IGNORECASE,
+)
+# the bridge is closed
+VERB = re.compile(r"\s+(?:is|are|was|were|will|has|have|must|may|can|cannot|should|shall)\b")
 UNNAMED = STOP | {"dear", "hello", "hi"}  # no names, whatever their first letter
 LONGEST = 60  # words of a sentence, at most; longer ones are cut at the end of a clause
 
@@ -69,10 +78,11 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
     """
     lines = [line for whole in sentences(text) for line in _short(whole)]
     title = _title(text, lines)
-    body = outlined(lines[1:] if title else lines)
+    sent = letter(lines)
+    body = outlined(sent.body if sent else lines[1:] if title else lines)
     if not body:
-        title, body = "", [Line("", line) for line in lines]
-    about = subject(title, [line.text for line in body])
+        title, body, sent = "", [Line("", line) for line in lines], None
+    about = sent.about if sent else subject(title, [line.text for line in body])
     topic = () if title else opening([line.text for line in body])
     found: list[Passage] = []
     own: list[Line] = []
@@ -135,7 +145,10 @@ def _title(text: str, lines: list[str]) -> str:
 def subject(title: str, body: list[str]) -> str:
     """The subject of a text, as a phrase for questions: from its title, else its first names."""
     if title:
-        phrase = re.split(r"[,;:(\u2013]| - ", title)[0].strip()
+        parts = [part.strip() for part in re.split(r"[,;:(\u2013]| - ", title)]
+        phrase = parts[0]
+        if parts[1:2] > [""] and ALONE.match(phrase):
+            phrase = VERB.split(parts[1])[0]
         phrase = TEXTS.sub("", phrase)
     else:
         phrase = _first_names(body)

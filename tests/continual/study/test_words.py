@@ -85,6 +85,9 @@ def test_passages_hold_every_sentence_once_and_fit():
         ("Prices of the Pedal Shed\n\nA bell is dear.", "the Pedal Shed"),
         ("Ingrid Valtersen was a cartographer. She drew.", "Ingrid Valtersen"),
         ("nothing here is a name", "nothing name"),
+        ("Minutes: Rill Lane Group, 4 March\n\nAll came.", "Rill Lane Group"),
+        ("Notice: The mill bridge is shut\n\nThe mill bridge leaks.", "the mill bridge"),
+        ("Dear Ida,\nThe harp is mended.\nLove,\nyour Rosa", "the letter from Rosa to Ida"),
     ],
 )
 def test_subject_of_a_text(text, about):
