@@ -105,7 +105,11 @@ class ToldPlainStudy(ToldCheckedStudy):
     name = "told-plain"
     source = "told_plain.toml"
     wording = "in their owner's words, neither taken from the text nor made difficult,"
-    after = f"{WRITER} After it nothing was changed."
+    after = (
+        f"{WRITER} After it, with the replies seen, greetings and closes of letters are no longer "
+        "sentences and a kind of text before a colon is no longer a subject, which is not in these "
+        "figures."
+    )
 
 
 def tallied(
