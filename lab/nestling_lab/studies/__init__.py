@@ -15,6 +15,8 @@ STUDIES = Registry(
         "figure-lm": "nestling_lab.studies.figure_lm:FigureLm",
         "head-level": "nestling_lab.studies.head_level:HeadLevelStudy",
         "hope-ablation": "nestling_lab.studies.hope_ablation:HopeAblation",
+        "formal-languages": "nestling_lab.studies.formal_languages:FormalLanguages",
+        "mad": "nestling_lab.studies.mad:MadTasks",
         "figure-niah": "nestling_lab.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling_lab.studies.continual.domains:Domains",
         "facts": "nestling_lab.studies.continual.facts:Facts",

@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import apart, interval
+from nestling.core.statistics import interval
 from nestling.evals.fit import fresh
 from nestling.evals.protocol import protocol_of, trained
 from nestling.report import Section, Table
 from nestling.tasks import TASKS, TokenTask
 from nestling_lab.published import published
-from nestling_lab.studies.answers import NOTHING, listed
+from nestling_lab.studies.answers import NOTHING, apart, listed
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned, is_edge, rate_text
 
@@ -45,10 +45,10 @@ class ByProtocol(Study):
     TITLES: ClassVar[Mapping[str, str]]  # of the tasks
     ABOUT: ClassVar[str]  # what is measured, for the page
 
-    config: Any
+    SIZES: ClassVar[Sizes]
 
-    def __init__(self, config: Any = None):
-        self.config = config or type(self).Config()  # type: ignore[attr-defined]
+    def __init__(self, config: Sizes | None = None):
+        self.config = config or self.SIZES
         self.tuned = Tuned(
             models=[f"{m} {t}" for t in self.config.tasks for m in self.config.models],
             settings=lambda pair: self.config.learning_rates,
@@ -163,7 +163,7 @@ class ByProtocol(Study):
             return f"Open: {len(means)} of {len(self.config.models)} models are complete."
         order = sorted(means, key=lambda model: -fmean(means[model]))
         told = listed(f"{model} ({fmean(means[model]):.3f})" for model in order)
-        if HOPE != order[0]:
+        if order[0] != HOPE:
             behind = apart(interval(means[order[0]]), interval(means[HOPE]))
             verdict = "No" if behind else f"Not significantly behind {order[0]}"
         else:
@@ -174,12 +174,12 @@ class ByProtocol(Study):
     def about(self) -> str:
         """The method, for the page."""
         own, task = self.config, sized(self.config.tasks[0], self.config.train_examples)
-        protocol = protocol_of(task, {"epochs": own.epochs})
+        published_one, protocol = protocol_of(task, {}), protocol_of(task, {"epochs": own.epochs})
         rates = ", ".join(f"{rate:g}" for rate in own.learning_rates)
         return (
             f"Every model is trained anew on each task as {protocol.source} describe it "
             f"(`nestling/evals/protocol.py:trained`), but for at most {own.epochs} passes over "
-            f"{own.train_examples:,} rows (published: {task.protocol.epochs} over "
+            f"{own.train_examples:,} rows (published: {published_one.epochs} over "
             f"{type(task)().config.train_examples:,}), batches of {protocol.batch_size}, weight "
             f"decay {own.weight_decay:g}, and is tested on {own.rows:,} unseen rows. Learning "
             f"rates {rates} are tried with seed {own.seeds[0]} for every model and task alike; the "
@@ -241,7 +241,9 @@ def shown(runs: Scores) -> str:
     return " / ".join(str(interval([run.get(n, 0.0) for run in runs.values()])) for n in names)
 
 
-def means_by_seed(own: Mapping[str, Scores], tasks: Sequence[str] | Mapping[str, str]) -> list[float]:
+def means_by_seed(
+    own: Mapping[str, Scores], tasks: Sequence[str] | Mapping[str, str]
+) -> list[float]:
     """The mean over tasks and variants, for each seed that all tasks have."""
     seeds = set.intersection(*(set(own[task]) for task in tasks))
     return [
