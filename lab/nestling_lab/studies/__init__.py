@@ -19,6 +19,7 @@ STUDIES = Registry(
         "mad": "nestling_lab.studies.mad:MadTasks",
         "figure-niah": "nestling_lab.studies.figure_niah:FigureNiah",
         "continual-domains": "nestling_lab.studies.continual.domains:Domains",
+        "class-incremental": "nestling_lab.studies.continual.class_incremental:ClassIncremental",
         "facts": "nestling_lab.studies.continual.facts:Facts",
         "told": "nestling_lab.studies.continual.told:ToldStudy",
         "told-again": "nestling_lab.studies.continual.told:ToldAgainStudy",
