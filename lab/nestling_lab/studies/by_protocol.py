@@ -33,8 +33,13 @@ class Sizes:
     learning_rates: tuple[float, ...]  # the same grid for every model and task
     epochs: int  # passes over the rows, at most
     train_examples: int  # rows to train on
+    batch_size: int  # rows of a step; smaller than published, for more steps in fewer passes
     rows: int  # test rows of each variant
     weight_decay: float = 0.0
+
+
+PASSES = ("epochs", "batch_size")
+COMMON = (*PASSES, "train_examples", "rows", "weight_decay")
 
 
 class ByProtocol(Study):
@@ -69,7 +74,7 @@ class ByProtocol(Study):
             "overrides": dict(self.MODELS[model]),
             "task": task,
             "learning_rate": rate,
-            **{k: getattr(own, k) for k in ("epochs", "train_examples", "rows", "weight_decay")},
+            **{name: getattr(own, name) for name in COMMON},
         }
         name = f"{task}-{model.replace(',', '-')}-lr{rate:g}-seed{seed}"
         return Cell(name, config, seed)
@@ -82,7 +87,7 @@ class ByProtocol(Study):
         """Train one model, evaluated after every pass."""
         config = cell.config
         task = sized(config["task"], config["train_examples"])
-        protocol = protocol_of(task, {"epochs": config["epochs"]})
+        protocol = protocol_of(task, {name: config[name] for name in PASSES})
         reader = fresh(
             config["preset"], task, seed=cell.seed, segment=512, options=config["overrides"]
         )
@@ -174,17 +179,17 @@ class ByProtocol(Study):
     def about(self) -> str:
         """The method, for the page."""
         own, task = self.config, sized(self.config.tasks[0], self.config.train_examples)
-        published_one, protocol = protocol_of(task, {}), protocol_of(task, {"epochs": own.epochs})
+        protocol = protocol_of(task, {})
         rates = ", ".join(f"{rate:g}" for rate in own.learning_rates)
         return (
-            f"Every model is trained anew on each task as {protocol.source} describe it "
-            f"(`nestling/evals/protocol.py:trained`), but for at most {own.epochs} passes over "
-            f"{own.train_examples:,} rows (published: {published_one.epochs} over "
-            f"{type(task)().config.train_examples:,}), batches of {protocol.batch_size}, weight "
-            f"decay {own.weight_decay:g}, and is tested on {own.rows:,} unseen rows. Learning "
-            f"rates {rates} are tried with seed {own.seeds[0]} for every model and task alike; the "
-            "best goes on with the other seeds. Means with 95 % intervals over seeds (Student's "
-            "t). Models:\n\n"
+            "Every model is trained anew on each task, by the protocol of the task "
+            f"(`nestling/evals/protocol.py:trained`; {protocol.source}), but for at most "
+            f"{own.epochs} passes over {own.train_examples:,} rows in batches of {own.batch_size} "
+            f"(published: {protocol.epochs} over {type(task)().config.train_examples:,} in batches "
+            f"of {protocol.batch_size}), with weight decay {own.weight_decay:g}, and is tested on "
+            f"{own.rows:,} unseen rows. Learning rates {rates} are tried with seed {own.seeds[0]} "
+            "for every model and task alike; the best goes on with the other seeds. Means with "
+            "95 % intervals over seeds (Student's t). Models:\n\n"
             + "\n".join(
                 f"- {model}: `{', '.join(f'{k}={v}' for k, v in self.MODELS[model].items())}`"
                 for model in own.models

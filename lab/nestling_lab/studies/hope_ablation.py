@@ -26,6 +26,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "projections clipped at 4": {TITANS + "projection_clip": None},
     "writes off": {"writes": False},
     "one level of CMS": {CMS + "periods": [256], CMS + "intermediate_size": 192},
+    "three levels of CMS": {CMS + "periods": [64, 128, 256], CMS + "intermediate_size": 64},
+    "four levels of CMS": {CMS + "periods": [32, 64, 128, 256], CMS + "intermediate_size": 48},
     "CMS at every step": {CMS + "periods": [128, 256]},
     "periods of 16": {TITANS + "period": 16, TITANS + "projection_period": 16},
     "long start": {TITANS + "initial_length": 0.9},

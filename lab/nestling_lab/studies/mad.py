@@ -36,8 +36,9 @@ class MadTasks(ByProtocol):
         models=tuple(MODELS),
         tasks=tuple(TITLES),
         seeds=(0, 1, 2),
-        learning_rates=(1e-3, 4e-3),
-        epochs=4,
-        train_examples=6400,
+        learning_rates=(2e-3, 6e-3),
+        epochs=3,
+        train_examples=3200,
+        batch_size=32,
         rows=640,
     )

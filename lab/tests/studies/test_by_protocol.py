@@ -33,7 +33,7 @@ def small(study, **changed):
 
 
 def test_one_training_is_measured_in_both_bins():
-    study = small(FormalLanguages, epochs=2, train_examples=16, rows=4)
+    study = small(FormalLanguages, epochs=2, train_examples=16, batch_size=8, rows=4)
     cell = study.cell("lstm", "formal-aa-star", 1e-3, 0)
     told = []
     found = study.run(cell, tell=lambda *given: told.append(given))
