@@ -160,7 +160,7 @@ class LevelledModel:
         with self.reader.grams(self._watched) as grams:
             read = segment_gradients(
                 self.reader,
-                self.weights(grad=True),
+                self.weights(grad=True, studied=()),
                 waiting,
                 self.sizes,
                 self.options.surprise,
