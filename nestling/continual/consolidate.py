@@ -68,8 +68,8 @@ def consolidate(
     the samples are off-policy, with no reward.
     """
     check_levels(learner, plan.into)
-    after, student = learner.weights(), _without_faster(learner, plan.into)
-    before = student.weights()
+    after, student = learner.weights(studied=()), _without_faster(learner, plan.into)
+    before = student.weights(studied=())
     replay = _replay(learner, plan, texts, after, before)
     held = next(replay)
     learned_before = _distance(learner, held[0], after, before).item()
@@ -90,7 +90,7 @@ def consolidate(
     levels[plan.into] = old._replace(moved=level.moved, begin=level.moved if old.begin else ())
     student.state = student.state._replace(levels=tuple(levels))
     learner.state = student.state
-    now = learner.weights()
+    now = learner.weights(studied=())
     return Consolidation(
         writes=writes,
         tokens=tokens,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nestling.continual.learner import ContinualLearner
+from nestling.continual.study.record import Studied
 from nestling.core.error import UserError
 
 
@@ -26,18 +27,20 @@ class Guard:
         if self.limit is not None and not self.limit >= 0:
             raise UserError(f"max-forgetting is {self.limit}; give a fraction, 0 or more")
 
-    def measure(self, learner: ContinualLearner) -> float:
-        """The loss of the probe in nats per token."""
-        return probe_loss(learner, self.probe)
+    def measure(self, learner: ContinualLearner, document: Studied | None = None) -> float:
+        """The loss of the probe in nats per token; with ``document``, while that is used."""
+        return probe_loss(learner, self.probe, document)
 
     def broken(self, before: float, now: float) -> bool:
         """Whether the loss has risen by more than the limit."""
         return self.limit is not None and not now <= before * (1 + self.limit)
 
 
-def probe_loss(learner: ContinualLearner, texts: Sequence[str]) -> float:
+def probe_loss(
+    learner: ContinualLearner, texts: Sequence[str], document: Studied | None = None
+) -> float:
     """The loss of texts in nats per token; nothing is learned from them."""
-    readings = [learner.score(text) for text in texts]
+    readings = [learner.score(text, document=document) for text in texts]
     scored = sum(reading.scored for reading in readings)
     if not scored:
         raise UserError("the probe is too short; give at least two tokens")

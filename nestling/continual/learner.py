@@ -131,7 +131,7 @@ class ContinualLearner(LevelledModel):
             return self.answer(question, tokens=tokens).text
         if chat:
             return self.generate(question, tokens=tokens, chat=True).strip()
-        said = self.generate(PLAIN.format(question=question), tokens=tokens)
+        said = self.generate(PLAIN.format(question=question), tokens=tokens, about=question)
         return said.strip().split(END)[0]
 
     @property
@@ -162,7 +162,8 @@ class ContinualLearner(LevelledModel):
     def forget(self, document: str | int) -> Studied:
         """Forget a document, given by name, checksum or number from 0.
 
-        Nothing of it stays, as no document is studied on top of another.
+        Nothing of it stays, as no document is studied on top of another (those of older memory
+        files were).
         """
         number = find_studied(self.state.studied, document)
         one = self.state.studied[number]
@@ -196,30 +197,40 @@ class ContinualLearner(LevelledModel):
         return found if self.levels or not self.state.studied else (*found, now)
 
     @torch.no_grad()
-    def losses(self, ids: Sequence[int], gate: str | None = None) -> Float[Tensor, "K N"]:
-        """The losses of a single document, in nats, for each of the K experts of a gate.
+    def losses(
+        self, ids: Sequence[int], gate: str | None = None, document: Studied | None = None
+    ) -> Float[Tensor, "K N"]:
+        """The losses of a text, in nats, for each of the K experts of a gate.
 
-        What was studied is used if the text names its subject.
+        What was studied of the document that the text concerns most is used if it names its
+        subject; with ``document``, that one.
         """
         ids = tuple(map(int, ids))
         text = self.text.decode(ids) if self.state.studied else ""
         rows = [
             read_alone(self.reader, weights, ids, self.sizes, self.device)
-            for weights in self._mixed_weights(gate, text)
+            for weights in self._mixed_weights(gate, text, document)
         ]
         return torch.stack(rows)
 
-    def _mixed_weights(self, gate: str | None, text: str) -> list[dict[str, Tensor]]:
+    def _mixed_weights(
+        self, gate: str | None, text: str, document: Studied | None = None
+    ) -> list[dict[str, Tensor]]:
+        if gate is None and document is not None:
+            return [self.weights_of(document)]
         if gate is None:
             return [self.weights_for(text, named=True)]
         every = self.experts(text)
         return [every[index] for index in seats(gate, len(every))]
 
     @torch.no_grad()
-    def score(self, text: str | Sequence[int]) -> Reading:
-        """The losses of a single document; nothing is learned from it."""
+    def score(self, text: str | Sequence[int], *, document: Studied | None = None) -> Reading:
+        """The losses of a text; nothing is learned from it.
+
+        ``document`` uses what was studied of that document, whatever the text concerns.
+        """
         ids = self.text.encode(text) if isinstance(text, str) else text
-        mixed, _ = followed(-self.losses(ids, self.gate), SHARE)
+        mixed, _ = followed(-self.losses(ids, self.gate, document), SHARE)
         return Reading(tokens=len(ids), scored=len(mixed), nats=-float(mixed.sum()))
 
     @torch.no_grad()
@@ -232,10 +243,12 @@ class ContinualLearner(LevelledModel):
         top_k: int = 50,
         seed: int = 0,
         chat: bool = False,
+        about: str | None = None,
     ) -> str:
         """The model's continuation of ``prompt``, with nothing else in its context.
 
-        What was studied of the document that the prompt concerns most is used.
+        What was studied of the document that ``about`` (by default the prompt) concerns most is
+        used.
         ``temperature`` 0 takes the most likely token; ``top_k`` 0 samples from all. ``chat`` puts
         the prompt as a user's message into the tokenizer's chat template.
         """
@@ -248,9 +261,10 @@ class ContinualLearner(LevelledModel):
             torch.manual_seed(seed)
             given = torch.tensor([ids], device=self.device)
             if self.gate is None:
-                out = self.reader.generate(self.weights_for(prompt), given, **options)
+                own = self.weights_for(prompt if about is None else about)
+                out = self.reader.generate(own, given, **options)
             else:
-                mixed = self._mixed_weights(self.gate, prompt)
+                mixed = self._mixed_weights(self.gate, prompt if about is None else about)
                 out = generate_mixed(self.reader, mixed, given, SHARE, **options)
         return self.text.decode(out[0])
 

@@ -63,7 +63,8 @@ class LevelledModel:
         if not self.writers:
             _refuse_reading(options)
         self.spans = spans(options.averages, fastest)  # slow to fast
-        own = dict(model.model.named_parameters())
+        # taken once: while another thread calls the model they are replaced
+        self.own = own = {n: p.detach() for n, p in model.model.named_parameters()}
         self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
         erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
         if erasing and options.surprise is not None:
@@ -211,9 +212,8 @@ class LevelledModel:
         key = (*studied, *found.values())
         old = self._studied
         if old is None or len(old[0]) != len(key) or any(map(is_not, old[0], key)):
-            own = dict(self.reader.model.named_parameters())
             changes = [one.change for one in studied]
-            start = {name: own[name].detach() for change in changes for name in change} | found
+            start = {name: self.own[name] for change in changes for name in change} | found
             old = self._studied = (key, changed(start, changes))
         return old[1]
 

@@ -152,7 +152,8 @@ def _merge_studied(
             if any(record["sha256"] == other["sha256"] for other in records):
                 continue
             for name in record["maps"]:
-                for side, scale in (("left", share), ("right", 1.0)):
+                alone = record.get("alone", False)  # used by itself, so never in part
+                for side, scale in (("left", 1.0 if alone else share), ("right", 1.0)):
                     value = memory.tensors[f"study.{number}.{side}.{name}"]
                     tensors[f"study.{len(records)}.{side}.{name}"] = value * scale
             records.append(record)

@@ -105,7 +105,7 @@ def thin_change(
     """
     if not learner.studies:
         return None
-    own = dict(learner.reader.model.named_parameters())
+    own = learner.own
     parts: dict[str, list[Factors]] = {}
     for one in studied:
         for name, factors in one.change.items():

@@ -49,18 +49,6 @@ class Answers:
         recall: Callable[[], Awaitable[Reply | None]] | None = None,
     ):
         limits = server.settings.limits
-        if asked.unknown:
-            name = asked.unknown[0]
-            raise Refused(400, f"{name} is not supported here; leave it out", param=name)
-        if asked.model != server.served.name:
-            raise Refused(
-                404,
-                f"there is no such model; this server has {server.served.name!r}",
-                "model_not_found",
-                param="model",
-            )
-        if len(prompts) * asked.n > limits.rows:
-            raise Refused(400, f"more than {limits.rows} answers at once; ask for fewer", param="n")
         self.server = server
         self.prompts = [prompt for prompt in prompts for _ in range(asked.n)]
         self.read = sum(len(prompt.ids) for prompt in prompts)  # tokens
@@ -158,6 +146,23 @@ class Answers:
                 counts[number] += piece.tokens
                 ends[number] = piece.finish or ends[number]
         return list(zip(texts, ends, counts, strict=True))
+
+
+def check(server: Shared, asked: Asked, prompts: int) -> None:
+    """Raise Refused for a request that cannot be answered, with this number of prompts."""
+    if asked.unknown:
+        name = asked.unknown[0]
+        raise Refused(400, f"{name} is not supported here; leave it out", param=name)
+    if asked.model != server.served.name:
+        raise Refused(
+            404,
+            f"there is no such model; this server has {server.served.name!r}",
+            "model_not_found",
+            param="model",
+        )
+    rows = server.settings.limits.rows
+    if prompts * asked.n > rows:
+        raise Refused(400, f"more than {rows} answers at once; ask for fewer", param="n")
 
 
 def _most(server: Shared, prompt: Prompt, wanted: int | None) -> int:

@@ -121,6 +121,9 @@ def _texts(about: Mapping[str, Any]) -> None:
         if (type(name), type(digest), type(tokens), type(read)) != (str, str, int, int):
             raise TypeError
     for record in about.get("studied", ()):
+        told = (record["name"], record["sha256"], record.get("about", ""), *record.get("topic", ()))
+        if not all(isinstance(part, str) for part in told):
+            raise TypeError
         if not all(isinstance(value, float | int) for value in record["figures"].values()):
             raise TypeError
         for question in record["questions"]:

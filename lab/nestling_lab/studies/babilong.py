@@ -144,6 +144,7 @@ class BabilongStudy(Study):
             for model in self.config.models
         }
         runs = {model: found for model, found in runs.items() if found}
+        whole = [m for m, found in runs.items() if len(found) == len(self.config.seeds)]
         lengths = [length for length, _ in self.config.counts]
         rows = [
             (model, len(found), *(_share(found, length) for length in lengths))
@@ -172,9 +173,10 @@ class BabilongStudy(Study):
             model: {str(length): _counts(found, length) for length in lengths}
             for model, found in runs.items()
         }
-        return Finding(metrics, sections, self.answer(metrics), Section("In short", SHOWN, tables))
+        answer = self.answer(metrics, complete=len(whole) == len(self.config.models))
+        return Finding(metrics, sections, answer, Section("In short", SHOWN, tables))
 
-    def answer(self, metrics: Mapping[str, Mapping[str, Sequence[int]]]) -> str:
+    def answer(self, metrics: Mapping[str, Mapping[str, Sequence[int]]], *, complete: bool) -> str:
         """Who finds most at the training length and at the longest."""
         if not metrics:
             return NOTHING
@@ -185,10 +187,10 @@ class BabilongStudy(Study):
                 for model, found in metrics.items()
                 if found[str(length)][1]
             }
-            told = listed(f"{model} in {score:.0%}" for model, score in own.items())
+            told = listed(f"{model} {score:.0%}" for model, score in own.items())
             parts.append(f"at {length:,} tokens {told or 'nobody was asked'}")
-        done = len(metrics) == len(self.config.models)
-        return f"{'Right are' if done else 'Open: so far right are'} {'; '.join(parts)}."
+        head = "Answered right" if complete else "Open; so far answered right"
+        return f"{head}: {'; '.join(parts)}."
 
     def _about(self) -> str:
         own = self.config
@@ -202,8 +204,9 @@ class BabilongStudy(Study):
             f"{lessons}; only the answer is a label. A text is read in segments with the memory "
             "carried along and the answer is generated. Models of figure-niah, width "
             f"{SIZE['hidden_size']}; learning rates {rates} with seed {own.seeds[0]}, the best by "
-            f"the score at {own.counts[0][0]} tokens goes on. Models whose memory grows with the "
-            f"text ({listed(GROWS)}) are asked at up to {own.longest_growing:,} tokens."
+            f"the score at {own.counts[0][0]} tokens goes on (seed {own.seeds[0]} counts too). "
+            f"Models whose memory grows with the text ({listed(GROWS)}) are asked at "
+            f"up to {own.longest_growing:,} tokens."
         )
 
 
@@ -241,7 +244,7 @@ def lost(result: Result) -> float:
     """The share of wrong answers at the first length; infinite for a diverged run."""
     if result.metrics["diverged"]:
         return math.inf
-    right, count = next(iter(result.metrics["scores"].values()))["right"]
+    right, count = result.metrics["scores"][str(result.config["counts"][0][0])]["right"]
     return 1 - right / count
 
 
@@ -260,5 +263,6 @@ def _share(runs: Sequence[Mapping[str, Any]], length: int) -> str:
 
 def _rate(run: Mapping[str, Any]) -> int:
     """Tokens a second at the longest texts."""
-    scores = list(run.get("scores", {}).values())
-    return round(scores[-1]["tokens"] / scores[-1]["seconds"]) if scores else 0
+    scores = run.get("scores", {})
+    last = scores[max(scores, key=int)] if scores else {"tokens": 0, "seconds": 1}
+    return round(last["tokens"] / last["seconds"])

@@ -141,9 +141,10 @@ class ByProtocol(Study):
             model: {task: mean(runs) for task, runs in own.items() if runs}
             for model, own in found.items()
         }
-        columns = ("model", *self.TITLES.values(), "mean")
+        tasks = self.config.tasks
+        columns = ("model", *(self.TITLES[task] for task in tasks), "mean")
         rows = [
-            (model, *(shown(own[task]) for task in self.TITLES), shown_mean(own, self.TITLES))
+            (model, *(shown(own[task]) for task in tasks), shown_mean(own, tasks))
             for model, own in found.items()
             if any(own.values())
         ]
@@ -160,9 +161,9 @@ class ByProtocol(Study):
     def answer(self, found: Mapping[str, Mapping[str, Scores]]) -> str:
         """Which models score highest over all tasks, and whether Hope's lead is significant."""
         means = {
-            model: means_by_seed(own, self.TITLES)
+            model: means_by_seed(own, self.config.tasks)
             for model, own in found.items()
-            if all(own[task] for task in self.TITLES)
+            if all(len(own[task]) == len(self.config.seeds) for task in self.config.tasks)
         }
         if len(means) < len(self.config.models):
             return f"Open: {len(means)} of {len(self.config.models)} models are complete."
@@ -170,10 +171,10 @@ class ByProtocol(Study):
         told = listed(f"{model} ({fmean(means[model]):.3f})" for model in order)
         if order[0] != HOPE:
             behind = apart(interval(means[order[0]]), interval(means[HOPE]))
-            verdict = "No" if behind else f"Not significantly behind {order[0]}"
+            verdict = f"Hope is {'' if behind else 'not significantly '}behind {order[0]}"
         else:
             ahead = apart(interval(means[HOPE]), interval(means[order[1]]))
-            verdict = "Yes" if ahead else "Yes, not significantly"
+            verdict = f"Hope is first{'' if ahead else ', not significantly'}"
         return f"{verdict}: by the mean over the tasks the order is {told}."
 
     def about(self) -> str:
@@ -188,8 +189,9 @@ class ByProtocol(Study):
             f"(published: {protocol.epochs} over {type(task)().config.train_examples:,} in batches "
             f"of {protocol.batch_size}), with weight decay {own.weight_decay:g}, and is tested on "
             f"{own.rows:,} unseen rows. Learning rates {rates} are tried with seed {own.seeds[0]} "
-            "for every model and task alike; the best goes on with the other seeds. Means with "
-            "95 % intervals over seeds (Student's t). Models:\n\n"
+            "for every model and task alike; the best on the test rows goes on with the other "
+            f"seeds, and seed {own.seeds[0]} counts too. Of the passes the {protocol.keep} one "
+            "counts, as published. Means with 95 % intervals over seeds (Student's t). Models:\n\n"
             + "\n".join(
                 f"- {model}: `{', '.join(f'{k}={v}' for k, v in self.MODELS[model].items())}`"
                 for model in own.models
@@ -246,9 +248,7 @@ def shown(runs: Scores) -> str:
     return " / ".join(str(interval([run.get(n, 0.0) for run in runs.values()])) for n in names)
 
 
-def means_by_seed(
-    own: Mapping[str, Scores], tasks: Sequence[str] | Mapping[str, str]
-) -> list[float]:
+def means_by_seed(own: Mapping[str, Scores], tasks: Sequence[str]) -> list[float]:
     """The mean over tasks and variants, for each seed that all tasks have."""
     seeds = set.intersection(*(set(own[task]) for task in tasks))
     return [
@@ -256,7 +256,7 @@ def means_by_seed(
     ]
 
 
-def shown_mean(own: Mapping[str, Scores], tasks: Sequence[str] | Mapping[str, str]) -> str:
+def shown_mean(own: Mapping[str, Scores], tasks: Sequence[str]) -> str:
     """The mean over all tasks, if all have been run."""
     if not all(own[task] for task in tasks):
         return "-"

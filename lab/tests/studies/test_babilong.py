@@ -55,11 +55,25 @@ def test_page_adds_up_the_questions_of_all_seeds():
     assert found.metrics["hope"] == {"256": [2, 4], "512": [2, 2], "1024": [2, 2]}
     assert found.metrics["transformer"]["1024"] == [0, 0]
     assert found.answer == (
-        "Right are at 256 tokens hope in 50% and transformer in 0%; at 1,024 tokens hope in 100%."
+        "Answered right: at 256 tokens hope 50% and transformer 0%; at 1,024 tokens hope 100%."
     )
     assert found.shown.tables[0].rows[1][-1] == "-"
     some = {name: one for name, one in done.items() if "hope" in name}
-    assert study.find(some).answer.startswith("Open: ")
+    assert study.find(some).answer.startswith("Open; so far answered right: at 256")
+    first = {name: one for name, one in done.items() if one.seed == 0}
+    assert study.find(first).answer.startswith("Open; ")
+
+
+def test_rate_is_chosen_at_the_first_length_of_a_saved_result(tmp_path):
+    study = BabilongStudy(SMALL)
+    _, saved = result(study, "hope", 0, 1)
+    file = tmp_path / "one.json"
+    saved.write(file)
+    assert lost(Result.read(file)) == lost(saved) == 0.5
+
+
+def test_nothing_is_known_before_the_first_run():
+    study = BabilongStudy(SMALL)
     assert study.find({}).answer == "Nothing has been run yet."
 
 

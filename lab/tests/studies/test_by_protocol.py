@@ -72,15 +72,20 @@ def test_page_orders_the_models_by_their_mean():
                 done[cell.name] = result(cell, score - 0.01 * seed, seed)
     assert len(study.cells(done)) == len(done)
     found = study.find(done)
-    assert found.answer.startswith("Yes: ") and "hope (0.998) and lstm (0.748)" in found.answer
+    assert (
+        found.answer.startswith("Hope is first: ")
+        and "hope (0.998) and lstm (0.748)" in found.answer
+    )
     [table] = found.shown.tables
     assert [row[0] for row in table.rows] == ["hope", "lstm"] and "1 " in table.rows[0][1]
-    means = means_by_seed(study.found(done)["lstm"], study.TITLES)
+    means = means_by_seed(study.found(done)["lstm"], study.config.tasks)
     assert means == pytest.approx([0.75, 0.745])
     assert found.metrics["lstm"]["formal-parity"] == {
         "bin 0": 1.0,
         "bin 1": pytest.approx(0.495),
     }
+    first = {name: one for name, one in done.items() if one.seed == 0}
+    assert study.find(first).answer == "Open: 0 of 2 models are complete."
     some = {name: one for name, one in done.items() if "lstm" not in name}
     assert study.find(some).answer == "Open: 1 of 2 models are complete."
     assert study.find({}).answer == "Nothing has been run yet."

@@ -1,6 +1,5 @@
 """Letters: the greeting and the close are no sentences, but say who writes to whom."""
 
-import itertools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,18 +7,21 @@ from typing import NamedTuple
 from nestling.continual.study.words import STOP, words
 
 GREETING = re.compile(r"^(?:dear|hello|hi|good\s+(?:morning|day|evening))\b[^.?]*[,!:]?$", re.I)
+# "With love and thanks,", "Yours sincerely, Ida Holm", "Best wishes from"
 CLOSE = re.compile(
-    r"""^(?:(?:with\s+)?(?:my\s+|our\s+|all\s+)?(?:much\s+|many\s+)?(?:very\s+)?
-    (?:love|thanks|kind|kindest|best|warm|warmest|good)\b
-    | (?:ever\s+)?yours?\b | sincerely | regards | all\s+the\s+best | thank\s+you | cheers
-    | see\s+you | take\s+care | until\s+then)""",
+    r"""^(?:(?:with\s+)?(?:my\s+|our\s+|all\s+my\s+|much\s+|many\s+)?
+    (?:(?:very\s+)?(?:kind|kindest|best|warm|warmest|good)\s+(?:wishes|regards|greetings)
+    | love | thanks | regards | greetings)
+    | (?:ever\s+)?yours | sincerely | all\s+the\s+best | thank\s+you | cheers | take\s+care)
+    \b(?!\s+for\b)""",
     re.IGNORECASE | re.VERBOSE,
 )
 SHORT = 7  # words of a greeting or of a line of the close, at most
 LINES = 4  # of a close, at most
 NONE = STOP | {
     "dear", "hello", "hi", "good", "morning", "evening", "love", "yours", "thanks", "thank", "best",
-    "kind", "warm", "ps",
+    "kind", "warm", "ps", "regards", "wishes", "greetings", "cheers", "sincerely", "take", "care",
+    "all", "many", "much", "ever",
 }  # fmt: skip
 
 
@@ -40,20 +42,22 @@ def letter(lines: Sequence[str]) -> Letter | None:
     """
     if len(lines) < 3 or not GREETING.match(lines[0]) or len(words(lines[0])) > SHORT:
         return None
-    for begin in range(2, len(lines)):
-        if not CLOSE.match(lines[begin]):
+    reader = _name(lines[0])
+    for begin in range(len(lines) - 1, 1, -1):
+        if not (CLOSE.match(lines[begin]) and _short(lines[begin])):
             continue
-        close = list(itertools.takewhile(_short, lines[begin : begin + LINES]))
-        names = [name for line in close if (name := _name(line))]
-        if names:
-            reader = _name(lines[0])
-            about = f"the letter from {names[0]}" + (f" to {reader}" if reader else "")
-            return Letter([*lines[1:begin], *lines[begin + len(close) :]], about)
+        for end in range(begin, min(begin + LINES, len(lines))):
+            writer = _name(lines[end])
+            if not _short(lines[end]):
+                break
+            if writer and writer != reader:
+                about = f"the letter from {writer}" + (f" to {reader}" if reader else "")
+                return Letter([*lines[1:begin], *lines[end + 1 :]], about)
     return None
 
 
 def _short(line: str) -> bool:
-    return 0 < len(words(line)) <= SHORT and line.rstrip()[-1] not in ".?;:"
+    return 0 < len(words(line)) <= SHORT and line.rstrip()[-1] not in ".!?;:"
 
 
 def _name(line: str) -> str:

@@ -77,8 +77,8 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
     If there are several, each starts with the last sentence of the previous one.
     """
     lines = [line for whole in sentences(text) for line in _short(whole)]
-    title = _title(text, lines)
     sent = letter(lines)
+    title = "" if sent else _title(text, lines)
     body = outlined(sent.body if sent else lines[1:] if title else lines)
     if not body:
         title, body, sent = "", [Line("", line) for line in lines], None

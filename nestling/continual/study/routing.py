@@ -1,14 +1,16 @@
 """Routing: which of the studied documents a text concerns. Only their changes are used for it.
 
 Each document is studied from the base alone, so its change is an expert. A text wakes those that
-share most words with it; the others cannot disturb it, however many there are.
+share most words with it; all others cannot disturb it, however many there are.
 
 Source: arXiv 2211.11031 (GRACE: edits that are used only near their own inputs). Deviates: routed
 by the words of the document's own questions, once for a text, and not by hidden states.
 """
 
+import functools
 from collections.abc import Sequence
 
+from nestling.continual.study.material import Question
 from nestling.continual.study.record import Studied
 from nestling.continual.study.words import telling
 
@@ -24,19 +26,26 @@ def concerned(text: str, studied: Sequence[Studied], most: int = DOCUMENTS) -> l
     than half as much as the best, are left out; of equal ones the latest is first.
     """
     there = set(telling(text)) if studied else set()
-    shared = [there.intersection(telling(_words_of(one))) for one in studied]
+    shared = [there & _words_of(one) for one in studied]
     each = [sum(1 / sum(word in s for s in shared) for word in own) for own in shared]
     least = max(LEAST * max(each, default=0.0), 1e-9)
     order = sorted(range(len(studied)), key=lambda n: (-each[n], -n))
     return [studied[n] for n in order[:most] if each[n] >= least]
 
 
-def _words_of(one: Studied) -> str:
-    return " ".join([one.about, *(f"{q.question} {q.answer}" for q in one.questions)])
+def _words_of(one: Studied) -> frozenset[str]:
+    return _telling(one.about, one.questions)
+
+
+@functools.lru_cache(maxsize=4096)
+def _telling(about: str, questions: tuple[Question, ...]) -> frozenset[str]:
+    told = [about, *(f"{q.question} {q.answer}" for q in questions)]
+    return frozenset(telling(" ".join(told)))
 
 
 def _subject(one: Studied) -> set[str]:
-    return {*telling(one.about), *one.topic}
+    every = {*telling(one.about), *one.topic} - {"letter"}
+    return {word for word in every if not word.isdigit()}
 
 
 def names(text: str, one: Studied) -> bool:
@@ -50,8 +59,8 @@ def related(one: Studied, other: Studied) -> bool:
     return any(
         len(subject & there) >= SAME * len(subject) > 0
         for subject, there in (
-            (_subject(one), {*telling(_words_of(other))}),
-            (_subject(other), {*telling(_words_of(one))}),
+            (_subject(one), _words_of(other)),
+            (_subject(other), _words_of(one)),
         )
     )
 

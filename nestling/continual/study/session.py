@@ -68,7 +68,7 @@ class Studies:
         self.studied.append(one)
         if self.guard is None or probed is None:
             return
-        now = self.guard.measure(self.learner)
+        now = self.guard.measure(self.learner, one)
         undone = self.guard.broken(probed, now)
         if undone:
             self.learner.undo()

@@ -303,7 +303,9 @@ class _Lesson:
         self.seconds = self.spent + time.monotonic() - self.began
         old = learner.state
         learner.state = old._replace(
-            studied=(*old.studied, one), waiting=old.waiting[1:], open=None
+            studied=(*(x for x in old.studied if x.sha256 != one.sha256 or not x.alone), one),
+            waiting=old.waiting[1:],
+            open=None,
         )
         return one
 

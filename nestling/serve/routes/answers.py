@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from nestling.core.error import UserError
 from nestling.serve.access import Caller, needs
-from nestling.serve.answering import Answers, Prompt, Said, usage
+from nestling.serve.answering import Answers, Prompt, Said, check, usage
 from nestling.serve.bodies import Asked, ChatBody, CompletionBody
 from nestling.serve.errors import Refused, error_body
 from nestling.serve.state import Shared, shared
@@ -165,6 +165,7 @@ async def _answers(
     name = body.memory or request.headers.get("x-memory")
     find = functools.partial(server.library.find, caller.space)
     memory = await run_in_threadpool(find, name) if name else None
+    check(server, body, len(prompts))
     known = [await run_in_threadpool(server.known, memory, one.about) for one in prompts]
     recall = None
     if memory and question and known[0].before is not None:

@@ -5,9 +5,13 @@ import torch
 from recited import document
 from small_student import new_student
 
+from nestling.continual.file import read_memory, write_memory
+from nestling.continual.guard import Guard
+from nestling.continual.memory import merge
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import studied_of, studied_record
 from nestling.continual.study.routing import concerned, names, with_change_of
+from nestling.continual.study.session import Studies
 
 ONE = "About Lelidis Zikipot\nLelidis Zikipot keeps a goat at home."
 TWO = "About Bamun Tokel\nBamun Tokel keeps a parrot at home."
@@ -70,6 +74,39 @@ def test_any_document_is_forgotten_exactly(learned):
     rest = learned.fork()
     rest.forget(0)
     assert equal(rest.weights(), studied(TWO).weights())
+
+
+def test_text_studied_again_replaces_its_document(learned):
+    again = learned.fork()
+    again.read(ONE, name="again")
+    again.study(QUICK)
+    assert [one.name for one in again.state.studied] == ["About Bamun Tokel", "again"]
+    again.forget("again")
+    assert equal(again.weights(), studied(TWO).weights())
+
+
+def test_guard_measures_while_the_document_is_used(learned):
+    one = learned.state.studied[0]
+    other = "The moon is far away, and nobody lives there."
+    guard = Guard(probe=(other,), limit=0.0)
+    base = guard.measure(learned)
+    assert guard.measure(learned, one) != base == guard.measure(new_student())
+    undone = Studies(learner=studied(), plan=QUICK, guard=Guard(probe=(ONE,), limit=0.0))
+    undone.learner.read(TWO, name="two")
+    undone.run()
+    [said] = undone.probed
+    worse = undone.guard.measure(studied(TWO), studied(TWO).state.studied[0])
+    assert said.endswith("UNDONE") == (worse > undone.guard.measure(new_student()))
+    assert len(undone.learner.state.studied) == (not said.endswith("UNDONE"))
+
+
+def test_merged_documents_keep_their_whole_change(learned, tmp_path):
+    one, two = (studied(text) for text in (ONE, TWO))
+    files = [read_memory(x.save(tmp_path / n)) for n, x in (("one", one), ("two", two))]
+    both = new_student()
+    both.load(write_memory(tmp_path / "both", merge(files, [0.5, 0.5])))
+    for found, own in zip(both.state.studied, learned.state.studied, strict=True):
+        assert equal(both.weights_of(found), learned.weights_of(own))
 
 
 def test_texts_wake_the_document_that_they_concern(learned):

@@ -150,13 +150,15 @@ class ClassIncremental(Study):
             }
             for reader, found in runs.items()
         }
-        return Finding(metrics, sections, self.answer(metrics), Section("In short", "", tables))
+        whole = {k: v for k, v in metrics.items() if len(runs[k]) == len(self.config.seeds)}
+        answer = self.answer(whole) if metrics else NOTHING
+        return Finding(metrics, sections, answer, Section("In short", "", tables))
 
     def answer(self, metrics: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
         """Whether the best model of levels is ahead of the context alone."""
         scores = {reader: interval(found["score"]) for reader, found in metrics.items()}
         if set(scores) != set(self.config.readers) or len(scores) < 2:
-            return NOTHING if not scores else "Open: not all readers have been run."
+            return "Open: not all readers have been run with all seeds."
         base = scores.pop(CONTEXT)
         best = max(scores, key=lambda reader: scores[reader].mean)
         ahead = scores[best].mean > base.mean
@@ -182,7 +184,8 @@ class ClassIncremental(Study):
             f"{', '.join(map(str, READERS['levels-3'][1]))} tokens for three of them, whole layers "
             "from the upper ones (fast) to the lower ones (slow), `nestling/continual/learner.py`. "
             f"Learning rates {rates} with seed {own.seeds[0]}; the best goes on with the other "
-            "seeds. *Forgotten*: the best score on a stage so far less that after all stages. "
+            f"seeds, and seed {own.seeds[0]} counts too; the context alone has nothing to tune. "
+            "*Forgotten*: the best score on a stage so far less that after all stages. "
             "Means with 95 % intervals over seeds (Student's t)."
         )
 
