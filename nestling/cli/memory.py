@@ -195,17 +195,33 @@ class Export:
     """The model it was learned with."""
     out: Path
     """Folder for the new model."""
+    document: str | None = None
+    """Name, number or checksum of the studied document to apply, if there are several."""
 
     def run(self) -> None:
         """Write the folder."""
         from nestling.continual.opening import open_learner
+        from nestling.continual.study.record import find_studied
+        from nestling.core.error import UserError
         from nestling.models.pretrained import save_with
 
         learner = open_learner(self.model, self.file, must_exist=True)
-        save_with(learner.base, learner.weights(), self.out)
+        studied = learner.state.studied
+        weights = learner.weights()
+        if self.document is not None:
+            weights = learner.weights_of(studied[find_studied(studied, self.document)])
+        elif len(studied) > 1 and any(one.alone for one in studied):
+            names = ", ".join(one.name or one.sha256[:12] for one in studied)
+            raise UserError(
+                f"{len(studied)} documents were studied, each to be used by itself, and one model "
+                f"cannot hold them all; choose one with --document ({names}), or use the memory "
+                "with `nestling ask` or `nestling serve`"
+            )
+        save_with(learner.base, weights, self.out)
         wide = learner.base.variant == "independent"
         told = f", its MLPs {len(learner.base.levels)} times as wide" if wide else ""
-        print(f"{self.out}: the base and {self.file} in one model{told}")
+        what = self.file if self.document is None else f"{self.document} of {self.file}"
+        print(f"{self.out}: the base and {what} in one model{told}")
 
 
 @dataclass(frozen=True, kw_only=True)

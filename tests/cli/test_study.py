@@ -120,7 +120,11 @@ def test_merge_combines_studied_documents(place, memory, tmp_path, capsys):
 
 
 def test_export_answers_like_the_memory(place, memory, tmp_path, capsys):
-    run(capsys, "memory", "export", memory, place / "model", "--out", tmp_path / "whole")
+    export = ("memory", "export", memory, place / "model", "--out", tmp_path / "whole")
+    told = failed(capsys, *export)
+    assert "one.txt, two.txt" in told and not (tmp_path / "whole").exists()
+    assert "known: one.txt, two.txt" in failed(capsys, *export, "--document", "three.txt")
+    assert "two.txt of" in run(capsys, *export, "--document", "two.txt")
     from transformers import AutoModelForCausalLM
 
     from nestling.continual.opening import open_learner
@@ -128,7 +132,7 @@ def test_export_answers_like_the_memory(place, memory, tmp_path, capsys):
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
     learner = open_learner(place / "model", memory, must_exist=True)
     own = dict(whole.named_parameters())
-    for name, value in learner.weights().items():
+    for name, value in learner.weights_of(learner.state.studied[1]).items():
         assert (own[name] - value).abs().max() < 1e-6
 
 
