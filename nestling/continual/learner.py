@@ -186,13 +186,14 @@ class ContinualLearner(LevelledModel):
                 return self.weights_of(one)
         return self.weights(studied=())
 
-    def experts(self, text: str | None = None) -> tuple[dict[str, Tensor], ...]:
+    def experts(self, now: dict[str, Tensor] | None = None) -> tuple[dict[str, Tensor], ...]:
         """The base, the averages, and the model with its slowest level alone, with two, ..., with
         all.
 
-        Each as the weights of all levels. Study adds what it has for ``text``; by default all.
+        Each as the weights of all levels. ``now`` are those of the last, with what was studied of
+        some documents; by default of all.
         """
-        now = self.weights() if text is None else self.weights_for(text, named=True)
+        now = self.weights() if now is None else now
         found = experts(self.parameters, self.start, self.state.averages, now)
         return found if self.levels or not self.state.studied else (*found, now)
 
@@ -206,21 +207,21 @@ class ContinualLearner(LevelledModel):
         subject; with ``document``, that one.
         """
         ids = tuple(map(int, ids))
-        text = self.text.decode(ids) if self.state.studied else ""
+        if document is None:
+            text = self.text.decode(ids) if self.state.studied else ""
+            now = self.weights_for(text, named=True)
+        else:
+            now = self.weights_of(document)
         rows = [
             read_alone(self.reader, weights, ids, self.sizes, self.device)
-            for weights in self._mixed_weights(gate, text, document)
+            for weights in self._mixed_weights(gate, now)
         ]
         return torch.stack(rows)
 
-    def _mixed_weights(
-        self, gate: str | None, text: str, document: Studied | None = None
-    ) -> list[dict[str, Tensor]]:
-        if gate is None and document is not None:
-            return [self.weights_of(document)]
+    def _mixed_weights(self, gate: str | None, now: dict[str, Tensor]) -> list[dict[str, Tensor]]:
         if gate is None:
-            return [self.weights_for(text, named=True)]
-        every = self.experts(text)
+            return [now]
+        every = self.experts(now)
         return [every[index] for index in seats(gate, len(every))]
 
     @torch.no_grad()
@@ -260,11 +261,11 @@ class ContinualLearner(LevelledModel):
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
             given = torch.tensor([ids], device=self.device)
+            now = self.weights_for(prompt if about is None else about)
             if self.gate is None:
-                own = self.weights_for(prompt if about is None else about)
-                out = self.reader.generate(own, given, **options)
+                out = self.reader.generate(now, given, **options)
             else:
-                mixed = self._mixed_weights(self.gate, prompt if about is None else about)
+                mixed = self._mixed_weights(self.gate, now)
                 out = generate_mixed(self.reader, mixed, given, SHARE, **options)
         return self.text.decode(out[0])
 

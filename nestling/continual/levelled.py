@@ -65,7 +65,7 @@ class LevelledModel:
         self.spans = spans(options.averages, fastest)  # slow to fast
         # taken once: while another thread calls the model they are replaced
         self.own = own = {n: p.detach() for n, p in model.model.named_parameters()}
-        self.start = tuple(tuple(own[n].detach() for n in names) for names in self.parameters)
+        self.start = tuple(tuple(own[n] for n in names) for names in self.parameters)
         erasing = [i for i, writer in enumerate(self.writers) if writer.rule == "dgd"]
         if erasing and options.surprise is not None:
             raise UserError("rule dgd needs every input; leave out surprise")

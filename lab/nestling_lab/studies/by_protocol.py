@@ -70,14 +70,13 @@ class ByProtocol(Study):
         own = self.config
         config = {
             "model": model,
-            "preset": f"{model.partition(',')[0]}-tiny",
+            "preset": f"{model}-tiny",
             "overrides": dict(self.MODELS[model]),
             "task": task,
             "learning_rate": rate,
             **{name: getattr(own, name) for name in COMMON},
         }
-        name = f"{task}-{model.replace(',', '-')}-lr{rate:g}-seed{seed}"
-        return Cell(name, config, seed)
+        return Cell(f"{task}-{model}-lr{rate:g}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """The grids, and the other seeds at the best rates."""
@@ -234,9 +233,14 @@ def lost(result: Result) -> float:
     return math.inf if result.metrics["diverged"] else 1 - result.metrics["score"]
 
 
+def variants(runs: Scores) -> list[str]:
+    """The variants that were measured; a diverged run has none, which counts as 0."""
+    return list(next((run for run in runs.values() if run), {"": 0.0}))
+
+
 def mean(runs: Scores) -> dict[str, float]:
     """The mean score of each variant."""
-    names = next(iter(runs.values()), {})
+    names = variants(runs)
     return {name: fmean(run.get(name, 0.0) for run in runs.values()) for name in names}
 
 
@@ -244,7 +248,7 @@ def shown(runs: Scores) -> str:
     """The scores of a task with intervals; variants are separated by a slash."""
     if not runs:
         return "-"
-    names = next(iter(runs.values())) or {"": 0.0}
+    names = variants(runs)
     return " / ".join(str(interval([run.get(n, 0.0) for run in runs.values()])) for n in names)
 
 

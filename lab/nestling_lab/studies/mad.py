@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from nestling_lab.studies.by_protocol import ByProtocol, Sizes
 
-# two layers of width 64, feed-forward networks for equal parameters within 4 %
+# two layers of width 64, feed-forward networks for equal parameters within 2 %
 SIZE = {"hidden_size": 64, "num_hidden_layers": 2, "num_heads": 2}
 
 

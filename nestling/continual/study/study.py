@@ -77,8 +77,7 @@ class School:
         chat = self.forms[1]
         self.opening: Ids = chat.opening if chat else ()
         self.body: Body = body(learner.reader, _lowest(learner, names), self.opening)
-        own = dict(learner.reader.model.named_parameters())
-        self.start = {name: own[name].detach() for name in names}
+        self.start = {name: learner.own[name] for name in names}
 
     @property
     def talk(self) -> Form:

@@ -166,7 +166,7 @@ async def _answers(
     find = functools.partial(server.library.find, caller.space)
     memory = await run_in_threadpool(find, name) if name else None
     check(server, body, len(prompts))
-    known = [await run_in_threadpool(server.known, memory, one.about) for one in prompts]
+    known = await run_in_threadpool(lambda: [server.known(memory, p.about) for p in prompts])
     recall = None
     if memory and question and known[0].before is not None:
         recall = functools.partial(server.recollection.of, memory, question)

@@ -91,6 +91,9 @@ def test_guard_measures_while_the_document_is_used(learned):
     guard = Guard(probe=(other,), limit=0.0)
     base = guard.measure(learned)
     assert guard.measure(learned, one) != base == guard.measure(new_student())
+    gated = new_student(gate="base")
+    gated.state = learned.state
+    assert guard.measure(gated, one) != guard.measure(gated) == pytest.approx(base)
     undone = Studies(learner=studied(), plan=QUICK, guard=Guard(probe=(ONE,), limit=0.0))
     undone.learner.read(TWO, name="two")
     undone.run()

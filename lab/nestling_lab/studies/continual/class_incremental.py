@@ -175,11 +175,11 @@ class ClassIncremental(Study):
         rates = ", ".join(f"{rate:g}" for rate in own.learning_rates)
         return (
             f"{own.model} reads {own.stages} stages of `{own.task}` (home commands of Home "
-            f"Assistant, CC BY 4.0), each with {own.classes} new classes and {own.lessons} lessons "
-            "a class (a text and the name of its class), once, without replay or a hint of the "
-            f"stage. After each it is asked about {own.questions} unseen texts of every class so "
-            "far; the name of a class with the highest likelihood counts, of all classes so far. A "
-            f"question follows the last {own.context:,} tokens of the lessons at most. Levels are "
+            f"Assistant, Apache-2.0), each with {own.classes} new classes and {own.lessons} "
+            "lessons a class (a text and the name of its class), once, without replay or a hint of "
+            f"the stage. After each it is asked about {own.questions} unseen texts of every class "
+            "so far; the likeliest name of a class counts, of all classes so far. A question "
+            f"follows the last {own.context:,} tokens of the lessons at most. Levels are "
             "written meanwhile by Adam, by the loss of the next token: periods of "
             f"{', '.join(map(str, READERS['levels-3'][1]))} tokens for three of them, whole layers "
             "from the upper ones (fast) to the lower ones (slow), `nestling/continual/learner.py`. "

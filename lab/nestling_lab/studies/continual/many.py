@@ -129,7 +129,7 @@ def journey(
 
 
 def all_at_once(learner: ContinualLearner) -> ContinualLearner:
-    """A learner that uses the changes of all its documents together, as an exported model does."""
+    """A learner that uses the changes of all its documents together."""
     joint = learner.fork()
     studied = tuple(one._replace(alone=False) for one in learner.state.studied)
     joint.state = joint.state._replace(studied=studied)
