@@ -10,18 +10,15 @@ from typing import Any
 from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
 from nestling.core.statistics import interval, wilson
-from nestling.data import Corpus, prepare
+from nestling.data import Corpus
 from nestling.evals import Reader
 from nestling.evals.answer import ask_texts
-from nestling.evals.fit import words
-from nestling.evals.questions import TextQuestions
-from nestling.models import create
 from nestling.report import Section, Table
 from nestling.tasks import TASKS, QuestionTask
-from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling.train import TrainConfig
 from nestling_lab.studies.answers import NOTHING, listed
 from nestling_lab.studies.figure_niah import MODELS, SIZE
-from nestling_lab.studies.needles import Course, Lesson
+from nestling_lab.studies.needles import Lesson, course, fitted, new_reader
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned, is_edge, rate_text
 
@@ -96,44 +93,25 @@ class BabilongStudy(Study):
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train on short texts, and ask at every length."""
         config = cell.config
-        prepared = prepare(
-            config["corpus"], tokenizer="bpe-digits", vocab_size=config["vocab_size"]
-        )
-        size = len(prepared.tokenizer)
-        model = create(config["preset"], vocab_size=size, seed=cell.seed, **config["overrides"])
-        reader = Reader(model.to(device), prepared.tokenizer, name=config["model"])
-        trained = train_config(config["train"])
-        parts = [
-            (
-                TextQuestions(
-                    asking(reader, config["task"], one.length, prepared.corpus),
-                    batch_size=one.rows,
-                    seed=cell.seed,
-                    **words(reader),
-                ),
-                one.steps,
-            )
-            for one in (Lesson(**lesson) for lesson in config["lessons"])
-        ]
-        metrics: dict[str, Any] = {"num_parameters": model.num_parameters(), "diverged": False}
-        begin = time.monotonic()
+        reader, prose = new_reader(config, seed=cell.seed, device=device)
+        lessons = [Lesson(**lesson) for lesson in config["lessons"]]
 
-        def after_step(run: Any) -> None:
-            tell(run.totals.step, trained.steps, run.totals.loss)
+        def task(name: str, lesson: Lesson) -> QuestionTask:
+            return asking(reader, name, lesson.length, prose)
 
-        try:
-            train(model, Course(parts), trained, quiet=True, after_step=after_step)
-            metrics["seconds_fit"] = time.monotonic() - begin
-            model.eval()
-            metrics["scores"] = measured(reader, config, cell.seed, prepared.corpus)
-        except NotFinite as error:
-            metrics |= {"diverged": True, "reason": str(error)}
+        loader = course(reader, [config["task"]], lessons, task, seed=cell.seed)
+
+        def measure() -> dict[str, Any]:
+            return {"scores": measured(reader, config, cell.seed, prose)}
+
+        metrics = {"num_parameters": reader.model.num_parameters()}
+        metrics |= fitted(reader, loader, config, measure, tell)
         return Result(
             name=f"{self.name}/{cell.name}",
             config=config,
-            metrics=metrics | {"seconds": time.monotonic() - begin},
+            metrics=metrics,
             seed=cell.seed,
-            corpus=prepared.corpus.tag,
+            corpus=prose.tag,
             provenance=provenance(device),
         )
 

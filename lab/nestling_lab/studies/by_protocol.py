@@ -46,6 +46,7 @@ class ByProtocol(Study):
     """Every model on every task at every rate with one seed, then its best rate with all seeds."""
 
     MODELS: ClassVar[Mapping[str, Mapping[str, Any]]]  # overrides of the tiny presets
+    PRESETS: ClassVar[Mapping[str, str]] = {}  # of models that are not named after their preset
     PAPER: ClassVar[str]  # table of the paper
     TITLES: ClassVar[Mapping[str, str]]  # of the tasks
     ABOUT: ClassVar[str]  # what is measured, for the page
@@ -70,7 +71,7 @@ class ByProtocol(Study):
         own = self.config
         config = {
             "model": model,
-            "preset": f"{model}-tiny",
+            "preset": self.PRESETS.get(model, f"{model}-tiny"),
             "overrides": dict(self.MODELS[model]),
             "task": task,
             "learning_rate": rate,

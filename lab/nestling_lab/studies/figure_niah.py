@@ -2,20 +2,17 @@
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from nestling.core.error import UserError
 from nestling.core.result import Result, provenance
-from nestling.data import prepare
 from nestling.evals import Reader
-from nestling.models import create
 from nestling.models.factory import embedding_parameters
 from nestling.report import Section
 from nestling.tasks import QuestionTask
-from nestling.train import NotFinite, TrainConfig, train, train_config
+from nestling.train import TrainConfig
 from nestling.train.flops import flops_per_token
 from nestling_lab.studies.figure_lm import MODELS as SHAPES
 from nestling_lab.studies.figure_lm import SIZE
@@ -28,7 +25,15 @@ from nestling_lab.studies.needle_report import (
     lessons_told,
     runs_of,
 )
-from nestling_lab.studies.needles import Lesson, answer_loss, course, task_figures, task_of
+from nestling_lab.studies.needles import (
+    Lesson,
+    answer_loss,
+    course,
+    fitted,
+    new_reader,
+    task_figures,
+    task_of,
+)
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.tuned import Tuned, is_edge
 
@@ -125,55 +130,46 @@ class FigureNiah(Study):
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train on texts of one length, test at every length."""
         config = cell.config
-        prepared = prepare(
-            config["corpus"], tokenizer="bpe-digits", vocab_size=config["vocab_size"]
-        )
-        size = len(prepared.tokenizer)
-        model = create(config["preset"], vocab_size=size, seed=cell.seed, **config["overrides"])
-        reader = Reader(model.to(device), prepared.tokenizer, name=config["model"])
-        trained = train_config(config["train"])
+        reader, prose = new_reader(config, seed=cell.seed, device=device)
         room = dict(zip(config["tasks"], config["answer_room"], strict=True))
         lessons = [Lesson(**lesson) for lesson in config["lessons"]]
-        shape = {"room": room, "prose": prepared.corpus}
-        loader = course(reader, config["tasks"], lessons, seed=cell.seed, **shape)
+
+        def lesson_task(name: str, one: Lesson) -> QuestionTask:
+            shape = {"room": room[name], "prose": prose, "bare": one.bare}
+            return task_of(reader, name, one.length, **shape)
 
         def task(name: str, length: int) -> QuestionTask:
-            return task_of(reader, name, length, room=room[name], prose=prepared.corpus)
+            return task_of(reader, name, length, room=room[name], prose=prose)
 
-        metrics: dict[str, Any] = {
-            "num_parameters": model.num_parameters(),
-            "num_non_embedding": model.num_parameters() - embedding_parameters(model),
-            "flops_per_token": flops_per_token(model),
-            "diverged": False,
-        }
-
-        def after_step(run: Any) -> None:
-            tell(run.totals.step, trained.steps, run.totals.loss)
-
-        begin = time.monotonic()
-        try:
-            found = train(model, loader, trained, quiet=True, after_step=after_step)
-            metrics |= found | {"seconds_fit": time.monotonic() - begin}
-            model.eval()
-            metrics["accuracy"] = self._measured(reader, task, cell)
+        def measure() -> dict[str, Any]:
+            found = {"accuracy": self._measured(reader, task, cell)}
             if config["model"] == FULL:
                 window = {"attention.window": lessons[-1].length}
                 options = config["overrides"] | window
-                same = create(config["preset"], vocab_size=size, **options).to(device).eval()
-                same.load_state_dict(model.state_dict())
-                seen = Reader(same, prepared.tokenizer, name=WINDOWED)
-                metrics["windowed"] = self._measured(seen, task, cell)
+                same, _ = new_reader(
+                    {**config, "overrides": options, "model": WINDOWED}, seed=0, device=device
+                )
+                same.model.load_state_dict(reader.model.state_dict())
+                same.model.eval()
+                found["windowed"] = self._measured(same, task, cell)
             first = str(lessons[-1].length)
-            losses = [found[first]["loss"] for found in metrics["accuracy"].values()]
-            metrics["answer_loss"] = sum(losses) / len(losses)
-        except NotFinite as error:
-            metrics |= {"diverged": True, "reason": str(error)}
+            losses = [own[first]["loss"] for own in found["accuracy"].values()]
+            return {**found, "answer_loss": sum(losses) / len(losses)}
+
+        model = reader.model
+        loader = course(reader, config["tasks"], lessons, lesson_task, seed=cell.seed)
+        metrics = {
+            "num_parameters": model.num_parameters(),
+            "num_non_embedding": model.num_parameters() - embedding_parameters(model),
+            "flops_per_token": flops_per_token(model),
+            **fitted(reader, loader, config, measure, tell),
+        }
         return Result(
             name=f"{self.name}/{cell.name}",
             config=config,
-            metrics=metrics | {"seconds": time.monotonic() - begin},
+            metrics=metrics,
             seed=cell.seed,
-            corpus=prepared.corpus.tag,
+            corpus=prose.tag,
             provenance=provenance(device),
         )
 

@@ -16,6 +16,7 @@ TRACKING = {
     "self_titans.projection_period": 16,
     "self_titans.convolution": 1,
 }
+SIGNED = "delta-net-signed"  # a delta net with the same eigenvalues and no convolution either
 
 
 class FormalLanguages(ByProtocol):
@@ -28,9 +29,16 @@ class FormalLanguages(ByProtocol):
         "lstm": {**SIZE, "mlp.intermediate_size": 356},
         "srwm": {**SIZE, "mlp.intermediate_size": 512},
         "delta-net": {**SIZE, "mlp.intermediate_size": 460},
+        SIGNED: {
+            **SIZE,
+            "mlp.intermediate_size": 463,
+            "delta_net.allow_neg_eigval": True,
+            "delta_net.convolution": 1,
+        },
         "mamba2": {**SIZE, "mamba2.inner_size": 256, "mamba2.state_size": 16},
         "transformer": {**SIZE, "mlp.intermediate_size": 488},
     }
+    PRESETS: ClassVar[Mapping[str, str]] = {SIGNED: "delta-net-tiny"}
     PAPER = "formal"
     TITLES: ClassVar[Mapping[str, str]] = {
         "formal-parity": "parity",

@@ -1,19 +1,23 @@
-"""The curriculum for finding needles: first bare ones, then texts as in the test."""
+"""Models that learn to find things in texts: the curriculum, the training, the measures."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from nestling.core.error import UserError
-from nestling.data import Batch, Corpus
+from nestling.data import Batch, Corpus, prepare
 from nestling.evals import Reader
 from nestling.evals.answer import ask_texts
 from nestling.evals.fit import words
 from nestling.evals.questions import Questions, TextQuestions
 from nestling.evals.requests import Ask, Memory
+from nestling.models import create
 from nestling.tasks import TASKS, UNSEEN, QuestionTask
 from nestling.tasks.niah import Niah
+from nestling.train import NotFinite, train, train_config
+from nestling_lab.studies.study import Tell
 
 SPARE = 2  # tokens that may be generated beyond the right answer
 
@@ -121,27 +125,54 @@ def course(
     reader: Reader,
     names: Sequence[str],
     lessons: Sequence[Lesson],
+    task: Callable[[str, Lesson], QuestionTask],
     *,
-    room: dict[str, int],
-    prose: Corpus,
     seed: int,
 ) -> Course:
     """All lessons, with the tasks of each in turn; ``names`` are the default tasks of a lesson."""
     parts = []
     for lesson in lessons:
         sources = [
-            TextQuestions(
-                task_of(
-                    reader, name, lesson.length, room=room[name], prose=prose, bare=lesson.bare
-                ),
-                batch_size=lesson.rows,
-                seed=seed,
-                **words(reader),
-            )
+            TextQuestions(task(name, lesson), batch_size=lesson.rows, seed=seed, **words(reader))
             for name in lesson.tasks or names
         ]
         parts.append((Mixed(sources), lesson.steps))
     return Course(parts)
+
+
+def new_reader(config: Mapping[str, Any], *, seed: int, device: str) -> tuple[Reader, Corpus]:
+    """An untrained model with a tokenizer of single digits, and the prose that this is made from.
+
+    ``config`` has corpus, vocab_size, model, preset and overrides.
+    """
+    prepared = prepare(config["corpus"], tokenizer="bpe-digits", vocab_size=config["vocab_size"])
+    size = len(prepared.tokenizer)
+    model = create(config["preset"], vocab_size=size, seed=seed, **config["overrides"])
+    return Reader(model.to(device), prepared.tokenizer, name=config["model"]), prepared.corpus
+
+
+def fitted(
+    reader: Reader,
+    loader: Course,
+    config: Mapping[str, Any],
+    measure: Callable[[], dict[str, Any]],
+    tell: Tell,
+) -> dict[str, Any]:
+    """Train the model of a reader by ``config["train"]`` and measure it, unless it diverges."""
+    own = train_config(config["train"])
+
+    def after_step(run: Any) -> None:
+        tell(run.totals.step, own.steps, run.totals.loss)
+
+    begin = time.monotonic()
+    try:
+        found = train(reader.model, loader, own, quiet=True, after_step=after_step)
+        found |= {"seconds_fit": time.monotonic() - begin, "diverged": False}
+        reader.model.eval()
+        found |= measure()
+    except NotFinite as error:
+        found = {"diverged": True, "reason": str(error)}
+    return found | {"seconds": time.monotonic() - begin}
 
 
 def task_figures(reader: Reader, task: QuestionTask, seed: int, count: int) -> dict[str, Any]:
