@@ -15,6 +15,7 @@ STUDIES = Registry(
         "figure-lm": "nestling_lab.studies.figure_lm:FigureLm",
         "head-level": "nestling_lab.studies.head_level:HeadLevelStudy",
         "hope-ablation": "nestling_lab.studies.hope_ablation:HopeAblation",
+        "scaling": "nestling_lab.studies.scaling:Scaling",
         "babilong": "nestling_lab.studies.babilong:BabilongStudy",
         "formal-languages": "nestling_lab.studies.formal_languages:FormalLanguages",
         "mad": "nestling_lab.studies.mad:MadTasks",
