@@ -93,7 +93,7 @@ class Diff:
     """Another."""
 
     def run(self) -> None:
-        """Print how far each level has moved, and the documents that only one has read."""
+        """Print how far each level and document moved, and what only one has read."""
         from nestling.continual.compare import diff, documents_apart
         from nestling.continual.file import read_memory
         from nestling.report import Table

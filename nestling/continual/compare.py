@@ -3,18 +3,18 @@
 import math
 from typing import NamedTuple
 
-import torch
-
 from nestling.continual.file import MemoryFile
 from nestling.continual.memory import check_alike, length, level_moved, level_name
-from nestling.continual.study.change import Change, Factors
+from nestling.continual.study.change import Change
 from nestling.continual.study.record import studied_of
+
+NOTHING: tuple[str, Change] = "", {}
 
 
 class Difference(NamedTuple):
-    """The difference of two memory files in one level, or in what they have studied."""
+    """The difference of two memory files in one level, or in the change by one document."""
 
-    level: str
+    level: str  # or the document
     first: float  # norm of its movement in the first
     second: float
     between: float  # norm of the difference
@@ -22,7 +22,7 @@ class Difference(NamedTuple):
 
 
 def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
-    """Compare two memory files of one base, level by level."""
+    """Compare two memory files of one base, level by level and document by document."""
     check_alike([first, second])
     rows = []
     for index, record in enumerate(first.about["levels"]):
@@ -31,10 +31,11 @@ def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
             (float((a[name].double() * b[name].double()).sum()) for name in a if name in b), 0.0
         )
         rows.append(_difference(level_name(record), length(a), length(b), product))
-    if any(memory.about.get("studied") for memory in (first, second)):
-        a, b = taught(first), taught(second)
-        lengths = (math.sqrt(max(inner(x, x), 0.0)) for x in (a, b))
-        rows.append(_difference("study", *lengths, inner(a, b)))
+    a, b = changes(first), changes(second)
+    for digest in dict.fromkeys([*a, *b]):
+        (name, one), (other, two) = (own.get(digest, NOTHING) for own in (a, b))
+        lengths = (math.sqrt(max(inner(x, x), 0.0)) for x in (one, two))
+        rows.append(_difference(f"study of {name or other or '-'}", *lengths, inner(one, two)))
     return rows
 
 
@@ -45,15 +46,12 @@ def _difference(name: str, one: float, two: float, product: float) -> Difference
     return Difference(name, one, two, between, cosine)
 
 
-def taught(memory: MemoryFile) -> Change:
-    """The change of each matrix by study, summed over documents."""
-    found: Change = {}
+def changes(memory: MemoryFile) -> dict[str, tuple[str, Change]]:
+    """The name of each studied document and its change of each matrix, by the text's checksum."""
+    found = {}
     for number, record in enumerate(memory.about.get("studied", ())):
-        for name, new in studied_of(number, record, memory.tensors).change.items():
-            old = found.get(name)
-            if old is not None:
-                new = Factors(torch.cat([old.left, new.left], 1), torch.cat([old.right, new.right]))
-            found[name] = new
+        one = studied_of(number, record, memory.tensors)
+        found[one.sha256] = one.name, one.change
     return found
 
 

@@ -103,27 +103,30 @@ def test_forget_by_document_name(learned):
         learner.forget("one")
 
 
-def test_studied_memories_are_compared_by_weight_change(learned, tmp_path):
+def test_studied_memories_are_compared_document_by_document(learned, tmp_path):
     one = learned[0].fork()
-    two, fresh = one.fork(), new_student()
+    two, again = one.fork(), new_student()
     two.read(SECOND, name="two")
     two.study(QUICK)
+    again.read(TEXT, name="one")
+    again.study(dataclasses.replace(QUICK, seed=1))
     files = [
         read_memory(learner.save(tmp_path / name))
-        for learner, name in ((one, "one"), (two, "two"), (fresh, "fresh"))
+        for learner, name in ((one, "one"), (two, "two"), (again, "again"))
     ]
 
-    def added(learner):
-        dense = [{n: f.product().double() for n, f in s.change.items()} for s in learner]
-        return torch.cat([sum(each[n] for each in dense).flatten() for n in dense[0]])
+    def added(learner, number):
+        change = learner.state.studied[number].change
+        return torch.cat([f.product().double().flatten() for f in change.values()])
 
-    first, second = (added(learner.state.studied) for learner in (one, two))
-    [row] = diff(*files[:2])
-    assert row.first == pytest.approx(first.norm().item(), rel=1e-3)
-    assert row.between == pytest.approx((first - second).norm().item(), rel=1e-3)
-    assert 0 < row.cosine < 1
+    same, new = diff(*files[:2])
+    assert same.level == "study of one" and new.level == "study of two"
+    assert same.first == same.second > 0 and same.between == pytest.approx(0, abs=1e-3 * same.first)
+    assert new.first == 0 and new.second == pytest.approx(added(two, 1).norm().item(), rel=1e-3)
+    apart = added(one, 0) - added(again, 0)
     [row] = diff(files[0], files[2])
-    assert row.first > 0 and row.second == 0
+    assert row.between == pytest.approx(apart.norm().item(), rel=1e-3)
+    assert 0 < row.cosine < 1
     with pytest.raises(UserError, match="no smaller form"):
         fork(tmp_path / "one", tmp_path / "small", "16bit")
 
