@@ -147,6 +147,9 @@ KINDS = (
         re.compile(rf"\bhow many ({'|'.join(sorted(frozenset().union(*UNITS)))})\b", re.I),
         _measured,
     ),
+    Asked(
+        re.compile(r"\b(which|what) (town|city|village|country|island|river|street)\b", re.I), _name
+    ),
     Asked(re.compile(r"\bnames? of\b|\bwhat (is|was|are|were) .* (called|named)\b", re.I), _name),
 )
 

@@ -28,6 +28,8 @@ from nestling.continual.study.answer_type import may_answer
         ("What was the name of her dog?", "Her dog Bruno wore it.", True),
         ("What is the name of Ida's dog?", "Ida hung it on the collar.", False),
         ("What is the best cheese called?", "The best is the Old Miller.", True),
+        ("In which town was Ida born?", "Ida was born at home.", False),
+        ("In which town was Ida born?", "Ida was born in Molde.", True),
         ("What does a visit cost?", "Visits: a first one, half an hour: 54", True),
         ("What does a visit cost?", "Visits by day: 95, by night: 160.", True),
         ("What does a visit cost?", "The practice was built in 1774.", False),
