@@ -24,9 +24,9 @@ class Command:
     go_on: bool = False
     """Continue the prompt as plain text."""
     check: bool = True
-    """Recite what was studied and give the sentence that fits the question; if none fits, answer as
-    before study. Off: give the most likely reply, in a fraction of the time. Needs a chat template,
-    temperature 0 and no gate."""
+    """Recite what was studied and give the sentence that fits the question; if none fits, say so
+    about a subject known from one document only, or answer as before study. Off: give the most
+    likely reply, in a fraction of the time. Needs a chat template, temperature 0 and no gate."""
     tokens: int = 100
     """Largest number of tokens to generate."""
     temperature: float = 0.0

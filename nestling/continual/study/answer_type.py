@@ -62,11 +62,6 @@ class Asked(NamedTuple):
     fits: Callable[[Sequence[Word], frozenset[str]], bool]  # (sentence, words of the question)
 
 
-def _bare(word: Word) -> str:
-    """A word without the ending of a genitive."""
-    return re.sub("['’]s?$", "", word.low)
-
-
 def _has(some: frozenset[str]) -> Callable[[Sequence[Word], frozenset[str]], bool]:
     return lambda own, asked: any(word.low in some for word in own)
 
@@ -118,7 +113,7 @@ def _measured(own: Sequence[Word], asked: frozenset[str]) -> bool:
 
 def _name(own: Sequence[Word], asked: frozenset[str]) -> bool:
     """A name that the question does not have; the first word of a sentence may be one."""
-    return any(word.named and word.tells and _bare(word) not in asked for word in own)
+    return any(word.named and word.tells and word.bare not in asked for word in own)
 
 
 KINDS = (
@@ -163,5 +158,5 @@ def may_answer(question: str, sentence: str) -> bool:
     own = words(sentence)
     if not own:
         return False
-    asked = frozenset(_bare(word) for word in words(question))
+    asked = frozenset(word.bare for word in words(question))
     return all(kind.fits(own, asked) for kind in KINDS if kind.question.search(question))

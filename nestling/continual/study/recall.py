@@ -4,7 +4,8 @@ A studied document is stored in the weights as sentences, which the model recite
 questions (``recite``). Three scores decide which of them answers a user's question: how well it
 covers the words of the question, literally or in meaning (``alike``), the likelihood of the
 question after it under the frozen model, and its likelihood after the question under the studied
-one. If the best fits poorly and others are as good, the model answers as before study.
+one. If the best fits poorly and others are as good, the model answers as before study or, if the
+question names a subject that it knows from one document only, says that this does not say.
 
 Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given the reply). Deviates:
 words of the subject do not count, since every sentence is about it.
@@ -51,6 +52,8 @@ SURE = 2.3  # minimum confidence of the best reply, nats
 UNNAMED = 5.0  # nats more if the question does not name the subject of a document
 CLOSE = 8.0  # nats within which two replies answer about as well
 EMPTY = "It is so."  # a reply without content
+UNSAID = "What I have read about {about} does not say."
+UNKNOWN = 0.1  # share of a document's own questions that the base may have answered before study
 
 
 class Reply(NamedTuple):
@@ -95,7 +98,10 @@ def answered(school: "School", question: str, tokens: int) -> Answer:
 
 @torch.no_grad()
 def recall(school: "School", question: str) -> Reply | None:
-    """The reply to a question; None: the model should answer as before study."""
+    """The reply to a question; None: the model should answer as before study.
+
+    About a subject that the base does not know, the reply may be that it was not said.
+    """
     learner = school.learner
     documents = concerned(question, learner.state.studied)
     before = learner.weights(studied=())
@@ -106,7 +112,29 @@ def recall(school: "School", question: str) -> Reply | None:
     said = [pair for one in documents for pair in likely(school, question, one)]
     found = replies(school, question, subject, said, before)
     chosen = best(found, least)
-    return None if chosen is None else latest(chosen, found, learner.state.studied)
+    if chosen is None:
+        return unsaid(learner.text, question, documents)
+    return latest(chosen, found, learner.state.studied)
+
+
+def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | None:
+    """That a document does not say it; None if the base may know.
+
+    The question must have every name and number of the document's subject. The base does not know
+    the subject if it answered next to none of the document's own questions before study, and if the
+    names are no single token, as those of well-known places are.
+    """
+    if not question.rstrip().endswith("?"):
+        return None
+    asked = {word.bare for word in words(question)}
+    for one in documents:
+        own = [word for word in words(one.about) if word.named or word.counts]
+        tokens = sum(len(plain(text, f" {word.text}")) for word in own)
+        right, of = one.figures.get("right_before", 1.0), one.figures.get("asked", 0.0)
+        if tokens > 1 and right <= UNKNOWN * of and asked.issuperset(word.bare for word in own):
+            ids = plain(text, UNSAID.format(about=one.about))
+            return Reply(ids, 0.0, 0.0, 0.0, one.name, one.sha256)
+    return None
 
 
 def likely(school: "School", question: str, document: Studied) -> list[tuple[Sentence, float]]:

@@ -68,6 +68,11 @@ class Word(NamedTuple):
         return self.text.lower()
 
     @property
+    def bare(self) -> str:
+        """The word in lower case, without the ending of a genitive."""
+        return re.sub("['’]s?$", "", self.low)
+
+    @property
     def counts(self) -> bool:
         """Whether it is a number."""
         return self.text[0].isdigit() or self.low.split("-")[0] in NUMBER

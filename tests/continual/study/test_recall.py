@@ -164,6 +164,35 @@ def test_base_answers_when_nothing_fits(talker, monkeypatch):
     assert talker.ask(asked, tokens=12) == base.ask(asked, tokens=12)
 
 
+@pytest.mark.parametrize(
+    ("question", "about", "right", "said"),
+    [
+        ("How old is the Marlow 7 pump?", "the Marlow 7 pump", 0, True),
+        ("How old is the Marlow 7's valve?", "the Marlow 7 pump", 1, True),
+        ("How old is the Marlow pump?", "the Marlow 7 pump", 0, False),
+        ("How old is the Marlow 7 pump?", "the Marlow 7 pump", 2, False),
+        ("Praise the Marlow 7 pump", "the Marlow 7 pump", 0, False),
+        ("How old is the ferry?", "the ferry", 0, False),
+        ("How old is O?", "O", 0, False),  # one token, as a well-known name
+    ],
+)
+def test_says_that_it_was_not_read_about_what_only_a_document_knows(
+    talker, monkeypatch, question, about, right, said
+):
+    monkeypatch.setattr(recall, "best", lambda found, least: None)
+    own = document(about, ("What holds the ferry?", "a bolt"), name="pump.txt")
+    one = own._replace(figures={"right_before": float(right), "asked": 12.0})
+    found = recall.unsaid(talker.text, question, [document("the ferry"), one])
+    if not said:
+        assert found is None
+        return
+    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one,)))
+    monkeypatch.setattr(recall, "likely", lambda *given: [])
+    told = talker.answer(question)
+    assert told == Answer("What I have read about the Marlow 7 pump does not say.", "pump.txt")
+    assert found == recall.recall(talker.school, question)
+
+
 @pytest.mark.parametrize("tokens", [3, 12])
 def test_reply_respects_max_tokens(talker, monkeypatch, tokens):
     ids = plain(talker.text, "Lelidis Zikipot keeps a goat at home.")
