@@ -11,6 +11,7 @@ Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given t
 words of the subject do not count, since every sentence is about it.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,6 +57,14 @@ UNSAID = "What I have read about {about} does not say."
 UNKNOWN = 0.1  # share of a document's own questions that the base may have answered before study
 
 
+# says that what an earlier text told still holds: "A visit in the night costs what it did."
+HOLDS = re.compile(
+    r"\b(unchanged|as before|what (it|they) (did|was|were)|not changed?"
+    r"|(stays?|remains?)( just)?( the same| as (it|they)| in force| so\b))",
+    re.IGNORECASE,
+)
+
+
 class Reply(NamedTuple):
     """A studied sentence as a reply to a question."""
 
@@ -65,6 +74,7 @@ class Reply(NamedTuple):
     nats: float  # its log-likelihood after the question
     source: str = ""  # name of its document
     document: str = ""  # checksum of its document
+    text: str = ""  # the sentence
 
     @property
     def worth(self) -> float:
@@ -166,13 +176,22 @@ def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
 def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) -> Reply:
     """The reply of the latest document about the same subject that answers about as well.
 
-    So what a later text corrects wins.
+    So what a later text corrects wins. A sentence that says that all is as before is no correction:
+    what an earlier document says is taken for it.
     """
     turn = {one.sha256: number for number, one in enumerate(studied)}
     own = turn[chosen.document]
-    after = {one.sha256 for one in studied[own + 1 :] if related(one, studied[own])}
-    later = [r for r in replies if r.document in after and r.worth >= chosen.worth - CLOSE]
-    return max(later, key=lambda one: (turn[one.document], one.worth), default=chosen)
+    same = {
+        one.sha256 for one in studied if one.sha256 == chosen.document or related(one, studied[own])
+    }
+    told = [
+        one
+        for one in replies
+        if one.document in same and one.worth >= chosen.worth - CLOSE and not HOLDS.search(one.text)
+    ]
+    if not HOLDS.search(chosen.text):
+        told = [one for one in told if turn[one.document] > own]
+    return max(told, key=lambda one: (turn[one.document], one.worth), default=chosen)
 
 
 def replies(
@@ -194,7 +213,7 @@ def replies(
     alike = shared(meant(reader, form.text, question), [one.meant for one in sentences], about)
     fits = _fits(speaker, form.text, question, subject, [one.text for one in sentences], before)
     return [
-        Reply(one.ids[:-1], same, fit, nats, one.source, one.document)
+        Reply(one.ids[:-1], same, fit, nats, one.source, one.document, one.text)
         for (one, nats), same, fit in zip(likely, alike, fits, strict=True)
     ]
 

@@ -152,6 +152,14 @@ def test_later_document_about_the_same_subject_wins():
     assert latest(first, [first, close, strange], studied) is close
     assert latest(first, [first, far, strange], studied) is first
     assert latest(close, [first, close], studied) is close
+    holds = close._replace(text="The price of the pump stays the same, and so do the hours.")
+    assert latest(first, [first, holds], studied) is first
+    assert (
+        latest(first, [first, close._replace(text="The pump stays in the hall.")], studied) != first
+    )
+    # what holds is answered by the earlier text
+    early = first._replace(fit=first.fit - 1)
+    assert latest(holds._replace(fit=first.fit), [early, holds, strange], studied) is early
     # of two documents, the one that was studied last
     assert latest(close, [first, close], [new, old]) is first
 
