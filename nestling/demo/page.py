@@ -76,8 +76,9 @@ def answers(found: Found) -> Section:
     said = (
         "The answers after study come from a new process that had the model, the memory file "
         f"({found['memory_bytes'] / 1e6:.1f} MB) and the question, and nothing else. An answer "
-        "counts as right if it contains the right words. Where the model does not know, it answers "
-        "wrongly and sounds just as sure.\n\nAsk more: nestling ask "
+        "counts as right if it contains the right words. About the subject of a text it says what "
+        "it has read, or that this does not say; a question that does not name the subject may be "
+        "answered wrongly, as before.\n\nAsk more: nestling ask "
         f'{found["model"]} "..." --memory {found["memory"]}'
     )
     return Section("What it answers", said, [Table(columns=columns, rows=rows)])
