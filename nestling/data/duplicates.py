@@ -49,16 +49,35 @@ def contained(held_out: Sequence[np.ndarray], train: Iterable[np.ndarray]) -> li
         return []
     known = np.unique(np.concatenate(held_out))
     places = [np.searchsorted(known, own) for own in held_out]
-    seen = np.zeros(len(known), dtype=bool)
-    for other in train:
-        place = np.searchsorted(known, other).clip(max=len(known) - 1)
-        seen[place[known[place] == other]] = True
+    seen = _seen(known, train)
     found: set[int] = set()
     while moved := [i for i, own in enumerate(places) if i not in found and _is_known(seen[own])]:
         found.update(moved)
         for index in moved:
             seen[places[index]] = True
     return sorted(found)
+
+
+def overlap(held_out: Sequence[str], train: Iterable[str]) -> float:
+    """The share of the distinct 8-word runs of held-out documents that occur in training.
+
+    >>> rest = "and nobody came to see the ferry leave"
+    >>> overlap(["The sea was high " + rest], ["It rained " + rest])
+    0.2
+    """
+    if not held_out:
+        return 0.0
+    known = np.unique(np.concatenate([shingles(text) for text in held_out]))
+    return float(_seen(known, map(shingles, train)).mean())
+
+
+def _seen(known: np.ndarray, train: Iterable[np.ndarray]) -> np.ndarray:
+    """Whether each of some sorted, distinct shingles occurs in training."""
+    seen = np.zeros(len(known), dtype=bool)
+    for other in train:
+        place = np.searchsorted(known, other).clip(max=len(known) - 1)
+        seen[place[known[place] == other]] = True
+    return seen
 
 
 def _is_known(seen: np.ndarray) -> bool:
