@@ -11,6 +11,7 @@ Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given t
 words of the subject do not count, since every sentence is about it.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -130,21 +131,33 @@ def recall(school: "School", question: str) -> Reply | None:
 def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | None:
     """That a document does not say it; None if the base may know.
 
-    The question must have every name and number of the document's subject. The base does not know
-    the subject if it answered next to none of the document's own questions before study, and if the
-    names are no single token, as those of well-known places are.
+    The question must have a name of the document's subject, all of its words and numbers. The base
+    does not know the subject if it answered next to none of the document's own questions before
+    study, and if the name is no single token, as those of well-known places are.
     """
     if not question.rstrip().endswith("?"):
         return None
     asked = {word.bare for word in words(question)}
     for one in documents:
-        own = [word for word in words(one.about) if word.named or word.counts]
-        tokens = sum(len(plain(text, f" {word.text}")) for word in own)
         right, of = one.figures.get("right_before", 1.0), one.figures.get("asked", 0.0)
-        if tokens > 1 and right <= UNKNOWN * of and asked.issuperset(word.bare for word in own):
-            ids = plain(text, UNSAID.format(about=one.about))
-            return Reply(ids, 0.0, 0.0, 0.0, one.name, one.sha256)
+        strange = [name for name in named_in(one.about) if len(plain(text, f" {name}")) > 1]
+        named = any(asked.issuperset(word.bare for word in words(name)) for name in strange)
+        if named and right <= UNKNOWN * of:
+            said = UNSAID.format(about=one.about)
+            if one.about.startswith("the letter "):
+                said = f"T{one.about[1:]} does not say."
+            return Reply(plain(text, said), 0.0, 0.0, 0.0, one.name, one.sha256)
     return None
+
+
+def named_in(phrase: str) -> list[str]:
+    """The runs of names and numbers in a phrase.
+
+    >>> named_in("the letter from Ida Holm to Mr Voss"), named_in("the Marlow 7 pump")
+    (['Ida Holm', 'Mr Voss'], ['Marlow 7'])
+    """
+    runs = itertools.groupby(words(phrase), lambda word: word.named or word.counts)
+    return [" ".join(word.text for word in own) for known, own in runs if known]
 
 
 def likely(school: "School", question: str, document: Studied) -> list[tuple[Sentence, float]]:

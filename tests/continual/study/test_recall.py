@@ -182,6 +182,8 @@ def test_base_answers_when_nothing_fits(talker, monkeypatch):
         ("Praise the Marlow 7 pump", "the Marlow 7 pump", 0, False),
         ("How old is the ferry?", "the ferry", 0, False),
         ("How old is O?", "O", 0, False),  # one token, as a well-known name
+        ("How old is Ida Holm?", "the letter from Ida Holm to Mr Voss", 0, True),
+        ("How old is Ida?", "the letter from Ida Holm to Mr Voss", 0, False),
     ],
 )
 def test_says_that_it_was_not_read_about_what_only_a_document_knows(
@@ -197,7 +199,10 @@ def test_says_that_it_was_not_read_about_what_only_a_document_knows(
     monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one,)))
     monkeypatch.setattr(recall, "likely", lambda *given: [])
     told = talker.answer(question)
-    assert told == Answer("What I have read about the Marlow 7 pump does not say.", "pump.txt")
+    saying = "What I have read about the Marlow 7 pump does not say."
+    if "letter" in about:
+        saying = "The letter from Ida Holm to Mr Voss does not say."
+    assert told == Answer(saying, "pump.txt")
     assert found == recall.recall(talker.school, question)
 
 
