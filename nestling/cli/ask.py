@@ -24,9 +24,9 @@ class Command:
     go_on: bool = False
     """Continue the prompt as plain text."""
     check: bool = True
-    """Recite what was studied and give the sentence that fits the question; if none fits, say so
-    about a subject known from one document only, or answer as before study. Off: give the most
-    likely reply, in a fraction of the time. Needs a chat template, temperature 0 and no gate."""
+    """Recite what was studied and give the sentence that fits the question. If none fits, answer as
+    before study or, about the subject of a document, say so. Off: give the most likely reply, in a
+    fraction of the time. Needs a chat template, temperature 0 and no gate."""
     tokens: int = 100
     """Largest number of tokens to generate."""
     temperature: float = 0.0
@@ -101,7 +101,7 @@ class Command:
         read = (
             "nothing studied fits the question: answered as before study"
             if source is None
-            else f"read in {source}"
+            else f"from {source}"
         )
         print(f"({read})", file=sys.stderr, flush=True)
         return text

@@ -32,10 +32,10 @@ def diff(first: MemoryFile, second: MemoryFile) -> list[Difference]:
         )
         rows.append(_difference(level_name(record), length(a), length(b), product))
     a, b = changes(first), changes(second)
-    for digest in dict.fromkeys([*a, *b]):
-        (name, one), (other, two) = (own.get(digest, NOTHING) for own in (a, b))
+    for key in dict.fromkeys([*a, *b]):
+        (name, one), (other, two) = (own.get(key, NOTHING) for own in (a, b))
         lengths = (math.sqrt(max(inner(x, x), 0.0)) for x in (one, two))
-        rows.append(_difference(f"study of {name or other or '-'}", *lengths, inner(one, two)))
+        rows.append(_difference(f"study of {name or other}", *lengths, inner(one, two)))
     return rows
 
 
@@ -46,12 +46,15 @@ def _difference(name: str, one: float, two: float, product: float) -> Difference
     return Difference(name, one, two, between, cosine)
 
 
-def changes(memory: MemoryFile) -> dict[str, tuple[str, Change]]:
-    """The name of each studied document and its change of each matrix, by the text's checksum."""
+def changes(memory: MemoryFile) -> dict[tuple[str, bool], tuple[str, Change]]:
+    """The name and the change of each studied document, by its checksum and ``alone``.
+
+    A text that an older version studied on top of others may be there once more, studied alone.
+    """
     found = {}
     for number, record in enumerate(memory.about.get("studied", ())):
         one = studied_of(number, record, memory.tensors)
-        found[one.sha256] = one.name, one.change
+        found[one.sha256, one.alone] = one.name or one.sha256[:12], one.change
     return found
 
 

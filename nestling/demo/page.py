@@ -76,9 +76,9 @@ def answers(found: Found) -> Section:
     said = (
         "The answers after study come from a new process that had the model, the memory file "
         f"({found['memory_bytes'] / 1e6:.1f} MB) and the question, and nothing else. An answer "
-        "counts as right if it contains the right words. About the subject of a text it says what "
-        "it has read, or that this does not say; a question that does not name the subject may be "
-        "answered wrongly, as before.\n\nAsk more: nestling ask "
+        "counts as right if it contains the right words. Asked about the subject of a text, the "
+        "model gives a sentence that it has read, or says that it finds none; other questions it "
+        "may answer wrongly, as before study.\n\nAsk more: nestling ask "
         f'{found["model"]} "..." --memory {found["memory"]}'
     )
     return Section("What it answers", said, [Table(columns=columns, rows=rows)])

@@ -10,7 +10,6 @@ from small_student import student
 
 from nestling.cli.main import main
 from nestling.continual.study.plan import Plan
-from nestling.continual.study.recall import UNSAID
 from nestling.core.result import Result
 from nestling.demo import Demo, learning, run_demo
 from nestling.demo.hope import Trial
@@ -130,12 +129,9 @@ def test_shipped_texts_hold_the_answers():
     for name in SHIPPED:
         own = material([name])
         [(_, text)] = own.documents
-        *asked, unsaid = own.asked
-        assert 3 <= len(asked) <= 5 and 90 <= len(text.split()) <= 160
-        for one in asked:
+        assert 3 <= len(own.asked) <= 5 and 90 <= len(text.split()) <= 160
+        for one in own.asked:
             assert one.right(text) and not one.right(one.question)
-        # the last one is not answered by the text
-        assert unsaid.right(UNSAID) and not unsaid.right(text)
     assert len(own.general) == 3 and all(one.answers for one in own.general)
 
 

@@ -141,7 +141,7 @@ def course(
 
 
 def new_reader(config: Mapping[str, Any], *, seed: int, device: str) -> tuple[Reader, Corpus]:
-    """An untrained model with a tokenizer of single digits, and the prose that this is made from.
+    """An untrained model with a tokenizer of single digits, and the corpus of the tokenizer.
 
     ``config`` has corpus, vocab_size, model, preset and overrides.
     """

@@ -22,6 +22,9 @@ MODELS = (HOPE, MAMBA2, TRANSFORMER)
 HEAD = 32  # channels per head, and the step in which widths grow
 
 
+Runs = Mapping[str, Mapping[int, Result]]  # of one model, by size and seed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """One size of all models, with the widths that give them the parameters of Transformer++."""
@@ -86,6 +89,8 @@ class Scaling(Study):
         held_out_tokens: int = 65536
 
         def __post_init__(self) -> None:
+            if len(self.sizes) < 2:
+                raise UserError(f"sizes are {list(self.sizes)}; give two or more for an exponent")
             if not 1 <= self.tuned <= len(self.sizes):
                 raise UserError(
                     f"tuned is {self.tuned}; give a number from 1 to that of the sizes, "
@@ -182,9 +187,9 @@ class Scaling(Study):
             for model, own in runs.items()
         }
         shown = Section("In short", SHOWN, [Table(columns=columns, rows=rows)] if rows else [])
-        return Finding(metrics, sections, self.answer(slopes), shown)
+        return Finding(metrics, sections, self.answer(runs, slopes), shown)
 
-    def slopes(self, runs: Mapping[str, Mapping[int, Result]]) -> list[float]:
+    def slopes(self, runs: Runs) -> list[float]:
         """The exponent b of loss = a N^-b for every seed that all sizes have; empty before that."""
         if set(runs) != set(self.config.sizes):
             return []
@@ -197,17 +202,22 @@ class Scaling(Study):
         }
         return [exponent(own) for own in points.values() if all(math.isfinite(x) for _, x in own)]
 
-    def answer(self, slopes: Mapping[str, Sequence[float]]) -> str:
+    def answer(self, runs: Mapping[str, Runs], slopes: Mapping[str, Sequence[float]]) -> str:
         """The exponents, and whether that of Hope differs from the others'."""
-        known = {model: interval(own) for model, own in slopes.items() if own}
-        if len(known) < len(self.config.models):
-            if not slopes:
-                return NOTHING
-            return f"Open: {len(known)} of {len(self.config.models)} models have every size."
-        told = listed(f"{found.mean:.3f} +/- {found.half:.2g} ({m})" for m, found in known.items())
-        return (
-            f"The loss falls as a power of the parameters with exponents {told}{_verdict(known)}."
-        )
+        if not runs:
+            return NOTHING
+        own = self.config
+        whole = [
+            model
+            for model in own.models
+            if all(len(runs.get(model, {}).get(s, {})) == len(own.seeds) for s in own.sizes)
+        ]
+        if len(whole) < len(own.models):
+            return f"Open: {len(whole)} of {len(own.models)} models have every size and seed."
+        known = {model: interval(found) for model, found in slopes.items() if found}
+        told = [f"{known[m]} ({m})" if m in known else f"none ({m}: diverged)" for m in own.models]
+        head = f"The loss falls as a power of the parameters with exponents {listed(told)}"
+        return f"{head}{_verdict(known)}."
 
     def _rates(self, done: Mapping[str, Result]) -> Table:
         own = self.config
@@ -265,13 +275,14 @@ def exponent(points: Sequence[tuple[int, float]]) -> float:
 
 
 def _verdict(known: Mapping[str, Interval]) -> str:
-    if HOPE not in known:
+    if HOPE not in known or not all(math.isfinite(one.half) for one in known.values()):
         return ""
     others = [model for model in known if model != HOPE]
     differ = [model for model in others if apart(known[model], known[HOPE])]
-    if not differ:
-        return "; their intervals overlap"
-    return f"; Hope's interval is apart from that of {listed(differ)}"
+    same = [model for model in others if model not in differ]
+    parts = [f"is apart from that of {listed(differ)}"] if differ else []
+    parts += [f"overlaps with that of {listed(same)}"] if same else []
+    return f"; Hope's interval {' and '.join(parts)}" if parts else ""
 
 
 def _losses(runs: Mapping[int, Result]) -> str:
@@ -280,7 +291,7 @@ def _losses(runs: Mapping[int, Result]) -> str:
     return (str(interval(finite)) if finite else "-") + (f" ({lost} diverged)" if lost else "")
 
 
-def _gaps(runs: Mapping[str, Mapping[str, Mapping[int, Result]]]) -> Table:
+def _gaps(runs: Mapping[str, Runs]) -> Table:
     """The loss of each model less that of Hope, by size."""
     found = {}
     for model, own in runs.items():
@@ -292,7 +303,7 @@ def _gaps(runs: Mapping[str, Mapping[str, Mapping[int, Result]]]) -> Table:
     return Table(columns=("model and size", "difference"), rows=list(differences(found).items()))
 
 
-def _sizes(runs: Mapping[str, Mapping[str, Mapping[int, Result]]]) -> Table:
+def _sizes(runs: Mapping[str, Runs]) -> Table:
     rows = []
     for model, own in runs.items():
         for size, found in own.items():

@@ -61,14 +61,18 @@ def test_page_has_the_exponents():
     done = finished(study, {"hope": 0.1, "mamba2": 0.08, "transformer": 0.1})
     found = study.find(done)
     assert found.metrics["hope"]["exponents"] == pytest.approx([0.1, 0.1])
-    assert "0.080" in found.answer and found.answer.endswith(
-        "; Hope's interval is apart from that of mamba2."
+    assert "0.08 +/-" in found.answer and found.answer.endswith(
+        "; Hope's interval is apart from that of mamba2 and overlaps with that of transformer."
     )
-    lost = next(name for name in done if name.startswith("mamba2-0.92M"))
-    done[lost] = dataclasses.replace(done[lost], metrics={"diverged": True, "num_parameters": 9})
-    assert "1 diverged" in str(study.find(done).shown.tables[0].rows)
-    del done[lost]
-    assert study.find(done).answer.startswith("The loss falls")  # one seed is left
+    large = [name for name in done if name.startswith("mamba2-0.92M")]
+    lost = {"diverged": True, "num_parameters": 9}
+    for name in large:
+        done[name] = dataclasses.replace(done[name], metrics=lost)
+    found = study.find(done)
+    assert "2 diverged" in str(found.shown.tables[0].rows)
+    assert "none (mamba2: diverged)" in found.answer and "mamba2 and" not in found.answer
+    del done[large[0]]
+    assert study.find(done).answer == "Open: 2 of 3 models have every size and seed."
 
 
 def test_one_training_gives_a_loss():
@@ -88,3 +92,5 @@ def test_one_training_gives_a_loss():
 def test_tuned_sizes_are_checked():
     with pytest.raises(UserError, match="tuned is 3"):
         dataclasses.replace(SMALL, tuned=3)
+    with pytest.raises(UserError, match="two or more"):
+        dataclasses.replace(SMALL, sizes=("0.36M",))

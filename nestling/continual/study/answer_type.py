@@ -143,7 +143,12 @@ KINDS = (
         _measured,
     ),
     Asked(
-        re.compile(r"\b(which|what) (town|city|village|country|island|river|street)\b", re.I), _name
+        re.compile(
+            r"^(?!.*\bor\b).*\b(which|what) (town|city|village|country|island)"
+            r"(?=\s*[?,]|\s+(is|was|are|were|did|does|do|has|have|had|can|will)\b)",
+            re.I,
+        ),
+        _name,
     ),
     Asked(re.compile(r"\bnames? of\b|\bwhat (is|was|are|were) .* (called|named)\b", re.I), _name),
 )

@@ -4,8 +4,8 @@ A studied document is stored in the weights as sentences, which the model recite
 questions (``recite``). Three scores decide which of them answers a user's question: how well it
 covers the words of the question, literally or in meaning (``alike``), the likelihood of the
 question after it under the frozen model, and its likelihood after the question under the studied
-one. If the best fits poorly and others are as good, the model answers as before study or, if the
-question names a subject that it knows from one document only, says that this does not say.
+one. If the best fits poorly and others are as good, the model says so where the question names the
+subject of a document that was new to it, and otherwise answers as before study.
 
 Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given the reply). Deviates:
 words of the subject do not count, since every sentence is about it.
@@ -27,7 +27,7 @@ from nestling.continual.study.recite import Asked, Sentence
 from nestling.continual.study.record import Studied
 from nestling.continual.study.routing import concerned, related
 from nestling.continual.study.speaker import Speaker
-from nestling.continual.study.words import telling, words
+from nestling.continual.study.words import Word, telling, words
 from nestling.continual.text import Text
 
 if TYPE_CHECKING:
@@ -54,16 +54,17 @@ SURE = 2.3  # minimum confidence of the best reply, nats
 UNNAMED = 5.0  # nats more if the question does not name the subject of a document
 CLOSE = 8.0  # nats within which two replies answer about as well
 EMPTY = "It is so."  # a reply without content
-UNSAID = "What I have read about {about} does not say."
+UNSAID = "I do not find that in what I have read about {about}."
 UNKNOWN = 0.1  # share of a document's own questions that the base may have answered before study
 
 
 # says that what an earlier text told still holds: "A visit in the night costs what it did."
 HOLDS = re.compile(
-    r"\b(unchanged|as before|what (it|they) (did|was|were)|not changed?"
-    r"|(stays?|remains?)( just)?( the same| as (it|they)| in force| so\b))",
+    r"\b(unchanged|(stay|remain)s?( just)? (the same|as (it|they) (is|are|was|were))"
+    r"|costs? what (it|they) did)\b",
     re.IGNORECASE,
 )
+MOVES = re.compile(r"\b(now|but|not|no longer|instead|except)\b", re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -87,7 +88,7 @@ class Answer(NamedTuple):
     """A model's answer to a question."""
 
     text: str
-    source: str | None  # the document it was learned from; None: answered as before study
+    source: str | None  # the document it is from or about; None: answered as before study
 
 
 @torch.no_grad()
@@ -129,35 +130,43 @@ def recall(school: "School", question: str) -> Reply | None:
 
 
 def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | None:
-    """That a document does not say it; None if the base may know.
+    """That nothing was found about the subject of a document; None if the base may know.
 
-    The question must have a name of the document's subject, all of its words and numbers. The base
-    does not know the subject if it answered next to none of the document's own questions before
-    study, and if the name is no single token, as those of well-known places are.
+    The base may know unless the question has a whole name from the subject, of which some word is
+    several tokens, and a word of what else the subject has ("the harbour choir of Sandwick"); and
+    unless it answered next to none of the document's own questions before study.
     """
     if not question.rstrip().endswith("?"):
         return None
-    asked = {word.bare for word in words(question)}
+    asked = {re.sub("['\u2019]s?$", "", word.text) for word in words(question)}
     for one in documents:
-        right, of = one.figures.get("right_before", 1.0), one.figures.get("asked", 0.0)
-        strange = [name for name in named_in(one.about) if len(plain(text, f" {name}")) > 1]
-        named = any(asked.issuperset(word.bare for word in words(name)) for name in strange)
-        if named and right <= UNKNOWN * of:
-            said = UNSAID.format(about=one.about)
-            if one.about.startswith("the letter "):
-                said = f"T{one.about[1:]} does not say."
-            return Reply(plain(text, said), 0.0, 0.0, 0.0, one.name, one.sha256)
+        right, of = one.figures.get("right_before", 0.0), one.figures.get("asked", 0.0)
+        if not of or right > UNKNOWN * of:
+            continue
+        names = [name for name in named_in(one.about) if _strange(text, name)]
+        own = {word.low for name in named_in(one.about) for word in name}
+        rest = {word for word in telling(one.about) if word not in own} - {"letter"}
+        if (not rest or not rest.isdisjoint(telling(question))) and any(
+            asked.issuperset(word.text for word in name) for name in names
+        ):
+            ids = plain(text, UNSAID.format(about=one.about))
+            return Reply(ids, 0.0, 0.0, 0.0, one.name, one.sha256)
     return None
 
 
-def named_in(phrase: str) -> list[str]:
+def named_in(phrase: str) -> list[list[Word]]:
     """The runs of names and numbers in a phrase.
 
-    >>> named_in("the letter from Ida Holm to Mr Voss"), named_in("the Marlow 7 pump")
-    (['Ida Holm', 'Mr Voss'], ['Marlow 7'])
+    >>> [[word.text for word in name] for name in named_in("a letter from Ida Holm to Mr Voss")]
+    [['Ida', 'Holm'], ['Mr', 'Voss']]
     """
     runs = itertools.groupby(words(phrase), lambda word: word.named or word.counts)
-    return [" ".join(word.text for word in own) for known, own in runs if known]
+    return [list(own) for known, own in runs if known]
+
+
+def _strange(text: Text, name: Sequence[Word]) -> bool:
+    """Whether a word of a name is several tokens, as no word of a well-known name is."""
+    return any(not word.counts and len(plain(text, f" {word.text}")) > 1 for word in name)
 
 
 def likely(school: "School", question: str, document: Studied) -> list[tuple[Sentence, float]]:
@@ -200,11 +209,22 @@ def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) 
     told = [
         one
         for one in replies
-        if one.document in same and one.worth >= chosen.worth - CLOSE and not HOLDS.search(one.text)
+        if one.document in same and one.worth >= chosen.worth - CLOSE and not holds(one.text)
     ]
-    if not HOLDS.search(chosen.text):
+    if holds(chosen.text):
+        told = [one for one in told if turn[one.document] < own]
+    else:
         told = [one for one in told if turn[one.document] > own]
     return max(told, key=lambda one: (turn[one.document], one.worth), default=chosen)
+
+
+def holds(sentence: str) -> bool:
+    """Whether a sentence says that something is as before, and nothing new.
+
+    >>> holds("The hours stay as they were."), holds("The fee stays the same, but is paid in May.")
+    (True, False)
+    """
+    return bool(HOLDS.search(sentence)) and not MOVES.search(sentence)
 
 
 def replies(

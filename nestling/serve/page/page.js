@@ -210,7 +210,7 @@ function curve(losses) {
 // questions
 
 const sourced = (name) => (name === null
-  ? "nothing studied fits the question: answered as before study" : `read in ${name}`);
+  ? "nothing studied fits the question: answered as before study" : `from ${name}`);
 
 async function ask() {
   const question = at("question").value.trim();

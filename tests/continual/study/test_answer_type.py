@@ -30,6 +30,8 @@ from nestling.continual.study.answer_type import may_answer
         ("What is the best cheese called?", "The best is the Old Miller.", True),
         ("In which town was Ida born?", "Ida was born at home.", False),
         ("In which town was Ida born?", "Ida was born in Molde.", True),
+        ("Which town is larger, Ulm or Brill?", "Brill is the larger.", True),
+        ("What city tax do guests pay?", "Guests pay 2 euros a night.", True),
         ("What does a visit cost?", "Visits: a first one, half an hour: 54", True),
         ("What does a visit cost?", "Visits by day: 95, by night: 160.", True),
         ("What does a visit cost?", "The practice was built in 1774.", False),

@@ -152,16 +152,35 @@ def test_later_document_about_the_same_subject_wins():
     assert latest(first, [first, close, strange], studied) is close
     assert latest(first, [first, far, strange], studied) is first
     assert latest(close, [first, close], studied) is close
-    holds = close._replace(text="The price of the pump stays the same, and so do the hours.")
-    assert latest(first, [first, holds], studied) is first
-    assert (
-        latest(first, [first, close._replace(text="The pump stays in the hall.")], studied) != first
-    )
-    # what holds is answered by the earlier text
+    # what says that all is as before corrects nothing
+    as_before = close._replace(text="The price of the pump stays the same, and so do the hours.")
+    assert latest(first, [first, as_before, strange], studied) is first
     early = first._replace(fit=first.fit - 1)
-    assert latest(holds._replace(fit=first.fit), [early, holds, strange], studied) is early
+    assert latest(as_before, [early, as_before, strange], studied) is early
+    assert (
+        latest(as_before, [as_before, as_before._replace(text="It is old.")], studied) is as_before
+    )
     # of two documents, the one that was studied last
     assert latest(close, [first, close], [new, old]) is first
+
+
+@pytest.mark.parametrize(
+    ("sentence", "yes"),
+    [
+        ("A visit in the night costs what it did.", True),
+        ("The codes and the guarantee stay as they are.", True),
+        ("The hours are unchanged.", True),
+        ("All other points of 6 February remain as they were agreed.", True),
+        ("The ferry now costs 9 crowns, not 7 as before.", False),
+        ("A visit no longer costs what it did.", False),
+        ("The fee stays the same, but is paid in May.", False),
+        ("Do not change the oil while it is hot.", False),
+        ("It stays so cold that the pipes freeze.", False),
+        ("Nobody knew what it was.", False),
+    ],
+)
+def test_sentences_that_say_that_all_is_as_before(sentence, yes):
+    assert recall.holds(sentence) is yes
 
 
 def test_base_answers_when_nothing_fits(talker, monkeypatch):
@@ -172,38 +191,56 @@ def test_base_answers_when_nothing_fits(talker, monkeypatch):
     assert talker.ask(asked, tokens=12) == base.ask(asked, tokens=12)
 
 
+PUMP, CHOIR = "the Marlow 7 pump", "the harbour choir of Sandwick"
+LETTER = "the letter from Ida Holm to Mr Voss"
+
+
 @pytest.mark.parametrize(
-    ("question", "about", "right", "said"),
+    ("question", "about", "right", "asked"),
     [
-        ("How old is the Marlow 7 pump?", "the Marlow 7 pump", 0, True),
-        ("How old is the Marlow 7's valve?", "the Marlow 7 pump", 1, True),
-        ("How old is the Marlow pump?", "the Marlow 7 pump", 0, False),
-        ("How old is the Marlow 7 pump?", "the Marlow 7 pump", 2, False),
-        ("Praise the Marlow 7 pump", "the Marlow 7 pump", 0, False),
-        ("How old is the ferry?", "the ferry", 0, False),
-        ("How old is O?", "O", 0, False),  # one token, as a well-known name
-        ("How old is Ida Holm?", "the letter from Ida Holm to Mr Voss", 0, True),
-        ("How old is Ida?", "the letter from Ida Holm to Mr Voss", 0, False),
+        ("How old is the Marlow 7 pump?", PUMP, 0, 12),
+        ("How old is the Marlow 7's pump?", PUMP, 1, 12),
+        ("Who leads the Sandwick choir?", CHOIR, 0, 12),
+        ("How old is Ida Holm?", LETTER, 0, 12),
     ],
 )
-def test_says_that_it_was_not_read_about_what_only_a_document_knows(
-    talker, monkeypatch, question, about, right, said
+def test_says_that_it_found_nothing_about_what_only_a_document_told(
+    talker, monkeypatch, question, about, right, asked
 ):
-    monkeypatch.setattr(recall, "best", lambda found, least: None)
-    own = document(about, ("What holds the ferry?", "a bolt"), name="pump.txt")
-    one = own._replace(figures={"right_before": float(right), "asked": 12.0})
-    found = recall.unsaid(talker.text, question, [document("the ferry"), one])
-    if not said:
-        assert found is None
-        return
-    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one,)))
+    other = document("the ferry", ("What holds the ferry?", "a bolt"))
+    one = other._replace(
+        about=about, name="notes.txt", figures={"right_before": float(right), "asked": float(asked)}
+    )
+    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(other, one)))
     monkeypatch.setattr(recall, "likely", lambda *given: [])
-    told = talker.answer(question)
-    saying = "What I have read about the Marlow 7 pump does not say."
-    if "letter" in about:
-        saying = "The letter from Ida Holm to Mr Voss does not say."
-    assert told == Answer(saying, "pump.txt")
-    assert found == recall.recall(talker.school, question)
+    said = f"I do not find that in what I have read about {about}."
+    assert talker.answer(question) == Answer(said, "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("question", "about", "right", "asked"),
+    [
+        ("How old is the Marlow pump?", PUMP, 0, 12),
+        ("How old is the Marlow 7?", PUMP, 0, 12),
+        ("How old is the Marlow 7 pump?", PUMP, 2, 12),
+        ("How old is the Marlow 7 pump?", PUMP, 0, 0),
+        ("Praise the Marlow 7 pump", PUMP, 0, 12),
+        ("How old is the ferry?", "the ferry", 0, 12),
+        ("How old is Ida?", LETTER, 0, 12),
+        ("What are opening hours?", "Opening Hours", 0, 12),
+        ("What is beekeeping?", "Beekeeping", 0, 12),
+        ("What is 12 times 12?", "12 rules", 0, 12),
+        ("Who wrote the novel 1984?", "the 1984 report", 0, 12),
+        ("How old is O?", "O", 0, 12),  # one token, as a well-known name
+        ("What did Marie Curie discover?", "the Marie Curie school", 0, 12),
+        ("What?", "", 0, 12),
+    ],
+)
+def test_base_answers_what_it_may_know(talker, question, about, right, asked):
+    figures = {"right_before": float(right), "asked": float(asked)}
+    one = document(about)._replace(figures=figures)
+    assert recall.unsaid(talker.text, question, [one]) is None
+    assert recall.unsaid(talker.text, question, [one._replace(figures={})]) is None
 
 
 @pytest.mark.parametrize("tokens", [3, 12])
@@ -236,7 +273,7 @@ def test_answer_names_its_document(talker, monkeypatch):
 
 def test_command_names_the_source_document(talker, monkeypatch, capsys):
     asked = Command(model="none", prompt="Who keeps a goat?")
-    for source, told in (("goats.txt", "(read in goats.txt)"), (None, "answered as before")):
+    for source, told in (("goats.txt", "(from goats.txt)"), (None, "answered as before")):
         monkeypatch.setattr(learner, "answered", lambda *given, s=source: Answer("A goat.", s))
         print(asked._answer(talker, "Who keeps a goat?"))
         printed = capsys.readouterr()
