@@ -26,8 +26,8 @@ def inputs_of(
         for begin in range(0, len(lessons), AT_ONCE):
             part = lessons[begin : begin + AT_ONCE]
             body.features({}, [one.entry for one in part], [one.places for one in part])
-    found = {name: torch.cat(parts) for name, parts in seen.items()}
-    return {name: rows[rows.any(1)] for name, rows in found.items()}
+    # the parts of a map are dropped once they are joined
+    return {name: torch.cat(seen.pop(name)) for name in list(seen)}
 
 
 def map_of(model: nn.Module, name: str) -> nn.Linear | None:
@@ -43,7 +43,8 @@ def _watched(maps: dict[str, nn.Linear | None]) -> Generator[dict[str, list[Tens
 
     def watch(name: str):
         def add(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.setdefault(name, []).append(args[0].detach().flatten(0, -2).float())
+            rows = args[0].detach().flatten(0, -2)
+            seen.setdefault(name, []).append(rows[rows.any(1)].float())
 
         return add
 
