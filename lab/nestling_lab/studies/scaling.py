@@ -83,7 +83,7 @@ class Scaling(Study):
         # seed and learning rate are replaced in every cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=100, batch_size=8, sequence_length=256, rates_by_role=True, save_every=0
+                steps=75, batch_size=8, sequence_length=256, rates_by_role=True, save_every=0
             )
         )
         held_out_tokens: int = 65536
