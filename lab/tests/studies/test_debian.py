@@ -1,5 +1,7 @@
 """The study of Debian packages: the draw, one run of a tiny model, the page."""
 
+import dataclasses
+
 import pytest
 from small_facts import tiny_reader
 
@@ -55,7 +57,14 @@ def test_page_compares_study_with_nothing_read():
     found = study.find(done)
     assert found.metrics["studied"] == {"right": 1, "of": 1, "words": [1.0]}
     assert found.metrics["nothing"]["right"] == 0 and found.metrics["chat"]["words"] == [0.5]
-    assert found.answer.startswith("Yes: after study 100% of the packages")
+    assert found.answer.startswith("Not significantly: after study 100% of the packages")
+    many = {
+        **run,
+        "answers": {way: 9 * said for way, said in run["answers"].items()},
+        "packages": 9 * run["packages"],
+    }
+    done[cell.name] = dataclasses.replace(done[cell.name], metrics=many)
+    assert study.find(done).answer.startswith("Yes: after study 100% of the packages")
     assert study.find({}).answer == "Nothing has been run yet."
 
 

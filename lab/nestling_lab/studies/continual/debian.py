@@ -12,7 +12,7 @@ from nestling.continual.learner import ContinualLearner
 from nestling.continual.opening import open_learner
 from nestling.continual.study.words import telling
 from nestling.core.result import Result, provenance
-from nestling.core.statistics import interval
+from nestling.core.statistics import interval, wilson
 from nestling.data.sets import Described, load_set
 from nestling.report import Section, Table
 from nestling_lab.studies.answers import NOTHING, counted
@@ -233,9 +233,10 @@ def _answer(metrics: Mapping[str, Any]) -> str:
         return NOTHING
     shares = {way: found["right"] / found["of"] for way, found in metrics.items()}
     words = {way: sum(found["words"]) / len(found["words"]) for way, found in metrics.items()}
-    known = shares["studied"] > shares["nothing"] and words["studied"] > words["nothing"]
+    low, _ = wilson(metrics["studied"]["right"], metrics["studied"]["of"])
+    _, high = wilson(metrics["nothing"]["right"], metrics["nothing"]["of"])
     return (
-        f"{'Yes' if known else 'No'}: after study {shares['studied']:.0%} of the packages are told "
+        f"{'Yes' if low > high else 'Not significantly'}: after study {shares['studied']:.0%} of the packages are told "
         f"from three others by their short description and {words['studied']:.0%} of its words are "
         f"said ({shares['nothing']:.0%} and {words['nothing']:.0%} with nothing read, "
         f"{shares['shots']:.0%} and {words['shots']:.0%} with the text before the question after "
