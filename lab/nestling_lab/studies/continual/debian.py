@@ -235,9 +235,10 @@ def _answer(metrics: Mapping[str, Any]) -> str:
     words = {way: sum(found["words"]) / len(found["words"]) for way, found in metrics.items()}
     low, _ = wilson(metrics["studied"]["right"], metrics["studied"]["of"])
     _, high = wilson(metrics["nothing"]["right"], metrics["nothing"]["of"])
+    head = "Yes" if low > high else "Not significantly"
     return (
-        f"{'Yes' if low > high else 'Not significantly'}: after study {shares['studied']:.0%} of the packages are told "
-        f"from three others by their short description and {words['studied']:.0%} of its words are "
+        f"{head}: after study {shares['studied']:.0%} of the packages are told from "
+        f"three others by their short description and {words['studied']:.0%} of its words are "
         f"said ({shares['nothing']:.0%} and {words['nothing']:.0%} with nothing read, "
         f"{shares['shots']:.0%} and {words['shots']:.0%} with the text before the question after "
         "two worked examples)."
