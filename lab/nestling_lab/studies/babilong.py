@@ -42,8 +42,8 @@ class BabilongStudy(Study):
         corpus: str = "anarchism"  # of the tokenizer and of the prose
         vocab_size: int = 2048
         lessons: tuple[Lesson, ...] = (
-            Lesson(steps=300, rows=24, length=112),
-            Lesson(steps=150, rows=12, length=256),
+            Lesson(steps=300, rows=24, length=160),
+            Lesson(steps=100, rows=12, length=256),
         )
         # questions by length in tokens; few where one takes minutes
         counts: tuple[tuple[int, int], ...] = (

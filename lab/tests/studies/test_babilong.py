@@ -6,8 +6,8 @@ import math
 import pytest
 
 from nestling.core.result import Result
-from nestling_lab.studies.babilong import BabilongStudy, lost
-from nestling_lab.studies.needles import Lesson
+from nestling_lab.studies.babilong import BabilongStudy, asking, lost
+from nestling_lab.studies.needles import Lesson, new_reader
 
 SMALL = dataclasses.replace(
     BabilongStudy.Config(),
@@ -28,6 +28,15 @@ def test_growing_models_are_not_asked_after_the_longest_texts(model, lengths):
         assert 0 <= right <= asked == count
         assert 0.5 * length * count < one["tokens"] <= 1.1 * length * count
     assert len(told) == 3
+
+
+def test_lessons_have_room_for_the_facts():
+    config = BabilongStudy.Config()
+    reader, prose = new_reader(BabilongStudy().cell("hope", 3e-3, 0).config, seed=0, device="cpu")
+    for lesson in config.lessons:
+        task = asking(reader, config.task, lesson.length, prose)
+        for question in task.examples(0, 50):
+            assert len(reader.encode(question.prompt)) <= lesson.length
 
 
 def result(study, model, seed, right):

@@ -59,12 +59,12 @@ UNKNOWN = 0.1  # share of a document's own questions that the base may have answ
 
 
 # says that what an earlier text told still holds: "A visit in the night costs what it did."
-HOLDS = re.compile(
+AS_BEFORE = re.compile(
     r"\b(unchanged|(stay|remain)s?( just)? (the same|as (it|they) (is|are|was|were))"
     r"|costs? what (it|they) did)\b",
     re.IGNORECASE,
 )
-MOVES = re.compile(r"\b(now|but|not|no longer|instead|except)\b", re.IGNORECASE)
+CHANGES = re.compile(r"\b(now|but|not|no longer|instead|except)\b", re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -138,7 +138,7 @@ def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | N
     """
     if not question.rstrip().endswith("?"):
         return None
-    asked = {re.sub("['\u2019]s?$", "", word.text) for word in words(question)}
+    asked = {word.stem for word in words(question)}
     for one in documents:
         right, of = one.figures.get("right_before", 0.0), one.figures.get("asked", 0.0)
         if not of or right > UNKNOWN * of:
@@ -209,22 +209,22 @@ def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) 
     told = [
         one
         for one in replies
-        if one.document in same and one.worth >= chosen.worth - CLOSE and not holds(one.text)
+        if one.document in same and one.worth >= chosen.worth - CLOSE and not as_before(one.text)
     ]
-    if holds(chosen.text):
+    if as_before(chosen.text):
         told = [one for one in told if turn[one.document] < own]
     else:
         told = [one for one in told if turn[one.document] > own]
     return max(told, key=lambda one: (turn[one.document], one.worth), default=chosen)
 
 
-def holds(sentence: str) -> bool:
+def as_before(sentence: str) -> bool:
     """Whether a sentence says that something is as before, and nothing new.
 
-    >>> holds("The hours stay as they were."), holds("The fee stays the same, but is paid in May.")
+    >>> as_before("The hours stay as they were."), as_before("It is unchanged, but paid in May.")
     (True, False)
     """
-    return bool(HOLDS.search(sentence)) and not MOVES.search(sentence)
+    return bool(AS_BEFORE.search(sentence)) and not CHANGES.search(sentence)
 
 
 def replies(

@@ -68,9 +68,14 @@ class Word(NamedTuple):
         return self.text.lower()
 
     @property
+    def stem(self) -> str:
+        """The word without the ending of a genitive."""
+        return re.sub("['’]s?$", "", self.text)
+
+    @property
     def bare(self) -> str:
-        """The word in lower case, without the ending of a genitive."""
-        return re.sub("['’]s?$", "", self.low)
+        """The same in lower case."""
+        return self.stem.lower()
 
     @property
     def counts(self) -> bool:

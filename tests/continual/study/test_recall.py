@@ -180,7 +180,7 @@ def test_later_document_about_the_same_subject_wins():
     ],
 )
 def test_sentences_that_say_that_all_is_as_before(sentence, yes):
-    assert recall.holds(sentence) is yes
+    assert recall.as_before(sentence) is yes
 
 
 def test_base_answers_when_nothing_fits(talker, monkeypatch):
