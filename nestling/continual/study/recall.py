@@ -11,7 +11,6 @@ Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given t
 words of the subject do not count, since every sentence is about it.
 """
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,12 +21,13 @@ from torch import Tensor
 from nestling.continual.study.alike import meant, shared
 from nestling.continual.study.answer_type import may_answer
 from nestling.continual.study.body import Ids
+from nestling.continual.study.definition import Definition, defines, definition, has_name, mentions
 from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.recite import Asked, Sentence
 from nestling.continual.study.record import Studied
 from nestling.continual.study.routing import concerned, related
 from nestling.continual.study.speaker import Speaker
-from nestling.continual.study.words import Word, telling, words
+from nestling.continual.study.words import telling, words
 from nestling.continual.text import Text
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ UNNAMED = 5.0  # nats more if the question does not name the subject of a docume
 CLOSE = 8.0  # nats within which two replies answer about as well
 EMPTY = "It is so."  # a reply without content
 UNSAID = "I do not find that in what I have read about {about}."
+MOST = 96  # tokens of all that is known of a subject
 UNKNOWN = 0.1  # share of a document's own questions that the base may have answered before study
 
 
@@ -116,6 +117,10 @@ def recall(school: "School", question: str) -> Reply | None:
     """
     learner = school.learner
     documents = concerned(question, learner.state.studied)
+    asked = definition(question)
+    whole = asked and introduced(school, asked, documents)
+    if whole:
+        return whole
     before = learner.weights(studied=())
     topics = {word for one in documents for word in one.topic}
     subject = subject_of(question, [one.about for one in documents], topics)
@@ -129,6 +134,30 @@ def recall(school: "School", question: str) -> Reply | None:
     return latest(chosen, found, learner.state.studied)
 
 
+def introduced(school: "School", asked: Definition, documents: Sequence[Studied]) -> Reply | None:
+    """The sentence that introduces the subject of a definition question, or all there is about it.
+
+    Its source is the document with the first of the sentences. None if no document has the subject.
+    """
+    text, studied = school.learner.text, school.learner.state.studied
+    inside = [one for one in documents if defines(text, asked, one)]
+    inside.sort(key=lambda one: [other.sha256 for other in studied].index(one.sha256))
+    said = [line for one in inside for line in school.recital.of(school, one)]
+    if not said:
+        for one in documents:
+            lines = school.recital.of(school, one)
+            said += [lines[n] for n in mentions(text, asked, [line.text for line in lines])]
+    if not said:
+        return None
+    ids = said[0].ids[:-1]
+    for number in range(2, len(said) + 1 if asked.all else 0):
+        longer = plain(text, " ".join(line.text.strip() for line in said[:number]))
+        if len(longer) > MOST:
+            break
+        ids = longer
+    return Reply(ids, 0.0, 0.0, 0.0, said[0].source, said[0].document, text.decode(ids))
+
+
 def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | None:
     """That nothing was found about the subject of a document; None if the base may know.
 
@@ -138,35 +167,12 @@ def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | N
     """
     if not question.rstrip().endswith("?"):
         return None
-    asked = {word.stem for word in words(question)}
     for one in documents:
         right, of = one.figures.get("right_before", 0.0), one.figures.get("asked", 0.0)
-        if not of or right > UNKNOWN * of:
-            continue
-        names = [name for name in named_in(one.about) if _strange(text, name)]
-        own = {word.low for name in named_in(one.about) for word in name}
-        rest = {word for word in telling(one.about) if word not in own} - {"letter"}
-        if (not rest or not rest.isdisjoint(telling(question))) and any(
-            asked.issuperset(word.text for word in name) for name in names
-        ):
+        if of and right <= UNKNOWN * of and has_name(text, question, one.about):
             ids = plain(text, UNSAID.format(about=one.about))
             return Reply(ids, 0.0, 0.0, 0.0, one.name, one.sha256)
     return None
-
-
-def named_in(phrase: str) -> list[list[Word]]:
-    """The runs of names and numbers in a phrase.
-
-    >>> [[word.text for word in name] for name in named_in("a letter from Ida Holm to Mr Voss")]
-    [['Ida', 'Holm'], ['Mr', 'Voss']]
-    """
-    runs = itertools.groupby(words(phrase), lambda word: word.named or word.counts)
-    return [list(own) for known, own in runs if known]
-
-
-def _strange(text: Text, name: Sequence[Word]) -> bool:
-    """Whether a word of a name is several tokens, as no word of a well-known name is."""
-    return any(not word.counts and len(plain(text, f" {word.text}")) > 1 for word in name)
 
 
 def likely(school: "School", question: str, document: Studied) -> list[tuple[Sentence, float]]:
