@@ -142,13 +142,19 @@ class HopePreTrainedModel(PreTrainedModel):
         periods = {id(p): level.period for level in self.trained_levels() for p in level.parameters}
         return {name: periods.get(id(value), 0) for name, value in self.named_parameters()}
 
-    def parameter_rates(self) -> dict[str, float]:
-        """The learning-rate factors that the memories declare, by parameter; 1 for all others."""
+    def parameter_rates(self, *, by_role: bool = True, layers: float = 1.0) -> dict[str, float]:
+        """Learning-rate factors by parameter; 1 for all others.
+
+        Those that the memories declare (``by_role``), and ``layers`` for all parameters of the
+        layers, which are all but those of the embedding, the last norm and the head.
+        """
         factors = {}
         for block in self.body.each():
+            if layers != 1:
+                factors.update((id(value), layers) for value in block.parameters())
             parameters = dict(block.memory.named_parameters())
-            for name, factor in block.memory.rate_factors().items():
-                factors[id(parameters[name])] = factor
+            for name, factor in block.memory.rate_factors().items() if by_role else ():
+                factors[id(parameters[name])] = layers * factor
         return {n: factors[id(p)] for n, p in self.named_parameters() if id(p) in factors}
 
     def parameter_shares(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from nestling.core.error import UserError, did_you_mean
 
 # settings that records of earlier versions lack, with the values that those versions used
-LATER = {"rates_by_role": False, "recompute": False, "peak_flops": None}
+LATER = {"rates_by_role": False, "layer_rate": 1.0, "recompute": False, "peak_flops": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class TrainConfig:
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # wsd: warm-up, stable, decay
     decay: float = 0.2  # wsd: fraction of the steps with a falling rate
     rates_by_role: bool = False  # True: apply the learning-rate factors of the memories
+    layer_rate: float = 1.0  # of the layers, fraction of the rate of embedding and head
     weight_decay: float = 0.1  # of the matrices, fraction of the rate
     beta1: float = 0.9  # AdamW: fraction of the mean of gradients kept each step
     beta2: float = 0.95  # AdamW: fraction of the mean of squares kept each step
@@ -48,8 +49,9 @@ class TrainConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; give a fraction from 0 to 1")
         if self.peak_flops is not None and not self.peak_flops > 0:
             raise UserError(f"peak_flops is {self.peak_flops}; give more than 0")
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate is {self.learning_rate}; give more than 0")
+        for name in ("learning_rate", "layer_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} is {getattr(self, name)}; give more than 0")
 
     @property
     def tokens_per_step(self) -> int:

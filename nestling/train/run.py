@@ -72,7 +72,7 @@ def groups_of(model: HopeForCausalLM, config: TrainConfig, optimizer: str) -> li
         weight_decay=config.weight_decay,
         periods=model.parameter_periods(),
         shares=model.parameter_shares(),
-        rates=model.parameter_rates() if config.rates_by_role else None,
+        rates=model.parameter_rates(by_role=config.rates_by_role, layers=config.layer_rate),
         matrices=optimizer != ADAMW,
     )
 

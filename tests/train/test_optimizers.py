@@ -82,6 +82,22 @@ def test_a_run_with_rates_by_role_keeps_their_ratio_and_resumes(tmp_path):
         other.restore(tmp_path)
 
 
+@pytest.mark.parametrize(("by_role", "factors"), [(False, {1, 0.5}), (True, {1, 0.5, 0.125, 0.05})])
+def test_layers_have_a_rate_of_their_own(by_role, factors):
+    config = dataclasses.replace(tiny_config(), rates_by_role=by_role, layer_rate=0.5)
+    model = tiny_model("hope-tiny")
+    run = Run(model, RandomText(model.config.vocab_size, 4, 64), config)
+    run.step()
+    groups = run.optimizer.param_groups
+    assert {group["lr"] / run.rate for group in groups} == factors
+    whole = {id(p) for group in groups if group["lr"] == run.rate for p in group["params"]}
+    layers = {id(p) for block in model.body.each() for p in block.parameters()}
+    assert whole and not whole & layers
+    assert id(model.get_input_embeddings().weight) in whole
+    with pytest.raises(UserError, match="layer_rate is 0"):
+        dataclasses.replace(config, layer_rate=0.0)
+
+
 def test_resuming_with_another_optimizer_is_refused(tmp_path):
     run = run_of("m3")
     run.step()

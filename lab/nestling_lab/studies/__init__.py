@@ -13,6 +13,7 @@ STUDIES = Registry(
         "demo-gap": "nestling_lab.studies.demo_gap:DemoGap",
         "recall-after-text": "nestling_lab.studies.recall_after_text:RecallAfterText",
         "figure-lm": "nestling_lab.studies.figure_lm:FigureLm",
+        "figure-lm-tuned": "nestling_lab.studies.figure_lm_tuned:FigureLmTuned",
         "head-level": "nestling_lab.studies.head_level:HeadLevelStudy",
         "hope-ablation": "nestling_lab.studies.hope_ablation:HopeAblation",
         "scaling": "nestling_lab.studies.scaling:Scaling",
