@@ -34,6 +34,12 @@ QUESTION = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+# asks for all subjects
+READ = re.compile(
+    r"what\s+(?:(?:texts?|documents?)\s+)?(?:(?:have|did)\s+you|you\s+have)\s+"
+    r"(?:been\s+)?(?:read|studied|study|learn(?:ed|t)?)(?:\s+(?:about|so\s+far))?\s*[?.!]*",
+    re.IGNORECASE,
+)
 DEFINITE = ("the", "this", "that", "these", "those", "my", "our", "your")
 
 
@@ -57,6 +63,15 @@ def definition(question: str) -> Definition | None:
         return None
     phrase = next(found[name] for name in ("one", "does", "all") if found[name])
     return Definition(phrase, found["more"] is not None) if telling(phrase) else None
+
+
+def asks_for_all(question: str) -> bool:
+    """Whether a question asks what was read at all.
+
+    >>> asks_for_all("What have you read so far?"), asks_for_all("What have you read about Rome?")
+    (True, False)
+    """
+    return READ.fullmatch(question.strip()) is not None
 
 
 def defines(text: Text, asked: Definition, one: Studied) -> bool:

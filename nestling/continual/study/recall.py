@@ -21,7 +21,14 @@ from torch import Tensor
 from nestling.continual.study.alike import meant, shared
 from nestling.continual.study.answer_type import may_answer
 from nestling.continual.study.body import Ids
-from nestling.continual.study.definition import Definition, defines, definition, has_name, mentions
+from nestling.continual.study.definition import (
+    Definition,
+    asks_for_all,
+    defines,
+    definition,
+    has_name,
+    mentions,
+)
 from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.recite import Asked, Sentence
 from nestling.continual.study.record import Studied
@@ -54,6 +61,7 @@ SURE = 2.3  # minimum confidence of the best reply, nats
 UNNAMED = 5.0  # nats more if the question does not name the subject of a document
 CLOSE = 8.0  # nats within which two replies answer about as well
 EMPTY = "It is so."  # a reply without content
+READ = "I have read about {about}."
 UNSAID = "I do not find that in what I have read about {about}."
 MOST = 96  # tokens of all that is known of a subject
 UNKNOWN = 0.1  # share of a document's own questions that the base may have answered before study
@@ -116,6 +124,8 @@ def recall(school: "School", question: str) -> Reply | None:
     About a subject that the base does not know, the reply may be that it was not said.
     """
     learner = school.learner
+    if asks_for_all(question):
+        return subjects(learner.text, learner.state.studied)
     documents = concerned(question, learner.state.studied)
     asked = definition(question)
     whole = asked and introduced(school, asked, documents)
@@ -132,6 +142,17 @@ def recall(school: "School", question: str) -> Reply | None:
     if chosen is None:
         return unsaid(learner.text, question, documents)
     return latest(chosen, found, learner.state.studied)
+
+
+def subjects(text: Text, studied: Sequence[Studied]) -> Reply | None:
+    """The subjects of all documents; None if nothing was studied."""
+    about = list(dict.fromkeys(one.about or one.name or one.sha256[:12] for one in studied))
+    if not about:
+        return None
+    *first, last = about
+    told = READ.format(about=f"{', '.join(first)} and {last}" if first else last)
+    sources = dict.fromkeys(one.name or one.sha256[:12] for one in studied)
+    return Reply(plain(text, told), 0.0, 0.0, 0.0, ", ".join(sources), text=told)
 
 
 def introduced(school: "School", asked: Definition, documents: Sequence[Studied]) -> Reply | None:

@@ -145,3 +145,19 @@ def test_a_model_tells_what_it_studied(talker):
         patch.setattr(talker.school.recital, "of", lambda *given: [said])
         assert talker.answer("Who is Lelidis Zikipot?") == (line, one.name)
         assert talker.answer("Tell me about Zikipot") == (line, one.name)
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["What have you read?", "what did you learn so far", "What documents have you studied?"],
+)
+def test_subjects_of_all_documents_are_told(talker, monkeypatch, question):
+    one, other = document(PUMP, name="a.txt"), document("", name="b.txt")
+    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one, other, one)))
+    assert talker.answer(question) == (
+        "I have read about the Marlow 7 pump and b.txt.",
+        "a.txt, b.txt",
+    )
+    monkeypatch.setattr(talker, "state", talker.state._replace(studied=(one,)))
+    assert talker.answer(question) == ("I have read about the Marlow 7 pump.", "a.txt")
+    assert recall.subjects(talker.text, ()) is None
