@@ -12,7 +12,8 @@ from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
 from nestling_lab.studies.answers import differences, grouped, listed
 from nestling_lab.studies.diverged import over
-from nestling_lab.studies.figure_lm import HOPE, MODELS
+from nestling_lab.studies.figure_lm import HOPE
+from nestling_lab.studies.figure_lm_tuned import MODELS
 from nestling_lab.studies.lm_report import SHOWN, compared
 from nestling_lab.studies.recall_smoke import recall_result
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
@@ -28,7 +29,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "one level of CMS": {CMS + "periods": [256], CMS + "intermediate_size": 192},
     "three levels of CMS": {CMS + "periods": [64, 128, 256], CMS + "intermediate_size": 64},
     "four levels of CMS": {CMS + "periods": [32, 64, 128, 256], CMS + "intermediate_size": 48},
-    "CMS at every step": {CMS + "periods": [128, 256]},
+    "slow CMS": {CMS + "periods": [256, 1024]},
     "periods of 16": {TITANS + "period": 16, TITANS + "projection_period": 16},
     "long start": {TITANS + "initial_length": 0.9},
     "dot objective": {TITANS + "objective": "dot"},
@@ -62,12 +63,13 @@ class HopeAblation(Study):
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights, and of the order of what is read
         text: Text = field(default_factory=lambda: Text(corpus="standard"))
         train: TrainConfig = field(
-            # the rate that figure-lm chose for Hope
+            # the settings of head-level
             default_factory=lambda: TrainConfig(
                 steps=150,
                 batch_size=8,
                 sequence_length=256,
-                learning_rate=4e-3,
+                learning_rate=1.6e-2,
+                rates_by_role=True,
                 save_every=0,
             )
         )
@@ -106,9 +108,9 @@ class HopeAblation(Study):
         return Cell(f"{task}-{arm.replace(' ', '-')}-seed{seed}", config, seed)
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """Arm by arm."""
+        """Text before recall, each with every arm of the first seed first."""
         own = self.config
-        return [self.cell(arm, task, s) for arm in own.arms for task in TASKS for s in own.seeds]
+        return [self.cell(arm, task, s) for task in TASKS for s in own.seeds for arm in own.arms]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train and measure one model."""
@@ -168,8 +170,9 @@ class HopeAblation(Study):
         own, task = self.config, Recall(self.config.task)
         tokens = own.train.steps * own.train.batch_size * own.train.sequence_length
         return (
-            f"The Hope of figure-lm reads {tokens:,} tokens of {own.text.corpus} at a rate of "
-            f"{own.train.learning_rate:g}, the same for every arm, and is measured on the same "
+            f"The Hope of figure-lm-tuned reads {tokens:,} tokens of {own.text.corpus} at a rate "
+            f"of {own.train.learning_rate:g} with the factors that its memories declare, the same "
+            "for every arm, and is measured on the same "
             f"{own.held_out_tokens:,} held-out tokens (nats a token; mean and 95 % interval). "
             f"Recall: {own.recall.steps:,} steps of {own.recall.batch_size} sequences with "
             f"{task.config.keys} pairs of {task.config.values} values, asked for at least "

@@ -8,6 +8,7 @@ from nestling.core.result import Result
 from nestling.models import create
 from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
+from nestling_lab.studies.figure_lm_tuned import FAST
 from nestling_lab.studies.hope_ablation import ARMS, WHOLE, HopeAblation, answer
 from nestling_lab.studies.text import Text
 
@@ -16,8 +17,8 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "cms.intermed
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_differs_from_hope(arm):
-    plain = create("hope-tiny", vocab_size=50, **TINY)
-    changed = create("hope-tiny", vocab_size=50, **TINY | ARMS[arm])
+    plain = create("hope-tiny", vocab_size=50, **TINY | FAST)
+    changed = create("hope-tiny", vocab_size=50, **TINY | FAST | ARMS[arm])
     assert (changed.config.to_dict() == plain.config.to_dict()) == (arm == WHOLE)
 
 
