@@ -68,8 +68,28 @@ def test_page_opens_with_the_place_of_hope():
     assert [row[0] for row in headed.rows] == ["mamba2-head", "hope-head"]
     assert "-0.7" in headed.rows[0][-1] and "lower" in headed.rows[0][-1]
     assert found.metrics["settings"]["hope"] == "0.002x0.5"
+    for name, model in (
+        ("transformer-0.002x0.5-seed1", "transformer"),
+        ("hope-0.002x0.5-seed1", "Hope"),
+    ):
+        lost = {"diverged": True, "num_parameters": 9, "val_by_position": []}
+        done[name] = dataclasses.replace(done[name], metrics=lost)
+        told = study.find(done).answer
+        assert f"below the diverged {model}" in told or f"{model} diverged and" in told
     del done["hope-head-0.002x0.5-seed2"]
     assert study.find(done).answer == "Open: 4 of 5 systems have every seed."
+
+
+def test_a_system_that_always_diverges_does_not_go_on():
+    study = FigureLmTuned(SMALL)
+    lost = {"diverged": True, "num_parameters": 9}
+    cells = [cell for cell in study.cells({}) if "mamba2" in cell.name]
+    done = {
+        cell.name: Result(name=cell.name, config=cell.config, metrics=lost, seed=0)
+        for cell in cells
+    }
+    assert study.best("mamba2", done) is None and study.cells(done) == study.cells({})
+    assert study.find(done).sections[-1].tables[0].rows[1][-1] == "-"
 
 
 def test_one_training_gives_a_loss():

@@ -13,6 +13,7 @@ words of the subject do not count, since every sentence is about it.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -21,14 +22,7 @@ from torch import Tensor
 from nestling.continual.study.alike import meant, shared
 from nestling.continual.study.answer_type import may_answer
 from nestling.continual.study.body import Ids
-from nestling.continual.study.definition import (
-    Definition,
-    asks_for_all,
-    defines,
-    definition,
-    has_name,
-    mentions,
-)
+from nestling.continual.study.definition import asks_for_all, has_name, introducing
 from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.recite import Asked, Sentence
 from nestling.continual.study.record import Studied
@@ -127,9 +121,8 @@ def recall(school: "School", question: str) -> Reply | None:
     if asks_for_all(question):
         return subjects(learner.text, learner.state.studied)
     documents = concerned(question, learner.state.studied)
-    asked = definition(question)
-    whole = asked and introduced(school, asked, documents)
-    if whole:
+    whole = introduced(school, question, documents)
+    if whole is not None:
         return whole
     before = learner.weights(studied=())
     topics = {word for one in documents for word in one.topic}
@@ -145,38 +138,39 @@ def recall(school: "School", question: str) -> Reply | None:
 
 
 def subjects(text: Text, studied: Sequence[Studied]) -> Reply | None:
-    """The subjects of all documents; None if nothing was studied."""
-    about = list(dict.fromkeys(one.about or one.name or one.sha256[:12] for one in studied))
+    """The subjects of all documents, as many as fit; None if nothing was studied."""
+    about = list(dict.fromkeys(one.about or _name(one) for one in studied))
     if not about:
         return None
-    *first, last = about
-    told = READ.format(about=f"{', '.join(first)} and {last}" if first else last)
-    sources = dict.fromkeys(one.name or one.sha256[:12] for one in studied)
-    return Reply(plain(text, told), 0.0, 0.0, 0.0, ", ".join(sources), text=told)
+    for count in range(len(about), 0, -1):
+        left = [f"{len(about) - count} more"] if count < len(about) else []
+        *first, last = [*about[:count], *left]
+        told = READ.format(about=f"{', '.join(first)} and {last}" if first else last)
+        ids = plain(text, told)
+        if len(ids) <= MOST:
+            break
+    sources = dict.fromkeys(_name(one) for one in studied)
+    return Reply(ids, 0.0, 0.0, 0.0, ", ".join(sources), text=told)
 
 
-def introduced(school: "School", asked: Definition, documents: Sequence[Studied]) -> Reply | None:
-    """The sentence that introduces the subject of a definition question, or all there is about it.
-
-    Its source is the document with the first of the sentences. None if no document has the subject.
-    """
+def introduced(school: "School", question: str, documents: Sequence[Studied]) -> Reply | None:
+    """The answer to a definition question: as many of its sentences as fit. None for any other."""
     text, studied = school.learner.text, school.learner.state.studied
-    inside = [one for one in documents if defines(text, asked, one)]
-    inside.sort(key=lambda one: [other.sha256 for other in studied].index(one.sha256))
-    said = [line for one in inside for line in school.recital.of(school, one)]
-    if not said:
-        for one in documents:
-            lines = school.recital.of(school, one)
-            said += [lines[n] for n in mentions(text, asked, [line.text for line in lines])]
+    said = introducing(text, question, studied, documents, partial(school.recital.of, school))
     if not said:
         return None
-    ids = said[0].ids[:-1]
-    for number in range(2, len(said) + 1 if asked.all else 0):
-        longer = plain(text, " ".join(line.text.strip() for line in said[:number]))
+    ids, count = said[0].ids[:-1], 1
+    while count < len(said):
+        longer = plain(text, " ".join(line.text.strip() for line in said[: count + 1]))
         if len(longer) > MOST:
             break
-        ids = longer
-    return Reply(ids, 0.0, 0.0, 0.0, said[0].source, said[0].document, text.decode(ids))
+        ids, count = longer, count + 1
+    sources = ", ".join(dict.fromkeys(line.source for line in said[:count]))
+    return Reply(ids, 0.0, 0.0, 0.0, sources, said[0].document, text.decode(ids))
+
+
+def _name(one: Studied) -> str:
+    return one.name or one.sha256[:12]
 
 
 def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | None:
