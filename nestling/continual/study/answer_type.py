@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nestling.continual.study.english import DATES, FEASTS, MONEY, MONTHS, TIMES, WEEKDAYS
+from nestling.continual.study.verbs import forms_of
 from nestling.continual.study.words import Word, listed, words
 
 A_YEAR = re.compile(r"1\d{3}|20\d{2}")
@@ -50,6 +51,7 @@ COLOURS = listed(
     ochre rust teal dark pale light colour colours color colors coloured colored colourless
     """
 )
+COUNTED = re.compile(r"\bhow many ([^\W\d_]+)", re.IGNORECASE)
 LONG = 4  # digits of a telephone number, at least
 ORDINALS = listed("first second third")
 AGES = (TIMES - ORDINALS) | listed("old age aged born since birthday")
@@ -165,3 +167,22 @@ def may_answer(question: str, sentence: str) -> bool:
         return False
     asked = frozenset(word.bare for word in words(question))
     return all(kind.fits(own, asked) for kind in KINDS if kind.question.search(question))
+
+
+def counted(question: str, sentence: str) -> bool:
+    """Whether a sentence has a number with what a question asks the number of.
+
+    The noun follows within three words: "How many pegs?", "eleven wooden pegs".
+
+    >>> counted("How many cars fit?", "It holds at most eighteen cars."), counted("Who?", "A car.")
+    (True, False)
+    >>> counted("How many cars fit?", "A car costs 7 crowns.")
+    False
+    """
+    own = words(sentence)
+    for asked in COUNTED.findall(question):
+        same = {asked.lower(), *forms_of(asked)}
+        near = (own[n + 1 : n + 4] for n, word in enumerate(own) if word.counts)
+        if any(word.low in same for after in near for word in after):
+            return True
+    return False

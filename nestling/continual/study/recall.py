@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nestling.continual.study.alike import meant, shared
-from nestling.continual.study.answer_type import may_answer
+from nestling.continual.study.answer_type import counted, may_answer
 from nestling.continual.study.body import Ids
 from nestling.continual.study.definition import asks_for_all, has_name, introducing
 from nestling.continual.study.form import PLAIN, begun, plain
@@ -53,6 +53,7 @@ SHARE = 0.4  # weight of the reply's own likelihood in its score
 LEAD = 0.2  # weight of the lead over the next reply in the confidence
 SURE = 2.3  # minimum confidence of the best reply, nats
 UNNAMED = 5.0  # nats more if the question does not name the subject of a document
+COUNTS = 5.0  # nats more of a fit for a number with what a question asks the number of
 CLOSE = 8.0  # nats within which two replies answer about as well
 EMPTY = "It is so."  # a reply without content
 READ = "I have read about {about}."
@@ -265,7 +266,10 @@ def replies(
     speaker, form, reader = school.speaker, school.talk, school.learner.reader
     about = [word.low for word in words(subject)]
     alike = shared(meant(reader, form.text, question), [one.meant for one in sentences], about)
-    fits = _fits(speaker, form.text, question, subject, [one.text for one in sentences], before)
+    lines = [one.text for one in sentences]
+    counts = [COUNTS * counted(question, line) for line in lines]
+    fits = _fits(speaker, form.text, question, subject, lines, before)
+    fits = [sum(both) for both in zip(fits, counts, strict=True)]
     return [
         Reply(one.ids[:-1], same, fit, nats, one.source, one.document, one.text)
         for (one, nats), same, fit in zip(likely, alike, fits, strict=True)

@@ -100,6 +100,16 @@ def test_finds_the_sentence_asked_for(talker):
     assert text.decode(chosen.ids) == lines["second?"]
 
 
+def test_number_with_what_is_counted_fits_better(talker):
+    lines = {"a?": "It holds at most eighteen cars.", "b?": "A car costs 7 crowns."}
+    school, sentences = schooled(talker, lines, lambda prompt: -5.0)
+    likely = [(one, -1.0) for one in sentences]
+    found = replies(school, "How many cars does it hold?", "", likely, {})
+    assert [one.fit for one in found] == pytest.approx([recall.COUNTS, 0.0])
+    found = replies(school, "What does a car cost?", "", likely, {})
+    assert [one.fit for one in found] == pytest.approx([0.0, 0.0])
+
+
 def schooled(talker, lines, echoes=None):
     """A school whose speaker gives these lines, and the lines as recited."""
     form, said, speaker = scripted(talker, lines, echoes)
