@@ -239,7 +239,7 @@ def _answer(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     gone = listed(f"{PARTS[n].title} ({loss(n):.0%})" for n in worst)
     moved = listed(f"{PARTS[n].title} ({rise(n):+.1%})" for n in risen)
     return (
-        f"{loss('default'):.0%} of the facts are said unchecked after study as it is, fewest with "
+        f"After study as it is {loss('default'):.0%} of the facts are said unchecked, fewest with "
         f"{gone}; the loss of text that the base wrote changes by {rise('default'):+.1%}, most "
         f"with {moved}."
     )
