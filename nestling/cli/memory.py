@@ -211,7 +211,7 @@ class Export:
         if self.document is not None:
             weights = learner.weights_of(studied[find_studied(studied, self.document)])
         elif len(studied) > 1 and any(one.alone for one in studied):
-            names = ", ".join(one.name or one.sha256[:12] for one in studied)
+            names = ", ".join(one.label for one in studied)
             raise UserError(
                 f"{len(studied)} documents were studied, each to be used by itself, and one model "
                 f"cannot hold them all; choose one with --document ({names}), or use the memory "

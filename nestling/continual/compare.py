@@ -54,7 +54,7 @@ def changes(memory: MemoryFile) -> dict[tuple[str, bool], tuple[str, Change]]:
     found = {}
     for number, record in enumerate(memory.about.get("studied", ())):
         one = studied_of(number, record, memory.tensors)
-        found[one.sha256, one.alone] = one.name or one.sha256[:12], one.change
+        found[one.sha256, one.alone] = one.label, one.change
     return found
 
 

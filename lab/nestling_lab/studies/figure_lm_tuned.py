@@ -17,7 +17,7 @@ from nestling_lab.studies.figure_lm import MODELS as SIZED
 from nestling_lab.studies.lm_report import HOPE, SHOWN, by_position, compared, gap, loss_of
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 from nestling_lab.studies.text import Text, text_result
-from nestling_lab.studies.tuned import is_edge, least
+from nestling_lab.studies.tuned import Tuned, is_edge
 
 # both levels of the CMS are written at every step of 256 tokens per stream
 FAST = {"cms.periods": [128, 256]}
@@ -70,6 +70,13 @@ class FigureLmTuned(Study):
 
     def __init__(self, config: Config | None = None):
         self.config = config or FigureLmTuned.Config()
+        self.tuned = Tuned(
+            models=self.config.models,
+            settings=lambda model: self.settings,
+            seeds=self.config.seeds[:1],
+            cell=self.tuning,
+            loss=loss_of,
+        )
 
     @property
     def settings(self) -> list[Setting]:
@@ -77,11 +84,27 @@ class FigureLmTuned(Study):
         own = self.config
         return [Setting(rate, part) for rate in own.learning_rates for part in own.layer_rates]
 
-    def _cell(self, name: str, model: str, setting: Setting, seed: int, **changes: Any) -> Cell:
+    def tuning(self, model: str, setting: Setting, seed: int = 0) -> Cell:
+        """A short run."""
         own = self.config
+        name = f"tuning-{model}-{setting}"
+        return self._cell(name, model, setting, seed, own.tuning_steps, own.tuning_tokens)
+
+    def measured(self, model: str, setting: Setting, seed: int, head: bool) -> Cell:
+        """A long run, static or with a head level."""
+        own = self.config
+        name = f"{model}{'-head' if head else ''}-{setting}-seed{seed}"
+        cell = self._cell(name, model, setting, seed, own.train.steps, own.held_out_tokens)
+        if head:
+            cell.config["overrides"] |= HEAD
+        return cell
+
+    def _cell(
+        self, name: str, model: str, setting: Setting, seed: int, steps: int, tokens: int
+    ) -> Cell:
         train = dataclasses.replace(
-            own.train,
-            steps=changes.get("steps", own.train.steps),
+            self.config.train,
+            steps=steps,
             learning_rate=setting.rate,
             layer_rate=setting.layers,
             rates_by_role=model not in UNIFORM,
@@ -89,47 +112,27 @@ class FigureLmTuned(Study):
         )
         config = {
             "preset": f"{model}-tiny",
-            "overrides": {**MODELS[model], **changes.get("overrides", {})},
-            "text": dataclasses.asdict(own.text),
+            "overrides": dict(MODELS[model]),
+            "text": dataclasses.asdict(self.config.text),
             "train": dataclasses.asdict(train),
-            "held_out_tokens": changes.get("held_out_tokens", own.held_out_tokens),
+            "held_out_tokens": tokens,
         }
         return Cell(name, config, seed)
-
-    def tuning(self, model: str, setting: Setting) -> Cell:
-        """A short run of the first seed."""
-        own = self.config
-        return self._cell(
-            f"tuning-{model}-{setting}",
-            model,
-            setting,
-            own.seeds[0],
-            steps=own.tuning_steps,
-            held_out_tokens=own.tuning_tokens,
-        )
-
-    def measured(self, model: str, setting: Setting, seed: int, head: bool) -> Cell:
-        """A long run, static or with a head level."""
-        name = f"{model}{'-head' if head else ''}-{setting}-seed{seed}"
-        return self._cell(name, model, setting, seed, overrides=HEAD if head else {})
 
     def best(self, model: str, done: Mapping[str, Result]) -> Setting | None:
         """The setting with the lowest loss; None until all short runs are finished.
 
         None, too, if all of them diverged.
         """
-        cells = [self.tuning(model, setting).name for setting in self.settings]
-        if any(name not in done for name in cells):
-            return None
-        losses = [loss_of(done[name]) for name in cells]
-        return self.settings[least(losses)] if math.isfinite(min(losses)) else None
+        found = self.tuned.best(model, done)
+        lost = found is None or math.isinf(loss_of(done[self.tuning(model, found).name]))
+        return None if lost else found
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """The short runs; then, seed by seed, the long ones of systems whose rates are known."""
         own = self.config
-        short = [self.tuning(model, setting) for model in own.models for setting in self.settings]
         known = {m: setting for m in own.models if (setting := self.best(m, done)) is not None}
-        return short + [
+        return self.tuned.cells(done) + [
             self.measured(model, setting, seed, head)
             for seed in own.seeds
             for head in (False, True)
@@ -193,8 +196,8 @@ class FigureLmTuned(Study):
     def _rates(self, done: Mapping[str, Result]) -> Table:
         rows = []
         for model in self.config.models:
-            cells = [self.tuning(model, setting).name for setting in self.settings]
-            losses = [f"{loss_of(done[name]):.3f}" if name in done else "-" for name in cells]
+            cells = self.tuned.grid(model)
+            losses = [f"{loss_of(done[c.name]):.3f}" if c.name in done else "-" for c in cells]
             best = self.best(model, done)
             edge = best is not None and is_edge(best.rate, self.config.learning_rates)
             rows.append((model, *losses, f"{best or '-'}{' *' * edge}"))
@@ -215,10 +218,11 @@ class FigureLmTuned(Study):
             f"{train.steps * each:,} tokens, all seeds, measured on {own.held_out_tokens:,} "
             "held-out tokens, in nats a token; the former are among them, for every system alike. "
             "With a head (`head_period=32`, one more parameter) the same rates are used. Hope and "
-            "Hope-Attention write both levels of the CMS at every step. The factors of Hope's "
-            "memories and these periods come from earlier trials on the same text with seed "
-            f"{own.seeds[0]}; the others were never tried with such. Each table is a family of "
-            "tests of its own."
+            "Hope-Attention write both levels of the CMS at every step. These periods and the "
+            "factors were chosen in earlier trials of Hope on the same text with seed "
+            f"{own.seeds[0]}; of the other systems only Mamba2 had such a trial, of layers at half "
+            "the rate, which is among the pairs of all here. Each column of differences is "
+            "corrected on its own."
         )
 
 

@@ -113,7 +113,7 @@ def _measured(own: Sequence[Word], asked: frozenset[str]) -> bool:
     return all(any(word.low in group for word in own) for group in wanted)
 
 
-def _name(own: Sequence[Word], asked: frozenset[str]) -> bool:
+def new_name(own: Sequence[Word], asked: frozenset[str]) -> bool:
     """A name that the question does not have; the first word of a sentence may be one."""
     return any(word.named and word.tells and word.bare not in asked for word in own)
 
@@ -150,9 +150,11 @@ KINDS = (
             r"(?=\s*[?,]|\s+(is|was|are|were|did|does|do|has|have|had|can|will)\b)",
             re.I,
         ),
-        _name,
+        new_name,
     ),
-    Asked(re.compile(r"\bnames? of\b|\bwhat (is|was|are|were) .* (called|named)\b", re.I), _name),
+    Asked(
+        re.compile(r"\bnames? of\b|\bwhat (is|was|are|were) .* (called|named)\b", re.I), new_name
+    ),
 )
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nestling.continual.study.answer_type import may_answer
+from nestling.continual.study.answer_type import may_answer, new_name
 from nestling.continual.study.form import plain
 from nestling.continual.study.recite import Sentence
 from nestling.continual.study.record import Studied
@@ -47,7 +47,7 @@ QUESTION = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # asks for the subjects of all documents
-READ = re.compile(
+OF_ALL = re.compile(
     rf"(?:what|which)(?: (?:texts?|documents?|files?|books?|pages?|subjects?|things?))?"
     rf" (?:(?:have|did|do) you|you have) (?:{LEARNED}|know)"
     r"(?: about| so far| today| recently| already| until now)?",
@@ -75,7 +75,7 @@ def definition(question: str) -> Definition | None:
     >>> definition("Tell me more about Ada Voss."), definition("When is it open?")
     (Definition(subject='Ada Voss', all=True), None)
     """
-    found = QUESTION.fullmatch(_bare(question))
+    found = QUESTION.fullmatch(_core(question))
     if found is None:
         return None
     phrase = next(found[name] for name in ("one", "known", "does", "defined", "all") if found[name])
@@ -88,10 +88,10 @@ def asks_for_all(question: str) -> bool:
     >>> asks_for_all("What have you read so far?"), asks_for_all("What have you read about Rome?")
     (True, False)
     """
-    return READ.fullmatch(_bare(question)) is not None
+    return OF_ALL.fullmatch(_core(question)) is not None
 
 
-def _bare(question: str) -> str:
+def _core(question: str) -> str:
     """A question on one line, without quotes, punctuation at the end and politeness."""
     line = " ".join(question[: 2 * LONGEST].split())
     if len(line) > LONGEST:
@@ -117,10 +117,12 @@ def introducing(
     if inside := [one for one in studied if defines(text, asked, one)]:
         said = [line for one in inside for line in recited(one)]
         role = question.lower().split()[0].startswith("who") and _head(inside[0].about)
+        known = frozenset(word.bare for word in words(question))
         fit = [
             line
             for line in said
-            if may_answer(question, line.text) and (not role or _new_name(question, line.text))
+            if may_answer(question, line.text)
+            and (not role or new_name(words(line.text)[1:], known))
         ]
     else:
         order = [one for one in studied if any(one is other for other in near)]
@@ -185,7 +187,9 @@ def introduces(text: Text, asked: Definition, sentence: str) -> bool:
     It begins with the name, or has it beside a form of "be" or "called", a comma, or a noun: "his
     niece Lotte". "Call us on WhatsApp" introduces nothing.
     """
-    wanted = [word.bare for word in words(asked.subject) if word.low not in ARTICLES]
+    subject = words(asked.subject)
+    wanted = [word.bare for word in subject if word.low not in ARTICLES]
+    capitals = {word.stem for word in subject if word.named}
     own = words(sentence)
     for begin in range(len(own) - len(wanted) + 1):
         name = own[begin : begin + len(wanted)]
@@ -194,7 +198,7 @@ def introduces(text: Text, asked: Definition, sentence: str) -> bool:
         if not all(word.named or word.counts for word in name):
             continue
         start = begin == 0 or (begin == 1 and own[0].low in ARTICLES)
-        if start and not any(word.text in asked.subject for word in name if word.named):
+        if start and capitals.isdisjoint(word.stem for word in name):
             continue  # any first word has a capital
         after = own[begin + len(wanted) :]
         if start or (after and after[0].low in BESIDE):
@@ -211,12 +215,6 @@ def _noun_ends(own: Sequence[Word]) -> bool:
         return True
     owned = bool(rest) and rest[-1].low in ARTICLES | {"his", "her", "its", "their"}
     return last.tells and not last.low.endswith("ing") and (owned or finite(last.text) is None)
-
-
-def _new_name(question: str, sentence: str) -> bool:
-    """Whether a sentence has a name, not as its first word, that a question does not have."""
-    asked = {word.bare for word in words(question)}
-    return any(word.named and word.tells and word.bare not in asked for word in words(sentence)[1:])
 
 
 def _content(phrase: str) -> set[str]:

@@ -140,7 +140,7 @@ def recall(school: "School", question: str) -> Reply | None:
 
 def subjects(text: Text, studied: Sequence[Studied]) -> Reply | None:
     """The subjects of all documents, as many as fit; None if nothing was studied."""
-    about = list(dict.fromkeys(one.about or _name(one) for one in studied))
+    about = list(dict.fromkeys(one.about or one.label for one in studied))
     if not about:
         return None
     for count in range(len(about), 0, -1):
@@ -150,7 +150,7 @@ def subjects(text: Text, studied: Sequence[Studied]) -> Reply | None:
         ids = plain(text, told)
         if len(ids) <= MOST:
             break
-    sources = dict.fromkeys(_name(one) for one in studied)
+    sources = dict.fromkeys(one.label for one in studied)
     return Reply(ids, 0.0, 0.0, 0.0, ", ".join(sources), text=told)
 
 
@@ -170,10 +170,6 @@ def introduced(school: "School", question: str, documents: Sequence[Studied]) ->
     return Reply(ids, 0.0, 0.0, 0.0, sources, said[0].document, text.decode(ids))
 
 
-def _name(one: Studied) -> str:
-    return one.name or one.sha256[:12]
-
-
 def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | None:
     """That nothing was found about the subject of a document; None if the base may know.
 
@@ -187,7 +183,7 @@ def unsaid(text: Text, question: str, documents: Sequence[Studied]) -> Reply | N
         right, of = one.figures.get("right_before", 0.0), one.figures.get("asked", 0.0)
         if of and right <= UNKNOWN * of and has_name(text, question, one.about):
             ids = plain(text, UNSAID.format(about=one.about))
-            return Reply(ids, 0.0, 0.0, 0.0, one.name, one.sha256)
+            return Reply(ids, 0.0, 0.0, 0.0, one.label, one.sha256)
     return None
 
 
@@ -266,12 +262,17 @@ def replies(
     speaker, form, reader = school.speaker, school.talk, school.learner.reader
     about = [word.low for word in words(subject)]
     alike = shared(meant(reader, form.text, question), [one.meant for one in sentences], about)
-    lines = [one.text for one in sentences]
-    counts = [COUNTS * counted(question, line) for line in lines]
-    fits = _fits(speaker, form.text, question, subject, lines, before)
-    fits = [sum(both) for both in zip(fits, counts, strict=True)]
+    fits = _fits(speaker, form.text, question, subject, [one.text for one in sentences], before)
     return [
-        Reply(one.ids[:-1], same, fit, nats, one.source, one.document, one.text)
+        Reply(
+            one.ids[:-1],
+            same,
+            fit + COUNTS * counted(question, one.text),
+            nats,
+            one.source,
+            one.document,
+            one.text,
+        )
         for (one, nats), same, fit in zip(likely, alike, fits, strict=True)
     ]
 

@@ -84,10 +84,13 @@ class Recital:
         old, found = self._said.get(document.sha256, ((), []))
         if len(old) != len(now) or any(map(is_not, old, now)):
             said = _said(school, document.questions, learner.weights_of(document))
-            source = document.name or document.sha256[:12]
             found = [
                 Sentence(
-                    one, line, meant(learner.reader, learner.text, line), source, document.sha256
+                    one,
+                    line,
+                    meant(learner.reader, learner.text, line),
+                    document.label,
+                    document.sha256,
                 )
                 for one, line in said.items()
             ]

@@ -43,6 +43,11 @@ class Studied(NamedTuple):
     topic: tuple[str, ...] = ()  # words that tell what it is about, if it has no title
     alone: bool = True  # studied from the base, not on top of earlier documents
 
+    @property
+    def label(self) -> str:
+        """Its name or, without one, the start of its checksum."""
+        return self.name or self.sha256[:12]
+
 
 def find_studied(studied: Sequence[Studied], document: str | int) -> int:
     """The index of a document, given its name, the start of its checksum, or its number.
@@ -55,7 +60,7 @@ def find_studied(studied: Sequence[Studied], document: str | int) -> int:
     digests = [n for n, one in enumerate(studied) if one.sha256.startswith(str(document))]
     found = named or (digests if len(str(document)) >= 6 else [])
     if not found:
-        known = ", ".join(one.name or one.sha256[:12] for one in studied) or "none"
+        known = ", ".join(one.label for one in studied) or "none"
         raise UserError(f"no document {document!r} was studied; known: {known}")
     return found[-1]
 
