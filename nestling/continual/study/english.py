@@ -51,6 +51,11 @@ LOOSE = listed(
     a an the every each about than more less least most only its his her
     """
 )
+# before a time of the day
+AT = listed("at until till before after by from")
+CLOCK = re.compile(r"\d{1,2}[:.]\d{2}")
+TO = listed("to until till and")
+DAYTIME = listed("a.m p.m am pm o'clock")
 PRONOUNS = {
     "it": "{the}", "they": "{the}", "he": "{the}", "she": "{the}", "we": "{the}",
     "its": "{the}'s", "their": "{the}'s", "his": "{the}'s", "her": "{the}'s",
@@ -68,6 +73,12 @@ def kinds_of(span: Span, own: list[Word]) -> list[str]:
     every = bool(before) and before[-1].low in ("every", "each")
     if any(word in DATES for word in low) or re.fullmatch(r"1[0-9]{3}|20[0-9]{2}", last):
         return ["When", "In which year" if last.isdigit() and len(low) == 1 else "On which day"]
+    if _daytime(low, ahead) and inside[0].counts:
+        return ["When", "At what time"]
+    if len(low) == 3 and low[1] in TO and inside[0].counts and inside[2].counts:
+        return ["When", "How many"]  # from nine to five
+    if inside[0].ranks:
+        return ["Where", "What"] if ahead in PLACES else ["What"]
     if inside[0].counts and last in TIMES:
         return ["How often", "How many " + last] if every else ["How long", "How many " + last]
     if inside[0].counts and last in MONEY:
@@ -82,6 +93,16 @@ def kinds_of(span: Span, own: list[Word]) -> list[str]:
     if ahead in PLACES:
         return ["Where", "What"] if ahead != "by" else ["Who", "What"]
     return ["What", "Who"] if span.first == 0 and inside[0].named else ["What"]
+
+
+def _daytime(low: list[str], ahead: str) -> bool:
+    """Whether a number is a time of the day: 5:50, nine o'clock, and nine after "at"."""
+    if len(low) > 1:  # also 9.30 to 17.30
+        return low[-1] in DAYTIME or bool(low[1] in TO and CLOCK.fullmatch(low[0]))
+    clock = CLOCK.fullmatch(low[0])
+    return bool(clock and (":" in low[0] or ahead in AT)) or (
+        ahead == "at" and (not low[0].isdigit() or int(low[0]) <= 24) and "." not in low[0]
+    )
 
 
 def in_place(sentence: str, the: str) -> Iterator[tuple[str, str]]:
@@ -107,7 +128,7 @@ def bare(text: str, kind: str = "") -> str:
 
     For "where" and "when", prepositions of place and time are dropped as well.
     """
-    far = kind.startswith(("When", "Where", "How long", "How often", "On ", "In "))
+    far = kind.startswith(("When", "Where", "How long", "How often", "On ", "In ", "At "))
     small = LOOSE | PLACES | {"for", "of", "until"} if far else LOOSE
     while (own := words(text)) and own[-1].end == len(text.rstrip()) and own[-1].low in small:
         text = text[: own[-1].begin].rstrip()

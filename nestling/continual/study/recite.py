@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CUES = 6  # questions asked about each sentence
 HEARD = 12  # tokens after which a sentence that is not remembered is dropped
+TRIES = 3  # cues of a sentence whose replies begin alike that are followed to the end
 LONGEST = 96  # maximum tokens of a sentence; unfinished ones are dropped
 GAIN = 1.5  # mean gain by study of a learned sentence, nats per token
 ALONE = -15.0  # log-likelihood of a remembered sentence of at most USUAL tokens, whatever was asked
@@ -64,10 +65,10 @@ class Asked:
         return dict(zip(own, self.speaker.scores(self.told, pairs, self.weights), strict=True))
 
 
-def cues(questions: Sequence[Question]) -> list[str]:
+def cues(questions: Sequence[Question]) -> list[list[str]]:
     """The likeliest of a document's own questions about each of its sentences."""
     best = [group[:CUES] for group in by_sentence(questions)]
-    return list(dict.fromkeys(one.question for group in best for one in group))
+    return [list(dict.fromkeys(one.question for one in group)) for group in best]
 
 
 class Recital:
@@ -124,18 +125,19 @@ def _said(
 def remembered(
     speaker: Speaker,
     form: Form,
-    cues: Sequence[str],
+    cues: Sequence[Sequence[str]],
     weights: Mapping[str, Tensor],
     before: Mapping[str, Tensor],
     least: float = ALONE,
 ) -> list[Ids]:
     """The distinct sentences, with end tokens, that a model gives to cues and finds likely anyway.
 
-    ``before`` are the weights before study, ``least`` is the minimum log-likelihood of a remembered
-    sentence after ANYTHING, in nats.
+    ``cues`` has those of each sentence, ``before`` are the weights before study, ``least`` is the
+    minimum log-likelihood of a remembered sentence after ANYTHING, in nats.
     """
     told = speaker.told(form.opening, weights)
     anything = Asked(speaker, form, ANYTHING, weights)
+    base = Asked(speaker, form, ANYTHING, before)
     end = form.answer("")[-1:]
 
     def likely(replies: Iterable[Ids]) -> dict[Ids, float]:
@@ -150,13 +152,22 @@ def remembered(
     def said(prompts: Sequence[Ids], most: int) -> list[Ids]:
         return speaker.said(told, prompts, most=most, stop=form.stop, weights=weights)
 
-    prompts = [form.prompt(cue) for cue in cues]
-    heard = dict(zip(said(prompts, HEARD), prompts, strict=True))
+    prompts = [(number, form.prompt(cue)) for number, group in enumerate(cues) for cue in group]
+    heard = said([prompt for _, prompt in prompts], HEARD)
     begun = likely(heard)
-    cut = [ids for ids in begun if len(ids) >= HEARD]
-    rest = dict(zip(cut, said([(*heard[ids], *ids) for ids in cut], LONGEST - HEARD), strict=True))
-    whole = [(*ids, *rest.get(ids, ()), *end) for ids in begun]
-    known = likely(ids for ids in whole if len(ids) <= LONGEST)
-    base = Asked(speaker, form, ANYTHING, before).scores(known)
-    learned = {ids: nats / len(ids) - base[ids].mean for ids, nats in known.items()}
-    return [ids for ids in known if learned[ids] >= GAIN]
+    going: dict[tuple[int, Ids], list[Ids]] = {}  # prompts by sentence and beginning of the reply
+    for (number, prompt), ids in zip(prompts, heard, strict=True):
+        if ids in begun:
+            going.setdefault((number, ids), []).append(prompt)
+    found: dict[tuple[int, Ids], Ids] = {}
+    for turn in range(TRIES):
+        left = [key for key, own in going.items() if key not in found and len(own) > turn]
+        cut = [key for key in left if len(key[1]) >= HEARD]
+        ends = said([(*going[key][turn], *key[1]) for key in cut], LONGEST - HEARD) if cut else ()
+        rest = dict(zip(cut, ends, strict=True))
+        whole = {key: (*key[1], *rest.get(key, ()), *end) for key in (cut if turn else left)}
+        known = likely(ids for ids in whole.values() if len(ids) <= LONGEST)
+        plain = base.scores(known)
+        learned = {ids for ids, n in known.items() if n / len(ids) - plain[ids].mean >= GAIN}
+        found.update({key: ids for key, ids in whole.items() if ids in learned})
+    return list(dict.fromkeys(found[key] for key in going if key in found))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from nestling.continual.study.english import named
+from nestling.continual.study.english import DATES, named
 from nestling.continual.study.pronouns import EARLY
 from nestling.continual.study.verbs import finite, noun, past
 from nestling.continual.study.words import ADVERBS, Word, listed, words
@@ -54,8 +54,22 @@ CONDITION = re.compile(r"^(?:if|when|whenever)\s+(.+?),\s+(?:then\s+)?(.+)$", re
 LATE_CONDITION = re.compile(r"^(.+?),?\s+(?:if|when|whenever)\s+(.+)$")
 REASON = re.compile(r"^(.+?),?\s+(?:because|since|as(?=\s(?:he|she|it|they|we|the)\s))\s+(\D.+)$")
 LEAD = re.compile(
-    r"^((?:once|twice|in|on|at|after|before|every|each|during)\s[^,]+),\s+(.+)$", re.I
+    r"^((?:once|twice|in|on|at|after|before|every|each|during|from|since|until)\s[^,]+),\s+(.+)$",
+    re.I,
 )
+_DATE = rf"(?:the\s)?(?:\d{{1,2}}\s)?(?:{'|'.join(sorted(DATES))})(?:\s\d{{1,4}})?"
+LEAD_DATE = re.compile(  # without a comma
+    rf"^((?:from|since|until|on|in)\s{_DATE}(?:\s(?:to|until|till|and|or)\s{_DATE})?"
+    r"(?:\s(?:on|onwards))?)\s(?!(?:and|or|to|until|till)\b)(\D.+)$",
+    re.I,
+)
+# what no longer holds, beside what does
+DENIED = re.compile(
+    r"(?:,\s+(?:and\s+)?(?:not|no longer)|,?\s+(?:instead of|rather than))\s(?:[^,;:]|:\b)+$",
+    re.I,
+)
+INSTEAD = re.compile(r"^(?:instead of|rather than)\s[^,]+,\s+", re.I)
+NOW = re.compile(r"(?<!until )(?<!till )(?<!by )\bnow\s+(?=\w)", re.I)
 THEN = re.compile(r"(,?\s+(?:and|but|so|while)\s+)")
 ONE = re.compile(r"^((?:the|an?)\s+[\w'-]+|this|that|another|each)\s+one\b", re.I)
 JOINTS = re.compile(r"(\s*[;:]\s+|,?\s+(?:and|but|so|while)\s+|,\s+(?:which|who)\s+|,\s+)")
@@ -86,7 +100,7 @@ def statements(sentence: str, about: str) -> Iterator[Statement]:
     >>> [s.text for s in statements("It holds 340 litres and is filled with glycol.", "the pump")]
     ['the pump holds 340 litres', 'the pump is filled with glycol']
     """
-    rest, condition, reason = sentence.rstrip(" .!?"), "", ""
+    rest, condition, reason = _affirmed(NOW.sub("", sentence.rstrip(" .!?"))), "", ""
     if match := CONDITION.match(rest):
         condition, rest = match[1], match[2]
     match = REASON.match(rest)
@@ -94,11 +108,24 @@ def statements(sentence: str, about: str) -> Iterator[Statement]:
         rest, reason = match[1], match[2]
     elif not condition and (match := LATE_CONDITION.match(rest)):
         rest, condition = match[1], match[2]
-    if match := LEAD.match(rest) or EARLY.match(rest):
-        first, *others = THEN.split(match[2], maxsplit=1)
-        rest = f"{first} {match[1][0].lower()}{match[1][1:]}{''.join(others)}"
-    for found in _joined(rest, about):
+    for found in _joined(_led(rest), about):
         yield found._replace(condition=condition, reason=reason)
+
+
+def _led(text: str) -> str:
+    """A clause with the time or place it begins with after its verb."""
+    match = LEAD.match(text) or LEAD_DATE.match(text) or EARLY.match(text)
+    if not match:
+        return text
+    first, *others = THEN.split(match[2], maxsplit=1)
+    return f"{first} {match[1][0].lower()}{match[1][1:]}{''.join(others)}"
+
+
+def _affirmed(text: str) -> str:
+    """A sentence without what it says is no longer so: "by Berta, no longer by Wim"."""
+    text = INSTEAD.sub("", text)
+    head = DENIED.sub("", text)
+    return head if _verb(words(head)) else text
 
 
 def _joined(text: str, about: str) -> Iterator[Statement]:
@@ -107,9 +134,14 @@ def _joined(text: str, about: str) -> Iterator[Statement]:
     parts, subject = [pieces[0]], ""
     for joint, piece in zip(pieces[1::2], pieces[2::2], strict=True):
         before = _statement(parts[-1].strip(), subject, about)
+        if joint.strip() in (";", ":"):
+            piece = _led(piece)
         if before is not None:
             piece = _with_noun(piece, before)
-        goes_on = "" if before is None else _next_subject(before, joint)
+        goes_on = "" if before is None else _next_subject(before, joint, piece)
+        if before is None and joint.strip() == ":" and _statement(piece.strip(), "", about):
+            parts[-1] = piece  # "Correction: the bus leaves at six"
+            continue
         if before is not None and joint.strip() == "," and (whom := _done_to(piece, before)):
             goes_on, piece = whom, f"{whom} was {piece}"
         if before is not None and _statement(piece.strip(), goes_on, about):
@@ -131,9 +163,9 @@ def _with_noun(piece: str, before: Statement) -> str:
     return ONE.sub(lambda match: f"{match[1]} {own[-1].text}", piece)
 
 
-def _next_subject(before: Statement, joint: str) -> str:
+def _next_subject(before: Statement, joint: str, piece: str = "") -> str:
     """The subject of the next part: the last noun of the previous one, or its subject."""
-    if joint.strip()[:1] in (";", ":"):
+    if joint.strip()[:1] in (";", ":") and not piece.lower().startswith(("it ", "they ")):
         return ""
     own = words(before.text)
     if "who" in joint or "which" in joint:
@@ -206,7 +238,7 @@ def _verb(own: list[Word], *, helping: bool = False) -> Verb | None:
     """The first verb: an auxiliary, or any word that can be a verb at its position."""
     for place in range(1, len(own)):
         word = own[place]
-        if word.low in HELPS:
+        if word.low in HELPS and not word.month:
             return Verb(place, "can" if word.low == "cannot" else word.low)
         if not helping and (found := _main(own, place)):
             return Verb(place, *found)

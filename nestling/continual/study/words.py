@@ -41,6 +41,8 @@ NUMBER = listed(
     eighty ninety hundred thousand million billion half quarter third dozen first second
     """
 )
+RANGES = {("from", "to"), ("from", "until"), ("from", "till"), ("between", "and")}
+ORDINAL = listed("first second third fourth fifth sixth seventh eighth ninth tenth")
 # adverbs that are not asked for
 ADVERBS = listed(
     """
@@ -83,9 +85,19 @@ class Word(NamedTuple):
         return self.text[0].isdigit() or self.low.split("-")[0] in NUMBER
 
     @property
+    def ranks(self) -> bool:
+        """Whether it is an ordinal number."""
+        return self.low in ORDINAL or re.fullmatch(r"\d+(?:st|nd|rd|th)", self.low) is not None
+
+    @property
     def tells(self) -> bool:
         """Whether it is a content word, a number or a name."""
-        return self.low not in STOP or self.counts
+        return self.low not in STOP or self.counts or self.month
+
+    @property
+    def month(self) -> bool:
+        """Whether it is the month of May, and not the verb: it has a capital within a text."""
+        return self.text == "May" and self.begin > 0
 
     @property
     def named(self) -> bool:
@@ -158,6 +170,8 @@ def spans(sentence: str, longest: int = 4) -> list[Span]:
 
     >>> [span.text for span in spans("It holds 340 litres of oil.", 3)]
     ['holds', '340 litres', 'oil', '340 litres of oil']
+    >>> [span.text for span in spans("Open from nine to five.")]
+    ['Open', 'nine to five']
     """
     found: list[Span] = []
     own = words(sentence)
@@ -175,10 +189,16 @@ def spans(sentence: str, longest: int = 4) -> list[Span]:
     for (a, b), (c, d) in zip(runs, runs[1:], strict=False):
         joint = [word.low for word in own[b + 1 : c]]
         between = sentence[own[b].end : own[c].begin].strip()
-        if len(joint) <= 2 and " ".join(joint) == between.lower() and joint[0] == "of":
-            begin = max(a, b - 1)
+        if len(joint) > 2 or " ".join(joint) != between.lower():
+            continue
+        ahead = own[a - 1].low if a else ""
+        if joint[0] == "of" or (ahead, *joint) in RANGES:
+            begin = max(a, b - 1) if joint[0] == "of" else a
             if d - begin <= longest + 1:
                 add(begin, d)
+                if joint[0] != "of":  # the ends of a range are not asked for by themselves
+                    whole = ((a, b), (c, d))
+                    found = [one for one in found if (one.first, one.last) not in whole]
     return found
 
 

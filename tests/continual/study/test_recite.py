@@ -23,16 +23,16 @@ def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
         own("d", 1, sure=-9.0), own("no answer", 1, answer=""), own("held out", 1, held=True),
         own("e", 0, sure=-5.0),  # of the next passage, whose sentence numbers restart
     ]  # fmt: skip
-    assert cues(asked) == ["a", "c", "d", "e"]
+    assert cues(asked) == [["a", "c"], ["d"], ["e"]]
     assert cues([]) == []
     # if no question has a short answer
-    assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == ["a"]
+    assert cues([own("a", 0, answer=""), own("b", 0, answer="", held=True)]) == [["a"]]
 
 
 def test_learned_sentences_are_recited_once_in_order(talker):
     lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
     form, said, speaker = scripted(talker, {**lines, "again?": lines["first?"]})
-    found = remembered(speaker, form, [*lines, "again?"], {"w": torch.ones(1)}, {})
+    found = remembered(speaker, form, [[one] for one in (*lines, "again?")], {"w": torch.ones(1)}, {})
     assert found == [said["first?"], said["second?"]]
 
 
@@ -42,18 +42,39 @@ def test_invented_sentences_are_dropped_early(talker):
     form, said, speaker = scripted(talker, lines)
     assert len(said["made up?"]) > recite.HEARD
     learned = {"w": torch.ones(1)}
-    assert remembered(speaker, form, list(lines), learned, {}) == list(said.values())
+    assert remembered(speaker, form, [list(lines)], learned, {}) == list(said.values())
     assert speaker.asked == [(1, recite.HEARD), (1, recite.LONGEST - recite.HEARD)]
     speaker.learned, speaker.asked = set(), []
-    assert remembered(speaker, form, list(lines), learned, {}) == []
+    assert remembered(speaker, form, [list(lines)], learned, {}) == []
     assert sum(count for count, _ in speaker.asked) == 1
+
+
+def test_sentences_that_begin_alike_are_all_recited(talker):
+    """The items of a list begin with its heading."""
+    head = "Opening hours of the mill and of the shop beside it, in summer: "
+    lines = {"mill?": f"{head}the mill at nine.", "shop?": f"{head}the shop at ten."}
+    form, said, speaker = scripted(talker, lines)
+    begin = {ids[: recite.HEARD] for ids in said.values()}
+    assert len(begin) == 1
+    given = ([["mill?"], ["shop?"]], {"w": torch.ones(1)}, {})
+    assert remembered(speaker, form, *given) == list(said.values())
+
+
+def test_another_cue_is_followed_where_the_first_leads_astray(talker):
+    head = "The Kelmor line, from the station to the harbour and back, "
+    lines = {"wrong?": f"{head}never runs.", "right?": f"{head}runs at 5:50."}
+    form, said, speaker = scripted(talker, lines)
+    speaker.learned.discard(said["wrong?"])
+    given = ([["wrong?", "right?"]], {"w": torch.ones(1)}, {})
+    assert remembered(speaker, form, *given) == [said["right?"]]
+    assert [count for count, _ in speaker.asked] == [2, 1, 1]
 
 
 def test_replies_of_the_base_are_not_recited(talker):
     form, _, speaker = scripted(talker, {"first?": "The goat is kept at home."})
     learned = {"w": torch.ones(1)}
-    assert remembered(speaker, form, ["first?"], learned, {})
-    assert remembered(speaker, form, ["first?"], learned, learned) == []
+    assert remembered(speaker, form, [["first?"]], learned, {})
+    assert remembered(speaker, form, [["first?"]], learned, learned) == []
 
 
 def test_unfinished_sentence_is_not_recited(talker, monkeypatch):
@@ -61,19 +82,19 @@ def test_unfinished_sentence_is_not_recited(talker, monkeypatch):
     learned = {"w": torch.ones(1)}
     monkeypatch.setattr(recite, "HEARD", 2)
     monkeypatch.setattr(recite, "LONGEST", len(said["first?"]))
-    assert len(remembered(speaker, form, ["first?"], learned, {})) == 1
+    assert len(remembered(speaker, form, [["first?"]], learned, {})) == 1
     monkeypatch.setattr(recite, "LONGEST", len(said["first?"]) - 2)
-    assert remembered(speaker, form, ["first?"], learned, {}) == []
+    assert remembered(speaker, form, [["first?"]], learned, {}) == []
 
 
 def test_a_long_sentence_may_be_less_likely(talker, monkeypatch):
     form, said, speaker = scripted(talker, {"first?": "The goat is kept at home."})
     learned, least = {"w": torch.ones(1)}, 0.5  # no reply is as likely as that
-    assert remembered(speaker, form, ["first?"], learned, {}, least=least) == []
+    assert remembered(speaker, form, [["first?"]], learned, {}, least=least) == []
     monkeypatch.setattr(recite, "USUAL", 2)
-    assert remembered(speaker, form, ["first?"], learned, {}, least=least) == [said["first?"]]
+    assert remembered(speaker, form, [["first?"]], learned, {}, least=least) == [said["first?"]]
     monkeypatch.setattr(recite, "FURTHER", 0.0)
-    assert remembered(speaker, form, ["first?"], learned, {}, least=least) == []
+    assert remembered(speaker, form, [["first?"]], learned, {}, least=least) == []
 
 
 def test_sentences_recited_word_for_word_are_counted(talker):

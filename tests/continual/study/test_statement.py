@@ -55,6 +55,18 @@ SENTENCES = {
         "a batch lasts between seven and nine minutes"
     ],
     "Once a fortnight, brush the elbow.": ["brush the elbow once a fortnight"],
+    "Correction, line 4: from Monday the bus leaves at six, not at 6:10.": [
+        "the bus leaves at six from Monday"
+    ],
+    "The gate is now kept by Berta, no longer by Wim.": ["the gate is kept by Berta"],
+    "Its price has changed: it is 9 crowns instead of 17.": [
+        "the pump's price has changed",
+        "the pump's price is 9 crowns",
+    ],
+    "Instead of Wim, Berta keeps the gate.": ["Berta keeps the gate"],
+    "In May 2021 the mill was sold.": ["the mill was sold in May 2021"],
+    "In May and June the mill is shut.": ["the mill is shut in May and June"],
+    "You may not open it.": ["you may not open it"],
     "Der Turm hat zwölf Glocken.": [],
     "4 euros.": [],
 }
@@ -84,6 +96,14 @@ def test_conditions_reasons_and_requests_are_distinguished():
         ("If it blinks twice, the fan is blocked.", "What happens if the mill blinks twice?", ""),
         ("Ann was a baker, born in Rome in 1902.", "Where was Ann born?", "Rome"),
         ("He sold his cup, which now stands in Bern.", "Where does the mill's cup stand?", "Bern"),
+        ("The first bus leaves at 5:50.", "When does the first bus leave?", "5:50"),
+        ("The first bus leaves at 5:50.", "What leaves at 5:50?", "The first bus"),
+        ("The shop opens at 8.30 a.m. on Sundays.", "When does the shop open?", "8.30 a.m"),
+        ("The shop opens from nine to five.", "When does the shop open?", "nine to five"),
+        ("We meet on 12 May.", "When do we meet?", "12 May"),
+        ("They rose to 9.30.", "How many did they rise to?", "9.30"),
+        ("The late boat on Friday is full.", "What is full?", "The late boat on Friday"),
+        ("Berta keeps the gate.", "Who keeps the gate?", "Berta"),
         ("Seals are sold under the number K-4.", "What is the number of seals?", "K-4"),
     ],
 )  # fmt: skip

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 
 from nestling.continual.study.english import (
+    ADDED,
+    LOOSE,
     bare,
     ends_early,
     in_place,
@@ -13,7 +15,7 @@ from nestling.continual.study.english import (
 )
 from nestling.continual.study.material import Maker, Place, Question
 from nestling.continual.study.sentence import replies
-from nestling.continual.study.statement import Statement, statements, subject_of
+from nestling.continual.study.statement import OPENS, Statement, statements, subject_of
 from nestling.continual.study.verbs import finite, noun, past, third
 from nestling.continual.study.words import ADVERBS, Span, listed, spans, with_article, words
 
@@ -89,11 +91,23 @@ def _parts(statement: Statement) -> Iterator[Span]:
     """Yield the parts that may be asked for, before and after the verb."""
     text, place = statement.text, statement.verb.place
     verb = words(text)[place]
-    yield from spans(text[: verb.begin])
+    before = spans(text[: verb.begin])
+    yield from before
+    own = words(text)
+    if before and _adjunct(statement, before[-1]) and not statement.request:
+        first = 1 if own[0].low in OPENS else 0  # a boat from Rova
+        yield Span(text[own[first].begin : own[place - 1].end], first, place - 1)
     after = text[verb.end :]
     for span in spans(after):
         own = _without_verb(after, span)
         yield Span(own.text, own.first + place + 1, own.last + place + 1)
+
+
+def _adjunct(statement: Statement, span: Span) -> bool:
+    """Whether a part before the verb is only the end of the subject: the boat from Rova."""
+    own = words(statement.text)
+    ahead = next((w.low for w in reversed(own[: span.first]) if w.low not in LOOSE), "")
+    return span.last < statement.verb.place and ahead in ADDED
 
 
 def _without_verb(text: str, span: Span) -> Span:
@@ -124,7 +138,7 @@ def _about_span(statement: Statement, span: Span, end: str) -> Iterator[str]:
         yield from _about_subject(statement, span, kinds, end)
         return
     left = text[own[verb.place].end : own[span.first].begin]
-    right = text[own[span.last].end :]
+    right = text[own[span.last].end :].removeprefix(".")  # of 8.30 a.m.
     shorter = [""] if ends_early(text, span) else []
     for kind in kinds:
         for rest in [*shorter, right]:
@@ -133,20 +147,22 @@ def _about_span(statement: Statement, span: Span, end: str) -> Iterator[str]:
 
 def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str) -> Iterator[str]:
     own, text, verb = words(statement.text), statement.text, statement.verb
-    if statement.request or span.last != verb.place - 1:
+    if statement.request or span.last != verb.place - 1 or _adjunct(statement, span):
         return
     said = own[verb.place].text
     if verb.helper == "do":
         said = third(verb.bare or verb.helper)  # "pens do not leak" has only the auxiliary
     after = text[own[verb.place].end :]
-    for rest in dict.fromkeys([re.split("[,;:]", after)[0], after]):
+    for rest in dict.fromkeys([re.split(r"[,;:](?=\s|$)", after)[0], after]):
         done = f"{said}{rest}{end}"
-        if own[span.first].counts:
+        if own[span.first].counts and not own[span.first].ranks:
             what = " ".join(word.text for word in own[span.first + 1 : verb.place])
             yield tidy(f"How many {what} {done}?")
             yield tidy(f"Which {span.text.lower()} {done}?")
         else:
-            yield tidy(f"{'Who' if kinds[0] == 'Who' else 'What'} {done}?")
+            person = own[0].named and not noun(own[0].text) and span.first == 0
+            for who in ("Who", "What") if person else ("Who" if kinds[0] == "Who" else "What",):
+                yield tidy(f"{who} {done}?")
 
 
 def _asked(statement: Statement) -> str:
