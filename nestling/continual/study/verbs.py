@@ -67,6 +67,19 @@ def third(bare: str) -> str:
 
 
 @functools.cache
+def active(participle: str, helper: str) -> str:
+    """The form in the active voice of a participle after is, are, was or were.
+
+    >>> active("carried", "are"), active("built", "was")
+    ('carries', 'built')
+    """
+    from lemminflect import getAllLemmas, getInflection
+
+    bare = getAllLemmas(participle.lower(), upos="VERB")["VERB"][0]
+    return getInflection(bare, "VBZ" if helper in ("is", "are") else "VBD")[0]
+
+
+@functools.cache
 def forms_of(word: str) -> tuple[str, ...]:
     """The other forms of a content word, for all words that it may be a form of.
 

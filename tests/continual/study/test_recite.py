@@ -32,7 +32,9 @@ def test_cues_are_the_likeliest_questions_about_each_sentence(monkeypatch):
 def test_learned_sentences_are_recited_once_in_order(talker):
     lines = {"first?": "The goat is kept at home.", "second?": "It was born in Padua, a town."}
     form, said, speaker = scripted(talker, {**lines, "again?": lines["first?"]})
-    found = remembered(speaker, form, [[one] for one in (*lines, "again?")], {"w": torch.ones(1)}, {})
+    found = remembered(
+        speaker, form, [[one] for one in (*lines, "again?")], {"w": torch.ones(1)}, {}
+    )
     assert found == [said["first?"], said["second?"]]
 
 

@@ -16,7 +16,7 @@ from nestling.continual.study.english import (
 from nestling.continual.study.material import Maker, Place, Question
 from nestling.continual.study.sentence import replies
 from nestling.continual.study.statement import OPENS, Statement, statements, subject_of
-from nestling.continual.study.verbs import finite, noun, past, third
+from nestling.continual.study.verbs import active, finite, noun, past, third
 from nestling.continual.study.words import ADVERBS, Span, listed, spans, with_article, words
 
 BEFORE_DONE = listed(
@@ -24,6 +24,7 @@ BEFORE_DONE = listed(
     he she it they we is are was were be been has have had
     """
 )
+BE = listed("is are was were")
 ALONE = 3  # words of a question, at least
 IF = (
     "What happens if {condition}?",
@@ -143,6 +144,20 @@ def _about_span(statement: Statement, span: Span, end: str) -> Iterator[str]:
     for kind in kinds:
         for rest in [*shorter, right]:
             yield tidy(f"{kind} {_asked(statement)} {bare(left, kind)}{rest}{end}?")
+    if done := _done_by(statement, span, kinds):
+        for rest in [*shorter, right]:
+            yield tidy(f"{kinds[0]} {done}{rest}{end}?")
+
+
+def _done_by(statement: Statement, span: Span, kinds: list[str]) -> str:
+    """What the part after "by" does: "carries the skis" for "the skis are carried by Jan"."""
+    own, verb = words(statement.text), statement.verb
+    by = next(n for n in range(span.first - 1, -1, -1) if own[n].low not in OPENS)
+    agent = own[by].low == "by" and (by < span.first - 1 or own[span.first].named)
+    done = by == verb.place + 2 and past(own[verb.place + 1].text)
+    if not (agent and done) or verb.helper not in BE or kinds[0] not in ("Who", "What"):
+        return ""
+    return f"{active(own[verb.place + 1].text, verb.helper)} {subject_of(statement)}"
 
 
 def _about_subject(statement: Statement, span: Span, kinds: list[str], end: str) -> Iterator[str]:
