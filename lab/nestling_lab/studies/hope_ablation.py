@@ -46,6 +46,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "matrix memories": {TITANS + "network": "matrix"},
     "read before the write": {TITANS + "read": "pre"},
 }
+# arm -> settings of training; on text only
+TRAINED: dict[str, dict[str, Any]] = {
+    "one rate of 0.004": {"learning_rate": 4e-3, "rates_by_role": False},
+    "one rate of 0.008": {"learning_rate": 8e-3, "rates_by_role": False},
+}
 TASKS = ("text", "recall")
 
 
@@ -59,7 +64,7 @@ class HopeAblation(Study):
     class Config:
         """Sizes of the study."""
 
-        arms: tuple[str, ...] = tuple(ARMS)
+        arms: tuple[str, ...] = (*ARMS, *TRAINED)
         seeds: tuple[int, ...] = (0, 1, 2)  # of weights, and of the order of what is read
         text: Text = field(default_factory=lambda: Text(corpus="standard"))
         train: TrainConfig = field(
@@ -93,11 +98,13 @@ class HopeAblation(Study):
     def cell(self, arm: str, task: str, seed: int) -> Cell:
         """One training run."""
         own = self.config
-        train = dataclasses.replace(own.train if task == "text" else own.recall, seed=seed)
+        train = dataclasses.replace(
+            own.train if task == "text" else own.recall, seed=seed, **TRAINED.get(arm, {})
+        )
         config: dict[str, Any] = {
             "arm": arm,
             "preset": f"{HOPE}-tiny",
-            "overrides": {**MODELS[HOPE], **ARMS[arm]},
+            "overrides": {**MODELS[HOPE], **ARMS.get(arm, {})},
             "train": dataclasses.asdict(train),
         }
         if task == "text":
@@ -110,7 +117,13 @@ class HopeAblation(Study):
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """Text before recall, each with every arm of the first seed first."""
         own = self.config
-        return [self.cell(arm, task, s) for task in TASKS for s in own.seeds for arm in own.arms]
+        return [
+            self.cell(arm, task, seed)
+            for task in TASKS
+            for seed in own.seeds
+            for arm in own.arms
+            if task == "text" or arm not in TRAINED
+        ]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Train and measure one model."""
@@ -159,7 +172,7 @@ class HopeAblation(Study):
         rows = [
             (
                 arm,
-                ", ".join(f"`{key}={value}`" for key, value in ARMS[arm].items()) or "-",
+                ", ".join(f"`{key}={value}`" for key, value in _changed(arm).items()) or "-",
                 _parameters(runs.get(arm, {})),
             )
             for arm in self.config.arms
@@ -172,7 +185,7 @@ class HopeAblation(Study):
         return (
             f"The Hope of figure-lm-tuned reads {tokens:,} tokens of {own.text.corpus} at a rate "
             f"of {own.train.learning_rate:g} with the factors that its memories declare, the same "
-            "for every arm, and is measured on the same "
+            "for every arm but those with one rate for all parameters, and is measured on the same "
             f"{own.held_out_tokens:,} held-out tokens (nats a token; mean and 95 % interval). "
             f"Recall, at one rate of {own.recall.learning_rate:g}: {own.recall.steps:,} steps of "
             f"{own.recall.batch_size} sequences with "
@@ -180,6 +193,10 @@ class HopeAblation(Study):
             f"{2 * task.config.period} tokens later; share of right answers, chance "
             f"{task.chance:.3g}."
         )
+
+
+def _changed(arm: str) -> dict[str, Any]:
+    return {**ARMS, **TRAINED}[arm]
 
 
 def answer(losses: Mapping[str, Paired], arms: int) -> str:

@@ -9,7 +9,7 @@ from nestling.models import create
 from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
 from nestling_lab.studies.figure_lm_tuned import FAST
-from nestling_lab.studies.hope_ablation import ARMS, WHOLE, HopeAblation, answer
+from nestling_lab.studies.hope_ablation import ARMS, TRAINED, WHOLE, HopeAblation, answer
 from nestling_lab.studies.text import Text
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "cms.intermediate_size": 16}
@@ -25,12 +25,16 @@ def test_every_arm_differs_from_hope(arm):
 def test_every_arm_reads_the_same_data_and_steps():
     study = HopeAblation()
     cells = study.cells({})
-    assert len({cell.name for cell in cells}) == len(cells) == 2 * 3 * len(ARMS)
+    assert len({cell.name for cell in cells}) == len(cells) == 3 * (2 * len(ARMS) + len(TRAINED))
     for task in ("text", "recall"):
         own = [study.cell(arm, task, 1).config for arm in ARMS]
         free = {"arm", "overrides"}
         alike = [{k: v for k, v in config.items() if k not in free} for config in own]
         assert all(one == alike[0] for one in alike)
+    for arm, changed in TRAINED.items():
+        whole, other = (study.cell(one, "text", 1).config for one in (WHOLE, arm))
+        assert other["overrides"] == whole["overrides"]
+        assert other["train"] == whole["train"] | changed != whole["train"]
 
 
 def test_runs_give_the_table_metrics(corpus):
