@@ -55,6 +55,7 @@ LOOSE = listed(
 AT = listed("at until till before after by from")
 CLOCK = re.compile(r"\d{1,2}[:.]\d{2}")
 TO = listed("to until till and")
+RANGES = {("from", "to"), ("from", "until"), ("from", "till"), ("between", "and")}
 DAYTIME = listed("a.m p.m am pm o'clock")
 PRONOUNS = {
     "it": "{the}", "they": "{the}", "he": "{the}", "she": "{the}", "we": "{the}",
@@ -103,6 +104,25 @@ def _daytime(low: list[str], ahead: str) -> bool:
     return bool(clock and (":" in low[0] or ahead in AT)) or (
         ahead == "at" and (not low[0].isdigit() or int(low[0]) <= 24) and "." not in low[0]
     )
+
+
+def ranged(text: str, found: list[Span]) -> list[Span]:
+    """Spans of a text, with the ends of a range of numbers or times as one.
+
+    >>> [span.text for span in ranged("from nine to five", spans("from nine to five"))]
+    ['nine to five']
+    """
+    own = words(text)
+    points = [span for span in found if own[span.first].counts or own[span.first].low in DATES]
+    for begin in points:
+        for end in points:
+            if begin.first == 0 or end.first != begin.last + 2:
+                continue
+            if (own[begin.first - 1].low, own[end.first - 1].low) in RANGES:
+                whole = text[own[begin.first].begin : own[end.last].end]
+                found = [one for one in found if one not in (begin, end)]
+                found.append(Span(whole, begin.first, end.last))
+    return found
 
 
 def in_place(sentence: str, the: str) -> Iterator[tuple[str, str]]:

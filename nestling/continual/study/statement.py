@@ -50,6 +50,7 @@ OBJECTS = listed(
     for on in at with
     """
 )
+RELATIVE = listed("that which who what where")
 CONDITION = re.compile(r"^(?:if|when|whenever)\s+(.+?),\s+(?:then\s+)?(.+)$", re.I)
 LATE_CONDITION = re.compile(r"^(.+?),?\s+(?:if|when|whenever)\s+(.+)$")
 REASON = re.compile(r"^(.+?),?\s+(?:because|since|as(?=\s(?:he|she|it|they|we|the)\s))\s+(\D.+)$")
@@ -58,8 +59,9 @@ LEAD = re.compile(
     re.I,
 )
 _DATE = rf"(?:the\s)?(?:\d{{1,2}}\s)?(?:{'|'.join(sorted(DATES))})(?:\s\d{{1,4}})?"
+_PART = r"(?:\s(?:(?:morning|afternoon|evening|night)s?|day|eve))?"  # of a date
 LEAD_DATE = re.compile(  # without a comma
-    rf"^((?:from|since|until|on|in)\s{_DATE}(?:\s(?:to|until|till|and|or)\s{_DATE})?"
+    rf"^((?:from|since|until|on|in)\s{_DATE}(?:\s(?:to|until|till|and|or)\s{_DATE})?{_PART}"
     r"(?:\s(?:on|onwards))?)\s(?!(?:and|or|to|until|till)\b)(\D.+)$",
     re.I,
 )
@@ -69,7 +71,9 @@ DENIED = re.compile(
     re.I,
 )
 INSTEAD = re.compile(r"^(?:instead of|rather than)\s[^,]+,\s+", re.I)
-NOW = re.compile(r"(?<!until )(?<!till )(?<!by )\bnow\s+(?=\w)", re.I)
+NOW = re.compile(
+    r"(?<!until )(?<!till )(?<!by )(?<!right )(?<!just )(?<!from )\bnow\s+(?!that\b)(?=\w)", re.I
+)
 THEN = re.compile(r"(,?\s+(?:and|but|so|while)\s+)")
 ONE = re.compile(r"^((?:the|an?)\s+[\w'-]+|this|that|another|each)\s+one\b", re.I)
 JOINTS = re.compile(r"(\s*[;:]\s+|,?\s+(?:and|but|so|while)\s+|,\s+(?:which|who)\s+|,\s+)")
@@ -225,8 +229,8 @@ def _request(part: str, own: list[Word], about: str) -> Statement | None:
     after, found = own[place + 1], finite(own[place].text)
     if found is None or found[0] != "do" or not (after.low in OBJECTS or after.counts):
         return None
-    later = [word.low for word in own[place + 1 :]]
-    if HELPS.intersection(later) and not {"that", "which", "who"}.intersection(later):
+    later = [word.low for word in own[place + 1 :] if not word.month]
+    if HELPS.intersection(later) and not RELATIVE.intersection(later):
         return None
     never = any(word.low in ("never", "not") for word in own[:place])
     end = own[place].end
@@ -252,8 +256,12 @@ def _main(own: list[Word], place: int) -> tuple[str, str] | None:
         return None
     if found[0] != "did" and noun(word.text) and (before.counts or _verb_follows(own, place)):
         return None  # spare keys | hang, three tools | are
-    if found[0] == "did" and any(o.low in HELPS for o in own[place + 1 :]):
+    later = [o.low for o in own[place + 1 :] if not o.month]
+    if found[0] == "did" and HELPS.intersection(later):
         return None  # the motor built by him | was
+    helped = HELPS.intersection(later) and not RELATIVE.intersection(later)
+    if found[0] == "do" and noun(word.text) and helped:
+        return None  # boats with a red flag | must
     several = any(
         o.low in PLURALS or (o.low.endswith("s") and not o.low.endswith("'s") and noun(o.text))
         for o in own[:place]
@@ -266,4 +274,6 @@ def _verb_follows(own: list[Word], place: int) -> bool:
     if place + 1 >= len(own):
         return False
     after = own[place + 1]
-    return after.low in HELPS or (finite(after.text) is not None and not noun(after.text))
+    return (after.low in HELPS and not after.month) or (
+        finite(after.text) is not None and not noun(after.text)
+    )

@@ -11,6 +11,7 @@ from nestling.continual.study.english import (
     in_place,
     kinds_of,
     named,
+    ranged,
     tidy,
 )
 from nestling.continual.study.material import Maker, Place, Question
@@ -92,14 +93,14 @@ def _parts(statement: Statement) -> Iterator[Span]:
     """Yield the parts that may be asked for, before and after the verb."""
     text, place = statement.text, statement.verb.place
     verb = words(text)[place]
-    before = spans(text[: verb.begin])
+    before = ranged(text[: verb.begin], spans(text[: verb.begin]))
     yield from before
     own = words(text)
     if before and _adjunct(statement, before[-1]) and not statement.request:
         first = 1 if own[0].low in OPENS else 0  # a boat from Rova
         yield Span(text[own[first].begin : own[place - 1].end], first, place - 1)
     after = text[verb.end :]
-    for span in spans(after):
+    for span in ranged(after, spans(after)):
         own = _without_verb(after, span)
         yield Span(own.text, own.first + place + 1, own.last + place + 1)
 
