@@ -1,4 +1,4 @@
-"""The texts of the study ``manuals``: invented facts, questions about them, corrections."""
+"""Texts of the studies ``manuals`` and ``corrections``: invented facts, questions, corrections."""
 
 import tomllib
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from nestling.tasks.manuals import Asked, first_mention
+
+SOURCE = "manuals.toml"
+KINDS = ("questions", "unanswerable", "changed", "unchanged", "added")  # of questions
 
 
 class Manual(NamedTuple):
@@ -21,19 +24,17 @@ class Manual(NamedTuple):
     unanswerable: tuple[Asked, ...]  # nothing is accepted; ``others``: the text's own values
     changed: tuple[Asked, ...]  # changed by the correction; ``others``: the old values
     unchanged: tuple[Asked, ...]  # not changed by the correction
+    added: tuple[Asked, ...] = ()  # only in the correction
 
     @property
     def asked(self) -> tuple[Asked, ...]:
         """All questions, in the order of their replies."""
-        return self.questions + self.unanswerable + self.changed + self.unchanged
+        return tuple(one for kind in KINDS for one in getattr(self, kind))
 
     def scores(self, replies: Sequence[str]) -> dict[str, list[bool]]:
         """Whether each reply is as it should be, by kind of question."""
         left = iter(replies)
-        return {
-            kind: [_passes(one, next(left)) for one in getattr(self, kind)]
-            for kind in ("questions", "unanswerable", "changed", "unchanged")
-        }
+        return {kind: [_passes(one, next(left)) for one in getattr(self, kind)] for kind in KINDS}
 
     def known_before(self, replies: Sequence[str]) -> list[bool]:
         """Whether each reply about a fact changed later has the old value."""
@@ -56,9 +57,9 @@ def _passes(asked: Asked, reply: str) -> bool:
 
 
 @cache
-def manual_texts() -> dict[str, Manual]:
-    """The texts by name, held-out ones first."""
-    source = files("nestling_lab.studies.continual").joinpath("manuals.toml").read_text("utf-8")
+def manual_texts(name: str = SOURCE) -> dict[str, Manual]:
+    """The texts of a file by name, held-out ones first."""
+    source = files("nestling_lab.studies.continual").joinpath(name).read_text("utf-8")
     found = [_parse(one) for one in tomllib.loads(source)["texts"]]
     return {one.name: one for one in sorted(found, key=lambda one: one.tuning)}
 
@@ -70,13 +71,14 @@ def _parse(record: dict[str, Any]) -> Manual:
     return Manual(
         record["name"],
         record["kind"],
-        record["tuning"],
+        record.get("tuning", False),
         record["text"].strip(),
         record.get("correction", "").strip(),
         asked("questions"),
         tuple(Asked(ask, (), tuple(wrong)) for ask, wrong in record["unanswerable"]),
         asked("changed"),
         asked("unchanged"),
+        asked("added"),
     )
 
 

@@ -9,13 +9,15 @@ from typing import Any
 from nestling.core.result import Result
 from nestling_lab.studies.continual.commands import adapted, ask, learn, peak_bytes
 from nestling_lab.studies.continual.manual_report import WAYS, report
-from nestling_lab.studies.continual.manual_texts import Manual, manual_texts
+from nestling_lab.studies.continual.manual_texts import SOURCE, Manual, manual_texts
 from nestling_lab.studies.study import Cell, Finding, Study, Tell, silent
 
 
 class Manuals(Study):
     """Each text with the default commands, one memory for a text and its correction."""
 
+    source = SOURCE
+    ways = tuple(WAYS)
     name = "manuals"
     question = "what of a page that was read, and of its correction, is answered with the text gone"
 
@@ -28,11 +30,11 @@ class Manuals(Study):
 
     def __init__(self, config: Config | None = None):
         given = config or Manuals.Config()
-        self.config = replace(given, texts=given.texts or tuple(manual_texts()))
+        self.config = replace(given, texts=given.texts or tuple(manual_texts(self.source)))
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
         """One cell per text and its correction, held-out ones first, with a single seed."""
-        texts = manual_texts()
+        texts = manual_texts(self.source)
         return [Cell(name, self._settings(texts[name]), 0) for name in self.config.texts]
 
     def _settings(self, one: Manual) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class Manuals(Study):
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Learn the text and ask; if there is a correction, learn it as well and ask again."""
-        one, model = manual_texts()[cell.name], adapted(cell.config["model"])
+        one, model = manual_texts(self.source)[cell.name], adapted(cell.config["model"])
         questions = [asked.ask for asked in one.asked]
         read = [one.text, f"{one.text}\n\n{one.correction}"] if one.correction else [one.text]
         stages: list[dict[str, Any]] = []
@@ -53,7 +55,7 @@ class Manuals(Study):
             memory = Path(folder) / "memory"
             for number, text in enumerate(read):
                 name, new = ("correction", one.correction) if number else ("text", one.text)
-                ways = [way for way in WAYS if way != "nothing" or not number]
+                ways = [way for way in self.ways if way != "nothing" or not number]
                 learned = learn(model, new, memory, name=f"{name}.txt", device=device)
                 said = ask(model, memory, text, questions, ways)
                 stages.append({"said": said, **learned})

@@ -1,0 +1,156 @@
+"""Short texts, each corrected by a later notice: what is answered of both, and of neither."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nestling.core.result import Result
+from nestling.core.statistics import wilson
+from nestling.report import Section, Table
+from nestling_lab.studies.answers import NOTHING
+from nestling_lab.studies.continual.manual_report import SHORT, WAYS
+from nestling_lab.studies.continual.manual_texts import Manual, manual_texts
+from nestling_lab.studies.continual.manuals import Manuals
+from nestling_lab.studies.study import Finding
+
+LATER = "after the correction"
+# title -> stage (0: the text was read, 1: its correction too) and kind of question
+COUNTS = {
+    "the text": (0, "questions"),
+    "not said": (0, "unanswerable"),
+    f"the text, {LATER}": (1, "questions"),
+    f"not said, {LATER}": (1, "unanswerable"),
+    "corrected facts": (1, "changed"),
+    "added facts": (1, "added"),
+}
+Runs = Mapping[str, Mapping[str, Any]]
+
+
+class Corrections(Manuals):
+    """Ten short texts, each with a notice that changes two of its facts and adds one."""
+
+    name = "corrections"
+    question = "does a short correction win, and is all else of a text still answered after it"
+    source = "corrections.toml"
+    ways = tuple(way for way in WAYS if way != "found")
+
+    def find(self, done: Mapping[str, Result]) -> Finding:
+        """The replies that are as they should be, by reader and kind of question."""
+        texts = manual_texts(self.source)
+        runs = {name: done[name].metrics for name in self.config.texts if name in done}
+        found = {
+            way: {
+                title: [mark for n, run in runs.items() for mark in _marks(texts[n], run, way, *of)]
+                for title, of in COUNTS.items()
+            }
+            for way in self.ways
+        }
+        metrics = {
+            way: {title: [sum(own), len(own)] for title, own in counts.items()}
+            for way, counts in found.items()
+        }
+        rows = [(SHORT[way], *map(_count, found[way].values())) for way in self.ways]
+        table = Table(columns=("reader", *COUNTS), rows=rows)
+        sections = [
+            Section("Method", self._about(texts)),
+            Section("Text by text", COST, [_costs(texts, runs)] if runs else []),
+            Section("Every reply after study", tables=[_replies(texts, runs)] if runs else []),
+        ]
+        shown = Section("In short", SHOWN, [table] if runs else [])
+        return Finding(metrics, sections, _answer(found["studied"]), shown)
+
+    def _about(self, texts: Mapping[str, Manual]) -> str:
+        words = [len(one.text.split()) for one in texts.values()]
+        later = [len(one.correction.split()) for one in texts.values()]
+        return (
+            f"{self.config.model} reads each text ({min(words)} to {max(words)} words) by "
+            "`nestling adapt` and `nestling learn` without further options and is asked all questions in a "
+            f"new process; then it reads a notice ({min(later)} to {max(later)} words) into the "
+            "same memory file and is asked again. A notice changes two facts of its text and adds "
+            "one. Greedy, at most 40 tokens. A reply is right if, of all values that are right or "
+            "wrong, it names a right one first; to a question that neither text answers, if it "
+            f"has no value of that kind. Compared: {'; '.join(WAYS[way] for way in self.ways)}; "
+            "those with the text have the notice after it. Texts and questions "
+            f"(`lab/nestling_lab/studies/continual/{self.source}`) were written before the first "
+            "run; their writer knew nothing of how they are studied. One run each."
+        )
+
+
+SHOWN = (
+    "Replies as they should be, by what is asked for: facts of the text that the notice leaves as "
+    "they are, what neither says, and what the notice changes and adds. Intervals are Wilson's, "
+    "over questions, which share texts."
+)
+COST = (
+    "Right replies after study before / after the notice, sentences recited of both, the loss of "
+    "text that the base wrote while each is used, and CPU seconds of both."
+)
+
+
+def _stage(run: Mapping[str, Any], way: str, stage: int) -> list[str]:
+    """The replies of a reader; one that reads nothing is asked once."""
+    stages = run["stages"]
+    return stages[stage if way in stages[stage]["said"] else 0]["said"][way]
+
+
+def _marks(one: Manual, run: Mapping[str, Any], way: str, stage: int, kind: str) -> list[bool]:
+    return one.scores(_stage(run, way, stage))[kind]
+
+
+def _count(found: Sequence[bool]) -> str:
+    low, high = wilson(sum(found), len(found)) if found else (0.0, 1.0)
+    return f"{sum(found)} of {len(found)} ({low:.2f} to {high:.2f})" if found else "-"
+
+
+def _answer(found: Mapping[str, Sequence[bool]]) -> str:
+    counts = {title: f"{sum(own)} of {len(own)}" for title, own in found.items()}
+    if not found["corrected facts"]:
+        return NOTHING
+    return (
+        f"Once both texts are gone {counts['corrected facts']} corrected facts are answered with "
+        f"their new value and {counts['added facts']} that the notice adds; of the rest of the "
+        f"texts {counts[f'the text, {LATER}']} questions are answered rightly, "
+        f"{sum(found['the text'])} before the notice."
+    )
+
+
+def _costs(texts: Mapping[str, Manual], runs: Runs) -> Table:
+    rows = []
+    for name, run in runs.items():
+        right = [
+            sum(sum(_marks(texts[name], run, "studied", stage, kind)) for kind in kinds)
+            for stage, kinds in ((0, ("questions",)), (1, ("questions", "changed", "added")))
+        ]
+        studies = [stage["study"] for stage in run["stages"]]
+        rows.append(
+            (
+                name,
+                run["words"],
+                f"{right[0]} of 4, {right[1]} of 7",
+                ", ".join(f"{one['recited']:.0f} of {one['sentences']:.0f}" for one in studies),
+                ", ".join(f"{rise:+.1%}" for rise in run["known"]),
+                ", ".join(f"{stage['cpu_seconds']:.0f}" for stage in run["stages"]),
+            )
+        )
+    return Table(columns=("text", "words", "right", "recited", "known text", "CPU s"), rows=rows)
+
+
+def _replies(texts: Mapping[str, Manual], runs: Runs) -> Table:
+    rows = []
+    for name, run in runs.items():
+        one = texts[name]
+        cells = []
+        for stage in (0, 1):
+            replies, open_facts = (
+                _stage(run, "studied", stage),
+                () if stage else ("changed", "added"),
+            )
+            marks = [
+                "" if kind in open_facts else "+ " if passed else "- "
+                for kind, own in one.scores(replies).items()
+                for passed in own
+            ]
+            pairs = zip(marks, replies, strict=True)
+            cells.append([f"{mark}{' '.join(reply.split())}" for mark, reply in pairs])
+        asked = [each.ask for each in one.asked]
+        rows += [(name, *row) for row in zip(asked, *cells, strict=True)]
+    return Table(columns=("text", "question", "after the text", LATER), rows=rows)
