@@ -63,9 +63,10 @@ class Corrections(Manuals):
         later = [len(one.correction.split()) for one in texts.values()]
         return (
             f"{self.config.model} reads each text ({min(words)} to {max(words)} words) by "
-            "`nestling adapt` and `nestling learn` without further options and is asked all questions in a "
-            f"new process; then it reads a notice ({min(later)} to {max(later)} words) into the "
-            "same memory file and is asked again. A notice changes two facts of its text and adds "
+            "`nestling adapt` and `nestling learn` without further options and is asked all "
+            f"questions in a new process; then it reads a notice ({min(later)} to {max(later)} "
+            "words) into the same memory file and is asked again. A notice changes two facts of "
+            "its text and adds "
             "one. Greedy, at most 40 tokens. A reply is right if, of all values that are right or "
             "wrong, it names a right one first; to a question that neither text answers, if it "
             f"has no value of that kind. Compared: {'; '.join(WAYS[way] for way in self.ways)}; "
