@@ -22,7 +22,7 @@ TEXT = """About Lelidis Zikipot
 Lelidis Zikipot keeps a goat at home. Lelidis Zikipot was born in Padua.
 """
 PLAN = Plan(
-    makers=("moved",), rank=32, rate=1e-2, rounds=240, replies=4, answers=4, held=0.0, near=1,
+    makers=("moved",), rank=32, rate=5e-3, rounds=300, replies=4, answers=4, held=0.0, near=1,
     near_count=6, own=1, own_count=4, own_length=24,
 )  # fmt: skip
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2}
@@ -88,7 +88,7 @@ def test_wrong_before_and_right_after_in_a_new_process(shown):
 
 def test_interrupted_demo_resumes(shown, place):
     out, steps, told = shown
-    assert steps == list(range(1, 121)), "some writes were made twice, or left out"
+    assert steps == list(range(1, 151)), "some writes were made twice, or left out"
     assert told.count(f"preparing {place / 'base'}") == 1
     again = []
     files = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -111,7 +111,7 @@ def test_page_is_self_contained(shown, tmp_path):
     page = file.read_text(encoding="utf-8")
     HTMLParser().feed(page)
     assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', page), "points to another file"
-    for part in ("What it answers", "Lelidis", "goat", "writes switched off", "120 times", "level"):
+    for part in ("What it answers", "Lelidis", "goat", "writes switched off", "150 times", "level"):
         assert part in page
     seen = browser.open_page(file, tmp_path)
     assert seen.width <= 390 and seen.figures == 2 and not seen.complaints

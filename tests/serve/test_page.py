@@ -51,7 +51,7 @@ QUESTIONS = {
     "What keeps a goat at home?": "Zikipot",
 }
 PLAN = Plan(
-    makers=("moved",), rank=32, rate=1e-2, rounds=240, replies=4, answers=4, held=0.0, near=1,
+    makers=("moved",), rank=32, rate=5e-3, rounds=300, replies=4, answers=4, held=0.0, near=1,
     near_count=6, own=1, own_count=4, own_length=24,
 )  # fmt: skip
 
