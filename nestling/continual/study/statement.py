@@ -229,8 +229,7 @@ def _request(part: str, own: list[Word], about: str) -> Statement | None:
     after, found = own[place + 1], finite(own[place].text)
     if found is None or found[0] != "do" or not (after.low in OBJECTS or after.counts):
         return None
-    later = [word.low for word in own[place + 1 :] if not word.month]
-    if HELPS.intersection(later) and not RELATIVE.intersection(later):
+    if _helped(own[place + 1 :]):
         return None
     never = any(word.low in ("never", "not") for word in own[:place])
     end = own[place].end
@@ -242,7 +241,7 @@ def _verb(own: list[Word], *, helping: bool = False) -> Verb | None:
     """The first verb: an auxiliary, or any word that can be a verb at its position."""
     for place in range(1, len(own)):
         word = own[place]
-        if word.low in HELPS and not word.month:
+        if _helps(word):
             return Verb(place, "can" if word.low == "cannot" else word.low)
         if not helping and (found := _main(own, place)):
             return Verb(place, *found)
@@ -256,11 +255,9 @@ def _main(own: list[Word], place: int) -> tuple[str, str] | None:
         return None
     if found[0] != "did" and noun(word.text) and (before.counts or _verb_follows(own, place)):
         return None  # spare keys | hang, three tools | are
-    later = [o.low for o in own[place + 1 :] if not o.month]
-    if found[0] == "did" and HELPS.intersection(later):
+    if found[0] == "did" and any(map(_helps, own[place + 1 :])):
         return None  # the motor built by him | was
-    helped = HELPS.intersection(later) and not RELATIVE.intersection(later)
-    if found[0] == "do" and noun(word.text) and helped:
+    if found[0] == "do" and noun(word.text) and _helped(own[place + 1 :]):
         return None  # boats with a red flag | must
     several = any(
         o.low in PLURALS or (o.low.endswith("s") and not o.low.endswith("'s") and noun(o.text))
@@ -274,6 +271,14 @@ def _verb_follows(own: list[Word], place: int) -> bool:
     if place + 1 >= len(own):
         return False
     after = own[place + 1]
-    return (after.low in HELPS and not after.month) or (
-        finite(after.text) is not None and not noun(after.text)
-    )
+    return _helps(after) or (finite(after.text) is not None and not noun(after.text))
+
+
+def _helps(word: Word) -> bool:
+    """Whether a word is an auxiliary: may, but not May."""
+    return word.low in HELPS and not word.month
+
+
+def _helped(later: list[Word]) -> bool:
+    """Whether an auxiliary follows that is not one of a relative clause."""
+    return any(map(_helps, later)) and RELATIVE.isdisjoint(word.low for word in later)
