@@ -7,7 +7,8 @@ from typing import NamedTuple
 from nestling.continual.study.letter import letter
 from nestling.continual.study.outline import Line, outlined
 from nestling.continual.study.pronouns import refers_to_subject
-from nestling.continual.study.verbs import finite
+from nestling.continual.study.statement import statements
+from nestling.continual.study.verbs import finite, noun
 from nestling.continual.study.words import STOP, sentences, telling, words
 
 TITLE = 14  # words of a title, at most
@@ -134,12 +135,20 @@ def _short(sentence: str) -> list[str]:
 
 
 def _title(text: str, lines: list[str]) -> str:
-    """The first line of a text, if it is separate and not a sentence."""
-    first = text.strip().split("\n", 1)[0].strip().lstrip("#").strip()
-    alone = "\n" in text.strip() and bool(lines) and lines[0].lstrip("#").strip() == first
-    if alone and first and first[-1] not in ".!?;," and len(words(first)) <= TITLE:
-        return first
-    return ""
+    """The first line of a text, if it is separate and not a sentence.
+
+    It may end with a full stop if it states nothing and a blank line follows.
+    """
+    first, *rest = text.strip().split("\n", 1)
+    first = first.strip().lstrip("#").strip()
+    alone = bool(rest and lines) and lines[0].lstrip("#").strip() == first
+    if not alone or not first or len(words(first)) > TITLE:
+        return ""
+    if first[-1] == "." and not rest[0].split("\n", 1)[0].strip() and len(lines) > 2:
+        own = words(first)[0].text
+        told = (finite(own) and not noun(own)) or any(statements(first, ""))
+        return "" if told else first.rstrip(".")
+    return first if first[-1] not in ".!?;," else ""
 
 
 def subject(title: str, body: list[str]) -> str:

@@ -92,6 +92,21 @@ def test_without_a_title_a_name_is_the_subject_only_where_a_sentence_begins_with
         assert said.count("The bus is old. It rattles.") == 2 * joint
 
 
+@pytest.mark.parametrize(
+    ("first", "title"),
+    [
+        ("The Osk lift: correction of 4 May.\n", "The Osk lift: correction of 4 May"),
+        ("The Osk lift: correction of 4 May.", ""),  # no blank line
+        ("The Osk lift is closed.\n", ""),
+        ("Closed on Mondays.\n", ""),
+    ],
+)
+def test_title_may_end_with_a_full_stop_if_it_states_nothing(first, title):
+    one, said = told(f"{first}\nThe Osk lift opens at nine. It closes at five.")
+    assert one.title == title
+    assert len(said) == (2 if title else 3)
+
+
 def test_sentence_about_the_one_before_is_said_with_it():
     one, said = told(KIT)
     both = "Known faults: The lid sticks in frost. This can be cured with soap."
