@@ -6,10 +6,9 @@ from html.parser import HTMLParser
 
 import browser
 import pytest
-from small_student import student
+from small_student import PLAN, student
 
 from nestling.cli.main import main
-from nestling.continual.study.plan import Plan
 from nestling.core.result import Result
 from nestling.demo import Demo, learning, run_demo
 from nestling.demo.hope import Trial
@@ -21,10 +20,6 @@ from nestling.demo.stages import Stages
 TEXT = """About Lelidis Zikipot
 Lelidis Zikipot keeps a goat at home. Lelidis Zikipot was born in Padua.
 """
-PLAN = Plan(
-    makers=("moved",), rank=32, rate=5e-3, rounds=300, replies=4, answers=4, held=0.0, near=1,
-    near_count=6, own=1, own_count=4, own_length=24,
-)  # fmt: skip
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2}
 
 

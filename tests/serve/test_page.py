@@ -8,9 +8,8 @@ import subprocess
 import browser
 import driven
 from serving import started
-from small_student import new_student
+from small_student import PLAN, new_student
 
-from nestling.continual.study.plan import Plan
 from nestling.serve.keys import SCOPES, Keys, database_in
 from nestling.serve.model import serve_model
 from nestling.serve.routes.page import FILES, FOLDER
@@ -50,10 +49,6 @@ QUESTIONS = {
     "What does Lelidis Zikipot keep at home?": "goat",
     "What keeps a goat at home?": "Zikipot",
 }
-PLAN = Plan(
-    makers=("moved",), rank=32, rate=5e-3, rounds=300, replies=4, answers=4, held=0.0, near=1,
-    near_count=6, own=1, own_count=4, own_length=24,
-)  # fmt: skip
 
 
 def sent(form, **fields):

@@ -9,11 +9,17 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from nestling.continual import ContinualLearner
+from nestling.continual.study.plan import Plan
 from nestling.data import read_tokenizer, train_tokenizer
 from nestling.models.pretrained import new_llama, stack_model, studied_level
 from nestling.tasks.facts import document
 
 STEPS, ROWS = 120, 12
+# a document of two sentences is known after it
+PLAN = Plan(
+    makers=("moved",), rank=32, rate=5e-3, rounds=300, replies=4, answers=4, held=0.0, near=1,
+    near_count=6, own=1, own_count=4, own_length=24,
+)  # fmt: skip
 
 
 def lesson(rng):

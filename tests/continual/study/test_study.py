@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from learner_states import equal
-from small_student import new_student
+from small_student import PLAN, new_student
 
 from nestling.continual.compare import diff
 from nestling.continual.file import read_memory, write_memory
@@ -20,21 +20,6 @@ TEXT = """About Lelidis Zikipot
 Lelidis Zikipot keeps a goat at home. Lelidis Zikipot was born in Padua."""
 SECOND = (
     "About Bamun Tokel\nBamun Tokel keeps a parrot at home. Bamun Tokel earns a living as a cook."
-)
-PLAN = Plan(
-    makers=("moved",),
-    rank=32,
-    rate=5e-3,
-    rounds=300,
-    replies=4,
-    answers=4,
-    held=0.0,
-    near=1,
-    near_count=6,
-    own=1,
-    own_count=4,
-    own_length=24,
-    replay=2,
 )
 QUICK = dataclasses.replace(PLAN, makers=("moved", "about", "gist"), rank=4, rounds=10)
 
