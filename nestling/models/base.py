@@ -51,6 +51,8 @@ class HopePreTrainedModel(PreTrainedModel):
             about["head_period"] = self.config.head_period
         if self.config.head_keys != KEYS[0]:
             about["head_keys"] = self.config.head_keys
+        if self.config.head_slots is not None:
+            about["head_slots"] = self.config.head_slots
         return json.dumps(about, sort_keys=True)
 
     def check_count(self, states: list[Any]) -> None:

@@ -41,6 +41,8 @@ class HopeConfig(PretrainedConfig):
     # tokens between two writes of the head from its prediction errors; None: never written
     head_period: int | None = None
     head_keys: str = "hidden"  # its keys: the "hidden" state; "context": with the last tokens, too
+    # tokens for which it is written, those that were the last to follow; None: the whole vocabulary
+    head_slots: int | None = None
     use_cache: bool = True  # return the memory's state when not training
     bos_token_id: int | None = None  # begins a document
     eos_token_id: int | list[int] | None = None  # ends a document
@@ -78,7 +80,8 @@ class HopeConfig(PretrainedConfig):
             value = getattr(self, name)
             if not fits(value, hint):
                 raise UserError(f"{name} must be {spell_type(hint)}, not {value!r}")
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads", "head_period"):
+        sizes = "vocab_size", "hidden_size", "num_hidden_layers", "num_heads"
+        for name in (*sizes, "head_period", "head_slots"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; give at least 1")
@@ -86,8 +89,15 @@ class HopeConfig(PretrainedConfig):
             raise UserError(
                 f"unknown head_keys {self.head_keys!r}: {did_you_mean(self.head_keys, KEYS)}"
             )
-        if self.head_period is None and self.head_keys != KEYS[0]:
-            raise UserError(f"head_keys={self.head_keys} has no effect without head_period; set it")
+        for name in ("head_keys", "head_slots"):
+            value = getattr(self, name)
+            if self.head_period is None and value not in (KEYS[0], None):
+                raise UserError(f"{name}={value} has no effect without head_period; set it")
+        if self.head_slots is not None and self.head_slots < (self.head_period or 0):
+            raise UserError(
+                f"head_slots is {self.head_slots}, fewer than the {self.head_period} tokens of "
+                "head_period, each of which may need one; give as many at least"
+            )
         by_name: dict[str, Any] = self.truncate if isinstance(self.truncate, dict) else {}
         for name in by_name:
             if name not in self.pattern:

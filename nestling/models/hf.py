@@ -40,7 +40,8 @@ class HopeForCausalLM(HopePreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.head_level = None
         if config.head_period is not None:
-            self.head_level = HeadLevel(config.hidden_size, config.head_period, config.head_keys)
+            about = config.head_period, config.head_keys, config.head_slots
+            self.head_level = HeadLevel(config.hidden_size, *about)
         self.post_init()
 
     @classmethod

@@ -12,16 +12,19 @@ PERIOD, LENGTH = 4, 22
 OPTIONS = {"vocab_size": 64, "num_hidden_layers": 1, "hidden_size": 64, "num_heads": 2}
 # widths that depend on the preset's width
 WIDE = {"hidden_size": 256, "num_heads": 4}
-# a name may be followed by the kind of keys
-FEW = pytest.mark.parametrize("name", ["hope-tiny", "mamba2-tiny context"])
-TINY = [*(f"{family}-tiny" for family in FAMILIES), "hope-tiny context"]
+# a name may be followed by the kind of keys and the number of slots
+FEW = pytest.mark.parametrize("name", ["hope-tiny", "mamba2-tiny context", "hope-tiny hidden 6"])
+SLOTS = ["transformer-tiny hidden 6", "mamba2-tiny context 6"]
+TINY = [*(f"{family}-tiny" for family in FAMILIES), "hope-tiny context", *SLOTS]
 every_tiny = pytest.mark.parametrize("name", TINY)
 
 
 def levelled(name: str, **overrides) -> HopeForCausalLM:
     """One layer, and a head written every few tokens with doubled strength."""
-    name, _, keys = name.partition(" ")
-    options = {"head_period": PERIOD, "head_keys": keys or "hidden"}
+    name, *given = name.split()
+    options = {"head_period": PERIOD, **dict(zip(("head_keys", "head_slots"), given, strict=False))}
+    if "head_slots" in options:
+        options["head_slots"] = int(options["head_slots"])
     model = create(name, **OPTIONS | WIDE | options | overrides)
     with torch.no_grad():
         model.head_level.read_strength.fill_(2.0)

@@ -15,7 +15,7 @@ ROWS, LENGTH, WIDTH, WORDS, PERIOD = 3, 23, 5, 7, 4
 class Text:
     """Hidden states and tokens; rows have document starts and padding at random positions."""
 
-    def __init__(self, keys: str = "hidden"):
+    def __init__(self, keys: str = "hidden", slots: int | None = None):
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape):
@@ -29,7 +29,7 @@ class Text:
         self.mask = torch.ones(ROWS, LENGTH, dtype=torch.bool)
         self.mask[0, 5:9] = self.mask[1, 0:2] = self.mask[1, 12] = self.mask[2, 18:20] = False
         self.embedded = draw(ROWS, LENGTH, WIDTH).requires_grad_()
-        self.level = HeadLevel(WIDTH, PERIOD, keys).double()
+        self.level = HeadLevel(WIDTH, PERIOD, keys, slots).double()
         self.level.init_weights(generator)
         with torch.no_grad():
             for p in self.level.parameters():
@@ -48,8 +48,8 @@ class Text:
             logits = self.hidden[row, here] @ self.weight.T
             queries, keys = self.keys(row, here, starts)
             arguments = self.ids[row, here].tolist(), PERIOD, starts
-            learned = self.level.context is not None
-            found.append(naive_head(queries, keys, logits, *arguments, learned=learned))
+            options = {"learned": self.level.context is not None, "slots": self.level.slots}
+            found.append(naive_head(queries, keys, logits, *arguments, **options))
         return found
 
     def keys(self, row, here, starts):
@@ -88,24 +88,39 @@ class Text:
         return torch.cat(outputs, 1), state
 
 
+def columns(state):
+    """D with a column for every token, zero for those that have none."""
+    if state.columns.every:
+        return state.weight
+    whole = state.weight.new_zeros(ROWS, WIDTH, WORDS)
+    for row, tokens in enumerate(state.tokens):
+        assert len(set(found := tokens[tokens >= 0].tolist())) == len(found)
+        assert not state.weight[row, :, tokens < 0].any()
+        whole[row, :, tokens[tokens >= 0]] = state.weight[row, :, tokens >= 0]
+    return whole
+
+
 SPLITS = [(LENGTH,), (1,) * LENGTH, (3, 1, 0, 9, 2, 8), (4, 4, 15)]
 
 
 each_keys = pytest.mark.parametrize("keys", KEYS)
+# of WORDS tokens; fewer must lose theirs
+each_slots = pytest.mark.parametrize("slots", [None, PERIOD, 5, WORDS, 40])
 each_kept = pytest.mark.parametrize("kept", [0, chunk.KEPT], ids=["made again", "kept"])
 
 
 @each_kept
 @each_keys
+@each_slots
 @pytest.mark.parametrize("cuts", SPLITS, ids=str)
-def test_matches_reference_loop_in_any_split_with_gradients(cuts, keys, kept, monkeypatch):
+def test_matches_reference_loop_in_any_split_with_gradients(cuts, slots, keys, kept, monkeypatch):
     monkeypatch.setattr(chunk, "KEPT", kept)
-    text = Text(keys)
+    text = Text(keys, slots)
     logits, state = text.read(cuts)
     wanted = text.loops()
     for row, (y, added) in enumerate(wanted):
         assert_close(logits[row, text.mask[row]], y)
-        assert_close(state.weight[row], added)
+        assert_close(columns(state)[row], added)
     assert not state.weight.requires_grad and not state.errors.requires_grad
     assert not state.keys.requires_grad and not state.previous.requires_grad
     if keys == "context" and len(cuts) > 1:
@@ -119,15 +134,16 @@ def test_matches_reference_loop_in_any_split_with_gradients(cuts, keys, kept, mo
 
 
 @each_keys
-def test_aligned_rows_take_whole_periods(keys):
+@each_slots
+def test_aligned_rows_take_whole_periods(keys, slots):
     """The fast path (no padding, aligned rows); given states are not modified."""
-    text = Text(keys)
+    text = Text(keys, slots)
     text.reset[:], text.mask[:] = False, True
     for cuts in ((LENGTH,), (8, 15)):
         logits, state = text.read(cuts)
         for row, (y, added) in enumerate(text.loops()):
             assert_close(logits[row], y)
-            assert_close(state.weight[row], added)
+            assert_close(columns(state)[row], added)
     copies = [x.clone() for x in state]
     for size in (1, LENGTH):
         more = text.hidden[:, :size], text.embedded[:, :size], text.ids[:, :size], state
@@ -136,9 +152,10 @@ def test_aligned_rows_take_whole_periods(keys):
 
 
 @each_kept
-def test_second_order_gradients(kept, monkeypatch):
+@each_slots
+def test_second_order_gradients(kept, slots, monkeypatch):
     monkeypatch.setattr(chunk, "KEPT", kept)
-    text = Text()
+    text = Text(slots=slots)
 
     def read(hidden, weight, strength):
         text.hidden, text.weight = hidden, weight
@@ -171,8 +188,9 @@ def test_learned_keys_refuse_second_order_gradients():
 
 
 @each_keys
-def test_last_positions_only_equals_full_output(keys):
-    text = Text(keys)
+@each_slots
+def test_last_positions_only_equals_full_output(keys, slots):
+    text = Text(keys, slots)
     with torch.no_grad():
         whole, state = text.read((LENGTH,))
         text.level.period = 4

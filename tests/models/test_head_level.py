@@ -127,8 +127,9 @@ def test_combines_with_next_token_levels(objective):
     assert torch.equal(model(other).logits[:, :11], whole[:, :11])
 
 
-def test_token_by_token_in_one_graph():
-    model = small("hope", head_period=8)
+@pytest.mark.parametrize("slots", [None, 9])
+def test_token_by_token_in_one_graph(slots):
+    model = small("hope", head_period=8, head_slots=slots)
     ids = ids_of(2, 30)
     _, cache = read(model, ids[:, :11])
     replay, own = Replay(model, cache), cache.fork()
@@ -143,8 +144,11 @@ def test_invalid_options_are_refused(tmp_path):
         configure("hope-tiny", head_period=0)
     with pytest.raises(UserError, match="did you mean 'context'"):
         configure("hope-tiny", head_period=8, head_keys="contexts")
-    with pytest.raises(UserError, match="without head_period"):
-        configure("hope-tiny", head_keys="context")
+    for option in ({"head_keys": "context"}, {"head_slots": 64}):
+        with pytest.raises(UserError, match="without head_period"):
+            configure("hope-tiny", **option)
+    with pytest.raises(UserError, match="head_slots is 7, fewer than the 8 tokens"):
+        configure("hope-tiny", head_period=8, head_slots=7)
     model = small("hope", head_period=8)
     embedded = model.get_input_embeddings()(ids_of(1, 4))
     with pytest.raises(UserError, match="input_ids"):

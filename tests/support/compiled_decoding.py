@@ -18,7 +18,7 @@ def main(backend: str) -> None:
     """Read, then decode token by token in both ways; recompiling for a length is an error."""
     model = create(
         "hope-tiny", vocab_size=64, num_hidden_layers=1, hidden_size=32, num_heads=2,
-        period=4, projection_period=4, head_period=4,
+        period=4, projection_period=4, head_period=4, head_slots=6,
     )  # fmt: skip
     ids = torch.randint(64, (2, LENGTH), generator=torch.Generator().manual_seed(0))
     step = compiled_step(model, backend=backend)

@@ -12,21 +12,32 @@ def naive_head(
     period: int,
     starts: list[bool],  # a document begins at the token
     learned: bool = False,  # keys learn from what they write
+    slots: int | None = None,  # tokens that have a column, at most
 ) -> tuple[Tensor, Tensor]:
-    """Logits [T, V] of the adapted head, and D after the last token."""
+    """Logits [T, V] of the adapted head, and D [K, V] after the last token.
+
+    With ``slots``, the columns of D of tokens that have none are zero.
+    """
     length, width = keys.shape
     added = torch.zeros(width, logits.shape[1], dtype=logits.dtype)
-    pairs, rows, document = [], [], []
+    pairs, rows, document, owned = [], [], [], []
     for t in range(length):
         if starts[t]:
-            added, pairs, document = torch.zeros_like(added), [], []
-        elif document:
-            key, p = pairs[-1]
-            truth = torch.zeros_like(p)
-            truth[ids[t]] = 1
-            pairs[-1] = key, truth - p
+            added, pairs, document, owned = torch.zeros_like(added), [], [], []
         if document and len(document) % period == 0:
-            added = added + sum(torch.outer(key, error) for key, error in pairs)
+            following = [*document[1 - period or len(document) :], ids[t]]
+            there = torch.zeros(logits.shape[1], dtype=torch.bool)
+            new = [x for x in dict.fromkeys(following) if x not in owned]
+            owned = [*owned, *new][-(slots or len(owned) + len(new)) :]
+            there[owned] = True
+            fresh = torch.zeros_like(there)
+            fresh[new] = True
+            added = added * (there & ~fresh if slots else 1)
+            for (key, p), token in zip(pairs, following, strict=True):
+                truth = torch.zeros_like(p)
+                truth[token] = 1
+                error = (truth - p * ~fresh) * there if slots else truth - p
+                added = added + torch.outer(key, error)
             pairs = []
         row = logits[t] + queries[t] @ added
         rows.append(row)

@@ -44,6 +44,28 @@ class Shape(NamedTuple):
         return f"{self.rows}x{self.length}"
 
 
+class Head(NamedTuple):
+    """A head that is a level: its period in tokens, and its slots."""
+
+    period: int
+    slots: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Head":
+        """Parse PERIOD or PERIOD:SLOTS. Raises UserError for anything else.
+
+        >>> Head.parse("32"), Head.parse("32:1024")
+        (Head(period=32, slots=None), Head(period=32, slots=1024))
+        """
+        parts = text.split(":")
+        if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            raise UserError(f"{text!r} is not a head; write PERIOD or PERIOD:SLOTS, like 32:1024")
+        return cls(*map(int, parts))
+
+    def __str__(self) -> str:
+        return "head " + ":".join(str(size) for size in self if size is not None)
+
+
 class RandomText:
     """Batches of random tokens; the speed does not depend on the text."""
 
@@ -99,6 +121,7 @@ def entrant(
     name: str,
     shape: Shape,
     *,
+    head: Head | None = None,
     vocab_size: int,
     device: str,
     peak: bool,
@@ -106,7 +129,11 @@ def entrant(
     quiet: bool,
 ) -> Entrant:
     """A preset and its optimizer after a first step. Raises UserError if its gate fails."""
-    model = create(name, vocab_size=vocab_size).to(device)
+    options: dict[str, Any] = (
+        {} if head is None else {"head_period": head.period, "head_slots": head.slots}
+    )
+    model = create(name, vocab_size=vocab_size, **options).to(device)
+    name = name if head is None else f"{name}, {head}"
     gate = hold(name, {"reading in two pieces and at once": streaming_error(model)})
     config = TrainConfig(
         batch_size=shape.rows, sequence_length=shape.length, carry=False, precision=precision
@@ -162,6 +189,7 @@ def training(
     presets: Sequence[str],
     shapes: Sequence[Shape] = (Shape(4, 256),),
     *,
+    heads: Sequence[Head] = (),
     others: Sequence[str] = (),
     rounds: int = 5,
     vocab_size: int = 4096,
@@ -179,9 +207,10 @@ def training(
     with ``over_lowest`` and ``over_highest``), ``peak_mib`` (of the tensors of one step, without
     weights and optimizer state), ``num_parameters``, ``num_non_embedding`` and ``state_bytes`` (of
     one row after ``length`` tokens). ``time_per_token`` of each preset is that of the longest shape
-    relative to the shortest with the same number of rows. ``others`` are names of peers;
-    ``over_peer`` is our speed relative to theirs, by our family with the same equations. Raises
-    UserError for a preset whose streaming differs from its full forward.
+    relative to the shortest with the same number of rows. Each preset is also measured with each of
+    ``heads``. ``others`` are names of peers; ``over_peer`` is our speed relative to theirs, by our
+    family with the same equations. Raises UserError for a preset whose streaming differs from its
+    full forward.
     """
     if rounds < 1 or not presets or not shapes:
         raise UserError(
@@ -189,12 +218,12 @@ def training(
         )
     options: dict[str, Any] = {"vocab_size": vocab_size, "device": device, "peak": peak}
     options["precision"] = precision
-    entrants = [
-        build(name, shape, **options, quiet=quiet)
-        for shape in shapes
-        for build, names in ((entrant, presets), (peer_entrant, others))
-        for name in names
-    ]
+    options["quiet"] = quiet
+    entrants = []
+    for shape in shapes:
+        for name in presets:
+            entrants += [entrant(name, shape, head=head, **options) for head in (None, *heads)]
+        entrants += [peer_entrant(name, shape, **options) for name in others]
     contestants = [entrant.contestant for entrant in entrants]
     take_turns(contestants, rounds=rounds, device=device, quiet=quiet)
     found = {}

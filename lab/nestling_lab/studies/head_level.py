@@ -18,6 +18,7 @@ from nestling_lab.studies.text import Text, train_on_text
 
 HEAD = {"head_period": 32}
 CONTEXT = {**HEAD, "head_keys": "context"}
+SLOTS = {"head_slots": 1024}
 # both levels of the chain are written at every step of 256 tokens per stream
 FAST = {"cms.periods": (128, 256)}
 HOPE, MAMBA2 = "hope", "mamba2"
@@ -35,6 +36,10 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], float, bool]] = {
     "hope": (HOPE, {}, 4e-3, False),
     "hope-head": (HOPE, HEAD, 4e-3, False),
     "hope-roles-unclipped": (HOPE, {**FAST, "self_titans.projection_clip": None}, 1.6e-2, True),
+    "mamba2-roles-slots": (MAMBA2, {**HEAD, **SLOTS}, 1.6e-2, True),
+    "hope-roles-slots": (HOPE, {**FAST, **HEAD, **SLOTS}, 1.6e-2, True),
+    "mamba2-roles-context-slots": (MAMBA2, {**CONTEXT, **SLOTS}, 1.6e-2, True),
+    "hope-roles-context-slots": (HOPE, {**FAST, **CONTEXT, **SLOTS}, 1.6e-2, True),
 }
 
 
@@ -157,6 +162,11 @@ FORMS = (
         "reads (`head_keys=context`): 49,410 more parameters",
     ),
     (
+        "-slots",
+        "only the last 1,024 tokens to follow another are written (`head_slots=1024`, "
+        "of 4,096): keys as of -head unless they are of -context",
+    ),
+    (
         "-roles",
         "a learning rate of 1.6e-2 with the factors that the memories declare (`rates_by_role`; "
         "of Mamba2 a half); Hope writes both levels of the chain at every step",
@@ -181,6 +191,11 @@ PAIRS = (
     ("hope-roles-context", "mamba2-roles-context"),
     ("hope-roles-context", "mamba2-context"),
     ("hope-roles", "mamba2-roles"),
+    ("mamba2-roles-slots", "mamba2-roles-head"),
+    ("hope-roles-slots", "hope-roles-head"),
+    ("mamba2-roles-context-slots", "mamba2-roles-context"),
+    ("hope-roles-context-slots", "hope-roles-context"),
+    ("hope-roles-context-slots", "mamba2-roles-context-slots"),
 )
 
 

@@ -10,7 +10,7 @@ from nestling.models import create
 from nestling.models.presets import FAMILIES
 from nestling_lab.bench import Shape, peak_of, resolve, training
 from nestling_lab.bench.gate import streaming_error
-from nestling_lab.bench.training_cost import state_bytes
+from nestling_lab.bench.training_cost import Head, state_bytes
 
 SMALL = {"shapes": [Shape(2, 32)], "rounds": 2, "vocab_size": 64, "quiet": True}
 
@@ -24,6 +24,16 @@ def test_every_preset_is_measured_against_the_first(narrow):
         assert row["num_non_embedding"] < row["num_parameters"]
         # a step includes the gradients of the blocks
         assert row["peak_mib"] * 2**20 > 4 * row["num_non_embedding"]
+
+
+def test_heads_are_measured_beside_each_preset(narrow):
+    found = training(["transformer-tiny"], heads=[Head(4), Head.parse("4:8")], **SMALL)
+    plain, whole, few = found["presets"].values()
+    assert list(found["presets"])[1:] == ["transformer-tiny, head 4", "transformer-tiny, head 4:8"]
+    assert plain["state_bytes"] < few["state_bytes"] < whole["state_bytes"]
+    for text in ("4:", "4:8:2", "x", "0"):
+        with pytest.raises(UserError, match="is not a head"):
+            Head.parse(text)
 
 
 def test_peak_counts_simultaneous_allocations():

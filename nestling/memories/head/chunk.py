@@ -5,6 +5,8 @@ begins a document, so D is constant and all logits are one product. The errors o
 from its logits, so segments are computed in sequence. The state has no gradient. The backward pass
 needs the D of every segment: they are kept if they are small, else recomputed from the logits.
 Learned keys add one pass, from the last segment to the first, which accumulates the gradient of D.
+Where tokens take columns in turn, D has as many of them here as may be in use: one for each token
+of the document, at most.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from nestling.core.memory import Flow
+from nestling.memories.head.columns import Columns, write
 from nestling.memories.head.step import HeadState
 from nestling.memories.segments import segments
 
@@ -66,24 +70,32 @@ class Write(NamedTuple):
     places: Int[Tensor, "N C"]  # places of their tokens in the call; -1: in an earlier call
 
 
+class Written(NamedTuple):
+    """D during a segment."""
+
+    weight: Float[Tensor, "B K S"]
+    columns: Columns
+
+
 class _Walk:
     """The state while segments are read; the given tensors are copied before any change."""
 
-    def __init__(self, state: Sequence[Tensor], *, traced: bool = False):
-        self.weight, self.keys, self.errors = state[:3]
-        self.period = self.keys.shape[1]
+    def __init__(self, state: Sequence[Tensor], cuts: Sequence[Segment], *, traced: bool = False):
+        weight, self.keys, errors, self.targets, tokens, used = state
+        self.period, self.capacity = self.keys.shape[1], weight.shape[2]
+        there = self.capacity if _every(tokens) else max(1, int(cuts[0].count.max()))
+        self.weight, self.errors = weight[..., :there], errors[..., :there]
+        self.columns = Columns(tokens[:, :there], used)
         self.writes: list[Write | None] = []  # of each segment, where ``traced``
         self._places = torch.full(self.keys.shape[:2], -1) if traced else None
-        self._own = False  # keys and errors
+        self._own = False  # keys, errors and targets
         self._own_weight = False
 
     def begin(self, segment: Segment, ids: Int[Tensor, " B"]) -> None:
         """Reset rows whose document starts; write periods that their first tokens ``ids`` end."""
+        self._fit(int(segment.count.max()))
         if bool(segment.begins.any()):
-            rows = _index(segment.begins, ids)
-            self._copy(weight=True)
-            for part in (self.weight, self.keys, self.errors):
-                part[rows] = 0
+            self._clear(_index(segment.begins, ids))
         follows = segment.follows
         self.writes.append(None)
         if not bool(follows.any()):
@@ -91,17 +103,21 @@ class _Walk:
         self._copy()
         rows = _index(follows, ids)
         last = (segment.count[follows] - 1).remainder(self.period).to(ids.device)
-        self.errors[rows, last, ids[rows]] += 1
+        self.targets[rows, last] = ids[rows]
         due = follows & (segment.count % self.period == 0)
         if self._places is not None and bool(due.any()):
             self.writes[-1] = Write(due.nonzero()[:, 0], self._places[due])
         if bool(due.all()):
-            self.weight = torch.baddbmm(self.weight, self.keys.mT, self.errors)
+            pairs = self.keys, self.errors, self.targets
+            self.weight, self.columns = write(self.weight, pairs, self.columns, self.capacity)
             self._own_weight = True
         elif bool(due.any()):
             rows = _index(due, ids)
             self._copy(weight=True)
-            self.weight[rows] += self.keys[rows].mT @ self.errors[rows]
+            pairs = self.keys[rows], self.errors[rows], self.targets[rows]
+            own = self.columns.of(rows)
+            self.weight[rows], own = write(self.weight[rows], pairs, own, self.capacity)
+            self.columns = self.columns.replaced(rows, own)
 
     def keep(
         self,
@@ -113,19 +129,29 @@ class _Walk:
         """Store the pairs of a segment; the successor of a row's last token is still unknown."""
         taken = segment.taken.to(ids.device)
         keys = keys.detach().to(self.keys.dtype, copy=True)
-        errors = logits.to(self.errors.dtype).softmax(-1).neg_()
+        errors = self.columns.errors(logits.to(self.errors.dtype))
         self._trace(segment)
         place = torch.arange(ids.shape[1], device=ids.device)
-        known = (place[1:] < taken[:, None]).to(errors.dtype)
-        errors[:, :-1].scatter_add_(2, ids[:, 1:, None], known[..., None])
+        targets = ids.roll(-1, 1) * (place + 1 < taken[:, None])
         if segment.whole(self.period):
-            self.keys, self.errors, self._own = keys, errors, True
+            self.keys, self.errors, self.targets, self._own = keys, errors, targets, True
             return
         self._copy()
         row, column = (place < taken[:, None]).nonzero(as_tuple=True)
         slot = segment.count.to(ids.device)[row].remainder(self.period) + column
         self.keys[row, slot] = keys[row, column]
         self.errors[row, slot] = errors[row, column]
+        self.targets[row, slot] = targets[row, column]
+
+    def release(self) -> Written:
+        """The present D, which must not change any more."""
+        self._own_weight = False
+        return Written(self.weight, self.columns)
+
+    def whole(self) -> tuple[Tensor, ...]:
+        """The state after all segments but for its count, with every column."""
+        self._fit(self.capacity)
+        return self.weight, self.keys, self.errors, self.targets, *self.columns
 
     def _trace(self, segment: Segment) -> None:
         if self._places is None:
@@ -137,18 +163,36 @@ class _Walk:
         places[row, slot] = segment.start + column
         self._places = places
 
-    def release(self) -> Float[Tensor, "B K V"]:
-        """The present D, which must not change any more."""
-        self._own_weight = False
-        return self.weight
+    def _fit(self, count: int) -> None:
+        """Add the columns that may be in use after ``count`` tokens of a document."""
+        more = min(count, self.capacity) - self.weight.shape[2]
+        if more <= 0:
+            return
+        self.weight = functional.pad(self.weight, (0, more))
+        self.errors = functional.pad(self.errors, (0, more))
+        tokens = functional.pad(self.columns.tokens, (0, more), value=-1)
+        self.columns = self.columns._replace(tokens=tokens)
+
+    def _clear(self, rows: Int[Tensor, " N"]) -> None:
+        """Set rows to the state before a document."""
+        self._copy(weight=True)
+        for part in (self.weight, self.keys, self.errors, self.targets):
+            part[rows] = 0
+        tokens, used = self.columns
+        self.columns = Columns(tokens.index_fill(0, rows, -1), used.index_fill(0, rows, 0))
 
     def _copy(self, *, weight: bool = False) -> None:
         if not self._own:
-            self.keys, self.errors = self.keys.clone(), self.errors.clone()
+            parts = self.keys, self.errors, self.targets
+            self.keys, self.errors, self.targets = (x.clone() for x in parts)
             self._own = True
         if weight and not self._own_weight:
             self.weight = self.weight.clone()
             self._own_weight = True
+
+
+def _every(tokens: Int[Tensor, "B S"]) -> bool:
+    return not tokens.shape[1]
 
 
 def _index(rows: Bool[Tensor, " B"], like: Tensor) -> Int[Tensor, " N"]:
@@ -162,21 +206,22 @@ class _Read(torch.autograd.Function):
     def forward(
         ctx: Any, logits, queries, keys, ids, cuts: Sequence[Segment], after, learned, *state
     ):
-        walk, outputs = _Walk(state, traced=learned), torch.empty_like(logits)
-        weights = []
-        few = len(cuts) * walk.weight.numel() <= KEPT and any(ctx.needs_input_grad)
+        walk, outputs = _Walk(state, cuts, traced=learned), torch.empty_like(logits)
+        parts: list[Written] = []
+        few = _numbers(state, cuts) <= KEPT and any(ctx.needs_input_grad)
         for part in cuts:
             here = slice(part.start, part.stop)
             walk.begin(part, ids[:, part.start])
             given = logits[:, here].to(walk.weight.dtype)
-            outputs[:, here] = torch.baddbmm(given, queries[:, here].detach(), walk.weight)
+            outputs[:, here] = walk.columns.read(given, queries[:, here].detach(), walk.weight)
             if few:
-                weights.append(walk.release())
+                parts.append(walk.release())
             walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
         count = cuts[-1].count + cuts[-1].taken
-        after += (walk.weight, walk.keys, walk.errors, count.to(ids.device))
+        after += (*walk.whole(), count.to(ids.device))
         again = () if few and not learned else (keys, ids, outputs)
-        ctx.save_for_backward(queries, *again, *(weights if few else state))
+        kept = [x for one in parts for x in (one.weight, *one.columns)]
+        ctx.save_for_backward(queries, *again, *(kept if few else state))
         ctx.cuts, ctx.few, ctx.writes = cuts, few, walk.writes
         return outputs
 
@@ -184,7 +229,8 @@ class _Read(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any):
         (grad,) = grads
         queries, *rest = ctx.saved_tensors
-        return grad, _of_queries(ctx, grad, queries, rest), *(None,) * 9
+        found, _ = _of_queries(ctx, grad, queries, rest)
+        return grad, found, *(None,) * 11
 
 
 class _Learned(_Read):
@@ -196,20 +242,36 @@ class _Learned(_Read):
         (grad,) = grads
         queries, keys, ids, outputs, *rest = ctx.saved_tensors
         rest = rest if ctx.few else [keys, ids, outputs, *rest]
-        found = _of_queries(ctx, grad, queries, rest)
+        found, columns = _of_queries(ctx, grad, queries, rest)
         wide = grad.to(queries.dtype)
-        return grad, found, _of_keys(ctx, wide, queries, keys, ids, outputs), *(None,) * 8
+        of_keys = _of_keys(ctx, wide, queries, keys, ids, outputs, columns)
+        return grad, found, of_keys, *(None,) * 10
+
+
+def _numbers(state: Sequence[Tensor], cuts: Sequence[Segment]) -> int:
+    """Elements of the D of all segments, at most."""
+    weight, tokens = state[0], state[4]
+    wide = weight.shape[2]
+    if not _every(tokens):
+        wide = min(wide, max(int(part.count.max()) for part in cuts))
+    return len(cuts) * weight.shape[0] * weight.shape[1] * wide
 
 
 def _of_queries(
     ctx: Any, grad: Float[Tensor, "B T V"], queries: Float[Tensor, "B T K"], rest: Sequence[Tensor]
-) -> Float[Tensor, "B T K"]:
-    weights = rest if ctx.few else _again(ctx.cuts, *rest)
-    found = [
-        grad[:, part.start : part.stop].to(queries.dtype) @ weight.mT
-        for part, weight in zip(ctx.cuts, weights, strict=True)
-    ]
-    return torch.cat(found, dim=1)
+) -> tuple[Float[Tensor, "B T K"], list[Columns]]:
+    """The gradient of the queries, and the columns of every segment."""
+    if ctx.few:
+        every = [iter(rest)] * 3
+        parts = (Written(x, Columns(*own)) for x, *own in zip(*every, strict=True))
+    else:
+        parts = _again(ctx.cuts, *rest)
+    found, columns = [], []
+    for part, (weight, own) in zip(ctx.cuts, parts, strict=True):
+        here = grad[:, part.start : part.stop].to(queries.dtype)
+        found.append(own.pick(here) @ weight.mT)
+        columns.append(own)
+    return torch.cat(found, dim=1), columns
 
 
 def _of_keys(
@@ -219,23 +281,29 @@ def _of_keys(
     keys: Float[Tensor, "B T K"],
     ids: Int[Tensor, "B T"],
     outputs: Float[Tensor, "B T V"],
+    columns: Sequence[Columns],
 ) -> Float[Tensor, "B T K"]:
     """A key's gradient: its written error times the gradient of D after the write."""
     found = torch.zeros_like(keys)
-    pulled = grad.new_zeros(len(keys), keys.shape[2], grad.shape[2])  # the gradient of D
-    for part, write in zip(reversed(ctx.cuts), reversed(ctx.writes), strict=True):
+    pulled = grad.new_zeros(len(keys), keys.shape[2], 0)  # the gradient of D
+    for number in range(len(ctx.cuts) - 1, -1, -1):
+        part, write, own = ctx.cuts[number], ctx.writes[number], columns[number]
         here = slice(part.start, part.stop)
-        pulled = torch.baddbmm(pulled, queries[:, here].mT, grad[:, here])
+        read = queries[:, here].mT @ own.pick(grad[:, here])
+        pulled = read + pulled[..., : read.shape[2]] if pulled.shape[2] else read
         if write is not None:
-            rows, places = write.rows[:, None].to(ids.device), write.places.to(ids.device)
+            rows, places = write.rows.to(ids.device), write.places.to(ids.device)
             following = places.roll(-1, dims=1)
             following[:, -1] = part.start
-            errors = outputs[rows, places.clamp(min=0)].to(grad.dtype).softmax(-1).neg_()
-            chosen = ids[rows, following.clamp(min=0)][..., None]
-            errors.scatter_add_(2, chosen, torch.ones_like(errors[..., :1]))
-            errors *= (places >= 0)[..., None]
-            wrote = errors @ pulled[rows[:, 0]].mT
-            found.index_put_((rows, places.clamp(min=0)), wrote, accumulate=True)
+            row, before, after = rows[:, None], columns[max(number - 1, 0)].of(rows), own.of(rows)
+            errors = before.errors(outputs[row, places.clamp(min=0)].to(grad.dtype))
+            errors = functional.pad(errors, (0, pulled.shape[2] - errors.shape[2]))
+            fresh = before.changed(after)
+            errors = errors.masked_fill(fresh, 0)
+            errors = after.hit(errors, ids[row, following.clamp(min=0)]) * (places >= 0)[..., None]
+            wrote = errors @ pulled[rows].mT
+            found.index_put_((row, places.clamp(min=0)), wrote, accumulate=True)
+            pulled[rows] = pulled[rows].masked_fill(fresh, 0)
         if bool(part.begins.any()):
             pulled[_index(part.begins, ids)] = 0
     return found
@@ -243,15 +311,15 @@ def _of_keys(
 
 def _again(
     cuts: Sequence[Segment], keys: Tensor, ids: Tensor, outputs: Tensor, *state: Tensor
-) -> Iterator[Float[Tensor, "B K V"]]:
+) -> Iterator[Written]:
     """The D of every segment, recomputed from the logits."""
-    walk = _Walk(state)
+    walk = _Walk(state, cuts)
     for part in cuts:
         here = slice(part.start, part.stop)
         with torch.no_grad():
             walk.begin(part, ids[:, part.start])
         # with gradients enabled its products may become part of a graph
-        yield walk.release() if torch.is_grad_enabled() else walk.weight
+        yield walk.release() if torch.is_grad_enabled() else Written(walk.weight, walk.columns)
         if part is not cuts[-1]:
             with torch.no_grad():
                 walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
@@ -272,7 +340,7 @@ def chunk(
     With ``learned``, keys get a first-order gradient through writes that are read in the same call;
     else none. ``previous`` of the state is unchanged.
 
-    Cost: two products of [K] and [K, V] per token (read and write), and one or two more in the
+    Cost: two products of [K] and [K, S] per token (read and write), and one or two more in the
     backward pass; memory for the logits and two D, in training for all D up to ``KEPT`` numbers.
     Learned keys: two more products in the backward pass.
     """
@@ -283,5 +351,5 @@ def chunk(
         # all in the dtype of the state
         values = logits, queries.to(dtype), keys.to(dtype)
         after: list[Tensor] = []
-        y = read.apply(*values, ids, cuts, after, learned, *state[:4])
+        y = read.apply(*values, ids, cuts, after, learned, *state[:6])
     return y, HeadState(*after, state.previous)

@@ -44,15 +44,21 @@ class HeadLevel(nn.Module):
     Keys and beta learn through writes that are read in the same call; the written errors are
     constants.
 
+    With ``slots``, only that many tokens have a column of D, those that were the last to follow
+    another. A token gets a column, of zeros, in the period in which it first follows, and the
+    errors of tokens without one are left out.
+
     Source: arXiv 2512.24695, section 4 (Eq 7-9: back-propagation writes pairs of input and local
     surprise), as a level that is written in context. Deviates: in the paper the head is fixed in
     context.
-    Cost: a state of hidden size times vocabulary per row; see chunk.py.
+    Cost: a state of hidden size times vocabulary, or ``slots``, per row; see chunk.py.
     """
 
-    def __init__(self, hidden_size: int, period: int, keys: str = KEYS[0]):
+    def __init__(
+        self, hidden_size: int, period: int, keys: str = KEYS[0], slots: int | None = None
+    ):
         super().__init__()
-        self.hidden_size, self.period = hidden_size, period
+        self.hidden_size, self.period, self.slots = hidden_size, period, slots
         self.read_strength = nn.Parameter(torch.ones(()))
         self.context = ContextKeys(hidden_size) if keys == "context" else None
         self._layouts: dict[int, Layout] = {}  # layouts of its state by vocabulary size
@@ -68,14 +74,18 @@ class HeadLevel(nn.Module):
         strength = self.read_strength
         wide = torch.promote_types(strength.dtype, torch.float32)
 
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch, *shape, dtype=wide, device=strength.device)
+        def zeros(*shape: int, dtype: torch.dtype = wide) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=strength.device)
 
+        columns = self.slots or vocabulary
         return HeadState(
-            zeros(self.hidden_size, vocabulary),
+            zeros(self.hidden_size, columns),
             zeros(self.period, self.hidden_size),
-            zeros(self.period, vocabulary),
-            torch.zeros(batch, dtype=torch.long, device=strength.device),
+            zeros(self.period, columns),
+            zeros(self.period, dtype=torch.long),
+            zeros(self.slots or 0, dtype=torch.long) - 1,
+            zeros(dtype=torch.long),
+            zeros(dtype=torch.long),
             zeros(0 if self.context is None else self.hidden_size),
         )
 
@@ -176,7 +186,7 @@ class HeadLevel(nn.Module):
         return Level(
             name="head",
             period=self.period,
-            parameters=self.hidden_size * vocabulary,
+            parameters=self.hidden_size * (self.slots or vocabulary),
             per_sequence=True,
             objective="next-token prediction",
             rule="gradient descent, rate 1",

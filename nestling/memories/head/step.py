@@ -1,6 +1,6 @@
 """One token of the head as a level: the reference, also used in decoding.
 
-Letters: h hidden state, k and q its key and query [K], W the head, D its written part [K, V], C the
+Letters: h hidden state, k and q its key and query [K], W the head, D its written part [K, S], C the
 period, x_t the token that is read. For token t, counted from its document's start:
 
     D <- D + sum of k_s (onehot(x_{s+1}) - p_s)^T over the last period      where C divides t > 0
@@ -8,6 +8,10 @@ period, x_t the token that is read. For token t, counted from its document's sta
 
 The last pair of a period is complete once the next token is read, and is written before that
 token's successor is predicted.
+
+D has a column for each of the V tokens of the vocabulary, or S columns for the tokens that were the
+last to follow another. At a write, those among the period's that have none get one that is zero, in
+turn; errors are those of the tokens that have had their column during the period.
 """
 
 from typing import NamedTuple
@@ -17,21 +21,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nestling.core.named import traceable
+from nestling.memories.head.columns import Columns, write
 
 
 @traceable
 class HeadState(NamedTuple):
     """D, as learned from the document, and the pairs of the open period.
 
-    ``keys`` and ``errors`` hold token s at place s % C. The error of the last token read is -p
-    until its successor is known. Later places are left from the period before, to be overwritten.
+    ``keys``, ``errors`` and ``targets`` hold token s at place s % C; its error is -p, its target
+    its successor, 0 until known. Later places are left from the period before, to be overwritten.
     """
 
-    weight: Float[Tensor, "B K V"]
+    weight: Float[Tensor, "B K S"]
     keys: Float[Tensor, "B C K"]
-    errors: Float[Tensor, "B C V"]
+    errors: Float[Tensor, "B C S"]
+    targets: Int[Tensor, "B C"]
+    tokens: Int[Tensor, "B S"]  # those of ``columns``; S may be 0
+    used: Int[Tensor, " B"]
     count: Int[Tensor, " B"]  # tokens of the document
     previous: Float[Tensor, "B E"]  # the last token of the document, embedded; E may be 0
+
+    @property
+    def columns(self) -> Columns:
+        """Which tokens have a column."""
+        return Columns(self.tokens, self.used)
 
 
 def step(
@@ -50,36 +63,42 @@ def step(
     state, but its reset still applies. No gradient flows through the writes. ``previous`` is
     unchanged.
 
-    Cost: a product of [K] and [K, V]; at the end of a period one of [K, C] and [C, V].
+    Cost: a product of [K] and [K, S]; at the end of a period one of [K, C] and [C, S].
     """
     rows, period = torch.arange(len(ids), device=ids.device), state.keys.shape[1]
     if reset is not None:
-        kept = [torch.where(reset.view(-1, *[1] * (x.ndim - 1)), 0, x) for x in state]
-        state = HeadState(*kept)
+        state = cleared(state, reset)
     count = state.count
     follows = count > 0 if mask is None else mask & (count > 0)
-    errors = state.errors.clone()
-    errors[rows, (count - 1) % period, ids] += follows.to(errors.dtype)
-    weight = _written(state, errors, follows & (count % period == 0))
+    targets = state.targets.clone()
+    last = rows, (count - 1) % period
+    targets[last] = torch.where(follows, ids, targets[last])
+    weight, columns = state.weight, state.columns
+    due = follows & (count % period == 0)
+    if due.device.type != "cpu" or torch.compiler.is_compiling() or bool(due.any()):
+        pairs = state.keys, state.errors, targets
+        weight, columns = write(weight, pairs, columns, weight.shape[2], due)
     wide = weight.dtype
-    read = (query.to(wide)[:, None] @ weight)[:, 0]
-    y = (logits + read).to(logits.dtype)
+    y = columns.read(logits.to(wide)[:, None], query.to(wide)[:, None], weight)[:, 0]
+    y = y.to(logits.dtype)
     with torch.no_grad():
         place = rows, count % period
-        keys, error = state.keys.clone(), -y.to(wide).softmax(-1)
+        keys, errors = state.keys.clone(), state.errors.clone()
         taken = torch.ones_like(count) if mask is None else mask.long()
         here = taken.bool()[:, None]
         keys[place] = torch.where(here, key.to(wide), keys[place])
-        errors[place] = torch.where(here, error, errors[place])
-    return y, HeadState(weight, keys, errors, count + taken, state.previous)
+        found = columns.errors(y.to(wide)[:, None])[:, 0]
+        errors[place] = torch.where(here, found, errors[place])
+        targets[place] = torch.where(here[:, 0], 0, targets[place])
+    pairs = keys, errors, targets
+    return y, HeadState(weight, *pairs, *columns, count + taken, state.previous)
 
 
-@torch.no_grad()
-def _written(
-    state: HeadState, errors: Float[Tensor, "B C V"], due: Bool[Tensor, " B"]
-) -> Float[Tensor, "B K V"]:
-    """The weights, with the period's pairs written in the rows whose period has ended."""
-    if due.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(due.any()):
-        return state.weight
-    keys = state.keys * due[:, None, None]
-    return torch.baddbmm(state.weight, keys.mT, errors)
+def cleared(state: HeadState, rows: Bool[Tensor, " B"]) -> HeadState:
+    """The state with that of some rows as before a document."""
+
+    def without(x: Tensor, value: int = 0) -> Tensor:
+        return torch.where(rows.view(-1, *[1] * (x.ndim - 1)), value, x)
+
+    free = without(state.tokens, -1)
+    return HeadState(*map(without, state))._replace(tokens=free)

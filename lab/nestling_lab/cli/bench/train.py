@@ -28,6 +28,10 @@ class Train(Measurement):
     """Size of families given without one."""
     shapes: tuple[str, ...] = ("4x256",)
     """Shapes to measure at, ROWSxLENGTH in tokens."""
+    heads: tuple[str, ...] = ()
+    """Also time each preset with these heads as a level: PERIOD or PERIOD:SLOTS, like 32:1024."""
+    vocab_size: int = 4096
+    """Tokens of the vocabulary."""
     peers: str | None = None
     """all, or comma-separated third-party models: llama, mamba2, qwen3-next, titans-mac."""
     rounds: int = 5
@@ -38,7 +42,7 @@ class Train(Measurement):
     def run(self) -> None:
         """Measure, print one table per shape, and write the Result to --json."""
         from nestling.report import Table
-        from nestling_lab.bench.training_cost import Shape, resolve, training
+        from nestling_lab.bench.training_cost import Head, Shape, resolve, training
 
         self.prepare()
         names = resolve(self.presets, self.size)
@@ -47,6 +51,8 @@ class Train(Measurement):
         metrics = training(
             names,
             shapes,
+            heads=[Head.parse(text) for text in self.heads],
+            vocab_size=self.vocab_size,
             others=others,
             rounds=self.rounds,
             device=self.device,
@@ -55,6 +61,8 @@ class Train(Measurement):
         )
         config = {
             "presets": names,
+            "heads": list(self.heads),
+            "vocab_size": self.vocab_size,
             "peers": others,
             "shapes": list(map(str, shapes)),
             "rounds": self.rounds,
