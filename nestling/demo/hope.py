@@ -34,6 +34,7 @@ class Trial:
             "num_hidden_layers": 2,
             "num_heads": 4,
             "head_period": 32,
+            "head_slots": 512,
         }
     )
     text_steps: int = 60
@@ -116,8 +117,8 @@ def with_and_without(
     model: HopeForCausalLM, made: Mapping[str, Any], options: Mapping[str, Any]
 ) -> dict[str, HopeForCausalLM]:
     """The model, and a copy of it whose memories are never written in context."""
-    off = dict(options)
-    headed = off.pop("head_period", None) is not None
+    headed = options.get("head_period") is not None
+    off = {k: v for k, v in options.items() if k not in ("head_period", "head_slots")}
     frozen = create(PRESET, **made, **off, writes=False).to(model.device)
     weights = model.state_dict()
     if headed:
