@@ -15,6 +15,8 @@ SMALL = dataclasses.replace(
     heads=("hope", "mamba2"),
     learning_rates=(1e-3, 2e-3),
     seeds=(0, 1, 2),
+    close=("hope", "mamba2"),
+    more_seeds=(3,),
 )
 LOSS = {"hope": 5.0, "mamba2": 4.8, "transformer": 6.0}
 
@@ -43,7 +45,7 @@ def test_every_system_goes_on_with_its_best_setting():
     assert study.best("hope", done) == Setting(2e-3, 0.5) and study.best("mamba2", done) is None
     long = study.cells(done)[len(short) :]
     assert [cell.name for cell in long[:2]] == ["hope-0.002x0.5-seed0", "hope-head-0.002x0.5-seed0"]
-    assert len(long) == 2 * 3
+    assert len(long) == 2 * 3 + 1 and long[-1].name == "hope-0.002x0.5-seed3"
     cells = {cell.name: cell.config for cell in long}
     settings = cells["hope-head-0.002x0.5-seed2"]
     assert settings["overrides"]["head_period"] == 32 and settings["train"]["rates_by_role"]
