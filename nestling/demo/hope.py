@@ -118,7 +118,7 @@ def with_and_without(
 ) -> dict[str, HopeForCausalLM]:
     """The model, and a copy of it whose memories are never written in context."""
     headed = options.get("head_period") is not None
-    off = {k: v for k, v in options.items() if k not in ("head_period", "head_slots")}
+    off = {k: v for k, v in options.items() if not k.startswith("head_")}
     frozen = create(PRESET, **made, **off, writes=False).to(model.device)
     weights = model.state_dict()
     if headed:

@@ -6,6 +6,7 @@ from naive_head import naive_head
 from tolerances import assert_close
 from torch import nn
 
+from nestling.core.error import UserError
 from nestling.core.memory import Flow
 from nestling.memories.head import KEYS, HeadLevel, chunk
 
@@ -15,7 +16,7 @@ ROWS, LENGTH, WIDTH, WORDS, PERIOD = 3, 23, 5, 7, 4
 class Text:
     """Hidden states and tokens; rows have document starts and padding at random positions."""
 
-    def __init__(self, keys: str = "hidden", slots: int | None = None):
+    def __init__(self, keys: str = "hidden", slots: int | None = None, period: int = PERIOD):
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape):
@@ -29,7 +30,7 @@ class Text:
         self.mask = torch.ones(ROWS, LENGTH, dtype=torch.bool)
         self.mask[0, 5:9] = self.mask[1, 0:2] = self.mask[1, 12] = self.mask[2, 18:20] = False
         self.embedded = draw(ROWS, LENGTH, WIDTH).requires_grad_()
-        self.level = HeadLevel(WIDTH, PERIOD, keys, slots).double()
+        self.level = HeadLevel(WIDTH, period, keys, slots).double()
         self.level.init_weights(generator)
         with torch.no_grad():
             for p in self.level.parameters():
@@ -47,7 +48,7 @@ class Text:
             starts = [i > 0 and bool(document[i] != document[i - 1]) for i in range(len(here))]
             logits = self.hidden[row, here] @ self.weight.T
             queries, keys = self.keys(row, here, starts)
-            arguments = self.ids[row, here].tolist(), PERIOD, starts
+            arguments = self.ids[row, here].tolist(), self.level.period, starts
             options = {"learned": self.level.context is not None, "slots": self.level.slots}
             found.append(naive_head(queries, keys, logits, *arguments, **options))
         return found
@@ -131,6 +132,49 @@ def test_matches_reference_loop_in_any_split_with_gradients(cuts, slots, keys, k
     loops = torch.autograd.grad(sum((y * w[m]).sum() for (y, _), w, m in pairs), text.values)
     for one, other in zip(ours, loops, strict=True):
         assert_close(one, other)
+
+
+@each_keys
+@pytest.mark.parametrize("period", [1, 2, 7])
+def test_matches_reference_loop_at_other_periods(period, keys):
+    text = Text(keys, slots=period, period=period)
+    for cuts in SPLITS:
+        logits, state = text.read(cuts)
+        for row, (y, added) in enumerate(text.loops()):
+            assert_close(logits[row, text.mask[row]], y)
+            assert_close(columns(state)[row], added)
+
+
+@pytest.mark.parametrize("slots", [None, 5])
+def test_other_integers_and_lower_precision(slots):
+    """Tokens may be of any integer type; under autocast all is in the state's type."""
+    text = Text(slots=slots)
+    text.level.float()
+    text.weight, text.hidden, text.embedded = (
+        x.detach().float() for x in (text.weight, text.hidden, text.embedded)
+    )
+    wanted, _ = text.read((LENGTH,))
+    text.ids = text.ids.int()
+    for cuts in SPLITS:
+        assert_close(text.read(cuts)[0][text.mask], wanted[text.mask])
+    with torch.autocast("cpu", torch.bfloat16):
+        for cuts in SPLITS:
+            logits, state = text.read(cuts)
+            assert logits.isfinite().all() and state.weight.dtype == torch.float32
+
+
+def test_slots_are_those_of_the_last_tokens_to_follow():
+    level = HeadLevel(2, 2, slots=3)
+    state = level.init_state(1, 9)
+    ids = torch.tensor([[0, 1, 2, 3, 1, 5, 1, 8]])
+    hidden = torch.randn(1, 8, 2, generator=torch.Generator().manual_seed(0))
+    for stop, wanted in ((3, {1, 2}), (5, {1, 2, 3}), (7, {1, 3, 5})):
+        here = hidden[:, :stop]
+        _, after = level(lambda h: h @ torch.eye(2, 9), here, here, ids[:, :stop], state)
+        assert set(after.tokens[0].tolist()) - {-1} == wanted
+    assert level.level(9).parameters == 2 * 3 and level.level(2).parameters == 2 * 2
+    with pytest.raises(UserError, match="3 slots are fewer than the 4 tokens of a period"):
+        HeadLevel(2, 4, slots=3)
 
 
 @each_keys

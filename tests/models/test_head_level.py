@@ -73,9 +73,10 @@ def test_head_level_is_a_box_of_the_nested_system():
     assert "head" not in tiny_model("hope-tiny").levels()
 
 
-def test_training_carries_the_head_memory():
+@pytest.mark.parametrize("slots", [None, 24])
+def test_training_carries_the_head_memory(slots):
     config = tiny_config(carry=True)
-    model = tiny_model("hope-tiny", head_period=16)
+    model = tiny_model("hope-tiny", head_period=16, head_slots=slots)
     loader = loader_of(tiny_text(), model, config)
     run = Run(model, loader, config)
     for _ in range(3):
@@ -157,6 +158,8 @@ def test_invalid_options_are_refused(tmp_path):
     with pytest.raises(UserError, match="head"):
         HopeModel(model.config)(ids_of(1, 3), past_key_values=cache)
     file = cache.save(tmp_path / "memory")
+    with pytest.raises(UserError, match="head_slots is None there and 9 in this model"):
+        MemoryCache.load(file, small("hope", head_period=8, head_slots=9))
     with pytest.raises(UserError, match="head_period is 8 there and None in this model"):
         MemoryCache.load(file, small("hope"))
     plain = small("hope")

@@ -26,12 +26,12 @@ def naive_head(
             added, pairs, document, owned = torch.zeros_like(added), [], [], []
         if document and len(document) % period == 0:
             following = [*document[1 - period or len(document) :], ids[t]]
-            there = torch.zeros(logits.shape[1], dtype=torch.bool)
-            new = [x for x in dict.fromkeys(following) if x not in owned]
-            owned = [*owned, *new][-(slots or len(owned) + len(new)) :]
-            there[owned] = True
-            fresh = torch.zeros_like(there)
-            fresh[new] = True
+            latest = list(dict.fromkeys(reversed(following)))[::-1]
+            new = [token for token in latest if token not in owned]
+            owned = [*(token for token in owned if token not in latest), *latest]
+            owned = owned[-(slots or len(owned)) :]
+            there, fresh = torch.zeros(2, logits.shape[1], dtype=torch.bool)
+            there[owned], fresh[new] = True, True
             added = added * (there & ~fresh if slots else 1)
             for (key, p), token in zip(pairs, following, strict=True):
                 truth = torch.zeros_like(p)

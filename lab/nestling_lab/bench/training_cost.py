@@ -58,7 +58,7 @@ class Head(NamedTuple):
         (Head(period=32, slots=None), Head(period=32, slots=1024))
         """
         parts = text.split(":")
-        if len(parts) > 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise UserError(f"{text!r} is not a head; write PERIOD or PERIOD:SLOTS, like 32:1024")
         return cls(*map(int, parts))
 

@@ -81,11 +81,13 @@ class _Walk:
     """The state while segments are read; the given tensors are copied before any change."""
 
     def __init__(self, state: Sequence[Tensor], cuts: Sequence[Segment], *, traced: bool = False):
-        weight, self.keys, errors, self.targets, tokens, used = state
-        self.period, self.capacity = self.keys.shape[1], weight.shape[2]
-        there = self.capacity if _every(tokens) else max(1, int(cuts[0].count.max()))
+        weight, self.keys, errors, self.targets, *columns = state
+        self.period, self.most = self.keys.shape[1], weight.shape[2]
+        there = self.most
+        if not Columns(*columns).every:
+            there = min(there, max(1, int(cuts[0].count.max())))  # the others are free
         self.weight, self.errors = weight[..., :there], errors[..., :there]
-        self.columns = Columns(tokens[:, :there], used)
+        self.columns = Columns(*(x[:, :there] for x in columns))
         self.writes: list[Write | None] = []  # of each segment, where ``traced``
         self._places = torch.full(self.keys.shape[:2], -1) if traced else None
         self._own = False  # keys, errors and targets
@@ -93,7 +95,6 @@ class _Walk:
 
     def begin(self, segment: Segment, ids: Int[Tensor, " B"]) -> None:
         """Reset rows whose document starts; write periods that their first tokens ``ids`` end."""
-        self._fit(int(segment.count.max()))
         if bool(segment.begins.any()):
             self._clear(_index(segment.begins, ids))
         follows = segment.follows
@@ -105,26 +106,29 @@ class _Walk:
         last = (segment.count[follows] - 1).remainder(self.period).to(ids.device)
         self.targets[rows, last] = ids[rows]
         due = follows & (segment.count % self.period == 0)
-        if self._places is not None and bool(due.any()):
+        if not bool(due.any()):
+            return
+        self._fit(int(segment.count[due].max()))
+        if self._places is not None:
             self.writes[-1] = Write(due.nonzero()[:, 0], self._places[due])
         if bool(due.all()):
             pairs = self.keys, self.errors, self.targets
-            self.weight, self.columns = write(self.weight, pairs, self.columns, self.capacity)
+            self.weight, self.columns = write(self.weight, pairs, self.columns)
             self._own_weight = True
-        elif bool(due.any()):
+        else:
             rows = _index(due, ids)
             self._copy(weight=True)
             pairs = self.keys[rows], self.errors[rows], self.targets[rows]
             own = self.columns.of(rows)
-            self.weight[rows], own = write(self.weight[rows], pairs, own, self.capacity)
+            self.weight[rows], own = write(self.weight[rows], pairs, own)
             self.columns = self.columns.replaced(rows, own)
 
     def keep(
         self,
         segment: Segment,
-        ids: Int[Tensor, "B S"],
-        keys: Float[Tensor, "B S K"],
-        logits: Float[Tensor, "B S V"],
+        ids: Int[Tensor, "B L"],
+        keys: Float[Tensor, "B L K"],
+        logits: Float[Tensor, "B L V"],
     ) -> None:
         """Store the pairs of a segment; the successor of a row's last token is still unknown."""
         taken = segment.taken.to(ids.device)
@@ -148,9 +152,9 @@ class _Walk:
         self._own_weight = False
         return Written(self.weight, self.columns)
 
-    def whole(self) -> tuple[Tensor, ...]:
-        """The state after all segments but for its count, with every column."""
-        self._fit(self.capacity)
+    def state(self) -> tuple[Tensor, ...]:
+        """The state after all segments, without its count."""
+        self._fit(self.most)
         return self.weight, self.keys, self.errors, self.targets, *self.columns
 
     def _trace(self, segment: Segment) -> None:
@@ -165,21 +169,20 @@ class _Walk:
 
     def _fit(self, count: int) -> None:
         """Add the columns that may be in use after ``count`` tokens of a document."""
-        more = min(count, self.capacity) - self.weight.shape[2]
+        more = min(count, self.most) - self.weight.shape[2]
         if more <= 0:
             return
         self.weight = functional.pad(self.weight, (0, more))
         self.errors = functional.pad(self.errors, (0, more))
-        tokens = functional.pad(self.columns.tokens, (0, more), value=-1)
-        self.columns = self.columns._replace(tokens=tokens)
+        self.columns = self.columns.wider(more)
+        self._own_weight = True
 
     def _clear(self, rows: Int[Tensor, " N"]) -> None:
         """Set rows to the state before a document."""
         self._copy(weight=True)
         for part in (self.weight, self.keys, self.errors, self.targets):
             part[rows] = 0
-        tokens, used = self.columns
-        self.columns = Columns(tokens.index_fill(0, rows, -1), used.index_fill(0, rows, 0))
+        self.columns = Columns(*(x.index_fill(0, rows, -1) for x in self.columns))
 
     def _copy(self, *, weight: bool = False) -> None:
         if not self._own:
@@ -189,10 +192,6 @@ class _Walk:
         if weight and not self._own_weight:
             self.weight = self.weight.clone()
             self._own_weight = True
-
-
-def _every(tokens: Int[Tensor, "B S"]) -> bool:
-    return not tokens.shape[1]
 
 
 def _index(rows: Bool[Tensor, " B"], like: Tensor) -> Int[Tensor, " N"]:
@@ -207,7 +206,7 @@ class _Read(torch.autograd.Function):
         ctx: Any, logits, queries, keys, ids, cuts: Sequence[Segment], after, learned, *state
     ):
         walk, outputs = _Walk(state, cuts, traced=learned), torch.empty_like(logits)
-        parts: list[Written] = []
+        during: list[Written] = []
         few = _numbers(state, cuts) <= KEPT and any(ctx.needs_input_grad)
         for part in cuts:
             here = slice(part.start, part.stop)
@@ -215,12 +214,12 @@ class _Read(torch.autograd.Function):
             given = logits[:, here].to(walk.weight.dtype)
             outputs[:, here] = walk.columns.read(given, queries[:, here].detach(), walk.weight)
             if few:
-                parts.append(walk.release())
+                during.append(walk.release())
             walk.keep(part, ids[:, here], keys[:, here], outputs[:, here])
         count = cuts[-1].count + cuts[-1].taken
-        after += (*walk.whole(), count.to(ids.device))
+        after += (*walk.state(), count.to(ids.device))
         again = () if few and not learned else (keys, ids, outputs)
-        kept = [x for one in parts for x in (one.weight, *one.columns)]
+        kept = [x for one in during for x in (one.weight, *one.columns)]
         ctx.save_for_backward(queries, *again, *(kept if few else state))
         ctx.cuts, ctx.few, ctx.writes = cuts, few, walk.writes
         return outputs
@@ -250,11 +249,10 @@ class _Learned(_Read):
 
 def _numbers(state: Sequence[Tensor], cuts: Sequence[Segment]) -> int:
     """Elements of the D of all segments, at most."""
-    weight, tokens = state[0], state[4]
-    wide = weight.shape[2]
-    if not _every(tokens):
-        wide = min(wide, max(int(part.count.max()) for part in cuts))
-    return len(cuts) * weight.shape[0] * weight.shape[1] * wide
+    rows, keys, columns = state[0].shape
+    if not Columns(*state[4:]).every:
+        columns = min(columns, max(int(part.count.max()) for part in cuts))
+    return len(cuts) * rows * keys * columns
 
 
 def _of_queries(
@@ -262,8 +260,8 @@ def _of_queries(
 ) -> tuple[Float[Tensor, "B T K"], list[Columns]]:
     """The gradient of the queries, and the columns of every segment."""
     if ctx.few:
-        every = [iter(rest)] * 3
-        parts = (Written(x, Columns(*own)) for x, *own in zip(*every, strict=True))
+        three = [iter(rest)] * 3
+        parts = (Written(x, Columns(*own)) for x, *own in zip(*three, strict=True))
     else:
         parts = _again(ctx.cuts, *rest)
     found, columns = [], []
@@ -287,23 +285,31 @@ def _of_keys(
     found = torch.zeros_like(keys)
     pulled = grad.new_zeros(len(keys), keys.shape[2], 0)  # the gradient of D
     for number in range(len(ctx.cuts) - 1, -1, -1):
-        part, write, own = ctx.cuts[number], ctx.writes[number], columns[number]
+        part, ended, own = ctx.cuts[number], ctx.writes[number], columns[number]
         here = slice(part.start, part.stop)
-        read = queries[:, here].mT @ own.pick(grad[:, here])
-        pulled = read + pulled[..., : read.shape[2]] if pulled.shape[2] else read
-        if write is not None:
-            rows, places = write.rows.to(ids.device), write.places.to(ids.device)
+        read, asked = own.pick(grad[:, here]), queries[:, here].mT
+        if pulled.shape[2]:
+            pulled = torch.baddbmm(pulled[..., : read.shape[2]], asked, read)
+        else:
+            pulled = asked @ read
+        if ended is not None:
+            rows, places = ended.rows.to(ids.device), ended.places.to(ids.device)
             following = places.roll(-1, dims=1)
             following[:, -1] = part.start
-            row, before, after = rows[:, None], columns[max(number - 1, 0)].of(rows), own.of(rows)
+            row, after = rows[:, None], own.of(rows)
+            # at the first segment all places are of an earlier call, and count nothing
+            before = columns[max(number - 1, 0)].of(rows)
             errors = before.errors(outputs[row, places.clamp(min=0)].to(grad.dtype))
-            errors = functional.pad(errors, (0, pulled.shape[2] - errors.shape[2]))
-            fresh = before.changed(after)
-            errors = errors.masked_fill(fresh, 0)
-            errors = after.hit(errors, ids[row, following.clamp(min=0)]) * (places >= 0)[..., None]
+            if not own.every:
+                fresh = before.changed(after)
+                errors = functional.pad(errors, (0, fresh.shape[2] - errors.shape[2]))
+                errors = errors.masked_fill(fresh, 0)
+            errors = after.hit(errors, ids[row, following.clamp(min=0)])
+            errors *= (places >= 0)[..., None]
             wrote = errors @ pulled[rows].mT
             found.index_put_((row, places.clamp(min=0)), wrote, accumulate=True)
-            pulled[rows] = pulled[rows].masked_fill(fresh, 0)
+            if not own.every:
+                pulled[rows] = pulled[rows].masked_fill(fresh, 0)
         if bool(part.begins.any()):
             pulled[_index(part.begins, ids)] = 0
     return found

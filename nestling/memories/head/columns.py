@@ -1,7 +1,7 @@
 """Which tokens have a column in the written part of a head: all, or those that have followed.
 
-Letters as in step.py, S the number of columns. ``tokens`` [B, S] has the token of each column, -1
-if it is free; with S = 0 there, every token of the vocabulary has its column.
+Letters as in step.py. ``tokens`` [B, S] has the token of each of S columns, -1 if it is free; with
+S = 0 there, every token of the vocabulary has its column.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from nestling.core.named import traceable
 
 @traceable
 class Columns(NamedTuple):
-    """The tokens that have a column, and the columns that were given away so far."""
+    """The tokens that have a column, and when each was last a target; a larger number is later."""
 
     tokens: Int[Tensor, "B S"]
-    used: Int[Tensor, " B"]  # the next is column used % S; the token that has it loses it
+    last: Int[Tensor, "B S"]  # -1 if the column is free
 
     @property
     def every(self) -> bool:
@@ -28,41 +28,51 @@ class Columns(NamedTuple):
 
     def of(self, rows: Int[Tensor, " N"]) -> "Columns":
         """Those of some rows."""
-        return Columns(self.tokens[rows], self.used[rows])
+        return Columns(self.tokens[rows], self.last[rows])
 
     def replaced(self, rows: Int[Tensor, " N"], own: "Columns") -> "Columns":
         """With those of some rows replaced."""
         return Columns(
-            self.tokens.index_copy(0, rows, own.tokens), self.used.index_copy(0, rows, own.used)
+            self.tokens.index_copy(0, rows, own.tokens), self.last.index_copy(0, rows, own.last)
         )
 
     def changed(self, after: "Columns") -> Bool[Tensor, "B 1 S"]:
         """Which columns another token has ``after``, which may have more columns."""
-        if self.every:
-            return self.tokens.new_zeros(len(self.tokens), 1, 1, dtype=torch.bool)
-        more = after.tokens.shape[1] - self.tokens.shape[1]
-        return (after.tokens != functional.pad(self.tokens, (0, more), value=-1))[:, None]
+        before = self.wider(after.tokens.shape[1] - self.tokens.shape[1])
+        return (after.tokens != before.tokens)[:, None]
+
+    def wider(self, more: int) -> "Columns":
+        """With so many free columns more."""
+        return Columns(*(functional.pad(x, (0, more), value=-1) for x in self))
 
     def take(
-        self, targets: Int[Tensor, "B C"], capacity: int, due: Bool[Tensor, " B"] | None = None
+        self, targets: Int[Tensor, "B C"], due: Bool[Tensor, " B"] | None = None
     ) -> tuple["Columns", Bool[Tensor, "B S"]]:
-        """Give those of ``targets`` without a column one; also returns which columns are new.
+        """Give each of ``targets`` a column, C <= S; also returns which columns are new.
 
-        There are ``capacity`` >= C columns; those that are not here yet are not in use. Only rows
-        that are ``due`` change.
+        Those without one get the free columns, then those of the tokens that have not been a target
+        for longest. Only rows that are ``due`` change.
         """
-        none = self.tokens.shape[1]
-        known = (targets[:, :, None] == self.tokens[:, None]).any(2)
+        there = targets[:, :, None] == self.tokens[:, None]
         again = (targets[:, :, None] == targets[:, None]).tril(-1).any(2)
-        new = ~(known | again)
+        new = ~(there.any(2) | again)
         if due is not None:
-            new = new & due[:, None]
-        place = (self.used[:, None] + new.cumsum(1) - 1) % capacity
-        place = torch.where(new, place, none)
-        tokens = functional.pad(self.tokens, (0, 1)).scatter(1, place, targets)[:, :none]
-        fresh = torch.zeros_like(functional.pad(self.tokens, (0, 1)), dtype=torch.bool)
-        fresh = fresh.scatter(1, place, torch.ones_like(new))[:, :none]
-        return Columns(tokens, self.used + new.sum(1)), fresh
+            new, there = new & due[:, None], there & due[:, None, None]
+        asked = there.any(1)
+        kept = torch.where(asked, torch.iinfo(self.last.dtype).max, self.last)
+        order = torch.argsort(kept, dim=1, stable=True)
+        place = order.gather(1, (new.cumsum(1) - 1).clamp(min=0))
+        # one column more than there are, for targets that need no new one
+        place = torch.where(new, place, self.tokens.shape[1])
+        spare = functional.pad(self.tokens, (0, 1), value=-1)
+        tokens = spare.scatter(1, place, targets)[:, :-1]
+        fresh = torch.zeros_like(spare, dtype=torch.bool).scatter(1, place, True)[:, :-1]
+        tokens = torch.where(fresh, tokens, self.tokens)  # contiguous
+        turn = torch.arange(1, targets.shape[1] + 1, device=targets.device)
+        turn = ((targets[:, :, None] == tokens[:, None]) * turn[:, None]).amax(1)
+        now = self.last.amax(1, keepdim=True) + turn
+        last = torch.where(asked | fresh, now, self.last)
+        return Columns(tokens, last), fresh
 
     def pick(self, values: Float[Tensor, "B C V"]) -> Float[Tensor, "B C S"]:
         """The values of the tokens that have a column; 0 for a free one."""
@@ -111,7 +121,6 @@ def write(
     weight: Float[Tensor, "B K S"],
     pairs: tuple[Float[Tensor, "B C K"], Float[Tensor, "B C S"], Int[Tensor, "B C"]],
     columns: Columns,
-    capacity: int,
     due: Bool[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B K S"], Columns]:
     """D and its columns with the pairs of a period: keys, errors -p, and targets.
@@ -121,6 +130,6 @@ def write(
     keys, errors, targets = pairs
     keys = keys if due is None else keys * due[:, None, None]
     if not columns.every:
-        columns, fresh = columns.take(targets, capacity, due)
+        columns, fresh = columns.take(targets, due)
         weight, errors = (x.masked_fill(fresh[:, None], 0) for x in (weight, errors))
     return torch.baddbmm(weight, keys.mT, columns.hit(errors, targets)), columns

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nestling.core.error import UserError
 from nestling.core.level import Level
 from nestling.core.memory import Flow
 from nestling.core.named import traceable
@@ -44,9 +45,9 @@ class HeadLevel(nn.Module):
     Keys and beta learn through writes that are read in the same call; the written errors are
     constants.
 
-    With ``slots``, only that many tokens have a column of D, those that were the last to follow
-    another. A token gets a column, of zeros, in the period in which it first follows, and the
-    errors of tokens without one are left out.
+    With ``slots``, at least ``period``, only that many tokens have a column of D, those that were
+    the last to follow another. A token that has none gets one of zeros at the end of the period in
+    which it follows, and the errors of tokens without one are left out.
 
     Source: arXiv 2512.24695, section 4 (Eq 7-9: back-propagation writes pairs of input and local
     surprise), as a level that is written in context. Deviates: in the paper the head is fixed in
@@ -58,6 +59,10 @@ class HeadLevel(nn.Module):
         self, hidden_size: int, period: int, keys: str = KEYS[0], slots: int | None = None
     ):
         super().__init__()
+        if slots is not None and slots < period:
+            raise UserError(
+                f"{slots} slots are fewer than the {period} tokens of a period; give more"
+            )
         self.hidden_size, self.period, self.slots = hidden_size, period, slots
         self.read_strength = nn.Parameter(torch.ones(()))
         self.context = ContextKeys(hidden_size) if keys == "context" else None
@@ -77,17 +82,22 @@ class HeadLevel(nn.Module):
         def zeros(*shape: int, dtype: torch.dtype = wide) -> Tensor:
             return torch.zeros(batch, *shape, dtype=dtype, device=strength.device)
 
-        columns = self.slots or vocabulary
+        columns = self.columns(vocabulary)
+        slots = 0 if self.slots is None else columns
         return HeadState(
             zeros(self.hidden_size, columns),
             zeros(self.period, self.hidden_size),
             zeros(self.period, columns),
             zeros(self.period, dtype=torch.long),
-            zeros(self.slots or 0, dtype=torch.long) - 1,
-            zeros(dtype=torch.long),
+            zeros(slots, dtype=torch.long) - 1,
+            zeros(slots, dtype=torch.long) - 1,
             zeros(dtype=torch.long),
             zeros(0 if self.context is None else self.hidden_size),
         )
+
+    def columns(self, vocabulary: int) -> int:
+        """The columns of D: at most one for each token."""
+        return vocabulary if self.slots is None else min(self.slots, vocabulary)
 
     def verify(self, state: HeadState, rows: int, vocabulary: int) -> None:
         """Raise UserError unless this is a state of ``rows`` rows of this head."""
@@ -115,7 +125,7 @@ class HeadLevel(nn.Module):
         ``embedded`` are the tokens as the model's first block gets them. Without gradients and with
         ``last``, logits are computed a few periods at a time to save memory.
         """
-        length = hidden.shape[1]
+        length, ids = hidden.shape[1], ids.long()
         skipped = length - last if 0 < last < length else 0
         size = PIECE * self.period
         if torch.is_grad_enabled():
@@ -186,7 +196,7 @@ class HeadLevel(nn.Module):
         return Level(
             name="head",
             period=self.period,
-            parameters=self.hidden_size * (self.slots or vocabulary),
+            parameters=self.hidden_size * self.columns(vocabulary),
             per_sequence=True,
             objective="next-token prediction",
             rule="gradient descent, rate 1",

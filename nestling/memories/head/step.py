@@ -9,9 +9,10 @@ period, x_t the token that is read. For token t, counted from its document's sta
 The last pair of a period is complete once the next token is read, and is written before that
 token's successor is predicted.
 
-D has a column for each of the V tokens of the vocabulary, or S columns for the tokens that were the
-last to follow another. At a write, those among the period's that have none get one that is zero, in
-turn; errors are those of the tokens that have had their column during the period.
+D has a column for each of the V tokens of the vocabulary, or S columns, C <= S, for the tokens that
+were the last to follow another. At a write, those among the period's that have none get one that is
+zero, from the tokens that have not followed for longest; errors are those of the tokens that have
+had their column during the period.
 """
 
 from typing import NamedTuple
@@ -36,15 +37,15 @@ class HeadState(NamedTuple):
     keys: Float[Tensor, "B C K"]
     errors: Float[Tensor, "B C S"]
     targets: Int[Tensor, "B C"]
-    tokens: Int[Tensor, "B S"]  # those of ``columns``; S may be 0
-    used: Int[Tensor, " B"]
+    tokens: Int[Tensor, "B N"]  # those of ``columns``; N is S, or 0 where all have one
+    last: Int[Tensor, "B N"]
     count: Int[Tensor, " B"]  # tokens of the document
     previous: Float[Tensor, "B E"]  # the last token of the document, embedded; E may be 0
 
     @property
     def columns(self) -> Columns:
         """Which tokens have a column."""
-        return Columns(self.tokens, self.used)
+        return Columns(self.tokens, self.last)
 
 
 def step(
@@ -63,11 +64,25 @@ def step(
     state, but its reset still applies. No gradient flows through the writes. ``previous`` is
     unchanged.
 
-    Cost: a product of [K] and [K, S]; at the end of a period one of [K, C] and [C, S].
+    Cost: a product of [K] and [K, S], and a softmax over V; at the end of a period a product of
+    [K, C] and [C, S].
     """
+    with torch.autocast(ids.device.type, enabled=False):
+        return _step(state, query, key, logits, ids, reset, mask)
+
+
+def _step(
+    state: HeadState,
+    query: Float[Tensor, "B K"],
+    key: Float[Tensor, "B K"],
+    logits: Float[Tensor, "B V"],
+    ids: Int[Tensor, " B"],
+    reset: Bool[Tensor, " B"] | None,
+    mask: Bool[Tensor, " B"] | None,
+) -> tuple[Float[Tensor, "B V"], HeadState]:
     rows, period = torch.arange(len(ids), device=ids.device), state.keys.shape[1]
     if reset is not None:
-        state = cleared(state, reset)
+        state = _cleared(state, reset)
     count = state.count
     follows = count > 0 if mask is None else mask & (count > 0)
     targets = state.targets.clone()
@@ -77,7 +92,7 @@ def step(
     due = follows & (count % period == 0)
     if due.device.type != "cpu" or torch.compiler.is_compiling() or bool(due.any()):
         pairs = state.keys, state.errors, targets
-        weight, columns = write(weight, pairs, columns, weight.shape[2], due)
+        weight, columns = write(weight, pairs, columns, due)
     wide = weight.dtype
     y = columns.read(logits.to(wide)[:, None], query.to(wide)[:, None], weight)[:, 0]
     y = y.to(logits.dtype)
@@ -94,11 +109,11 @@ def step(
     return y, HeadState(weight, *pairs, *columns, count + taken, state.previous)
 
 
-def cleared(state: HeadState, rows: Bool[Tensor, " B"]) -> HeadState:
+def _cleared(state: HeadState, rows: Bool[Tensor, " B"]) -> HeadState:
     """The state with that of some rows as before a document."""
 
     def without(x: Tensor, value: int = 0) -> Tensor:
         return torch.where(rows.view(-1, *[1] * (x.ndim - 1)), value, x)
 
-    free = without(state.tokens, -1)
-    return HeadState(*map(without, state))._replace(tokens=free)
+    free = {"tokens": without(state.tokens, -1), "last": without(state.last, -1)}
+    return HeadState(*map(without, state))._replace(**free)
