@@ -50,6 +50,8 @@ ARMS: dict[str, dict[str, Any]] = {
 TRAINED: dict[str, dict[str, Any]] = {
     "one rate of 0.004": {"learning_rate": 4e-3, "rates_by_role": False},
     "one rate of 0.008": {"learning_rate": 8e-3, "rates_by_role": False},
+    "0.004 by role": {"learning_rate": 4e-3},
+    "0.008 by role": {"learning_rate": 8e-3},
 }
 TASKS = ("text", "recall")
 
