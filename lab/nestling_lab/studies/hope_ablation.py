@@ -187,7 +187,7 @@ class HopeAblation(Study):
         return (
             f"The Hope of figure-lm-tuned reads {tokens:,} tokens of {own.text.corpus} at a rate "
             f"of {own.train.learning_rate:g} with the factors that its memories declare, the same "
-            "for every arm but those with one rate for all parameters, and is measured on the same "
+            "for every arm that does not name another, and is measured on the same "
             f"{own.held_out_tokens:,} held-out tokens (nats a token; mean and 95 % interval). "
             f"Recall, at one rate of {own.recall.learning_rate:g}: {own.recall.steps:,} steps of "
             f"{own.recall.batch_size} sequences with "
