@@ -10,7 +10,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from nestling.core.error import UserError, did_you_mean
 from nestling.core.options import UnreadOption
 from nestling.memories import MEMORIES
-from nestling.memories.head import KEYS
+from nestling.memories.head import KEYS, check_slots
 
 
 class HopeConfig(PretrainedConfig):
@@ -93,11 +93,7 @@ class HopeConfig(PretrainedConfig):
             value = getattr(self, name)
             if self.head_period is None and value not in (KEYS[0], None):
                 raise UserError(f"{name}={value} has no effect without head_period; set it")
-        if self.head_slots is not None and self.head_slots < (self.head_period or 0):
-            raise UserError(
-                f"head_slots is {self.head_slots}, fewer than the {self.head_period} tokens of "
-                "head_period, each of which may need one; give as many at least"
-            )
+        check_slots(self.head_slots, self.head_period or 1)
         by_name: dict[str, Any] = self.truncate if isinstance(self.truncate, dict) else {}
         for name in by_name:
             if name not in self.pattern:

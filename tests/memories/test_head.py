@@ -173,7 +173,7 @@ def test_slots_are_those_of_the_last_tokens_to_follow():
         _, after = level(lambda h: h @ torch.eye(2, 9), here, here, ids[:, :stop], state)
         assert set(after.tokens[0].tolist()) - {-1} == wanted
     assert level.level(9).parameters == 2 * 3 and level.level(2).parameters == 2 * 2
-    with pytest.raises(UserError, match="3 slots are fewer than the 4 tokens of a period"):
+    with pytest.raises(UserError, match="head_slots is 3, fewer than the 4 tokens"):
         HeadLevel(2, 4, slots=3)
 
 

@@ -42,7 +42,7 @@ class Columns(NamedTuple):
         return (after.tokens != before.tokens)[:, None]
 
     def wider(self, more: int) -> "Columns":
-        """With so many free columns more."""
+        """The same with ``more`` free columns at the end."""
         return Columns(*(functional.pad(x, (0, more), value=-1) for x in self))
 
     def take(
@@ -60,18 +60,18 @@ class Columns(NamedTuple):
             new, there = new & due[:, None], there & due[:, None, None]
         asked = there.any(1)
         kept = torch.where(asked, torch.iinfo(self.last.dtype).max, self.last)
-        order = torch.argsort(kept, dim=1, stable=True)
-        place = order.gather(1, (new.cumsum(1) - 1).clamp(min=0))
+        oldest = torch.argsort(kept, dim=1, stable=True)
+        place = oldest.gather(1, (new.cumsum(1) - 1).clamp(min=0))
         # one column more than there are, for targets that need no new one
         place = torch.where(new, place, self.tokens.shape[1])
         spare = functional.pad(self.tokens, (0, 1), value=-1)
         tokens = spare.scatter(1, place, targets)[:, :-1]
         fresh = torch.zeros_like(spare, dtype=torch.bool).scatter(1, place, True)[:, :-1]
         tokens = torch.where(fresh, tokens, self.tokens)  # contiguous
-        turn = torch.arange(1, targets.shape[1] + 1, device=targets.device)
-        turn = ((targets[:, :, None] == tokens[:, None]) * turn[:, None]).amax(1)
-        now = self.last.amax(1, keepdim=True) + turn
-        last = torch.where(asked | fresh, now, self.last)
+        order = torch.arange(1, targets.shape[1] + 1, device=targets.device)
+        latest = ((targets[:, :, None] == tokens[:, None]) * order[:, None]).amax(1)
+        last = self.last.amax(1, keepdim=True) + latest
+        last = torch.where(asked | fresh, last, self.last)
         return Columns(tokens, last), fresh
 
     def pick(self, values: Float[Tensor, "B C V"]) -> Float[Tensor, "B C S"]:

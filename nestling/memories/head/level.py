@@ -59,10 +59,7 @@ class HeadLevel(nn.Module):
         self, hidden_size: int, period: int, keys: str = KEYS[0], slots: int | None = None
     ):
         super().__init__()
-        if slots is not None and slots < period:
-            raise UserError(
-                f"{slots} slots are fewer than the {period} tokens of a period; give more"
-            )
+        check_slots(slots, period)
         self.hidden_size, self.period, self.slots = hidden_size, period, slots
         self.read_strength = nn.Parameter(torch.ones(()))
         self.context = ContextKeys(hidden_size) if keys == "context" else None
@@ -148,7 +145,9 @@ class HeadLevel(nn.Module):
             tokens = tokens.along(order)
         keys, previous = self._keys(tokens, state.previous)
         form = self._read_token if tokens.ids.shape[1] == 1 else self._read_all
-        logits, state = form(head(tokens.hidden), tokens, keys, state)
+        logits = head(tokens.hidden)
+        with torch.autocast(logits.device.type, enabled=False):  # all in the state's dtype
+            logits, state = form(logits, tokens, keys, state)
         state = state._replace(previous=previous)
         return logits if order is None else along(logits, order.argsort(1)), state
 
@@ -211,6 +210,15 @@ class HeadLevel(nn.Module):
                     what="the model computes its keys and errors",
                 ),
             ),
+        )
+
+
+def check_slots(slots: int | None, period: int) -> None:
+    """Raise UserError if the tokens of a period may need more columns than there are."""
+    if slots is not None and slots < period:
+        raise UserError(
+            f"head_slots is {slots}, fewer than the {period} tokens of head_period, each of which "
+            "may need one; give as many at least"
         )
 
 

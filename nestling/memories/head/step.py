@@ -67,19 +67,6 @@ def step(
     Cost: a product of [K] and [K, S], and a softmax over V; at the end of a period a product of
     [K, C] and [C, S].
     """
-    with torch.autocast(ids.device.type, enabled=False):
-        return _step(state, query, key, logits, ids, reset, mask)
-
-
-def _step(
-    state: HeadState,
-    query: Float[Tensor, "B K"],
-    key: Float[Tensor, "B K"],
-    logits: Float[Tensor, "B V"],
-    ids: Int[Tensor, " B"],
-    reset: Bool[Tensor, " B"] | None,
-    mask: Bool[Tensor, " B"] | None,
-) -> tuple[Float[Tensor, "B V"], HeadState]:
     rows, period = torch.arange(len(ids), device=ids.device), state.keys.shape[1]
     if reset is not None:
         state = _cleared(state, reset)
