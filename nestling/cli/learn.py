@@ -32,6 +32,9 @@ class Command:
     study: Literal["none", "light", "full"] | None = None
     """Generate questions about each text and learn to answer them; full by default for a model that
     was adapted for it (low-rank), otherwise none."""
+    about: str = ""
+    """What the texts are about, if they do not say it, such as a notice: a phrase, or the name of a
+    document that was learned, whose subject it then has."""
     budget: int | None = None
     """Largest number of study steps for each text."""
     rank: int | None = None
@@ -105,7 +108,7 @@ class Command:
             )
             with session.shown(self.quiet):
                 for number in range(self.passes):
-                    session.read(documents, again=self.again or number > 0)
+                    session.read(documents, again=self.again or number > 0, about=self.about)
             if self.finish:
                 session.finish()
             if learner.studies:

@@ -18,7 +18,7 @@ from nestling.continual.stream import read_alone
 from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.recall import Answer, answered
-from nestling.continual.study.record import Studied, Waiting, find_studied
+from nestling.continual.study.record import Studied, Waiting, check_subject, find_studied
 from nestling.continual.study.routing import concerned, names, with_change_of
 from nestling.continual.study.study import School, Show, study_next
 from nestling.core.error import UserError
@@ -56,29 +56,39 @@ class ContinualLearner(LevelledModel):
     # reading
 
     def read(
-        self, text: str, *, name: str = "", again: bool = True, after: After | None = None
+        self,
+        text: str,
+        *,
+        name: str = "",
+        about: str = "",
+        again: bool = True,
+        after: After | None = None,
     ) -> Reading:
         """Read a document and learn from it; the returned losses are from before it was learned.
 
         If this text was interrupted, reading continues where it stopped. With ``again`` False, a
         text that has already been read is skipped. Tokens that do not fill a segment wait in
         ``state`` for the next document, or for ``finish``. ``after`` is called after every segment.
+        ``about`` is the subject of a text that does not name it, for its study: a phrase, or the
+        name of a document that was read. Raises UserError if it is neither.
         """
-        ids = self.text.encode(text)
-        about = Document(name, token_digest(ids), len(ids), 0)
         documents = self.state.documents
-        if documents and documents[-1].sha256 == about.sha256 and documents[-1].read < len(ids):
-            about = documents[-1]
-        elif not again and any(old.sha256 == about.sha256 for old in documents):
+        if about:
+            check_subject(about, [old.name for old in documents])
+        ids = self.text.encode(text)
+        own = Document(name, token_digest(ids), len(ids), 0)
+        if documents and documents[-1].sha256 == own.sha256 and documents[-1].read < len(ids):
+            own = documents[-1]
+        elif not again and any(old.sha256 == own.sha256 for old in documents):
             return self._nothing()
         else:
-            self.state = self.state._replace(documents=(*documents, about))
+            self.state = self.state._replace(documents=(*documents, own))
             if self.studies:
-                self._put_off(Waiting(name, about.sha256, text))
+                self._put_off(Waiting(name, own.sha256, text, about))
         if not self.levels:
             self.state = count_tokens(self.state, len(ids))
             return self._nothing() + Reading(tokens=len(ids), writes=())
-        return self.read_tokens(ids[about.read :], begins=about.read == 0, after=after)
+        return self.read_tokens(ids[own.read :], begins=own.read == 0, after=after)
 
     def _put_off(self, one: Waiting) -> None:
         """Queue a document for study, unless it is queued already."""

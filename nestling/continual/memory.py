@@ -60,7 +60,7 @@ def show(memory: MemoryFile) -> list[tuple[str, str]]:
         ("tokens read", f"{stream['tokens'] + waits:,}, of which {waits} wait for their segment"),
         ("reading", ", ".join(f"{k} {v}" for k, v in about["options"].items())),
     ]
-    for name, _, text in about.get("waiting", ()):
+    for name, _, text, *_ in about.get("waiting", ()):
         rows.append(("waits for study", f"{name or '-'}, {len(text):,} characters"))
     for number, one in enumerate(about.get("studied", ())):
         rows.append((f"studied {number}", describe(one)))

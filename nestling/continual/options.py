@@ -7,7 +7,7 @@ from nestling.core.error import UserError
 
 # segment, surprise and averages are refused by the learner itself
 READING = ("passes", "finish", "save_every")
-STUDY = ("budget", "rank", "show_questions", "questions", "keep_text")
+STUDY = ("about", "budget", "rank", "show_questions", "questions", "keep_text")
 
 
 def check_options(learner: ContinualLearner, named: Collection[str]) -> None:

@@ -46,17 +46,21 @@ class Session:
         if self.guard is not None:
             self.before = self.guard.measure(self.learner)
 
-    def read(self, documents: Iterable[tuple[str, str]], *, again: bool = False) -> None:
+    def read(
+        self, documents: Iterable[tuple[str, str]], *, again: bool = False, about: str = ""
+    ) -> None:
         """Read named texts; the memory file is valid at any time.
 
         It is written whenever a period is full and after each document, so that a killed process
         loses at most the open period; the same call resumes. With a guard, a document counts only
         after the probe has been measured, and the file is written between documents only. Without
-        ``again``, texts that the memory has read are skipped.
+        ``again``, texts that the memory has read are skipped. ``about`` is the subject of all.
         """
         for name, text in documents:
             state = self.learner.state
-            reading = self.learner.read(text, name=name, again=again, after=self._after(name))
+            reading = self.learner.read(
+                text, name=name, about=about, again=again, after=self._after(name)
+            )
             if reading.tokens == 0:
                 continue
             self.readings.append((name, reading))

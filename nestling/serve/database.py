@@ -9,7 +9,7 @@ from typing import Any
 
 from nestling.core.error import UserError
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = """
 CREATE TABLE keys (
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, hash BLOB NOT NULL, space TEXT NOT NULL,
@@ -29,6 +29,7 @@ CREATE TABLE jobs (
 );
 CREATE INDEX waiting ON jobs (state, number);
 """
+CHANGES = ("ALTER TABLE jobs ADD COLUMN about TEXT NOT NULL DEFAULT ''",)  # of FORMAT 1, 2, ...
 
 
 class Database:
@@ -55,10 +56,10 @@ class Database:
             [version] = self.all("PRAGMA user_version")[0]
             if version > FORMAT:
                 raise UserError(f"{self.path} was written by a newer nestling; upgrade this one")
-            if version == 0:
-                for statement in SCHEMA.split(";"):
-                    self._open.execute(statement)
-                self._open.execute(f"PRAGMA user_version = {FORMAT}")
+            first = SCHEMA.split(";") if version == 0 else ()
+            for statement in (*first, *CHANGES[max(version, 1) - 1 :]):
+                self._open.execute(statement)
+            self._open.execute(f"PRAGMA user_version = {FORMAT}")
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[None]:

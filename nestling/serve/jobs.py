@@ -30,6 +30,7 @@ class Job(NamedTuple):
     figures: dict[str, float] | None
     created: float
     ended: float | None
+    about: str = ""  # the subject of the document, if the client gave it
 
     @property
     def over(self) -> bool:
@@ -59,7 +60,7 @@ class Jobs:
     def __init__(self, database: Database, most: int):
         self.database, self.most = database, most
 
-    def add(self, memory: Memory, name: str, text: str | None) -> Job:
+    def add(self, memory: Memory, name: str, text: str | None, about: str = "") -> Job:
         """Append a job to the queue."""
         with self.database.transaction():
             [waiting] = self.database.all(
@@ -71,9 +72,9 @@ class Jobs:
                 raise Refused(429, f"{self.most} jobs are waiting already", "queue_full", wait=30)
             number = f"job-{secrets.token_hex(8)}"
             self.database.change(
-                "INSERT INTO jobs (id, memory, name, text, state, created)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                [number, memory.number, name, text, WAITING, time.time()],
+                "INSERT INTO jobs (id, memory, name, text, about, state, created)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [number, memory.number, name, text, about, WAITING, time.time()],
             )
         return self.find(memory, number)
 

@@ -139,7 +139,7 @@ class School:
             watch.surprise(learner)
             session = Session(learner=learner, memory=memory.file)
             session.show = watch.read
-            session.read([(job.name, job.text)])
+            session.read([(job.name, job.text)], about=job.about)
             new = bool(session.readings or learner.state.waiting)
             if learner.studies:
                 Studies(

@@ -24,7 +24,7 @@ class TrainConfig:
     warmup: float = 0.05  # fraction of the steps with a rising rate
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # wsd: warm-up, stable, decay
     decay: float = 0.2  # wsd: fraction of the steps with a falling rate
-    rates_by_role: bool = False  # True: apply the learning-rate factors of the memories
+    rates_by_role: bool = True  # apply the learning-rate factors that memories declare
     layer_rate: float = 1.0  # of the layers, times the rate of embedding and head
     weight_decay: float = 0.1  # of the matrices, fraction of the rate
     beta1: float = 0.9  # AdamW: fraction of the mean of gradients kept each step

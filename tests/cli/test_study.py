@@ -156,3 +156,15 @@ def test_conflicting_options_are_refused(place, memory, tmp_path, capsys):
     assert "none.txt" in failed(
         capsys, "learn", place / "model", place / "one.txt", "--memory", tmp_path / "m", *missing
     )
+
+
+def test_subject_of_a_notice_is_that_of_a_document_or_a_phrase(place, memory, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.write_bytes(memory.read_bytes())
+    learn = ("learn", place / "model", "It was sold in Rome.", "--memory", copy, *QUICK)
+    assert "read: one.txt, two.txt" in failed(capsys, *learn, "--about", "three.txt")
+    assert read_memory(copy).about == read_memory(memory).about
+    run(capsys, *learn, "--about", "one.txt")
+    run(capsys, *learn, "--again", "--about", "the Osk lift")
+    subjects = [one["about"] for one in read_memory(copy).about["studied"]]
+    assert subjects == ["Lelidis Zikipot", "Bamun Tokel", "the Osk lift"]

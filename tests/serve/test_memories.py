@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import sqlite3
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from nestling.continual.file import read_memory
 from nestling.continual.opening import open_learner
 from nestling.continual.study.record import change_tensors
 from nestling.models.pretrained import parse_levels
+from nestling.serve.database import SCHEMA, Database
 from nestling.serve.jobs import Jobs
 from nestling.serve.keys import anyone
+from nestling.serve.library import Memory
 from nestling.serve.model import serve_model
 
 ONE = "The inlet filter is cleaned every eleven weeks. Nobody may open the pump."
@@ -83,6 +86,35 @@ def test_memory_life_cycle(http, served, tmp_path):
     assert memories(http) == [] and http.get("/v1/memories/notes").status_code == 404
     library = http.app.state.shared.library
     assert [file.name for file in library.folder.iterdir() if file.suffix != ".lock"] == []
+
+
+def test_notice_has_the_subject_of_the_document_it_is_about(start, tmp_path):
+    with start(tmp_path) as http:
+        http.post("/v1/memories", json={"id": "m"})
+        learn(http, "m", ONE, "one.txt")
+        learn(http, "m", "It is now cleaned by Ekel.", "notice", about="one.txt")
+        file = file_of(http, "m", tmp_path)
+        first, second = read_memory(file).about["studied"]
+        assert first["about"] == second["about"] != ""
+        job = learn(http, "m", TWO, about="none.txt")[-1]
+        assert job["state"] == "failed" and "no document 'none.txt' was read" in job["message"]
+        assert file_of(http, "m", tmp_path).read_bytes() == file.read_bytes()
+
+
+def test_registry_of_an_earlier_format_gains_its_columns(tmp_path):
+    old = sqlite3.connect(tmp_path / "registry", isolation_level=None)
+    for statement in (*SCHEMA.split(";"), "PRAGMA user_version = 1"):
+        old.execute(statement)
+    old.execute("INSERT INTO memories VALUES (1, '', 'm', 'f', 0, 0)")
+    old.execute(
+        "INSERT INTO jobs (id, memory, name, state, created) VALUES ('j', 1, 'n', 'done', 0)"
+    )
+    old.close()
+    for _ in range(2):  # the second finds the new format
+        database = Database(tmp_path / "registry")
+        [job] = Jobs(database, 1).list(Memory(1, "", "m", 0, 0.0, tmp_path))
+        assert (job.name, job.about) == ("n", "")
+        database.close()
 
 
 def test_cancelled_job_leaves_its_memory_unchanged(start, tmp_path):

@@ -61,9 +61,9 @@ def official(http, key="none"):
     return OpenAI(base_url=f"{http.base_url}/v1", api_key=key, max_retries=0)
 
 
-def put(http, memory, text, name="text"):
+def put(http, memory, text, name="text", **more):
     """Queue a document; returns the job's id."""
-    job = http.post(f"/v1/memories/{memory}/jobs", json={"text": text, "name": name})
+    job = http.post(f"/v1/memories/{memory}/jobs", json={"text": text, "name": name, **more})
     assert job.status_code == 202, job.text
     return job.json()["id"]
 
@@ -77,9 +77,9 @@ def told(http, memory, job):
                 yield json.loads(line.removeprefix("data: "))
 
 
-def learn(http, memory, text, name="text"):
+def learn(http, memory, text, name="text", **more):
     """Learn a document; returns the events."""
-    return list(told(http, memory, put(http, memory, text, name)))
+    return list(told(http, memory, put(http, memory, text, name, **more)))
 
 
 def say(http, memory=None, prompt="hello", **options):

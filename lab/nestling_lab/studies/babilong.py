@@ -52,7 +52,9 @@ class BabilongStudy(Study):
         )  # fmt: skip
         longest_growing: int = 16_384  # tokens, for models whose memory grows
         train: TrainConfig = field(
-            default_factory=lambda: TrainConfig(carry=False, save_every=0, schedule="wsd")
+            default_factory=lambda: TrainConfig(
+                carry=False, save_every=0, schedule="wsd", rates_by_role=False
+            )
         )
 
         def __post_init__(self) -> None:

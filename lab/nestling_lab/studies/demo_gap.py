@@ -76,7 +76,12 @@ class DemoGap(Study):
         # seed and learning rate are replaced in every cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
+                steps=300,
+                batch_size=8,
+                sequence_length=256,
+                evaluate_tokens=65536,
+                save_every=0,
+                rates_by_role=False,
             )
         )
 

@@ -79,7 +79,12 @@ class FigureLm(Study):
         # seed and learning rate are replaced in every cell
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=300, batch_size=8, sequence_length=256, evaluate_tokens=65536, save_every=0
+                steps=300,
+                batch_size=8,
+                sequence_length=256,
+                evaluate_tokens=65536,
+                save_every=0,
+                rates_by_role=False,
             )
         )
         lm_bytes: int = 100_000  # of held-out text for the figures by word and byte

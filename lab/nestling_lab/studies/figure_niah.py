@@ -77,7 +77,9 @@ class FigureNiah(Study):
         count: int = 20  # questions per task and length
         # rate and seed are replaced in every cell; steps, rows and lengths come from the lessons
         train: TrainConfig = field(
-            default_factory=lambda: TrainConfig(carry=False, save_every=0, schedule="wsd")
+            default_factory=lambda: TrainConfig(
+                carry=False, save_every=0, schedule="wsd", rates_by_role=False
+            )
         )
 
         def __post_init__(self) -> None:

@@ -89,6 +89,7 @@ class HopeAblation(Study):
                 batch_size=32,
                 sequence_length=Recall(Recall.Config(period=32)).length,
                 learning_rate=3e-3,
+                rates_by_role=False,
                 carry=False,
                 save_every=0,
             )

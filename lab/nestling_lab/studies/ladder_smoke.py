@@ -31,7 +31,12 @@ class LadderSmoke(Study):
         text: Text = field(default_factory=lambda: Text(corpus="stdlib"))
         train: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=100, batch_size=4, sequence_length=256, learning_rate=3e-3, save_every=0
+                steps=100,
+                batch_size=4,
+                sequence_length=256,
+                learning_rate=3e-3,
+                save_every=0,
+                rates_by_role=False,
             )
         )
 

@@ -108,13 +108,19 @@ class RecallAfterText(Study):
                 batch_size=32,
                 sequence_length=Recall(TASK).length,
                 learning_rate=3e-3,
+                rates_by_role=False,
                 carry=False,
                 save_every=0,
             )
         )
         in_text: TrainConfig = field(
             default_factory=lambda: TrainConfig(
-                steps=150, batch_size=32, sequence_length=256, learning_rate=3e-3, save_every=0
+                steps=150,
+                batch_size=32,
+                sequence_length=256,
+                learning_rate=3e-3,
+                save_every=0,
+                rates_by_role=False,
             )
         )
 

@@ -42,6 +42,7 @@ class RecallSmoke(Study):
                 batch_size=32,
                 sequence_length=Recall(Recall.Config(period=PERIOD)).length,
                 learning_rate=3e-3,
+                rates_by_role=False,
                 carry=False,
                 save_every=0,
             )

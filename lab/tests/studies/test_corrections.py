@@ -48,7 +48,7 @@ def run_of(one, before, after):
 def test_page_counts_by_what_is_asked_for():
     study = load_study("corrections")
     cells = study.cells({})
-    assert len(cells) == 10 and "Nothing" in study.find({}).answer
+    assert len(cells) == 20 and "Nothing" in study.find({}).answer
     done = {}
     for cell in cells[:2]:
         one = TEXTS[cell.name]
@@ -69,5 +69,13 @@ def test_page_counts_by_what_is_asked_for():
     assert "6 of 8 questions are answered rightly, 8 before" in found.answer
     [costs], [replies] = (section.tables for section in found.sections[1:])
     assert costs.rows[0][2:4] == ("4 of 4, 6 of 7", "3 of 4, 3 of 4")
-    assert len(replies.rows) == 2 * 9 and replies.rows[0][3] == "- Something else."
+    assert len(replies.rows) == 2 * 9 and replies.rows[0][3:] == ("- Something else.", "")
     assert {row[2][:1] for row in replies.rows} >= {"+", "-"}
+
+    said = [*new[:-3], "Something else.", *new[-2:]]  # one of the two changes
+    done[f"{cells[1].name}-about"] = Result(name="corrections", config={}, metrics={"said": said})
+    found = study.find(done)
+    assert found.metrics["about"]["corrected facts"] == [1, 2]
+    assert found.metrics["about"]["added facts"] == [1, 1]
+    assert "(`--about`) 1 of 2, 1 of 1 and 3 of 4." in found.answer
+    assert found.sections[-1].tables[0].rows[9][4] == "- Something else."

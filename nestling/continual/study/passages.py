@@ -72,10 +72,11 @@ class Passage(NamedTuple):
         return f"{self.title}\n\n{body}" if self.title else body
 
 
-def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]:
+def passages(text: str, size: Callable[[str], int], limit: int, about: str = "") -> list[Passage]:
     """The passages of a document, each of at most ``limit`` tokens as counted by ``size``.
 
-    If there are several, each starts with the last sentence of the previous one.
+    If there are several, each starts with the last sentence of the previous one. ``about`` is the
+    subject of a text that does not name it, such as a notice; by default the text tells it.
     """
     lines = [line for whole in sentences(text) for line in _short(whole)]
     sent = letter(lines)
@@ -83,7 +84,10 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
     body = outlined(sent.body if sent else lines[1:] if title else lines)
     if not body:
         title, body, sent = "", [Line("", line) for line in lines], None
-    about = sent.about if sent else subject(title, [line.text for line in body])
+    if about:
+        title = _titled(about, title)
+    else:
+        about = sent.about if sent else subject(title, [line.text for line in body])
     topic = () if title else opening([line.text for line in body])
     found: list[Passage] = []
     own: list[Line] = []
@@ -102,6 +106,17 @@ def passages(text: str, size: Callable[[str], int], limit: int) -> list[Passage]
         own.append(line)
         held += here
     return [*found, passage()] if own else found
+
+
+def _titled(about: str, title: str) -> str:
+    """A title that begins with the subject.
+
+    >>> _titled("the Sarnow lift", "Correction"), _titled("Ida", "News of Ida")
+    ('The Sarnow lift: Correction', 'News of Ida')
+    """
+    if set(telling(about)) <= set(telling(title)):
+        return title
+    return ": ".join(filter(None, [about[:1].upper() + about[1:], title]))
 
 
 def opening(sentences: Sequence[str]) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """The records of study: waiting documents, the open study, and the change of each document."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from nestling.continual.study.change import Change, Factors
 from nestling.continual.study.material import Question
+from nestling.continual.study.words import telling
 from nestling.core.error import UserError
 
 
@@ -16,6 +18,7 @@ class Waiting(NamedTuple):
     name: str
     sha256: str  # of its tokens
     text: str
+    about: str = ""  # its subject as a phrase, or the name of a studied document about the same
 
 
 class Open(NamedTuple):
@@ -63,6 +66,39 @@ def find_studied(studied: Sequence[Studied], document: str | int) -> int:
         known = ", ".join(one.label for one in studied) or "none"
         raise UserError(f"no document {document!r} was studied; known: {known}")
     return found[-1]
+
+
+def subject_given(about: str, studied: Sequence[Studied]) -> str:
+    """The subject that was given for a text: a phrase, or that of the document named.
+
+    A document without a subject, such as one studied by an early version, gives its own name.
+    """
+    named = [one.about or one.label for one in studied if about in _names_of(one)]
+    return named[-1] if named else about
+
+
+def check_subject(about: str, read: Sequence[str]) -> None:
+    """Raise UserError if ``about`` has no content word or looks like a file that was not read.
+
+    ``read`` are the names of the documents that were read.
+    """
+    if not telling(about):
+        raise UserError(
+            f"about is {about!r}; give the subject as a phrase, such as 'the harbour committee', "
+            "or the name of a document that was read"
+        )
+    if about not in {part for name in read for part in (name, Path(name).name)} and (
+        " " not in about and (Path(about).suffix or "/" in about)
+    ):
+        known = ", ".join(dict.fromkeys(filter(None, read))) or "none"
+        raise UserError(
+            f"no document {about!r} was read; read it first, or give the subject as a phrase "
+            f"(read: {known})"
+        )
+
+
+def _names_of(one: Studied) -> set[str]:
+    return {one.name, Path(one.name).name, one.sha256} - {""}
 
 
 def change_tensors(number: int, one: Studied) -> dict[str, Tensor]:

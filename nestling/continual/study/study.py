@@ -35,7 +35,7 @@ from nestling.continual.study.naming import with_names
 from nestling.continual.study.passages import Passage, passages
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.recite import Recital, recited
-from nestling.continual.study.record import Open, Studied, Waiting
+from nestling.continual.study.record import Open, Studied, Waiting, subject_given
 from nestling.continual.study.related import Related
 from nestling.continual.study.replay import replayed
 from nestling.continual.study.sentence import replies
@@ -146,7 +146,10 @@ class _Lesson:
         self.school, self.learner = school, school.learner
         self.waiting, self.plan, self.show = waiting, plan, show
         text = school.learner.text
-        self.parts = passages(waiting.text, lambda line: len(plain(text, line)), plan.passage)
+        about = subject_given(waiting.about, school.learner.state.studied)
+        self.parts = passages(
+            waiting.text, lambda line: len(plain(text, line)), plan.passage, about
+        )
         self.steps = plan.all_steps([len({*replies(part)}) for part in self.parts])
         self.weights = school.learner.weights(studied=())
         self.began = time.monotonic()

@@ -27,6 +27,7 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(max_length=200)] = "text"
+    about: Annotated[str, Field(max_length=200)] = ""
 
 
 @router.post("", status_code=202)
@@ -42,7 +43,7 @@ def learn(
     if not body.text.strip() or "\0" in body.text:
         raise Refused(400, "this is not text; send UTF-8 text with at least one word")
     server.served.text.encode(body.text)  # invalid UTF-8 is refused now
-    job = server.jobs.add(one, body.name, body.text)
+    job = server.jobs.add(one, body.name, body.text, body.about)
     server.school.wake()
     return job.told(memory)
 

@@ -107,6 +107,21 @@ def test_title_may_end_with_a_full_stop_if_it_states_nothing(first, title):
     assert len(said) == (2 if title else 3)
 
 
+@pytest.mark.parametrize(
+    ("first", "title"),
+    [
+        ("", "The Osk lift"),
+        ("Correction of 4 May\n\n", "The Osk lift: Correction of 4 May"),
+        ("News of the Osk lift\n\n", "News of the Osk lift"),
+    ],
+)
+def test_given_subject_stands_for_pronouns_and_before_the_title(first, title):
+    text = f"{first}It opens at ten. It closes at five."
+    parts = passages(text, len, 10_000, "the Osk lift")
+    assert {(one.title, one.about, one.topic) for one in parts} == {(title, "the Osk lift", ())}
+    assert replies(parts[0])[0] == "The Osk lift opens at ten."
+
+
 def test_sentence_about_the_one_before_is_said_with_it():
     one, said = told(KIT)
     both = "Known faults: The lid sticks in frost. This can be cured with soap."

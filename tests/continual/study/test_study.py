@@ -14,6 +14,7 @@ from nestling.continual.study.examine import holds
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.record import Open
 from nestling.continual.study.replay import replayed
+from nestling.continual.study.routing import concerned, related
 from nestling.core.error import UserError
 
 TEXT = """About Lelidis Zikipot
@@ -125,6 +126,31 @@ def test_merge_keeps_pending_texts(learned, tmp_path):
     again.load(write_memory(tmp_path / "c", merged))
     assert [waiting.name for waiting in again.state.waiting] == ["two"]
     assert len(again.state.studied) == 1
+
+
+def test_notice_has_the_subject_of_the_document_it_is_about(learned, tmp_path):
+    learner, first = learned[0].fork(), learned[1]
+    notice = "Correction of 4 May\n\nThe goat was sold in Rome. It is now kept by Bamun Tokel."
+    alone = learner.fork()
+    for one, about in ((learner, "one"), (alone, "")):
+        one.read(notice, name="notice", about=about)
+        one.save(file := tmp_path / "m", overwrite=True)
+        one.load(file)  # what it is about waits in the file
+        one.study(QUICK)
+    asked = "Who is Lelidis Zikipot?"
+    told, untold = learner.state.studied[-1], alone.state.studied[-1]
+    assert told.about == first.about == "Lelidis Zikipot" != untold.about
+    woken = [[x.name for x in concerned(asked, one.state.studied)] for one in (learner, alone)]
+    assert sorted(woken[0]) == ["notice", "one"] and woken[1] == ["one"]
+    assert related(told, first) and not related(untold, first)
+    assert any("Lelidis" in q.question for q in told.questions)
+    for about, message in (
+        ("two.txt", "no document 'two.txt' was read.*one, notice"),
+        ("?", "a phrase"),
+    ):
+        with pytest.raises(UserError, match=message):
+            learner.read(SECOND, about=about)
+    assert not learner.state.waiting
 
 
 def test_equal_texts_give_equal_memory_files(tmp_path):

@@ -30,14 +30,24 @@ def adapted(model: str, *options: str) -> str:
 
 
 def learn(
-    model: str, text: str, memory: Path, *, name: str = "text.txt", device: str = "cpu"
+    model: str,
+    text: str,
+    memory: Path,
+    *,
+    name: str = "text.txt",
+    about: str = "",
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """Read a text into a memory file with `nestling learn`; return the outcome and the cost."""
+    """Read a text into a memory file with `nestling learn`; return the outcome and the cost.
+
+    ``about`` is its subject, if that is given.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, figures = Path(folder, name), Path(folder, "learn.json")
         source.write_text(text + "\n", encoding="utf-8")
         cpu, wall = _spent(), time.monotonic()
-        given = (str(source), "--memory", str(memory), "--json", str(figures), "--quiet")
+        given = [str(source), "--memory", str(memory), "--json", str(figures), "--quiet"]
+        given += ["--about", about] if about else []
         _python("nestling", "learn", model, *given, "--device", device)
         cpu, wall = _spent() - cpu, time.monotonic() - wall
         metrics = Result.read(figures).metrics

@@ -1,16 +1,19 @@
 """Short texts, each corrected by a later notice: what is answered of both, and of neither."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nestling.core.result import Result
 from nestling.core.statistics import wilson
 from nestling.report import Section, Table
 from nestling_lab.studies.answers import NOTHING
+from nestling_lab.studies.continual.commands import adapted, ask, learn
 from nestling_lab.studies.continual.manual_report import SHORT, WAYS
 from nestling_lab.studies.continual.manual_texts import Manual, manual_texts
 from nestling_lab.studies.continual.manuals import Manuals
-from nestling_lab.studies.study import Finding
+from nestling_lab.studies.study import Cell, Finding, Tell, silent
 
 LATER = "after the correction"
 # title -> stage (0: the text was read, 1: its correction too) and kind of question
@@ -22,6 +25,7 @@ COUNTS = {
     "corrected facts": (1, "changed"),
     "added facts": (1, "added"),
 }
+ABOUT = "-about"  # ends the name of a cell whose notice is learned with its subject given
 Runs = Mapping[str, Mapping[str, Any]]
 
 
@@ -33,10 +37,43 @@ class Corrections(Manuals):
     source = "corrections.toml"
     ways = tuple(way for way in WAYS if way != "found")
 
+    def cells(self, done: Mapping[str, Result]) -> list[Cell]:
+        """One cell per text and its notice, then the same with the subject of the notice given."""
+        own = super().cells(done)
+        given = [Cell(f"{one.name}{ABOUT}", one.config | {"about": True}, 0) for one in own]
+        return [*own, *given]
+
+    def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
+        """Learn the text, then the notice, and ask."""
+        if "about" not in cell.config:
+            return super().run(cell, tell=tell, device=device)
+        one = manual_texts(self.source)[cell.name.removesuffix(ABOUT)]
+        model, questions = adapted(cell.config["model"]), [asked.ask for asked in one.asked]
+        with tempfile.TemporaryDirectory() as folder:
+            memory = Path(folder) / "memory"
+            first = learn(model, one.text, memory, name="text.txt", device=device)
+            tell(1, 2, 0.0)
+            notice = {"name": "correction.txt", "about": "text.txt"}
+            second = learn(model, one.correction, memory, **notice, device=device)
+            said = ask(model, memory, one.text, questions, ["studied"])
+        metrics = {"said": said["studied"], "stages": [first, second]}
+        name = f"{self.name}/{cell.name}"
+        return Result(name=name, config=cell.config, metrics=metrics, seed=cell.seed)
+
     def find(self, done: Mapping[str, Result]) -> Finding:
         """The replies that are as they should be, by reader and kind of question."""
         texts = manual_texts(self.source)
         runs = {name: done[name].metrics for name in self.config.texts if name in done}
+        about = [name for name in self.config.texts if f"{name}{ABOUT}" in done]
+        given = {
+            title: [
+                mark
+                for name in about
+                for mark in texts[name].scores(done[f"{name}{ABOUT}"].metrics["said"])[kind]
+            ]
+            for title, (stage, kind) in COUNTS.items()
+            if stage
+        }
         found = {
             way: {
                 title: [mark for n, run in runs.items() for mark in _marks(texts[n], run, way, *of)]
@@ -48,15 +85,21 @@ class Corrections(Manuals):
             way: {title: [sum(own), len(own)] for title, own in counts.items()}
             for way, counts in found.items()
         }
+        metrics["about"] = {title: [sum(own), len(own)] for title, own in given.items()}
         rows = [(SHORT[way], *map(_count, found[way].values())) for way in self.ways]
+        if about:
+            counts = (_count(given.get(title, [])) for title in COUNTS)
+            rows.insert(1, ("studied, subject of the notice given", *counts))
         table = Table(columns=("reader", *COUNTS), rows=rows)
         sections = [
             Section("Method", self._about(texts)),
             Section("Text by text", COST, [_costs(texts, runs)] if runs else []),
-            Section("Every reply after study", tables=[_replies(texts, runs)] if runs else []),
+            Section(
+                "Every reply after study", tables=[_replies(texts, runs, done)] if runs else []
+            ),
         ]
         shown = Section("In short", SHOWN, [table] if runs else [])
-        return Finding(metrics, sections, _answer(found["studied"]), shown)
+        return Finding(metrics, sections, _answer(found["studied"], given), shown)
 
     def _about(self, texts: Mapping[str, Manual]) -> str:
         words = [len(one.text.split()) for one in texts.values()]
@@ -70,8 +113,10 @@ class Corrections(Manuals):
             "one. Greedy, at most 40 tokens. A reply is right if, of all values that are right or "
             "wrong, it names a right one first; to a question that neither text answers, if it "
             f"has no value of that kind. Compared: {'; '.join(WAYS[way] for way in self.ways)}; "
-            "those with the text have the notice after it. Texts and questions "
-            f"(`lab/nestling_lab/studies/continual/{self.source}`) were written before the first "
+            "those with the text have the notice after it. Where the subject of the notice is "
+            "given, it is learned with `--about text.txt`, the name of the text. Texts and "
+            f"questions (`lab/nestling_lab/studies/continual/{self.source}`) were written before "
+            "the first "
             "run; their writer knew nothing of how they are studied. One run each."
         )
 
@@ -102,7 +147,7 @@ def _count(found: Sequence[bool]) -> str:
     return f"{sum(found)} of {len(found)} ({low:.2f} to {high:.2f})" if found else "-"
 
 
-def _answer(found: Mapping[str, Sequence[bool]]) -> str:
+def _answer(found: Mapping[str, Sequence[bool]], given: Mapping[str, Sequence[bool]]) -> str:
     counts = {title: f"{sum(own)} of {len(own)}" for title, own in found.items()}
     if not found["corrected facts"]:
         return NOTHING
@@ -110,7 +155,17 @@ def _answer(found: Mapping[str, Sequence[bool]]) -> str:
         f"Once both texts are gone {counts['corrected facts']} corrected facts are answered with "
         f"their new value and {counts['added facts']} that the notice adds; of the rest of the "
         f"texts {counts[f'the text, {LATER}']} questions are answered rightly, "
-        f"{sum(found['the text'])} before the notice."
+        f"{sum(found['the text'])} before the notice.{_given(given)}"
+    )
+
+
+def _given(given: Mapping[str, Sequence[bool]]) -> str:
+    if not given["corrected facts"]:
+        return ""
+    counts = {title: f"{sum(own)} of {len(own)}" for title, own in given.items()}
+    return (
+        f" With the subject of the notice given (`--about`) {counts['corrected facts']}, "
+        f"{counts['added facts']} and {counts[f'the text, {LATER}']}."
     )
 
 
@@ -135,23 +190,27 @@ def _costs(texts: Mapping[str, Manual], runs: Runs) -> Table:
     return Table(columns=("text", "words", "right", "recited", "known text", "CPU s"), rows=rows)
 
 
-def _replies(texts: Mapping[str, Manual], runs: Runs) -> Table:
+def _replies(texts: Mapping[str, Manual], runs: Runs, done: Mapping[str, Result]) -> Table:
     rows = []
     for name, run in runs.items():
         one = texts[name]
-        cells = []
-        for stage in (0, 1):
-            replies, open_facts = (
-                _stage(run, "studied", stage),
-                () if stage else ("changed", "added"),
-            )
-            marks = [
-                "" if kind in open_facts else "+ " if passed else "- "
-                for kind, own in one.scores(replies).items()
-                for passed in own
-            ]
-            pairs = zip(marks, replies, strict=True)
-            cells.append([f"{mark}{' '.join(reply.split())}" for mark, reply in pairs])
+        cells = [_marked(one, _stage(run, "studied", stage), stage) for stage in (0, 1)]
+        given = done.get(f"{name}{ABOUT}")
+        said = [""] * len(one.asked) if given is None else _marked(one, given.metrics["said"], 1)
+        cells.append(said)
         asked = [each.ask for each in one.asked]
         rows += [(name, *row) for row in zip(asked, *cells, strict=True)]
-    return Table(columns=("text", "question", "after the text", LATER), rows=rows)
+    columns = ("text", "question", "after the text", LATER, "its subject given")
+    return Table(columns=columns, rows=rows)
+
+
+def _marked(one: Manual, replies: Sequence[str], stage: int) -> list[str]:
+    """Replies, marked as right (+) or wrong (-) where the texts read so far tell."""
+    open_facts = () if stage else ("changed", "added")
+    marks = [
+        "" if kind in open_facts else "+ " if passed else "- "
+        for kind, own in one.scores(replies).items()
+        for passed in own
+    ]
+    pairs = zip(marks, replies, strict=True)
+    return [f"{mark}{' '.join(reply.split())}" for mark, reply in pairs]
