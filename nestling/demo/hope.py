@@ -91,7 +91,7 @@ def read_text(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
         steps=trial.text_steps,
         batch_size=trial.text_rows,
         sequence_length=trial.text_length,
-        learning_rate=4e-3,
+        learning_rate=8e-3,
         save_every=0,
         seed=trial.seed,
     )
