@@ -13,14 +13,14 @@ from nestling.core.error import UserError
 class Command:
     """Print every level, fast to slow: when it is written, from what, and by which rule."""
 
-    preset: tyro.conf.Positional[str]
-    """Model; see `nestling list presets`."""
+    model: tyro.conf.Positional[str]
+    """Preset (see `nestling list presets`), or folder of `nestling train`."""
     optimizer: str = "adamw"
     """Optimizer; see `nestling list optimizers`."""
     tokens_per_step: int | None = None
     """Tokens of a stream per optimizer step; periods are rounded up to a multiple of it."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """NAME=VALUE: an option of the model (writes=false); can be repeated."""
+    """NAME=VALUE: an option of the preset (writes=false); can be repeated."""
     json: Path | None = None
     """File for the levels, as JSON."""
     svg: Path | None = None
@@ -31,6 +31,7 @@ class Command:
         from nestling.cli.train import settings
         from nestling.core.result import Result, write_whole
         from nestling.models import create
+        from nestling.models.folder import load_model
         from nestling.report.levels import levels_svg, levels_text
         from nestling.train.config import TrainConfig
         from nestling.train.levels import as_record, nested_system
@@ -38,15 +39,20 @@ class Command:
         if self.tokens_per_step is not None and self.tokens_per_step < 1:
             raise UserError(f"--tokens-per-step is {self.tokens_per_step}; give at least 1")
         chosen = settings(self.set)
-        model = create(self.preset, **chosen)
+        trained = Path(self.model).is_dir()
+        if trained and chosen:
+            raise UserError(
+                f"{self.model} is a folder, whose model has its options; leave out --set"
+            )
+        model = load_model(Path(self.model))[0] if trained else create(self.model, **chosen)
         tokens = self.tokens_per_step or TrainConfig().tokens_per_step
         system = nested_system(model, self.optimizer, tokens)
         count = model.num_parameters()
-        title = f"{self.preset} trained by {self.optimizer}, {tokens:,} tokens per stream and step"
+        title = f"{self.model} trained by {self.optimizer}, {tokens:,} tokens per stream and step"
         print(f"{title}; {count:,} parameters\n")
         print(levels_text(system))
         if self.json is not None:
-            names = {"preset": self.preset, "optimizer": self.optimizer, "tokens_per_step": tokens}
+            names = {"preset": self.model, "optimizer": self.optimizer, "tokens_per_step": tokens}
             metrics = {"num_parameters": count, "levels": as_record(system)}
             Result(name="levels", config=names | {"model": chosen}, metrics=metrics).write(
                 self.json

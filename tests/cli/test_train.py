@@ -211,6 +211,16 @@ def test_levels_prints_writes_and_draws(tmp_path, capsys):
     assert "did you mean 'adamw'" in refused(capsys, "levels", "hope-tiny", "--optimizer", "adamww")
 
 
+def test_levels_of_a_trained_folder_are_those_of_its_model(trained, tmp_path, capsys, figures):
+    file = tmp_path / "levels.json"
+    code, out, _ = run(capsys, "levels", trained, "--json", file)
+    metrics = Result.read(file).metrics
+    assert code == 0 and metrics["num_parameters"] == figures["metrics"]["num_parameters"]
+    assert f"{metrics['num_parameters']:,} parameters" in out
+    assert "leave out --set" in refused(capsys, "levels", trained, "--set", "writes=false")
+    assert "contains no model" in refused(capsys, "levels", tmp_path)
+
+
 def test_streaming_through_a_trained_model(trained, tmp_path, capsys):
     file = tmp_path / "stream.json"
     code, _, _ = run(
