@@ -33,11 +33,18 @@ EMPTY = re.compile(
 )
 
 
+# titles of persons, by the pronoun that stands for them
+TITLES = {
+    "mr": "he", "sir": "he", "lord": "he", "mrs": "she", "ms": "she", "miss": "she", "lady": "she",
+}  # fmt: skip
+
+
 def refers_to_subject(sentences: Sequence[str], about: str) -> list[bool]:
     """Whether the pronoun that begins each sentence may be the subject; True without a pronoun.
 
     It is of the kind that the subject has in these sentences, the rest of the sentence does not
-    name the subject, and "it" and "they" do not follow a sentence about something else.
+    name the subject, "it" and "they" do not follow a sentence about something else, nor "he" and
+    "she" one that names another such person ("our reader Mr Bisley").
 
     >>> told = ["The kiln is new.", "It was built by Ada.", "She was paid in soap."]
     >>> refers_to_subject(told, "the kiln")
@@ -49,6 +56,8 @@ def refers_to_subject(sentences: Sequence[str], about: str) -> list[bool]:
     for number, kind in enumerate(kinds):
         fits = kind in ("", own) and not (kind and _named_in(sentences[number], about))
         if kind in ("it", "they") and number > 0 and _about_another(sentences[number - 1], about):
+            fits = False
+        if number > 0 and kind in _persons(sentences[number - 1], about):
             fits = False
         found.append(fits)
     return found
@@ -98,6 +107,20 @@ def _of_subject(kinds: Sequence[str], about: str) -> str:
     if bare == about and all(word.named for word in words(bare)):
         could = [kind for kind in could if kind in ("he", "she")] or could
     return max(could, key=could.count, default="")
+
+
+def _persons(sentence: str, about: str) -> set[str]:
+    """The pronouns of persons named by a title in a sentence that are not the subject.
+
+    >>> _persons("Our reader Mr Bisley wrote to Mrs Tam.", "Nell Tam")
+    {'he'}
+    """
+    own, subject = words(sentence), {word.low for word in words(about)}
+    return {
+        TITLES[word.low]
+        for word, name in zip(own, own[1:], strict=False)
+        if word.low in TITLES and name.named and name.low not in subject
+    }
 
 
 def _about_another(sentence: str, about: str) -> bool:

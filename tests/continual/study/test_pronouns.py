@@ -20,6 +20,10 @@ from nestling.continual.study.sentence import replies
         ("Elin Torvald", ["She drew maps.", "Her best is the Atlas.", "!It was printed on hemp."]),
         ("Ada Voss", ["Ada Voss kept bees.", "!They died in 1903.", "At ten she went to sea."]),
         ("Ada Voss", ["!It was cold.", "!It rained.", "She went to sea."]),
+        # another person of the same kind, by a title
+        ("Odo Venn", ["He met Mr Tam.", "!He sold it.", "He left."]),
+        ("Orla Venn", ["She met Mr Tam and Mrs Osk.", "!She wept.", "She left."]),
+        ("Mr Osk", ["Mr Osk came.", "He met Mrs Tam.", "He bowed."]),
         # two together
         ("Ysolde and the bear", ["!He had no money.", "They walked on."]),
         # something else came up in between
