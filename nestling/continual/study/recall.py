@@ -68,6 +68,8 @@ AS_BEFORE = re.compile(
     r"|costs? what (it|they) did)\b",
     re.IGNORECASE,
 )
+HEADING = re.compile(r"^[^:.!?]+:\s+(?=[A-Z])")  # In the hot room: The stove is kept at 84 degrees.
+SAID = 0.6  # of the content words of a sentence, in one that says the same with another value
 CHANGES = re.compile(r"\b(now|but|not|no longer|instead|except)\b", re.IGNORECASE)
 
 
@@ -216,8 +218,9 @@ def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
 def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) -> Reply:
     """The reply of the latest document about the same subject that answers about as well.
 
-    So what a later text corrects wins. A sentence that says that all is as before is no correction:
-    what an earlier document says is taken for it.
+    So what a later text corrects wins, also one that answers less well but says the same with
+    another value (``corrects``). A sentence that says that all is as before is no correction: what
+    an earlier document says is taken for it.
     """
     turn = {one.sha256: number for number, one in enumerate(studied)}
     own = turn[chosen.document]
@@ -227,13 +230,27 @@ def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) 
     told = [
         one
         for one in replies
-        if one.document in same and one.worth >= chosen.worth - CLOSE and not as_before(one.text)
+        if one.document in same
+        and (one.worth >= chosen.worth - CLOSE or corrects(one.text, chosen.text))
+        and not as_before(one.text)
     ]
     if as_before(chosen.text):
         told = [one for one in told if turn[one.document] < own]
     else:
         told = [one for one in told if turn[one.document] > own]
     return max(told, key=lambda one: (turn[one.document], one.worth), default=chosen)
+
+
+def corrects(later: str, sentence: str) -> bool:
+    """Whether a later sentence has most content words of another, beside numbers and its heading.
+
+    >>> corrects("Now the hall is kept at 19 degrees.", "Heating: The hall is kept at 21 degrees.")
+    True
+    >>> corrects("The hall is closed in May.", "The hall is kept at 21 degrees.")
+    False
+    """
+    said = {word.low for word in words(HEADING.sub("", sentence)) if word.tells and not word.counts}
+    return len(said) > 1 and len(said.intersection(telling(later))) >= SAID * len(said)
 
 
 def as_before(sentence: str) -> bool:

@@ -162,6 +162,12 @@ def test_later_document_about_the_same_subject_wins():
     assert latest(first, [first, close, strange], studied) is close
     assert latest(first, [first, far, strange], studied) is first
     assert latest(close, [first, close], studied) is close
+    # what says the same with another value corrects it, however much worse it fits
+    told = first._replace(text="Prices: The pump costs 40 euros at the hatch.")
+    again = far._replace(text="From May the pump costs 45 euros at the hatch, and no longer leaks.")
+    assert latest(told, [told, again, strange], studied) is again
+    assert latest(again, [told, again, strange], studied) is again
+    assert latest(told, [told, again._replace(text="The pump is closed in May.")], studied) is told
     # what says that all is as before corrects nothing
     as_before = close._replace(text="The price of the pump stays the same, and so do the hours.")
     assert latest(first, [first, as_before, strange], studied) is first
