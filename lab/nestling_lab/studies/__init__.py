@@ -32,6 +32,7 @@ STUDIES = Registry(
         "told-plain": "nestling_lab.studies.continual.told_checked:ToldPlainStudy",
         "manuals": "nestling_lab.studies.continual.manuals:Manuals",
         "corrections": "nestling_lab.studies.continual.corrections:Corrections",
+        "notices": "nestling_lab.studies.continual.corrections:Notices",
         "many-documents": "nestling_lab.studies.continual.many:ManyDocuments",
         "study-parts": "nestling_lab.studies.continual.study_parts:StudyParts",
         "debian-packages": "nestling_lab.studies.continual.debian:DebianPackages",

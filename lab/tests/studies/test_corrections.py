@@ -5,13 +5,17 @@ import pytest
 from nestling.core.result import Result
 from nestling.tasks.manuals import first_mention
 from nestling_lab.studies import load_study
-from nestling_lab.studies.continual.corrections import COUNTS, Corrections
+from nestling_lab.studies.continual.corrections import COUNTS, Corrections, Notices
 from nestling_lab.studies.continual.manual_texts import manual_texts
 
 TEXTS = manual_texts(Corrections.source)
 
 
-@pytest.mark.parametrize("one", TEXTS.values(), ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "one",
+    [*TEXTS.values(), *manual_texts(Notices.source).values()],
+    ids=lambda one: one.name,
+)
 def test_each_value_is_in_its_text_alone(one):
     def holds(text, values):
         return any(first_mention(text, [value]) is not None for value in values)
@@ -79,3 +83,14 @@ def test_page_counts_by_what_is_asked_for():
     assert found.metrics["about"]["added facts"] == [1, 1]
     assert "(`--about`) 1 of 2, 1 of 1 and 3 of 4." in found.answer
     assert found.sections[-1].tables[0].rows[9][4] == "- Something else."
+
+
+def test_subject_is_given_with_every_notice():
+    study = load_study("notices")
+    cells = study.cells({})
+    assert len(cells) == len(manual_texts(Notices.source)) == 6
+    assert all(cell.config["about"] == "text.txt" for cell in cells)
+    name, one = cells[0].name, manual_texts(Notices.source)[cells[0].name]
+    new = [each.accept[0] if each.accept else "Unknown." for each in one.asked]
+    found = study.find({name: Result(name=name, config={}, metrics=run_of(one, new, new))})
+    assert found.metrics["studied"]["corrected facts"] == [2, 2] and "`--about`" not in found.answer

@@ -11,7 +11,6 @@ Source: arXiv 1611.02554 (the noisy channel: how likely is the question, given t
 words of the subject do not count, since every sentence is about it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +21,7 @@ from torch import Tensor
 from nestling.continual.study.alike import meant, shared
 from nestling.continual.study.answer_type import counted, may_answer
 from nestling.continual.study.body import Ids
+from nestling.continual.study.correction import as_before, corrects
 from nestling.continual.study.definition import asks_for_all, has_name, introducing
 from nestling.continual.study.form import PLAIN, begun, plain
 from nestling.continual.study.recite import Asked, Sentence
@@ -60,17 +60,6 @@ READ = "I have read about {about}."
 UNSAID = "I do not find that in what I have read about {about}."
 MOST = 96  # tokens of all that is known of a subject
 UNKNOWN = 0.1  # share of a document's own questions that the base may have answered before study
-
-
-# says that what an earlier text told still holds: "A visit in the night costs what it did."
-AS_BEFORE = re.compile(
-    r"\b(unchanged|(stay|remain)s?( just)? (the same|as (it|they) (is|are|was|were))"
-    r"|costs? what (it|they) did)\b",
-    re.IGNORECASE,
-)
-HEADING = re.compile(r"^[^:.!?]+:\s+(?=[A-Z])")  # In the hot room: The stove is kept at 84 degrees.
-SAID = 0.6  # of the content words of a sentence, in one that says the same with another value
-CHANGES = re.compile(r"\b(now|but|not|no longer|instead|except)\b", re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -137,7 +126,7 @@ def recall(school: "School", question: str) -> Reply | None:
     chosen = best(found, least)
     if chosen is None:
         return unsaid(learner.text, question, documents)
-    return latest(chosen, found, learner.state.studied)
+    return latest(chosen, found, learner.state.studied, question)
 
 
 def subjects(text: Text, studied: Sequence[Studied]) -> Reply | None:
@@ -215,7 +204,9 @@ def best(replies: Sequence[Reply], least: float = SURE) -> Reply | None:
     return order[0] if sure >= least else None
 
 
-def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) -> Reply:
+def latest(
+    chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied], question: str
+) -> Reply:
     """The reply of the latest document about the same subject that answers about as well.
 
     So what a later text corrects wins, also one that answers less well but says the same with
@@ -231,7 +222,7 @@ def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) 
         one
         for one in replies
         if one.document in same
-        and (one.worth >= chosen.worth - CLOSE or corrects(one.text, chosen.text))
+        and (one.worth >= chosen.worth - CLOSE or corrects(one.text, chosen.text, question))
         and not as_before(one.text)
     ]
     if as_before(chosen.text):
@@ -239,27 +230,6 @@ def latest(chosen: Reply, replies: Sequence[Reply], studied: Sequence[Studied]) 
     else:
         told = [one for one in told if turn[one.document] > own]
     return max(told, key=lambda one: (turn[one.document], one.worth), default=chosen)
-
-
-def corrects(later: str, sentence: str) -> bool:
-    """Whether a later sentence has most content words of another, beside numbers and its heading.
-
-    >>> corrects("Now the hall is kept at 19 degrees.", "Heating: The hall is kept at 21 degrees.")
-    True
-    >>> corrects("The hall is closed in May.", "The hall is kept at 21 degrees.")
-    False
-    """
-    said = {word.low for word in words(HEADING.sub("", sentence)) if word.tells and not word.counts}
-    return len(said) > 1 and len(said.intersection(telling(later))) >= SAID * len(said)
-
-
-def as_before(sentence: str) -> bool:
-    """Whether a sentence says that something is as before, and nothing new.
-
-    >>> as_before("The hours stay as they were."), as_before("It is unchanged, but paid in May.")
-    (True, False)
-    """
-    return bool(AS_BEFORE.search(sentence)) and not CHANGES.search(sentence)
 
 
 def replies(

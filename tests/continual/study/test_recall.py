@@ -9,6 +9,7 @@ from nestling.cli.ask import Command
 from nestling.continual import learner
 from nestling.continual.study import recall
 from nestling.continual.study.alike import meant
+from nestling.continual.study.correction import as_before
 from nestling.continual.study.form import plain
 from nestling.continual.study.recall import Answer, Reply, best, latest, likely, replies
 from nestling.continual.study.recite import Sentence
@@ -151,6 +152,7 @@ def test_number_questions_need_a_number(talker):
 
 
 def test_later_document_about_the_same_subject_wins():
+    asked = "What does the pump cost?"
     old, new, other = (document(a, name=a) for a in ("the pump", "A note on the pump", "a ferry"))
     first = reply(document="the pump")
     close, far = (
@@ -159,25 +161,28 @@ def test_later_document_about_the_same_subject_wins():
     )
     strange = reply(document="a ferry")
     studied = [old, new, other]
-    assert latest(first, [first, close, strange], studied) is close
-    assert latest(first, [first, far, strange], studied) is first
-    assert latest(close, [first, close], studied) is close
+    assert latest(first, [first, close, strange], studied, asked) is close
+    assert latest(first, [first, far, strange], studied, asked) is first
+    assert latest(close, [first, close], studied, asked) is close
     # what says the same with another value corrects it, however much worse it fits
     told = first._replace(text="Prices: The pump costs 40 euros at the hatch.")
     again = far._replace(text="From May the pump costs 45 euros at the hatch, and no longer leaks.")
-    assert latest(told, [told, again, strange], studied) is again
-    assert latest(again, [told, again, strange], studied) is again
-    assert latest(told, [told, again._replace(text="The pump is closed in May.")], studied) is told
-    # what says that all is as before corrects nothing
-    as_before = close._replace(text="The price of the pump stays the same, and so do the hours.")
-    assert latest(first, [first, as_before, strange], studied) is first
-    early = first._replace(fit=first.fit - 1)
-    assert latest(as_before, [early, as_before, strange], studied) is early
-    assert (
-        latest(as_before, [as_before, as_before._replace(text="It is old.")], studied) is as_before
+    assert latest(told, [told, again, strange], studied, asked) is again
+    assert latest(again, [told, again, strange], studied, asked) is again
+    closed, left = (
+        again._replace(text=text)
+        for text in ("The pump is closed in May.", "Below Prices replace 40 euros by 45 euros.")
     )
+    assert latest(told, [told, closed], studied, asked) is told
+    assert latest(told, [told, left], studied, asked) is left
+    # what says that all is as before corrects nothing
+    same = close._replace(text="The price of the pump stays the same, and so do the hours.")
+    assert latest(first, [first, same, strange], studied, asked) is first
+    early = first._replace(fit=first.fit - 1)
+    assert latest(same, [early, same, strange], studied, asked) is early
+    assert latest(same, [same, same._replace(text="It is old.")], studied, asked) is same
     # of two documents, the one that was studied last
-    assert latest(close, [first, close], [new, old]) is first
+    assert latest(close, [first, close], [new, old], asked) is first
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,7 @@ def test_later_document_about_the_same_subject_wins():
     ],
 )
 def test_sentences_that_say_that_all_is_as_before(sentence, yes):
-    assert recall.as_before(sentence) is yes
+    assert as_before(sentence) is yes
 
 
 def test_base_answers_when_nothing_fits(talker, monkeypatch):

@@ -30,22 +30,33 @@ Runs = Mapping[str, Mapping[str, Any]]
 
 
 class Corrections(Manuals):
-    """Ten short texts, each with a notice that changes two of its facts and adds one."""
+    """Short texts, each with a notice that changes two of its facts and adds one."""
 
     name = "corrections"
     question = "does a short correction win, and is all else of a text still answered after it"
     source = "corrections.toml"
     ways = tuple(way for way in WAYS if way != "found")
+    named = (
+        "Where the subject of the notice is given, it is learned with `--about text.txt`, the name "
+        "of the text."
+    )
 
     def cells(self, done: Mapping[str, Result]) -> list[Cell]:
-        """One cell per text and its notice, then the same with the subject of the notice given."""
+        """One cell per text and its notice, then the same with the subject of the notice given.
+
+        Only the former if the subject is always given.
+        """
         own = super().cells(done)
-        given = [Cell(f"{one.name}{ABOUT}", one.config | {"about": True}, 0) for one in own]
+        given = (
+            []
+            if self.about
+            else [Cell(f"{one.name}{ABOUT}", one.config | {"about": True}, 0) for one in own]
+        )
         return [*own, *given]
 
     def run(self, cell: Cell, *, tell: Tell = silent, device: str = "cpu") -> Result:
         """Learn the text, then the notice, and ask."""
-        if "about" not in cell.config:
+        if not cell.name.endswith(ABOUT):
             return super().run(cell, tell=tell, device=device)
         one = manual_texts(self.source)[cell.name.removesuffix(ABOUT)]
         model, questions = adapted(cell.config["model"]), [asked.ask for asked in one.asked]
@@ -113,12 +124,21 @@ class Corrections(Manuals):
             "one. Greedy, at most 40 tokens. A reply is right if, of all values that are right or "
             "wrong, it names a right one first; to a question that neither text answers, if it "
             f"has no value of that kind. Compared: {'; '.join(WAYS[way] for way in self.ways)}; "
-            "those with the text have the notice after it. Where the subject of the notice is "
-            "given, it is learned with `--about text.txt`, the name of the text. Texts and "
+            f"those with the text have the notice after it. {self.named} Texts and "
             f"questions (`lab/nestling_lab/studies/continual/{self.source}`) were written before "
             "the first "
             "run; their writer knew nothing of how they are studied. One run each."
         )
+
+
+class Notices(Corrections):
+    """The same with other texts, and the subject of each notice given when it is learned."""
+
+    name = "notices"
+    question = "does a short correction win if it is said which text it is about"
+    source = "notices.toml"
+    about = "text.txt"
+    named = "A notice is learned with `--about text.txt`, the name of its text."
 
 
 SHOWN = (

@@ -18,6 +18,7 @@ class Manuals(Study):
 
     source = SOURCE
     ways = tuple(WAYS)
+    about = ""  # what a correction is said to be about when it is learned
     name = "manuals"
     question = "what of a page that was read, and of its correction, is answered with the text gone"
 
@@ -38,7 +39,7 @@ class Manuals(Study):
         return [Cell(name, self._settings(texts[name]), 0) for name in self.config.texts]
 
     def _settings(self, one: Manual) -> dict[str, Any]:
-        return {
+        return ({"about": self.about} if self.about else {}) | {
             "model": self.config.model,
             "text": one.text,
             "correction": one.correction,
@@ -56,7 +57,8 @@ class Manuals(Study):
             for number, text in enumerate(read):
                 name, new = ("correction", one.correction) if number else ("text", one.text)
                 ways = [way for way in self.ways if way != "nothing" or not number]
-                learned = learn(model, new, memory, name=f"{name}.txt", device=device)
+                about = self.about if number else ""
+                learned = learn(model, new, memory, name=f"{name}.txt", about=about, device=device)
                 said = ask(model, memory, text, questions, ways)
                 stages.append({"said": said, **learned})
                 tell(number + 1, len(read), 0.0)
