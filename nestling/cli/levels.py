@@ -30,7 +30,7 @@ class Command:
         """Print the system, and write it where --json and --svg say."""
         from nestling.cli.train import settings
         from nestling.core.result import Result, write_whole
-        from nestling.models import create
+        from nestling.models import create, preset_names
         from nestling.models.folder import load_model
         from nestling.report.levels import levels_svg, levels_text
         from nestling.train.config import TrainConfig
@@ -39,7 +39,7 @@ class Command:
         if self.tokens_per_step is not None and self.tokens_per_step < 1:
             raise UserError(f"--tokens-per-step is {self.tokens_per_step}; give at least 1")
         chosen = settings(self.set)
-        trained = Path(self.model).is_dir()
+        trained = self.model not in preset_names() and Path(self.model).is_dir()
         if trained and chosen:
             raise UserError(
                 f"{self.model} is a folder, whose model has its options; leave out --set"
@@ -48,7 +48,8 @@ class Command:
         tokens = self.tokens_per_step or TrainConfig().tokens_per_step
         system = nested_system(model, self.optimizer, tokens)
         count = model.num_parameters()
-        title = f"{self.model} trained by {self.optimizer}, {tokens:,} tokens per stream and step"
+        how = "if trained by" if trained else "trained by"
+        title = f"{self.model} {how} {self.optimizer}, {tokens:,} tokens per stream and step"
         print(f"{title}; {count:,} parameters\n")
         print(levels_text(system))
         if self.json is not None:

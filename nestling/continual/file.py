@@ -21,7 +21,8 @@ PLAIN = 1  # readable by the first nestling
 # with nested levels or averages; raised when an older version could not read the file
 FORMAT = 2
 STUDIED = 3  # with studied documents
-NEWEST = STUDIED
+GIVEN = 4  # with a document waiting for study whose subject was given
+NEWEST = GIVEN
 
 
 class MemoryFile(NamedTuple):
@@ -36,7 +37,8 @@ def write_memory(path: str | Path, memory: MemoryFile) -> Path:
     nested = any(level.get("share") is not None for level in memory.about.get("levels", ()))
     plain = not nested and not memory.about.get("options", {}).get("averages")
     studied = any(memory.about.get(name) for name in ("studied", "waiting", "open", "own"))
-    kind = STUDIED if studied else PLAIN if plain else FORMAT
+    given = any(len(one) > 3 for one in memory.about.get("waiting", ()))
+    kind = GIVEN if given else STUDIED if studied else PLAIN if plain else FORMAT
     about = {**memory.about, "format": kind}
     tensors = {name: value.detach().cpu().contiguous() for name, value in memory.tensors.items()}
     header = {"about": about, "sha256": content_digest(about, tensors.items())}

@@ -18,7 +18,7 @@ from nestling.continual.stream import read_alone
 from nestling.continual.study.form import END, PLAIN
 from nestling.continual.study.plan import Plan
 from nestling.continual.study.recall import Answer, answered
-from nestling.continual.study.record import Studied, Waiting, check_subject, find_studied
+from nestling.continual.study.record import Studied, Waiting, find_studied, subject_named
 from nestling.continual.study.routing import concerned, names, with_change_of
 from nestling.continual.study.study import School, Show, study_next
 from nestling.core.error import UserError
@@ -70,30 +70,47 @@ class ContinualLearner(LevelledModel):
         text that has already been read is skipped. Tokens that do not fill a segment wait in
         ``state`` for the next document, or for ``finish``. ``after`` is called after every segment.
         ``about`` is the subject of a text that does not name it, for its study: a phrase, or the
-        name of a document that was read. Raises UserError if it is neither.
+        name of a document that was studied or waits for it. Raises UserError if it names neither,
+        or if nothing is studied.
         """
         documents = self.state.documents
-        if about:
-            check_subject(about, [old.name for old in documents])
         ids = self.text.encode(text)
         own = Document(name, token_digest(ids), len(ids), 0)
+        waits = Waiting(name, own.sha256, text, self._subject(about, own.sha256))
         if documents and documents[-1].sha256 == own.sha256 and documents[-1].read < len(ids):
             own = documents[-1]
+            self._put_off(waits, new=False)
         elif not again and any(old.sha256 == own.sha256 for old in documents):
+            self._put_off(waits, new=False)
             return self._nothing()
         else:
             self.state = self.state._replace(documents=(*documents, own))
             if self.studies:
-                self._put_off(Waiting(name, own.sha256, text, about))
+                self._put_off(waits)
         if not self.levels:
             self.state = count_tokens(self.state, len(ids))
             return self._nothing() + Reading(tokens=len(ids), writes=())
         return self.read_tokens(ids[own.read :], begins=own.read == 0, after=after)
 
-    def _put_off(self, one: Waiting) -> None:
-        """Queue a document for study, unless it is queued already."""
-        if all(other.sha256 != one.sha256 for other in self.state.waiting):
-            self.state = self.state._replace(waiting=(*self.state.waiting, one))
+    def _subject(self, about: str, own: str) -> str:
+        """What a document with checksum ``own`` is said to be about, resolved."""
+        if not about:
+            return ""
+        if not self.studies:
+            raise UserError("about has no effect where nothing is studied; leave it out")
+        every = (*self.state.studied, *self.state.waiting)
+        return subject_named(about, [(x.name, x.sha256) for x in every if x.sha256 != own])
+
+    def _put_off(self, one: Waiting, new: bool = True) -> None:
+        """Queue a document for study if it is ``new``; one that is queued may get its subject."""
+        state, waiting = self.state, list(self.state.waiting)
+        place = next((n for n, old in enumerate(waiting) if old.sha256 == one.sha256), None)
+        if place is None:
+            waiting += [one] * new
+        elif one.about not in ("", waiting[place].about):
+            waiting[place] = one
+            state = state._replace(open=state.open if place else None)  # its study starts anew
+        self.state = state._replace(waiting=tuple(waiting))
 
     def study(self, plan: Plan | None = None, show: Show | None = None) -> tuple[Studied, ...]:
         """Study all waiting documents, so that they are known without their text.

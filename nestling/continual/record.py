@@ -200,7 +200,7 @@ def study_record(state: State, exact: bool) -> dict[str, Any]:
     """The part of a record about study; empty if there was none."""
     found: dict[str, Any] = {}
     if state.waiting:
-        found["waiting"] = [list(one) for one in state.waiting]
+        found["waiting"] = [list(one if one.about else one[:3]) for one in state.waiting]
     if state.studied:
         found["studied"] = [studied_record(one) for one in state.studied]
     if state.own:

@@ -38,6 +38,7 @@ class Trial:
         }
     )
     text_steps: int = 60
+    text_rate: float = 8e-3  # peak learning rate
     text_rows: int = 8  # streams side by side
     text_length: int = 256  # tokens per stream and step
     corpus: str = "stdlib"  # a name of nestling.data.CORPORA, or a path
@@ -91,7 +92,7 @@ def read_text(trial: Trial, *, quiet: bool = False) -> dict[str, Any]:
         steps=trial.text_steps,
         batch_size=trial.text_rows,
         sequence_length=trial.text_length,
-        learning_rate=8e-3,
+        learning_rate=trial.text_rate,
         save_every=0,
         seed=trial.seed,
     )

@@ -172,6 +172,7 @@ def trained(
             "max_norm": None,
             "carry": False,
             "save_every": 0,
+            "rates_by_role": False,  # as published
             "seed": seed,
             **settings,
         }

@@ -9,7 +9,6 @@ from typing import Any
 
 from nestling.core.error import UserError
 
-FORMAT = 2
 SCHEMA = """
 CREATE TABLE keys (
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, hash BLOB NOT NULL, space TEXT NOT NULL,
@@ -29,7 +28,8 @@ CREATE TABLE jobs (
 );
 CREATE INDEX waiting ON jobs (state, number);
 """
-CHANGES = ("ALTER TABLE jobs ADD COLUMN about TEXT NOT NULL DEFAULT ''",)  # of FORMAT 1, 2, ...
+CHANGES = ("ALTER TABLE jobs ADD COLUMN about TEXT NOT NULL DEFAULT ''",)  # of format 1, 2, ...
+FORMAT = 1 + len(CHANGES)
 
 
 class Database:
@@ -56,10 +56,11 @@ class Database:
             [version] = self.all("PRAGMA user_version")[0]
             if version > FORMAT:
                 raise UserError(f"{self.path} was written by a newer nestling; upgrade this one")
-            first = SCHEMA.split(";") if version == 0 else ()
-            for statement in (*first, *CHANGES[max(version, 1) - 1 :]):
-                self._open.execute(statement)
-            self._open.execute(f"PRAGMA user_version = {FORMAT}")
+            if version < FORMAT:
+                first = SCHEMA.split(";") if version == 0 else ()
+                for statement in (*first, *CHANGES[max(version, 1) - 1 :]):
+                    self._open.execute(statement)
+                self._open.execute(f"PRAGMA user_version = {FORMAT}")
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[None]:

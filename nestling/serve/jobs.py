@@ -44,6 +44,7 @@ class Job(NamedTuple):
             "object": "job",
             "memory": memory,
             "name": self.name,
+            "about": self.about,
             "state": self.state,
             "done": self.done,
             "steps": self.steps,
@@ -123,8 +124,8 @@ class Jobs:
     def end(self, job: Job, state: str, message: str = "", figures: Any = None) -> None:
         """End a job and delete its text."""
         self.database.change(
-            "UPDATE jobs SET state = ?, message = ?, figures = ?, ended = ?, text = NULL"
-            " WHERE number = ?",
+            "UPDATE jobs SET state = ?, message = ?, figures = ?, ended = ?, text = NULL,"
+            " about = '' WHERE number = ?",
             [
                 state,
                 message,
@@ -138,7 +139,8 @@ class Jobs:
         """Cancel a job, or mark a running one for it; returns whether it had not started."""
         with self.database.transaction():
             dropped = self.database.change(
-                "UPDATE jobs SET state = ?, ended = ?, text = NULL WHERE number = ? AND state = ?",
+                "UPDATE jobs SET state = ?, ended = ?, text = NULL, about = ''"
+                " WHERE number = ? AND state = ?",
                 [CANCELLED, time.time(), job.number, WAITING],
             )
             self.database.change(
@@ -149,6 +151,6 @@ class Jobs:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    found = dict(row)
+    found = {name: row[name] for name in Job._fields}
     found["figures"] = None if row["figures"] is None else json.loads(row["figures"])
     return Job(**found)

@@ -311,13 +311,23 @@ class Run:
         # runs saved before there was a choice of optimizer do not record it
         saved = LATER | run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
         present = dataclasses.asdict(self.config) | {"optimizer": self.optimizer_name}
+        if not self.model.parameter_rates():
+            saved |= {"rates_by_role": present["rates_by_role"]}  # has no effect
         for name, now in present.items():
             was = saved.get(name)
             if name not in FREE and was != now:
                 raise UserError(
                     f"{name} was {was} when {path} was saved, but is now {now}; "
-                    f"resume with the old value, or start a new run in another folder"
+                    f"resume with the old value ({_spelt(name, was)}), or start a new run in "
+                    "another folder"
                 )
+
+
+def _spelt(name: str, value: Any) -> str:
+    """How a user gives a setting: --steps 4, --set rates_by_role=false."""
+    if name in ("steps", "seed", "optimizer"):
+        return f"--{name} {value}"
+    return f"--set {name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def architecture(model: HopeForCausalLM) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def test_subject_of_a_notice_is_that_of_a_document_or_a_phrase(place, memory, tm
     copy = tmp_path / "copy"
     copy.write_bytes(memory.read_bytes())
     learn = ("learn", place / "model", "It was sold in Rome.", "--memory", copy, *QUICK)
-    assert "read: one.txt, two.txt" in failed(capsys, *learn, "--about", "three.txt")
+    assert "known: one.txt, two.txt" in failed(capsys, *learn, "--about", "three.txt")
     assert read_memory(copy).about == read_memory(memory).about
     run(capsys, *learn, "--about", "one.txt")
     run(capsys, *learn, "--again", "--about", "the Osk lift")

@@ -97,7 +97,7 @@ def test_notice_has_the_subject_of_the_document_it_is_about(start, tmp_path):
         first, second = read_memory(file).about["studied"]
         assert first["about"] == second["about"] != ""
         job = learn(http, "m", TWO, about="none.txt")[-1]
-        assert job["state"] == "failed" and "no document 'none.txt' was read" in job["message"]
+        assert job["state"] == "failed" and "no document 'none.txt' was studied" in job["message"]
         assert file_of(http, "m", tmp_path).read_bytes() == file.read_bytes()
 
 

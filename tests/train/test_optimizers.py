@@ -78,8 +78,24 @@ def test_a_run_with_rates_by_role_keeps_their_ratio_and_resumes(tmp_path):
     assert other.restore(tmp_path)
     plain = dataclasses.replace(config, rates_by_role=False)
     other = Run(tiny_model("hope-tiny"), RandomText(model.config.vocab_size, 4, 64), plain)
-    with pytest.raises(UserError, match="rates_by_role was True"):
+    with pytest.raises(UserError, match="rates_by_role was True.*--set rates_by_role=true"):
         other.restore(tmp_path)
+
+
+def test_runs_of_before_resume_where_no_memory_has_a_rate_of_its_own(tmp_path):
+    plain = dataclasses.replace(tiny_config(), rates_by_role=False)
+    for preset, same in (("transformer-tiny", True), ("hope-tiny", False)):
+        made = [
+            Run(model := tiny_model(preset), RandomText(model.config.vocab_size, 4, 64), config)
+            for config in (plain, tiny_config())
+        ]
+        made[0].step()
+        made[0].save(tmp_path / preset)
+        if same:
+            assert made[1].restore(tmp_path / preset)
+        else:
+            with pytest.raises(UserError, match="--set rates_by_role=false"):
+                made[1].restore(tmp_path / preset)
 
 
 @pytest.mark.parametrize(("by_role", "factors"), [(False, {1, 0.5}), (True, {1, 0.5, 0.125, 0.05})])

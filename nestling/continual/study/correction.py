@@ -24,18 +24,19 @@ LEFT = re.compile(
 CHANGES = re.compile(r"\b(now|but|not|no longer|instead|except)\b", re.IGNORECASE)
 
 
-def corrects(later: str, sentence: str, question: str) -> bool:
+def corrects(later: str, sentence: str, question: str, about: str) -> bool:
     """Whether a later sentence says the same as another with another value, for a question.
 
-    It has most content words of the other, numbers and its heading apart, or it says that something
-    in the other, beyond what the question names, is to be left.
+    It has most content words of the other, numbers, names, its heading and the subject ``about``
+    apart, and another number or name; or it says that something in the other, beyond what the
+    question names, is to be left.
 
     >>> told, asked = "Heating: The hall is kept at 21 degrees.", "How warm is the hall?"
-    >>> corrects("Now the hall is kept at 19 degrees.", told, asked)
+    >>> corrects("Now the hall is kept at 19 degrees.", told, asked, "the Osk hut")
     True
-    >>> corrects("The hall is closed in May.", told, asked)
+    >>> corrects("The hall is kept locked at night.", told, asked, "the Osk hut")
     False
-    >>> corrects('Section 2: for "21 degrees" read "19 degrees".', told, asked)
+    >>> corrects('Section 2: for "21 degrees" read "19 degrees".', told, asked, "the Osk hut")
     True
     """
     there, asked = set(telling(sentence)), set(telling(question))
@@ -43,8 +44,18 @@ def corrects(later: str, sentence: str, question: str) -> bool:
         left = set(telling(next(filter(None, match.groups()))))
         if left and left <= there and not left <= asked:
             return True
-    said = {word.low for word in words(HEADING.sub("", sentence)) if word.tells and not word.counts}
-    return len(said) > 1 and len(said.intersection(telling(later))) >= SAID * len(said)
+    subject = set(telling(about))
+    said, values = _parts(HEADING.sub("", sentence), subject)
+    _, others = _parts(later, subject)
+    alike = len(said.intersection(telling(later))) >= SAID * len(said)
+    return len(said) > 1 and alike and bool(values and others - values)
+
+
+def _parts(sentence: str, subject: set[str]) -> tuple[set[str], set[str]]:
+    """The content words of a sentence beyond its subject: plain ones, and numbers and names."""
+    own = [word for word in words(sentence) if word.tells and word.low not in subject]
+    values = {word.low for word in own if word.counts or (word.named and word.begin != 0)}
+    return {word.low for word in own} - values, values
 
 
 def as_before(sentence: str) -> bool:

@@ -222,7 +222,10 @@ def latest(
         one
         for one in replies
         if one.document in same
-        and (one.worth >= chosen.worth - CLOSE or corrects(one.text, chosen.text, question))
+        and (
+            one.worth >= chosen.worth - CLOSE
+            or corrects(one.text, chosen.text, question, studied[own].about)
+        )
         and not as_before(one.text)
     ]
     if as_before(chosen.text):

@@ -1,5 +1,6 @@
 """The records of study: waiting documents, the open study, and the change of each document."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,10 @@ from nestling.continual.study.change import Change, Factors
 from nestling.continual.study.material import Question
 from nestling.continual.study.words import telling
 from nestling.core.error import UserError
+from nestling.data.textfiles import JSONL, PAGES, PARQUET
+
+DIGITS = 6  # of a checksum, at least, to name a document
+FILES = {".txt", *PAGES, *JSONL, *PARQUET}  # what ends the name of a file and no phrase
 
 
 class Waiting(NamedTuple):
@@ -18,7 +23,7 @@ class Waiting(NamedTuple):
     name: str
     sha256: str  # of its tokens
     text: str
-    about: str = ""  # its subject as a phrase, or the name of a studied document about the same
+    about: str = ""  # its subject: a phrase, or the checksum of a document with the same
 
 
 class Open(NamedTuple):
@@ -61,44 +66,50 @@ def find_studied(studied: Sequence[Studied], document: str | int) -> int:
         return document
     named = [n for n, one in enumerate(studied) if document in (one.name, str(n))]
     digests = [n for n, one in enumerate(studied) if one.sha256.startswith(str(document))]
-    found = named or (digests if len(str(document)) >= 6 else [])
+    found = named or (digests if len(str(document)) >= DIGITS else [])
     if not found:
         known = ", ".join(one.label for one in studied) or "none"
         raise UserError(f"no document {document!r} was studied; known: {known}")
     return found[-1]
 
 
-def subject_given(about: str, studied: Sequence[Studied]) -> str:
-    """The subject that was given for a text: a phrase, or that of the document named.
+def subject_named(about: str, known: Sequence[tuple[str, str]]) -> str:
+    """What ``about`` names: the checksum of a document, else a phrase without its last full stop.
 
-    A document without a subject, such as one studied by an early version, gives its own name.
+    ``known`` has the name and checksum of each document that may be meant. Exact names come first,
+    then names without their folders, then checksums by their first six digits or more; of several
+    the last. Raises UserError for a file that is none of them, and for a phrase without a content
+    word.
     """
-    named = [one.about or one.label for one in studied if about in _names_of(one)]
-    return named[-1] if named else about
-
-
-def check_subject(about: str, read: Sequence[str]) -> None:
-    """Raise UserError if ``about`` has no content word or looks like a file that was not read.
-
-    ``read`` are the names of the documents that were read.
-    """
-    if not telling(about):
+    short = Path(about).name
+    matches = (
+        [sha256 for name, sha256 in known if name == about],
+        [sha256 for name, sha256 in known if name and Path(name).name == short],
+        [sha256 for _, sha256 in known if len(about) >= DIGITS and sha256.startswith(about)],
+    )
+    for found in matches:
+        if found:
+            return found[-1]
+    if Path(about).suffix.lower() in FILES or Path(about).exists():
+        names = ", ".join(dict.fromkeys(name or sha256[:12] for name, sha256 in known)) or "none"
+        raise UserError(
+            f"no document {about!r} was studied; learn it first, or give the subject as a phrase "
+            f"(known: {names})"
+        )
+    phrase = " ".join(about.split()).rstrip(". ")
+    if not telling(phrase):
         raise UserError(
             f"about is {about!r}; give the subject as a phrase, such as 'the harbour committee', "
-            "or the name of a document that was read"
+            "or the name of a document that was studied"
         )
-    if about not in {part for name in read for part in (name, Path(name).name)} and (
-        " " not in about and (Path(about).suffix or "/" in about)
-    ):
-        known = ", ".join(dict.fromkeys(filter(None, read))) or "none"
-        raise UserError(
-            f"no document {about!r} was read; read it first, or give the subject as a phrase "
-            f"(read: {known})"
-        )
+    return f"the {phrase[4:]}" if phrase.startswith("The ") else phrase
 
 
-def _names_of(one: Studied) -> set[str]:
-    return {one.name, Path(one.name).name, one.sha256} - {""}
+def subject_given(about: str, studied: Sequence[Studied]) -> str:
+    """The subject that was given for a waiting text; "" for a document that is gone or has none."""
+    if re.fullmatch(r"[0-9a-f]{64}", about):
+        return next((one.about for one in studied if one.sha256 == about), "")
+    return about
 
 
 def change_tensors(number: int, one: Studied) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from nestling.continual.file import read_memory, write_memory
 from nestling.continual.memory import fork, merge
 from nestling.continual.study.examine import holds
 from nestling.continual.study.plan import Plan
-from nestling.continual.study.record import Open
+from nestling.continual.study.record import Open, subject_given, subject_named
 from nestling.continual.study.replay import replayed
 from nestling.continual.study.routing import concerned, related
 from nestling.core.error import UserError
@@ -145,12 +145,61 @@ def test_notice_has_the_subject_of_the_document_it_is_about(learned, tmp_path):
     assert related(told, first) and not related(untold, first)
     assert any("Lelidis" in q.question for q in told.questions)
     for about, message in (
-        ("two.txt", "no document 'two.txt' was read.*one, notice"),
+        ("two.txt", "no document 'two.txt' was studied.*known: one, notice"),
         ("?", "a phrase"),
     ):
         with pytest.raises(UserError, match=message):
             learner.read(SECOND, about=about)
     assert not learner.state.waiting
+
+
+@pytest.mark.parametrize(
+    ("about", "subject"),
+    [
+        ("rules.txt", "a" * 64),  # an exact name before one without its folder
+        ("new/rules.txt", "b" * 64),
+        ("other/rules.txt", "b" * 64),
+        ("abcdef", "abcdef" + "0" * 58),
+        ("- ", None),
+        ("-", "abcdef" + "0" * 58),
+        ("bbbbb", "bbbbb"),  # too short for a checksum
+        ("missing.md", None),
+        (" The  Osk lift. ", "the Osk lift"),
+        ("Node.js", "Node.js"),
+        ("TCP/IP", "TCP/IP"),
+    ],
+)
+def test_subject_names_a_document_or_is_a_phrase(about, subject):
+    known = [("rules.txt", "a" * 64), ("new/rules.txt", "b" * 64), ("-", "abcdef" + "0" * 58)]
+    if subject is None:
+        with pytest.raises(UserError, match="phrase"):
+            subject_named(about, known)
+    else:
+        assert subject_named(about, known) == subject
+
+
+def test_subject_of_a_waiting_notice_can_be_given_later(learned, tmp_path):
+    learner = learned[0].fork()
+    learner.read(SECOND, name="two")
+    learner.read(TEXT[20:], name="notice")
+    for again, about in ((False, "two"), (True, "")):
+        learner.read(TEXT[20:], name="notice", again=again, about=about)
+    file = learner.save(tmp_path / "m")
+    assert [len(one) for one in read_memory(file).about["waiting"]] == [3, 4]
+    merged = merge([read_memory(file), read_memory(learned[0].fork().save(tmp_path / "a"))])
+    again = new_student()
+    again.load(write_memory(tmp_path / "c", merged))
+    two, notice = again.state.waiting
+    assert (two.about, notice.about) == ("", two.sha256)
+    again.study(QUICK)
+    assert [one.about for one in again.state.studied[1:]] == ["Bamun Tokel"] * 2
+    # of a document that is gone nothing is known, and without study nothing is given
+    again.read("It is closed.", about="two")
+    again.forget("two")
+    assert subject_given(again.state.waiting[-1].about, again.state.studied) == ""
+    again.studies = False
+    with pytest.raises(UserError, match="about has no effect"):
+        again.read("It is open.", about="one")
 
 
 def test_equal_texts_give_equal_memory_files(tmp_path):
