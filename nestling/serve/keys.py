@@ -12,8 +12,8 @@ from nestling.core.error import UserError
 from nestling.serve.database import Database
 
 SCOPES = {
-    "ask": "answers, and the list of memories",
-    "learn": "new memories, learning, forks, undo",
+    "ask": "answers; showing and comparing memories and jobs",
+    "learn": "new memories, learning and cancelling it, forks, merges, consolidation, undo",
     "files": "download, upload and delete of memories",
 }
 HEAD = "nk"  # prefix of keys
