@@ -7,7 +7,7 @@ import torch
 
 from nestling.core.error import UserError
 from nestling.evals.fit import fresh
-from nestling.evals.protocol import Passes, Watch, follow, measured, protocol_of
+from nestling.evals.protocol import Passes, Watch, follow, measured, protocol_of, trained
 from nestling.evals.run import make_task, plan_of, run_tasks, variants
 from nestling.tasks import TASKS
 
@@ -133,3 +133,18 @@ def test_settings_and_user_errors():
         plan_of(["mad-recall"], {"steps": 5}, protocol=True)
     with pytest.raises(UserError, match="from scratch"):
         run_tasks(".", ["mad-recall"], plan_of(["mad-recall"], {}, protocol=True))
+
+
+def test_protocols_train_with_one_rate(monkeypatch):
+    """As published, whatever the default of a run."""
+    task = make_task("mad-recall", RECALL)
+    protocol, given = protocol_of(task, {"epochs": 1, "batch_size": 5}), []
+    monkeypatch.setattr(
+        "nestling.evals.protocol.train", lambda model, loader, config, **more: given.append(config)
+    )
+    reader = fresh("transformer-tiny", task, seed=0, segment=32, options=SMALL)
+    for more in ({}, {"rates_by_role": True}):
+        trained(
+            reader, task, protocol, {"learning_rate": 1e-3, **more}, seed=0, rows=5, quiet=True
+        )
+    assert [config.rates_by_role for config in given] == [False, True]
