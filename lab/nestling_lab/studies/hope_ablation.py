@@ -202,6 +202,9 @@ def _changed(arm: str) -> dict[str, Any]:
     return {**ARMS, **TRAINED}[arm]
 
 
+LARGEST = 5  # differences named by the answer
+
+
 def answer(losses: Mapping[str, Paired], arms: int) -> str:
     """Which parts of Hope its loss depends on, among those that were run."""
     if not losses:
@@ -212,10 +215,18 @@ def answer(losses: Mapping[str, Paired], arms: int) -> str:
         for verb, names in (
             ("rises significantly", above),
             ("falls significantly", below),
-            ("is not significantly different", alike),
+            ("is not significantly different", alike if len(alike) <= LARGEST else []),
         )
         if names
     ]
+    if len(alike) > LARGEST:
+        means = {name: losses[name].difference.mean for name in alike}
+        order = sorted(alike, key=lambda name: -abs(means[name]))[:LARGEST]
+        told = listed(f"{name} ({means[name]:+.3f})" for name in order)
+        parts.append(
+            f"of the {'other ' if above or below else ''}{len(alike)} no difference in loss is "
+            f"significant, the largest are {told}"
+        )
     run = f"{len(losses)} of {arms} changes {'has' if len(losses) == 1 else 'have'} been run"
     return f"{'Open: ' if len(losses) < arms else ''}{run}; {', '.join(parts)}."
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from nestling.core.result import Result
+from nestling.core.statistics import paired
 from nestling.models import create
 from nestling.tasks.recall import Recall
 from nestling.train import TrainConfig
@@ -88,3 +89,8 @@ def test_verdict_names_worse_better_and_inconclusive():
     assert told["no decay"].startswith("+0.5 +/- ") and "(higher, p = " in told["no decay"]
     assert "(lower, p = " in told["writes off"] and "(n.s., p = 1)" in told["long start"]
     assert answer({}, 3).startswith("Open: no part")
+    many = {str(n): paired([1.0, 1.1 * n], [1.0, 1.0]) for n in range(7)}
+    assert answer(many, 7).endswith(
+        "of the 7 no difference in loss is significant, the largest are 6 (+2.800), 5 (+2.250), "
+        "4 (+1.700), 3 (+1.150) and 2 (+0.600)."
+    )
