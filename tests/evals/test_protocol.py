@@ -144,7 +144,5 @@ def test_protocols_train_with_one_rate(monkeypatch):
     )
     reader = fresh("transformer-tiny", task, seed=0, segment=32, options=SMALL)
     for more in ({}, {"rates_by_role": True}):
-        trained(
-            reader, task, protocol, {"learning_rate": 1e-3, **more}, seed=0, rows=5, quiet=True
-        )
+        trained(reader, task, protocol, {"learning_rate": 1e-3, **more}, seed=0, rows=5, quiet=True)
     assert [config.rates_by_role for config in given] == [False, True]
