@@ -227,8 +227,10 @@ def answer(losses: Mapping[str, Paired], arms: int) -> str:
             f"of the {'other ' if above or below else ''}{len(alike)} no difference in loss is "
             f"significant, the largest are {told}"
         )
+    if len(losses) == arms:
+        return f"All {arms} changes have been run; {', '.join(parts)}."
     run = f"{len(losses)} of {arms} changes {'has' if len(losses) == 1 else 'have'} been run"
-    return f"{'Open: ' if len(losses) < arms else ''}{run}; {', '.join(parts)}."
+    return f"Open: {run}; {', '.join(parts)}."
 
 
 def _val_loss(metrics: Mapping[str, Any]) -> float:

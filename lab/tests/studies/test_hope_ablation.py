@@ -82,7 +82,7 @@ def test_verdict_names_worse_better_and_inconclusive():
     }
     finding = study.find(done)
     assert finding.answer == (
-        "3 of 3 changes have been run; with no decay the loss rises significantly, with writes "
+        "All 3 changes have been run; with no decay the loss rises significantly, with writes "
         "off the loss falls significantly, with long start the loss is not significantly different."
     )
     told = {row[0]: row[3] for row in finding.shown.tables[0].rows}

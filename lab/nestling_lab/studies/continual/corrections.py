@@ -175,7 +175,7 @@ def _answer(found: Mapping[str, Sequence[bool]], given: Mapping[str, Sequence[bo
         f"Once both texts are gone {counts['corrected facts']} corrected facts are answered with "
         f"their new value and {counts['added facts']} that the notice adds; of the rest of the "
         f"texts {counts[f'the text, {LATER}']} questions are answered rightly, "
-        f"{sum(found['the text'])} before the notice.{_given(given)}"
+        f"{sum(found['the text'])} before the notice{_given(given)}."
     )
 
 
@@ -184,8 +184,8 @@ def _given(given: Mapping[str, Sequence[bool]]) -> str:
         return ""
     counts = {title: f"{sum(own)} of {len(own)}" for title, own in given.items()}
     return (
-        f" With the subject of the notice given (`--about`) {counts['corrected facts']}, "
-        f"{counts['added facts']} and {counts[f'the text, {LATER}']}."
+        f"; with the subject of the notice given (`--about`) {counts['corrected facts']}, "
+        f"{counts['added facts']} and {counts[f'the text, {LATER}']}"
     )
 
 
