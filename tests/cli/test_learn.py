@@ -83,7 +83,8 @@ NEEDS_LEVELS = {
     "save_every": ["8"],
 }  # fmt: skip
 NEEDS_STUDY = {
-    "budget": ["8"], "rank": ["2"], "show_questions": [], "questions": ["FILE"], "keep_text": [],
+    "about": ["a boat"], "budget": ["8"], "rank": ["2"], "show_questions": [],
+    "questions": ["FILE"], "keep_text": [],
 }  # fmt: skip
 ACT_ON_ALL = {
     "model", "texts", "memory", "levels", "again", "study", "window", "probe", "max_forgetting",
