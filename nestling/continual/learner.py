@@ -105,12 +105,12 @@ class ContinualLearner(LevelledModel):
         """Queue a document for study if it is ``new``; one that is queued may get its subject."""
         state, waiting = self.state, list(self.state.waiting)
         place = next((n for n, old in enumerate(waiting) if old.sha256 == one.sha256), None)
-        if place is None:
-            waiting += [one] * new
-        elif one.about not in ("", waiting[place].about):
+        if place is None and new:
+            self.state = state._replace(waiting=(*waiting, one))
+        elif place is not None and one.about not in ("", waiting[place].about):
             waiting[place] = one
-            state = state._replace(open=state.open if place else None)  # its study starts anew
-        self.state = state._replace(waiting=tuple(waiting))
+            opened = state.open if place else None  # its study starts anew
+            self.state = state._replace(waiting=tuple(waiting), open=opened)
 
     def study(self, plan: Plan | None = None, show: Show | None = None) -> tuple[Studied, ...]:
         """Study all waiting documents, so that they are known without their text.

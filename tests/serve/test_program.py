@@ -88,7 +88,7 @@ def test_command_serves_until_terminated(folder, tmp_path, capsys, monkeypatch):
     database = database_in(tmp_path)
     values = (
         f"(1, 'local', 'm', '{'0' * 32}', 0, 0)",
-        "(1, 'j', 1, '', 'a', 'running', 0, 0, '', NULL, 0, NULL)",
+        "(1, 'j', 1, '', 'a', 'running', 0, 0, '', NULL, 0, NULL, '')",
     )
     for table, row in zip(("memories", "jobs"), values, strict=True):
         database.change(f"INSERT INTO {table} VALUES {row}")
