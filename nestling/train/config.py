@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from nestling.core.error import UserError, did_you_mean
 
+ADAMW = "adamw"  # the default optimizer
 # settings that records of earlier versions lack, with the values that those versions used
 LATER = {"rates_by_role": False, "layer_rate": 1.0, "recompute": False, "peak_flops": None}
 

@@ -12,12 +12,12 @@ import torch
 from nestling.data import Batch
 from nestling.models.hf import HopeForCausalLM
 from nestling.report.progress import Progress
-from nestling.train.config import TrainConfig
+from nestling.train.config import ADAMW, TrainConfig
 from nestling.train.evaluate import Evaluation, evaluate
 from nestling.train.log import Log
 from nestling.train.meter import Meter
 from nestling.train.ranks import ALONE, Ranks
-from nestling.train.run import ADAMW, Batches, NotFinite, Run
+from nestling.train.run import Batches, NotFinite, Run
 from nestling.train.stop import stoppable
 from nestling.train.track import check_tracker, open_tracker
 

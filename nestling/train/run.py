@@ -1,7 +1,6 @@
 """The state of a run: everything that the next step depends on, and how it is saved."""
 
 import dataclasses
-import json
 import math
 import sys
 import time
@@ -15,7 +14,6 @@ from torch import Tensor
 from nestling.core.error import UserError
 from nestling.data import Batch
 from nestling.models.cache import MemoryCache, fill_state, named_tensors
-from nestling.models.config import without_unread
 from nestling.models.hf import HopeForCausalLM
 from nestling.optim import Leveled
 from nestling.optim.build import build
@@ -29,19 +27,12 @@ from nestling.train.checkpoint import (
     set_random_state,
     write_checkpoint,
 )
-from nestling.train.config import LATER, TrainConfig
+from nestling.train.config import ADAMW, TrainConfig
 from nestling.train.groups import parameter_groups
 from nestling.train.ranks import ALONE, Ranks
+from nestling.train.same import architecture, check_same
 from nestling.train.schedule import rate
 from nestling.train.step import precision, read_batch, targets, token_losses
-
-ADAMW = "adamw"
-# Settings that may change when a run is resumed: when to stop, what to report, and the learning
-# rate, to continue after a non-finite loss.
-FREE = {"steps", "learning_rate", "max_norm", "evaluate_every", "evaluate_tokens", "save_every"}
-FREE |= {"keep", "schedule", "warmup", "decay", "final_rate", "recompute", "peak_flops"}
-# Entries that transformers adds to a config and that do not concern the architecture.
-VOLATILE = {"transformers_version", "_name_or_path", "dtype", "architectures", "use_cache"}
 
 
 @runtime_checkable
@@ -278,7 +269,7 @@ class Run:
             return False
         path, parts = found
         run = parts["run"]
-        self._check_settings(run, path)
+        check_same(self.model, self.config, self.optimizer_name, run, path)
         load_model_tensors(self.model, parts["model"], path)
         self.optimizer.load_state_dict(parts["optimizer"])
         self.totals = Totals(**run["totals"])
@@ -296,44 +287,6 @@ class Run:
         """The memory of all rows, from a saved state."""
         cache = memory_of(self.ranks.outline(self.model), state)
         return None if cache is None else cache.to(self.model.device)
-
-    def _check_settings(self, run: dict[str, Any], path: Path) -> None:
-        own = architecture(self.model)
-        for name in sorted(set(own) | set(run["architecture"])):
-            was, now = run["architecture"].get(name), own.get(name)
-            if name == "memories" and was != now:
-                was = without_unread(was or {})
-            if was != now:
-                raise UserError(
-                    f"checkpoint {path} has another architecture ({name} was {was}, here "
-                    f"{now}); use the preset and options it was trained with"
-                )
-        # runs saved before there was a choice of optimizer do not record it
-        saved = LATER | run["config"] | {"optimizer": run.get("optimizer", ADAMW)}
-        present = dataclasses.asdict(self.config) | {"optimizer": self.optimizer_name}
-        if not self.model.parameter_rates():
-            saved |= {"rates_by_role": present["rates_by_role"]}  # has no effect
-        for name, now in present.items():
-            was = saved.get(name)
-            if name not in FREE and was != now:
-                raise UserError(
-                    f"{name} was {was} when {path} was saved, but is now {now}; "
-                    f"resume with the old value ({_spelt(name, was)}), or start a new run in "
-                    "another folder"
-                )
-
-
-def _spelt(name: str, value: Any) -> str:
-    """How a user gives a setting: --steps 4, --set rates_by_role=false."""
-    if name in ("steps", "seed", "optimizer"):
-        return f"--{name} {value}"
-    return f"--set {name}={value if isinstance(value, str) else json.dumps(value)}"
-
-
-def architecture(model: HopeForCausalLM) -> dict[str, Any]:
-    """The configuration of a model as plain JSON values."""
-    plain = json.loads(json.dumps(model.config.to_dict(), default=str))
-    return {name: value for name, value in plain.items() if name not in VOLATILE}
 
 
 def memory_state(cache: MemoryCache | None) -> dict[str, Any] | None:

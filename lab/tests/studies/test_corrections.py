@@ -73,7 +73,7 @@ def test_page_counts_by_what_is_asked_for():
     assert "6 of 8 questions are answered rightly, 8 before" in found.answer
     [costs], [replies] = (section.tables for section in found.sections[1:])
     assert costs.rows[0][2:4] == ("4 of 4, 6 of 7", "3 of 4, 3 of 4")
-    assert len(replies.rows) == 2 * 9 and replies.rows[0][3:] == ("- Something else.", "")
+    assert len(replies.rows) == 2 * 9 and replies.rows[0][3:] == ("- Something else.",)
     assert {row[2][:1] for row in replies.rows} >= {"+", "-"}
 
     said = [*new[:-3], "Something else.", *new[-2:]]  # one of the two changes

@@ -126,8 +126,7 @@ class Corrections(Manuals):
             f"has no value of that kind. Compared: {'; '.join(WAYS[way] for way in self.ways)}; "
             f"those with the text have the notice after it. {self.named} Texts and "
             f"questions (`lab/nestling_lab/studies/continual/{self.source}`) were written before "
-            "the first "
-            "run; their writer knew nothing of how they are studied. One run each."
+            "the first run; their writer knew nothing of how they are studied. One run each."
         )
 
 
@@ -211,16 +210,16 @@ def _costs(texts: Mapping[str, Manual], runs: Runs) -> Table:
 
 
 def _replies(texts: Mapping[str, Manual], runs: Runs, done: Mapping[str, Result]) -> Table:
-    rows = []
+    rows, given = [], any(name.endswith(ABOUT) for name in done)
     for name, run in runs.items():
         one = texts[name]
         cells = [_marked(one, _stage(run, "studied", stage), stage) for stage in (0, 1)]
-        given = done.get(f"{name}{ABOUT}")
-        said = [""] * len(one.asked) if given is None else _marked(one, given.metrics["said"], 1)
-        cells.append(said)
+        if given:
+            own = done.get(f"{name}{ABOUT}")
+            cells.append(_marked(one, own.metrics["said"], 1) if own else [""] * len(one.asked))
         asked = [each.ask for each in one.asked]
         rows += [(name, *row) for row in zip(asked, *cells, strict=True)]
-    columns = ("text", "question", "after the text", LATER, "its subject given")
+    columns = ("text", "question", "after the text", LATER, *["its subject given"] * given)
     return Table(columns=columns, rows=rows)
 
 
